@@ -1,0 +1,80 @@
+//! Removes what a rewrite has left without a reader. What had none before stays as it was.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::graph::{captured, subgraphs};
+use crate::onnx::GraphProto;
+
+/// Values that something reads in the end: an output, or a node whose own outputs are read.
+#[derive(Debug, Clone)]
+pub struct Live {
+    values: HashSet<String>,
+    all: HashSet<String>,
+}
+
+impl Live {
+    /// Computes the live values of `graph`; linear.
+    pub fn of(graph: &GraphProto) -> Self {
+        let mut producers: HashMap<&str, usize> = HashMap::new();
+        let mut all = HashSet::new();
+        for (index, node) in graph.node.iter().enumerate() {
+            for output in node.output.iter().filter(|o| !o.is_empty()) {
+                producers.insert(output, index);
+                all.insert(output.clone());
+            }
+        }
+        all.extend(graph.initializer.iter().map(|t| t.name().to_owned()));
+        let mut values: HashSet<&str> = HashSet::new();
+        let mut open: Vec<&str> = graph.output.iter().map(|o| o.name()).collect();
+        while let Some(value) = open.pop() {
+            if !values.insert(value) {
+                continue;
+            }
+            let Some(node) = producers.get(value).and_then(|&i| graph.node.get(i)) else {
+                continue;
+            };
+            open.extend(
+                node.input
+                    .iter()
+                    .filter(|i| !i.is_empty())
+                    .map(String::as_str),
+            );
+            open.extend(subgraphs(node).flat_map(captured));
+        }
+        Self {
+            values: values.into_iter().map(str::to_owned).collect(),
+            all,
+        }
+    }
+
+    /// Whether `value` existed without a reader.
+    fn was_dead(&self, value: &str) -> bool {
+        self.all.contains(value) && !self.values.contains(value)
+    }
+}
+
+/// Removes nodes, initializers, value descriptions and annotations that have lost their last reader since `before`.
+pub fn cleanup(graph: &mut GraphProto, before: &Live) {
+    let now = Live::of(graph);
+    let keep = |value: &str| now.values.contains(value) || before.was_dead(value);
+    graph.node.retain(|node| {
+        node.output.is_empty() || node.output.iter().any(|o| !o.is_empty() && keep(o))
+    });
+    let inputs: HashSet<String> = graph.input.iter().map(|i| i.name().to_owned()).collect();
+    graph
+        .initializer
+        .retain(|t| keep(t.name()) || inputs.contains(t.name()));
+    let mut made: HashSet<&str> = graph
+        .node
+        .iter()
+        .flat_map(|n| n.output.iter().map(String::as_str))
+        .collect();
+    made.extend(graph.initializer.iter().map(|t| t.name()));
+    made.extend(inputs.iter().map(String::as_str));
+    // A description of a value that never existed is the exporter's business and stays.
+    let gone = |name: &str| before.all.contains(name) && !made.contains(name);
+    graph.value_info.retain(|info| !gone(info.name()));
+    graph
+        .quantization_annotation
+        .retain(|a| !gone(a.tensor_name()));
+}

@@ -1,0 +1,266 @@
+//! Elements of small tensors, and the arithmetic that exporters do on them.
+
+use tract_data::prelude::TDim;
+
+use super::{Fact, dim};
+use crate::model::Model;
+use crate::onnx::{TensorProto, tensor_proto::DataType};
+
+/// Longest tensor whose elements are followed: shapes have a handful, index tables a few hundred.
+pub const LONGEST: usize = 512;
+
+/// Elements of one tensor, row-major.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Integers, booleans (0 and 1) and sizes.
+    Ints(Vec<TDim>),
+    /// Floats, each already rounded to the type of the tensor.
+    Floats(Vec<f64>),
+}
+
+impl Content {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Ints(v) => v.len(),
+            Self::Floats(v) => v.len(),
+        }
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The elements at `indices`, or `None` where one is out of range.
+    pub fn pick(&self, indices: &[usize]) -> Option<Self> {
+        Some(match self {
+            Self::Ints(v) => Self::Ints(
+                indices
+                    .iter()
+                    .map(|&i| v.get(i).cloned())
+                    .collect::<Option<_>>()?,
+            ),
+            Self::Floats(v) => Self::Floats(
+                indices
+                    .iter()
+                    .map(|&i| v.get(i).copied())
+                    .collect::<Option<_>>()?,
+            ),
+        })
+    }
+}
+
+/// The fact of a stored tensor: its type, its shape and, when it is small, its elements.
+pub fn of_tensor(model: &Model, tensor: &TensorProto) -> Fact {
+    let shape = tensor.dims.iter().map(|&n| TDim::Val(n)).collect();
+    Fact {
+        elem_type: tensor.data_type,
+        shape: Some(shape),
+        content: elements(model, tensor),
+    }
+}
+
+fn elements(model: &Model, tensor: &TensorProto) -> Option<Content> {
+    let count = tensor
+        .dims
+        .iter()
+        .try_fold(1i64, |n, &d| n.checked_mul(d))?;
+    if !(0..=LONGEST as i64).contains(&count) {
+        return None;
+    }
+    let kind = DataType::try_from(tensor.data_type()).ok()?;
+    // Bytes are only read for the types that are followed.
+    let read = || model.tensor_bytes(tensor).ok();
+    let ints = |values: Vec<i64>| Some(Content::Ints(values.into_iter().map(TDim::Val).collect()));
+    match kind {
+        DataType::Int64 => ints(chunks(&read()?).map(i64::from_le_bytes).collect()),
+        DataType::Int32 => ints(
+            chunks(&read()?)
+                .map(|b| i32::from_le_bytes(b).into())
+                .collect(),
+        ),
+        DataType::Bool | DataType::Uint8 => ints(read()?.iter().map(|&b| b.into()).collect()),
+        DataType::Float => Some(Content::Floats(
+            chunks(&read()?)
+                .map(|b| f32::from_le_bytes(b).into())
+                .collect(),
+        )),
+        DataType::Double => Some(Content::Floats(
+            chunks(&read()?).map(f64::from_le_bytes).collect(),
+        )),
+        DataType::Float16 => Some(Content::Floats(
+            chunks(&read()?)
+                .map(|b| half::f16::from_le_bytes(b).into())
+                .collect(),
+        )),
+        DataType::Bfloat16 => Some(Content::Floats(
+            chunks(&read()?)
+                .map(|b| half::bf16::from_le_bytes(b).into())
+                .collect(),
+        )),
+        _ => None,
+    }
+}
+
+fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
+    bytes.chunks_exact(N).filter_map(|c| c.try_into().ok())
+}
+
+/// `value` as the floating-point type `elem_type` holds it.
+pub fn round_to(elem_type: Option<i32>, value: f64) -> f64 {
+    match elem_type.and_then(|t| DataType::try_from(t).ok()) {
+        Some(DataType::Float) => f64::from(value as f32),
+        Some(DataType::Float16) => half::f16::from_f64(value).into(),
+        Some(DataType::Bfloat16) => half::bf16::from_f64(value).into(),
+        _ => value,
+    }
+}
+
+/// The result of an element-wise operator on two known tensors of equal length, or of length one.
+pub fn binary(op: &str, elem_type: Option<i32>, a: &Content, b: &Content) -> Option<Content> {
+    let count = a.len().max(b.len());
+    let both = |i: usize, n: usize| if n == 1 { 0 } else { i };
+    if (a.len() != count && a.len() != 1) || (b.len() != count && b.len() != 1) {
+        return None;
+    }
+    match (a, b) {
+        (Content::Ints(a), Content::Ints(b)) => (0..count)
+            .map(|i| int_op(op, a.get(both(i, a.len()))?, b.get(both(i, b.len()))?))
+            .collect::<Option<_>>()
+            .map(Content::Ints),
+        (Content::Floats(a), Content::Floats(b)) => (0..count)
+            .map(|i| {
+                let (a, b) = (a.get(both(i, a.len()))?, b.get(both(i, b.len()))?);
+                let value = match op {
+                    "Add" => a + b,
+                    "Sub" => a - b,
+                    "Mul" => a * b,
+                    "Div" => a / b,
+                    "Pow" => a.powf(*b),
+                    "Min" => a.min(*b),
+                    "Max" => a.max(*b),
+                    _ => return None,
+                };
+                Some(round_to(elem_type, value))
+            })
+            .collect::<Option<_>>()
+            .map(Content::Floats),
+        // Pow allows a float base with an integer exponent.
+        (Content::Floats(a), Content::Ints(b)) if op == "Pow" => {
+            let b = b
+                .iter()
+                .map(|d| d.as_i64().map(|n| n as f64))
+                .collect::<Option<Vec<_>>>()?;
+            binary(
+                op,
+                elem_type,
+                &Content::Floats(a.clone()),
+                &Content::Floats(b),
+            )
+        }
+        _ => None,
+    }
+}
+
+fn int_op(op: &str, a: &TDim, b: &TDim) -> Option<TDim> {
+    let flag = |truth: bool| Some(TDim::Val(truth.into()));
+    let known = a.as_i64().zip(b.as_i64());
+    match op {
+        "Add" => dim::add(a, b),
+        "Sub" => dim::sub(a, b),
+        "Mul" => dim::mul(a, b),
+        "Div" => dim::div(a, b),
+        "Min" | "Max" if a == b => Some(a.clone()),
+        "Min" => known.map(|(a, b)| TDim::Val(a.min(b))),
+        "Max" => known.map(|(a, b)| TDim::Val(a.max(b))),
+        "Equal" => match known {
+            Some((a, b)) => flag(a == b),
+            None if a == b => flag(true),
+            // A size never equals the -1 of an unfinished shape.
+            None if is_negative(a) && dim::never_negative(b) => flag(false),
+            None if is_negative(b) && dim::never_negative(a) => flag(false),
+            None => None,
+        },
+        "Less" => known.and_then(|(a, b)| flag(a < b)),
+        "LessOrEqual" => known.and_then(|(a, b)| flag(a <= b)),
+        "Greater" => known.and_then(|(a, b)| flag(a > b)),
+        "GreaterOrEqual" => known.and_then(|(a, b)| flag(a >= b)),
+        "And" => known.and_then(|(a, b)| flag(a != 0 && b != 0)),
+        "Or" => known.and_then(|(a, b)| flag(a != 0 || b != 0)),
+        "Mod" => known.and_then(|(a, b)| (b > 0).then(|| TDim::Val(a.rem_euclid(b)))),
+        _ => None,
+    }
+}
+
+fn is_negative(dim: &TDim) -> bool {
+    dim.as_i64().is_some_and(|n| n < 0)
+}
+
+/// The result of an element-wise operator on one known tensor.
+pub fn unary(op: &str, elem_type: Option<i32>, a: &Content) -> Option<Content> {
+    match a {
+        Content::Floats(values) => values
+            .iter()
+            .map(|v| {
+                let value = match op {
+                    "Sqrt" => v.sqrt(),
+                    "Reciprocal" => 1.0 / v,
+                    "Neg" => -v,
+                    "Exp" => v.exp(),
+                    "Abs" => v.abs(),
+                    _ => return None,
+                };
+                Some(round_to(elem_type, value))
+            })
+            .collect::<Option<_>>()
+            .map(Content::Floats),
+        Content::Ints(values) => values
+            .iter()
+            .map(|v| match op {
+                "Neg" => dim::sub(&TDim::Val(0), v),
+                "Not" => v.as_i64().map(|n| TDim::Val((n == 0).into())),
+                "Abs" if dim::never_negative(v) => Some(v.clone()),
+                _ => None,
+            })
+            .collect::<Option<_>>()
+            .map(Content::Ints),
+    }
+}
+
+/// `Cast` to the element type `to`.
+pub fn cast(to: i32, a: &Content) -> Option<Content> {
+    let to_kind = DataType::try_from(to).ok()?;
+    let float = matches!(
+        to_kind,
+        DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16
+    );
+    match (a, float) {
+        (Content::Floats(values), true) => Some(Content::Floats(
+            values.iter().map(|&v| round_to(Some(to), v)).collect(),
+        )),
+        (Content::Ints(values), true) => values
+            .iter()
+            .map(|v| v.as_i64().map(|n| round_to(Some(to), n as f64)))
+            .collect::<Option<_>>()
+            .map(Content::Floats),
+        (Content::Ints(values), false) if matches!(to_kind, DataType::Int64 | DataType::Int32) => {
+            Some(Content::Ints(values.clone()))
+        }
+        (Content::Ints(values), false) if to_kind == DataType::Bool => values
+            .iter()
+            .map(|v| v.as_i64().map(|n| TDim::Val((n != 0).into())))
+            .collect::<Option<_>>()
+            .map(Content::Ints),
+        (Content::Floats(values), false)
+            if matches!(to_kind, DataType::Int64 | DataType::Int32) =>
+        {
+            values
+                .iter()
+                .map(|&v| (v.is_finite() && v.abs() < 1e9).then(|| TDim::Val(v.trunc() as i64)))
+                .collect::<Option<_>>()
+                .map(Content::Ints)
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,180 @@
+//! Arithmetic on symbolic sizes that stays bounded on hostile graphs.
+//!
+//! Sizes are tract's [`TDim`]. Every operation returns `None` rather than a wrong or an unbounded expression.
+
+use tract_data::prelude::TDim;
+
+/// Largest integer that takes part in arithmetic: the product of two still fits an `i64`.
+const LARGEST: i64 = 1 << 31;
+/// Largest number of terms of one expression; real exports need about ten.
+const MOST_TERMS: usize = 48;
+
+/// `a * b`.
+pub fn mul(a: &TDim, b: &TDim) -> Option<TDim> {
+    arithmetic(a, b, |a, b| a * b)
+}
+
+/// `a + b`.
+pub fn add(a: &TDim, b: &TDim) -> Option<TDim> {
+    arithmetic(a, b, |a, b| a + b)
+}
+
+/// `a - b`.
+pub fn sub(a: &TDim, b: &TDim) -> Option<TDim> {
+    arithmetic(a, b, |a, b| a - b)
+}
+
+/// `a / b` as integers divide, for a positive constant `b`, or where `b` divides `a` as an expression.
+pub fn div(a: &TDim, b: &TDim) -> Option<TDim> {
+    if let (Some(a), Some(b)) = (a.as_i64(), b.as_i64()) {
+        return (b > 0 && a >= 0).then(|| TDim::Val(a / b));
+    }
+    let mut rest = Factors::of(a);
+    rest.remove(&Factors::of(b)).then(|| rest.product())?
+}
+
+/// Product of sizes; `None` when it leaves the bounded range.
+pub fn product<'d>(dims: impl IntoIterator<Item = &'d TDim>) -> Option<TDim> {
+    let mut all = TDim::Val(1);
+    for dim in dims {
+        all = mul(&all, dim)?;
+    }
+    Some(all)
+}
+
+fn arithmetic(a: &TDim, b: &TDim, op: impl Fn(TDim, TDim) -> TDim) -> Option<TDim> {
+    if !bounded(a) || !bounded(b) {
+        return None;
+    }
+    let result = op(a.clone(), b.clone()).simplify();
+    bounded(&result).then_some(result)
+}
+
+fn bounded(dim: &TDim) -> bool {
+    fn terms(dim: &TDim) -> Option<usize> {
+        let all = |dims: &[TDim]| {
+            dims.iter()
+                .try_fold(1, |sum: usize, dim| Some(sum + terms(dim)?))
+        };
+        match dim {
+            TDim::Val(v) => (v.abs() <= LARGEST).then_some(1),
+            TDim::Sym(_) => Some(1),
+            TDim::Add(dims) | TDim::Mul(dims) => all(dims),
+            TDim::MulInt(k, dim) => (k.abs() <= LARGEST).then_some(terms(dim)? + 1),
+            _ => None,
+        }
+    }
+    terms(dim).is_some_and(|n| n <= MOST_TERMS)
+}
+
+/// Whether `dim` can only be zero or more: sizes are, and so are their sums and products.
+pub fn never_negative(dim: &TDim) -> bool {
+    match dim {
+        TDim::Val(v) => *v >= 0,
+        TDim::Sym(_) => true,
+        TDim::Add(dims) | TDim::Mul(dims) => dims.iter().all(never_negative),
+        TDim::MulInt(k, dim) => *k >= 0 && never_negative(dim),
+        _ => false,
+    }
+}
+
+/// A size as a constant times expressions that are not products themselves.
+#[derive(Debug, Clone)]
+pub struct Factors {
+    /// The constant factor.
+    pub constant: i64,
+    /// The other factors, in no particular order.
+    pub symbolic: Vec<TDim>,
+}
+
+impl Factors {
+    /// Splits `dim` into its factors.
+    pub fn of(dim: &TDim) -> Self {
+        Self::of_product([dim])
+    }
+
+    /// Splits the product of `dims` into its factors, without multiplying sums out.
+    pub fn of_product<'d>(dims: impl IntoIterator<Item = &'d TDim>) -> Self {
+        let mut factors = Self {
+            constant: 1,
+            symbolic: Vec::new(),
+        };
+        dims.into_iter().for_each(|dim| factors.push(dim));
+        factors
+    }
+
+    fn push(&mut self, dim: &TDim) {
+        match dim {
+            TDim::Val(v) => self.constant = self.constant.saturating_mul(*v),
+            TDim::Mul(dims) => dims.iter().for_each(|d| self.push(d)),
+            TDim::MulInt(k, dim) => {
+                self.constant = self.constant.saturating_mul(*k);
+                self.push(dim);
+            }
+            TDim::Add(terms) => match common_factor(terms) {
+                1 => self.symbolic.push(dim.clone()),
+                common => {
+                    self.constant = self.constant.saturating_mul(common);
+                    let rest = terms.iter().map(|t| divided(t, common)).collect();
+                    self.symbolic.push(TDim::Add(rest).simplify());
+                }
+            },
+            other => self.symbolic.push(other.clone()),
+        }
+    }
+
+    /// Divides by `other`; false, and nothing changed, where it does not divide.
+    pub fn remove(&mut self, other: &Self) -> bool {
+        if other.constant == 0 || self.constant % other.constant != 0 {
+            return false;
+        }
+        let mut rest = self.symbolic.clone();
+        for factor in &other.symbolic {
+            match rest.iter().position(|f| f == factor) {
+                Some(at) => drop(rest.swap_remove(at)),
+                None => return false,
+            }
+        }
+        self.constant /= other.constant;
+        self.symbolic = rest;
+        true
+    }
+
+    /// Whether this is the number one.
+    pub fn is_one(&self) -> bool {
+        self.constant == 1 && self.symbolic.is_empty()
+    }
+
+    /// The size again.
+    pub fn product(&self) -> Option<TDim> {
+        let symbolic = product(&self.symbolic)?;
+        mul(&TDim::Val(self.constant), &symbolic)
+    }
+}
+
+/// The largest constant that divides every term of a sum.
+fn common_factor(terms: &[TDim]) -> i64 {
+    let coefficient = |term: &TDim| match term {
+        TDim::Val(v) => v.unsigned_abs(),
+        TDim::MulInt(k, _) => k.unsigned_abs(),
+        _ => 1,
+    };
+    let gcd = |mut a: u64, mut b: u64| {
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    let common = terms.iter().map(coefficient).fold(0, gcd);
+    i64::try_from(common.max(1)).unwrap_or(1)
+}
+
+/// One term of a sum, divided by a constant that divides its coefficient.
+fn divided(term: &TDim, by: i64) -> TDim {
+    match term {
+        TDim::Val(v) => TDim::Val(v / by),
+        TDim::MulInt(k, dim) if *k == by => (**dim).clone(),
+        TDim::MulInt(k, dim) => TDim::MulInt(k / by, dim.clone()),
+        other => other.clone(),
+    }
+}

@@ -1,0 +1,637 @@
+//! One node: from the facts of its inputs to the facts of its outputs.
+
+use tract_data::prelude::TDim;
+
+use super::content::{self, Content};
+use super::{Fact, Facts, Shape, dim, shapes};
+use crate::graph::{attribute, int_attribute};
+use crate::model::Model;
+use crate::onnx::{NodeProto, tensor_proto::DataType};
+
+pub use super::shapes::axis;
+
+const INT64: Option<i32> = Some(DataType::Int64 as i32);
+const BOOL: Option<i32> = Some(DataType::Bool as i32);
+
+/// The facts of the outputs of `node`, in order; shorter where nothing is known of the rest.
+pub fn infer(facts: &mut Facts, model: &Model, node: &NodeProto) -> Vec<Fact> {
+    let inputs: Vec<Fact> = node.input.iter().map(|name| facts.fact(name)).collect();
+    let first = inputs.first().cloned().unwrap_or_default();
+    let known = match (node.domain(), node.op_type()) {
+        ("" | "ai.onnx", op) => standard(facts, model, node, op, &inputs),
+        ("com.microsoft", op) => contrib(facts, node, op, &inputs),
+        _ => None,
+    };
+    known.unwrap_or_else(|| {
+        // Of an operator that is not followed, only the element type is assumed, which nothing is proved from.
+        vec![Fact {
+            elem_type: first.elem_type,
+            ..Fact::default()
+        }]
+    })
+}
+
+fn standard(
+    facts: &mut Facts,
+    model: &Model,
+    node: &NodeProto,
+    op: &str,
+    inputs: &[Fact],
+) -> Option<Vec<Fact>> {
+    let first = inputs.first().cloned().unwrap_or_default();
+    let one = |elem_type, shape, content| {
+        Some(vec![Fact {
+            elem_type,
+            shape,
+            content,
+        }])
+    };
+    match op {
+        "Constant" => Some(vec![constant(model, node)?]),
+        "Identity" | "Dropout" => Some(vec![first]),
+        "Cast" => {
+            let to = attribute(node, "to").map(|a| a.i() as i32)?;
+            let content = first.content.as_ref().and_then(|c| content::cast(to, c));
+            one(Some(to), first.shape, content)
+        }
+        "CastLike" => one(inputs.get(1)?.elem_type, first.shape, None),
+        "Neg" | "Sqrt" | "Reciprocal" | "Exp" | "Abs" | "Not" => {
+            let content = first
+                .content
+                .as_ref()
+                .and_then(|c| content::unary(op, first.elem_type, c));
+            one(first.elem_type, first.shape, content)
+        }
+        "Cos"
+        | "Sin"
+        | "Tanh"
+        | "Sigmoid"
+        | "Softmax"
+        | "Erf"
+        | "Log"
+        | "Clip"
+        | "Trilu"
+        | "CumSum"
+        | "Relu"
+        | "Gelu"
+        | "Softplus"
+        | "Floor"
+        | "Ceil"
+        | "ScatterND"
+        | "ScatterElements"
+        | "LayerNormalization"
+        | "RMSNormalization"
+        | "SimplifiedLayerNormalization"
+        | "RotaryEmbedding"
+        | "LpNormalization" => one(first.elem_type, first.shape, None),
+        "IsNaN" | "IsInf" => one(BOOL, first.shape, None),
+        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Mod" | "BitwiseAnd"
+        | "BitwiseOr" => Some(vec![elementwise(facts, op, first.elem_type, inputs)]),
+        "And" | "Or" | "Xor" | "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" => {
+            Some(vec![elementwise(facts, op, BOOL, inputs)])
+        }
+        "Where" => {
+            let [condition, yes, no] = inputs else {
+                return None;
+            };
+            let mut fact = elementwise(facts, op, yes.elem_type, inputs);
+            fact.content = choose(condition, yes, no);
+            Some(vec![fact])
+        }
+        "Shape" => {
+            let sizes = first.shape?;
+            let range = shape_range(node, sizes.len());
+            let sizes = sizes.get(range)?.to_vec();
+            one(
+                INT64,
+                Some(vec![TDim::from(sizes.len())]),
+                Some(Content::Ints(sizes)),
+            )
+        }
+        "Size" => {
+            let content = dim::product(&first.shape?).map(|n| Content::Ints(vec![n]));
+            one(INT64, Some(Vec::new()), content)
+        }
+        "Reshape" => {
+            let target = facts.ints(node.input.get(1)?)?.to_vec();
+            let allow_zero = int_attribute(node, "allowzero", 0) != 0;
+            let sizes = shapes::reshape(first.shape.as_deref(), &target, allow_zero)?;
+            let shape = shapes::filled(sizes, || facts.fresh());
+            one(first.elem_type, Some(shape), first.content)
+        }
+        "Transpose" => {
+            let perm = attribute(node, "perm")
+                .map(|a| a.ints.clone())
+                .unwrap_or_default();
+            let shape = shapes::transpose(&first.shape?, &perm)?;
+            let content = first.content.filter(|_| shape.len() <= 1);
+            one(first.elem_type, Some(shape), content)
+        }
+        "Unsqueeze" => {
+            let sizes = first.shape?;
+            let new = shapes::unsqueezed(&axes(facts, node)?, sizes.len())?;
+            let mut old = sizes.into_iter();
+            let shape = new
+                .iter()
+                .map(|&new| if new { Some(TDim::Val(1)) } else { old.next() })
+                .collect::<Option<Shape>>()?;
+            one(first.elem_type, Some(shape), first.content)
+        }
+        "Squeeze" => {
+            let sizes = first.shape?;
+            let axes = if node.input.get(1).is_some_and(|s| !s.is_empty())
+                || attribute(node, "axes").is_some()
+            {
+                Some(axes(facts, node)?)
+            } else {
+                None
+            };
+            let gone = shapes::squeezed(axes.as_deref(), &sizes)?;
+            let shape = sizes
+                .into_iter()
+                .zip(gone)
+                .filter(|(_, gone)| !gone)
+                .map(|(d, _)| d)
+                .collect();
+            one(first.elem_type, Some(shape), first.content)
+        }
+        "Flatten" => {
+            let sizes = first.shape?;
+            let at = int_attribute(node, "axis", 1);
+            let at = if at == sizes.len() as i64 {
+                sizes.len()
+            } else {
+                axis(at, sizes.len())?
+            };
+            let (outer, inner) = (sizes.get(..at)?, sizes.get(at..)?);
+            one(
+                first.elem_type,
+                Some(vec![dim::product(outer)?, dim::product(inner)?]),
+                None,
+            )
+        }
+        "Expand" => {
+            let target = facts.ints(node.input.get(1)?)?.to_vec();
+            let sizes = shapes::broadcast(&[&first.shape?, &target]);
+            let shape = shapes::filled(sizes, || facts.fresh());
+            let content = first
+                .content
+                .filter(|c| c.len() == 1)
+                .and_then(|c| repeated(&c, &shape));
+            one(first.elem_type, Some(shape), content)
+        }
+        "ConstantOfShape" => {
+            let shape = facts.ints(node.input.first()?)?.to_vec();
+            let value = match attribute(node, "value").and_then(|a| a.t.as_ref()) {
+                Some(tensor) => content::of_tensor(model, tensor),
+                None => Fact {
+                    elem_type: Some(DataType::Float as i32),
+                    shape: None,
+                    content: Some(Content::Floats(vec![0.0])),
+                },
+            };
+            let content = value.content.and_then(|c| repeated(&c, &shape));
+            one(value.elem_type, Some(shape), content)
+        }
+        "Concat" => Some(vec![concat(facts, node, inputs)?]),
+        "Slice" => Some(vec![slice(facts, node, &first)?]),
+        "Gather" => Some(vec![gather(node, inputs)?]),
+        "GatherElements" => one(first.elem_type, inputs.get(1)?.shape.clone(), None),
+        "Split" => split(facts, node, &first),
+        "Tile" => {
+            let repeats = facts.ints(node.input.get(1)?)?.to_vec();
+            let sizes = first.shape?;
+            if sizes.len() != repeats.len() {
+                return None;
+            }
+            let shape = sizes
+                .iter()
+                .zip(&repeats)
+                .map(|(a, b)| dim::mul(a, b))
+                .collect();
+            let shape = shapes::filled(shape, || facts.fresh());
+            one(first.elem_type, Some(shape), None)
+        }
+        "Range" => {
+            let ends = inputs.iter().map(|f| match f.content.as_ref()? {
+                Content::Ints(v) => v.first().cloned(),
+                Content::Floats(_) => None,
+            });
+            let ends: Option<Vec<TDim>> = ends.collect();
+            let length = ends.and_then(|e| match e.as_slice() {
+                [start, end, step] if *step == TDim::Val(1) => dim::sub(end, start),
+                _ => None,
+            });
+            let shape = vec![length.unwrap_or_else(|| facts.fresh())];
+            one(first.elem_type, Some(shape), None)
+        }
+        "MatMul" => {
+            let shape = matmul(facts, &first.shape?, inputs.get(1)?.shape.as_ref()?)?;
+            one(first.elem_type, Some(shape), None)
+        }
+        "Gemm" => {
+            let (a, b) = (first.shape?, inputs.get(1)?.shape.clone()?);
+            let rows = a.get(usize::from(int_attribute(node, "transA", 0) != 0))?;
+            let columns = b.get(usize::from(int_attribute(node, "transB", 0) == 0))?;
+            one(
+                first.elem_type,
+                Some(vec![rows.clone(), columns.clone()]),
+                None,
+            )
+        }
+        "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL2" => {
+            let shape = reduced(facts, node, first.shape.as_deref()?)?;
+            let total = |c: Content| match c {
+                Content::Ints(v) if op == "ReduceProd" => {
+                    dim::product(&v).map(|n| Content::Ints(vec![n]))
+                }
+                _ => None,
+            };
+            let content = first
+                .content
+                .filter(|_| dim::product(&shape) == Some(TDim::Val(1)))
+                .and_then(total);
+            one(first.elem_type, Some(shape), content)
+        }
+        "Attention" => attention(facts, node, inputs),
+        _ => None,
+    }
+}
+
+fn contrib(facts: &mut Facts, node: &NodeProto, op: &str, inputs: &[Fact]) -> Option<Vec<Fact>> {
+    let first = inputs.first()?.clone();
+    let like_first = |shape| Fact {
+        elem_type: first.elem_type,
+        shape,
+        content: None,
+    };
+    match op {
+        "RotaryEmbedding" | "QuickGelu" | "FastGelu" | "BiasGelu" | "Gelu" => {
+            Some(vec![like_first(first.shape.clone())])
+        }
+        "SkipSimplifiedLayerNormalization" | "SkipLayerNormalization" => {
+            let same = like_first(first.shape.clone());
+            Some(vec![same.clone(), Fact::default(), Fact::default(), same])
+        }
+        "MatMulNBits" => {
+            let mut shape = first.shape.clone()?;
+            *shape.last_mut()? = TDim::Val(int_attribute(node, "N", 0));
+            Some(vec![like_first(Some(shape))])
+        }
+        "FusedMatMul" => {
+            let turned = |fact: &Fact, name: &str| {
+                let mut shape = fact.shape.clone()?;
+                let rank = shape.len();
+                if int_attribute(node, name, 0) != 0 && rank >= 2 {
+                    shape.swap(rank - 1, rank - 2);
+                }
+                Some(shape)
+            };
+            let (a, b) = (turned(&first, "transA")?, turned(inputs.get(1)?, "transB")?);
+            let shape = matmul(facts, &a, &b)?;
+            Some(vec![like_first(Some(shape))])
+        }
+        "GroupQueryAttention" => grouped(facts, node, inputs),
+        _ => None,
+    }
+}
+
+/// Which sizes `Shape` of a tensor of rank `rank` gives: its `start` and `end` (since opset 15), clamped.
+pub fn shape_range(node: &NodeProto, rank: usize) -> std::ops::Range<usize> {
+    let at = |name: &str, default: i64| {
+        let rank = rank as i64;
+        let value = int_attribute(node, name, default);
+        (if value < 0 {
+            value.saturating_add(rank)
+        } else {
+            value
+        })
+        .clamp(0, rank) as usize
+    };
+    let (start, end) = (at("start", 0), at("end", rank as i64));
+    start..end.max(start)
+}
+
+fn constant(model: &Model, node: &NodeProto) -> Option<Fact> {
+    let value = node.attribute.first()?;
+    let ints = |values: &[i64], shape| Fact {
+        elem_type: INT64,
+        shape: Some(shape),
+        content: Some(Content::Ints(
+            values.iter().map(|&n| TDim::Val(n)).collect(),
+        )),
+    };
+    let floats = |values: &[f32], shape| Fact {
+        elem_type: Some(DataType::Float as i32),
+        shape: Some(shape),
+        content: Some(Content::Floats(values.iter().map(|&v| v.into()).collect())),
+    };
+    match value.name() {
+        "value" => value.t.as_ref().map(|t| content::of_tensor(model, t)),
+        "value_int" => Some(ints(&[value.i()], Vec::new())),
+        "value_ints" => Some(ints(&value.ints, vec![TDim::from(value.ints.len())])),
+        "value_float" => Some(floats(&[value.f()], Vec::new())),
+        "value_floats" => Some(floats(&value.floats, vec![TDim::from(value.floats.len())])),
+        _ => None,
+    }
+}
+
+fn elementwise(facts: &mut Facts, op: &str, elem_type: Option<i32>, inputs: &[Fact]) -> Fact {
+    let known: Option<Vec<&[TDim]>> = inputs.iter().map(|f| f.shape.as_deref()).collect();
+    let shape = known.map(|shapes| shapes::filled(shapes::broadcast(&shapes), || facts.fresh()));
+    let flat = shape.as_ref().is_some_and(|s| s.len() <= 1);
+    let content = match inputs {
+        [a, b] if flat => a
+            .content
+            .as_ref()
+            .zip(b.content.as_ref())
+            .and_then(|(a, b)| content::binary(op, elem_type, a, b)),
+        _ => None,
+    };
+    Fact {
+        elem_type,
+        shape,
+        content,
+    }
+}
+
+fn choose(condition: &Fact, yes: &Fact, no: &Fact) -> Option<Content> {
+    let (Content::Ints(condition), Content::Ints(yes), Content::Ints(no)) = (
+        condition.content.as_ref()?,
+        yes.content.as_ref()?,
+        no.content.as_ref()?,
+    ) else {
+        return None;
+    };
+    let count = condition.len().max(yes.len()).max(no.len());
+    let at = |v: &[TDim], i: usize| match v.len() {
+        1 => v.first().cloned(),
+        n if n == count => v.get(i).cloned(),
+        _ => None,
+    };
+    (0..count)
+        .map(|i| match at(condition, i)?.as_i64()? {
+            0 => at(no, i),
+            _ => at(yes, i),
+        })
+        .collect::<Option<_>>()
+        .map(Content::Ints)
+}
+
+fn repeated(value: &Content, shape: &[TDim]) -> Option<Content> {
+    let count = usize::try_from(dim::product(shape)?.as_i64()?).ok()?;
+    (count <= content::LONGEST && value.len() == 1).then(|| value.pick(&vec![0; count]))?
+}
+
+/// The `axes` of `Unsqueeze`, `Squeeze` and the reductions: an input since opset 13 (18 for some), an attribute before.
+pub fn axes(facts: &Facts, node: &NodeProto) -> Option<Vec<i64>> {
+    match node.input.get(1) {
+        Some(input) if !input.is_empty() => facts.integers(input),
+        _ => attribute(node, "axes").map(|a| a.ints.clone()),
+    }
+}
+
+fn concat(facts: &mut Facts, node: &NodeProto, inputs: &[Fact]) -> Option<Fact> {
+    let known: Vec<&Shape> = inputs
+        .iter()
+        .map(|f| f.shape.as_ref())
+        .collect::<Option<_>>()?;
+    let rank = known.first()?.len();
+    let at = axis(int_attribute(node, "axis", 0), rank)?;
+    if known.iter().any(|s| s.len() != rank) {
+        return None;
+    }
+    let mut shape = known.first()?.to_vec();
+    let sum = known
+        .iter()
+        .try_fold(TDim::Val(0), |sum, s| dim::add(&sum, s.get(at)?));
+    *shape.get_mut(at)? = sum.unwrap_or_else(|| facts.fresh());
+    let mut content = Some(Vec::new());
+    if rank == 1 {
+        for input in inputs {
+            match (&mut content, &input.content) {
+                (Some(all), Some(Content::Ints(part))) if all.len() <= content::LONGEST => {
+                    all.extend(part.iter().cloned());
+                }
+                _ => content = None,
+            }
+        }
+    } else {
+        content = None;
+    }
+    Some(Fact {
+        elem_type: inputs.first()?.elem_type,
+        shape: Some(shape),
+        content: content.map(Content::Ints),
+    })
+}
+
+fn slice(facts: &mut Facts, node: &NodeProto, input: &Fact) -> Option<Fact> {
+    let mut shape = input.shape.clone()?;
+    let part = |position: usize| {
+        let name = node.input.get(position).filter(|n| !n.is_empty())?;
+        facts.ints(name).map(<[TDim]>::to_vec)
+    };
+    let given = |position: usize| node.input.get(position).is_some_and(|n| !n.is_empty());
+    let (starts, ends) = (part(1)?, part(2)?);
+    let axes = match (given(3), part(3)) {
+        (true, axes) => axes?,
+        (false, _) => (0..starts.len()).map(TDim::from).collect(),
+    };
+    let steps = match (given(4), part(4)) {
+        (true, steps) => steps?,
+        (false, _) => vec![TDim::Val(1); starts.len()],
+    };
+    let mut picked = None;
+    for (((start, end), at), step) in starts.iter().zip(&ends).zip(&axes).zip(&steps) {
+        let at = axis(at.as_i64()?, shape.len())?;
+        let size = shape.get(at)?.clone();
+        let length = (*step == TDim::Val(1))
+            .then(|| shapes::slice_length(&size, start, end))
+            .flatten();
+        if let (1, Some(length), Some(from)) = (shape.len(), &length, shapes::bound(&size, start))
+            && let (Some(from), Some(length)) = (from.as_i64(), length.as_i64())
+            && length <= content::LONGEST as i64
+        {
+            picked = Some((from as usize..(from + length) as usize).collect::<Vec<_>>());
+        }
+        *shape.get_mut(at)? = length.unwrap_or_else(|| facts.fresh());
+    }
+    Some(Fact {
+        elem_type: input.elem_type,
+        shape: Some(shape),
+        content: input
+            .content
+            .as_ref()
+            .zip(picked)
+            .and_then(|(c, picked)| c.pick(&picked)),
+    })
+}
+
+fn gather(node: &NodeProto, inputs: &[Fact]) -> Option<Fact> {
+    let [data, indices] = inputs else { return None };
+    let (sizes, index_shape) = (data.shape.as_ref()?, indices.shape.as_ref()?);
+    let at = axis(int_attribute(node, "axis", 0), sizes.len())?;
+    let mut shape = sizes.get(..at)?.to_vec();
+    shape.extend(index_shape.iter().cloned());
+    shape.extend(sizes.get(at + 1..)?.iter().cloned());
+    let content = match (&data.content, &indices.content, sizes.as_slice()) {
+        (Some(content), Some(Content::Ints(indices)), [size]) => {
+            let size = size.as_i64()?;
+            let picked: Option<Vec<usize>> = indices
+                .iter()
+                .map(|i| {
+                    let i = i.as_i64()?;
+                    usize::try_from(if i < 0 { i + size } else { i }).ok()
+                })
+                .collect();
+            picked.and_then(|p| content.pick(&p))
+        }
+        _ => None,
+    };
+    Some(Fact {
+        elem_type: data.elem_type,
+        shape: Some(shape),
+        content,
+    })
+}
+
+fn split(facts: &mut Facts, node: &NodeProto, input: &Fact) -> Option<Vec<Fact>> {
+    let shape = input.shape.as_ref()?;
+    let at = axis(int_attribute(node, "axis", 0), shape.len())?;
+    let parts = match node.input.get(1).filter(|n| !n.is_empty()) {
+        Some(sizes) => facts.ints(sizes)?.to_vec(),
+        None => match attribute(node, "split") {
+            Some(sizes) => sizes.ints.iter().map(|&n| TDim::Val(n)).collect(),
+            None => {
+                let (size, parts) = (shape.get(at)?.as_i64()?, node.output.len() as i64);
+                if parts == 0 || size % parts != 0 {
+                    return None;
+                }
+                vec![TDim::Val(size / parts); node.output.len()]
+            }
+        },
+    };
+    parts
+        .into_iter()
+        .map(|part| {
+            let mut shape = shape.clone();
+            *shape.get_mut(at)? = part;
+            Some(Fact {
+                elem_type: input.elem_type,
+                shape: Some(shape),
+                content: None,
+            })
+        })
+        .collect()
+}
+
+fn matmul(facts: &mut Facts, a: &[TDim], b: &[TDim]) -> Option<Shape> {
+    let ([batch_a @ .., rows, _], [batch_b @ .., _, columns]) = (a, b) else {
+        return None;
+    };
+    let mut shape = shapes::filled(shapes::broadcast(&[batch_a, batch_b]), || facts.fresh());
+    shape.push(rows.clone());
+    shape.push(columns.clone());
+    Some(shape)
+}
+
+fn reduced(facts: &Facts, node: &NodeProto, shape: &[TDim]) -> Option<Shape> {
+    let keep = int_attribute(node, "keepdims", 1) != 0;
+    let named =
+        node.input.get(1).is_some_and(|n| !n.is_empty()) || attribute(node, "axes").is_some();
+    let mut gone = vec![!named; shape.len()];
+    if named {
+        for a in axes(facts, node)? {
+            *gone.get_mut(axis(a, shape.len())?)? = true;
+        }
+    }
+    Some(
+        shape
+            .iter()
+            .zip(gone)
+            .filter_map(|(size, gone)| match (gone, keep) {
+                (false, _) => Some(size.clone()),
+                (true, true) => Some(TDim::Val(1)),
+                (true, false) => None,
+            })
+            .collect(),
+    )
+}
+
+/// `Attention` (opset 23): 4-D inputs, or 3-D with the heads packed in the last axis.
+fn attention(facts: &mut Facts, node: &NodeProto, inputs: &[Fact]) -> Option<Vec<Fact>> {
+    let (query, key, value) = (inputs.first()?, inputs.get(1)?, inputs.get(2)?);
+    let (q, k, v) = (
+        query.shape.as_ref()?,
+        key.shape.as_ref()?,
+        value.shape.as_ref()?,
+    );
+    let heads = |name: &str| TDim::Val(int_attribute(node, name, 0));
+    let split = |shape: &[TDim], heads: TDim| match shape {
+        [batch, length, packed] => Some(vec![
+            batch.clone(),
+            heads.clone(),
+            length.clone(),
+            dim::div(packed, &heads)?,
+        ]),
+        _ => Some(shape.to_vec()),
+    };
+    let (k4, v4) = (
+        split(k, heads("kv_num_heads"))?,
+        split(v, heads("kv_num_heads"))?,
+    );
+    let width = v4.last()?.clone();
+    let mut output = q.clone();
+    *output.last_mut()? = match q.len() {
+        3 => dim::mul(&width, &heads("q_num_heads"))?,
+        _ => width,
+    };
+    let past = |position: usize, present: &[TDim]| {
+        let mut shape = present.to_vec();
+        if let Some(past) = inputs.get(position).and_then(|f| f.shape.as_ref()) {
+            let length = dim::add(past.get(2)?, shape.get(2)?)?;
+            *shape.get_mut(2)? = length;
+        }
+        Some(shape)
+    };
+    let fact = |elem_type, shape| Fact {
+        elem_type,
+        shape,
+        content: None,
+    };
+    let _ = facts;
+    Some(vec![
+        fact(query.elem_type, Some(output)),
+        fact(key.elem_type, past(4, &k4)),
+        fact(value.elem_type, past(5, &v4)),
+    ])
+}
+
+/// `com.microsoft.GroupQueryAttention`: packed or separate inputs; the presents have an open length.
+fn grouped(facts: &mut Facts, node: &NodeProto, inputs: &[Fact]) -> Option<Vec<Fact>> {
+    let query = inputs.first()?;
+    let (heads, kv_heads) = (
+        int_attribute(node, "num_heads", 0),
+        int_attribute(node, "kv_num_heads", 0),
+    );
+    let mut output = query.shape.clone()?;
+    let packed = node.input.get(1).is_none_or(String::is_empty);
+    if packed {
+        let width = output.last()?.as_i64()?;
+        let head_size = width.checked_div(heads + 2 * kv_heads)?;
+        *output.last_mut()? = TDim::Val(heads * head_size);
+    }
+    let mut present = |position: usize| {
+        let mut shape = inputs.get(position)?.shape.clone()?;
+        *shape.get_mut(2)? = facts.fresh();
+        Some(shape)
+    };
+    let (key, value) = (present(3), present(4));
+    let fact = |shape| Fact {
+        elem_type: query.elem_type,
+        shape,
+        content: None,
+    };
+    Some(vec![fact(Some(output)), fact(key), fact(value)])
+}

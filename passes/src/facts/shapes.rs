@@ -1,0 +1,167 @@
+//! Shape arithmetic of the operators that move, cut and join tensors (ONNX operator specification).
+
+use tract_data::prelude::TDim;
+
+use super::Shape;
+use super::dim::{self, Factors};
+
+/// Position of a possibly negative axis in a tensor of rank `rank`.
+pub fn axis(axis: i64, rank: usize) -> Option<usize> {
+    let rank = i64::try_from(rank).ok()?;
+    let positive = if axis < 0 { axis + rank } else { axis };
+    (0..rank).contains(&positive).then(|| positive as usize)
+}
+
+/// The common shape of operands that broadcast; `None` for a size means it cannot be told.
+pub fn broadcast(shapes: &[&[TDim]]) -> Vec<Option<TDim>> {
+    let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
+    (0..rank)
+        .map(|position| {
+            let mut result = Some(TDim::Val(1));
+            for shape in shapes {
+                let offset = rank - shape.len();
+                let Some(size) = position.checked_sub(offset).and_then(|i| shape.get(i)) else {
+                    continue;
+                };
+                result = result.and_then(|so_far| broadcast_size(&so_far, size));
+            }
+            result
+        })
+        .collect()
+}
+
+fn broadcast_size(a: &TDim, b: &TDim) -> Option<TDim> {
+    let above_one = |d: &TDim| d.as_i64().is_some_and(|n| n > 1);
+    if a == b || *b == TDim::Val(1) || above_one(a) {
+        Some(a.clone())
+    } else if *a == TDim::Val(1) || above_one(b) {
+        Some(b.clone())
+    } else {
+        None
+    }
+}
+
+/// The shape that `Reshape` gives `input` for the requested `target`; `None` for a -1 that cannot be resolved.
+pub fn reshape(
+    input: Option<&[TDim]>,
+    target: &[TDim],
+    allow_zero: bool,
+) -> Option<Vec<Option<TDim>>> {
+    let mut sizes = Vec::with_capacity(target.len());
+    let mut open = None;
+    for (position, size) in target.iter().enumerate() {
+        match size.as_i64() {
+            Some(-1) if open.is_none() => {
+                open = Some(position);
+                sizes.push(None);
+            }
+            Some(0) if !allow_zero => sizes.push(input.and_then(|s| s.get(position)).cloned()),
+            Some(n) if n < 0 => return None,
+            _ => sizes.push(Some(size.clone())),
+        }
+    }
+    if let (Some(open), Some(input)) = (open, input)
+        && let Some(slot) = sizes.get(open)
+        && slot.is_none()
+    {
+        let mut rest = Factors::of_product(input);
+        let known = sizes
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| *i != open)
+            .all(|(_, size)| {
+                size.as_ref()
+                    .is_some_and(|size| rest.remove(&Factors::of(size)))
+            });
+        if known && let Some(slot) = sizes.get_mut(open) {
+            *slot = rest.product();
+        }
+    }
+    Some(sizes)
+}
+
+/// `Transpose`; without `perm` the axes are reversed.
+pub fn transpose<T: Clone>(input: &[T], perm: &[i64]) -> Option<Vec<T>> {
+    if perm.is_empty() {
+        return Some(input.iter().rev().cloned().collect());
+    }
+    if perm.len() != input.len() {
+        return None;
+    }
+    let mut seen = vec![false; input.len()];
+    perm.iter()
+        .map(|&p| {
+            let p = usize::try_from(p).ok()?;
+            let first = seen.get_mut(p)?;
+            (!std::mem::replace(first, true)).then(|| input.get(p).cloned())?
+        })
+        .collect()
+}
+
+/// Which positions of the output of `Unsqueeze` are new.
+pub fn unsqueezed(axes: &[i64], input_rank: usize) -> Option<Vec<bool>> {
+    let rank = input_rank + axes.len();
+    let mut new = vec![false; rank];
+    for &a in axes {
+        let slot = new.get_mut(axis(a, rank)?)?;
+        if std::mem::replace(slot, true) {
+            return None;
+        }
+    }
+    Some(new)
+}
+
+/// Which axes `Squeeze` removes; without `axes` those of size one, which must then be known.
+pub fn squeezed(axes: Option<&[i64]>, input: &[TDim]) -> Option<Vec<bool>> {
+    match axes {
+        Some(axes) => {
+            let mut gone = vec![false; input.len()];
+            for &a in axes {
+                *gone.get_mut(axis(a, input.len())?)? = true;
+            }
+            Some(gone)
+        }
+        None => input.iter().map(|d| d.as_i64().map(|n| n == 1)).collect(),
+    }
+}
+
+/// Number of elements that `Slice` with step 1 takes of an axis, where it can be told.
+pub fn slice_length(size: &TDim, start: &TDim, end: &TDim) -> Option<TDim> {
+    let from = bound(size, start)?;
+    let to = bound(size, end)?;
+    let length = dim::sub(&to, &from)?;
+    match length.as_i64() {
+        Some(n) => Some(TDim::Val(n.max(0))),
+        None => dim::never_negative(&length).then_some(length),
+    }
+}
+
+/// A start or an end of `Slice`, counted from the front and clamped to the axis, where that can be told.
+pub fn bound(size: &TDim, at: &TDim) -> Option<TDim> {
+    if at == size {
+        return Some(size.clone());
+    }
+    match (size.as_i64(), at.as_i64()) {
+        (Some(size), Some(at)) => {
+            let at = if at < 0 { at.saturating_add(size) } else { at };
+            Some(TDim::Val(at.clamp(0, size)))
+        }
+        (None, Some(0)) => Some(TDim::Val(0)),
+        // The end that exporters write for "all of it" is the largest integer of the type.
+        (None, Some(at)) if at >= i64::from(i32::MAX) => Some(size.clone()),
+        (None, Some(at)) if at <= -i64::from(i32::MAX) => Some(TDim::Val(0)),
+        // A size is only known to hold `at` elements when it is a sum with at least that constant.
+        _ => {
+            let rest = dim::sub(size, at)?;
+            (dim::never_negative(at) && dim::never_negative(&rest)).then(|| at.clone())
+        }
+    }
+}
+
+/// The sizes, each unknown one replaced by a size that equals no other.
+pub fn filled(sizes: Vec<Option<TDim>>, mut fresh: impl FnMut() -> TDim) -> Shape {
+    sizes
+        .into_iter()
+        .map(|size| size.unwrap_or_else(&mut fresh))
+        .collect()
+}

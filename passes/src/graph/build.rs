@@ -1,0 +1,112 @@
+//! Makes nodes, tensors and value descriptions.
+
+use bytes::Bytes;
+
+use crate::onnx::{
+    AttributeProto, NodeProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    attribute_proto::AttributeType,
+    tensor_proto::DataType,
+    tensor_shape_proto::{Dimension, dimension},
+    type_proto,
+};
+
+/// A node of the default domain.
+pub fn node(op: &str, name: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+    NodeProto {
+        op_type: Some(op.to_owned()),
+        name: Some(name.to_owned()),
+        input: inputs.iter().map(|&s| s.to_owned()).collect(),
+        output: outputs.iter().map(|&s| s.to_owned()).collect(),
+        ..NodeProto::default()
+    }
+}
+
+impl NodeProto {
+    /// Adds an integer attribute.
+    pub fn with_int(mut self, name: &str, value: i64) -> Self {
+        self.attribute.push(AttributeProto {
+            name: Some(name.to_owned()),
+            r#type: Some(AttributeType::Int as i32),
+            i: Some(value),
+            ..AttributeProto::default()
+        });
+        self
+    }
+
+    /// Adds a list of integers as an attribute.
+    pub fn with_ints(mut self, name: &str, values: &[i64]) -> Self {
+        self.attribute.push(AttributeProto {
+            name: Some(name.to_owned()),
+            r#type: Some(AttributeType::Ints as i32),
+            ints: values.to_vec(),
+            ..AttributeProto::default()
+        });
+        self
+    }
+
+    /// Adds a float attribute.
+    pub fn with_float(mut self, name: &str, value: f32) -> Self {
+        self.attribute.push(AttributeProto {
+            name: Some(name.to_owned()),
+            r#type: Some(AttributeType::Float as i32),
+            f: Some(value),
+            ..AttributeProto::default()
+        });
+        self
+    }
+}
+
+/// An int64 vector as an initializer.
+pub fn int64_vector(name: &str, values: &[i64]) -> TensorProto {
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    TensorProto {
+        name: Some(name.to_owned()),
+        dims: vec![values.len() as i64],
+        data_type: Some(DataType::Int64 as i32),
+        raw_data: Some(Bytes::from(bytes)),
+        ..TensorProto::default()
+    }
+}
+
+/// A dimension of a value description: a number or a symbol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dim {
+    /// Known size.
+    Fixed(i64),
+    /// Named size.
+    Symbol(String),
+    /// Taken over from the value that is described anew, at the same axis.
+    Keep,
+}
+
+/// `info` with the shape replaced by `dims`; type, name, doc string and denotations stay.
+pub fn reshaped(info: &ValueInfoProto, dims: &[Dim]) -> ValueInfoProto {
+    let mut info = info.clone();
+    if let Some(TypeProto {
+        value: Some(type_proto::Value::TensorType(tensor)),
+        ..
+    }) = info.r#type.as_mut()
+    {
+        let old = tensor.shape.take().unwrap_or_default();
+        let dim = dims
+            .iter()
+            .enumerate()
+            .map(|(axis, dim)| {
+                let kept = old.dim.get(axis).cloned().unwrap_or_default();
+                match dim {
+                    Dim::Keep => kept,
+                    Dim::Fixed(n) => Dimension {
+                        value: Some(dimension::Value::DimValue(*n)),
+                        denotation: kept.denotation,
+                    },
+                    Dim::Symbol(s) => Dimension {
+                        value: Some(dimension::Value::DimParam(s.clone())),
+                        denotation: kept.denotation,
+                    },
+                }
+            })
+            .collect();
+        tensor.shape = Some(TensorShapeProto { dim });
+    }
+    info
+}

@@ -1,0 +1,208 @@
+//! A read-only view of one ONNX graph: who makes a value, who reads it.
+
+pub mod build;
+pub mod patch;
+pub mod text;
+pub mod verify;
+
+use std::collections::{HashMap, HashSet};
+
+use crate::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
+
+/// Position of a node in its graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub usize);
+
+/// One place that reads a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Use {
+    /// The node that reads.
+    pub node: NodeId,
+    /// Which of its inputs, or `None` when a subgraph in one of its attributes captures the value.
+    pub input: Option<usize>,
+}
+
+/// An index over a [`GraphProto`]; built once, linear in the graph.
+pub struct Graph<'a> {
+    proto: &'a GraphProto,
+    producers: HashMap<&'a str, NodeId>,
+    uses: HashMap<&'a str, Vec<Use>>,
+    initializers: HashMap<&'a str, &'a TensorProto>,
+    inputs: HashMap<&'a str, &'a ValueInfoProto>,
+    outputs: HashSet<&'a str>,
+}
+
+impl<'a> Graph<'a> {
+    /// Indexes `proto`.
+    pub fn new(proto: &'a GraphProto) -> Self {
+        let mut producers = HashMap::new();
+        let mut uses: HashMap<&str, Vec<Use>> = HashMap::new();
+        for (index, node) in proto.node.iter().enumerate() {
+            let id = NodeId(index);
+            for output in node.output.iter().filter(|name| !name.is_empty()) {
+                producers.insert(output.as_str(), id);
+            }
+            for (position, input) in node.input.iter().enumerate() {
+                if !input.is_empty() {
+                    uses.entry(input).or_default().push(Use {
+                        node: id,
+                        input: Some(position),
+                    });
+                }
+            }
+            for body in subgraphs(node) {
+                for name in captured(body) {
+                    uses.entry(name).or_default().push(Use {
+                        node: id,
+                        input: None,
+                    });
+                }
+            }
+        }
+        Self {
+            proto,
+            producers,
+            uses,
+            initializers: proto.initializer.iter().map(|t| (t.name(), t)).collect(),
+            inputs: proto.input.iter().map(|v| (v.name(), v)).collect(),
+            outputs: proto.output.iter().map(|v| v.name()).collect(),
+        }
+    }
+
+    /// The messages behind the view.
+    pub fn proto(&self) -> &'a GraphProto {
+        self.proto
+    }
+
+    /// All nodes with their ids, in graph order.
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &'a NodeProto)> + use<'a> {
+        self.proto
+            .node
+            .iter()
+            .enumerate()
+            .map(|(i, node)| (NodeId(i), node))
+    }
+
+    /// The node `id`, if it is one of this graph.
+    pub fn node(&self, id: NodeId) -> Option<&'a NodeProto> {
+        self.proto.node.get(id.0)
+    }
+
+    /// The node that makes `value`; `None` for inputs, initializers and captured values.
+    pub fn producer(&self, value: &str) -> Option<(NodeId, &'a NodeProto)> {
+        let id = *self.producers.get(value)?;
+        Some((id, self.node(id)?))
+    }
+
+    /// Every read of `value`, captured reads included.
+    pub fn uses(&self, value: &str) -> &[Use] {
+        self.uses.get(value).map_or(&[], Vec::as_slice)
+    }
+
+    /// The initializer called `value`.
+    pub fn initializer(&self, value: &str) -> Option<&'a TensorProto> {
+        self.initializers.get(value).copied()
+    }
+
+    /// The graph input called `value`, unless an initializer gives it a default.
+    pub fn input(&self, value: &str) -> Option<&'a ValueInfoProto> {
+        if self.initializers.contains_key(value) {
+            return None;
+        }
+        self.inputs.get(value).copied()
+    }
+
+    /// Whether `value` is an output of the graph.
+    pub fn is_output(&self, value: &str) -> bool {
+        self.outputs.contains(value)
+    }
+
+    /// `value` with `Identity` nodes in front of it looked through.
+    pub fn resolve<'v>(&self, value: &'v str) -> &'v str
+    where
+        'a: 'v,
+    {
+        let mut current: &'v str = value;
+        // A graph in topological order has no cycle; the bound keeps a hostile one finite.
+        for _ in 0..=self.proto.node.len() {
+            match self.producer(current) {
+                Some((_, node)) if is_op(node, "Identity") => match node.input.first() {
+                    Some(input) => current = input,
+                    None => return current,
+                },
+                _ => return current,
+            }
+        }
+        current
+    }
+}
+
+/// Whether `node` is operator `op` of the default ONNX domain.
+pub fn is_op(node: &NodeProto, op: &str) -> bool {
+    node.op_type() == op && matches!(node.domain(), "" | "ai.onnx")
+}
+
+/// Whether `node` is operator `op` of the `com.microsoft` domain.
+pub fn is_contrib(node: &NodeProto, op: &str) -> bool {
+    node.op_type() == op && node.domain() == "com.microsoft"
+}
+
+/// The attribute `name` of `node`.
+pub fn attribute<'n>(node: &'n NodeProto, name: &str) -> Option<&'n AttributeProto> {
+    node.attribute.iter().find(|a| a.name() == name)
+}
+
+/// Integer attribute, or `default` where it is absent.
+pub fn int_attribute(node: &NodeProto, name: &str, default: i64) -> i64 {
+    attribute(node, name).map_or(default, |a| a.i())
+}
+
+/// Float attribute, or `default` where it is absent.
+pub fn float_attribute(node: &NodeProto, name: &str, default: f32) -> f32 {
+    attribute(node, name).map_or(default, |a| a.f())
+}
+
+/// The name by which messages call `node`: its own, or that of its first output.
+pub fn label(node: &NodeProto) -> &str {
+    match node.name() {
+        "" => node
+            .output
+            .iter()
+            .find(|o| !o.is_empty())
+            .map_or("", String::as_str),
+        name => name,
+    }
+}
+
+/// The graphs in the attributes of `node` (`If`, `Loop`, `Scan`).
+pub fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
+    node.attribute
+        .iter()
+        .flat_map(|a| a.g.iter().chain(a.graphs.iter()))
+}
+
+/// Names that `body` reads and does not define itself: values of the graphs around it.
+pub fn captured(body: &GraphProto) -> Vec<&str> {
+    let mut defined: HashSet<&str> = HashSet::new();
+    defined.extend(body.input.iter().map(|v| v.name()));
+    defined.extend(body.initializer.iter().map(|t| t.name()));
+    defined.extend(
+        body.node
+            .iter()
+            .flat_map(|n| n.output.iter().map(String::as_str)),
+    );
+    let mut seen = HashSet::new();
+    let own = body
+        .node
+        .iter()
+        .flat_map(|n| n.input.iter().map(String::as_str));
+    let inner = body
+        .node
+        .iter()
+        .flat_map(|n| subgraphs(n).flat_map(captured));
+    let results = body.output.iter().map(|v| v.name());
+    own.chain(inner)
+        .chain(results)
+        .filter(|name| !name.is_empty() && !defined.contains(name) && seen.insert(*name))
+        .collect()
+}

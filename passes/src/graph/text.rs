@@ -1,0 +1,261 @@
+//! The stable text form of a graph: what reviews, snapshots and `diff` show. Never the numbers of a weight.
+
+use crate::onnx::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
+    attribute_proto::AttributeType, tensor_proto::DataType, tensor_shape_proto::dimension,
+    type_proto,
+};
+
+/// Longest list of integers or floats that is written out.
+const LONGEST: usize = 16;
+
+/// Lower-case name of an ONNX element type.
+pub fn type_name(elem_type: i32) -> String {
+    DataType::try_from(elem_type).map_or_else(
+        |_| format!("type{elem_type}"),
+        |t| format!("{t:?}").to_lowercase(),
+    )
+}
+
+/// `outputs = Operator(inputs) {attributes}`.
+pub fn node(node: &NodeProto) -> String {
+    let operator = match node.domain() {
+        "" | "ai.onnx" => node.op_type().to_owned(),
+        domain => format!("{domain}.{}", node.op_type()),
+    };
+    let operator = match node.overload() {
+        "" => operator,
+        overload => format!("{operator}:{overload}"),
+    };
+    let mut line = format!("{} = {operator}({})", list(&node.output), list(&node.input));
+    if !node.attribute.is_empty() {
+        let mut attributes: Vec<String> = node.attribute.iter().map(attribute).collect();
+        attributes.sort();
+        line.push_str(&format!(" {{{}}}", attributes.join(", ")));
+    }
+    line
+}
+
+fn list(names: &[String]) -> String {
+    let shown: Vec<&str> = names
+        .iter()
+        .map(|n| if n.is_empty() { "_" } else { n })
+        .collect();
+    shown.join(", ")
+}
+
+fn attribute(attribute: &AttributeProto) -> String {
+    let value = match AttributeType::try_from(attribute.r#type()) {
+        Ok(AttributeType::Float) => format!("{}", attribute.f()),
+        Ok(AttributeType::Int) => format!("{}", attribute.i()),
+        Ok(AttributeType::String) => format!("{:?}", String::from_utf8_lossy(attribute.s())),
+        Ok(AttributeType::Tensor) => attribute
+            .t
+            .as_ref()
+            .map_or_else(|| "tensor".to_owned(), small_tensor),
+        Ok(AttributeType::Floats) => numbers(&attribute.floats),
+        Ok(AttributeType::Ints) => numbers(&attribute.ints),
+        Ok(AttributeType::Strings) => {
+            let strings: Vec<_> = attribute
+                .strings
+                .iter()
+                .map(|s| String::from_utf8_lossy(s))
+                .collect();
+            format!("{strings:?}")
+        }
+        Ok(AttributeType::Graph) => attribute.g.as_ref().map_or_else(
+            || "graph".to_owned(),
+            |g| format!("graph of {} nodes", g.node.len()),
+        ),
+        Ok(other) => format!("{other:?}").to_lowercase(),
+        Err(_) => match attribute.ref_attr_name() {
+            "" => "unknown".to_owned(),
+            name => format!("@{name}"),
+        },
+    };
+    format!("{}={value}", attribute.name())
+}
+
+fn numbers<T: std::fmt::Display>(values: &[T]) -> String {
+    if values.len() > LONGEST {
+        return format!("[{} numbers]", values.len());
+    }
+    let texts: Vec<String> = values.iter().map(ToString::to_string).collect();
+    format!("[{}]", texts.join(","))
+}
+
+/// A small integer tensor with its elements, any other without.
+fn small_tensor(tensor: &TensorProto) -> String {
+    match integers(tensor) {
+        Some(values) => format!("{}{}", type_name(tensor.data_type()), numbers(&values)),
+        None => tensor_type(tensor),
+    }
+}
+
+/// The elements of an inline int64 tensor that is short enough to show.
+pub fn integers(tensor: &TensorProto) -> Option<Vec<i64>> {
+    let count = tensor
+        .dims
+        .iter()
+        .try_fold(1i64, |n, &d| n.checked_mul(d))?;
+    if tensor.data_type() != DataType::Int64 as i32 || !(0..=LONGEST as i64).contains(&count) {
+        return None;
+    }
+    match &tensor.raw_data {
+        Some(raw) if raw.len() as i64 == count * 8 => Some(
+            raw.chunks_exact(8)
+                .filter_map(|b| Some(i64::from_le_bytes(b.try_into().ok()?)))
+                .collect(),
+        ),
+        _ if tensor.int64_data.len() as i64 == count => Some(tensor.int64_data.clone()),
+        _ => None,
+    }
+}
+
+fn tensor_type(tensor: &TensorProto) -> String {
+    format!("{}{}", type_name(tensor.data_type()), numbers(&tensor.dims))
+}
+
+/// `name: type[sizes]`, and the elements where they are a short list of integers.
+pub fn initializer(tensor: &TensorProto) -> String {
+    let mut line = format!("{}: {}", tensor.name(), tensor_type(tensor));
+    if let Some(values) = integers(tensor) {
+        line.push_str(&format!(" = {}", numbers(&values)));
+    }
+    line
+}
+
+/// `name: type[sizes]` of an input, an output or an inner value.
+pub fn value(info: &ValueInfoProto) -> String {
+    format!(
+        "{}: {}",
+        info.name(),
+        info.r#type
+            .as_ref()
+            .map_or_else(|| "?".to_owned(), value_type)
+    )
+}
+
+fn value_type(kind: &TypeProto) -> String {
+    match &kind.value {
+        Some(type_proto::Value::TensorType(tensor)) => {
+            let dims = tensor.shape.as_ref().map(|shape| {
+                let dims: Vec<String> = shape
+                    .dim
+                    .iter()
+                    .map(|dim| match &dim.value {
+                        Some(dimension::Value::DimValue(n)) => n.to_string(),
+                        Some(dimension::Value::DimParam(s)) => s.clone(),
+                        None => "?".to_owned(),
+                    })
+                    .collect();
+                dims.join(", ")
+            });
+            match dims {
+                Some(dims) => format!("{}[{dims}]", type_name(tensor.elem_type())),
+                None => type_name(tensor.elem_type()),
+            }
+        }
+        Some(type_proto::Value::SequenceType(_)) => "sequence".to_owned(),
+        Some(type_proto::Value::MapType(_)) => "map".to_owned(),
+        Some(type_proto::Value::OptionalType(_)) => "optional".to_owned(),
+        Some(type_proto::Value::SparseTensorType(_)) => "sparse tensor".to_owned(),
+        Some(_) => "opaque".to_owned(),
+        None => "?".to_owned(),
+    }
+}
+
+/// The lines of the header: IR version, producer, opsets, metadata keys.
+pub fn header(model: &ModelProto) -> Vec<String> {
+    let mut lines = vec![format!("ir_version {}", model.ir_version())];
+    if !model.producer_name().is_empty() {
+        lines.push(
+            format!(
+                "producer {} {}",
+                model.producer_name(),
+                model.producer_version()
+            )
+            .trim_end()
+            .to_owned(),
+        );
+    }
+    for opset in &model.opset_import {
+        let domain = if opset.domain().is_empty() {
+            "ai.onnx"
+        } else {
+            opset.domain()
+        };
+        lines.push(format!("opset {domain} {}", opset.version()));
+    }
+    for property in &model.metadata_props {
+        lines.push(format!("metadata {}", property.key()));
+    }
+    for function in &model.functions {
+        lines.push(format!(
+            "function {}.{} of {} nodes",
+            function.domain(),
+            function.name(),
+            function.node.len()
+        ));
+    }
+    lines
+}
+
+/// The lines of a graph, a section a paragraph: inputs, initializers, nodes, outputs.
+pub fn graph(graph: &GraphProto) -> Vec<String> {
+    let mut lines = Vec::new();
+    lines.extend(graph.input.iter().map(|v| format!("input {}", value(v))));
+    lines.extend(
+        graph
+            .initializer
+            .iter()
+            .map(|t| format!("initializer {}", initializer(t))),
+    );
+    for one in &graph.node {
+        lines.push(node(one));
+        for body in super::subgraphs(one) {
+            lines.extend(
+                self::graph(body)
+                    .into_iter()
+                    .map(|line| format!("    {line}")),
+            );
+        }
+    }
+    lines.extend(graph.output.iter().map(|v| format!("output {}", value(v))));
+    lines
+}
+
+/// The nodes of layer `layer`: from the first to the last whose name, scope or output says that it belongs there.
+pub fn layer(graph: &GraphProto, layer: usize) -> Vec<String> {
+    let belongs = |node: &NodeProto| {
+        let scope = node.metadata_props.iter().map(|p| p.value());
+        let names = node.output.iter().map(String::as_str).chain([node.name()]);
+        names.chain(scope).any(|text| names_layer(text, layer))
+    };
+    let first = graph.node.iter().position(belongs);
+    let last = graph.node.iter().rposition(belongs);
+    match (first, last) {
+        (Some(first), Some(last)) => graph
+            .node
+            .get(first..=last)
+            .unwrap_or_default()
+            .iter()
+            .map(node)
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Whether `text` holds a path such as `layers.3` or `h.3`, as module names do.
+fn names_layer(text: &str, layer: usize) -> bool {
+    let wanted = layer.to_string();
+    let mut parts = text.split(['/', '.', '\'', ' ', '_']).peekable();
+    while let Some(part) = parts.next() {
+        if matches!(part, "layers" | "layer" | "h" | "blocks" | "block")
+            && parts.peek().is_some_and(|next| **next == wanted)
+        {
+            return true;
+        }
+    }
+    false
+}

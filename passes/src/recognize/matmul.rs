@@ -1,0 +1,289 @@
+//! Attention spelled as MatMul, Softmax, MatMul: TorchScript, optimum and dynamo exports, sdpa and eager.
+//!
+//! Nothing between the score product and the value product needs a proof: masks, soft-caps, sinks and guards stay where
+//! they are and see the same numbers. What is proved is that the right operand of each product is
+//! `scale * repeat_kv(cache)`.
+
+use std::collections::HashSet;
+
+use tract_data::prelude::TDim;
+
+use super::layout::text;
+use super::reject::{Operand, Reason};
+use super::side::{Proved, prove};
+use super::site::{Dialect, Site};
+use super::trail::is_float;
+use crate::facts::Facts;
+use crate::graph::{Graph, NodeId, is_op, label};
+use crate::onnx::NodeProto;
+
+/// A softmax with the products around it.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate {
+    softmax: NodeId,
+    score: NodeId,
+    output: NodeId,
+    /// Which input of the value product holds the probabilities; 0 in every attention.
+    side: usize,
+}
+
+/// Looks at `node`; `None` where it is no softmax over a product of two computed values.
+pub fn candidate(
+    graph: &Graph,
+    facts: &Facts,
+    id: NodeId,
+    node: &NodeProto,
+) -> Option<Result<Candidate, (NodeId, Reason)>> {
+    if !is_op(node, "Softmax") {
+        return None;
+    }
+    let scores = scores(graph, facts, node);
+    if scores.is_empty() {
+        return None;
+    }
+    let products = value_products(graph, facts, node);
+    match (scores.as_slice(), products.as_slice()) {
+        // Probabilities that meet no values choose something else: experts, tokens.
+        (_, []) => None,
+        ([score], [(output, side)]) => Some(Ok(Candidate {
+            softmax: id,
+            score: *score,
+            output: *output,
+            side: *side,
+        })),
+        (scores, [_]) => Some(Err((
+            id,
+            Reason::ScoreProducts {
+                count: scores.len(),
+            },
+        ))),
+        (_, products) => Some(Err((
+            id,
+            Reason::ValueProducts {
+                count: products.len(),
+            },
+        ))),
+    }
+}
+
+/// Products of two computed values that the input of `softmax` is made of.
+fn scores(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<NodeId> {
+    let mut found = Vec::new();
+    let mut seen = HashSet::new();
+    let mut open: Vec<&str> = softmax.input.iter().take(1).map(String::as_str).collect();
+    while let Some(value) = open.pop() {
+        if !seen.insert(value) {
+            continue;
+        }
+        let Some((id, node)) = graph.producer(value) else {
+            continue;
+        };
+        if is_op(node, "MatMul") {
+            if is_product(graph, facts, node) {
+                found.push(id);
+            }
+        } else if is_between(node) {
+            open.extend(node.input.iter().map(String::as_str));
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Products that the output of `softmax` reaches, with the side on which it enters.
+fn value_products(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<(NodeId, usize)> {
+    let mut found = Vec::new();
+    let mut seen = HashSet::new();
+    let mut open: Vec<&str> = softmax.output.iter().take(1).map(String::as_str).collect();
+    while let Some(value) = open.pop() {
+        for usage in graph.uses(value) {
+            let (Some(input), Some(node)) = (usage.input, graph.node(usage.node)) else {
+                continue;
+            };
+            if is_op(node, "MatMul") {
+                if is_product(graph, facts, node) {
+                    found.push((usage.node, input));
+                }
+            } else if is_between(node) && seen.insert(usage.node) {
+                open.extend(node.output.iter().map(String::as_str));
+            }
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Whether both operands of a `MatMul` are computed: a constant right operand is a projection.
+fn is_product(graph: &Graph, facts: &Facts, node: &NodeProto) -> bool {
+    node.input.len() == 2
+        && node.input.iter().all(|input| {
+            let source = graph.resolve(input);
+            graph.initializer(source).is_none() && facts.floats(source).is_none()
+        })
+}
+
+/// Operators that stand between the products: scaling, masks, soft-caps, guards, sinks, dropout.
+fn is_between(node: &NodeProto) -> bool {
+    matches!(node.domain(), "" | "ai.onnx")
+        && matches!(
+            node.op_type(),
+            "Add"
+                | "Sub"
+                | "Mul"
+                | "Div"
+                | "Where"
+                | "Tanh"
+                | "Cast"
+                | "Clip"
+                | "Min"
+                | "Max"
+                | "Identity"
+                | "IsNaN"
+                | "Dropout"
+                | "Concat"
+                | "Slice"
+                | "Softmax"
+        )
+}
+
+/// Proves that `candidate` is an attention over a repeated cache.
+pub fn recognize(
+    graph: &Graph,
+    facts: &Facts,
+    layer: usize,
+    candidate: Candidate,
+) -> Result<Site, (NodeId, Reason)> {
+    let Candidate {
+        softmax,
+        score,
+        output,
+        side,
+    } = candidate;
+    if side != 0 {
+        return Err((output, Reason::ValueProducts { count: 0 }));
+    }
+    let at = |id| move |reason| (id, reason);
+    let operands = |id| match graph.node(id).map(|n| n.input.as_slice()) {
+        Some([left, right]) => Some((left.as_str(), right.as_str())),
+        _ => None,
+    };
+    let (Some((query, keys)), Some((probabilities, values))) = (operands(score), operands(output))
+    else {
+        return Err((softmax, Reason::ScoreProducts { count: 0 }));
+    };
+    let (query_shape, heads) = query_shape(facts, query).map_err(at(score))?;
+    let key = prove(graph, facts, keys, Operand::Key, &query_shape)?;
+    let value = prove(graph, facts, values, Operand::Value, &query_shape)?;
+    if key.kv_heads != value.kv_heads {
+        let reason = Reason::RepeatsDiffer {
+            key: key.kv_heads as i64,
+            value: value.kv_heads as i64,
+        };
+        return Err((output, reason));
+    }
+    if key.side.cache.is_some() != value.side.cache.is_some() {
+        return Err((output, Reason::HalfCached));
+    }
+    same_batch(facts, query, &key, &query_shape).map_err(at(score))?;
+    let types = (key.elem_type, facts.elem_type(query), value.elem_type);
+    let (elem_type, Some(product_type), true) = (types.0, types.1, types.0 == types.2) else {
+        let reason = operand_shape(
+            facts,
+            Operand::Query,
+            query,
+            "a known element type, the same for keys and values",
+        );
+        return Err((score, reason));
+    };
+    if !is_float(elem_type) || !is_float(product_type) {
+        let reason = operand_shape(facts, Operand::Query, query, "a floating-point type");
+        return Err((score, reason));
+    }
+    Ok(Site {
+        layer,
+        name: module_of(graph, score),
+        dialect: Dialect::MatMul,
+        heads,
+        kv_heads: key.kv_heads,
+        elem_type,
+        product_type,
+        query: query.to_owned(),
+        score,
+        output,
+        probabilities: probabilities.to_owned(),
+        key: key.side,
+        value: value.side,
+    })
+}
+
+fn operand_shape(facts: &Facts, operand: Operand, value: &str, expected: &str) -> Reason {
+    Reason::OperandShape {
+        operand,
+        value: value.to_owned(),
+        found: facts
+            .shape(value)
+            .map_or_else(|| "unknown".to_owned(), text),
+        expected: expected.to_owned(),
+    }
+}
+
+fn query_shape(facts: &Facts, query: &str) -> Result<(Vec<TDim>, usize), Reason> {
+    let shape = facts.shape(query).unwrap_or_default();
+    match shape {
+        [_, heads, _, size] => match (heads.as_i64(), size.as_i64()) {
+            (Some(heads), Some(_)) if heads > 0 => Ok((shape.to_vec(), heads as usize)),
+            _ => Err(operand_shape(
+                facts,
+                Operand::Query,
+                query,
+                "[batch, heads, length, head_size] with constant heads and head_size",
+            )),
+        },
+        _ => Err(operand_shape(
+            facts,
+            Operand::Query,
+            query,
+            "[batch, heads, length, head_size]",
+        )),
+    }
+}
+
+/// The products broadcast over the batch; the rewrite flattens it, so it has to be the same on both sides.
+fn same_batch(
+    facts: &Facts,
+    query: &str,
+    key: &Proved,
+    query_shape: &[TDim],
+) -> Result<(), Reason> {
+    if query_shape.first() == Some(&key.batch) {
+        return Ok(());
+    }
+    let expected = format!("[{}, heads, length, head_size] as the keys have", key.batch);
+    Err(operand_shape(facts, Operand::Query, query, &expected))
+}
+
+/// The module that the score product belongs to, from the slashes or the scopes that exporters leave in names.
+fn module_of(graph: &Graph, score: NodeId) -> String {
+    let Some(node) = graph.node(score) else {
+        return String::new();
+    };
+    let scopes = node
+        .metadata_props
+        .iter()
+        .find(|p| p.key() == "pkg.torch.onnx.name_scopes")
+        .and_then(|p| {
+            p.value()
+                .rsplit('\'')
+                .find(|s| s.contains('.') && (s.contains("attn") || s.contains("attention")))
+        });
+    if let Some(scope) = scopes {
+        return scope.to_owned();
+    }
+    let name = label(node);
+    match name.rsplit_once('/') {
+        Some((module, _)) if !module.is_empty() => module.trim_start_matches('/').replace('/', "."),
+        _ => name.to_owned(),
+    }
+}

@@ -1,0 +1,92 @@
+//! Finds every attention of a graph and proves what it is, or says why it cannot.
+
+pub mod layout;
+mod matmul;
+pub mod projection;
+pub mod reject;
+pub mod shape_reader;
+mod side;
+pub mod site;
+mod trail;
+
+use crate::facts::Facts;
+use crate::graph::{Graph, label};
+use reject::{Reason, Reject};
+use site::Site;
+
+/// The attentions of one graph.
+#[derive(Debug, Clone, Default)]
+pub struct Recognized {
+    /// Those that are proved.
+    pub sites: Vec<Site>,
+    /// Those that look like one and are not proved, each with the nearest miss.
+    pub rejects: Vec<Reject>,
+}
+
+/// Looks at every node once; linear in the graph.
+pub fn recognize(graph: &Graph, facts: &Facts) -> Recognized {
+    let mut found = Recognized::default();
+    let mut layer = 0;
+    for (id, node) in graph.nodes() {
+        let Some(candidate) = matmul::candidate(graph, facts, id, node) else {
+            continue;
+        };
+        match candidate.and_then(|c| matmul::recognize(graph, facts, layer, c)) {
+            Ok(site) => found.sites.push(site),
+            Err((at, reason)) => found.rejects.push(Reject {
+                layer,
+                node: graph
+                    .node(at)
+                    .map_or_else(String::new, |n| label(n).to_owned()),
+                reason,
+            }),
+        }
+        layer += 1;
+    }
+    one_reader_per_cache(graph, &mut found);
+    found
+}
+
+/// A cache that serves two attentions is refused for both: its latent would have to please both.
+fn one_reader_per_cache(graph: &Graph, found: &mut Recognized) {
+    let shared = |site: &Site, other: &Site| {
+        let pasts = |s: &Site| {
+            [
+                s.key.cache.as_ref().map(|c| c.past.clone()),
+                s.value.cache.as_ref().map(|c| c.past.clone()),
+            ]
+        };
+        let others = pasts(other);
+        pasts(site)
+            .into_iter()
+            .flatten()
+            .find(|past| others.contains(&Some(past.clone())))
+    };
+    let mut clashes = Vec::new();
+    for (position, site) in found.sites.iter().enumerate() {
+        for other in found.sites.iter().skip(position + 1) {
+            if let Some(past) = shared(site, other) {
+                clashes.push((site.layer, other.layer, past.clone()));
+                clashes.push((other.layer, site.layer, past));
+            }
+        }
+        if let (Some(key), Some(value)) = (&site.key.cache, &site.value.cache)
+            && key.past == value.past
+        {
+            clashes.push((site.layer, site.layer, key.past.clone()));
+        }
+    }
+    for (layer, other, past) in clashes {
+        if let Some(position) = found.sites.iter().position(|s| s.layer == layer) {
+            let site = found.sites.remove(position);
+            found.rejects.push(Reject {
+                layer,
+                node: graph
+                    .node(site.score)
+                    .map_or_else(String::new, |n| label(n).to_owned()),
+                reason: Reason::SharedCache { past, other },
+            });
+        }
+    }
+    found.rejects.sort_by_key(|r| r.layer);
+}

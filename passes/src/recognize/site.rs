@@ -1,0 +1,98 @@
+//! What one attention is, whatever exporter wrote it.
+
+use super::shape_reader::ShapeReader;
+use crate::graph::NodeId;
+
+/// How an attention is spelled in the graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// MatMul, Softmax, MatMul with the repetition written out.
+    MatMul,
+}
+
+impl Dialect {
+    /// The name reports use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MatMul => "matmul-softmax",
+        }
+    }
+}
+
+/// The cache of one side: a past input that grows to a present output along axis 2 of [B, G, length, size].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cache {
+    /// Graph input [B, G, P, size].
+    pub past: String,
+    /// Graph output [B, G, P+T, size].
+    pub present: String,
+    /// The `Concat` that joins past and new.
+    pub append: NodeId,
+}
+
+/// Keys or values: where they come from and how the product reads them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Side {
+    /// The new rows [B, G, T, size] of this step, as they enter the cache (or the product, without one).
+    pub new: String,
+    /// The value [B, G, S, size] that the repetition starts from: the present, or `new` without a cache.
+    pub source: String,
+    /// The cache, if this side has one.
+    pub cache: Option<Cache>,
+    /// Every constant factor between `source` and the product, multiplied.
+    pub scale: f64,
+    /// Width of one head: d for keys, dv for values.
+    pub size: usize,
+    /// The values from `source` (included) to the operand of the product (included).
+    pub path: Vec<String>,
+    /// Nodes that ask for the shape of one of these values, or of the past.
+    pub shape_readers: Vec<ShapeReader>,
+}
+
+/// One attention, proved to be `softmax(f(q · repeat_kv(K)ᵀ)) · repeat_kv(V)` for some `f` that stays as it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Site {
+    /// Position among the attentions of the graph, from 0.
+    pub layer: usize,
+    /// The name of the module the nodes come from, as far as their names tell; else that of the score product.
+    pub name: String,
+    /// How it was spelled.
+    pub dialect: Dialect,
+    /// H, query heads.
+    pub heads: usize,
+    /// G, key-value heads.
+    pub kv_heads: usize,
+    /// ONNX element type of what is cached.
+    pub elem_type: i32,
+    /// ONNX element type in which the products run.
+    pub product_type: i32,
+    /// The query [B, H, T, d] as it enters the score product.
+    pub query: String,
+    /// The product of queries and keys; its output is [B, H, T, S].
+    pub score: NodeId,
+    /// The product of probabilities and values; its output is [B, H, T, dv].
+    pub output: NodeId,
+    /// The probabilities [B, H, T, S] as they enter the value product.
+    pub probabilities: String,
+    /// The keys.
+    pub key: Side,
+    /// The values.
+    pub value: Side,
+}
+
+impl Site {
+    /// Numbers cached a token and layer: G*(d + dv).
+    pub fn cached_numbers(&self) -> usize {
+        self.kv_heads * (self.key.size + self.value.size)
+    }
+
+    /// The rank at which the rewrite is exact: the wider of G*d and G*dv.
+    pub fn full_rank(&self) -> usize {
+        self.kv_heads * self.key.size.max(self.value.size)
+    }
+
+    /// Whether the site has a cache that a latent can replace.
+    pub fn is_cached(&self) -> bool {
+        self.key.cache.is_some()
+    }
+}

@@ -1,0 +1,180 @@
+//! Walks from the operand of a product back to what it is a rearrangement of.
+
+use super::layout::scalar;
+use super::reject::{Operand, Reason};
+use crate::facts::Facts;
+use crate::graph::{Graph, NodeId, attribute, int_attribute, is_op};
+use crate::onnx::{NodeProto, tensor_proto::DataType};
+
+/// One layout operator on the way, and which of its inputs carries the value.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// The operator.
+    pub node: NodeId,
+    /// Position of the carried value among its inputs.
+    pub input: usize,
+}
+
+/// The past input, the new rows and the `Concat` that joins them.
+#[derive(Debug, Clone)]
+pub struct Append<'a> {
+    /// The graph input.
+    pub past: &'a str,
+    /// The rows of this step.
+    pub new: &'a str,
+    /// The joined value.
+    pub present: &'a str,
+    /// The `Concat`.
+    pub node: NodeId,
+    /// Its axis, as written.
+    pub axis: i64,
+}
+
+/// The way from a source to the operand of a product.
+#[derive(Debug, Clone)]
+pub struct Trail<'a> {
+    /// The values on the way, source first, operand last; one more than steps.
+    pub values: Vec<&'a str>,
+    /// The operators between them.
+    pub steps: Vec<Step>,
+    /// The cache the source is, if it is one.
+    pub append: Option<Append<'a>>,
+    /// Why the walk ended at a value that looks like more of the same, if it does.
+    pub stopped: Option<Reason>,
+}
+
+/// Follows `operand` backwards through layout operators to a growing cache, or as far as they go.
+pub fn trail<'a>(graph: &Graph<'a>, facts: &Facts, operand: &'a str, role: Operand) -> Trail<'a> {
+    let mut values = vec![operand];
+    let mut steps = Vec::new();
+    let mut append = None;
+    let mut stopped = None;
+    let mut current = operand;
+    while let Some((id, node)) = graph.producer(current) {
+        append = as_append(graph, id, node);
+        if append.is_some() {
+            break;
+        }
+        match carried(facts, node, role) {
+            Ok(Some(input)) => {
+                let Some(next) = node.input.get(input) else {
+                    break;
+                };
+                steps.push(Step { node: id, input });
+                values.push(next);
+                current = next;
+            }
+            Ok(None) => break,
+            Err(reason) => {
+                stopped = Some(reason);
+                break;
+            }
+        }
+        if steps.len() > graph.proto().node.len() {
+            break;
+        }
+    }
+    values.reverse();
+    steps.reverse();
+    Trail {
+        values,
+        steps,
+        append,
+        stopped,
+    }
+}
+
+/// A `Concat` of a graph input and something else: a cache that grows.
+fn as_append<'a>(graph: &Graph<'a>, id: NodeId, node: &'a NodeProto) -> Option<Append<'a>> {
+    if !is_op(node, "Concat") {
+        return None;
+    }
+    let [past, new] = node.input.as_slice() else {
+        return None;
+    };
+    graph.input(past)?;
+    Some(Append {
+        past,
+        new,
+        present: node.output.first()?,
+        node: id,
+        axis: int_attribute(node, "axis", 0),
+    })
+}
+
+/// The input of `node` that it only rearranges or scales; `None` where it computes something else.
+fn carried(facts: &Facts, node: &NodeProto, role: Operand) -> Result<Option<usize>, Reason> {
+    if !matches!(node.domain(), "" | "ai.onnx") {
+        return Ok(None);
+    }
+    match node.op_type() {
+        "Identity" | "Reshape" | "Transpose" | "Unsqueeze" | "Squeeze" | "Flatten" | "Expand"
+        | "Tile" | "Slice" => Ok(Some(0)),
+        "Gather" => {
+            // Rows of an embedding table are picked by ids, heads by constants.
+            let constant = node
+                .input
+                .get(1)
+                .is_some_and(|i| facts.integers(i).is_some());
+            Ok(constant.then_some(0))
+        }
+        "Cast" => {
+            let to = attribute(node, "to").map_or(0, |a| a.i() as i32);
+            let from = node.input.first().and_then(|i| facts.elem_type(i));
+            Ok((is_float(to) && from.is_some_and(is_float)).then_some(0))
+        }
+        "Concat" => {
+            let copies =
+                node.input.len() > 1 && node.input.iter().all(|i| Some(i) == node.input.first());
+            Ok(copies.then_some(0))
+        }
+        "Mul" => scaled(facts, node, &[0, 1], role),
+        "Div" => scaled(facts, node, &[0], role),
+        _ => Ok(None),
+    }
+}
+
+/// The operand of a `Mul` or `Div` that a constant scalar scales.
+fn scaled(
+    facts: &Facts,
+    node: &NodeProto,
+    sides: &[usize],
+    role: Operand,
+) -> Result<Option<usize>, Reason> {
+    let mut reason = None;
+    for &side in sides {
+        let Some(other) = node.input.get(1 - side) else {
+            return Ok(None);
+        };
+        if scalar(facts, other).is_some() {
+            return Ok(Some(side));
+        }
+        if facts.floats(other).is_some() {
+            reason = Some(Reason::ScaleVaries {
+                operand: role,
+                scale: other.clone(),
+            });
+        } else if facts
+            .shape(other)
+            .is_some_and(|shape| shape.iter().all(|d| d.as_i64() == Some(1)))
+        {
+            reason = Some(Reason::ScaleNotConstant {
+                operand: role,
+                scale: other.clone(),
+            });
+        }
+    }
+    reason.map_or(Ok(None), Err)
+}
+
+/// Whether `elem_type` is a floating-point type that attention runs in.
+pub fn is_float(elem_type: i32) -> bool {
+    [
+        DataType::Float,
+        DataType::Float16,
+        DataType::Bfloat16,
+        DataType::Double,
+    ]
+    .iter()
+    .any(|&t| t as i32 == elem_type)
+}

@@ -1,0 +1,258 @@
+//! The absorbed form: the cache holds one latent head, and the up-projections move to the query and the output.
+//!
+//!     c_k = k w_dk                        cached in place of the G heads of k
+//!     score_h = (q_h w_uk[j]) . c_k       in place of q_h . k_j, j = floor(h / s)
+//!     out_h = (p_h C_v) w_uv[j]           in place of p_h V_j
+//!
+//! Heads become rows: H*T rows against one latent head are one large matrix product, which runtimes do fastest.
+
+use ndarray::Axis;
+
+use super::names::Names;
+use super::tensors::{TensorRange, tensor};
+use crate::factor::Factors;
+use crate::graph::build::{Dim, int64_vector, node};
+use crate::graph::patch::Patch;
+use crate::graph::{Graph, NodeId, label};
+use crate::onnx::{NodeProto, TensorProto};
+use crate::recognize::shape_reader::{Element, ShapeReader};
+use crate::recognize::site::{Side, Site};
+
+/// Builds the patch of one site.
+///
+/// `factors` holds w_dk [G*d, r], w_uk [G, d, r], w_dv [G*dv, r] and w_uv as [G, dv, r].
+pub fn absorbed(
+    graph: &Graph,
+    names: &mut Names,
+    site: &Site,
+    factors: &Factors,
+) -> Result<Patch, TensorRange> {
+    let prefix = names.prefix(graph.node(site.score).map_or("", label));
+    let rank = factors.key.down.ncols();
+    let mut builder = Builder {
+        prefix,
+        patch: Patch::default(),
+        heads: site.heads as i64,
+        kv_heads: site.kv_heads as i64,
+        rank: rank as i64,
+        site,
+    };
+    let up_key = &factors.key.up * site.key.scale;
+    let up_value = (&factors.value.up * site.value.scale).permuted_axes([0, 2, 1]);
+    builder.initializer("w_dk", site.elem_type, &factors.key.down.view())?;
+    builder.initializer("w_uk", site.product_type, &up_key.view())?;
+    builder.initializer("w_dv", site.elem_type, &factors.value.down.view())?;
+    builder.initializer(
+        "w_uv",
+        site.product_type,
+        &up_value.as_standard_layout().view(),
+    )?;
+    debug_assert_eq!(up_value.len_of(Axis(1)), rank);
+
+    let keys = builder.latent(graph, &site.key, 'k', site.score);
+    let values = builder.latent(graph, &site.value, 'v', site.output);
+    builder.score(graph, &keys);
+    builder.output(graph, &values);
+    for reader in site
+        .key
+        .shape_readers
+        .iter()
+        .chain(&site.value.shape_readers)
+    {
+        builder.shape(graph, reader);
+    }
+    Ok(builder.patch)
+}
+
+struct Builder<'s> {
+    prefix: String,
+    patch: Patch,
+    heads: i64,
+    kv_heads: i64,
+    rank: i64,
+    site: &'s Site,
+}
+
+impl Builder<'_> {
+    fn name(&self, part: &str) -> String {
+        format!("{}/{part}", self.prefix)
+    }
+
+    fn initializer<D: ndarray::Dimension>(
+        &mut self,
+        part: &str,
+        elem_type: i32,
+        values: &ndarray::ArrayView<f64, D>,
+    ) -> Result<(), TensorRange> {
+        let name = self.name(part);
+        self.patch
+            .initializers
+            .push(tensor(&name, elem_type, values)?);
+        Ok(())
+    }
+
+    /// An int64 vector, named by its content so that equal ones are one.
+    fn vector(&mut self, values: &[i64]) -> String {
+        let text: Vec<String> = values.iter().map(ToString::to_string).collect();
+        let name = format!("mla/[{}]", text.join(","));
+        if !self
+            .patch
+            .initializers
+            .iter()
+            .any(|t: &TensorProto| t.name() == name)
+        {
+            self.patch.initializers.push(int64_vector(&name, values));
+        }
+        name
+    }
+
+    /// Puts `nodes` where `at` was, after what is already there. They keep the metadata of the node they stand for.
+    fn place(&mut self, graph: &Graph, at: NodeId, nodes: Vec<NodeProto>) {
+        let metadata = graph
+            .node(at)
+            .map(|n| n.metadata_props.clone())
+            .unwrap_or_default();
+        let slot = self.patch.replaced.entry(at).or_default();
+        slot.extend(nodes.into_iter().map(|mut n| {
+            n.metadata_props = metadata.clone();
+            n
+        }));
+    }
+
+    fn unary(&self, op: &str, part: &str, inputs: &[&str]) -> NodeProto {
+        let name = self.name(part);
+        node(op, &name, inputs, &[&name])
+    }
+
+    /// The latent rows [B, 1, S, r] of one side, cached where the original was; returns their name.
+    fn latent(&mut self, graph: &Graph, side: &Side, letter: char, product: NodeId) -> String {
+        let width = self.kv_heads * side.size as i64;
+        let packed = self.vector(&[0, 0, width]);
+        let one = self.vector(&[1]);
+        let part = |p: &str| format!("{letter}_{p}");
+        let down = self.name(&format!("w_d{letter}"));
+        let rows = self
+            .unary("Transpose", &part("BTGd"), &[&side.new])
+            .with_ints("perm", &[0, 2, 1, 3]);
+        let flat = self.unary(
+            "Reshape",
+            &part("BTx"),
+            &[&self.name(&part("BTGd")), &packed],
+        );
+        let latent = self.unary("MatMul", &part("BTr"), &[&self.name(&part("BTx")), &down]);
+        let new = self.unary(
+            "Unsqueeze",
+            &part("B1Tr"),
+            &[&self.name(&part("BTr")), &one],
+        );
+        let new_name = self.name(&part("B1Tr"));
+        let mut nodes = vec![rows, flat, latent, new];
+        let latent = match &side.cache {
+            Some(cache) => {
+                let old = graph.node(cache.append).map_or("", |n| n.name());
+                nodes.push(
+                    node("Concat", old, &[&cache.past, &new_name], &[&cache.present])
+                        .with_int("axis", 2),
+                );
+                self.place(graph, cache.append, nodes);
+                for name in [&cache.past, &cache.present] {
+                    let dims = vec![Dim::Keep, Dim::Fixed(1), Dim::Keep, Dim::Fixed(self.rank)];
+                    self.patch.interface.insert(name.clone(), dims);
+                }
+                cache.present.clone()
+            }
+            None => {
+                self.place(graph, product, nodes);
+                new_name
+            }
+        };
+        if self.site.elem_type == self.site.product_type {
+            return latent;
+        }
+        let cast = self
+            .unary("Cast", &part("B1Sr"), &[&latent])
+            .with_int("to", self.site.product_type.into());
+        self.place(graph, product, vec![cast]);
+        self.name(&part("B1Sr"))
+    }
+
+    fn score(&mut self, graph: &Graph, latent: &str) {
+        let site = self.site;
+        let grouped = self.vector(&[0, self.kv_heads, -1, site.key.size as i64]);
+        let rows = self.vector(&[0, 1, -1, self.rank]);
+        let heads = self.vector(&[0, self.heads, -1, 0]);
+        let up = self.name("w_uk");
+        let nodes = vec![
+            self.unary("Reshape", "q_BGxd", &[&site.query, &grouped]),
+            self.unary("MatMul", "q_BGxr", &[&self.name("q_BGxd"), &up]),
+            self.unary("Reshape", "q_B1xr", &[&self.name("q_BGxr"), &rows]),
+            self.unary("Transpose", "k_B1rS", &[latent])
+                .with_ints("perm", &[0, 1, 3, 2]),
+            self.unary(
+                "MatMul",
+                "score_B1xS",
+                &[&self.name("q_B1xr"), &self.name("k_B1rS")],
+            ),
+            self.last(graph, site.score, &[&self.name("score_B1xS"), &heads]),
+        ];
+        self.place(graph, site.score, nodes);
+    }
+
+    fn output(&mut self, graph: &Graph, latent: &str) {
+        let site = self.site;
+        let rows = self.vector(&[0, 1, -1, 0]);
+        let grouped = self.vector(&[0, self.kv_heads, -1, self.rank]);
+        let heads = self.vector(&[0, self.heads, -1, site.value.size as i64]);
+        let up = self.name("w_uv");
+        let nodes = vec![
+            self.unary("Reshape", "p_B1xS", &[&site.probabilities, &rows]),
+            self.unary("MatMul", "out_B1xr", &[&self.name("p_B1xS"), latent]),
+            self.unary("Reshape", "out_BGxr", &[&self.name("out_B1xr"), &grouped]),
+            self.unary("MatMul", "out_BGxd", &[&self.name("out_BGxr"), &up]),
+            self.last(graph, site.output, &[&self.name("out_BGxd"), &heads]),
+        ];
+        self.place(graph, site.output, nodes);
+    }
+
+    /// The `Reshape` that gives the value of the product it stands for, under that product's names.
+    fn last(&self, graph: &Graph, old: NodeId, inputs: &[&str]) -> NodeProto {
+        let (name, output) = graph.node(old).map_or(("", ""), |n| {
+            (n.name(), n.output.first().map_or("", String::as_str))
+        });
+        node("Reshape", name, inputs, &[output])
+    }
+
+    /// The shape that `reader` asks for, put together from what stays.
+    fn shape(&mut self, graph: &Graph, reader: &ShapeReader) {
+        let Some(old) = graph.node(reader.node) else {
+            return;
+        };
+        let output = old.output.first().map_or("", String::as_str);
+        let sizes = format!("{}/{}", self.prefix, output);
+        let mut nodes = Vec::new();
+        let mut parts = Vec::new();
+        if reader
+            .elements
+            .iter()
+            .any(|e| matches!(e, Element::Axis(_)))
+        {
+            nodes.push(node("Shape", &sizes, &[&reader.anchor], &[&sizes]));
+        }
+        for (position, element) in reader.elements.iter().enumerate() {
+            match element {
+                Element::Fixed(size) => parts.push(self.vector(&[*size])),
+                Element::Axis(axis) => {
+                    let index = self.vector(&[*axis]);
+                    let part = format!("{sizes}/{position}");
+                    nodes.push(
+                        node("Gather", &part, &[&sizes, &index], &[&part]).with_int("axis", 0),
+                    );
+                    parts.push(part);
+                }
+            }
+        }
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        nodes.push(node("Concat", old.name(), &parts, &[output]).with_int("axis", 0));
+        self.place(graph, reader.node, nodes);
+    }
+}

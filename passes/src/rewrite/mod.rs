@@ -1,0 +1,17 @@
+//! From sites to patches: one file a target form.
+
+pub mod absorbed;
+mod names;
+mod tensors;
+
+pub use names::Names;
+pub use tensors::TensorRange;
+
+use std::error::Error;
+
+use crate::onnx::TensorProto;
+
+/// Takes a new initializer and gives back what stands for it in the graph: the tensor itself, or a reference to
+/// external data where the bytes were put. It lets one layer's factors leave memory before the next are made.
+pub type Store<'s> =
+    dyn FnMut(TensorProto) -> Result<TensorProto, Box<dyn Error + Send + Sync>> + 's;

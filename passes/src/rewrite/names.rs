@@ -1,0 +1,57 @@
+//! Names for new nodes and values: where they come from, and never one that is taken.
+
+use std::collections::HashSet;
+
+use crate::graph::subgraphs;
+use crate::onnx::GraphProto;
+
+/// All names of a graph.
+pub struct Names {
+    taken: HashSet<String>,
+}
+
+impl Names {
+    /// Collects the names of values and nodes of `graph` and of the graphs inside it.
+    pub fn of(graph: &GraphProto) -> Self {
+        let mut names = Self {
+            taken: HashSet::new(),
+        };
+        names.add(graph);
+        names
+    }
+
+    fn add(&mut self, graph: &GraphProto) {
+        self.taken
+            .extend(graph.input.iter().map(|v| v.name().to_owned()));
+        self.taken
+            .extend(graph.initializer.iter().map(|t| t.name().to_owned()));
+        for node in &graph.node {
+            self.taken.extend(node.output.iter().cloned());
+            self.taken.insert(node.name().to_owned());
+            for body in subgraphs(node) {
+                self.add(body);
+            }
+        }
+    }
+
+    /// A prefix for everything made from the node or value `old`: `<old>/mla`, numbered where that is taken.
+    pub fn prefix(&mut self, old: &str) -> String {
+        let base = format!("{old}/mla");
+        let mut prefix = base.clone();
+        let mut number = 1;
+        while self.clashes(&prefix) {
+            number += 1;
+            prefix = format!("{base}{number}");
+        }
+        self.taken.insert(prefix.clone());
+        prefix
+    }
+
+    fn clashes(&self, prefix: &str) -> bool {
+        // Checked against every taken name once per site; sites are few.
+        let inside = format!("{prefix}/");
+        self.taken
+            .iter()
+            .any(|name| name == prefix || name.starts_with(&inside))
+    }
+}

@@ -1,0 +1,162 @@
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use gqa2mla::model::load::load;
+use gqa2mla_passes::graph::text::type_name;
+use gqa2mla_passes::inspect;
+use gqa2mla_passes::model::element_bits;
+use gqa2mla_passes::onnx::ModelProto;
+use gqa2mla_passes::recognize::reject::Reject;
+use gqa2mla_passes::recognize::site::Site;
+use serde_json::{Value, json};
+
+use super::Outcome;
+use super::screen::{emit, emit_json, grouped, table};
+
+/// List every attention found, and every one not recognised with the reason and the node.
+///
+/// Example: gqa2mla inspect fixtures/optimum-llama
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// A .onnx file, or a folder that holds one.
+    model: PathBuf,
+}
+
+impl Inspect {
+    pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
+        let loaded = load(&self.model)?;
+        let path = loaded.path.display().to_string();
+        let found = inspect(&loaded.model).with_context(|| path.clone())?;
+        if json {
+            emit_json(&as_json(
+                &path,
+                &loaded.model.proto,
+                &found.sites,
+                &found.rejects,
+            ));
+        } else {
+            emit(&as_text(
+                &path,
+                &loaded.model.proto,
+                &found.sites,
+                &found.rejects,
+            ));
+        }
+        Ok(if found.sites.is_empty() || !found.rejects.is_empty() {
+            Outcome::Nothing
+        } else {
+            Outcome::Done
+        })
+    }
+}
+
+/// Bytes of cache that a token takes in all of `sites`.
+pub fn cache_bytes(sites: &[Site]) -> u64 {
+    sites.iter().filter(|s| s.is_cached()).map(site_bytes).sum()
+}
+
+fn site_bytes(site: &Site) -> u64 {
+    bytes(site.elem_type, site.cached_numbers())
+}
+
+/// Bytes of `count` numbers of an element type.
+pub fn bytes(elem_type: i32, count: usize) -> u64 {
+    u64::from(element_bits(elem_type).unwrap_or(0)) * count as u64 / 8
+}
+
+fn as_text(path: &str, model: &ModelProto, sites: &[Site], rejects: &[Reject]) -> String {
+    let opset = model
+        .opset_import
+        .iter()
+        .find(|o| o.domain().is_empty())
+        .map_or(0, |o| o.version());
+    let nodes = model.graph.as_ref().map_or(0, |g| g.node.len());
+    let mut text = format!(
+        "{path}: opset {opset}, {nodes} nodes, written by {} {}\n",
+        model.producer_name(),
+        model.producer_version()
+    );
+    text.push_str(&format!(
+        "{} of {} attentions recognised",
+        sites.len(),
+        sites.len() + rejects.len()
+    ));
+    match sites.iter().any(Site::is_cached) {
+        true => text.push_str(&format!(
+            ", {} bytes of cache a token\n",
+            grouped(cache_bytes(sites))
+        )),
+        false => text.push_str(", no cache\n"),
+    }
+    if !sites.is_empty() {
+        let mut table = table(&[
+            "layer",
+            "H",
+            "G",
+            "d",
+            "dv",
+            "type",
+            "bytes a token",
+            "dialect",
+            "module",
+        ]);
+        for site in sites {
+            table.add_row([
+                site.layer.to_string(),
+                site.heads.to_string(),
+                site.kv_heads.to_string(),
+                site.key.size.to_string(),
+                site.value.size.to_string(),
+                type_name(site.elem_type),
+                if site.is_cached() {
+                    grouped(site_bytes(site))
+                } else {
+                    "no cache".to_owned()
+                },
+                site.dialect.name().to_owned(),
+                site.name.clone(),
+            ]);
+        }
+        text.push_str(&format!("\n{table}\n"));
+    }
+    if !rejects.is_empty() {
+        text.push_str("\nnot recognised:\n");
+        for reject in rejects {
+            text.push_str(&format!("  {reject}\n"));
+        }
+    }
+    text
+}
+
+fn as_json(path: &str, model: &ModelProto, sites: &[Site], rejects: &[Reject]) -> Value {
+    let sites_json: Vec<Value> = sites
+        .iter()
+        .map(|s| {
+            json!({
+                "layer": s.layer, "module": s.name, "dialect": s.dialect.name(), "heads": s.heads, "kv_heads": s.kv_heads,
+                "head_size": s.key.size, "value_size": s.value.size, "type": type_name(s.elem_type), "cached": s.is_cached(),
+                "past_key": s.key.cache.as_ref().map(|c| &c.past), "past_value": s.value.cache.as_ref().map(|c| &c.past),
+                "cache_bytes_per_token": if s.is_cached() { site_bytes(s) } else { 0 }, "full_rank": s.full_rank(),
+            })
+        })
+        .collect();
+    json!({
+        "model": path,
+        "opset": model.opset_import.iter().find(|o| o.domain().is_empty()).map_or(0, |o| o.version()),
+        "nodes": model.graph.as_ref().map_or(0, |g| g.node.len()),
+        "recognised": sites.len(),
+        "not_recognised": rejects.len(),
+        "cache_bytes_per_token": cache_bytes(sites),
+        "sites": sites_json,
+        "rejects": rejects_json(rejects),
+    })
+}
+
+/// The rejects as data.
+pub fn rejects_json(rejects: &[Reject]) -> Vec<Value> {
+    rejects
+        .iter()
+        .map(|r| json!({ "layer": r.layer, "node": r.node, "code": r.reason.code(), "reason": r.reason.to_string() }))
+        .collect()
+}

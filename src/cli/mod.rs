@@ -1,0 +1,92 @@
+//! The command line: one file a subcommand, and what they share.
+
+mod diff;
+mod inspect;
+mod print;
+mod rewrite;
+mod runtime;
+mod screen;
+mod validate;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use gqa2mla::convert::ConvertError;
+use gqa2mla_passes::RewriteError;
+use serde_json::json;
+
+/// Rewrites ONNX language models from grouped-query attention to multi-head latent attention, and proves it.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nothing to rewrite or only part of the attentions recognised,
+/// 4 validation failed.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print one JSON object in place of text.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Inspect(inspect::Inspect),
+    Rewrite(rewrite::Rewrite),
+    Validate(validate::Validate),
+    Print(print::Print),
+    Diff(diff::Diff),
+}
+
+/// How a run ended, apart from errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    Nothing = 3,
+    Rejected = 4,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        Self::from(outcome as u8)
+    }
+}
+
+/// Parses the command line and runs it.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.json;
+    let result = match cli.command {
+        Command::Inspect(command) => command.run(json),
+        Command::Rewrite(command) => command.run(json),
+        Command::Validate(command) => command.run(json),
+        Command::Print(command) => command.run(json),
+        Command::Diff(command) => command.run(json),
+    };
+    match result {
+        Ok(outcome) => outcome.into(),
+        Err(error) => {
+            let outcome = outcome_of(&error);
+            if json {
+                screen::emit_json(
+                    &json!({ "status": "failed", "exit_code": outcome as u8, "error": format!("{error:#}") }),
+                );
+            }
+            screen::complain(&format!("error: {error:#}"));
+            outcome.into()
+        }
+    }
+}
+
+fn outcome_of(error: &anyhow::Error) -> Outcome {
+    match error.downcast_ref::<ConvertError>() {
+        Some(ConvertError::Rewrite { source, .. }) => match **source {
+            RewriteError::Nothing(_) | RewriteError::Partial { .. } => Outcome::Nothing,
+            RewriteError::Rank { .. } => Outcome::Usage,
+            _ => Outcome::Failed,
+        },
+        _ => Outcome::Failed,
+    }
+}

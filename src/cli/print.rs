@@ -1,0 +1,46 @@
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use gqa2mla::model::load::load;
+use gqa2mla_passes::graph::text;
+use serde_json::json;
+
+use super::Outcome;
+use super::screen::{emit, emit_json};
+
+/// Print the graph as stable text, never the numbers of a weight.
+///
+/// Example: gqa2mla print fixtures/optimum-llama --layer 0
+#[derive(Debug, Args)]
+pub struct Print {
+    /// A .onnx file, or a folder that holds one.
+    model: PathBuf,
+    /// Only the nodes of this layer, counted from 0.
+    #[arg(long, value_name = "N")]
+    layer: Option<usize>,
+}
+
+impl Print {
+    pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
+        let loaded = load(&self.model)?;
+        let path = loaded.path.display().to_string();
+        let proto = &loaded.model.proto;
+        let graph = proto
+            .graph
+            .as_ref()
+            .with_context(|| format!("{path}: the model has no graph"))?;
+        let lines = match self.layer {
+            None => [text::header(proto), text::graph(graph)].concat(),
+            Some(layer) => text::layer(graph, layer),
+        };
+        if let (Some(layer), true) = (self.layer, lines.is_empty()) {
+            bail!("{path}: no node's name or scope says that it belongs to layer {layer}");
+        }
+        match json {
+            true => emit_json(&json!({ "model": path, "lines": lines })),
+            false => emit(&lines.join("\n")),
+        }
+        Ok(Outcome::Done)
+    }
+}

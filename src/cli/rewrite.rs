@@ -1,0 +1,194 @@
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use gqa2mla::convert::{Staged, stage};
+use gqa2mla::model::load::load;
+use gqa2mla_passes::{RewriteOptions, Rewritten};
+use serde_json::{Value, json};
+
+use super::Outcome;
+use super::inspect::{bytes, rejects_json};
+use super::screen::{complain, emit, emit_json, grouped, progress};
+use super::validate::{Report, ValidateArgs};
+
+/// Rewrite every attention to latent attention, write the model, and validate it.
+///
+/// Without --rank the latent is as wide as the cached heads and nothing is lost. The output appears under its name
+/// only when it is complete and has passed; one that fails is kept in a folder <name>.rejected.
+///
+/// Example: gqa2mla rewrite fixtures/optimum-llama -o out/model.onnx
+#[derive(Debug, Args)]
+pub struct Rewrite {
+    /// A .onnx file, or a folder that holds one.
+    model: PathBuf,
+    /// The output: a .onnx path, or a folder, which then gets the input's file name.
+    #[arg(short, long, value_name = "OUT")]
+    out: PathBuf,
+    /// Latent width of keys and of values; the default is the full rank.
+    #[arg(long, value_name = "R")]
+    rank: Option<usize>,
+    /// Rewrite what is recognised even where some attentions are not.
+    #[arg(long)]
+    allow_partial: bool,
+    /// Write the model without running it.
+    #[arg(long)]
+    no_validate: bool,
+    #[command(flatten)]
+    how: ValidateArgs,
+}
+
+impl Rewrite {
+    pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
+        let started = Instant::now();
+        let options = RewriteOptions {
+            rank: self.rank,
+            allow_partial: self.allow_partial,
+        };
+        let staged = stage(&self.model, &self.out, options, &mut progress("rewriting"))?;
+        let seconds = started.elapsed().as_secs_f64();
+        let summary = Summary::of(&staged.rewritten);
+        let report = if self.no_validate {
+            None
+        } else {
+            Some(self.validate(&staged)?)
+        };
+        // A smaller latent is an approximation: its numbers are reported, only an exact rewrite is held to the tolerance.
+        let accepted = report.as_ref().is_none_or(|r| summary.lossy || r.passed());
+        let (path, outcome) = match accepted {
+            true => (staged.publish()?, Outcome::Done),
+            false => (staged.reject()?, Outcome::Rejected),
+        };
+        let path = path.display().to_string();
+        if json {
+            let mut value = summary.json();
+            value["output"] = json!(path);
+            value["seconds"] = json!(seconds);
+            value["validation"] = report.as_ref().map_or(Value::Null, Report::json);
+            value["accepted"] = json!(accepted);
+            emit_json(&value);
+        } else {
+            let mut text = summary.text();
+            match &report {
+                Some(report) => text.push_str(&format!("\n{}\n", report.text())),
+                None => text.push_str("not validated (--no-validate)\n"),
+            }
+            match accepted {
+                true => text.push_str(&format!(
+                    "wrote {path} ({seconds:.1} s without validation)\n"
+                )),
+                false => text.push_str(&format!(
+                    "VALIDATION FAILED; the rejected model is kept in {path}\n"
+                )),
+            }
+            emit(&text);
+        }
+        if !accepted {
+            complain(&format!(
+                "error: validation failed; the rejected model is kept in {path}"
+            ));
+        }
+        Ok(outcome)
+    }
+
+    fn validate(&self, staged: &Staged) -> anyhow::Result<Report> {
+        // The loaded model holds the rewritten messages by now; the original's are read again from the mapped file.
+        let original = load(&self.model)?;
+        let rewritten = staged.path();
+        self.how.compare(
+            (&original.path, &original.model.proto),
+            (&rewritten, &staged.model.model.proto),
+        )
+    }
+}
+
+struct Summary {
+    sites: usize,
+    rejects: Vec<Value>,
+    not_rewritten: usize,
+    heads: String,
+    ranks: (usize, usize),
+    cached: bool,
+    before: u64,
+    after: u64,
+    predicted: (f64, f64),
+    lossy: bool,
+}
+
+impl Summary {
+    fn of(rewritten: &Rewritten) -> Self {
+        let sites = &rewritten.sites;
+        let ranks = sites.iter().map(|s| s.rank);
+        let worst = |of: fn(&gqa2mla_passes::pipeline::RewrittenSite) -> f64| {
+            sites.iter().map(of).fold(0.0, f64::max)
+        };
+        let cached = || sites.iter().filter(|s| s.site.is_cached());
+        let first = sites.first().map(|s| &s.site);
+        Self {
+            sites: sites.len(),
+            rejects: rejects_json(&rewritten.rejects),
+            not_rewritten: rewritten.rejects.len(),
+            heads: first.map_or_else(String::new, |s| {
+                format!("H={} G={} d={}", s.heads, s.kv_heads, s.key.size)
+            }),
+            ranks: (ranks.clone().min().unwrap_or(0), ranks.max().unwrap_or(0)),
+            cached: sites.iter().any(|s| s.site.is_cached()),
+            before: cached()
+                .map(|s| bytes(s.site.elem_type, s.site.cached_numbers()))
+                .sum(),
+            after: cached().map(|s| bytes(s.site.elem_type, 2 * s.rank)).sum(),
+            predicted: (worst(|s| s.key_error), worst(|s| s.value_error)),
+            lossy: sites.iter().any(|s| s.rank < s.site.full_rank()),
+        }
+    }
+
+    fn text(&self) -> String {
+        let rank = match self.ranks {
+            (low, high) if low == high => format!("rank {low}"),
+            (low, high) => format!("ranks {low} to {high}"),
+        };
+        let kind = if self.lossy {
+            "an approximation"
+        } else {
+            "exact"
+        };
+        let mut text = format!(
+            "{} attentions rewritten ({}), {rank}: {kind}\n",
+            self.sites, self.heads
+        );
+        match self.cached {
+            true => text.push_str(&format!(
+                "cache: {} -> {} bytes a token ({:.1}%)\n",
+                grouped(self.before),
+                grouped(self.after),
+                100.0 * self.after as f64 / self.before.max(1) as f64
+            )),
+            false => {
+                text.push_str("no cache in this export, so none shrinks; the latent is internal\n")
+            }
+        }
+        if self.lossy {
+            text.push_str(&format!(
+                "predicted loss of the worst layer: {:.1}% of the keys' second moment, {:.1}% of the values'\n",
+                100.0 * self.predicted.0,
+                100.0 * self.predicted.1
+            ));
+        }
+        if self.not_rewritten > 0 {
+            text.push_str(&format!(
+                "{} attentions left as they were\n",
+                self.not_rewritten
+            ));
+        }
+        text
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "rewritten": self.sites, "not_rewritten": self.not_rewritten, "rejects": self.rejects, "exact": !self.lossy,
+            "rank_min": self.ranks.0, "rank_max": self.ranks.1,
+            "cache_bytes_per_token_before": self.before, "cache_bytes_per_token_after": self.after,
+            "predicted_key_loss": self.predicted.0, "predicted_value_loss": self.predicted.1,
+        })
+    }
+}

@@ -1,0 +1,56 @@
+//! The options that choose a runtime.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use gqa2mla::runtime::{Provider, RuntimeKind, RuntimeOptions};
+
+/// Where the models run.
+#[derive(Debug, Clone, Args)]
+pub struct RuntimeArgs {
+    /// Runtime that executes the models; `auto` is ONNX Runtime where it is found, else tract.
+    #[arg(long, value_enum, default_value_t = Kind::Auto)]
+    runtime: Kind,
+    /// ONNX Runtime's shared library, or the folder that holds it.
+    #[arg(long, value_name = "PATH")]
+    onnxruntime: Option<PathBuf>,
+    /// ONNX Runtime's execution provider. With `cuda` nothing falls back to the CPU.
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    provider: Device,
+    /// Threads of the runtime; 0 lets it choose.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    threads: usize,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    Auto,
+    Ort,
+    Tract,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Device {
+    Cpu,
+    Cuda,
+}
+
+impl RuntimeArgs {
+    /// As the library takes them; `optimize` is ONNX Runtime's own graph optimization.
+    pub fn options(&self, optimize: bool) -> RuntimeOptions {
+        RuntimeOptions {
+            runtime: match self.runtime {
+                Kind::Auto => RuntimeKind::Auto,
+                Kind::Ort => RuntimeKind::Ort,
+                Kind::Tract => RuntimeKind::Tract,
+            },
+            onnxruntime: self.onnxruntime.clone(),
+            provider: match self.provider {
+                Device::Cpu => Provider::Cpu,
+                Device::Cuda => Provider::Cuda,
+            },
+            optimize,
+            threads: self.threads,
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! One rewrite from file to file: load, rewrite, save beside the final name, and only then take that name.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gqa2mla_passes::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
+use gqa2mla_passes::{RewriteError, RewriteOptions, Rewritten, rewrite};
+use std::io::Write;
+use tempfile::TempDir;
+
+use crate::model::load::{LoadError, LoadedModel, load};
+use crate::model::save::{SaveError, output_path, save};
+
+/// New tensors of at least this many bytes wait in a file, so that one layer's factors leave memory before the next.
+const SPILL_FROM: usize = 4096;
+/// Name of that file among the model's data files; no exporter writes such a name.
+const SPILL: &str = ".gqa2mla-new-weights";
+
+/// Why a model was not converted. Nothing is left under the output's name.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    /// The input could not be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The rewrite refused or failed.
+    #[error("{path}: {source}")]
+    Rewrite {
+        /// The input.
+        path: String,
+        /// Why.
+        source: Box<RewriteError>,
+    },
+    /// The output could not be written.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    /// The output's folder could not be used.
+    #[error("{path}: {action} failed: {source}")]
+    Folder {
+        /// The folder or file.
+        path: String,
+        /// What was tried.
+        action: &'static str,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+/// A rewritten model in a folder beside its final name; dropped, it disappears.
+pub struct Staged {
+    folder: TempDir,
+    target: PathBuf,
+    /// What was done.
+    pub rewritten: Rewritten,
+    /// The input as it was loaded, with the rewritten messages.
+    pub model: LoadedModel,
+}
+
+/// Rewrites `input` into a folder beside `out`. `progress` is told how many attentions of how many are done.
+pub fn stage(
+    input: &Path,
+    out: &Path,
+    options: RewriteOptions,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Staged, ConvertError> {
+    let mut model = load(input)?;
+    let target = output_path(&model.path, out);
+    let parent = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    let folder_error = |action, path: &Path| {
+        let path = path.display().to_string();
+        move |source| ConvertError::Folder {
+            path,
+            action,
+            source,
+        }
+    };
+    // Refuse before the folder is made: a refusal leaves no trace.
+    let existed = nearest_existing(&parent);
+    fs::create_dir_all(&parent).map_err(folder_error("making the output folder", &parent))?;
+    let staged = stage_in(&parent, target, &mut model, options, progress).map(
+        |(folder, target, rewritten)| Staged {
+            folder,
+            target,
+            rewritten,
+            model,
+        },
+    );
+    if staged.is_err() {
+        remove_new_folders(&parent, &existed);
+    }
+    staged
+}
+
+fn stage_in(
+    parent: &Path,
+    target: PathBuf,
+    model: &mut LoadedModel,
+    options: RewriteOptions,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<(TempDir, PathBuf, Rewritten), ConvertError> {
+    let folder_error = |action, path: &Path| {
+        let path = path.display().to_string();
+        move |source| ConvertError::Folder {
+            path,
+            action,
+            source,
+        }
+    };
+    let folder = tempfile::Builder::new()
+        .prefix(".gqa2mla-")
+        .tempdir_in(parent)
+        .map_err(folder_error("making a temporary folder", parent))?;
+    let spill_path = folder.path().join(SPILL);
+    let mut spill = fs::File::create_new(&spill_path)
+        .map_err(folder_error("making a temporary file", &spill_path))?;
+    let mut length = 0u64;
+    let mut store =
+        |tensor: TensorProto| -> Result<TensorProto, Box<dyn std::error::Error + Send + Sync>> {
+            let bytes = match &tensor.raw_data {
+                Some(bytes) if bytes.len() >= SPILL_FROM => bytes.clone(),
+                _ => return Ok(tensor),
+            };
+            spill.write_all(&bytes)?;
+            let stored = external(tensor, length, bytes.len() as u64);
+            length += bytes.len() as u64;
+            Ok(stored)
+        };
+    let rewritten = rewrite(&mut model.model, options, &mut store, progress).map_err(|source| {
+        ConvertError::Rewrite {
+            path: model.path.display().to_string(),
+            source: Box::new(source),
+        }
+    })?;
+    spill
+        .flush()
+        .map_err(folder_error("writing the new weights", &spill_path))?;
+    drop(spill);
+    if length > 0 {
+        model.add_file(SPILL, &spill_path)?;
+    }
+    let name = target.file_name().map(PathBuf::from).unwrap_or_default();
+    save(model, &folder.path().join(name))?;
+    fs::remove_file(&spill_path).map_err(folder_error("removing a temporary file", &spill_path))?;
+    Ok((folder, target, rewritten))
+}
+
+fn external(mut tensor: TensorProto, offset: u64, length: u64) -> TensorProto {
+    let entry = |key: &str, value: String| StringStringEntryProto {
+        key: Some(key.to_owned()),
+        value: Some(value),
+    };
+    tensor.raw_data = None;
+    tensor.data_location = Some(DataLocation::External as i32);
+    tensor.external_data = vec![
+        entry("location", SPILL.to_owned()),
+        entry("offset", offset.to_string()),
+        entry("length", length.to_string()),
+    ];
+    tensor
+}
+
+impl Staged {
+    /// Where the model is now.
+    pub fn path(&self) -> PathBuf {
+        self.folder
+            .path()
+            .join(self.target.file_name().unwrap_or_default())
+    }
+
+    /// Where it will be.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Gives the model its final name: data first, so that a model under its name is whole.
+    pub fn publish(self) -> Result<PathBuf, ConvertError> {
+        let staged = self.path();
+        let data = |path: &Path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(".data");
+            PathBuf::from(name)
+        };
+        let error = |path: &Path| {
+            let path = path.display().to_string();
+            move |source| ConvertError::Folder {
+                path,
+                action: "giving the output its name",
+                source,
+            }
+        };
+        if data(&staged).exists() {
+            fs::rename(data(&staged), data(&self.target)).map_err(error(&self.target))?;
+        }
+        fs::rename(&staged, &self.target).map_err(error(&self.target))?;
+        Ok(self.target)
+    }
+
+    /// Keeps a model that failed validation in a folder `<name>.rejected` beside its name, where it can be looked into.
+    pub fn reject(self) -> Result<PathBuf, ConvertError> {
+        let mut name = self.target.as_os_str().to_owned();
+        name.push(".rejected");
+        let kept = PathBuf::from(name);
+        let error = |path: &Path| {
+            let path = path.display().to_string();
+            move |source| ConvertError::Folder {
+                path,
+                action: "keeping the rejected output",
+                source,
+            }
+        };
+        if kept.exists() {
+            fs::remove_dir_all(&kept).map_err(error(&kept))?;
+        }
+        fs::rename(self.folder.keep(), &kept).map_err(error(&kept))?;
+        Ok(kept)
+    }
+}
+
+fn nearest_existing(path: &Path) -> PathBuf {
+    path.ancestors()
+        .find(|p| p.exists())
+        .unwrap_or(Path::new(""))
+        .to_path_buf()
+}
+
+/// Removes the empty folders that were made between `existed` and `path`.
+fn remove_new_folders(path: &Path, existed: &Path) {
+    for folder in path.ancestors().take_while(|p| *p != existed) {
+        // A folder that something else has filled in the meantime stays.
+        if fs::remove_dir(folder).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The command `gqa2mla`.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

@@ -1,0 +1,51 @@
+//! Where external data may lie: in the model's folder, and in a model hub's cache, whose snapshots are links.
+
+use std::path::{Component, Path, PathBuf};
+
+/// The file that `location` names for a model in `folder`; the reason, where it may not be read.
+///
+/// The location itself has to stay inside the folder. A link is followed to the folder of the model's own real file,
+/// and to the `blobs` folder of a hub cache; ONNX Runtime follows the same.
+pub fn data_file(model: &Path, folder: &Path, location: &str) -> Result<PathBuf, String> {
+    let relative = Path::new(location);
+    if location.contains('\\') || location.contains(':') {
+        return Err("it has a drive letter or a backslash".to_owned());
+    }
+    if relative.is_absolute() {
+        return Err("it is an absolute path".to_owned());
+    }
+    for component in relative.components() {
+        match component {
+            Component::Normal(_) | Component::CurDir => {}
+            _ => return Err("it leaves the model's folder".to_owned()),
+        }
+    }
+    let path = folder.join(relative);
+    let real = path
+        .canonicalize()
+        .map_err(|e| format!("{}: {e}", path.display()))?;
+    let allowed = allowed_folders(model, folder);
+    if !allowed.iter().any(|folder| real.starts_with(folder)) {
+        return Err(format!(
+            "it is a link to {}, outside the model's folder",
+            real.display()
+        ));
+    }
+    Ok(path)
+}
+
+fn allowed_folders(model: &Path, folder: &Path) -> Vec<PathBuf> {
+    let mut allowed: Vec<PathBuf> = folder.canonicalize().into_iter().collect();
+    if let Some(real) = model.canonicalize().ok().as_deref().and_then(Path::parent) {
+        allowed.push(real.to_path_buf());
+    }
+    // <cache>/snapshots/<revision>/[folders/]model.onnx links to <cache>/blobs/<hash>.
+    let cache = folder.canonicalize().ok().and_then(|f| {
+        f.ancestors()
+            .find(|a| a.file_name().is_some_and(|n| n == "snapshots"))
+            .and_then(Path::parent)
+            .map(Path::to_path_buf)
+    });
+    allowed.extend(cache.map(|c| c.join("blobs")));
+    allowed
+}

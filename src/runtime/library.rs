@@ -1,0 +1,123 @@
+//! Loads the ONNX Runtime library into this process, once.
+//!
+//! The `ort` crate panics when it is used before a library is loaded, so everything starts from an [`Environment`],
+//! which only exists once loading has succeeded.
+
+use std::any::Any;
+use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use ort::LoadDynamicError;
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+
+use super::locate::Located;
+use super::{RuntimeError, panic_message};
+
+/// The library this process uses. It stays loaded to the end: ONNX Runtime cannot be unloaded safely, and the crate
+/// cannot make a second environment.
+struct Loaded {
+    path: PathBuf,
+    version: String,
+    environment: Environment,
+}
+
+static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
+
+/// The environment for sessions and the library's version. `asked_for` says that somebody named this very library, so
+/// that another one, loaded earlier, does not do.
+///
+/// # Errors
+/// [`RuntimeError::NotFound`], [`RuntimeError::BadLibrary`] or [`RuntimeError::AlreadyLoaded`].
+pub fn load(located: &Located, asked_for: bool) -> Result<(Environment, String), RuntimeError> {
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(loaded) = &*loaded {
+        if asked_for && loaded.path != located.path {
+            return Err(RuntimeError::AlreadyLoaded {
+                loaded: loaded.path.clone(),
+                asked: located.path.clone(),
+            });
+        }
+        return Ok((loaded.environment.clone(), loaded.version.clone()));
+    }
+    let mut absent = false;
+    let started = guarded(|| {
+        let builder = ort::init_from(&located.path).map_err(|error| {
+            absent = located.by_loader && matches!(error, LoadDynamicError::Dlopen { .. });
+            load_reason(&error)
+        })?;
+        let environment = builder
+            .with_name("gqa2mla")
+            .with_telemetry(false)
+            .build()
+            .map_err(|error| error.to_string())?;
+        // Failures come back as errors; ONNX Runtime would print them as well.
+        environment.set_log_level(LogLevel::Fatal);
+        Ok((environment, version(&located.path)))
+    });
+    let (environment, version) = started.map_err(|reason| {
+        if absent {
+            RuntimeError::NotFound {
+                looked_in: located.looked_in.clone(),
+            }
+        } else {
+            RuntimeError::BadLibrary {
+                path: located.path.clone(),
+                origin: located.origin.clone(),
+                reason,
+            }
+        }
+    })?;
+    *loaded = Some(Loaded {
+        path: located.path.clone(),
+        version: version.clone(),
+        environment: environment.clone(),
+    });
+    Ok((environment, version))
+}
+
+/// The crate's words, and the loader's below them, which say what is wrong with the file.
+fn load_reason(error: &LoadDynamicError) -> String {
+    let below = match error {
+        LoadDynamicError::Dlopen { error, .. } => error.source().map(ToString::to_string),
+        _ => None,
+    };
+    below.map_or_else(|| error.to_string(), |below| format!("{error}: {below}"))
+}
+
+/// The version, from the library's file name or its build information: the crate does not hand out the API's own.
+fn version(library: &Path) -> String {
+    let file = std::fs::canonicalize(library).unwrap_or_else(|_| library.to_path_buf());
+    let name = file
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let of_name = name
+        .split_once("onnxruntime")
+        .map(|(_, rest)| rest.trim_start_matches(".so."));
+    let of_build = ort::info()
+        .split_once("git-branch=rel-")
+        .map(|(_, rest)| rest);
+    let leading = |text: &str| -> String {
+        text.chars()
+            .take_while(|c| c.is_ascii_digit() || *c == '.')
+            .collect()
+    };
+    let candidates = of_name.into_iter().chain(of_build).map(leading);
+    let full = |text: &String| text.matches('.').count() == 2 && !text.starts_with('.');
+    candidates
+        .map(|text| text.trim_end_matches('.').to_owned())
+        .find(full)
+        .unwrap_or_else(|| "of unknown version".to_owned())
+}
+
+/// Runs something of the crate's, turning a panic into words.
+///
+/// # Errors
+/// The work's own words, or the panic's.
+pub fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|payload: Box<dyn Any + Send>| Err(panic_message(&*payload)))
+}

@@ -1,0 +1,248 @@
+//! Finds the ONNX Runtime library on this machine.
+//!
+//! Most machines have it as a Python package, whose `capi` folder holds the shared library beside the extension module.
+//! A place that somebody named is never skipped: if it does not hold ONNX Runtime, that is an error.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::RuntimeError;
+
+/// A shared library that should be ONNX Runtime.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    /// The file, or a bare file name for the system's loader to find.
+    pub path: PathBuf,
+    /// Who named it, for messages.
+    pub origin: String,
+    /// Whether the search came to its end, so that only the system's loader is left to ask.
+    pub by_loader: bool,
+    /// Places searched, in order, for the message when the loader fails too.
+    pub looked_in: String,
+}
+
+/// What the search reads from the process, as plain data.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// `ORT_DYLIB_PATH`.
+    pub dylib_path: Option<OsString>,
+    /// `VIRTUAL_ENV`.
+    pub virtual_env: Option<OsString>,
+    /// `PATH`.
+    pub path: Option<OsString>,
+    /// The working folder, where `.venv` is looked for.
+    pub folder: PathBuf,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        Self {
+            dylib_path: set("ORT_DYLIB_PATH"),
+            virtual_env: set("VIRTUAL_ENV"),
+            path: set("PATH"),
+            folder: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
+        }
+    }
+}
+
+/// Finds the library: the explicit path (a file or a folder), `ORT_DYLIB_PATH`, the active virtual environment, `.venv`
+/// in the working folder, the Python on `PATH`, and last whatever the system's loader knows by name.
+///
+/// # Errors
+/// [`RuntimeError::BadLibrary`] when the explicit path or the variable names nothing usable.
+pub fn locate(explicit: Option<&Path>, around: &Surroundings) -> Result<Located, RuntimeError> {
+    if let Some(path) = explicit {
+        return named(path, "the path given for ONNX Runtime");
+    }
+    if let Some(path) = &around.dylib_path {
+        return named(Path::new(path), "ORT_DYLIB_PATH");
+    }
+    let mut looked_in = Vec::new();
+    let environments = [
+        around.virtual_env.as_ref().map(PathBuf::from),
+        Some(around.folder.join(".venv")),
+    ];
+    for environment in environments.into_iter().flatten() {
+        if let Some(path) = in_prefix(&environment) {
+            return Ok(found(
+                path,
+                format!("the Python environment {}", environment.display()),
+            ));
+        }
+        looked_in.push(environment.display().to_string());
+    }
+    if let Some(python) = first_python(around) {
+        if let Some(path) = of_python(&python) {
+            return Ok(found(
+                path,
+                format!("the Python package of {}", python.display()),
+            ));
+        }
+        looked_in.push(format!("the packages of {}", python.display()));
+    }
+    looked_in.push("the system's libraries".to_owned());
+    let name = format!(
+        "{}onnxruntime{}",
+        std::env::consts::DLL_PREFIX,
+        std::env::consts::DLL_SUFFIX
+    );
+    Ok(Located {
+        path: PathBuf::from(name),
+        origin: "the system's loader".to_owned(),
+        by_loader: true,
+        looked_in: looked_in.join(", "),
+    })
+}
+
+fn found(path: PathBuf, origin: String) -> Located {
+    // One file has one path, so that loading it twice is seen to be that.
+    let path = fs::canonicalize(&path).unwrap_or(path);
+    Located {
+        path,
+        origin,
+        by_loader: false,
+        looked_in: String::new(),
+    }
+}
+
+fn named(path: &Path, origin: &str) -> Result<Located, RuntimeError> {
+    let bad = |reason: &str| RuntimeError::BadLibrary {
+        path: path.to_path_buf(),
+        origin: origin.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let file = if path.is_dir() {
+        let below = ["", "lib", "capi", "onnxruntime/capi"]
+            .iter()
+            .find_map(|place| in_folder(&path.join(place)));
+        below
+            .or_else(|| in_prefix(path))
+            .ok_or_else(|| bad("the folder holds no ONNX Runtime library"))?
+    } else if path.is_file() {
+        path.to_path_buf()
+    } else {
+        return Err(bad("there is no such file or folder"));
+    };
+    // The loader takes a relative path as a name to search for, unless it is made absolute.
+    let file = fs::canonicalize(&file).map_err(|error| bad(&error.to_string()))?;
+    Ok(found(file, origin.to_owned()))
+}
+
+/// The newest ONNX Runtime library right in `folder`.
+fn in_folder(folder: &Path) -> Option<PathBuf> {
+    let names = fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()));
+    names
+        .filter(|path| path.is_file() && is_library_name(path))
+        .max_by_key(|path| version_numbers(path))
+}
+
+fn is_library_name(path: &Path) -> bool {
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let dylib = name
+        .strip_prefix("libonnxruntime.")
+        .is_some_and(|rest| rest.ends_with("dylib"));
+    name.starts_with("libonnxruntime.so") || dylib || name == "onnxruntime.dll"
+}
+
+fn version_numbers(path: &Path) -> Vec<u32> {
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    name.split(|c: char| !c.is_ascii_digit())
+        .filter_map(|part| part.parse().ok())
+        .collect()
+}
+
+/// The library in the packages of a Python installation: `prefix/lib/python3.N/{site,dist}-packages`, or `Lib` on
+/// Windows; Debian keeps its own under `local` as well.
+fn in_prefix(prefix: &Path) -> Option<PathBuf> {
+    let mut packages = vec![prefix.join("Lib").join("site-packages")];
+    for lib in ["lib", "lib64", "local/lib"] {
+        let versions = fs::read_dir(prefix.join(lib))
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.path()));
+        let is_python = |path: &PathBuf| {
+            path.file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with("python3"))
+        };
+        for version in versions.filter(is_python) {
+            packages.push(version.join("site-packages"));
+            packages.push(version.join("dist-packages"));
+        }
+    }
+    packages
+        .iter()
+        .find_map(|packages| in_folder(&packages.join("onnxruntime").join("capi")))
+}
+
+fn first_python(around: &Surroundings) -> Option<PathBuf> {
+    let path = around.path.as_ref()?;
+    let names = ["python3", "python", "python3.exe", "python.exe"];
+    std::env::split_paths(path).find_map(|folder| {
+        names
+            .iter()
+            .map(|name| folder.join(name))
+            .find(|file| file.is_file())
+    })
+}
+
+fn of_python(python: &Path) -> Option<PathBuf> {
+    // `bin/python3` of an environment is a link out of it, so the folder tells the prefix, not the link's target.
+    let by_layout = if is_script(python) {
+        None
+    } else {
+        python.parent().and_then(Path::parent).and_then(in_prefix)
+    };
+    by_layout.or_else(|| in_folder(&ask_python(python)?.join("capi")))
+}
+
+/// Whether the interpreter is a shim such as pyenv's: its place says nothing about the Python it starts.
+fn is_script(python: &Path) -> bool {
+    let mut head = [0_u8; 2];
+    fs::File::open(python)
+        .and_then(|mut file| file.read_exact(&mut head))
+        .is_ok()
+        && &head == b"#!"
+}
+
+/// Asks the interpreter where the package is, without importing it.
+fn ask_python(python: &Path) -> Option<PathBuf> {
+    const QUESTION: &str = "import importlib.util as u; s = u.find_spec('onnxruntime'); \
+                            print(s.submodule_search_locations[0] if s else '')";
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let mut child = Command::new(python)
+        .args(["-c", QUESTION])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    let started = Instant::now();
+    // One path fits any pipe, so the child never waits for a reader.
+    while child.try_wait().ok()?.is_none() {
+        if started.elapsed() > PATIENCE {
+            let _ = child.kill();
+            let _ = child.wait();
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut answer = String::new();
+    child.stdout.take()?.read_to_string(&mut answer).ok()?;
+    let answer = answer.trim();
+    (!answer.is_empty()).then(|| PathBuf::from(answer))
+}

@@ -1,0 +1,180 @@
+//! ONNX Runtime, through the `ort` crate.
+
+use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use ort::environment::Environment;
+use ort::ep::{self, ExecutionProvider};
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{Session as OrtSessionInner, SessionInputValue};
+use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
+
+use super::library::{guarded, load};
+use super::locate::{Surroundings, locate};
+use super::tensor::{Data, Tensor};
+use super::{Provider, RuntimeError, RuntimeOptions, Session, panic_message};
+
+const NAME: &str = "ONNX Runtime";
+
+/// A model in ONNX Runtime.
+pub struct OrtSession {
+    model: PathBuf,
+    description: String,
+    session: OrtSessionInner,
+}
+
+/// Opens a model, loading the library first if this process has not.
+///
+/// # Errors
+/// As [`super::open`].
+pub fn open(model: &Path, options: &RuntimeOptions) -> Result<OrtSession, RuntimeError> {
+    let located = locate(options.onnxruntime.as_deref(), &Surroundings::of_process())?;
+    let (environment, version) = load(&located, options.onnxruntime.is_some())?;
+    let session =
+        guarded(|| commit(&environment, model, options)).map_err(|reason| {
+            match options.provider {
+                Provider::Cpu => RuntimeError::Load {
+                    model: model.to_path_buf(),
+                    runtime: NAME,
+                    reason,
+                },
+                Provider::Cuda => RuntimeError::Provider {
+                    model: model.to_path_buf(),
+                    provider: "CUDA",
+                    reason,
+                },
+            }
+        })?;
+    let device = match options.provider {
+        Provider::Cpu => "CPU",
+        Provider::Cuda => "CUDA",
+    };
+    let optimizations = if options.optimize { "on" } else { "off" };
+    let description = format!("{NAME} {version}, {device}, optimizations {optimizations}");
+    Ok(OrtSession {
+        model: model.to_path_buf(),
+        description,
+        session,
+    })
+}
+
+fn commit(
+    environment: &Environment,
+    model: &Path,
+    options: &RuntimeOptions,
+) -> Result<OrtSessionInner, String> {
+    let words = |error: ort::Error<SessionBuilder>| error.to_string();
+    let level = if options.optimize {
+        GraphOptimizationLevel::All
+    } else {
+        GraphOptimizationLevel::Disable
+    };
+    let mut builder = OrtSessionInner::builder(environment).map_err(|error| error.to_string())?;
+    builder = builder.with_optimization_level(level).map_err(words)?;
+    if options.threads > 0 {
+        builder = builder.with_intra_threads(options.threads).map_err(words)?;
+    }
+    if options.provider == Provider::Cuda {
+        if !ep::CUDA::is_available().map_err(|error| error.to_string())? {
+            return Err(
+                "this build of ONNX Runtime has no CUDA provider; install onnxruntime-gpu"
+                    .to_owned(),
+            );
+        }
+        // Without both of these a session that finds no device runs on the processor and reports success.
+        builder = builder
+            .with_execution_providers([ep::CUDA::default().build().error_on_failure()])
+            .map_err(words)?;
+        builder = builder
+            .with_config_entry("session.disable_cpu_ep_fallback", "1")
+            .map_err(words)?;
+    }
+    builder
+        .commit_from_file(model)
+        .map_err(|error| error.to_string())
+}
+
+impl Session for OrtSession {
+    fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>, RuntimeError> {
+        let failed = |model: &Path, reason: String| RuntimeError::Run {
+            model: model.to_path_buf(),
+            runtime: NAME,
+            reason,
+        };
+        let mut values = Vec::with_capacity(inputs.len());
+        for (name, tensor) in inputs {
+            let value = view(tensor)
+                .map_err(|error| failed(&self.model, format!("input {name}: {error}")))?;
+            values.push((Cow::Borrowed(name.as_str()), value));
+        }
+        let session = &mut self.session;
+        let outputs = catch_unwind(AssertUnwindSafe(move || session.run(values)))
+            .map_err(|payload| failed(&self.model, panic_message(&*payload)))?
+            .map_err(|error| failed(&self.model, error.to_string()))?;
+        outputs
+            .iter()
+            .map(|(name, value)| Ok((name.to_owned(), copy(name, &value, &self.model)?)))
+            .collect()
+    }
+
+    fn describe(&self) -> String {
+        self.description.clone()
+    }
+}
+
+fn view(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
+    let shape = tensor.shape.as_slice();
+    Ok(match &tensor.data {
+        Data::F32(v) => TensorRef::from_array_view((shape, v.as_slice()))?.into(),
+        Data::F16(v) => TensorRef::from_array_view((shape, v.as_slice()))?.into(),
+        Data::BF16(v) => TensorRef::from_array_view((shape, v.as_slice()))?.into(),
+        Data::I64(v) => TensorRef::from_array_view((shape, v.as_slice()))?.into(),
+        Data::I32(v) => TensorRef::from_array_view((shape, v.as_slice()))?.into(),
+        Data::Bool(v) => TensorRef::from_array_view((shape, v.as_slice()))?.into(),
+    })
+}
+
+fn copy(name: &str, value: &DynValue, model: &Path) -> Result<Tensor, RuntimeError> {
+    let odd = |element: String| RuntimeError::ElementType {
+        name: name.to_owned(),
+        element,
+        runtime: NAME,
+    };
+    let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
+        return Err(odd("that is not a tensor".to_owned()));
+    };
+    let shape: Vec<usize> = shape
+        .iter()
+        .map(|&d| usize::try_from(d).unwrap_or(0))
+        .collect();
+    let failed = |error: ort::Error| RuntimeError::Run {
+        model: model.to_path_buf(),
+        runtime: NAME,
+        reason: format!("output {name}: {error}"),
+    };
+    // An empty tensor has a null pointer, from which no slice may be made.
+    macro_rules! elements {
+        ($type:ty) => {
+            if shape.contains(&0) {
+                Vec::<$type>::new()
+            } else {
+                value
+                    .try_extract_tensor::<$type>()
+                    .map_err(failed)?
+                    .1
+                    .to_vec()
+            }
+        };
+    }
+    let data = match ty {
+        TensorElementType::Float32 => Data::F32(elements!(f32)),
+        TensorElementType::Float16 => Data::F16(elements!(half::f16)),
+        TensorElementType::Bfloat16 => Data::BF16(elements!(half::bf16)),
+        TensorElementType::Int64 => Data::I64(elements!(i64)),
+        TensorElementType::Int32 => Data::I32(elements!(i32)),
+        TensorElementType::Bool => Data::Bool(elements!(bool)),
+        other => return Err(odd(other.to_string())),
+    };
+    Tensor::new(shape, data)
+}

@@ -1,0 +1,224 @@
+//! The tensors that go into and come out of a session: a shape and its elements, row-major.
+
+use half::{bf16, f16};
+
+use super::RuntimeError;
+
+/// The element types a session of a language model takes and gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ElementType {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of a single.
+    BF16,
+    /// Signed 64-bit integers.
+    I64,
+    /// Signed 32-bit integers.
+    I32,
+    /// Booleans, one byte each.
+    Bool,
+}
+
+impl ElementType {
+    /// The type that an ONNX `TensorProto.DataType` number stands for, or nothing for types no language model's
+    /// interface uses.
+    #[must_use]
+    pub fn from_onnx(number: i32) -> Option<Self> {
+        match number {
+            1 => Some(Self::F32),
+            6 => Some(Self::I32),
+            7 => Some(Self::I64),
+            9 => Some(Self::Bool),
+            10 => Some(Self::F16),
+            16 => Some(Self::BF16),
+            _ => None,
+        }
+    }
+
+    /// Bytes of one element.
+    #[must_use]
+    pub fn byte_size(self) -> usize {
+        match self {
+            Self::I64 => 8,
+            Self::F32 | Self::I32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::Bool => 1,
+        }
+    }
+
+    /// Whether elements are floating-point numbers of any width.
+    #[must_use]
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::BF16)
+    }
+
+    /// Whether elements are integers of any width; booleans are not.
+    #[must_use]
+    pub fn is_integer(self) -> bool {
+        matches!(self, Self::I64 | Self::I32)
+    }
+}
+
+/// The elements of a tensor, row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Data {
+    /// Single precision.
+    F32(Vec<f32>),
+    /// Half precision.
+    F16(Vec<f16>),
+    /// The upper half of a single.
+    BF16(Vec<bf16>),
+    /// 64-bit integers.
+    I64(Vec<i64>),
+    /// 32-bit integers.
+    I32(Vec<i32>),
+    /// Booleans.
+    Bool(Vec<bool>),
+}
+
+impl Data {
+    /// Number of elements.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(v) => v.len(),
+            Self::F16(v) => v.len(),
+            Self::BF16(v) => v.len(),
+            Self::I64(v) => v.len(),
+            Self::I32(v) => v.len(),
+            Self::Bool(v) => v.len(),
+        }
+    }
+
+    /// Whether there is no element, as in a cache before the first token.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The type of the elements.
+    #[must_use]
+    pub fn element_type(&self) -> ElementType {
+        match self {
+            Self::F32(_) => ElementType::F32,
+            Self::F16(_) => ElementType::F16,
+            Self::BF16(_) => ElementType::BF16,
+            Self::I64(_) => ElementType::I64,
+            Self::I32(_) => ElementType::I32,
+            Self::Bool(_) => ElementType::Bool,
+        }
+    }
+}
+
+/// A dense tensor. Any dimension may be 0; a scalar has an empty shape.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    /// Extent of each axis.
+    pub shape: Vec<usize>,
+    /// Elements, row-major; as many as the product of `shape`.
+    pub data: Data,
+}
+
+impl Tensor {
+    /// A tensor of any element type.
+    ///
+    /// # Errors
+    /// [`RuntimeError::ElementCount`] when the elements are not as many as the shape holds.
+    pub fn new(shape: Vec<usize>, data: Data) -> Result<Self, RuntimeError> {
+        let holds = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
+        if holds == Some(data.len()) {
+            Ok(Self { shape, data })
+        } else {
+            Err(RuntimeError::ElementCount {
+                shape,
+                elements: data.len(),
+            })
+        }
+    }
+
+    /// A tensor of 64-bit or 32-bit integers or booleans (not zero is true), or the same numbers as floats.
+    ///
+    /// # Errors
+    /// As [`Tensor::new`].
+    pub fn from_integers(
+        element: ElementType,
+        shape: Vec<usize>,
+        values: &[i64],
+    ) -> Result<Self, RuntimeError> {
+        // Token ids, positions and masks stay far below 2^31 and 2^24, so no conversion here loses anything.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
+        let data = match element {
+            ElementType::I64 => Data::I64(values.to_vec()),
+            ElementType::I32 => Data::I32(values.iter().map(|&v| v as i32).collect()),
+            ElementType::Bool => Data::Bool(values.iter().map(|&v| v != 0).collect()),
+            ElementType::F32 | ElementType::F16 | ElementType::BF16 => {
+                return Self::from_floats(
+                    element,
+                    shape,
+                    values.iter().map(|&v| v as f32).collect(),
+                );
+            }
+        };
+        Self::new(shape, data)
+    }
+
+    /// A tensor of floats of the given width; integer types round towards zero, booleans ask for not zero.
+    ///
+    /// # Errors
+    /// As [`Tensor::new`].
+    pub fn from_floats(
+        element: ElementType,
+        shape: Vec<usize>,
+        values: Vec<f32>,
+    ) -> Result<Self, RuntimeError> {
+        #[allow(clippy::cast_possible_truncation)]
+        let data = match element {
+            ElementType::F32 => Data::F32(values),
+            ElementType::F16 => Data::F16(values.into_iter().map(f16::from_f32).collect()),
+            ElementType::BF16 => Data::BF16(values.into_iter().map(bf16::from_f32).collect()),
+            ElementType::I64 => Data::I64(values.into_iter().map(|v| v as i64).collect()),
+            ElementType::I32 => Data::I32(values.into_iter().map(|v| v as i32).collect()),
+            ElementType::Bool => Data::Bool(values.into_iter().map(|v| v != 0.0).collect()),
+        };
+        Self::new(shape, data)
+    }
+
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// [`RuntimeError::ElementCount`] when the shape holds more elements than can be counted.
+    pub fn zeros(element: ElementType, shape: Vec<usize>) -> Result<Self, RuntimeError> {
+        let Some(holds) = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d)) else {
+            return Err(RuntimeError::ElementCount { shape, elements: 0 });
+        };
+        Self::from_floats(element, shape, vec![0.0; holds])
+    }
+
+    /// The type of the elements.
+    #[must_use]
+    pub fn element_type(&self) -> ElementType {
+        self.data.element_type()
+    }
+
+    /// Bytes the elements take, without the shape.
+    #[must_use]
+    pub fn byte_size(&self) -> usize {
+        self.data.len() * self.element_type().byte_size()
+    }
+
+    /// The elements as single-precision numbers; true is 1.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn to_f32(&self) -> Vec<f32> {
+        match &self.data {
+            Data::F32(v) => v.clone(),
+            Data::F16(v) => v.iter().map(|x| x.to_f32()).collect(),
+            Data::BF16(v) => v.iter().map(|x| x.to_f32()).collect(),
+            Data::I64(v) => v.iter().map(|&x| x as f32).collect(),
+            Data::I32(v) => v.iter().map(|&x| x as f32).collect(),
+            Data::Bool(v) => v.iter().map(|&x| f32::from(u8::from(x))).collect(),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Makes every input of one run from its role.
+
+use super::ValidateError;
+use super::interface::{Dim, Input, Interface, Role};
+use super::scenario::Random;
+use crate::runtime::RuntimeError;
+use crate::runtime::tensor::{ElementType, Tensor};
+
+/// Everything the inputs of one run follow from.
+pub struct Moment<'a> {
+    /// Padded positions in front of each row.
+    pub pads: &'a [usize],
+    /// Tokens in the caches, `P`.
+    pub past: usize,
+    /// Tokens of this run in each row, `T`.
+    pub length: usize,
+    /// Their ids `[B, T]`, row-major.
+    pub tokens: &'a [i64],
+}
+
+impl Moment<'_> {
+    /// Every input of the model by name; `caches` are its pasts in the interface's order.
+    ///
+    /// # Errors
+    /// [`ValidateError::Interface`] when a cache is missing.
+    pub fn feeds(
+        &self,
+        interface: &Interface,
+        caches: Vec<Tensor>,
+    ) -> Result<Vec<(String, Tensor)>, ValidateError> {
+        let mut caches: Vec<Option<Tensor>> = caches.into_iter().map(Some).collect();
+        let mut feeds = Vec::with_capacity(interface.inputs.len());
+        for input in &interface.inputs {
+            let tensor = match input.role {
+                Role::Past(index) => {
+                    caches
+                        .get_mut(index)
+                        .and_then(Option::take)
+                        .ok_or_else(|| {
+                            ValidateError::Interface(format!(
+                                "cache {} was not started",
+                                input.name
+                            ))
+                        })?
+                }
+                _ => self.plain(input)?,
+            };
+            feeds.push((input.name.clone(), tensor));
+        }
+        Ok(feeds)
+    }
+
+    fn plain(&self, input: &Input) -> Result<Tensor, RuntimeError> {
+        let (batch, total) = (self.pads.len(), self.past + self.length);
+        let signed = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let slots = self.past..total;
+        match input.role {
+            Role::TokenIds => {
+                Tensor::from_integers(input.element, vec![batch, self.length], self.tokens)
+            }
+            Role::InputsEmbeds => self.embeddings(input),
+            Role::AttentionMask => self.mask(input),
+            Role::PositionIds if input.dims.len() == 2 => {
+                let row = |pads: &usize| {
+                    slots
+                        .clone()
+                        .map(|at| signed(at.saturating_sub(*pads)))
+                        .collect::<Vec<_>>()
+                };
+                let positions: Vec<i64> = self.pads.iter().flat_map(row).collect();
+                Tensor::from_integers(input.element, vec![batch, self.length], &positions)
+            }
+            // One list for all rows can only count the cache's slots.
+            Role::PositionIds | Role::CachePosition => {
+                let positions: Vec<i64> = slots.map(signed).collect();
+                Tensor::from_integers(input.element, vec![self.length], &positions)
+            }
+            Role::UseCacheBranch => Tensor::from_integers(
+                input.element,
+                vec![1; input.dims.len()],
+                &[signed(self.past)],
+            ),
+            // As many as there are: models that take 0 for all of them agree.
+            Role::LogitsToKeep => Tensor::from_integers(
+                input.element,
+                vec![1; input.dims.len()],
+                &[signed(self.length)],
+            ),
+            Role::Past(_) => Tensor::zeros(input.element, Vec::new()),
+        }
+    }
+
+    /// A matrix says which slots hold tokens. A mask of rank 4 says so for every pair of query and key: booleans mark
+    /// what may be read, floats are added to the scores.
+    fn mask(&self, input: &Input) -> Result<Tensor, RuntimeError> {
+        let (batch, total) = (self.pads.len(), self.past + self.length);
+        if input.dims.len() == 2 {
+            let row = |pads: &usize| {
+                (0..total)
+                    .map(|at| i64::from(at >= *pads))
+                    .collect::<Vec<_>>()
+            };
+            let mask: Vec<i64> = self.pads.iter().flat_map(row).collect();
+            return Tensor::from_integers(input.element, vec![batch, total], &mask);
+        }
+        let shape = vec![batch, 1, self.length, total];
+        let mut seen = Vec::with_capacity(batch * self.length * total);
+        for pads in self.pads {
+            for query in self.past..total {
+                seen.extend((0..total).map(|key| i64::from(key >= *pads && key <= query)));
+            }
+        }
+        if input.element.is_float() {
+            let lowest = if input.element == ElementType::F16 {
+                -65504.0
+            } else {
+                f32::MIN
+            };
+            let added = seen
+                .iter()
+                .map(|&seen| if seen == 0 { lowest } else { 0.0 })
+                .collect();
+            return Tensor::from_floats(input.element, shape, added);
+        }
+        Tensor::from_integers(input.element, shape, &seen)
+    }
+
+    /// Made-up embeddings that depend on the token alone, so that both models read the same.
+    fn embeddings(&self, input: &Input) -> Result<Tensor, RuntimeError> {
+        let width = if let Some(Dim::Fixed(width)) = input.dims.last() {
+            *width
+        } else {
+            0
+        };
+        let row = |token: &i64| {
+            let mut random = Random::new(token.unsigned_abs());
+            (0..width).map(|_| random.signed_unit()).collect::<Vec<_>>()
+        };
+        let values = self.tokens.iter().flat_map(row).collect();
+        Tensor::from_floats(
+            input.element,
+            vec![self.pads.len(), self.length, width],
+            values,
+        )
+    }
+}

@@ -1,0 +1,215 @@
+//! What a language model's inputs and outputs mean, told from their types, ranks and names alone.
+//!
+//! Exporters agree on little: caches are listed key by key or layer by layer, under `past_key_values.3.key`,
+//! `past_3_key` or `cache_k_3`. A cache is whatever comes in under one name and goes out longer under its partner's.
+
+use super::ValidateError;
+use super::pairing::{length_axis, pair};
+use super::roles::{batch_axis, element, plain_role, token_port, unknown};
+use crate::runtime::tensor::ElementType;
+
+/// An extent in the declared type of an input or output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dim {
+    /// A number.
+    Fixed(usize),
+    /// A symbol or an expression of symbols, compared as text.
+    Symbol(String),
+    /// Nothing declared.
+    Unknown,
+}
+
+/// An input or output of a model as its file declares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// The value's name.
+    pub name: String,
+    /// ONNX `TensorProto.DataType`.
+    pub elem_type: i32,
+    /// Extent of each axis.
+    pub dims: Vec<Dim>,
+}
+
+/// What an input is for. `B` is the batch, `T` the tokens of this run, `P` those in the cache, `S` their sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Token ids `[B, T]`.
+    TokenIds,
+    /// Embedded tokens `[B, T, E]` in place of token ids.
+    InputsEmbeds,
+    /// Which positions hold a token: `[B, S]`, or `[B, 1, T, S]` with causality spelled out.
+    AttentionMask,
+    /// Positions of the tokens, `[B, T]` or `[T]`.
+    PositionIds,
+    /// Slots of the cache the tokens are written to, `[T]`.
+    CachePosition,
+    /// Whether there is a cache to read, in models that hold both decoders.
+    UseCacheBranch,
+    /// For how many of the last tokens logits are wanted.
+    LogitsToKeep,
+    /// The cache with this index in [`Interface::caches`].
+    Past(usize),
+}
+
+/// An input and its role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// The value's name.
+    pub name: String,
+    /// Element type.
+    pub element: ElementType,
+    /// Declared extents.
+    pub dims: Vec<Dim>,
+    /// What it is for.
+    pub role: Role,
+}
+
+/// One cache: an input and the output that continues it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cache {
+    /// The input's name.
+    pub past: String,
+    /// The output's name.
+    pub present: String,
+    /// Element type of both.
+    pub element: ElementType,
+    /// Declared extents of the input.
+    pub dims: Vec<Dim>,
+    /// The axis that holds the batch.
+    pub batch_axis: usize,
+    /// The axis that grows with every token.
+    pub length_axis: usize,
+}
+
+impl Cache {
+    /// The other axes whose extent the model leaves open, such as a symbolic head size.
+    #[must_use]
+    pub fn open_axes(&self) -> Vec<usize> {
+        let open = self
+            .dims
+            .iter()
+            .enumerate()
+            .filter(|(_, dim)| !matches!(dim, Dim::Fixed(_)));
+        open.map(|(axis, _)| axis)
+            .filter(|axis| *axis != self.batch_axis && *axis != self.length_axis)
+            .collect()
+    }
+
+    /// The input's shape for a batch and a number of cached tokens; nothing while an axis is open.
+    #[must_use]
+    pub fn shape(&self, batch: usize, length: usize) -> Option<Vec<usize>> {
+        let extent = |(axis, dim): (usize, &Dim)| match dim {
+            _ if axis == self.batch_axis => Some(batch),
+            _ if axis == self.length_axis => Some(length),
+            Dim::Fixed(extent) => Some(*extent),
+            Dim::Symbol(_) | Dim::Unknown => None,
+        };
+        self.dims.iter().enumerate().map(extent).collect()
+    }
+}
+
+/// A language model's interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Every input, in the model's order.
+    pub inputs: Vec<Input>,
+    /// The caches, in the order of their inputs; none in models that only read whole prompts.
+    pub caches: Vec<Cache>,
+    /// The output with the next-token logits, `[B, T, V]`.
+    pub logits: String,
+    /// Element type of the logits.
+    pub logits_element: ElementType,
+    /// The batch the model is fixed to, if it is.
+    pub fixed_batch: Option<usize>,
+}
+
+impl Interface {
+    /// Reads the interface off the declared inputs and outputs. Initializers that are listed as inputs must be left
+    /// out by the caller.
+    ///
+    /// # Errors
+    /// [`ValidateError::Input`] names an input that fits no role; [`ValidateError::Interface`] says what is missing.
+    pub fn of(inputs: &[Port], outputs: &[Port]) -> Result<Self, ValidateError> {
+        let mut roles = inputs
+            .iter()
+            .map(plain_role)
+            .collect::<Result<Vec<_>, _>>()?;
+        let tokens = token_port(inputs, &mut roles)?;
+        let batch = tokens.dims.first().cloned().unwrap_or(Dim::Unknown);
+        let pasts: Vec<&Port> = inputs
+            .iter()
+            .zip(&roles)
+            .filter(|(_, r)| r.is_none())
+            .map(|(port, _)| port)
+            .collect();
+        let (pairs, logits) = pair(&pasts, outputs)?;
+
+        let mut caches = Vec::with_capacity(pairs.len());
+        for (past, present) in pairs {
+            let batch_axis = batch_axis(past, &batch);
+            caches.push(Cache {
+                past: past.name.clone(),
+                present: present.name.clone(),
+                element: element(past)?,
+                dims: past.dims.clone(),
+                batch_axis,
+                length_axis: length_axis(past, present, batch_axis)?,
+            });
+        }
+        let mut classified = Vec::with_capacity(inputs.len());
+        for (port, role) in inputs.iter().zip(roles) {
+            let past = || {
+                caches
+                    .iter()
+                    .position(|cache| cache.past == port.name)
+                    .map(Role::Past)
+            };
+            let role = role
+                .or_else(past)
+                .ok_or_else(|| unknown(port, "it is no cache with a partner among the outputs"))?;
+            classified.push(Input {
+                name: port.name.clone(),
+                element: element(port)?,
+                dims: port.dims.clone(),
+                role,
+            });
+        }
+        let fixed_batch = if let Dim::Fixed(batch) = batch {
+            Some(batch)
+        } else {
+            None
+        };
+        Ok(Self {
+            inputs: classified,
+            caches,
+            logits: logits.name.clone(),
+            logits_element: element(logits)?,
+            fixed_batch,
+        })
+    }
+
+    /// Whether an input has this role.
+    #[must_use]
+    pub fn has(&self, role: Role) -> bool {
+        self.inputs.iter().any(|input| input.role == role)
+    }
+
+    /// Whether some cache has an axis whose extent the model does not say.
+    #[must_use]
+    pub fn has_open_axes(&self) -> bool {
+        self.caches
+            .iter()
+            .any(|cache| !cache.open_axes().is_empty())
+    }
+
+    /// Gives every open axis of the caches this extent, as a caller does who knows the head size.
+    pub fn close_open_axes(&mut self, extent: usize) {
+        for cache in &mut self.caches {
+            for axis in cache.open_axes() {
+                if let Some(dim) = cache.dims.get_mut(axis) {
+                    *dim = Dim::Fixed(extent);
+                }
+            }
+        }
+    }
+}

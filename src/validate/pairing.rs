@@ -1,0 +1,179 @@
+//! Pairs the inputs that are caches with the outputs that continue them, and finds the logits among the rest.
+
+use super::ValidateError;
+use super::interface::{Dim, Port};
+use crate::runtime::tensor::ElementType;
+
+/// Words that only say which side of the model a cache is on, or that it is one.
+const SIDE_WORDS: [&str; 13] = [
+    "past", "present", "cache", "caches", "kv", "in", "out", "input", "output", "new", "updated",
+    "next", "states",
+];
+
+/// Caches, each an input and the output that continues it.
+pub type Pairs<'a> = Vec<(&'a Port, &'a Port)>;
+
+/// The partner of each cache input in `pasts`, and the logits among `outputs`.
+///
+/// # Errors
+/// [`ValidateError::Input`] for an input without a partner, [`ValidateError::Interface`] when no output is the logits.
+pub fn pair<'a>(
+    pasts: &[&'a Port],
+    outputs: &'a [Port],
+) -> Result<(Pairs<'a>, &'a Port), ValidateError> {
+    let floats: Vec<&Port> = outputs.iter().filter(|port| is_float(port)).collect();
+    for port in pasts {
+        if !is_float(port) || port.dims.len() < 3 {
+            let reason =
+                "it is neither token ids, a mask, positions nor a cache (floats of rank 3 or more)";
+            return Err(ValidateError::Input {
+                name: port.name.clone(),
+                reason: reason.to_owned(),
+            });
+        }
+    }
+    let logits = logits(&floats, pasts)?;
+    let presents: Vec<&Port> = floats
+        .into_iter()
+        .filter(|port| port.name != logits.name && port.dims.len() >= 3)
+        .collect();
+
+    let by_name: Option<Pairs<'a>> = pasts
+        .iter()
+        .map(|past| Some((*past, partner(past, &presents)?)))
+        .collect();
+    if let Some(pairs) = by_name {
+        return Ok((pairs, logits));
+    }
+    // Names that share nothing still come in one order on both sides, when nothing else is among them.
+    let fits = |(past, present): (&&Port, &&Port)| {
+        past.dims.len() == present.dims.len() && past.elem_type == present.elem_type
+    };
+    if pasts.len() == presents.len() && pasts.iter().zip(&presents).all(fits) {
+        return Ok((pasts.iter().copied().zip(presents).collect(), logits));
+    }
+    let lonely = pasts.iter().find(|past| partner(past, &presents).is_none());
+    Err(ValidateError::Input {
+        name: lonely.map(|port| port.name.clone()).unwrap_or_default(),
+        reason: "it looks like a cache, but no output continues it under a matching name"
+            .to_owned(),
+    })
+}
+
+/// The logits: by name, else the only float output of rank 3 that is no cache by its name.
+fn logits<'a>(floats: &[&'a Port], pasts: &[&Port]) -> Result<&'a Port, ValidateError> {
+    let of_rank: Vec<&Port> = floats
+        .iter()
+        .copied()
+        .filter(|port| port.dims.len() == 3)
+        .collect();
+    if let Some(port) = of_rank
+        .iter()
+        .find(|port| port.name.to_lowercase().contains("logits"))
+    {
+        return Ok(port);
+    }
+    let mut rest = of_rank
+        .into_iter()
+        .filter(|port| pasts.iter().all(|past| signature(past) != signature(port)));
+    match (rest.next(), rest.next()) {
+        (Some(port), None) => Ok(port),
+        (None, _) => Err(ValidateError::Interface(
+            "no output holds logits: floats [batch, tokens, vocabulary]".to_owned(),
+        )),
+        (Some(one), Some(other)) => Err(ValidateError::Interface(format!(
+            "outputs {} and {} could both be the logits; name one of them logits",
+            one.name, other.name
+        ))),
+    }
+}
+
+fn partner<'a>(past: &Port, presents: &[&'a Port]) -> Option<&'a Port> {
+    let wanted = signature(past);
+    let mut fitting = presents
+        .iter()
+        .filter(|port| port.dims.len() == past.dims.len() && signature(port) == wanted);
+    match (fitting.next(), fitting.next()) {
+        (Some(port), None) => Some(port),
+        _ => None,
+    }
+}
+
+/// What a cache's name says besides its side: its layer, key or value, and anything else, in sorted words.
+fn signature(port: &Port) -> Vec<String> {
+    // In these the words key and value stand for the cache as a whole.
+    let mut name = port.name.to_lowercase();
+    for whole in [
+        "past_key_values",
+        "past_key_value",
+        "present_key_values",
+        "present_key_value",
+    ] {
+        name = name.replace(whole, "cache");
+    }
+    let mut words = Vec::new();
+    for chunk in name
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|chunk| !chunk.is_empty())
+    {
+        // `key3` is two words.
+        let digits = chunk
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(chunk.len());
+        let (word, number) = chunk.split_at(digits);
+        words.extend(
+            [word, number]
+                .into_iter()
+                .filter(|part| !part.is_empty())
+                .map(str::to_owned),
+        );
+    }
+    let mut kept: Vec<String> = words
+        .into_iter()
+        .filter(|word| !SIDE_WORDS.contains(&word.as_str()))
+        .map(|word| match word.as_str() {
+            "k" | "keys" => "key".to_owned(),
+            "v" | "values" => "value".to_owned(),
+            _ => word,
+        })
+        .collect();
+    kept.sort();
+    kept
+}
+
+/// The axis of `past` that grows: the one that is not fixed, besides the batch. If several are open, the one that is
+/// declared otherwise in the output.
+///
+/// # Errors
+/// [`ValidateError::Input`] when every extent is fixed or none stands out.
+pub fn length_axis(past: &Port, present: &Port, batch_axis: usize) -> Result<usize, ValidateError> {
+    let open: Vec<usize> = past
+        .dims
+        .iter()
+        .enumerate()
+        .filter(|(axis, dim)| *axis != batch_axis && !matches!(dim, Dim::Fixed(_)))
+        .map(|(axis, _)| axis)
+        .collect();
+    let grows = |axis: &usize| {
+        let (before, after) = (past.dims.get(*axis), present.dims.get(*axis));
+        before != after || matches!(before, Some(Dim::Unknown))
+    };
+    let growing: Vec<usize> = open.iter().copied().filter(grows).collect();
+    let usual = if past.dims.len() == 3 {
+        1
+    } else {
+        past.dims.len().saturating_sub(2)
+    };
+    match (open.as_slice(), growing.as_slice()) {
+        ([axis], _) | (_, [axis]) => Ok(*axis),
+        (several, _) if several.contains(&usual) => Ok(usual),
+        _ => Err(ValidateError::Input {
+            name: past.name.clone(),
+            reason: "no axis of this cache can grow: its length is fixed in the file".to_owned(),
+        }),
+    }
+}
+
+fn is_float(port: &Port) -> bool {
+    ElementType::from_onnx(port.elem_type).is_some_and(ElementType::is_float)
+}

@@ -1,0 +1,129 @@
+//! Tells an input's role from its name, type and rank.
+
+use super::ValidateError;
+use super::interface::{Dim, Port, Role};
+use crate::runtime::tensor::ElementType;
+
+/// The role of an input that its name and type give away; nothing for what may be a cache or token ids.
+///
+/// # Errors
+/// [`ValidateError::Input`] when name and type contradict each other.
+pub fn plain_role(port: &Port) -> Result<Option<Role>, ValidateError> {
+    let name = port.name.to_lowercase();
+    let element = element(port)?;
+    let rank = port.dims.len();
+    let has = |part: &str| name.contains(part);
+    let role = if has("cache_position") {
+        (Role::CachePosition, element.is_integer() && rank == 1)
+    } else if has("use_cache") {
+        (
+            Role::UseCacheBranch,
+            element == ElementType::Bool && rank <= 1,
+        )
+    } else if has("logits_to_keep") {
+        (Role::LogitsToKeep, element.is_integer() && rank <= 1)
+    } else if has("mask") {
+        (Role::AttentionMask, rank == 2 || rank == 4)
+    } else if has("position") {
+        (
+            Role::PositionIds,
+            element.is_integer() && (rank == 1 || rank == 2),
+        )
+    } else if has("embeds") {
+        let width_known = matches!(port.dims.last(), Some(Dim::Fixed(_)));
+        (
+            Role::InputsEmbeds,
+            element.is_float() && rank == 3 && width_known,
+        )
+    } else {
+        return Ok(None);
+    };
+    match role {
+        (role, true) => Ok(Some(role)),
+        (role, false) => Err(unknown(
+            port,
+            &format!("by its name it is {role:?}, but its type or rank is not"),
+        )),
+    }
+}
+
+/// Settles which input holds the tokens, by name, else as the only integer matrix nobody else claims.
+///
+/// # Errors
+/// [`ValidateError::Interface`] when nothing holds tokens.
+pub fn token_port<'a>(
+    ports: &'a [Port],
+    roles: &mut [Option<Role>],
+) -> Result<&'a Port, ValidateError> {
+    let free = ports
+        .iter()
+        .zip(roles.iter_mut())
+        .filter(|(_, role)| role.is_none());
+    let mut matrices: Vec<_> = free
+        .filter(|(port, _)| port.dims.len() == 2)
+        .filter(|(port, _)| element(port).is_ok_and(ElementType::is_integer))
+        .collect();
+    let named = |port: &Port| {
+        let name = port.name.to_lowercase();
+        ["input_id", "token", "ids"]
+            .iter()
+            .any(|part| name.contains(part))
+    };
+    let at = match matrices.iter().position(|(port, _)| named(port)) {
+        Some(at) => Some(at),
+        None => (matrices.len() == 1).then_some(0),
+    };
+    if let Some(at) = at
+        && at < matrices.len()
+    {
+        let (port, role) = matrices.swap_remove(at);
+        *role = Some(Role::TokenIds);
+        return Ok(port);
+    }
+    let embedded = ports
+        .iter()
+        .zip(roles.iter())
+        .find(|(_, role)| **role == Some(Role::InputsEmbeds));
+    let none = || {
+        ValidateError::Interface(
+            "no input holds token ids: an integer matrix [batch, tokens]".to_owned(),
+        )
+    };
+    embedded.map(|(port, _)| port).ok_or_else(none)
+}
+
+/// The axis that carries the batch's own symbol. Failing that it is the first, unless key and value are stacked there.
+pub fn batch_axis(past: &Port, batch: &Dim) -> usize {
+    let by_symbol = match batch {
+        Dim::Symbol(_) => past.dims.iter().position(|dim| dim == batch),
+        Dim::Fixed(_) | Dim::Unknown => None,
+    };
+    by_symbol.unwrap_or(usize::from(
+        past.dims.len() == 5 && past.dims.first() == Some(&Dim::Fixed(2)),
+    ))
+}
+
+/// The element type of a port.
+///
+/// # Errors
+/// [`ValidateError::Input`] for types no language model's interface has.
+pub fn element(port: &Port) -> Result<ElementType, ValidateError> {
+    let none = || {
+        unknown(
+            port,
+            &format!(
+                "element type {} is not one of a language model's interface",
+                port.elem_type
+            ),
+        )
+    };
+    ElementType::from_onnx(port.elem_type).ok_or_else(none)
+}
+
+/// The error that names an input and says what about it is not understood.
+pub fn unknown(port: &Port, reason: &str) -> ValidateError {
+    ValidateError::Input {
+        name: port.name.clone(),
+        reason: reason.to_owned(),
+    }
+}

@@ -1,0 +1,152 @@
+//! Runs one model step by step, handing its own presents back as pasts.
+
+use super::ValidateError;
+use super::feed::Moment;
+use super::interface::{Cache, Interface};
+use crate::runtime::Session;
+use crate::runtime::tensor::Tensor;
+
+/// A model in the middle of a scenario.
+pub struct Runner<'a> {
+    session: &'a mut dyn Session,
+    interface: Interface,
+    pads: Vec<usize>,
+    /// Tokens in the caches, `P`.
+    past: usize,
+    /// The caches as the last run left them, in the interface's order.
+    caches: Vec<Tensor>,
+}
+
+impl<'a> Runner<'a> {
+    /// A runner whose caches' shapes are all known: extents that the model leaves open are found by trying.
+    ///
+    /// # Errors
+    /// [`ValidateError::Interface`] when no extent lets the model run.
+    pub fn new(session: &'a mut dyn Session, interface: &Interface) -> Result<Self, ValidateError> {
+        let mut interface = interface.clone();
+        if interface.has_open_axes() {
+            close_by_trying(session, &mut interface)?;
+        }
+        Ok(Self {
+            session,
+            interface,
+            pads: Vec::new(),
+            past: 0,
+            caches: Vec::new(),
+        })
+    }
+
+    /// Begins a scenario with empty caches; `pads` has the padded positions in front of each row.
+    ///
+    /// # Errors
+    /// [`ValidateError::Interface`] when a cache has an open axis.
+    pub fn start(&mut self, pads: &[usize]) -> Result<(), ValidateError> {
+        let empty = |cache: &Cache| {
+            let open = || {
+                ValidateError::Interface(format!(
+                    "cache {} has an axis of unknown extent",
+                    cache.past
+                ))
+            };
+            let shape = cache.shape(pads.len(), 0).ok_or_else(open)?;
+            Ok(Tensor::zeros(cache.element, shape)?)
+        };
+        self.caches = self
+            .interface
+            .caches
+            .iter()
+            .map(empty)
+            .collect::<Result<_, ValidateError>>()?;
+        self.pads = pads.to_vec();
+        self.past = 0;
+        Ok(())
+    }
+
+    /// Runs `tokens`, `[batch, length]` row-major, and returns the logits `[batch, length, vocabulary]`.
+    ///
+    /// # Errors
+    /// [`ValidateError::Runtime`], or [`ValidateError::Interface`] when an output is missing.
+    pub fn step(&mut self, tokens: &[i64], length: usize) -> Result<Tensor, ValidateError> {
+        let caches = std::mem::take(&mut self.caches);
+        let moment = Moment {
+            pads: &self.pads,
+            past: self.past,
+            length,
+            tokens,
+        };
+        let feeds = moment.feeds(&self.interface, caches)?;
+        let mut outputs = self.session.run(&feeds)?;
+        let mut take = |name: &str| {
+            let at = outputs.iter().position(|(output, _)| output == name);
+            at.map(|at| outputs.swap_remove(at).1)
+                .ok_or_else(|| ValidateError::Interface(format!("the model did not return {name}")))
+        };
+        self.caches = self
+            .interface
+            .caches
+            .iter()
+            .map(|cache| take(&cache.present))
+            .collect::<Result<_, _>>()?;
+        self.past += length;
+        take(&self.interface.logits)
+    }
+
+    /// Tokens in the caches, padding included.
+    #[must_use]
+    pub fn past(&self) -> usize {
+        self.past
+    }
+
+    /// Bytes the caches that the model returned really take for each token of each row.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn cache_bytes_per_token(&self) -> f64 {
+        let bytes: usize = self.caches.iter().map(Tensor::byte_size).sum();
+        bytes as f64 / (self.pads.len() * self.past).max(1) as f64
+    }
+
+    /// Which runtime the model runs in.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        self.session.describe()
+    }
+}
+
+/// Finds the extent of the axes that a model leaves open, such as a head size that only the cache's own shape says:
+/// runs one token with each likely extent, and keeps the first whose presents come out as the pasts went in.
+fn close_by_trying(
+    session: &mut dyn Session,
+    interface: &mut Interface,
+) -> Result<(), ValidateError> {
+    let likely = [
+        64, 128, 96, 80, 256, 32, 16, 48, 72, 112, 160, 192, 512, 576, 8, 24, 40, 56, 88, 104, 120,
+    ];
+    let mut refusal = String::new();
+    for extent in likely {
+        let mut attempt = interface.clone();
+        attempt.close_open_axes(extent);
+        let mut runner = Runner {
+            session,
+            interface: attempt,
+            pads: Vec::new(),
+            past: 0,
+            caches: Vec::new(),
+        };
+        runner.start(&vec![0; interface.fixed_batch.unwrap_or(1)])?;
+        match runner.step(&vec![0; interface.fixed_batch.unwrap_or(1)], 1) {
+            Ok(_) => {
+                let kept = |(cache, tensor): (&Cache, &Tensor)| {
+                    cache.shape(runner.pads.len(), 1).as_ref() == Some(&tensor.shape)
+                };
+                if runner.interface.caches.iter().zip(&runner.caches).all(kept) {
+                    *interface = runner.interface;
+                    return Ok(());
+                }
+            }
+            Err(error) => refusal = error.to_string(),
+        }
+    }
+    Err(ValidateError::Interface(format!(
+        "the caches have an axis without an extent, and no usual head size fits; the last refusal was: {refusal}"
+    )))
+}

@@ -1,0 +1,170 @@
+//! What both models are put through: whole prompts, single steps, several tokens on top of a cache, and a padded batch.
+//! The same seed gives the same tokens.
+
+use super::interface::{Interface, Role};
+
+/// Tokens of the prefill, of the multi-token step, and padding of the first row of a batch.
+const PREFILL: usize = 8;
+const BURST: usize = 3;
+const PADS: usize = 3;
+
+/// A sequence of runs in which each reads the caches the one before has left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scenario {
+    /// What it shows, such as `batch of 2, left padding`.
+    pub name: String,
+    /// Rows.
+    pub batch: usize,
+    /// Padded positions in front of each row.
+    pub pads: Vec<usize>,
+    /// The runs, in order.
+    pub steps: Vec<Step>,
+}
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What it is: `prefill`, `step 2`, `3 tokens at once`.
+    pub name: String,
+    /// Tokens in each row.
+    pub length: usize,
+    /// Token ids `[batch, length]`, row-major.
+    pub tokens: Vec<i64>,
+}
+
+/// What the scenarios depend on besides the model.
+#[derive(Debug, Clone, Copy)]
+pub struct ScenarioOptions<'a> {
+    /// Token ids are drawn below this.
+    pub vocabulary: usize,
+    /// Token ids to use in place of drawn ones; beyond their end they start over.
+    pub given: Option<&'a [i64]>,
+    /// Seed of the draw.
+    pub seed: u64,
+    /// The graph finds positions by counting from the left, so that padding there would mean nothing.
+    pub right_padded_only: bool,
+}
+
+/// The scenarios a model with this interface can be put through.
+#[must_use]
+pub fn scenarios(interface: &Interface, options: &ScenarioOptions<'_>) -> Vec<Scenario> {
+    let mut source = TokenSource::new(options);
+    let cached = !interface.caches.is_empty();
+    let batch = interface.fixed_batch.unwrap_or(1);
+
+    let mut plan = vec![("prefill".to_owned(), PREFILL)];
+    match options.given {
+        // A text is read to its middle at once and from there token by token, as it would be written.
+        Some(given) if given.len() > 1 => {
+            let half = given.len().div_ceil(2);
+            plan = vec![("prefill".to_owned(), half)];
+            plan.extend((half..given.len()).map(|at| (format!("token {}", at + 1), 1)));
+        }
+        _ => plan.extend((1..=3).map(|at| (format!("step {at}"), 1))),
+    }
+    plan.push((format!("{BURST} tokens at once"), BURST));
+    let mut all = vec![source.scenario("one sequence", vec![0; batch], plan, cached)];
+
+    if interface.fixed_batch.is_none() {
+        let can_pad = interface.has(Role::AttentionMask) && !options.right_padded_only;
+        let (name, pads) = if can_pad {
+            ("batch of 2, left padding", PADS)
+        } else {
+            ("batch of 2", 0)
+        };
+        let plan = vec![
+            ("prefill".to_owned(), PREFILL),
+            ("step 1".to_owned(), 1),
+            ("step 2".to_owned(), 1),
+        ];
+        all.push(source.scenario(name, vec![pads, 0], plan, cached));
+    }
+    all
+}
+
+struct TokenSource<'a> {
+    given: &'a [i64],
+    used: usize,
+    vocabulary: u64,
+    random: Random,
+}
+
+impl<'a> TokenSource<'a> {
+    fn new(options: &ScenarioOptions<'a>) -> Self {
+        let vocabulary = u64::try_from(options.vocabulary).unwrap_or(u64::MAX).max(1);
+        Self {
+            given: options.given.unwrap_or_default(),
+            used: 0,
+            vocabulary,
+            random: Random::new(options.seed),
+        }
+    }
+
+    fn next(&mut self) -> i64 {
+        if let Some(token) = self.given.get(self.used % self.given.len().max(1)) {
+            self.used += 1;
+            return *token;
+        }
+        i64::try_from(self.random.next_u64() % self.vocabulary).unwrap_or(0)
+    }
+
+    fn scenario(
+        &mut self,
+        name: &str,
+        pads: Vec<usize>,
+        plan: Vec<(String, usize)>,
+        cached: bool,
+    ) -> Scenario {
+        let batch = pads.len();
+        // Without a cache nothing can follow the prefill.
+        let runs = if cached { plan.len() } else { 1 };
+        let mut before = 0;
+        let mut steps = Vec::new();
+        for (name, length) in plan.into_iter().take(runs) {
+            let mut tokens = Vec::with_capacity(batch * length);
+            for pads in &pads {
+                tokens.extend(
+                    (before..before + length).map(|at| if at < *pads { 0 } else { self.next() }),
+                );
+            }
+            steps.push(Step {
+                name,
+                length,
+                tokens,
+            });
+            before += length;
+        }
+        Scenario {
+            name: name.to_owned(),
+            batch,
+            pads,
+            steps,
+        }
+    }
+}
+
+/// `SplitMix64`: small, and the same on every machine.
+pub struct Random(u64);
+
+impl Random {
+    /// A generator whose sequence depends on the seed alone.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next 64 bits.
+    pub fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number in [-1, 1).
+    #[allow(clippy::cast_precision_loss)]
+    pub fn signed_unit(&mut self) -> f32 {
+        (self.next_u64() >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+    }
+}

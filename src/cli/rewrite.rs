@@ -61,16 +61,18 @@ impl Rewrite {
         };
         let path = path.display().to_string();
         if json {
-            let mut value = summary.json();
-            value["output"] = json!(path);
-            value["seconds"] = json!(seconds);
-            value["validation"] = report.as_ref().map_or(Value::Null, Report::json);
-            value["accepted"] = json!(accepted);
+            let value = json!({
+                "output": path,
+                "accepted": accepted,
+                "seconds": seconds,
+                "rewrite": summary.json(),
+                "validation": report.as_ref().map(Report::json),
+            });
             emit_json(&value);
         } else {
             let mut text = summary.text();
             match &report {
-                Some(report) => text.push_str(&format!("\n{}\n", report.text())),
+                Some(report) => text.push_str(&format!("\n{}\n", report.text(summary.lossy))),
                 None => text.push_str("not validated (--no-validate)\n"),
             }
             match accepted {

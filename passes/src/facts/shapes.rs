@@ -9,7 +9,7 @@ use super::dim::{self, Factors};
 pub fn axis(axis: i64, rank: usize) -> Option<usize> {
     let rank = i64::try_from(rank).ok()?;
     let positive = if axis < 0 { axis + rank } else { axis };
-    (0..rank).contains(&positive).then(|| positive as usize)
+    (0..rank).contains(&positive).then_some(positive as usize)
 }
 
 /// The common shape of operands that broadcast; `None` for a size means it cannot be told.

@@ -105,7 +105,7 @@ fn check(patch: &Patch, proto: &GraphProto) -> Result<(), PatchError> {
             }
         }
     }
-    for (id, _) in &patch.replaced {
+    for id in patch.replaced.keys() {
         let Some(node) = graph.node(*id) else {
             continue;
         };

@@ -45,7 +45,7 @@ fn list(names: &[String]) -> String {
 }
 
 fn attribute(attribute: &AttributeProto) -> String {
-    let value = match AttributeType::try_from(attribute.r#type()) {
+    let value = match AttributeType::try_from(attribute.r#type.unwrap_or(0)) {
         Ok(AttributeType::Float) => format!("{}", attribute.f()),
         Ok(AttributeType::Int) => format!("{}", attribute.i()),
         Ok(AttributeType::String) => format!("{:?}", String::from_utf8_lossy(attribute.s())),

@@ -1,0 +1,38 @@
+PYTHON ?= python3
+VENV := .venv
+CARGO := cargo
+
+.PHONY: demo test check lapack clean
+
+# Builds, installs ONNX Runtime beside the sources, rewrites a fixture and proves the result.
+demo: $(VENV)/runtime
+	$(CARGO) run --release --quiet -- rewrite fixtures/optimum-llama -o out/demo
+
+# Installs what the tests need and runs them all.
+test: $(VENV)/tests check
+	$(CARGO) test --release --workspace
+	$(MAKE) lapack
+
+# What needs no test run: formatting and lints.
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+
+# The two eigenvalue back ends agree. OpenBLAS comes from the system.
+lapack:
+	test -e /usr/include/openblas_config.h -o -e /usr/include/$(shell uname -m)-linux-gnu/openblas_config.h \
+		|| { apt-get update -qq && apt-get install -y -qq libopenblas-dev; }
+	$(CARGO) test --release -p gqa2mla-passes --features lapack --test spectral
+
+$(VENV)/runtime: tests/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet $$(grep onnxruntime== tests/requirements.txt)
+	touch $@
+
+$(VENV)/tests: tests/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet -r tests/requirements.txt
+	touch $@ $(VENV)/runtime
+
+clean:
+	rm -rf target $(VENV) out

@@ -23,25 +23,25 @@ pub enum ConvertError {
     #[error(transparent)]
     Load(#[from] LoadError),
     /// The rewrite refused or failed.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Rewrite {
         /// The input.
         path: String,
         /// Why.
-        source: Box<RewriteError>,
+        cause: Box<RewriteError>,
     },
     /// The output could not be written.
     #[error(transparent)]
     Save(#[from] SaveError),
     /// The output's folder could not be used.
-    #[error("{path}: {action} failed: {source}")]
+    #[error("{path}: {action} failed: {cause}")]
     Folder {
         /// The folder or file.
         path: String,
         /// What was tried.
         action: &'static str,
         /// The system's answer.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
 }
 
@@ -70,10 +70,10 @@ pub fn stage(
     };
     let folder_error = |action, path: &Path| {
         let path = path.display().to_string();
-        move |source| ConvertError::Folder {
+        move |cause| ConvertError::Folder {
             path,
             action,
-            source,
+            cause,
         }
     };
     // Refuse before the folder is made: a refusal leaves no trace.
@@ -102,10 +102,10 @@ fn stage_in(
 ) -> Result<(TempDir, PathBuf, Rewritten), ConvertError> {
     let folder_error = |action, path: &Path| {
         let path = path.display().to_string();
-        move |source| ConvertError::Folder {
+        move |cause| ConvertError::Folder {
             path,
             action,
-            source,
+            cause,
         }
     };
     let folder = tempfile::Builder::new()
@@ -127,10 +127,10 @@ fn stage_in(
             length += bytes.len() as u64;
             Ok(stored)
         };
-    let rewritten = rewrite(&mut model.model, options, &mut store, progress).map_err(|source| {
+    let rewritten = rewrite(&mut model.model, options, &mut store, progress).map_err(|cause| {
         ConvertError::Rewrite {
             path: model.path.display().to_string(),
-            source: Box::new(source),
+            cause: Box::new(cause),
         }
     })?;
     spill
@@ -184,10 +184,10 @@ impl Staged {
         };
         let error = |path: &Path| {
             let path = path.display().to_string();
-            move |source| ConvertError::Folder {
+            move |cause| ConvertError::Folder {
                 path,
                 action: "giving the output its name",
-                source,
+                cause,
             }
         };
         if data(&staged).exists() {
@@ -204,10 +204,10 @@ impl Staged {
         let kept = PathBuf::from(name);
         let error = |path: &Path| {
             let path = path.display().to_string();
-            move |source| ConvertError::Folder {
+            move |cause| ConvertError::Folder {
                 path,
                 action: "keeping the rejected output",
-                source,
+                cause,
             }
         };
         if kept.exists() {

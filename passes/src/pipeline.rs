@@ -1,5 +1,6 @@
 //! The passes in their order.
 
+use std::collections::HashSet;
 use std::error::Error;
 
 use crate::cleanup::{Live, cleanup};
@@ -8,6 +9,7 @@ use crate::facts::Facts;
 use crate::graph::Graph;
 use crate::graph::patch::{Patch, PatchError, apply};
 use crate::graph::verify::{VerifyError, verify};
+use crate::lower::{Lowered, lower};
 use crate::model::Model;
 use crate::onnx::GraphProto;
 use crate::recognize::projection::projection;
@@ -89,12 +91,12 @@ pub enum RewriteError {
         full: usize,
     },
     /// Linear algebra.
-    #[error("layer {layer}: {source}")]
+    #[error("layer {layer}: {cause}")]
     Factor {
         /// The layer.
         layer: usize,
         /// What went wrong.
-        source: SpectralError,
+        cause: SpectralError,
     },
     /// A factor out of the type's range.
     #[error(transparent)]
@@ -104,7 +106,7 @@ pub enum RewriteError {
     Store(Box<dyn Error + Send + Sync>),
     /// The rewrite contradicts itself; nothing was changed.
     #[error("internal error, the model is unchanged: {0}")]
-    Patch(#[from] PatchError),
+    Patch(PatchError),
     /// The rewritten graph is broken; nothing was changed.
     #[error("internal error, the rewritten graph is not well-formed: {0}")]
     Broken(VerifyError),
@@ -124,10 +126,44 @@ fn misses(rejects: &[Reject]) -> String {
 /// Finds every attention of `model`.
 pub fn inspect(model: &Model) -> Result<Inspection, VerifyError> {
     verify(&model.proto)?;
-    let graph = model.proto.graph.as_ref().ok_or(VerifyError::NoGraph)?;
-    let graph = Graph::new(graph);
+    let proto = model.proto.graph.as_ref().ok_or(VerifyError::NoGraph)?;
+    Ok(understand(model, proto, &HashSet::new()).1)
+}
+
+/// The graph with its attention operators spelled out, and what it holds. Operators in `except` stay as they are.
+fn understand(
+    model: &Model,
+    proto: &GraphProto,
+    except: &HashSet<String>,
+) -> (Lowered, Recognized) {
+    let graph = Graph::new(proto);
     let facts = Facts::infer(model, &graph, None);
-    Ok(recognize(&graph, &facts))
+    let lowered = lower(proto, &graph, &facts, except);
+    let graph = Graph::new(&lowered.graph);
+    let facts = Facts::infer(model, &graph, None);
+    let mut found = recognize(&graph, &facts, &lowered.refused);
+    for site in &mut found.sites {
+        let score = graph.node(site.score).and_then(|n| n.output.first());
+        if let Some(origin) = score.and_then(|s| lowered.origins.get(s)) {
+            site.dialect = origin.dialect;
+        }
+    }
+    (lowered, found)
+}
+
+/// Operators that were spelled out without becoming a site: in a partial rewrite they stay operators.
+fn not_taken(lowered: &Lowered, found: &Recognized) -> HashSet<String> {
+    let graph = Graph::new(&lowered.graph);
+    let taken: HashSet<&str> = found
+        .sites
+        .iter()
+        .filter_map(|s| Some(graph.node(s.score)?.output.first()?.as_str()))
+        .collect();
+    let left = lowered
+        .origins
+        .iter()
+        .filter(|(score, _)| !taken.contains(score.as_str()));
+    left.map(|(_, origin)| origin.label.clone()).collect()
 }
 
 /// Rewrites every attention of `model` in place, or none of them.
@@ -146,11 +182,18 @@ pub fn rewrite(
         .graph
         .as_ref()
         .ok_or(RewriteError::Malformed(VerifyError::NoGraph))?;
+    // Operators become primitives, and symbolic shapes prove what the primitives do.
+    let (mut lowered, mut found) = understand(model, proto, &HashSet::new());
+    let rejects = found.rejects.clone();
+    check(model, &found.sites, &rejects, options)?;
+    let left = not_taken(&lowered, &found);
+    if !left.is_empty() {
+        (lowered, found) = understand(model, proto, &left);
+    }
+    let proto = &lowered.graph;
     let graph = Graph::new(proto);
-    // Symbolic shapes carry the proof.
     let facts = Facts::infer(model, &graph, None);
-    let Recognized { sites, rejects } = recognize(&graph, &facts);
-    check(model, &sites, &rejects, options)?;
+    let sites = found.sites;
     // Factors and new nodes, one layer at a time.
     let mut names = Names::of(proto);
     let mut patch = Patch::default();
@@ -160,15 +203,15 @@ pub fn rewrite(
         let rank = options.rank.unwrap_or_else(|| site.full_rank());
         let moments = moments(model, &graph, &facts, &site);
         let factors =
-            factor(&moments, site.kv_heads, rank).map_err(|source| RewriteError::Factor {
+            factor(&moments, site.kv_heads, rank).map_err(|cause| RewriteError::Factor {
                 layer: site.layer,
-                source,
+                cause,
             })?;
         let mut one = absorbed(&graph, &mut names, &site, &factors)?;
         for tensor in &mut one.initializers {
             *tensor = store(std::mem::take(tensor)).map_err(RewriteError::Store)?;
         }
-        patch.merge(one)?;
+        patch.merge(one).map_err(RewriteError::Patch)?;
         done.push(rewritten(site, rank, &factors));
         progress(done.len(), total);
     }
@@ -176,7 +219,7 @@ pub fn rewrite(
     let before = Live::of(proto);
     // From here on the graph changes: apply, sweep, and look at the result as critically as at the input.
     let mut changed = proto.clone();
-    apply(patch, &mut changed)?;
+    apply(patch, &mut changed).map_err(RewriteError::Patch)?;
     cleanup(&mut changed, &before);
     let original = model.proto.graph.replace(changed);
     if let Err(error) = accept(model, &seams) {

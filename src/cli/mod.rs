@@ -82,7 +82,7 @@ pub fn run() -> ExitCode {
 
 fn outcome_of(error: &anyhow::Error) -> Outcome {
     match error.downcast_ref::<ConvertError>() {
-        Some(ConvertError::Rewrite { source, .. }) => match **source {
+        Some(ConvertError::Rewrite { cause, .. }) => match **cause {
             RewriteError::Nothing(_) | RewriteError::Partial { .. } => Outcome::Nothing,
             RewriteError::Rank { .. } => Outcome::Usage,
             _ => Outcome::Failed,

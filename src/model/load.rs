@@ -28,12 +28,12 @@ pub struct LoadedModel {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The path does not exist, or the system refuses.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Io {
         /// The file.
         path: String,
         /// The system's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A folder without exactly one model.
     #[error("{path}: expected one .onnx file in this folder, found {found}: name the file")]
@@ -64,21 +64,21 @@ pub enum LoadError {
         reason: String,
     },
     /// A tensor whose bytes are not there.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Tensor {
         /// The model.
         path: String,
         /// What is wrong.
-        source: TensorError,
+        cause: TensorError,
     },
 }
 
 impl LoadedModel {
     /// Adds a data file under `location`, for tensors that were made since.
     pub fn add_file(&mut self, location: &str, path: &Path) -> Result<(), LoadError> {
-        let bytes = map(path).map_err(|source| LoadError::Io {
+        let bytes = map(path).map_err(|cause| LoadError::Io {
             path: path.display().to_string(),
-            source,
+            cause,
         })?;
         self.model.files.insert(location.to_owned(), bytes);
         self.sources.insert(location.to_owned(), path.to_path_buf());
@@ -92,9 +92,9 @@ impl LoadedModel {
 pub fn load(path: &Path) -> Result<LoadedModel, LoadError> {
     let path = model_file(path)?;
     let shown = path.display().to_string();
-    let bytes = map(&path).map_err(|source| LoadError::Io {
+    let bytes = map(&path).map_err(|cause| LoadError::Io {
         path: shown.clone(),
-        source,
+        cause,
     })?;
     let not_onnx = |detail: String| LoadError::NotOnnx {
         path: shown.clone(),
@@ -117,9 +117,9 @@ pub fn load(path: &Path) -> Result<LoadedModel, LoadError> {
         sources: BTreeMap::new(),
     };
     visit_tensors(&mut proto, &mut |tensor| {
-        let broken = |source| LoadError::Tensor {
+        let broken = |cause| LoadError::Tensor {
             path: shown.clone(),
-            source,
+            cause,
         };
         let Some(external) = External::of(tensor).map_err(broken)? else {
             return Ok(());
@@ -144,9 +144,9 @@ pub fn load(path: &Path) -> Result<LoadedModel, LoadError> {
 }
 
 fn model_file(path: &Path) -> Result<PathBuf, LoadError> {
-    let io = |source| LoadError::Io {
+    let io = |cause| LoadError::Io {
         path: path.display().to_string(),
-        source,
+        cause,
     };
     if !fs::metadata(path).map_err(io)?.is_dir() {
         return Ok(path.to_path_buf());

@@ -26,22 +26,22 @@ const CHUNK: usize = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
     /// The system refuses.
-    #[error("{path}: {action}: {source}")]
+    #[error("{path}: {action}: {cause}")]
     Io {
         /// The file.
         path: String,
         /// What was tried.
         action: &'static str,
         /// The system's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A tensor whose bytes are not there.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Tensor {
         /// The output.
         path: String,
         /// What is wrong.
-        source: TensorError,
+        cause: TensorError,
     },
     /// Too large without its weights.
     #[error(
@@ -78,10 +78,10 @@ pub fn save(loaded: &LoadedModel, path: &Path) -> Result<(), SaveError> {
     };
     let failed = |action: &'static str| {
         let path = path.display().to_string();
-        move |source| SaveError::Io {
+        move |cause| SaveError::Io {
             path,
             action,
-            source,
+            cause,
         }
     };
     let mut data_name = path.file_name().map(OsString::from).unwrap_or_default();
@@ -151,9 +151,9 @@ struct DataWriter<'a> {
 
 impl DataWriter<'_> {
     fn place(&mut self, tensor: &mut TensorProto) -> Result<(), SaveError> {
-        let broken = |source| SaveError::Tensor {
+        let broken = |cause| SaveError::Tensor {
             path: self.shown.clone(),
-            source,
+            cause,
         };
         if let Some(external) = External::of(tensor).map_err(broken)? {
             let (offset, length) = (self.copy(tensor, &external)?, external.length);
@@ -189,7 +189,7 @@ impl DataWriter<'_> {
                     .get(&external.location)
                     .ok_or_else(|| SaveError::Tensor {
                         path: self.shown.clone(),
-                        source: TensorError::NoFile {
+                        cause: TensorError::NoFile {
                             tensor: tensor.name().to_owned(),
                             location: external.location.clone(),
                         },
@@ -215,10 +215,10 @@ impl DataWriter<'_> {
 
     fn io(&self, action: &'static str) -> impl FnOnce(io::Error) -> SaveError + use<> {
         let path = self.shown.clone();
-        move |source| SaveError::Io {
+        move |cause| SaveError::Io {
             path,
             action,
-            source,
+            cause,
         }
     }
 

@@ -58,14 +58,14 @@ pub enum ValidateError {
         rewritten: Vec<usize>,
     },
     /// One of the models failed.
-    #[error("the {which} model failed in {step}: {source}")]
+    #[error("the {which} model failed in {step}: {cause}")]
     Model {
         /// `original` or `rewritten`.
         which: &'static str,
         /// The scenario and run.
         step: String,
         /// Its error.
-        source: Box<ValidateError>,
+        cause: Box<ValidateError>,
     },
     /// The runtime's error.
     #[error(transparent)]
@@ -180,9 +180,9 @@ fn in_model<'a>(
     which: &'static str,
     step: &'a str,
 ) -> impl FnOnce(ValidateError) -> ValidateError + 'a {
-    move |source| ValidateError::Model {
+    move |cause| ValidateError::Model {
         which,
         step: step.to_owned(),
-        source: Box::new(source),
+        cause: Box::new(cause),
     }
 }

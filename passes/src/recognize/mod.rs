@@ -9,8 +9,11 @@ mod side;
 pub mod site;
 mod trail;
 
+use std::collections::BTreeMap;
+
 use crate::facts::Facts;
 use crate::graph::{Graph, label};
+use crate::lower::refused_by_name;
 use reject::{Reason, Reject};
 use site::Site;
 
@@ -23,13 +26,19 @@ pub struct Recognized {
     pub rejects: Vec<Reject>,
 }
 
-/// Looks at every node once; linear in the graph.
-pub fn recognize(graph: &Graph, facts: &Facts) -> Recognized {
+/// Looks at every node once; linear in the graph. `refused` holds the operators that could not be spelled out, by their
+/// first output.
+pub fn recognize(graph: &Graph, facts: &Facts, refused: &BTreeMap<String, Reason>) -> Recognized {
     let mut found = Recognized::default();
     let mut layer = 0;
     for (id, node) in graph.nodes() {
-        let Some(candidate) = matmul::candidate(graph, facts, id, node) else {
-            continue;
+        let by_operator = node.output.first().and_then(|o| refused.get(o)).cloned();
+        let candidate = match by_operator.or_else(|| refused_by_name(node)) {
+            Some(reason) => Err((id, reason)),
+            None => match matmul::candidate(graph, facts, id, node) {
+                Some(candidate) => candidate,
+                None => continue,
+            },
         };
         match candidate.and_then(|c| matmul::recognize(graph, facts, layer, c)) {
             Ok(site) => found.sites.push(site),

@@ -8,6 +8,12 @@ use crate::graph::NodeId;
 pub enum Dialect {
     /// MatMul, Softmax, MatMul with the repetition written out.
     MatMul,
+    /// `Attention` of the default domain.
+    Attention,
+    /// `com.microsoft.GroupQueryAttention`.
+    GroupQueryAttention,
+    /// `com.microsoft.MultiHeadAttention`.
+    MultiHeadAttention,
 }
 
 impl Dialect {
@@ -15,6 +21,9 @@ impl Dialect {
     pub fn name(self) -> &'static str {
         match self {
             Self::MatMul => "matmul-softmax",
+            Self::Attention => "Attention",
+            Self::GroupQueryAttention => "GroupQueryAttention",
+            Self::MultiHeadAttention => "MultiHeadAttention",
         }
     }
 }

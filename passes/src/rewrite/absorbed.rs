@@ -14,7 +14,7 @@ use crate::factor::Factors;
 use crate::graph::build::{Dim, int64_vector, node};
 use crate::graph::patch::Patch;
 use crate::graph::{Graph, NodeId, label};
-use crate::onnx::{NodeProto, TensorProto};
+use crate::onnx::NodeProto;
 use crate::recognize::shape_reader::{Element, ShapeReader};
 use crate::recognize::site::{Side, Site};
 
@@ -22,7 +22,7 @@ use crate::recognize::site::{Side, Site};
 ///
 /// `factors` holds w_dk [G*d, r], w_uk [G, d, r], w_dv [G*dv, r] and w_uv as [G, dv, r].
 pub fn absorbed(
-    graph: &Graph,
+    graph: &Graph<'_>,
     names: &mut Names,
     site: &Site,
     factors: &Factors,
@@ -35,6 +35,7 @@ pub fn absorbed(
         heads: site.heads as i64,
         kv_heads: site.kv_heads as i64,
         rank: rank as i64,
+        graph,
         site,
     };
     let up_key = &factors.key.up * site.key.scale;
@@ -49,17 +50,17 @@ pub fn absorbed(
     )?;
     debug_assert_eq!(up_value.len_of(Axis(1)), rank);
 
-    let keys = builder.latent(graph, &site.key, 'k', site.score);
-    let values = builder.latent(graph, &site.value, 'v', site.output);
-    builder.score(graph, &keys);
-    builder.output(graph, &values);
+    let keys = builder.latent(&site.key, 'k', site.score);
+    let values = builder.latent(&site.value, 'v', site.output);
+    builder.score(&keys);
+    builder.output(&values);
     for reader in site
         .key
         .shape_readers
         .iter()
         .chain(&site.value.shape_readers)
     {
-        builder.shape(graph, reader);
+        builder.shape(reader);
     }
     Ok(builder.patch)
 }
@@ -70,6 +71,7 @@ struct Builder<'s> {
     heads: i64,
     kv_heads: i64,
     rank: i64,
+    graph: &'s Graph<'s>,
     site: &'s Site,
 }
 
@@ -95,20 +97,19 @@ impl Builder<'_> {
     fn vector(&mut self, values: &[i64]) -> String {
         let text: Vec<String> = values.iter().map(ToString::to_string).collect();
         let name = format!("mla/[{}]", text.join(","));
-        if !self
-            .patch
-            .initializers
-            .iter()
-            .any(|t: &TensorProto| t.name() == name)
-        {
+        let known = self.patch.initializers.iter().any(|t| t.name() == name);
+        // A model that was rewritten before holds the same vector under the same name.
+        let there = self.graph.initializer(&name).is_some();
+        if !known && !there {
             self.patch.initializers.push(int64_vector(&name, values));
         }
         name
     }
 
     /// Puts `nodes` where `at` was, after what is already there. They keep the metadata of the node they stand for.
-    fn place(&mut self, graph: &Graph, at: NodeId, nodes: Vec<NodeProto>) {
-        let metadata = graph
+    fn place(&mut self, at: NodeId, nodes: Vec<NodeProto>) {
+        let metadata = self
+            .graph
             .node(at)
             .map(|n| n.metadata_props.clone())
             .unwrap_or_default();
@@ -125,7 +126,7 @@ impl Builder<'_> {
     }
 
     /// The latent rows [B, 1, S, r] of one side, cached where the original was; returns their name.
-    fn latent(&mut self, graph: &Graph, side: &Side, letter: char, product: NodeId) -> String {
+    fn latent(&mut self, side: &Side, letter: char, product: NodeId) -> String {
         let width = self.kv_heads * side.size as i64;
         let packed = self.vector(&[0, 0, width]);
         let one = self.vector(&[1]);
@@ -149,12 +150,12 @@ impl Builder<'_> {
         let mut nodes = vec![rows, flat, latent, new];
         let latent = match &side.cache {
             Some(cache) => {
-                let old = graph.node(cache.append).map_or("", |n| n.name());
+                let old = self.graph.node(cache.append).map_or("", |n| n.name());
                 nodes.push(
                     node("Concat", old, &[&cache.past, &new_name], &[&cache.present])
                         .with_int("axis", 2),
                 );
-                self.place(graph, cache.append, nodes);
+                self.place(cache.append, nodes);
                 for name in [&cache.past, &cache.present] {
                     let dims = vec![Dim::Keep, Dim::Fixed(1), Dim::Keep, Dim::Fixed(self.rank)];
                     self.patch.interface.insert(name.clone(), dims);
@@ -162,7 +163,7 @@ impl Builder<'_> {
                 cache.present.clone()
             }
             None => {
-                self.place(graph, product, nodes);
+                self.place(product, nodes);
                 new_name
             }
         };
@@ -172,11 +173,11 @@ impl Builder<'_> {
         let cast = self
             .unary("Cast", &part("B1Sr"), &[&latent])
             .with_int("to", self.site.product_type.into());
-        self.place(graph, product, vec![cast]);
+        self.place(product, vec![cast]);
         self.name(&part("B1Sr"))
     }
 
-    fn score(&mut self, graph: &Graph, latent: &str) {
+    fn score(&mut self, latent: &str) {
         let site = self.site;
         let grouped = self.vector(&[0, self.kv_heads, -1, site.key.size as i64]);
         let rows = self.vector(&[0, 1, -1, self.rank]);
@@ -193,12 +194,12 @@ impl Builder<'_> {
                 "score_B1xS",
                 &[&self.name("q_B1xr"), &self.name("k_B1rS")],
             ),
-            self.last(graph, site.score, &[&self.name("score_B1xS"), &heads]),
+            self.last(site.score, &[&self.name("score_B1xS"), &heads]),
         ];
-        self.place(graph, site.score, nodes);
+        self.place(site.score, nodes);
     }
 
-    fn output(&mut self, graph: &Graph, latent: &str) {
+    fn output(&mut self, latent: &str) {
         let site = self.site;
         let rows = self.vector(&[0, 1, -1, 0]);
         let grouped = self.vector(&[0, self.kv_heads, -1, self.rank]);
@@ -209,22 +210,22 @@ impl Builder<'_> {
             self.unary("MatMul", "out_B1xr", &[&self.name("p_B1xS"), latent]),
             self.unary("Reshape", "out_BGxr", &[&self.name("out_B1xr"), &grouped]),
             self.unary("MatMul", "out_BGxd", &[&self.name("out_BGxr"), &up]),
-            self.last(graph, site.output, &[&self.name("out_BGxd"), &heads]),
+            self.last(site.output, &[&self.name("out_BGxd"), &heads]),
         ];
-        self.place(graph, site.output, nodes);
+        self.place(site.output, nodes);
     }
 
     /// The `Reshape` that gives the value of the product it stands for, under that product's names.
-    fn last(&self, graph: &Graph, old: NodeId, inputs: &[&str]) -> NodeProto {
-        let (name, output) = graph.node(old).map_or(("", ""), |n| {
+    fn last(&self, old: NodeId, inputs: &[&str]) -> NodeProto {
+        let (name, output) = self.graph.node(old).map_or(("", ""), |n| {
             (n.name(), n.output.first().map_or("", String::as_str))
         });
         node("Reshape", name, inputs, &[output])
     }
 
     /// The shape that `reader` asks for, put together from what stays.
-    fn shape(&mut self, graph: &Graph, reader: &ShapeReader) {
-        let Some(old) = graph.node(reader.node) else {
+    fn shape(&mut self, reader: &ShapeReader) {
+        let Some(old) = self.graph.node(reader.node) else {
             return;
         };
         let output = old.output.first().map_or("", String::as_str);
@@ -253,6 +254,6 @@ impl Builder<'_> {
         }
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         nodes.push(node("Concat", old.name(), &parts, &[output]).with_int("axis", 0));
-        self.place(graph, reader.node, nodes);
+        self.place(reader.node, nodes);
     }
 }

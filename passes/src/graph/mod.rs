@@ -30,6 +30,7 @@ pub struct Graph<'a> {
     initializers: HashMap<&'a str, &'a TensorProto>,
     inputs: HashMap<&'a str, &'a ValueInfoProto>,
     outputs: HashSet<&'a str>,
+    outer: Option<&'a Graph<'a>>,
 }
 
 impl<'a> Graph<'a> {
@@ -66,6 +67,15 @@ impl<'a> Graph<'a> {
             initializers: proto.initializer.iter().map(|t| (t.name(), t)).collect(),
             inputs: proto.input.iter().map(|v| (v.name(), v)).collect(),
             outputs: proto.output.iter().map(|v| v.name()).collect(),
+            outer: None,
+        }
+    }
+
+    /// Indexes `proto`, a graph in an attribute of a node of `outer`, whose values it may read.
+    pub fn within(proto: &'a GraphProto, outer: &'a Graph<'a>) -> Self {
+        Self {
+            outer: Some(outer),
+            ..Self::new(proto)
         }
     }
 
@@ -99,17 +109,29 @@ impl<'a> Graph<'a> {
         self.uses.get(value).map_or(&[], Vec::as_slice)
     }
 
-    /// The initializer called `value`.
+    /// The initializer called `value`, of this graph or one around it.
     pub fn initializer(&self, value: &str) -> Option<&'a TensorProto> {
-        self.initializers.get(value).copied()
+        let own = self.initializers.get(value).copied();
+        own.or_else(|| self.around(value)?.initializer(value))
     }
 
-    /// The graph input called `value`, unless an initializer gives it a default.
+    /// The graph input called `value`, of this graph or one around it, unless an initializer gives it a default.
     pub fn input(&self, value: &str) -> Option<&'a ValueInfoProto> {
         if self.initializers.contains_key(value) {
             return None;
         }
-        self.inputs.get(value).copied()
+        let own = self.inputs.get(value).copied();
+        own.or_else(|| self.around(value)?.input(value))
+    }
+
+    /// The graph around this one, where `value` is not made here.
+    fn around(&self, value: &str) -> Option<&'a Graph<'a>> {
+        self.outer.filter(|_| !self.producers.contains_key(value))
+    }
+
+    /// Whether `value` is an input of this very graph.
+    pub fn is_own_input(&self, value: &str) -> bool {
+        self.inputs.contains_key(value)
     }
 
     /// Whether `value` is an output of the graph.
@@ -117,7 +139,7 @@ impl<'a> Graph<'a> {
         self.outputs.contains(value)
     }
 
-    /// `value` with `Identity` nodes in front of it looked through.
+    /// `value` with the nodes in front of it looked through that only give it another name.
     pub fn resolve<'v>(&self, value: &'v str) -> &'v str
     where
         'a: 'v,
@@ -126,7 +148,7 @@ impl<'a> Graph<'a> {
         // A graph in topological order has no cycle; the bound keeps a hostile one finite.
         for _ in 0..=self.proto.node.len() {
             match self.producer(current) {
-                Some((_, node)) if is_op(node, "Identity") => match node.input.first() {
+                Some((_, node)) if is_alias(node) => match node.input.first() {
                     Some(input) => current = input,
                     None => return current,
                 },
@@ -135,6 +157,11 @@ impl<'a> Graph<'a> {
         }
         current
     }
+}
+
+/// Whether `node` gives its input another name: `Identity`, or `Concat` of one.
+pub fn is_alias(node: &NodeProto) -> bool {
+    is_op(node, "Identity") || (is_op(node, "Concat") && node.input.len() == 1)
 }
 
 /// Whether `node` is operator `op` of the default ONNX domain.

@@ -1,5 +1,6 @@
 //! Finds every attention of a graph and proves what it is, or says why it cannot.
 
+mod cache;
 pub mod layout;
 mod matmul;
 pub mod projection;
@@ -12,7 +13,7 @@ mod trail;
 use std::collections::BTreeMap;
 
 use crate::facts::Facts;
-use crate::graph::{Graph, label};
+use crate::graph::{Graph, NodeId, label};
 use crate::lower::refused_by_name;
 use reject::{Reason, Reject};
 use site::Site;
@@ -24,6 +25,8 @@ pub struct Recognized {
     pub sites: Vec<Site>,
     /// Those that look like one and are not proved, each with the nearest miss.
     pub rejects: Vec<Reject>,
+    /// Attentions of another kind, which are no concern of a rewrite: cross-attention.
+    pub others: Vec<Reject>,
 }
 
 /// Looks at every node once; linear in the graph. `refused` holds the operators that could not be spelled out, by their
@@ -40,15 +43,20 @@ pub fn recognize(graph: &Graph, facts: &Facts, refused: &BTreeMap<String, Reason
                 None => continue,
             },
         };
+        let reject = |(at, reason): (NodeId, Reason)| Reject {
+            layer,
+            node: graph
+                .node(at)
+                .map_or_else(String::new, |n| label(n).to_owned()),
+            reason,
+        };
         match candidate.and_then(|c| matmul::recognize(graph, facts, layer, c)) {
             Ok(site) => found.sites.push(site),
-            Err((at, reason)) => found.rejects.push(Reject {
-                layer,
-                node: graph
-                    .node(at)
-                    .map_or_else(String::new, |n| label(n).to_owned()),
-                reason,
-            }),
+            Err(other) if other.1.is_not_a_site() => {
+                found.others.push(reject(other));
+                continue;
+            }
+            Err(refused) => found.rejects.push(reject(refused)),
         }
         layer += 1;
     }
@@ -61,8 +69,8 @@ fn one_reader_per_cache(graph: &Graph, found: &mut Recognized) {
     let shared = |site: &Site, other: &Site| {
         let pasts = |s: &Site| {
             [
-                s.key.cache.as_ref().map(|c| c.past.clone()),
-                s.value.cache.as_ref().map(|c| c.past.clone()),
+                s.key.cache.as_ref().and_then(|c| c.past.clone()),
+                s.value.cache.as_ref().and_then(|c| c.past.clone()),
             ]
         };
         let others = pasts(other);
@@ -80,9 +88,10 @@ fn one_reader_per_cache(graph: &Graph, found: &mut Recognized) {
             }
         }
         if let (Some(key), Some(value)) = (&site.key.cache, &site.value.cache)
+            && let Some(past) = &key.past
             && key.past == value.past
         {
-            clashes.push((site.layer, site.layer, key.past.clone()));
+            clashes.push((site.layer, site.layer, past.clone()));
         }
     }
     for (layer, other, past) in clashes {

@@ -178,17 +178,49 @@ pub enum Reason {
     /// Only one of K and V is cached.
     #[error("the key and the value are not cached alike: one has a past input, the other has none")]
     HalfCached,
-    /// The query's length differs from the key's although nothing is cached here: cross-attention or a cache in front.
+    /// Keys and values of another sequence.
     #[error(
-        "the {operand} '{value}' has another length than the query and no past input of this graph feeds it: cross-attention, or a cache that {op} changes after it was stored"
+        "the {operand} '{value}' has another length than the query and no cache of this graph feeds it: cross-attention, which caches nothing that grows"
     )]
-    NotSelfAttention {
+    CrossAttention {
         /// Key or value.
         operand: Operand,
         /// The value where the walk ended.
         value: String,
-        /// The operator that makes it.
+    },
+    /// A cache that is written by other means than `Concat(past, new)`.
+    #[error(
+        "the {operand} cache '{value}' is built by {op}, expected Concat of a past input and the new rows, in that order"
+    )]
+    CacheForm {
+        /// Key or value.
+        operand: Operand,
+        /// The operator.
         op: String,
+        /// Its output.
+        value: String,
+    },
+    /// What is cached is not what the product reads: rotated or normalized afterwards.
+    #[error(
+        "the {operand} cache '{past}' is changed by {op} after it is read, expected keys that are cached as the product reads them (after rotation)"
+    )]
+    ChangedAfterCaching {
+        /// Key or value.
+        operand: Operand,
+        /// The past input.
+        past: String,
+        /// The operator that makes what the product reads.
+        op: String,
+    },
+    /// The model is multi-head latent attention.
+    #[error(
+        "the {operand} comes from the cache '{past}', which is a latent already: this is multi-head latent attention, and there is nothing to gain"
+    )]
+    AlreadyLatent {
+        /// Key or value.
+        operand: Operand,
+        /// The past input.
+        past: String,
     },
     /// Shapes that are not [B, H, T, d].
     #[error("the {operand} '{value}' has shape {found}, expected {expected}")]
@@ -261,7 +293,10 @@ impl Reason {
             Self::CacheAxis { .. } => "cache-axis",
             Self::CacheNotReturned { .. } => "cache-not-returned",
             Self::HalfCached => "half-cached",
-            Self::NotSelfAttention { .. } => "not-self-attention",
+            Self::CrossAttention { .. } => "cross-attention",
+            Self::CacheForm { .. } => "cache-form",
+            Self::ChangedAfterCaching { .. } => "changed-after-caching",
+            Self::AlreadyLatent { .. } => "already-latent",
             Self::OperandShape { .. } => "operand-shape",
             Self::ValueProducts { .. } => "value-products",
             Self::ScoreProducts { .. } => "score-products",
@@ -269,5 +304,9 @@ impl Reason {
             Self::UnsupportedOperator { .. } => "unsupported-operator",
             Self::SharedCache { .. } => "shared-cache",
         }
+    }
+    /// Whether this is no attention of the kind at all, rather than one that could not be proved.
+    pub fn is_not_a_site(&self) -> bool {
+        matches!(self, Self::CrossAttention { .. })
     }
 }

@@ -2,13 +2,14 @@
 
 use tract_data::prelude::TDim;
 
+use super::cache::{Refused, filled, growing, not_growing, second_reader};
 use super::layout::{Layout, Part, text};
 use super::reject::{Operand, Reason};
 use super::shape_reader::{ShapeReader, shape_readers};
-use super::site::{Cache, Side};
+use super::site::Side;
 use super::trail::{Trail, trail};
-use crate::facts::{Facts, shapes};
-use crate::graph::{Graph, NodeId, is_op, label};
+use crate::facts::Facts;
+use crate::graph::{Graph, NodeId, is_op};
 
 /// What is proved of one operand.
 pub struct Proved {
@@ -22,8 +23,6 @@ pub struct Proved {
     pub elem_type: i32,
 }
 
-type Refused = (NodeId, Reason);
-
 /// Proves `operand`, the right operand of a product whose rows belong to a query of shape `query` [B, H, T, d].
 pub fn prove<'a>(
     graph: &Graph<'a>,
@@ -33,20 +32,24 @@ pub fn prove<'a>(
     query: &[TDim],
 ) -> Result<Proved, Refused> {
     let trail = trail(graph, facts, operand, role);
-    let end = graph.producer(operand).map_or(NodeId(0), |(id, _)| id);
     let heads = query.get(1).cloned().unwrap_or_default();
-    let (start, mut proved) = match &trail.append {
-        Some(append) => {
-            let kept = cache(graph, facts, append, role)?;
+    let filled = filled(graph, &trail);
+    let (start, mut proved) = match (&trail.append, filled) {
+        (Some(append), _) => {
+            let kept = growing(graph, facts, append, role)?;
             let mut proved = from_source(graph, facts, &trail, 0, role, &heads)?;
             proved.side.new = append.new.to_owned();
             proved.side.cache = Some(kept);
             (0, proved)
         }
-        None => uncached(graph, facts, &trail, role, query)
-            .map_err(|reason| reason.unwrap_or_else(|| not_self(graph, &trail, role, end)))?,
+        (None, Some((start, cache))) if as_long_as(facts, &trail, start, query) => {
+            let mut proved = from_source(graph, facts, &trail, start, role, &heads)?;
+            proved.side.cache = Some(cache);
+            (start, proved)
+        }
+        (None, _) => uncached(graph, facts, &trail, role, query)?,
     };
-    readers(graph, &trail, start, role)?;
+    readers(graph, &trail, start, proved.side.cache.is_some(), role)?;
     proved.side.path = trail
         .values
         .iter()
@@ -57,46 +60,13 @@ pub fn prove<'a>(
     Ok(proved)
 }
 
-/// Checks that the cache grows along axis 2 and is given back.
-fn cache(
-    graph: &Graph,
-    facts: &Facts,
-    append: &super::trail::Append,
-    role: Operand,
-) -> Result<Cache, Refused> {
-    let rank = facts.shape(append.past).map_or(0, <[TDim]>::len);
-    if rank != 4 || shapes::axis(append.axis, rank) != Some(2) {
-        let reason = Reason::CacheAxis {
-            operand: role,
-            past: append.past.to_owned(),
-            axis: append.axis,
-        };
-        return Err((append.node, reason));
-    }
-    if !graph.is_output(append.present) {
-        let reason = Reason::CacheNotReturned {
-            operand: role,
-            past: append.past.to_owned(),
-            present: append.present.to_owned(),
-        };
-        return Err((append.node, reason));
-    }
-    // The past feeds the append; its shape may be asked for, its numbers may not.
-    for usage in graph.uses(append.past) {
-        let shape_only =
-            usage.input.is_some() && graph.node(usage.node).is_some_and(|n| is_op(n, "Shape"));
-        if usage.node != append.node && !shape_only {
-            return Err((
-                usage.node,
-                second_reader(graph, role, append.past, usage.node),
-            ));
-        }
-    }
-    Ok(Cache {
-        past: append.past.to_owned(),
-        present: append.present.to_owned(),
-        append: append.node,
-    })
+/// Whether the value at `position` has the query's length on axis 2.
+fn as_long_as(facts: &Facts, trail: &Trail, position: usize, query: &[TDim]) -> bool {
+    let length = trail
+        .values
+        .get(position)
+        .and_then(|v| facts.shape(v)?.get(2));
+    length.is_some() && length == query.get(2)
 }
 
 /// Without a cache, the source is the earliest value from which the repetition can be proved.
@@ -106,44 +76,22 @@ fn uncached(
     trail: &Trail,
     role: Operand,
     query: &[TDim],
-) -> Result<(usize, Proved), Option<Refused>> {
+) -> Result<(usize, Proved), Refused> {
     let heads = query.get(1).cloned().unwrap_or_default();
-    let mut last = None;
+    let end = trail.steps.last().map_or(NodeId(0), |s| s.node);
+    let mut first = None;
     for start in 0..trail.values.len() {
         match from_source(graph, facts, trail, start, role, &heads) {
-            Ok(proved) => {
-                let length = trail
-                    .values
-                    .get(start)
-                    .and_then(|v| facts.shape(v))
-                    .and_then(|s| s.get(2));
-                if length != query.get(2) {
-                    return Err(None);
-                }
-                return Ok((start, proved));
-            }
-            Err(refused) => last = Some(last.unwrap_or(refused)),
+            Ok(proved) if as_long_as(facts, trail, start, query) => return Ok((start, proved)),
+            // What is longer than the query comes from a cache or from another sequence.
+            Ok(_) => return Err(not_growing(graph, facts, trail, role, end)),
+            Err(refused) => first = Some(first.unwrap_or(refused)),
         }
     }
-    // A length other than the query's is the deeper reason.
-    Err(last.filter(|_| trail.stopped.is_none()))
-}
-
-fn not_self(graph: &Graph, trail: &Trail, role: Operand, end: NodeId) -> Refused {
-    let source = trail.values.first().copied().unwrap_or_default();
-    let (node, op) = match graph.producer(source) {
-        Some((id, node)) => (id, node.op_type().to_owned()),
-        None => (end, "nothing".to_owned()),
-    };
-    let reason = trail
-        .stopped
-        .clone()
-        .unwrap_or_else(|| Reason::NotSelfAttention {
-            operand: role,
-            value: source.to_owned(),
-            op,
-        });
-    (node, reason)
+    match first {
+        Some(refused) if trail.stopped.is_none() => Err(refused),
+        _ => Err(not_growing(graph, facts, trail, role, end)),
+    }
 }
 
 /// Composes the steps after `values[start]` and compares the result with repeat-KV.
@@ -264,10 +212,16 @@ fn compare(
 }
 
 /// Nobody but the next step may read the numbers on the way; asking for a shape is fine.
-fn readers(graph: &Graph, trail: &Trail, start: usize, role: Operand) -> Result<(), Refused> {
+fn readers(
+    graph: &Graph,
+    trail: &Trail,
+    start: usize,
+    cached: bool,
+    role: Operand,
+) -> Result<(), Refused> {
     for (position, value) in trail.values.iter().enumerate().skip(start) {
-        let cached = position == 0 && trail.append.is_some();
-        if graph.is_output(value) && !cached {
+        let source = position == start;
+        if graph.is_output(value) && !(source && cached) {
             let at = graph.producer(value).map_or(NodeId(0), |(id, _)| id);
             let reason = Reason::OutputInside {
                 operand: role,
@@ -276,7 +230,7 @@ fn readers(graph: &Graph, trail: &Trail, start: usize, role: Operand) -> Result<
             return Err((at, reason));
         }
         // The source itself stays when nothing is cached, so its readers do not matter.
-        if position == start && trail.append.is_none() {
+        if source && !cached {
             continue;
         }
         let next = trail.steps.get(position).map(|s| s.node);
@@ -304,7 +258,9 @@ fn readers(graph: &Graph, trail: &Trail, start: usize, role: Operand) -> Result<
 fn shapes_asked(graph: &Graph, facts: &Facts, side: &Side) -> Result<Vec<ShapeReader>, Refused> {
     let mut readers = Vec::new();
     if let Some(cache) = &side.cache {
-        readers.extend(shape_readers(graph, facts, &cache.past, &cache.past, true)?);
+        for past in cache.past.iter().chain(&cache.aliases) {
+            readers.extend(shape_readers(graph, facts, past, past, true)?);
+        }
     }
     for value in &side.path {
         let source = *value == side.source;
@@ -314,15 +270,4 @@ fn shapes_asked(graph: &Graph, facts: &Facts, side: &Side) -> Result<Vec<ShapeRe
         readers.extend(shape_readers(graph, facts, value, &side.source, source)?);
     }
     Ok(readers)
-}
-
-fn second_reader(graph: &Graph, role: Operand, value: &str, reader: NodeId) -> Reason {
-    let reader = graph
-        .node(reader)
-        .map_or_else(String::new, |n| format!("{} '{}'", n.op_type(), label(n)));
-    Reason::SecondReader {
-        operand: role,
-        value: value.to_owned(),
-        reader,
-    }
 }

@@ -31,11 +31,13 @@ impl Dialect {
 /// The cache of one side: a past input that grows to a present output along axis 2 of [B, G, length, size].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
-    /// Graph input [B, G, P, size].
-    pub past: String,
+    /// Graph input [B, G, P, size]; `None` in a graph that only fills the cache.
+    pub past: Option<String>,
+    /// Other names of the past, made by nodes that only rename it.
+    pub aliases: Vec<String>,
     /// Graph output [B, G, P+T, size].
     pub present: String,
-    /// The `Concat` that joins past and new.
+    /// The node that makes the present: the `Concat` of past and new, or what makes the new rows.
     pub append: NodeId,
 }
 

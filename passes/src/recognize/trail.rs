@@ -20,6 +20,8 @@ pub struct Step {
 pub struct Append<'a> {
     /// The graph input.
     pub past: &'a str,
+    /// The name under which the `Concat` reads it.
+    pub written: &'a str,
     /// The rows of this step.
     pub new: &'a str,
     /// The joined value.
@@ -89,12 +91,14 @@ fn as_append<'a>(graph: &Graph<'a>, id: NodeId, node: &'a NodeProto) -> Option<A
     if !is_op(node, "Concat") {
         return None;
     }
-    let [past, new] = node.input.as_slice() else {
+    let [written, new] = node.input.as_slice() else {
         return None;
     };
+    let past = graph.resolve(written);
     graph.input(past)?;
     Some(Append {
         past,
+        written,
         new,
         present: node.output.first()?,
         node: id,
@@ -124,8 +128,7 @@ fn carried(facts: &Facts, node: &NodeProto, role: Operand) -> Result<Option<usiz
             Ok((is_float(to) && from.is_some_and(is_float)).then_some(0))
         }
         "Concat" => {
-            let copies =
-                node.input.len() > 1 && node.input.iter().all(|i| Some(i) == node.input.first());
+            let copies = node.input.iter().all(|i| Some(i) == node.input.first());
             Ok(copies.then_some(0))
         }
         "Mul" => scaled(facts, node, &[0, 1], role),

@@ -13,10 +13,10 @@ use super::tensors::{TensorRange, tensor};
 use crate::factor::Factors;
 use crate::graph::build::{Dim, int64_vector, node};
 use crate::graph::patch::Patch;
-use crate::graph::{Graph, NodeId, label};
+use crate::graph::{Graph, NodeId, is_alias, label};
 use crate::onnx::NodeProto;
 use crate::recognize::shape_reader::{Element, ShapeReader};
-use crate::recognize::site::{Side, Site};
+use crate::recognize::site::{Cache, Side, Site};
 
 /// Builds the patch of one site.
 ///
@@ -127,44 +127,21 @@ impl Builder<'_> {
 
     /// The latent rows [B, 1, S, r] of one side, cached where the original was; returns their name.
     fn latent(&mut self, side: &Side, letter: char, product: NodeId) -> String {
-        let width = self.kv_heads * side.size as i64;
-        let packed = self.vector(&[0, 0, width]);
-        let one = self.vector(&[1]);
         let part = |p: &str| format!("{letter}_{p}");
-        let down = self.name(&format!("w_d{letter}"));
-        let rows = self
-            .unary("Transpose", &part("BTGd"), &[&side.new])
-            .with_ints("perm", &[0, 2, 1, 3]);
-        let flat = self.unary(
-            "Reshape",
-            &part("BTx"),
-            &[&self.name(&part("BTGd")), &packed],
-        );
-        let latent = self.unary("MatMul", &part("BTr"), &[&self.name(&part("BTx")), &down]);
-        let new = self.unary(
-            "Unsqueeze",
-            &part("B1Tr"),
-            &[&self.name(&part("BTr")), &one],
-        );
-        let new_name = self.name(&part("B1Tr"));
-        let mut nodes = vec![rows, flat, latent, new];
+        let new = self.name(&part("B1Tr"));
         let latent = match &side.cache {
             Some(cache) => {
-                let old = self.graph.node(cache.append).map_or("", |n| n.name());
-                nodes.push(
-                    node("Concat", old, &[&cache.past, &new_name], &[&cache.present])
-                        .with_int("axis", 2),
-                );
-                self.place(cache.append, nodes);
-                for name in [&cache.past, &cache.present] {
-                    let dims = vec![Dim::Keep, Dim::Fixed(1), Dim::Keep, Dim::Fixed(self.rank)];
-                    self.patch.interface.insert(name.clone(), dims);
+                self.cached(side, cache, letter, &new);
+                let dims = vec![Dim::Keep, Dim::Fixed(1), Dim::Keep, Dim::Fixed(self.rank)];
+                for name in cache.past.iter().chain([&cache.present]) {
+                    self.patch.interface.insert(name.clone(), dims.clone());
                 }
                 cache.present.clone()
             }
             None => {
+                let nodes = self.down(side, letter, &side.new, &new);
                 self.place(product, nodes);
-                new_name
+                new
             }
         };
         if self.site.elem_type == self.site.product_type {
@@ -175,6 +152,54 @@ impl Builder<'_> {
             .with_int("to", self.site.product_type.into());
         self.place(product, vec![cast]);
         self.name(&part("B1Sr"))
+    }
+
+    /// From the new rows [B, G, T, d] of one side to latent rows [B, 1, T, r] called `latent`.
+    fn down(&mut self, side: &Side, letter: char, rows: &str, latent: &str) -> Vec<NodeProto> {
+        let packed = self.vector(&[0, 0, self.kv_heads * side.size as i64]);
+        let one = self.vector(&[1]);
+        let part = |p: &str| format!("{letter}_{p}");
+        let name = |p: &str| self.name(&part(p));
+        vec![
+            self.unary("Transpose", &part("BTGd"), &[rows])
+                .with_ints("perm", &[0, 2, 1, 3]),
+            self.unary("Reshape", &part("BTx"), &[&name("BTGd"), &packed]),
+            self.unary(
+                "MatMul",
+                &part("BTr"),
+                &[&name("BTx"), &self.name(&format!("w_d{letter}"))],
+            ),
+            node("Unsqueeze", &name("B1Tr"), &[&name("BTr"), &one], &[latent]),
+        ]
+    }
+
+    /// Puts the latent rows where the cache was made, under the name of the present.
+    fn cached(&mut self, side: &Side, cache: &Cache, letter: char, new: &str) {
+        let Some(old) = self.graph.node(cache.append) else {
+            return;
+        };
+        let nodes = match (&cache.past, old.input.first()) {
+            (Some(past), _) => {
+                let mut nodes = self.down(side, letter, &side.new, new);
+                nodes.push(
+                    node("Concat", old.name(), &[past, new], &[&cache.present]).with_int("axis", 2),
+                );
+                nodes
+            }
+            (None, Some(rows)) if is_alias(old) => self.down(side, letter, rows, &cache.present),
+            // The node that made the rows as an output goes on making them, under another name.
+            (None, _) => {
+                let rows = self.name(&format!("{letter}_BGTd"));
+                let mut maker = old.clone();
+                for output in maker.output.iter_mut().filter(|o| **o == cache.present) {
+                    output.clone_from(&rows);
+                }
+                let mut nodes = vec![maker];
+                nodes.extend(self.down(side, letter, &rows, &cache.present));
+                nodes
+            }
+        };
+        self.place(cache.append, nodes);
     }
 
     fn score(&mut self, latent: &str) {

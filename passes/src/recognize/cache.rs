@@ -1,0 +1,200 @@
+//! What a cache is, and what only looks like one.
+
+use std::collections::HashSet;
+
+use tract_data::prelude::TDim;
+
+use super::reject::{Operand, Reason};
+use super::site::Cache;
+use super::trail::{Append, Trail};
+use crate::facts::{Facts, shapes};
+use crate::graph::{Graph, NodeId, is_alias, is_op, label};
+
+/// A reason, and the node it speaks of.
+pub type Refused = (NodeId, Reason);
+
+/// Most nodes that are looked at to explain a miss.
+const FARTHEST: usize = 500;
+
+/// Checks that a cache grows along axis 2, is given back, and that nobody else reads its past.
+pub fn growing(
+    graph: &Graph,
+    facts: &Facts,
+    append: &Append,
+    role: Operand,
+) -> Result<Cache, Refused> {
+    let rank = facts.shape(append.past).map_or(0, <[TDim]>::len);
+    if rank != 4 || shapes::axis(append.axis, rank) != Some(2) {
+        let reason = Reason::CacheAxis {
+            operand: role,
+            past: append.past.to_owned(),
+            axis: append.axis,
+        };
+        return Err((append.node, reason));
+    }
+    if !graph.is_output(append.present) {
+        let reason = Reason::CacheNotReturned {
+            operand: role,
+            past: append.past.to_owned(),
+            present: append.present.to_owned(),
+        };
+        return Err((append.node, reason));
+    }
+    let mut aliases = Vec::new();
+    let mut value = append.written;
+    while value != append.past {
+        let Some((_, node)) = graph.producer(value) else {
+            break;
+        };
+        aliases.push(value.to_owned());
+        let Some(input) = node.input.first() else {
+            break;
+        };
+        value = input;
+    }
+    // The past feeds the append; its shape may be asked for, its numbers may not.
+    for name in aliases.iter().map(String::as_str).chain([append.past]) {
+        for usage in graph.uses(name) {
+            let renames = |n: &_| is_alias(n) && aliases.iter().any(|a| n.output.contains(a));
+            let harmless = usage.input.is_some()
+                && graph
+                    .node(usage.node)
+                    .is_some_and(|n| is_op(n, "Shape") || renames(n));
+            if usage.node != append.node && !harmless {
+                return Err((usage.node, second_reader(graph, role, name, usage.node)));
+            }
+        }
+    }
+    Ok(Cache {
+        past: Some(append.past.to_owned()),
+        aliases,
+        present: append.present.to_owned(),
+        append: append.node,
+    })
+}
+
+/// The cache that a graph without a past fills: a value on the trail that is an output of the graph.
+pub fn filled(graph: &Graph, trail: &Trail) -> Option<(usize, Cache)> {
+    let start = trail
+        .values
+        .iter()
+        .position(|value| graph.is_output(value))?;
+    let present = *trail.values.get(start)?;
+    let (append, _) = graph.producer(present)?;
+    let cache = Cache {
+        past: None,
+        aliases: Vec::new(),
+        present: present.to_owned(),
+        append,
+    };
+    Some((start, cache))
+}
+
+/// Why an operand of another length than the query is no growing cache.
+pub fn not_growing(
+    graph: &Graph,
+    facts: &Facts,
+    trail: &Trail,
+    role: Operand,
+    end: NodeId,
+) -> Refused {
+    let source = trail.values.first().copied().unwrap_or_default();
+    let produced = graph.producer(source);
+    if let Some(reason) = &trail.stopped {
+        return (produced.map_or(end, |(id, _)| id), reason.clone());
+    }
+    let Some((id, node)) = produced else {
+        return (end, cross(role, source));
+    };
+    if let Some((past, rank, heads)) = cache_behind(graph, facts, source) {
+        let latent = rank == Some(3) || heads == Some(1);
+        let reason = match latent {
+            true => Reason::AlreadyLatent {
+                operand: role,
+                past,
+            },
+            false => Reason::ChangedAfterCaching {
+                operand: role,
+                past,
+                op: node.op_type().to_owned(),
+            },
+        };
+        return (id, reason);
+    }
+    let builds = [
+        "Concat",
+        "ScatterND",
+        "ScatterElements",
+        "TensorScatter",
+        "Slice",
+        "Where",
+        "Pad",
+    ];
+    match builds.iter().any(|op| is_op(node, op)) {
+        true => {
+            let reason = Reason::CacheForm {
+                operand: role,
+                op: node.op_type().to_owned(),
+                value: source.to_owned(),
+            };
+            (id, reason)
+        }
+        false => (id, cross(role, source)),
+    }
+}
+
+fn cross(role: Operand, source: &str) -> Reason {
+    Reason::CrossAttention {
+        operand: role,
+        value: source.to_owned(),
+    }
+}
+
+/// A growing cache among what `value` is computed from, without going through another attention: its past, its rank
+/// and its heads.
+fn cache_behind(
+    graph: &Graph,
+    facts: &Facts,
+    value: &str,
+) -> Option<(String, Option<usize>, Option<i64>)> {
+    let mut seen = HashSet::new();
+    let mut open = vec![value];
+    while let Some(value) = open.pop() {
+        if !seen.insert(value) || seen.len() > FARTHEST {
+            continue;
+        }
+        let Some((_, node)) = graph.producer(value) else {
+            continue;
+        };
+        if is_op(node, "Concat")
+            && node.input.len() == 2
+            && let Some(past) = node.input.first().map(|i| graph.resolve(i))
+            && graph.input(past).is_some()
+        {
+            let shape = facts.shape(past);
+            let heads = shape.and_then(|s| s.get(1)?.as_i64());
+            return Some((past.to_owned(), shape.map(<[TDim]>::len), heads));
+        }
+        let product = is_op(node, "MatMul")
+            && node
+                .input
+                .iter()
+                .all(|i| graph.initializer(graph.resolve(i)).is_none());
+        if !product {
+            open.extend(node.input.iter().map(String::as_str));
+        }
+    }
+    None
+}
+
+/// Another node reads `value`.
+pub fn second_reader(graph: &Graph, role: Operand, value: &str, reader: NodeId) -> Reason {
+    let reader = graph
+        .node(reader)
+        .map_or_else(String::new, |n| format!("{} '{}'", n.op_type(), label(n)));
+    Reason::SecondReader {
+        operand: role,
+        value: value.to_owned(),
+        reader,
+    }
+}

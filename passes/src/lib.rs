@@ -13,5 +13,8 @@ pub mod onnx;
 pub mod pipeline;
 pub mod recognize;
 pub mod rewrite;
+pub mod scopes;
+mod seam;
+pub mod understand;
 
 pub use pipeline::{Inspection, RewriteError, RewriteOptions, Rewritten, inspect, rewrite};

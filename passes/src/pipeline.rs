@@ -1,23 +1,25 @@
 //! The passes in their order.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error;
 
 use crate::cleanup::{Live, cleanup};
-use crate::factor::{Factors, Moments, SideMoments, SpectralError, factor, weights_only};
+use crate::factor::{Moments, SideMoments, SpectralError, factor, weights_only};
 use crate::facts::Facts;
-use crate::graph::Graph;
 use crate::graph::patch::{Patch, PatchError, apply};
 use crate::graph::verify::{VerifyError, verify};
-use crate::lower::{Lowered, lower};
+use crate::graph::{Graph, label};
 use crate::model::Model;
-use crate::onnx::GraphProto;
+use crate::recognize::Recognized;
 use crate::recognize::projection::projection;
 use crate::recognize::reject::Reject;
 use crate::recognize::site::{Side, Site};
-use crate::recognize::{Recognized, recognize};
 use crate::rewrite::absorbed::absorbed;
+use crate::rewrite::weights::{Weights, weights};
 use crate::rewrite::{Names, Store, TensorRange};
+use crate::scopes::{Scope, visit};
+use crate::seam::Seams;
+use crate::understand::{Placed, Understood, understand};
 
 /// The oldest opset whose operators the rewrite emits: `Unsqueeze` takes its axes as an input since 13.
 pub const OLDEST_OPSET: i64 = 13;
@@ -127,43 +129,13 @@ fn misses(rejects: &[Reject]) -> String {
 pub fn inspect(model: &Model) -> Result<Inspection, VerifyError> {
     verify(&model.proto)?;
     let proto = model.proto.graph.as_ref().ok_or(VerifyError::NoGraph)?;
-    Ok(understand(model, proto, &HashSet::new()).1)
-}
-
-/// The graph with its attention operators spelled out, and what it holds. Operators in `except` stay as they are.
-fn understand(
-    model: &Model,
-    proto: &GraphProto,
-    except: &HashSet<String>,
-) -> (Lowered, Recognized) {
-    let graph = Graph::new(proto);
-    let facts = Facts::infer(model, &graph, None);
-    let lowered = lower(proto, &graph, &facts, except);
-    let graph = Graph::new(&lowered.graph);
-    let facts = Facts::infer(model, &graph, None);
-    let mut found = recognize(&graph, &facts, &lowered.refused);
-    for site in &mut found.sites {
-        let score = graph.node(site.score).and_then(|n| n.output.first());
-        if let Some(origin) = score.and_then(|s| lowered.origins.get(s)) {
-            site.dialect = origin.dialect;
-        }
-    }
-    (lowered, found)
-}
-
-/// Operators that were spelled out without becoming a site: in a partial rewrite they stay operators.
-fn not_taken(lowered: &Lowered, found: &Recognized) -> HashSet<String> {
-    let graph = Graph::new(&lowered.graph);
-    let taken: HashSet<&str> = found
-        .sites
-        .iter()
-        .filter_map(|s| Some(graph.node(s.score)?.output.first()?.as_str()))
-        .collect();
-    let left = lowered
-        .origins
-        .iter()
-        .filter(|(score, _)| !taken.contains(score.as_str()));
-    left.map(|(_, origin)| origin.label.clone()).collect()
+    // Patches only spell operators out here, each in its own place, so they cannot clash.
+    let found = understand(model, proto, &HashSet::new()).map_err(|_| VerifyError::NoGraph)?;
+    Ok(Inspection {
+        sites: found.sites.into_iter().map(|p| p.site).collect(),
+        rejects: found.rejects,
+        others: found.others,
+    })
 }
 
 /// Rewrites every attention of `model` in place, or none of them.
@@ -183,45 +155,33 @@ pub fn rewrite(
         .as_ref()
         .ok_or(RewriteError::Malformed(VerifyError::NoGraph))?;
     // Operators become primitives, and symbolic shapes prove what the primitives do.
-    let (mut lowered, mut found) = understand(model, proto, &HashSet::new());
-    let rejects = found.rejects.clone();
+    let mut found = understand(model, proto, &HashSet::new()).map_err(RewriteError::Patch)?;
+    let rejects = std::mem::take(&mut found.rejects);
     check(model, &found.sites, &rejects, options)?;
-    let left = not_taken(&lowered, &found);
-    if !left.is_empty() {
-        (lowered, found) = understand(model, proto, &left);
+    if !found.in_vain.is_empty() {
+        found = understand(model, proto, &found.in_vain).map_err(RewriteError::Patch)?;
     }
-    let proto = &lowered.graph;
-    let graph = Graph::new(proto);
-    let facts = Facts::infer(model, &graph, None);
-    let sites = found.sites;
     // Factors and new nodes, one layer at a time.
-    let mut names = Names::of(proto);
-    let mut patch = Patch::default();
-    let mut done = Vec::new();
-    let total = sites.len();
-    for site in sites {
-        let rank = options.rank.unwrap_or_else(|| site.full_rank());
-        let moments = moments(model, &graph, &facts, &site);
-        let factors =
-            factor(&moments, site.kv_heads, rank).map_err(|cause| RewriteError::Factor {
-                layer: site.layer,
-                cause,
-            })?;
-        let mut one = absorbed(&graph, &mut names, &site, &factors)?;
-        for tensor in &mut one.initializers {
-            *tensor = store(std::mem::take(tensor)).map_err(RewriteError::Store)?;
-        }
-        patch.merge(one).map_err(RewriteError::Patch)?;
-        done.push(rewritten(site, rank, &factors));
-        progress(done.len(), total);
+    let mut changes = Changes::new(&found);
+    visit(model, &found.main, &mut |scope, _, graph, facts| {
+        changes.rewrite_scope(model, scope, graph, facts, options, store, progress);
+    });
+    changes.failed?;
+    let (done, patches, seams) = (changes.done, changes.patches, changes.seams);
+    // From here on the graph changes, inner graphs first; then the result is looked at as critically as the input.
+    let mut main = found.main;
+    let before: BTreeMap<Scope, Live> = patches
+        .keys()
+        .filter_map(|scope| Some((scope.clone(), Live::of(scope.get(&main)?))))
+        .collect();
+    for (scope, patch) in patches.into_iter().rev() {
+        let (Some(graph), Some(before)) = (scope.get_mut(&mut main), before.get(&scope)) else {
+            continue;
+        };
+        apply(patch, graph).map_err(RewriteError::Patch)?;
+        cleanup(graph, before);
     }
-    let seams = seams(&graph, &facts, &done);
-    let before = Live::of(proto);
-    // From here on the graph changes: apply, sweep, and look at the result as critically as at the input.
-    let mut changed = proto.clone();
-    apply(patch, &mut changed).map_err(RewriteError::Patch)?;
-    cleanup(&mut changed, &before);
-    let original = model.proto.graph.replace(changed);
+    let original = model.proto.graph.replace(main);
     if let Err(error) = accept(model, &seams) {
         model.proto.graph = original;
         return Err(error);
@@ -232,18 +192,110 @@ pub fn rewrite(
     })
 }
 
-fn rewritten(site: Site, rank: usize, factors: &Factors) -> RewrittenSite {
-    RewrittenSite {
-        site,
-        rank,
-        key_error: factors.key.predicted_error,
-        value_error: factors.value.predicted_error,
+/// The patches of all graphs of a model, while they are made.
+struct Changes<'u> {
+    found: &'u Understood,
+    names: Names,
+    shared: HashMap<String, (Weights, (f64, f64))>,
+    patches: BTreeMap<Scope, Patch>,
+    seams: Seams,
+    done: Vec<RewrittenSite>,
+    failed: Result<(), RewriteError>,
+}
+
+impl<'u> Changes<'u> {
+    fn new(found: &'u Understood) -> Self {
+        Self {
+            found,
+            names: Names::of(&found.main),
+            shared: HashMap::new(),
+            patches: BTreeMap::new(),
+            seams: Seams::default(),
+            done: Vec::new(),
+            failed: Ok(()),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // The pipeline's own state and its two outlets, at the one place they meet.
+    fn rewrite_scope(
+        &mut self,
+        model: &Model,
+        scope: &Scope,
+        graph: &Graph,
+        facts: &Facts,
+        options: RewriteOptions,
+        store: &mut Store,
+        progress: &mut dyn FnMut(usize, usize),
+    ) {
+        let found = self.found;
+        self.seams.add(scope, graph, facts, &found.sites);
+        for placed in found.sites.iter().filter(|p| p.scope == *scope) {
+            if self.failed.is_err() {
+                return;
+            }
+            self.failed = self.rewrite_site(model, graph, facts, placed, options, store);
+            progress(self.done.len(), found.sites.len());
+        }
+    }
+
+    fn rewrite_site(
+        &mut self,
+        model: &Model,
+        graph: &Graph,
+        facts: &Facts,
+        placed: &Placed,
+        options: RewriteOptions,
+        store: &mut Store,
+    ) -> Result<(), RewriteError> {
+        let site = &placed.site;
+        let rank = options.rank.unwrap_or_else(|| site.full_rank());
+        let prefix = self.names.prefix(graph.node(site.score).map_or("", label));
+        // Branches that fill and read one cache have to agree on its basis.
+        let key = format!(
+            "{} {} {}",
+            placed.cache_key(&self.found.main),
+            site.key.scale,
+            site.value.scale
+        );
+        let (weights, errors) = match self.shared.get(&key) {
+            Some(known) => known.clone(),
+            None => {
+                let factors = factor(&moments(model, graph, facts, site), site.kv_heads, rank)
+                    .map_err(|cause| RewriteError::Factor {
+                        layer: site.layer,
+                        cause,
+                    })?;
+                let (weights, tensors) = weights(&prefix, site, &factors)?;
+                let main = self.patches.entry(Scope::default()).or_default();
+                for tensor in tensors {
+                    main.initializers
+                        .push(store(tensor).map_err(RewriteError::Store)?);
+                }
+                let errors = (factors.key.predicted_error, factors.value.predicted_error);
+                self.shared.insert(key, (weights.clone(), errors));
+                (weights, errors)
+            }
+        };
+        let mut patch = absorbed(graph, prefix, site, &weights, rank);
+        for (scope, change) in placed.interface(&self.found.main, &mut patch) {
+            let outer = self.patches.entry(scope).or_default();
+            outer.merge(change).map_err(RewriteError::Patch)?;
+        }
+        let own = self.patches.entry(placed.scope.clone()).or_default();
+        own.merge(patch).map_err(RewriteError::Patch)?;
+        self.done.push(RewrittenSite {
+            site: site.clone(),
+            rank,
+            key_error: errors.0,
+            value_error: errors.1,
+        });
+        Ok(())
     }
 }
 
 fn check(
     model: &Model,
-    sites: &[Site],
+    sites: &[Placed],
     rejects: &[Reject],
     options: RewriteOptions,
 ) -> Result<(), RewriteError> {
@@ -266,7 +318,7 @@ fn check(
         return Err(RewriteError::Opset(opset));
     }
     if let Some(rank) = options.rank {
-        for site in sites {
+        for site in sites.iter().map(|p| &p.site) {
             let full = site.full_rank();
             if rank == 0 || rank > full {
                 return Err(RewriteError::Rank {
@@ -295,58 +347,9 @@ fn moments(model: &Model, graph: &Graph, facts: &Facts, site: &Site) -> Moments 
     }
 }
 
-/// A value that keeps its name through the rewrite, and what is known of it.
-struct Seam {
-    value: String,
-    elem_type: Option<i32>,
-    shape: Option<Vec<Option<i64>>>,
-}
-
-fn seam(facts: &Facts, value: &str) -> Seam {
-    Seam {
-        value: value.to_owned(),
-        elem_type: facts.elem_type(value),
-        shape: facts
-            .shape(value)
-            .map(|s| s.iter().map(|d| d.as_i64()).collect()),
-    }
-}
-
-fn seams(graph: &Graph, facts: &Facts, sites: &[RewrittenSite]) -> Vec<Seam> {
-    sites
-        .iter()
-        .flat_map(|s| [s.site.score, s.site.output])
-        .filter_map(|id| graph.node(id)?.output.first())
-        .map(|value| seam(facts, value))
-        .collect()
-}
-
-fn accept(model: &Model, seams: &[Seam]) -> Result<(), RewriteError> {
+fn accept(model: &Model, seams: &Seams) -> Result<(), RewriteError> {
     verify(&model.proto).map_err(RewriteError::Broken)?;
-    let Some(proto) = model.proto.graph.as_ref() else {
-        return Err(RewriteError::Broken(VerifyError::NoGraph));
-    };
-    same_seams(model, proto, seams)
-}
-
-fn same_seams(model: &Model, proto: &GraphProto, seams: &[Seam]) -> Result<(), RewriteError> {
-    let graph = Graph::new(proto);
-    let facts = Facts::infer(model, &graph, None);
-    for old in seams {
-        let new = seam(&facts, &old.value);
-        let fits = match (&old.shape, &new.shape) {
-            (Some(old), Some(new)) => {
-                old.len() == new.len()
-                    && old
-                        .iter()
-                        .zip(new)
-                        .all(|(a, b)| a.is_none() || b.is_none() || a == b)
-            }
-            _ => false,
-        };
-        if !fits || old.elem_type != new.elem_type {
-            return Err(RewriteError::Seam(old.value.clone()));
-        }
-    }
-    Ok(())
+    let main = model.proto.graph.as_ref();
+    let broken = main.and_then(|main| seams.broken(model, main));
+    broken.map_or(Ok(()), |value| Err(RewriteError::Seam(value)))
 }

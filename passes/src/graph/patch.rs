@@ -56,6 +56,21 @@ impl Patch {
         self.interface.extend(other.interface);
         Ok(())
     }
+
+    /// Adds initializers that are not there yet: those named by their content are shared.
+    pub fn add_initializers(&mut self, tensors: Vec<TensorProto>) {
+        for tensor in tensors {
+            let known = self.initializers.iter().any(|t| t.name() == tensor.name());
+            if !known {
+                self.initializers.push(tensor);
+            }
+        }
+    }
+
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.replaced.is_empty() && self.initializers.is_empty() && self.interface.is_empty()
+    }
 }
 
 /// Applies `patch`, after checking that every value that is still read is still made and no name is made twice.

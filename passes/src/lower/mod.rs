@@ -11,8 +11,9 @@ mod spell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::facts::Facts;
+use crate::graph::patch::Patch;
 use crate::graph::{Graph, is_contrib, is_op, label};
-use crate::onnx::{GraphProto, NodeProto, TensorProto};
+use crate::onnx::NodeProto;
 use crate::recognize::reject::Reason;
 use crate::recognize::site::Dialect;
 
@@ -38,31 +39,23 @@ pub struct Origin {
     pub grouped: Option<Grouped>,
 }
 
-/// A graph with its attention operators spelled out.
+/// How the attention operators of one graph are spelled out.
 #[derive(Debug, Clone, Default)]
 pub struct Lowered {
-    /// The graph.
-    pub graph: GraphProto,
+    /// Each operator to the primitives it becomes.
+    pub patch: Patch,
     /// By the output name of the score product: where it comes from.
     pub origins: HashMap<String, Origin>,
     /// By the first output name of an operator that stays: why.
     pub refused: BTreeMap<String, Reason>,
 }
 
-/// Spells out every attention operator of `proto` whose label is not in `except`.
-pub fn lower(
-    proto: &GraphProto,
-    graph: &Graph,
-    facts: &Facts,
-    except: &HashSet<String>,
-) -> Lowered {
+/// Spells out every attention operator of `graph` whose label is not in `except`.
+pub fn lower(graph: &Graph, facts: &Facts, except: &HashSet<String>) -> Lowered {
     let mut lowered = Lowered::default();
-    let mut nodes = Vec::with_capacity(proto.node.len());
-    let mut initializers: Vec<TensorProto> = Vec::new();
     let mut shared = HashMap::new();
-    for node in &proto.node {
+    for (id, node) in graph.nodes() {
         let Some(dialect) = dialect(node).filter(|_| !except.contains(label(node))) else {
-            nodes.push(node.clone());
             continue;
         };
         let mut speller = Speller::new(graph, facts, node, &mut shared);
@@ -80,26 +73,17 @@ pub fn lower(
                     grouped: spelled.grouped,
                 };
                 lowered.origins.insert(spelled.score, origin);
-                let (new, tensors, keys) = speller.finish();
-                nodes.extend(new);
-                for tensor in tensors {
-                    if !initializers.iter().any(|t| t.name() == tensor.name()) {
-                        initializers.push(tensor);
-                    }
-                }
+                let (nodes, initializers, keys) = speller.finish();
+                lowered.patch.replaced.insert(id, nodes);
+                lowered.patch.add_initializers(initializers);
                 shared.extend(keys);
             }
             Err(reason) => {
                 let output = node.output.first().cloned().unwrap_or_default();
                 lowered.refused.insert(output, reason);
-                nodes.push(node.clone());
             }
         }
     }
-    let mut changed = proto.clone();
-    changed.node = nodes;
-    changed.initializer.extend(initializers);
-    lowered.graph = changed;
     lowered
 }
 

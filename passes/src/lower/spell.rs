@@ -157,7 +157,8 @@ impl<'g> Speller<'g> {
     }
 
     fn initializer(&mut self, tensor: TensorProto) {
-        if !self.initializers.iter().any(|t| t.name() == tensor.name()) {
+        let known = self.initializers.iter().any(|t| t.name() == tensor.name());
+        if !known && self.graph.initializer(tensor.name()).is_none() {
             self.initializers.push(tensor);
         }
     }

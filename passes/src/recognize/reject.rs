@@ -264,6 +264,16 @@ pub enum Reason {
         /// Why.
         detail: String,
     },
+    /// A cache that only one branch of an `If` makes as an attention that was recognised.
+    #[error(
+        "the cache output '{present}' of If '{node}' is made by both branches, and only one of them was recognised"
+    )]
+    OtherBranch {
+        /// The output of the `If`.
+        present: String,
+        /// The `If`.
+        node: String,
+    },
     /// Another attention reads the same cache.
     #[error(
         "the cache '{past}' also serves layer {other}, and a latent cache is made for one attention"
@@ -302,6 +312,7 @@ impl Reason {
             Self::ScoreProducts { .. } => "score-products",
             Self::ShapeReader { .. } => "shape-reader",
             Self::UnsupportedOperator { .. } => "unsupported-operator",
+            Self::OtherBranch { .. } => "other-branch",
             Self::SharedCache { .. } => "shared-cache",
         }
     }

@@ -6,29 +6,22 @@
 //!
 //! Heads become rows: H*T rows against one latent head are one large matrix product, which runtimes do fastest.
 
-use ndarray::Axis;
-
-use super::names::Names;
-use super::tensors::{TensorRange, tensor};
-use crate::factor::Factors;
+use super::weights::Weights;
 use crate::graph::build::{Dim, int64_vector, node};
 use crate::graph::patch::Patch;
-use crate::graph::{Graph, NodeId, is_alias, label};
+use crate::graph::{Graph, NodeId, is_alias};
 use crate::onnx::NodeProto;
 use crate::recognize::shape_reader::{Element, ShapeReader};
 use crate::recognize::site::{Cache, Side, Site};
 
-/// Builds the patch of one site.
-///
-/// `factors` holds w_dk [G*d, r], w_uk [G, d, r], w_dv [G*dv, r] and w_uv as [G, dv, r].
+/// Builds the patch of one site; `weights` are initializers that it may read, of rank `rank`.
 pub fn absorbed(
-    graph: &Graph<'_>,
-    names: &mut Names,
+    graph: &Graph,
+    prefix: String,
     site: &Site,
-    factors: &Factors,
-) -> Result<Patch, TensorRange> {
-    let prefix = names.prefix(graph.node(site.score).map_or("", label));
-    let rank = factors.key.down.ncols();
+    weights: &Weights,
+    rank: usize,
+) -> Patch {
     let mut builder = Builder {
         prefix,
         patch: Patch::default(),
@@ -36,22 +29,11 @@ pub fn absorbed(
         kv_heads: site.kv_heads as i64,
         rank: rank as i64,
         graph,
+        weights,
         site,
     };
-    let up_key = &factors.key.up * site.key.scale;
-    let up_value = (&factors.value.up * site.value.scale).permuted_axes([0, 2, 1]);
-    builder.initializer("w_dk", site.elem_type, &factors.key.down.view())?;
-    builder.initializer("w_uk", site.product_type, &up_key.view())?;
-    builder.initializer("w_dv", site.elem_type, &factors.value.down.view())?;
-    builder.initializer(
-        "w_uv",
-        site.product_type,
-        &up_value.as_standard_layout().view(),
-    )?;
-    debug_assert_eq!(up_value.len_of(Axis(1)), rank);
-
-    let keys = builder.latent(&site.key, 'k', site.score);
-    let values = builder.latent(&site.value, 'v', site.output);
+    let keys = builder.latent(&site.key, 'k', &weights.w_dk, site.score);
+    let values = builder.latent(&site.value, 'v', &weights.w_dv, site.output);
     builder.score(&keys);
     builder.output(&values);
     for reader in site
@@ -62,7 +44,7 @@ pub fn absorbed(
     {
         builder.shape(reader);
     }
-    Ok(builder.patch)
+    builder.patch
 }
 
 struct Builder<'s> {
@@ -72,25 +54,13 @@ struct Builder<'s> {
     kv_heads: i64,
     rank: i64,
     graph: &'s Graph<'s>,
+    weights: &'s Weights,
     site: &'s Site,
 }
 
 impl Builder<'_> {
     fn name(&self, part: &str) -> String {
         format!("{}/{part}", self.prefix)
-    }
-
-    fn initializer<D: ndarray::Dimension>(
-        &mut self,
-        part: &str,
-        elem_type: i32,
-        values: &ndarray::ArrayView<f64, D>,
-    ) -> Result<(), TensorRange> {
-        let name = self.name(part);
-        self.patch
-            .initializers
-            .push(tensor(&name, elem_type, values)?);
-        Ok(())
     }
 
     /// An int64 vector, named by its content so that equal ones are one.
@@ -126,12 +96,12 @@ impl Builder<'_> {
     }
 
     /// The latent rows [B, 1, S, r] of one side, cached where the original was; returns their name.
-    fn latent(&mut self, side: &Side, letter: char, product: NodeId) -> String {
+    fn latent(&mut self, side: &Side, letter: char, down: &str, product: NodeId) -> String {
         let part = |p: &str| format!("{letter}_{p}");
         let new = self.name(&part("B1Tr"));
         let latent = match &side.cache {
             Some(cache) => {
-                self.cached(side, cache, letter, &new);
+                self.cached(side, cache, letter, down, &new);
                 let dims = vec![Dim::Keep, Dim::Fixed(1), Dim::Keep, Dim::Fixed(self.rank)];
                 for name in cache.past.iter().chain([&cache.present]) {
                     self.patch.interface.insert(name.clone(), dims.clone());
@@ -139,7 +109,7 @@ impl Builder<'_> {
                 cache.present.clone()
             }
             None => {
-                let nodes = self.down(side, letter, &side.new, &new);
+                let nodes = self.down(side, letter, down, &side.new, &new);
                 self.place(product, nodes);
                 new
             }
@@ -155,7 +125,14 @@ impl Builder<'_> {
     }
 
     /// From the new rows [B, G, T, d] of one side to latent rows [B, 1, T, r] called `latent`.
-    fn down(&mut self, side: &Side, letter: char, rows: &str, latent: &str) -> Vec<NodeProto> {
+    fn down(
+        &mut self,
+        side: &Side,
+        letter: char,
+        down: &str,
+        rows: &str,
+        latent: &str,
+    ) -> Vec<NodeProto> {
         let packed = self.vector(&[0, 0, self.kv_heads * side.size as i64]);
         let one = self.vector(&[1]);
         let part = |p: &str| format!("{letter}_{p}");
@@ -164,29 +141,27 @@ impl Builder<'_> {
             self.unary("Transpose", &part("BTGd"), &[rows])
                 .with_ints("perm", &[0, 2, 1, 3]),
             self.unary("Reshape", &part("BTx"), &[&name("BTGd"), &packed]),
-            self.unary(
-                "MatMul",
-                &part("BTr"),
-                &[&name("BTx"), &self.name(&format!("w_d{letter}"))],
-            ),
+            self.unary("MatMul", &part("BTr"), &[&name("BTx"), down]),
             node("Unsqueeze", &name("B1Tr"), &[&name("BTr"), &one], &[latent]),
         ]
     }
 
     /// Puts the latent rows where the cache was made, under the name of the present.
-    fn cached(&mut self, side: &Side, cache: &Cache, letter: char, new: &str) {
+    fn cached(&mut self, side: &Side, cache: &Cache, letter: char, down: &str, new: &str) {
         let Some(old) = self.graph.node(cache.append) else {
             return;
         };
         let nodes = match (&cache.past, old.input.first()) {
             (Some(past), _) => {
-                let mut nodes = self.down(side, letter, &side.new, new);
+                let mut nodes = self.down(side, letter, down, &side.new, new);
                 nodes.push(
                     node("Concat", old.name(), &[past, new], &[&cache.present]).with_int("axis", 2),
                 );
                 nodes
             }
-            (None, Some(rows)) if is_alias(old) => self.down(side, letter, rows, &cache.present),
+            (None, Some(rows)) if is_alias(old) => {
+                self.down(side, letter, down, rows, &cache.present)
+            }
             // The node that made the rows as an output goes on making them, under another name.
             (None, _) => {
                 let rows = self.name(&format!("{letter}_BGTd"));
@@ -195,7 +170,7 @@ impl Builder<'_> {
                     output.clone_from(&rows);
                 }
                 let mut nodes = vec![maker];
-                nodes.extend(self.down(side, letter, &rows, &cache.present));
+                nodes.extend(self.down(side, letter, down, &rows, &cache.present));
                 nodes
             }
         };
@@ -207,7 +182,7 @@ impl Builder<'_> {
         let grouped = self.vector(&[0, self.kv_heads, -1, site.key.size as i64]);
         let rows = self.vector(&[0, 1, -1, self.rank]);
         let heads = self.vector(&[0, self.heads, -1, 0]);
-        let up = self.name("w_uk");
+        let up = self.weights.w_uk.clone();
         let nodes = vec![
             self.unary("Reshape", "q_BGxd", &[&site.query, &grouped]),
             self.unary("MatMul", "q_BGxr", &[&self.name("q_BGxd"), &up]),
@@ -229,7 +204,7 @@ impl Builder<'_> {
         let rows = self.vector(&[0, 1, -1, 0]);
         let grouped = self.vector(&[0, self.kv_heads, -1, self.rank]);
         let heads = self.vector(&[0, self.heads, -1, site.value.size as i64]);
-        let up = self.name("w_uv");
+        let up = self.weights.w_uv.clone();
         let nodes = vec![
             self.unary("Reshape", "p_B1xS", &[&site.probabilities, &rows]),
             self.unary("MatMul", "out_B1xr", &[&self.name("p_B1xS"), latent]),

@@ -3,6 +3,7 @@
 pub mod absorbed;
 mod names;
 mod tensors;
+pub mod weights;
 
 pub use names::Names;
 pub use tensors::TensorRange;

@@ -15,6 +15,11 @@ pub struct Live {
 impl Live {
     /// Computes the live values of `graph`; linear.
     pub fn of(graph: &GraphProto) -> Self {
+        Self::reached_from(graph, &HashSet::new())
+    }
+
+    /// The live values of `graph` when the values `also` count as read too.
+    fn reached_from(graph: &GraphProto, also: &HashSet<String>) -> Self {
         let mut producers: HashMap<&str, usize> = HashMap::new();
         let mut all = HashSet::new();
         for (index, node) in graph.node.iter().enumerate() {
@@ -26,6 +31,7 @@ impl Live {
         all.extend(graph.initializer.iter().map(|t| t.name().to_owned()));
         let mut values: HashSet<&str> = HashSet::new();
         let mut open: Vec<&str> = graph.output.iter().map(|o| o.name()).collect();
+        open.extend(also.iter().map(String::as_str));
         while let Some(value) = open.pop() {
             if !values.insert(value) {
                 continue;
@@ -47,16 +53,17 @@ impl Live {
         }
     }
 
-    /// Whether `value` existed without a reader.
-    fn was_dead(&self, value: &str) -> bool {
-        self.all.contains(value) && !self.values.contains(value)
+    /// The values that exist without a reader.
+    fn dead(&self) -> HashSet<String> {
+        self.all.difference(&self.values).cloned().collect()
     }
 }
 
 /// Removes nodes, initializers, value descriptions and annotations that have lost their last reader since `before`.
 pub fn cleanup(graph: &mut GraphProto, before: &Live) {
-    let now = Live::of(graph);
-    let keep = |value: &str| now.values.contains(value) || before.was_dead(value);
+    // What was without a reader is the exporter's business: it stays, and so does what it reads.
+    let now = Live::reached_from(graph, &before.dead());
+    let keep = |value: &str| now.values.contains(value);
     graph.node.retain(|node| {
         node.output.is_empty() || node.output.iter().any(|o| !o.is_empty() && keep(o))
     });

@@ -15,8 +15,9 @@ use crate::recognize::projection::projection;
 use crate::recognize::reject::Reject;
 use crate::recognize::site::{Side, Site};
 use crate::rewrite::absorbed::absorbed;
+use crate::rewrite::grouped::{RANK_STEP, grouped};
 use crate::rewrite::weights::{Weights, weights};
-use crate::rewrite::{Names, Store, TensorRange};
+use crate::rewrite::{Names, Store, Target, TensorRange};
 use crate::scopes::{Scope, visit};
 use crate::seam::Seams;
 use crate::understand::{Placed, Understood, understand};
@@ -34,6 +35,8 @@ pub struct RewriteOptions {
     pub rank: Option<usize>,
     /// Rewrite what is recognised even where some attentions are not.
     pub allow_partial: bool,
+    /// What the rewritten attentions run as.
+    pub target: Target,
 }
 
 /// What was done to one attention.
@@ -92,6 +95,26 @@ pub enum RewriteError {
         /// Its full rank.
         full: usize,
     },
+    /// The target keeps an operator that the model does not have.
+    #[error(
+        "layer {layer} is written as {dialect}, and the target gqa keeps GroupQueryAttention: use the target matmul"
+    )]
+    NotGrouped {
+        /// The layer.
+        layer: usize,
+        /// How it is written.
+        dialect: &'static str,
+    },
+    /// A rank that the operator cannot hold.
+    #[error(
+        "rank {rank} of layer {layer} is no multiple of {RANK_STEP}, as GroupQueryAttention needs: use another --rank or the target matmul"
+    )]
+    RankStep {
+        /// The rank.
+        rank: usize,
+        /// The layer.
+        layer: usize,
+    },
     /// Linear algebra.
     #[error("layer {layer}: {cause}")]
     Factor {
@@ -130,7 +153,8 @@ pub fn inspect(model: &Model) -> Result<Inspection, VerifyError> {
     verify(&model.proto)?;
     let proto = model.proto.graph.as_ref().ok_or(VerifyError::NoGraph)?;
     // Patches only spell operators out here, each in its own place, so they cannot clash.
-    let found = understand(model, proto, &HashSet::new()).map_err(|_| VerifyError::NoGraph)?;
+    let found = understand(model, proto, &HashSet::new(), Target::MatMul)
+        .map_err(|_| VerifyError::NoGraph)?;
     Ok(Inspection {
         sites: found.sites.into_iter().map(|p| p.site).collect(),
         rejects: found.rejects,
@@ -155,11 +179,13 @@ pub fn rewrite(
         .as_ref()
         .ok_or(RewriteError::Malformed(VerifyError::NoGraph))?;
     // Operators become primitives, and symbolic shapes prove what the primitives do.
-    let mut found = understand(model, proto, &HashSet::new()).map_err(RewriteError::Patch)?;
+    let mut found =
+        understand(model, proto, &HashSet::new(), options.target).map_err(RewriteError::Patch)?;
     let rejects = std::mem::take(&mut found.rejects);
     check(model, &found.sites, &rejects, options)?;
     if !found.in_vain.is_empty() {
-        found = understand(model, proto, &found.in_vain).map_err(RewriteError::Patch)?;
+        found = understand(model, proto, &found.in_vain, options.target)
+            .map_err(RewriteError::Patch)?;
     }
     // Factors and new nodes, one layer at a time.
     let mut changes = Changes::new(&found);
@@ -276,7 +302,11 @@ impl<'u> Changes<'u> {
                 (weights, errors)
             }
         };
-        let mut patch = absorbed(graph, prefix, site, &weights, rank);
+        let kept = placed.origin.as_ref().and_then(|o| o.grouped.as_ref());
+        let mut patch = match (options.target, kept) {
+            (Target::Gqa, Some(operator)) => grouped(graph, prefix, site, operator, &weights, rank),
+            _ => absorbed(graph, prefix, site, &weights, rank),
+        };
         for (scope, change) in placed.interface(&self.found.main, &mut patch) {
             let outer = self.patches.entry(scope).or_default();
             outer.merge(change).map_err(RewriteError::Patch)?;
@@ -316,6 +346,26 @@ fn check(
         .map_or(0, |o| o.version());
     if opset < OLDEST_OPSET {
         return Err(RewriteError::Opset(opset));
+    }
+    if options.target == Target::Gqa {
+        for placed in sites {
+            let (site, rank) = (
+                &placed.site,
+                options.rank.unwrap_or_else(|| placed.site.full_rank()),
+            );
+            if placed.origin.as_ref().is_none_or(|o| o.grouped.is_none()) {
+                return Err(RewriteError::NotGrouped {
+                    layer: site.layer,
+                    dialect: site.dialect.name(),
+                });
+            }
+            if rank % RANK_STEP != 0 {
+                return Err(RewriteError::RankStep {
+                    rank,
+                    layer: site.layer,
+                });
+            }
+        }
     }
     if let Some(rank) = options.rank {
         for site in sites.iter().map(|p| &p.site) {

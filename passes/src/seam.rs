@@ -47,7 +47,8 @@ impl Seams {
         let mut broken: Vec<&String> = self
             .0
             .iter()
-            .filter(|((_, value), old)| !found.get(value).is_some_and(|new| old.agrees(new)))
+            // A value that is gone has no reader left, or the graph would not be well-formed.
+            .filter(|((_, value), old)| found.get(value).is_some_and(|new| !old.agrees(new)))
             .map(|((_, value), _)| value)
             .collect();
         broken.sort();

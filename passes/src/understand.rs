@@ -12,6 +12,7 @@ use crate::recognize::reject::{Operand, Reason, Reject};
 use crate::recognize::shape_reader::shape_readers;
 use crate::recognize::site::{Cache, Site};
 use crate::recognize::{Recognized, recognize};
+use crate::rewrite::Target;
 use crate::scopes::{Body, Scope, visit};
 
 /// A site and the graph it stands in.
@@ -45,10 +46,11 @@ pub fn understand(
     model: &Model,
     main: &GraphProto,
     except: &HashSet<String>,
+    target: Target,
 ) -> Result<Understood, PatchError> {
     let mut lowered: BTreeMap<Scope, Lowered> = BTreeMap::new();
     visit(model, main, &mut |scope, _, graph, facts| {
-        lowered.insert(scope.clone(), lower(graph, facts, except));
+        lowered.insert(scope.clone(), lower(graph, facts, except, target));
     });
     let spelled = spell_out(main, &mut lowered)?;
     let mut all = Understood {

@@ -84,7 +84,9 @@ fn outcome_of(error: &anyhow::Error) -> Outcome {
     match error.downcast_ref::<ConvertError>() {
         Some(ConvertError::Rewrite { cause, .. }) => match **cause {
             RewriteError::Nothing(_) | RewriteError::Partial { .. } => Outcome::Nothing,
-            RewriteError::Rank { .. } => Outcome::Usage,
+            RewriteError::Rank { .. }
+            | RewriteError::RankStep { .. }
+            | RewriteError::NotGrouped { .. } => Outcome::Usage,
             _ => Outcome::Failed,
         },
         _ => Outcome::Failed,

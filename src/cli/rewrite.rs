@@ -1,9 +1,10 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use gqa2mla::convert::{Staged, stage};
 use gqa2mla::model::load::load;
+use gqa2mla_passes::rewrite::Target;
 use gqa2mla_passes::{RewriteOptions, Rewritten};
 use serde_json::{Value, json};
 
@@ -31,11 +32,21 @@ pub struct Rewrite {
     /// Rewrite what is recognised even where some attentions are not.
     #[arg(long)]
     allow_partial: bool,
+    /// What the attentions run as: `matmul`, fastest on CPUs, or `gqa`, which keeps GroupQueryAttention and its
+    /// buffer sharing in models that use it.
+    #[arg(long, value_enum, default_value_t = TargetArg::Matmul)]
+    target: TargetArg,
     /// Write the model without running it.
     #[arg(long)]
     no_validate: bool,
     #[command(flatten)]
     how: ValidateArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TargetArg {
+    Matmul,
+    Gqa,
 }
 
 impl Rewrite {
@@ -44,6 +55,10 @@ impl Rewrite {
         let options = RewriteOptions {
             rank: self.rank,
             allow_partial: self.allow_partial,
+            target: match self.target {
+                TargetArg::Matmul => Target::MatMul,
+                TargetArg::Gqa => Target::Gqa,
+            },
         };
         let staged = stage(&self.model, &self.out, options, &mut progress("rewriting"))?;
         let seconds = started.elapsed().as_secs_f64();

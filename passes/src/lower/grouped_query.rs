@@ -6,14 +6,15 @@
 
 use super::spell::{Core, Speller};
 use super::{Grouped, Spelled, unsupported};
-use crate::graph::{attribute, float_attribute, int_attribute};
+use crate::graph::{float_attribute, int_attribute};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
 use crate::recognize::reject::Reason;
+use crate::rewrite::Target;
 
 /// Name of the node that stops the run; runtimes print it with their error.
 const CHECK: &str = "check/every_row_must_hold_past_plus_new_tokens";
 
-pub fn spell(s: &mut Speller, node: &NodeProto) -> Result<Spelled, Reason> {
+pub fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, Reason> {
     let refuse = |detail: &str| Err(unsupported(node, detail));
     let input = |position: usize| {
         node.input
@@ -101,14 +102,17 @@ pub fn spell(s: &mut Speller, node: &NodeProto) -> Result<Spelled, Reason> {
         _ => (q, k),
     };
 
-    let start = start(s, node, query, past_key, seqlens);
     let (q, k) = match (int_attribute(node, "do_rotary", 0) != 0, input(7), input(8)) {
         (false, _, _) => (q, k),
         (true, Some(cos), Some(sin)) => {
             let Some(half) = s.facts.shape(cos).and_then(|shape| shape.get(1)?.as_i64()) else {
                 return refuse("the width of its cos_cache is not known");
             };
-            let positions = input(9).map_or_else(|| start.clone(), str::to_owned);
+            let positions = match (input(9), target) {
+                (Some(given), _) => given.to_owned(),
+                (None, Target::MatMul) => start(s, query, past_key, seqlens),
+                (None, Target::Gqa) => row_positions(s, query, seqlens),
+            };
             let mut rotate = |part: &str, x: &str, heads: i64| {
                 s.with(
                     "RotaryEmbedding",
@@ -155,6 +159,11 @@ pub fn spell(s: &mut Speller, node: &NodeProto) -> Result<Spelled, Reason> {
     );
     let mask = s.shared(&key, |s| {
         let (rows, columns) = (s.size("T", query, 1), s.size("S", present_key, 2));
+        let start = match target {
+            Target::MatMul => start(s, query, past_key, seqlens),
+            // The operator masks by itself; this mask goes with the products it is put back in place of.
+            Target::Gqa => s.size("start/P", past_key, 2),
+        };
         s.causal_bias(&start, &rows, &columns, window, elem_type)
     });
     let mut biases = vec![mask];
@@ -207,8 +216,7 @@ fn lengths(s: &Speller, query: &str, past: &str, seqlens: &str) -> String {
 }
 
 /// The position of the first new token, P, as a vector of one element; the run stops where a row is not P + T long.
-fn start(s: &mut Speller, node: &NodeProto, query: &str, past: &str, seqlens: &str) -> String {
-    let _ = attribute(node, "num_heads");
+fn start(s: &mut Speller, query: &str, past: &str, seqlens: &str) -> String {
     let key = format!("start {}", lengths(s, query, past, seqlens));
     s.shared(&key, |s| {
         let int64 = DataType::Int64;
@@ -230,6 +238,27 @@ fn start(s: &mut Speller, node: &NodeProto, query: &str, past: &str, seqlens: &s
         let zero = s.vector(&[0]);
         let zero = s.op("Reshape", CHECK, &[&zero, &shape]);
         s.op("Add", "start", &[&old, &zero])
+    })
+}
+
+/// The positions [B, T] of the new tokens: row b begins at max(0, seqlens_k[b] + 1 - T).
+fn row_positions(s: &mut Speller, query: &str, seqlens: &str) -> String {
+    let key = format!("positions {} {seqlens}", lengths(s, query, query, seqlens));
+    s.shared(&key, |s| {
+        let int64 = DataType::Int64;
+        let new = s.size("positions/T", query, 1);
+        let (one, column, none) = (s.vector(&[1]), s.vector(&[-1, 1]), s.vector(&[]));
+        let (zero, step) = (s.scalar(int64 as i32, 0.0), s.scalar(int64 as i32, 1.0));
+        let last = s.with("Cast", "positions/seqlens", &[seqlens], |n| {
+            n.with_int("to", int64 as i64)
+        });
+        let held = s.op("Add", "positions/row_lengths", &[&last, &one]);
+        let first = s.op("Sub", "positions/first", &[&held, &new]);
+        let first = s.op("Max", "positions/from_zero", &[&first, &zero]);
+        let first = s.op("Reshape", "positions/column", &[&first, &column]);
+        let count = s.op("Reshape", "positions/count", &[&new, &none]);
+        let steps = s.op("Range", "positions/steps", &[&zero, &count, &step]);
+        s.op("Add", "positions", &[&first, &steps])
     })
 }
 

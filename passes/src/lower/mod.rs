@@ -16,6 +16,7 @@ use crate::graph::{Graph, is_contrib, is_op, label};
 use crate::onnx::NodeProto;
 use crate::recognize::reject::Reason;
 use crate::recognize::site::Dialect;
+use crate::rewrite::Target;
 
 pub use spell::Speller;
 
@@ -51,7 +52,7 @@ pub struct Lowered {
 }
 
 /// Spells out every attention operator of `graph` whose label is not in `except`.
-pub fn lower(graph: &Graph, facts: &Facts, except: &HashSet<String>) -> Lowered {
+pub fn lower(graph: &Graph, facts: &Facts, except: &HashSet<String>, target: Target) -> Lowered {
     let mut lowered = Lowered::default();
     let mut shared = HashMap::new();
     for (id, node) in graph.nodes() {
@@ -61,7 +62,7 @@ pub fn lower(graph: &Graph, facts: &Facts, except: &HashSet<String>) -> Lowered 
         let mut speller = Speller::new(graph, facts, node, &mut shared);
         let spelled = match dialect {
             Dialect::Attention => attention::spell(&mut speller, node),
-            Dialect::GroupQueryAttention => grouped_query::spell(&mut speller, node),
+            Dialect::GroupQueryAttention => grouped_query::spell(&mut speller, node, target),
             Dialect::MultiHeadAttention => multi_head::spell(&mut speller, node),
             Dialect::MatMul => Err(unsupported(node, "it is no attention operator")),
         };

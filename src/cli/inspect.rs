@@ -4,7 +4,7 @@ use anyhow::Context;
 use clap::Args;
 use gqa2mla::model::load::load;
 use gqa2mla_passes::graph::text::type_name;
-use gqa2mla_passes::inspect;
+use gqa2mla_passes::{Inspection, inspect};
 use gqa2mla_passes::model::element_bits;
 use gqa2mla_passes::onnx::ModelProto;
 use gqa2mla_passes::recognize::reject::Reject;
@@ -21,6 +21,9 @@ use super::screen::{emit, emit_json, grouped, table};
 pub struct Inspect {
     /// A .onnx file, or a folder that holds one.
     model: PathBuf,
+    /// For each attention that is not recognised: the operand, the node, what was expected and found, and what to do.
+    #[arg(long)]
+    why: bool,
 }
 
 impl Inspect {
@@ -29,19 +32,9 @@ impl Inspect {
         let path = loaded.path.display().to_string();
         let found = inspect(&loaded.model).with_context(|| path.clone())?;
         if json {
-            emit_json(&as_json(
-                &path,
-                &loaded.model.proto,
-                &found.sites,
-                &found.rejects,
-            ));
+            emit_json(&as_json(&path, &loaded.model.proto, &found));
         } else {
-            emit(&as_text(
-                &path,
-                &loaded.model.proto,
-                &found.sites,
-                &found.rejects,
-            ));
+            emit(&as_text(&path, &loaded.model.proto, &found, self.why));
         }
         Ok(if found.sites.is_empty() || !found.rejects.is_empty() {
             Outcome::Nothing
@@ -65,7 +58,8 @@ pub fn bytes(elem_type: i32, count: usize) -> u64 {
     u64::from(element_bits(elem_type).unwrap_or(0)) * count as u64 / 8
 }
 
-fn as_text(path: &str, model: &ModelProto, sites: &[Site], rejects: &[Reject]) -> String {
+fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> String {
+    let (sites, rejects) = (&found.sites, &found.rejects);
     let opset = model
         .opset_import
         .iter()
@@ -124,12 +118,22 @@ fn as_text(path: &str, model: &ModelProto, sites: &[Site], rejects: &[Reject]) -
         text.push_str("\nnot recognised:\n");
         for reject in rejects {
             text.push_str(&format!("  {reject}\n"));
+            if why {
+                let reason = &reject.reason;
+                text.push_str(&format!("    reason: {}\n    to do: {}\n", reason.code(), reason.advice()));
+            }
+        }
+    }
+    if why {
+        for other in &found.others {
+            text.push_str(&format!("\nnot a site: {}, at node '{}'\n", other.reason, other.node));
         }
     }
     text
 }
 
-fn as_json(path: &str, model: &ModelProto, sites: &[Site], rejects: &[Reject]) -> Value {
+fn as_json(path: &str, model: &ModelProto, found: &Inspection) -> Value {
+    let (sites, rejects) = (&found.sites, &found.rejects);
     let sites_json: Vec<Value> = sites
         .iter()
         .map(|s| {
@@ -150,6 +154,7 @@ fn as_json(path: &str, model: &ModelProto, sites: &[Site], rejects: &[Reject]) -
         "cache_bytes_per_token": cache_bytes(sites),
         "sites": sites_json,
         "rejects": rejects_json(rejects),
+        "not_sites": rejects_json(&found.others),
     })
 }
 
@@ -157,6 +162,6 @@ fn as_json(path: &str, model: &ModelProto, sites: &[Site], rejects: &[Reject]) -
 pub fn rejects_json(rejects: &[Reject]) -> Vec<Value> {
     rejects
         .iter()
-        .map(|r| json!({ "layer": r.layer, "node": r.node, "code": r.reason.code(), "reason": r.reason.to_string() }))
+        .map(|r| json!({ "layer": r.layer, "node": r.node, "code": r.reason.code(), "reason": r.reason.to_string(), "advice": r.reason.advice() }))
         .collect()
 }

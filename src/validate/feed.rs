@@ -6,6 +6,9 @@ use super::scenario::Random;
 use crate::runtime::RuntimeError;
 use crate::runtime::tensor::{ElementType, Tensor};
 
+/// Tokens of the made-up source text of an encoder-decoder.
+const SOURCE_LENGTH: usize = 5;
+
 /// Everything the inputs of one run follow from.
 pub struct Moment<'a> {
     /// Padded positions in front of each row.
@@ -86,6 +89,7 @@ impl Moment<'_> {
                 vec![1; input.dims.len()],
                 &[signed(self.length)],
             ),
+            Role::Context => self.context(input),
             Role::Past(_) => Tensor::zeros(input.element, Vec::new()),
         }
     }
@@ -123,6 +127,23 @@ impl Moment<'_> {
             return Tensor::from_floats(input.element, shape, added);
         }
         Tensor::from_integers(input.element, shape, &seen)
+    }
+
+    /// Made-up states of a short source text, each row's the same in every run; nothing of it is masked.
+    fn context(&self, input: &Input) -> Result<Tensor, RuntimeError> {
+        let extent = |(axis, dim): (usize, &Dim)| match dim {
+            Dim::Fixed(extent) => *extent,
+            _ if axis == 0 => self.pads.len(),
+            _ => SOURCE_LENGTH,
+        };
+        let shape: Vec<usize> = input.dims.iter().enumerate().map(extent).collect();
+        let count = shape.iter().product();
+        if input.element.is_float() && shape.len() > 2 {
+            let mut random = Random::new(0);
+            let values = (0..count).map(|_| random.signed_unit()).collect();
+            return Tensor::from_floats(input.element, shape, values);
+        }
+        Tensor::from_integers(input.element, shape, &vec![1; count])
     }
 
     /// Made-up embeddings that depend on the token alone, so that both models read the same.

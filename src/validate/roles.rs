@@ -13,7 +13,12 @@ pub fn plain_role(port: &Port) -> Result<Option<Role>, ValidateError> {
     let element = element(port)?;
     let rank = port.dims.len();
     let has = |part: &str| name.contains(part);
-    let role = if has("cache_position") {
+    let role = if has("encoder") {
+        (
+            Role::Context,
+            rank == 2 || (element.is_float() && (3..=4).contains(&rank)),
+        )
+    } else if has("cache_position") {
         (Role::CachePosition, element.is_integer() && rank == 1)
     } else if has("use_cache") {
         (

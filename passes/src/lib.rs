@@ -7,6 +7,7 @@ pub mod cleanup;
 pub mod factor;
 pub mod facts;
 pub mod graph;
+pub mod inline;
 pub mod lower;
 pub mod model;
 pub mod onnx;

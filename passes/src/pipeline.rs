@@ -9,6 +9,7 @@ use crate::facts::Facts;
 use crate::graph::patch::{Patch, PatchError, apply};
 use crate::graph::verify::{VerifyError, verify};
 use crate::graph::{Graph, label};
+use crate::inline::{calls, inline, key_of};
 use crate::model::Model;
 use crate::recognize::Recognized;
 use crate::recognize::projection::projection;
@@ -151,7 +152,9 @@ fn misses(rejects: &[Reject]) -> String {
 /// Finds every attention of `model`.
 pub fn inspect(model: &Model) -> Result<Inspection, VerifyError> {
     verify(&model.proto)?;
-    let proto = model.proto.graph.as_ref().ok_or(VerifyError::NoGraph)?;
+    let inlined = inline(&model.proto).map(|(graph, _)| graph);
+    let proto = inlined.as_ref().or(model.proto.graph.as_ref());
+    let proto = proto.ok_or(VerifyError::NoGraph)?;
     // Patches only spell operators out here, each in its own place, so they cannot clash.
     let found = understand(model, proto, &HashSet::new(), Target::MatMul)
         .map_err(|_| VerifyError::NoGraph)?;
@@ -173,11 +176,10 @@ pub fn rewrite(
 ) -> Result<Rewritten, RewriteError> {
     // The input has to be sound before anything is claimed about it.
     verify(&model.proto).map_err(RewriteError::Malformed)?;
-    let proto = model
-        .proto
-        .graph
-        .as_ref()
-        .ok_or(RewriteError::Malformed(VerifyError::NoGraph))?;
+    // Attention in a function is rewritten where the function is called.
+    let (inlined, functions) = inline(&model.proto).unzip();
+    let proto = inlined.as_ref().or(model.proto.graph.as_ref());
+    let proto = proto.ok_or(RewriteError::Malformed(VerifyError::NoGraph))?;
     // Operators become primitives, and symbolic shapes prove what the primitives do.
     let mut found =
         understand(model, proto, &HashSet::new(), options.target).map_err(RewriteError::Patch)?;
@@ -211,6 +213,13 @@ pub fn rewrite(
     if let Err(error) = accept(model, &seams) {
         model.proto.graph = original;
         return Err(error);
+    }
+    // A function whose calls are gone is dead.
+    if let (Some(functions), Some(main)) = (functions, &model.proto.graph) {
+        model
+            .proto
+            .functions
+            .retain(|f| !functions.contains(&key_of(f)) || calls(main, &key_of(f)));
     }
     Ok(Rewritten {
         sites: done,

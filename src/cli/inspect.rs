@@ -4,11 +4,11 @@ use anyhow::Context;
 use clap::Args;
 use gqa2mla::model::load::load;
 use gqa2mla_passes::graph::text::type_name;
-use gqa2mla_passes::{Inspection, inspect};
 use gqa2mla_passes::model::element_bits;
 use gqa2mla_passes::onnx::ModelProto;
 use gqa2mla_passes::recognize::reject::Reject;
 use gqa2mla_passes::recognize::site::Site;
+use gqa2mla_passes::{Inspection, inspect};
 use serde_json::{Value, json};
 
 use super::Outcome;
@@ -120,13 +120,20 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
             text.push_str(&format!("  {reject}\n"));
             if why {
                 let reason = &reject.reason;
-                text.push_str(&format!("    reason: {}\n    to do: {}\n", reason.code(), reason.advice()));
+                text.push_str(&format!(
+                    "    reason: {}\n    to do: {}\n",
+                    reason.code(),
+                    reason.advice()
+                ));
             }
         }
     }
     if why {
         for other in &found.others {
-            text.push_str(&format!("\nnot a site: {}, at node '{}'\n", other.reason, other.node));
+            text.push_str(&format!(
+                "\nnot a site: {}, at node '{}'\n",
+                other.reason, other.node
+            ));
         }
     }
     text

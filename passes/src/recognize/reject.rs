@@ -325,7 +325,9 @@ impl Reason {
             Self::OtherLayout { .. } | Self::PermutedHeads { .. } | Self::Opaque { .. } => {
                 "export with the model's plain sdpa or eager attention, whose repetition is Unsqueeze, Expand, Reshape"
             }
-            Self::PartialRead { .. } => "export without cutting the cache; a mask hides positions just as well",
+            Self::PartialRead { .. } => {
+                "export without cutting the cache; a mask hides positions just as well"
+            }
             Self::ScaleNotConstant { .. } | Self::ScaleVaries { .. } => {
                 "scale the queries in place of the keys: what happens to queries is left alone"
             }
@@ -333,14 +335,22 @@ impl Reason {
                 "remove the other reader from the export, or leave this layer with --allow-partial"
             }
             Self::OutputInside { .. } => "do not name inner values as outputs of the export",
-            Self::RepeatsDiffer { .. } => "nothing: one latent for keys and values needs the same KV heads on both sides",
+            Self::RepeatsDiffer { .. } => {
+                "nothing: one latent for keys and values needs the same KV heads on both sides"
+            }
             Self::CacheAxis { .. } | Self::CacheForm { .. } => {
                 "export with a cache that grows by Concat along axis 2 of [batch, kv_heads, length, head_size]"
             }
-            Self::CacheNotReturned { .. } => "name the concatenated key and value as outputs of the export",
+            Self::CacheNotReturned { .. } => {
+                "name the concatenated key and value as outputs of the export"
+            }
             Self::HalfCached => "export with both key and value as past inputs, or with neither",
-            Self::CrossAttention { .. } => "nothing: only caches that grow with the text are made latent",
-            Self::ChangedAfterCaching { .. } => "export a model that caches keys after rotation, as transformers does",
+            Self::CrossAttention { .. } => {
+                "nothing: only caches that grow with the text are made latent"
+            }
+            Self::ChangedAfterCaching { .. } => {
+                "export a model that caches keys after rotation, as transformers does"
+            }
             Self::AlreadyLatent { .. } => "nothing: the model is what a rewrite would make of it",
             Self::OperandShape { .. } => {
                 "export with a constant number of heads and a constant head size, as [batch, heads, length, head_size]"
@@ -349,7 +359,9 @@ impl Reason {
                 "export with one product of queries and keys and one with the values in each attention"
             }
             Self::ShapeReader { .. } => "export with masks that take their length from the inputs",
-            Self::UnsupportedOperator { .. } => "export with another attention implementation, or without that fusion",
+            Self::UnsupportedOperator { .. } => {
+                "export with another attention implementation, or without that fusion"
+            }
             Self::OtherBranch { .. } => "look at the reason given for the other branch",
         }
     }

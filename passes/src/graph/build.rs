@@ -56,6 +56,12 @@ impl NodeProto {
     }
 }
 
+/// The name of an int64 vector that is shared by all who need its content.
+pub fn vector_name(values: &[i64]) -> String {
+    let text: Vec<String> = values.iter().map(ToString::to_string).collect();
+    format!("mla/[{}]", text.join(","))
+}
+
 /// An int64 vector as an initializer.
 pub fn int64_vector(name: &str, values: &[i64]) -> TensorProto {
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();

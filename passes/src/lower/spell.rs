@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::facts::Facts;
-use crate::graph::build::{int64_vector, node};
+use crate::graph::build::{int64_vector, node, vector_name};
 use crate::graph::{Graph, label};
 use crate::onnx::{NodeProto, TensorProto, tensor_proto::DataType};
 
@@ -125,8 +125,7 @@ impl<'g> Speller<'g> {
 
     /// An int64 vector, named by its content.
     pub fn vector(&mut self, values: &[i64]) -> String {
-        let text: Vec<String> = values.iter().map(ToString::to_string).collect();
-        let name = format!("mla/[{}]", text.join(","));
+        let name = vector_name(values);
         self.initializer(int64_vector(&name, values));
         name
     }

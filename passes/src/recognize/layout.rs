@@ -10,6 +10,7 @@ use super::reject::{Operand, Reason};
 use crate::facts::dim::{self, Factors};
 use crate::facts::{Facts, shapes};
 use crate::graph::{attribute, int_attribute};
+use crate::model::element_bits;
 use crate::onnx::NodeProto;
 
 /// One digit of an axis' index.
@@ -31,6 +32,8 @@ pub struct Layout {
     pub axes: Vec<Axis>,
     /// Product of all scalar factors since the source.
     pub scale: f64,
+    /// Whether a cast has rounded the value to a narrower type.
+    narrowed: bool,
 }
 
 impl Layout {
@@ -51,7 +54,11 @@ impl Layout {
                 }
             })
             .collect();
-        Self { axes, scale: 1.0 }
+        Self {
+            axes,
+            scale: 1.0,
+            narrowed: false,
+        }
     }
 
     /// The layout after `node`, which reads the value at input `input`.
@@ -70,7 +77,10 @@ impl Layout {
         let output = node.output.first().and_then(|o| facts.shape(o));
         let second = || node.input.get(1).map(String::as_str).unwrap_or_default();
         match node.op_type() {
-            "Identity" | "Cast" => {}
+            "Identity" => {}
+            "Cast" => self.cast(facts, node).ok_or_else(|| {
+                opaque("it rounds to a narrower type and back, which a latent would not repeat")
+            })?,
             "Mul" | "Div" => {
                 let other = node
                     .input
@@ -157,6 +167,17 @@ impl Layout {
         }
         self.axes.iter_mut().for_each(merge);
         Ok(())
+    }
+
+    /// A cast rounds, or it does not: a value that was rounded may not be widened again.
+    fn cast(&mut self, facts: &Facts, node: &NodeProto) -> Option<()> {
+        let bits = |value: Option<&String>| element_bits(facts.elem_type(value?)?);
+        let (from, to) = (bits(node.input.first())?, bits(node.output.first())?);
+        if to > from && self.narrowed {
+            return None;
+        }
+        self.narrowed |= to < from;
+        Some(())
     }
 
     /// Cuts the digits of all axes anew, so that the axes have the sizes of `target`.

@@ -6,8 +6,9 @@
 //!
 //! Heads become rows: H*T rows against one latent head are one large matrix product, which runtimes do fastest.
 
+use super::builder::Builder;
 use super::weights::Weights;
-use crate::graph::build::{Dim, int64_vector, node};
+use crate::graph::build::node;
 use crate::graph::patch::Patch;
 use crate::graph::{Graph, NodeId, is_alias};
 use crate::onnx::NodeProto;
@@ -25,15 +26,13 @@ pub fn absorbed(
     let mut builder = Builder {
         prefix,
         patch: Patch::default(),
-        heads: site.heads as i64,
-        kv_heads: site.kv_heads as i64,
-        rank: rank as i64,
         graph,
-        weights,
         site,
+        weights,
+        rank: rank as i64,
     };
-    let keys = builder.latent(&site.key, 'k', &weights.w_dk, site.score);
-    let values = builder.latent(&site.value, 'v', &weights.w_dv, site.output);
+    let keys = builder.latent(&site.key, 'k', site.score);
+    let values = builder.latent(&site.value, 'v', site.output);
     builder.score(&keys);
     builder.output(&values);
     for reader in site
@@ -47,69 +46,19 @@ pub fn absorbed(
     builder.patch
 }
 
-struct Builder<'s> {
-    prefix: String,
-    patch: Patch,
-    heads: i64,
-    kv_heads: i64,
-    rank: i64,
-    graph: &'s Graph<'s>,
-    weights: &'s Weights,
-    site: &'s Site,
-}
-
 impl Builder<'_> {
-    fn name(&self, part: &str) -> String {
-        format!("{}/{part}", self.prefix)
-    }
-
-    /// An int64 vector, named by its content so that equal ones are one.
-    fn vector(&mut self, values: &[i64]) -> String {
-        let text: Vec<String> = values.iter().map(ToString::to_string).collect();
-        let name = format!("mla/[{}]", text.join(","));
-        let known = self.patch.initializers.iter().any(|t| t.name() == name);
-        // A model that was rewritten before holds the same vector under the same name.
-        let there = self.graph.initializer(&name).is_some();
-        if !known && !there {
-            self.patch.initializers.push(int64_vector(&name, values));
-        }
-        name
-    }
-
-    /// Puts `nodes` where `at` was, after what is already there. They keep the metadata of the node they stand for.
-    fn place(&mut self, at: NodeId, nodes: Vec<NodeProto>) {
-        let metadata = self
-            .graph
-            .node(at)
-            .map(|n| n.metadata_props.clone())
-            .unwrap_or_default();
-        let slot = self.patch.replaced.entry(at).or_default();
-        slot.extend(nodes.into_iter().map(|mut n| {
-            n.metadata_props = metadata.clone();
-            n
-        }));
-    }
-
-    fn unary(&self, op: &str, part: &str, inputs: &[&str]) -> NodeProto {
-        let name = self.name(part);
-        node(op, &name, inputs, &[&name])
-    }
-
     /// The latent rows [B, 1, S, r] of one side, cached where the original was; returns their name.
-    fn latent(&mut self, side: &Side, letter: char, down: &str, product: NodeId) -> String {
+    fn latent(&mut self, side: &Side, letter: char, product: NodeId) -> String {
         let part = |p: &str| format!("{letter}_{p}");
         let new = self.name(&part("B1Tr"));
         let latent = match &side.cache {
             Some(cache) => {
-                self.cached(side, cache, letter, down, &new);
-                let dims = vec![Dim::Keep, Dim::Fixed(1), Dim::Keep, Dim::Fixed(self.rank)];
-                for name in cache.past.iter().chain([&cache.present]) {
-                    self.patch.interface.insert(name.clone(), dims.clone());
-                }
+                self.cached(side, cache, letter, &new);
+                self.narrow(cache);
                 cache.present.clone()
             }
             None => {
-                let nodes = self.down(side, letter, down, &side.new, &new);
+                let nodes = self.down(side, letter, &side.new, &new);
                 self.place(product, nodes);
                 new
             }
@@ -124,44 +73,30 @@ impl Builder<'_> {
         self.name(&part("B1Sr"))
     }
 
-    /// From the new rows [B, G, T, d] of one side to latent rows [B, 1, T, r] called `latent`.
-    fn down(
-        &mut self,
-        side: &Side,
-        letter: char,
-        down: &str,
-        rows: &str,
-        latent: &str,
-    ) -> Vec<NodeProto> {
-        let packed = self.vector(&[0, 0, self.kv_heads * side.size as i64]);
+    /// From rows [B, G, T, d] of one side to latent rows [B, 1, T, r] called `latent`.
+    fn down(&mut self, side: &Side, letter: char, rows: &str, latent: &str) -> Vec<NodeProto> {
         let one = self.vector(&[1]);
-        let part = |p: &str| format!("{letter}_{p}");
-        let name = |p: &str| self.name(&part(p));
-        vec![
-            self.unary("Transpose", &part("BTGd"), &[rows])
-                .with_ints("perm", &[0, 2, 1, 3]),
-            self.unary("Reshape", &part("BTx"), &[&name("BTGd"), &packed]),
-            self.unary("MatMul", &part("BTr"), &[&name("BTx"), down]),
-            node("Unsqueeze", &name("B1Tr"), &[&name("BTr"), &one], &[latent]),
-        ]
+        let mut nodes = self.latent_rows(side, letter, rows);
+        let flat = self.name(&format!("{letter}_BTr"));
+        let name = self.name(&format!("{letter}_B1Tr"));
+        nodes.push(node("Unsqueeze", &name, &[&flat, &one], &[latent]));
+        nodes
     }
 
     /// Puts the latent rows where the cache was made, under the name of the present.
-    fn cached(&mut self, side: &Side, cache: &Cache, letter: char, down: &str, new: &str) {
+    fn cached(&mut self, side: &Side, cache: &Cache, letter: char, new: &str) {
         let Some(old) = self.graph.node(cache.append) else {
             return;
         };
         let nodes = match (&cache.past, old.input.first()) {
             (Some(past), _) => {
-                let mut nodes = self.down(side, letter, down, &side.new, new);
+                let mut nodes = self.down(side, letter, &side.new, new);
                 nodes.push(
                     node("Concat", old.name(), &[past, new], &[&cache.present]).with_int("axis", 2),
                 );
                 nodes
             }
-            (None, Some(rows)) if is_alias(old) => {
-                self.down(side, letter, down, rows, &cache.present)
-            }
+            (None, Some(rows)) if is_alias(old) => self.down(side, letter, rows, &cache.present),
             // The node that made the rows as an output goes on making them, under another name.
             (None, _) => {
                 let rows = self.name(&format!("{letter}_BGTd"));
@@ -170,7 +105,7 @@ impl Builder<'_> {
                     output.clone_from(&rows);
                 }
                 let mut nodes = vec![maker];
-                nodes.extend(self.down(side, letter, down, &rows, &cache.present));
+                nodes.extend(self.down(side, letter, &rows, &cache.present));
                 nodes
             }
         };
@@ -179,9 +114,9 @@ impl Builder<'_> {
 
     fn score(&mut self, latent: &str) {
         let site = self.site;
-        let grouped = self.vector(&[0, self.kv_heads, -1, site.key.size as i64]);
+        let grouped = self.vector(&[0, site.kv_heads as i64, -1, site.key.size as i64]);
         let rows = self.vector(&[0, 1, -1, self.rank]);
-        let heads = self.vector(&[0, self.heads, -1, 0]);
+        let heads = self.vector(&[0, site.heads as i64, -1, 0]);
         let up = self.weights.w_uk.clone();
         let nodes = vec![
             self.unary("Reshape", "q_BGxd", &[&site.query, &grouped]),
@@ -202,8 +137,8 @@ impl Builder<'_> {
     fn output(&mut self, latent: &str) {
         let site = self.site;
         let rows = self.vector(&[0, 1, -1, 0]);
-        let grouped = self.vector(&[0, self.kv_heads, -1, self.rank]);
-        let heads = self.vector(&[0, self.heads, -1, site.value.size as i64]);
+        let grouped = self.vector(&[0, site.kv_heads as i64, -1, self.rank]);
+        let heads = self.vector(&[0, site.heads as i64, -1, site.value.size as i64]);
         let up = self.weights.w_uv.clone();
         let nodes = vec![
             self.unary("Reshape", "p_B1xS", &[&site.probabilities, &rows]),

@@ -3,10 +3,11 @@
 //! The operator goes on keeping the cache, so past and present may share a buffer and rows of a batch may have their
 //! own lengths. Rotation has happened before; every factor of the scores is in w_uk.
 
+use super::builder::Builder;
 use super::weights::Weights;
-use crate::graph::build::{Dim, int64_vector, node};
+use crate::graph::build::node;
 use crate::graph::patch::Patch;
-use crate::graph::{Graph, NodeId, float_attribute, int_attribute};
+use crate::graph::{Graph, float_attribute, int_attribute};
 use crate::lower::Grouped;
 use crate::onnx::NodeProto;
 use crate::recognize::site::{Side, Site};
@@ -28,58 +29,16 @@ pub fn grouped(
         patch: Patch::default(),
         graph,
         site,
+        weights,
         rank: rank as i64,
     };
-    builder.operator(&grouped.node, weights);
+    builder.operator(&grouped.node);
     builder.patch
 }
 
-struct Builder<'s> {
-    prefix: String,
-    patch: Patch,
-    graph: &'s Graph<'s>,
-    site: &'s Site,
-    rank: i64,
-}
-
 impl Builder<'_> {
-    fn unary(&self, op: &str, part: &str, inputs: &[&str]) -> NodeProto {
-        let name = format!("{}/{part}", self.prefix);
-        node(op, &name, inputs, &[&name])
-    }
-
-    fn name(&self, part: &str) -> String {
-        format!("{}/{part}", self.prefix)
-    }
-
-    fn vector(&mut self, values: &[i64]) -> String {
-        let text: Vec<String> = values.iter().map(ToString::to_string).collect();
-        let name = format!("mla/[{}]", text.join(","));
-        if self.graph.initializer(&name).is_none() {
-            self.patch
-                .add_initializers(vec![int64_vector(&name, values)]);
-        }
-        name
-    }
-
-    /// The latent rows [B, T, r] of one side.
-    fn latent(&mut self, side: &Side, letter: char, down: &str) -> Vec<NodeProto> {
-        let packed = self.vector(&[0, 0, self.site.kv_heads as i64 * side.size as i64]);
-        let part = |p: &str| format!("{letter}_{p}");
-        vec![
-            self.unary("Transpose", &part("BTGd"), &[&side.new])
-                .with_ints("perm", &[0, 2, 1, 3]),
-            self.unary(
-                "Reshape",
-                &part("BTx"),
-                &[&self.name(&part("BTGd")), &packed],
-            ),
-            self.unary("MatMul", &part("BTr"), &[&self.name(&part("BTx")), down]),
-        ]
-    }
-
-    fn operator(&mut self, old: &NodeProto, weights: &Weights) {
-        let site = self.site;
+    fn operator(&mut self, old: &NodeProto) {
+        let (site, weights) = (self.site, self.weights);
         let (heads, groups, rank) = (site.heads as i64, site.kv_heads as i64, self.rank);
         let turn = |n: NodeProto| n.with_ints("perm", &[0, 2, 1, 3]);
         let by_group = self.vector(&[0, groups, -1, site.key.size as i64]);
@@ -89,8 +48,8 @@ impl Builder<'_> {
         let out_group = self.vector(&[0, groups, -1, rank]);
         let out_head = self.vector(&[0, heads, -1, site.value.size as i64]);
 
-        let mut nodes = self.latent(&site.key, 'k', &weights.w_dk);
-        nodes.extend(self.latent(&site.value, 'v', &weights.w_dv));
+        let mut nodes = self.latent_rows(&site.key, 'k', &site.key.new);
+        nodes.extend(self.latent_rows(&site.value, 'v', &site.value.new));
         nodes.extend([
             self.unary("Reshape", "q_BGxd", &[&site.query, &by_group]),
             self.unary("MatMul", "q_BGxr", &[&self.name("q_BGxd"), &weights.w_uk]),
@@ -124,10 +83,7 @@ impl Builder<'_> {
         for cache in [&site.key.cache, &site.value.cache].into_iter().flatten() {
             // The operator makes the presents now.
             self.place(cache.append, Vec::new());
-            let dims = vec![Dim::Keep, Dim::Fixed(1), Dim::Keep, Dim::Fixed(rank)];
-            for name in cache.past.iter().chain([&cache.present]) {
-                self.patch.interface.insert(name.clone(), dims.clone());
-            }
+            self.narrow(cache);
         }
     }
 
@@ -169,18 +125,5 @@ impl Builder<'_> {
         }
         new.domain = Some("com.microsoft".to_owned());
         new
-    }
-
-    fn place(&mut self, at: NodeId, nodes: Vec<NodeProto>) {
-        let metadata = self
-            .graph
-            .node(at)
-            .map(|n| n.metadata_props.clone())
-            .unwrap_or_default();
-        let slot = self.patch.replaced.entry(at).or_default();
-        slot.extend(nodes.into_iter().map(|mut n| {
-            n.metadata_props.clone_from(&metadata);
-            n
-        }));
     }
 }

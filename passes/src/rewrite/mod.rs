@@ -1,6 +1,7 @@
 //! From sites to patches: one file a target form.
 
 pub mod absorbed;
+mod builder;
 pub mod grouped;
 mod names;
 mod tensors;

@@ -1,0 +1,89 @@
+//! What the target forms have in common: names, shapes and the way to latent rows.
+
+use super::weights::Weights;
+use crate::graph::build::{Dim, int64_vector, node, vector_name};
+use crate::graph::patch::Patch;
+use crate::graph::{Graph, NodeId};
+use crate::onnx::NodeProto;
+use crate::recognize::site::{Cache, Side, Site};
+
+/// Collects the patch of one site.
+pub struct Builder<'s> {
+    /// What every new name begins with.
+    pub prefix: String,
+    /// What has been asked for so far.
+    pub patch: Patch,
+    /// The graph of the site.
+    pub graph: &'s Graph<'s>,
+    /// The attention that is rewritten.
+    pub site: &'s Site,
+    /// Names of its factors.
+    pub weights: &'s Weights,
+    /// Latent width.
+    pub rank: i64,
+}
+
+impl Builder<'_> {
+    /// The name of a new node and its output.
+    pub fn name(&self, part: &str) -> String {
+        format!("{}/{part}", self.prefix)
+    }
+
+    /// An int64 vector, named by its content so that equal ones are one, in this model and in one rewritten before.
+    pub fn vector(&mut self, values: &[i64]) -> String {
+        let name = vector_name(values);
+        if self.graph.initializer(&name).is_none() {
+            self.patch
+                .add_initializers(vec![int64_vector(&name, values)]);
+        }
+        name
+    }
+
+    /// A node with one output, both named after `part`.
+    pub fn unary(&self, op: &str, part: &str, inputs: &[&str]) -> NodeProto {
+        let name = self.name(part);
+        node(op, &name, inputs, &[&name])
+    }
+
+    /// Puts `nodes` where `at` was, after what is already there. They keep the metadata of the node they stand for.
+    pub fn place(&mut self, at: NodeId, nodes: Vec<NodeProto>) {
+        let metadata = self
+            .graph
+            .node(at)
+            .map(|n| n.metadata_props.clone())
+            .unwrap_or_default();
+        let slot = self.patch.replaced.entry(at).or_default();
+        slot.extend(nodes.into_iter().map(|mut n| {
+            n.metadata_props.clone_from(&metadata);
+            n
+        }));
+    }
+
+    /// From rows [B, G, T, d] of one side to latent rows [B, T, r], which the last node gives the name `<letter>_BTr`.
+    pub fn latent_rows(&mut self, side: &Side, letter: char, rows: &str) -> Vec<NodeProto> {
+        let packed = self.vector(&[0, 0, self.site.kv_heads as i64 * side.size as i64]);
+        let down = match letter {
+            'k' => &self.weights.w_dk,
+            _ => &self.weights.w_dv,
+        };
+        let part = |p: &str| format!("{letter}_{p}");
+        vec![
+            self.unary("Transpose", &part("BTGd"), &[rows])
+                .with_ints("perm", &[0, 2, 1, 3]),
+            self.unary(
+                "Reshape",
+                &part("BTx"),
+                &[&self.name(&part("BTGd")), &packed],
+            ),
+            self.unary("MatMul", &part("BTr"), &[&self.name(&part("BTx")), down]),
+        ]
+    }
+
+    /// Gives past and present of `cache` the shape [B, 1, length, r].
+    pub fn narrow(&mut self, cache: &Cache) {
+        let dims = vec![Dim::Keep, Dim::Fixed(1), Dim::Keep, Dim::Fixed(self.rank)];
+        for name in cache.past.iter().chain([&cache.present]) {
+            self.patch.interface.insert(name.clone(), dims.clone());
+        }
+    }
+}

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use gqa2mla::convert::{Staged, stage};
 use gqa2mla::model::load::load;
@@ -43,6 +44,9 @@ pub struct Rewrite {
     how: ValidateArgs,
 }
 
+/// Said in front of the reason when the models do not run at all.
+const CANNOT_RUN: &str = "the rewrite was not written because the models could not be run (--no-validate writes it unproved)";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TargetArg {
     Matmul,
@@ -62,11 +66,11 @@ impl Rewrite {
         };
         let staged = stage(&self.model, &self.out, options, &mut progress("rewriting"))?;
         let seconds = started.elapsed().as_secs_f64();
-        let summary = Summary::of(&staged.rewritten);
+        let summary = Summary::of(&staged.rewritten, self.target);
         let report = if self.no_validate {
             None
         } else {
-            Some(self.validate(&staged)?)
+            Some(self.validate(&staged).context(CANNOT_RUN)?)
         };
         // A smaller latent is an approximation: its numbers are reported, only an exact rewrite is held to the tolerance.
         let accepted = report.as_ref().is_none_or(|r| summary.lossy || r.passed());
@@ -120,6 +124,7 @@ impl Rewrite {
 }
 
 struct Summary {
+    target: &'static str,
     sites: usize,
     rejects: Vec<Value>,
     not_rewritten: usize,
@@ -133,7 +138,7 @@ struct Summary {
 }
 
 impl Summary {
-    fn of(rewritten: &Rewritten) -> Self {
+    fn of(rewritten: &Rewritten, target: TargetArg) -> Self {
         let sites = &rewritten.sites;
         let ranks = sites.iter().map(|s| s.rank);
         let worst = |of: fn(&gqa2mla_passes::pipeline::RewrittenSite) -> f64| {
@@ -142,6 +147,10 @@ impl Summary {
         let cached = || sites.iter().filter(|s| s.site.is_cached());
         let first = sites.first().map(|s| &s.site);
         Self {
+            target: match target {
+                TargetArg::Matmul => "matmul",
+                TargetArg::Gqa => "gqa",
+            },
             sites: sites.len(),
             rejects: rejects_json(&rewritten.rejects),
             not_rewritten: rewritten.rejects.len(),
@@ -170,8 +179,8 @@ impl Summary {
             "exact"
         };
         let mut text = format!(
-            "{} attentions rewritten ({}), {rank}: {kind}\n",
-            self.sites, self.heads
+            "{} attentions rewritten ({}), {rank}, target {}: {kind}\n",
+            self.sites, self.heads, self.target
         );
         match self.cached {
             true => text.push_str(&format!(
@@ -202,7 +211,7 @@ impl Summary {
 
     fn json(&self) -> Value {
         json!({
-            "rewritten": self.sites, "not_rewritten": self.not_rewritten, "rejects": self.rejects, "exact": !self.lossy,
+            "rewritten": self.sites, "target": self.target, "not_rewritten": self.not_rewritten, "rejects": self.rejects, "exact": !self.lossy,
             "rank_min": self.ranks.0, "rank_max": self.ranks.1,
             "cache_bytes_per_token_before": self.before, "cache_bytes_per_token_after": self.after,
             "predicted_key_loss": self.predicted.0, "predicted_value_loss": self.predicted.1,

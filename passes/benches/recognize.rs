@@ -1,0 +1,76 @@
+//! How the time to understand a graph grows with its nodes: one export, copied side by side into one graph.
+//!
+//! Read the medians as ratios between the rows: twice the nodes should take twice the time.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use divan::Bencher;
+use gqa2mla_passes::inspect;
+use gqa2mla_passes::model::Model;
+use gqa2mla_passes::onnx::{GraphProto, ModelProto};
+use prost::Message;
+
+fn main() {
+    divan::main();
+}
+
+/// Layers of the grown graph; the export has two, and 625 nodes.
+const LAYERS: [usize; 5] = [2, 10, 20, 40, 80];
+
+#[divan::bench(args = LAYERS, max_time = 4)]
+fn understand(bencher: Bencher, layers: usize) {
+    let model = grown(layers);
+    bencher
+        .counter(divan::counter::ItemsCount::new(
+            model.proto.graph.as_ref().unwrap().node.len(),
+        ))
+        .bench(|| {
+            let found = inspect(&model).unwrap();
+            assert_eq!(found.sites.len(), layers);
+        });
+}
+
+fn grown(layers: usize) -> Model {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/optimum-llama/model.onnx");
+    let mut proto = ModelProto::decode(&*std::fs::read(path).unwrap()).unwrap();
+    let one = proto.graph.take().unwrap();
+    let mut all = GraphProto::default();
+    for copy in 0..layers / 2 {
+        add(&mut all, &one, &format!("copy{copy}/"));
+    }
+    proto.graph = Some(all);
+    Model {
+        proto,
+        files: BTreeMap::new(),
+    }
+}
+
+fn add(all: &mut GraphProto, one: &GraphProto, prefix: &str) {
+    let name = |text: &str| match text {
+        "" => String::new(),
+        text => format!("{prefix}{text}"),
+    };
+    let mut one = one.clone();
+    for node in &mut one.node {
+        node.input = node.input.iter().map(|v| name(v)).collect();
+        node.output = node.output.iter().map(|v| name(v)).collect();
+    }
+    for info in one
+        .input
+        .iter_mut()
+        .chain(&mut one.output)
+        .chain(&mut one.value_info)
+    {
+        info.name = Some(name(info.name()));
+    }
+    for tensor in &mut one.initializer {
+        tensor.name = Some(name(tensor.name()));
+    }
+    all.node.extend(one.node);
+    all.input.extend(one.input);
+    all.output.extend(one.output);
+    all.value_info.extend(one.value_info);
+    all.initializer.extend(one.initializer);
+}

@@ -123,11 +123,14 @@ impl External {
             .get("location")
             .filter(|l| !l.is_empty())
             .ok_or_else(|| wrong("location", "", "the name of a file"))?;
-        let needed = byte_size(tensor)?;
         Ok(Some(Self {
             location: (*location).to_owned(),
             offset: number("offset")?.unwrap_or(0),
-            length: number("length")?.unwrap_or(needed),
+            // A type newer than those known here is no obstacle where the length stands in the file.
+            length: match number("length")? {
+                Some(length) => length,
+                None => byte_size(tensor)?,
+            },
         }))
     }
 }
@@ -259,10 +262,19 @@ fn packed_six(elements: &[i32]) -> impl Iterator<Item = u8> + use<> {
     bits.to_le_bytes().into_iter().take(length)
 }
 
+/// What a tensor is to the one who holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A value by itself.
+    Dense,
+    /// The elements or the indices of a sparse tensor. The checker of onnx reads them only where they are inline.
+    Sparse,
+}
+
 /// Calls `visit` on every tensor of `model`: initializers, attributes, sparse tensors, subgraphs, functions, training.
 pub fn visit_tensors<E>(
     model: &mut ModelProto,
-    visit: &mut dyn FnMut(&mut TensorProto) -> Result<(), E>,
+    visit: &mut dyn FnMut(&mut TensorProto, Role) -> Result<(), E>,
 ) -> Result<(), E> {
     let training = model
         .training_info
@@ -284,10 +296,10 @@ pub fn visit_tensors<E>(
 
 fn visit_graph<E>(
     graph: &mut GraphProto,
-    visit: &mut dyn FnMut(&mut TensorProto) -> Result<(), E>,
+    visit: &mut dyn FnMut(&mut TensorProto, Role) -> Result<(), E>,
 ) -> Result<(), E> {
     for tensor in &mut graph.initializer {
-        visit(tensor)?;
+        visit(tensor, Role::Dense)?;
     }
     for sparse in &mut graph.sparse_initializer {
         visit_sparse(sparse, visit)?;
@@ -300,7 +312,7 @@ fn visit_graph<E>(
 
 fn visit_node<E>(
     node: &mut NodeProto,
-    visit: &mut dyn FnMut(&mut TensorProto) -> Result<(), E>,
+    visit: &mut dyn FnMut(&mut TensorProto, Role) -> Result<(), E>,
 ) -> Result<(), E> {
     for attribute in &mut node.attribute {
         visit_attribute(attribute, visit)?;
@@ -310,10 +322,10 @@ fn visit_node<E>(
 
 fn visit_attribute<E>(
     attribute: &mut AttributeProto,
-    visit: &mut dyn FnMut(&mut TensorProto) -> Result<(), E>,
+    visit: &mut dyn FnMut(&mut TensorProto, Role) -> Result<(), E>,
 ) -> Result<(), E> {
     for tensor in attribute.t.iter_mut().chain(&mut attribute.tensors) {
-        visit(tensor)?;
+        visit(tensor, Role::Dense)?;
     }
     for sparse in attribute
         .sparse_tensor
@@ -330,10 +342,10 @@ fn visit_attribute<E>(
 
 fn visit_sparse<E>(
     sparse: &mut SparseTensorProto,
-    visit: &mut dyn FnMut(&mut TensorProto) -> Result<(), E>,
+    visit: &mut dyn FnMut(&mut TensorProto, Role) -> Result<(), E>,
 ) -> Result<(), E> {
     for tensor in sparse.values.iter_mut().chain(sparse.indices.iter_mut()) {
-        visit(tensor)?;
+        visit(tensor, Role::Sparse)?;
     }
     Ok(())
 }

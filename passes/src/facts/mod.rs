@@ -1,6 +1,8 @@
 //! What can be known of a value before the graph runs: its type, its symbolic shape and, for small integers and
 //! scalars (the arithmetic that exporters spell shapes and scales with), its content.
 
+mod arrange;
+mod attention;
 pub mod content;
 pub mod dim;
 mod ops;

@@ -3,7 +3,7 @@
 use tract_data::prelude::TDim;
 
 use super::content::{self, Content};
-use super::{Fact, Facts, Shape, dim, shapes};
+use super::{Fact, Facts, Shape, arrange, attention, dim, shapes};
 use crate::graph::{attribute, int_attribute};
 use crate::model::Model;
 use crate::onnx::{NodeProto, tensor_proto::DataType};
@@ -19,7 +19,7 @@ pub fn infer(facts: &mut Facts, model: &Model, node: &NodeProto) -> Vec<Fact> {
     let first = inputs.first().cloned().unwrap_or_default();
     let known = match (node.domain(), node.op_type()) {
         ("" | "ai.onnx", op) => standard(facts, model, node, op, &inputs),
-        ("com.microsoft", op) => contrib(facts, node, op, &inputs),
+        ("com.microsoft", op) => attention::contrib(facts, node, op, &inputs),
         _ => None,
     };
     known.unwrap_or_else(|| {
@@ -193,11 +193,11 @@ fn standard(
             let content = value.content.and_then(|c| repeated(&c, &shape));
             one(value.elem_type, Some(shape), content)
         }
-        "Concat" => Some(vec![concat(facts, node, inputs)?]),
-        "Slice" => Some(vec![slice(facts, node, &first)?]),
-        "Gather" => Some(vec![gather(node, inputs)?]),
+        "Concat" => Some(vec![arrange::concat(facts, node, inputs)?]),
+        "Slice" => Some(vec![arrange::slice(facts, node, &first)?]),
+        "Gather" => Some(vec![arrange::gather(node, inputs)?]),
         "GatherElements" => one(first.elem_type, inputs.get(1)?.shape.clone(), None),
-        "Split" => split(facts, node, &first),
+        "Split" => arrange::split(facts, node, &first),
         "Tile" => {
             let repeats = facts.ints(node.input.get(1)?)?.to_vec();
             let sizes = first.shape?;
@@ -253,45 +253,7 @@ fn standard(
                 .and_then(total);
             one(first.elem_type, Some(shape), content)
         }
-        "Attention" => attention(facts, node, inputs),
-        _ => None,
-    }
-}
-
-fn contrib(facts: &mut Facts, node: &NodeProto, op: &str, inputs: &[Fact]) -> Option<Vec<Fact>> {
-    let first = inputs.first()?.clone();
-    let like_first = |shape| Fact {
-        elem_type: first.elem_type,
-        shape,
-        content: None,
-    };
-    match op {
-        "RotaryEmbedding" | "QuickGelu" | "FastGelu" | "BiasGelu" | "Gelu" => {
-            Some(vec![like_first(first.shape.clone())])
-        }
-        "SkipSimplifiedLayerNormalization" | "SkipLayerNormalization" => {
-            let same = like_first(first.shape.clone());
-            Some(vec![same.clone(), Fact::default(), Fact::default(), same])
-        }
-        "MatMulNBits" => {
-            let mut shape = first.shape.clone()?;
-            *shape.last_mut()? = TDim::Val(int_attribute(node, "N", 0));
-            Some(vec![like_first(Some(shape))])
-        }
-        "FusedMatMul" => {
-            let turned = |fact: &Fact, name: &str| {
-                let mut shape = fact.shape.clone()?;
-                let rank = shape.len();
-                if int_attribute(node, name, 0) != 0 && rank >= 2 {
-                    shape.swap(rank - 1, rank - 2);
-                }
-                Some(shape)
-            };
-            let (a, b) = (turned(&first, "transA")?, turned(inputs.get(1)?, "transB")?);
-            let shape = matmul(facts, &a, &b)?;
-            Some(vec![like_first(Some(shape))])
-        }
-        "GroupQueryAttention" => grouped(facts, node, inputs),
+        "Attention" => attention::attention(node, inputs),
         _ => None,
     }
 }
@@ -391,142 +353,8 @@ pub fn axes(facts: &Facts, node: &NodeProto) -> Option<Vec<i64>> {
     }
 }
 
-fn concat(facts: &mut Facts, node: &NodeProto, inputs: &[Fact]) -> Option<Fact> {
-    let known: Vec<&Shape> = inputs
-        .iter()
-        .map(|f| f.shape.as_ref())
-        .collect::<Option<_>>()?;
-    let rank = known.first()?.len();
-    let at = axis(int_attribute(node, "axis", 0), rank)?;
-    if known.iter().any(|s| s.len() != rank) {
-        return None;
-    }
-    let mut shape = known.first()?.to_vec();
-    let sum = known
-        .iter()
-        .try_fold(TDim::Val(0), |sum, s| dim::add(&sum, s.get(at)?));
-    *shape.get_mut(at)? = sum.unwrap_or_else(|| facts.fresh());
-    let mut content = Some(Vec::new());
-    if rank == 1 {
-        for input in inputs {
-            match (&mut content, &input.content) {
-                (Some(all), Some(Content::Ints(part))) if all.len() <= content::LONGEST => {
-                    all.extend(part.iter().cloned());
-                }
-                _ => content = None,
-            }
-        }
-    } else {
-        content = None;
-    }
-    Some(Fact {
-        elem_type: inputs.first()?.elem_type,
-        shape: Some(shape),
-        content: content.map(Content::Ints),
-    })
-}
-
-fn slice(facts: &mut Facts, node: &NodeProto, input: &Fact) -> Option<Fact> {
-    let mut shape = input.shape.clone()?;
-    let part = |position: usize| {
-        let name = node.input.get(position).filter(|n| !n.is_empty())?;
-        facts.ints(name).map(<[TDim]>::to_vec)
-    };
-    let given = |position: usize| node.input.get(position).is_some_and(|n| !n.is_empty());
-    let (starts, ends) = (part(1)?, part(2)?);
-    let axes = match (given(3), part(3)) {
-        (true, axes) => axes?,
-        (false, _) => (0..starts.len()).map(TDim::from).collect(),
-    };
-    let steps = match (given(4), part(4)) {
-        (true, steps) => steps?,
-        (false, _) => vec![TDim::Val(1); starts.len()],
-    };
-    let mut picked = None;
-    for (((start, end), at), step) in starts.iter().zip(&ends).zip(&axes).zip(&steps) {
-        let at = axis(at.as_i64()?, shape.len())?;
-        let size = shape.get(at)?.clone();
-        let length = (*step == TDim::Val(1))
-            .then(|| shapes::slice_length(&size, start, end))
-            .flatten();
-        if let (1, Some(length), Some(from)) = (shape.len(), &length, shapes::bound(&size, start))
-            && let (Some(from), Some(length)) = (from.as_i64(), length.as_i64())
-            && length <= content::LONGEST as i64
-        {
-            picked = Some((from as usize..(from + length) as usize).collect::<Vec<_>>());
-        }
-        *shape.get_mut(at)? = length.unwrap_or_else(|| facts.fresh());
-    }
-    Some(Fact {
-        elem_type: input.elem_type,
-        shape: Some(shape),
-        content: input
-            .content
-            .as_ref()
-            .zip(picked)
-            .and_then(|(c, picked)| c.pick(&picked)),
-    })
-}
-
-fn gather(node: &NodeProto, inputs: &[Fact]) -> Option<Fact> {
-    let [data, indices] = inputs else { return None };
-    let (sizes, index_shape) = (data.shape.as_ref()?, indices.shape.as_ref()?);
-    let at = axis(int_attribute(node, "axis", 0), sizes.len())?;
-    let mut shape = sizes.get(..at)?.to_vec();
-    shape.extend(index_shape.iter().cloned());
-    shape.extend(sizes.get(at + 1..)?.iter().cloned());
-    let content = match (&data.content, &indices.content, sizes.as_slice()) {
-        (Some(content), Some(Content::Ints(indices)), [size]) => {
-            let size = size.as_i64()?;
-            let picked: Option<Vec<usize>> = indices
-                .iter()
-                .map(|i| {
-                    let i = i.as_i64()?;
-                    usize::try_from(if i < 0 { i + size } else { i }).ok()
-                })
-                .collect();
-            picked.and_then(|p| content.pick(&p))
-        }
-        _ => None,
-    };
-    Some(Fact {
-        elem_type: data.elem_type,
-        shape: Some(shape),
-        content,
-    })
-}
-
-fn split(facts: &mut Facts, node: &NodeProto, input: &Fact) -> Option<Vec<Fact>> {
-    let shape = input.shape.as_ref()?;
-    let at = axis(int_attribute(node, "axis", 0), shape.len())?;
-    let parts = match node.input.get(1).filter(|n| !n.is_empty()) {
-        Some(sizes) => facts.ints(sizes)?.to_vec(),
-        None => match attribute(node, "split") {
-            Some(sizes) => sizes.ints.iter().map(|&n| TDim::Val(n)).collect(),
-            None => {
-                let (size, parts) = (shape.get(at)?.as_i64()?, node.output.len() as i64);
-                if parts == 0 || size % parts != 0 {
-                    return None;
-                }
-                vec![TDim::Val(size / parts); node.output.len()]
-            }
-        },
-    };
-    parts
-        .into_iter()
-        .map(|part| {
-            let mut shape = shape.clone();
-            *shape.get_mut(at)? = part;
-            Some(Fact {
-                elem_type: input.elem_type,
-                shape: Some(shape),
-                content: None,
-            })
-        })
-        .collect()
-}
-
-fn matmul(facts: &mut Facts, a: &[TDim], b: &[TDim]) -> Option<Shape> {
+/// The shape of a product of shapes `a` and `b`, batch axes broadcast.
+pub fn matmul(facts: &mut Facts, a: &[TDim], b: &[TDim]) -> Option<Shape> {
     let ([batch_a @ .., rows, _], [batch_b @ .., _, columns]) = (a, b) else {
         return None;
     };
@@ -557,81 +385,4 @@ fn reduced(facts: &Facts, node: &NodeProto, shape: &[TDim]) -> Option<Shape> {
             })
             .collect(),
     )
-}
-
-/// `Attention` (opset 23): 4-D inputs, or 3-D with the heads packed in the last axis.
-fn attention(facts: &mut Facts, node: &NodeProto, inputs: &[Fact]) -> Option<Vec<Fact>> {
-    let (query, key, value) = (inputs.first()?, inputs.get(1)?, inputs.get(2)?);
-    let (q, k, v) = (
-        query.shape.as_ref()?,
-        key.shape.as_ref()?,
-        value.shape.as_ref()?,
-    );
-    let heads = |name: &str| TDim::Val(int_attribute(node, name, 0));
-    let split = |shape: &[TDim], heads: TDim| match shape {
-        [batch, length, packed] => Some(vec![
-            batch.clone(),
-            heads.clone(),
-            length.clone(),
-            dim::div(packed, &heads)?,
-        ]),
-        _ => Some(shape.to_vec()),
-    };
-    let (k4, v4) = (
-        split(k, heads("kv_num_heads"))?,
-        split(v, heads("kv_num_heads"))?,
-    );
-    let width = v4.last()?.clone();
-    let mut output = q.clone();
-    *output.last_mut()? = match q.len() {
-        3 => dim::mul(&width, &heads("q_num_heads"))?,
-        _ => width,
-    };
-    let past = |position: usize, present: &[TDim]| {
-        let mut shape = present.to_vec();
-        if let Some(past) = inputs.get(position).and_then(|f| f.shape.as_ref()) {
-            let length = dim::add(past.get(2)?, shape.get(2)?)?;
-            *shape.get_mut(2)? = length;
-        }
-        Some(shape)
-    };
-    let fact = |elem_type, shape| Fact {
-        elem_type,
-        shape,
-        content: None,
-    };
-    let _ = facts;
-    Some(vec![
-        fact(query.elem_type, Some(output)),
-        fact(key.elem_type, past(4, &k4)),
-        fact(value.elem_type, past(5, &v4)),
-    ])
-}
-
-/// `com.microsoft.GroupQueryAttention`: packed or separate inputs; the presents have an open length.
-fn grouped(facts: &mut Facts, node: &NodeProto, inputs: &[Fact]) -> Option<Vec<Fact>> {
-    let query = inputs.first()?;
-    let (heads, kv_heads) = (
-        int_attribute(node, "num_heads", 0),
-        int_attribute(node, "kv_num_heads", 0),
-    );
-    let mut output = query.shape.clone()?;
-    let packed = node.input.get(1).is_none_or(String::is_empty);
-    if packed {
-        let width = output.last()?.as_i64()?;
-        let head_size = width.checked_div(heads + 2 * kv_heads)?;
-        *output.last_mut()? = TDim::Val(heads * head_size);
-    }
-    let mut present = |position: usize| {
-        let mut shape = inputs.get(position)?.shape.clone()?;
-        *shape.get_mut(2)? = facts.fresh();
-        Some(shape)
-    };
-    let (key, value) = (present(3), present(4));
-    let fact = |shape| Fact {
-        elem_type: query.elem_type,
-        shape,
-        content: None,
-    };
-    Some(vec![fact(Some(output)), fact(key), fact(value)])
 }

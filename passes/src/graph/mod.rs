@@ -189,6 +189,22 @@ pub fn float_attribute(node: &NodeProto, name: &str, default: f32) -> f32 {
     attribute(node, name).map_or(default, |a| a.f())
 }
 
+/// The value at input `position` of `node`; `None` where it is left out.
+pub fn input_at(node: &NodeProto, position: usize) -> Option<&str> {
+    node.input
+        .get(position)
+        .map(String::as_str)
+        .filter(|name| !name.is_empty())
+}
+
+/// The value at output `position` of `node`; `None` where nobody asks for it.
+pub fn output_at(node: &NodeProto, position: usize) -> Option<&str> {
+    node.output
+        .get(position)
+        .map(String::as_str)
+        .filter(|name| !name.is_empty())
+}
+
 /// The name by which messages call `node`: its own, or that of its first output.
 pub fn label(node: &NodeProto) -> &str {
     match node.name() {

@@ -2,24 +2,14 @@
 
 use super::spell::{Core, Speller};
 use super::{Spelled, unsupported};
-use crate::graph::{float_attribute, int_attribute};
+use crate::graph::{float_attribute, input_at, int_attribute, output_at};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
 use crate::recognize::reject::Reason;
 
 pub fn spell(s: &mut Speller, node: &NodeProto) -> Result<Spelled, Reason> {
     let refuse = |detail: &str| Err(unsupported(node, detail));
-    let input = |position: usize| {
-        node.input
-            .get(position)
-            .map(String::as_str)
-            .filter(|name| !name.is_empty())
-    };
-    let output = |position: usize| {
-        node.output
-            .get(position)
-            .map(String::as_str)
-            .filter(|name| !name.is_empty())
-    };
+    let input = |position| input_at(node, position);
+    let output = |position| output_at(node, position);
     let (Some(q), Some(k), Some(v), Some(y)) = (input(0), input(1), input(2), output(0)) else {
         return refuse("query, key, value or output is missing");
     };
@@ -80,17 +70,16 @@ pub fn spell(s: &mut Speller, node: &NodeProto) -> Result<Spelled, Reason> {
     if kv_heads < 1 || heads % kv_heads != 0 {
         return refuse("its query heads are no multiple of its KV heads");
     }
-    let width = |packed: &str, heads: i64, position: i64| {
-        let shape = s.facts.shape(packed)?;
+    let width = |value: &str| {
+        let shape = s.facts.shape(value)?;
         let last = shape.last()?.as_i64()?;
-        let _ = position;
         Some(if shape.len() == 3 {
-            last / heads.max(1)
+            last / kv_heads
         } else {
             last
         })
     };
-    let (Some(head_size), Some(value_size)) = (width(k, kv_heads, 1), width(v, kv_heads, 2)) else {
+    let (Some(head_size), Some(value_size)) = (width(k), width(v)) else {
         return refuse("its head size is not constant");
     };
 

@@ -6,7 +6,7 @@
 
 use super::spell::{Core, Speller};
 use super::{Grouped, Spelled, unsupported};
-use crate::graph::{float_attribute, int_attribute};
+use crate::graph::{float_attribute, input_at, int_attribute, output_at};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
 use crate::recognize::reject::Reason;
 use crate::rewrite::Target;
@@ -16,18 +16,8 @@ const CHECK: &str = "check/every_row_must_hold_past_plus_new_tokens";
 
 pub fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, Reason> {
     let refuse = |detail: &str| Err(unsupported(node, detail));
-    let input = |position: usize| {
-        node.input
-            .get(position)
-            .map(String::as_str)
-            .filter(|name| !name.is_empty())
-    };
-    let output = |position: usize| {
-        node.output
-            .get(position)
-            .map(String::as_str)
-            .filter(|name| !name.is_empty())
-    };
+    let input = |position| input_at(node, position);
+    let output = |position| output_at(node, position);
     if input(12).is_some()
         || input(13).is_some()
         || int_attribute(node, "kv_cache_bit_width", 0) != 0

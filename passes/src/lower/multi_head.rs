@@ -2,24 +2,14 @@
 
 use super::spell::{Core, Speller};
 use super::{Spelled, unsupported};
-use crate::graph::{float_attribute, int_attribute};
+use crate::graph::{float_attribute, input_at, int_attribute, output_at};
 use crate::onnx::NodeProto;
 use crate::recognize::reject::Reason;
 
 pub fn spell(s: &mut Speller, node: &NodeProto) -> Result<Spelled, Reason> {
     let refuse = |detail: &str| Err(unsupported(node, detail));
-    let input = |position: usize| {
-        node.input
-            .get(position)
-            .map(String::as_str)
-            .filter(|name| !name.is_empty())
-    };
-    let output = |position: usize| {
-        node.output
-            .get(position)
-            .map(String::as_str)
-            .filter(|name| !name.is_empty())
-    };
+    let input = |position| input_at(node, position);
+    let output = |position| output_at(node, position);
     let (Some(query), Some(key), Some(value), Some(y)) = (input(0), input(1), input(2), output(0))
     else {
         return refuse("its projections are packed in one input");

@@ -11,7 +11,7 @@ use gqa2mla_passes::onnx::ModelProto;
 use prost::Message;
 
 use super::location::data_file;
-use super::mapped::map;
+use super::mapped::Source;
 
 /// A model and the files it came from.
 #[derive(Debug)]
@@ -20,8 +20,10 @@ pub struct LoadedModel {
     pub model: Model,
     /// The .onnx file.
     pub path: PathBuf,
+    /// That file as it was read: inline weights are slices of it.
+    pub source: Source,
     /// The data file of each location, for copying ranges without reading them.
-    pub sources: BTreeMap<String, PathBuf>,
+    pub sources: BTreeMap<String, Source>,
 }
 
 /// Why a model could not be read.
@@ -76,12 +78,14 @@ pub enum LoadError {
 impl LoadedModel {
     /// Adds a data file under `location`, for tensors that were made since.
     pub fn add_file(&mut self, location: &str, path: &Path) -> Result<(), LoadError> {
-        let bytes = map(path).map_err(|cause| LoadError::Io {
+        let source = Source::map(path).map_err(|cause| LoadError::Io {
             path: path.display().to_string(),
             cause,
         })?;
-        self.model.files.insert(location.to_owned(), bytes);
-        self.sources.insert(location.to_owned(), path.to_path_buf());
+        self.model
+            .files
+            .insert(location.to_owned(), source.bytes().clone());
+        self.sources.insert(location.to_owned(), source);
         Ok(())
     }
 }
@@ -92,7 +96,7 @@ impl LoadedModel {
 pub fn load(path: &Path) -> Result<LoadedModel, LoadError> {
     let path = model_file(path)?;
     let shown = path.display().to_string();
-    let bytes = map(&path).map_err(|cause| LoadError::Io {
+    let source = Source::map(&path).map_err(|cause| LoadError::Io {
         path: shown.clone(),
         cause,
     })?;
@@ -100,10 +104,11 @@ pub fn load(path: &Path) -> Result<LoadedModel, LoadError> {
         path: shown.clone(),
         detail,
     };
-    if bytes.is_empty() {
+    if source.bytes().is_empty() {
         return Err(not_onnx("the file is empty".to_owned()));
     }
-    let mut proto = ModelProto::decode(bytes).map_err(|e| not_onnx(e.to_string()))?;
+    let mut proto =
+        ModelProto::decode(source.bytes().clone()).map_err(|e| not_onnx(e.to_string()))?;
     if proto.graph.is_none() {
         return Err(not_onnx("it holds no graph".to_owned()));
     }
@@ -114,9 +119,10 @@ pub fn load(path: &Path) -> Result<LoadedModel, LoadError> {
     let mut loaded = LoadedModel {
         model: Model::default(),
         path: path.clone(),
+        source,
         sources: BTreeMap::new(),
     };
-    visit_tensors(&mut proto, &mut |tensor| {
+    visit_tensors(&mut proto, &mut |tensor, _| {
         let broken = |cause| LoadError::Tensor {
             path: shown.clone(),
             cause,
@@ -132,9 +138,13 @@ pub fn load(path: &Path) -> Result<LoadedModel, LoadError> {
                 reason,
             };
             let file = data_file(&path, &folder, &external.location).map_err(refused)?;
-            let bytes = map(&file).map_err(|e| refused(format!("{}: {e}", file.display())))?;
-            loaded.model.files.insert(external.location.clone(), bytes);
-            loaded.sources.insert(external.location.clone(), file);
+            let data =
+                Source::map(&file).map_err(|e| refused(format!("{}: {e}", file.display())))?;
+            loaded
+                .model
+                .files
+                .insert(external.location.clone(), data.bytes().clone());
+            loaded.sources.insert(external.location.clone(), data);
         }
         loaded.model.range(tensor, &external).map_err(broken)?;
         Ok(())

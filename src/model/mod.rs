@@ -1,6 +1,7 @@
 //! Models on disk: read without copying weights, written whole or not at all.
 
+mod copy;
 pub mod load;
 mod location;
-mod mapped;
+pub mod mapped;
 pub mod save;

@@ -1,26 +1,30 @@
 //! Writes a model: the messages to `X.onnx`, large tensors to `X.onnx.data`, each complete before it takes its name.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use gqa2mla_passes::model::{External, TensorError, visit_tensors};
+use bytes::Bytes;
+use gqa2mla_passes::model::{External, Role, TensorError, byte_size, visit_tensors};
 use gqa2mla_passes::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
 use prost::Message;
 use tempfile::NamedTempFile;
 
+use super::copy::copy_range;
 use super::load::LoadedModel;
+use super::mapped::Source;
 
 /// Inline tensors smaller than this stay inline, so that small models are one file and shapes stay readable.
 pub const INLINE_BELOW: usize = 64 * 1024;
 /// Offsets in the data file are multiples of this: the allocation granularity of Windows, and of pages elsewhere.
+///
+/// Small tensors are not treated apart: a model has a few hundred tensors and as many gaps, which is below 1% of its
+/// weights, and file systems that know holes store no gap.
 pub const ALIGNMENT: u64 = 64 * 1024;
 /// protobuf refuses larger messages.
 const LARGEST_MESSAGE: usize = i32::MAX as usize;
-/// How much is copied at a time where the system cannot copy a range by itself.
-const CHUNK: usize = 1 << 20;
 
 /// Why a model could not be written. Nothing is left under its name then.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +73,9 @@ pub fn output_path(input: &Path, out: &Path) -> PathBuf {
 
 /// Writes `loaded` to `path`, which ends in `.onnx`.
 ///
-/// Tensors that were external, and raw ones of at least [`INLINE_BELOW`] bytes, go to the data file, in the order in
-/// which the model holds them. Ranges are copied by the file system, never through this process' memory.
+/// Tensors that were external, and others of at least [`INLINE_BELOW`] bytes, go to the data file, in the order in which
+/// the model holds them; parts of sparse tensors and tensors that contradict their own shape stay as they are. Ranges of
+/// the input's files are copied by the file system, never through this process' memory.
 pub fn save(loaded: &LoadedModel, path: &Path) -> Result<(), SaveError> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
@@ -84,6 +89,10 @@ pub fn save(loaded: &LoadedModel, path: &Path) -> Result<(), SaveError> {
             cause,
         }
     };
+    if path.is_dir() {
+        // Found out by the last rename, it would leave the data file behind.
+        return Err(failed("writing")(io::ErrorKind::IsADirectory.into()));
+    }
     let mut data_name = path.file_name().map(OsString::from).unwrap_or_default();
     data_name.push(".data");
     let mut proto = loaded.model.proto.clone();
@@ -94,10 +103,10 @@ pub fn save(loaded: &LoadedModel, path: &Path) -> Result<(), SaveError> {
         name: data_name.to_string_lossy().into_owned(),
         file: None,
         end: 0,
-        opened: BTreeMap::new(),
+        opened: None,
         placed: HashMap::new(),
     };
-    visit_tensors(&mut proto, &mut |tensor| writer.place(tensor))?;
+    visit_tensors(&mut proto, &mut |tensor, role| writer.place(tensor, role))?;
     let data = writer.finish()?;
 
     let length = proto.encoded_len();
@@ -144,73 +153,75 @@ struct DataWriter<'a> {
     name: String,
     file: Option<NamedTempFile>,
     end: u64,
-    opened: BTreeMap<String, File>,
+    /// The input file copied from last; a model can have more files than a process may open.
+    opened: Option<(PathBuf, File)>,
     /// Ranges that are in the new file already: tensors that shared bytes go on sharing them.
     placed: HashMap<External, u64>,
 }
 
 impl DataWriter<'_> {
-    fn place(&mut self, tensor: &mut TensorProto) -> Result<(), SaveError> {
+    fn place(&mut self, tensor: &mut TensorProto, role: Role) -> Result<(), SaveError> {
         let broken = |cause| SaveError::Tensor {
             path: self.shown.clone(),
             cause,
         };
         if let Some(external) = External::of(tensor).map_err(broken)? {
-            let (offset, length) = (self.copy(tensor, &external)?, external.length);
-            self.refer(tensor, offset, length);
-            return Ok(());
+            let range = self.loaded.model.range(tensor, &external).map_err(broken)?;
+            let offset = match self.placed.get(&external) {
+                Some(offset) => *offset,
+                None => self.write(&range)?,
+            };
+            self.refer(tensor, offset, external.length);
+            self.placed.insert(external, offset);
+        } else if let (Role::Dense, Some(bytes)) = (role, self.large(tensor)) {
+            let offset = self.write(&bytes)?;
+            tensor.raw_data = None;
+            tensor.float_data.clear();
+            tensor.int32_data.clear();
+            tensor.int64_data.clear();
+            tensor.double_data.clear();
+            tensor.uint64_data.clear();
+            self.refer(tensor, offset, bytes.len() as u64);
         }
-        if tensor
-            .raw_data
-            .as_ref()
-            .is_none_or(|raw| raw.len() < INLINE_BELOW)
-        {
-            return Ok(());
-        }
-        let bytes = tensor.raw_data.take().unwrap_or_default();
-        let offset = self.aligned()?;
-        let written = self.data()?.write_all(&bytes);
-        written.map_err(self.io("writing the data file"))?;
-        self.end = offset + bytes.len() as u64;
-        self.refer(tensor, offset, bytes.len() as u64);
         Ok(())
     }
 
-    /// Puts the range of a source file into the new one; returns where.
-    fn copy(&mut self, tensor: &TensorProto, external: &External) -> Result<u64, SaveError> {
-        if let Some(offset) = self.placed.get(external) {
-            return Ok(*offset);
+    /// The bytes of an inline tensor that is better kept in the data file.
+    fn large(&self, tensor: &TensorProto) -> Option<Bytes> {
+        let size = byte_size(tensor).ok()?;
+        if size < INLINE_BELOW as u64 {
+            return None;
         }
-        let offset = self.aligned()?;
-        if !self.opened.contains_key(&external.location) {
-            let source =
-                self.loaded
-                    .sources
-                    .get(&external.location)
-                    .ok_or_else(|| SaveError::Tensor {
-                        path: self.shown.clone(),
-                        cause: TensorError::NoFile {
-                            tensor: tensor.name().to_owned(),
-                            location: external.location.clone(),
-                        },
-                    })?;
-            let file = File::open(source).map_err(self.io("reading the original's data file"))?;
-            self.opened.insert(external.location.clone(), file);
-        }
-        self.data()?;
-        let copied = match (self.opened.get_mut(&external.location), self.file.as_mut()) {
-            (Some(source), Some(target)) => copy_range(
-                source,
-                external.offset,
-                target.as_file_mut(),
-                external.length,
-            ),
-            _ => Ok(()),
-        };
-        copied.map_err(self.io("copying weights"))?;
-        self.end = offset + external.length;
-        self.placed.insert(external.clone(), offset);
+        self.loaded.model.tensor_bytes(tensor).ok()
+    }
+
+    /// Puts `bytes` at the next aligned offset of the data file; returns that offset.
+    fn write(&mut self, bytes: &Bytes) -> Result<u64, SaveError> {
+        let offset = self.end.next_multiple_of(ALIGNMENT);
+        let written = self.write_at(offset, bytes);
+        written.map_err(self.io("writing the data file"))?;
+        self.end = offset + bytes.len() as u64;
         Ok(offset)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &Bytes) -> io::Result<()> {
+        let original = [&self.loaded.source]
+            .into_iter()
+            .chain(self.loaded.sources.values())
+            .find_map(|source| Some((source, source.offset_of(bytes)?)));
+        let file = match &mut self.file {
+            Some(file) => file,
+            slot => slot.insert(temporary(self.folder)?),
+        };
+        let target = file.as_file_mut();
+        target.seek(SeekFrom::Start(offset))?;
+        match original {
+            Some((source, from)) => match reopened(&mut self.opened, source) {
+                Some(source) => copy_range(source, from, target, bytes.len() as u64),
+                None => target.write_all(bytes),
+            },
+            None => target.write_all(bytes),
+        }
     }
 
     fn io(&self, action: &'static str) -> impl FnOnce(io::Error) -> SaveError + use<> {
@@ -220,21 +231,6 @@ impl DataWriter<'_> {
             action,
             cause,
         }
-    }
-
-    fn data(&mut self) -> Result<&mut NamedTempFile, SaveError> {
-        let error = self.io("making a temporary file");
-        match &mut self.file {
-            Some(file) => Ok(file),
-            slot => Ok(slot.insert(temporary(self.folder).map_err(error)?)),
-        }
-    }
-
-    /// Moves to the next aligned offset.
-    fn aligned(&mut self) -> Result<u64, SaveError> {
-        let offset = self.end.next_multiple_of(ALIGNMENT);
-        let moved = self.data()?.seek(SeekFrom::Start(offset));
-        moved.map_err(self.io("writing the data file"))
     }
 
     fn refer(&self, tensor: &mut TensorProto, offset: u64, length: u64) {
@@ -268,51 +264,15 @@ impl DataWriter<'_> {
     }
 }
 
-/// Copies `length` bytes from `offset` of `source` to the position of `target`.
-fn copy_range(source: &mut File, offset: u64, target: &mut File, length: u64) -> io::Result<()> {
-    let copied = copy_in_kernel(source, offset, target, length)?;
-    if copied == length {
-        return Ok(());
+/// The file of `source`, opened unless it was the last one.
+fn reopened<'a>(opened: &'a mut Option<(PathBuf, File)>, source: &Source) -> Option<&'a mut File> {
+    if opened
+        .as_ref()
+        .is_none_or(|(path, _)| path != source.path())
+    {
+        *opened = source
+            .open()
+            .map(|file| (source.path().to_path_buf(), file));
     }
-    source.seek(SeekFrom::Start(offset + copied))?;
-    let mut rest = source.take(length - copied);
-    let mut buffer = vec![0; CHUNK];
-    let mut missing = length - copied;
-    while missing > 0 {
-        let read = rest.read(&mut buffer)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        target.write_all(buffer.get(..read).unwrap_or_default())?;
-        missing -= read as u64;
-    }
-    Ok(())
-}
-
-/// As much as the file system copies (or links) by itself: all of it, or nothing where it cannot.
-#[cfg(target_os = "linux")]
-fn copy_in_kernel(source: &File, offset: u64, target: &File, length: u64) -> io::Result<u64> {
-    use rustix::io::Errno;
-    let mut from = offset;
-    let end = offset + length;
-    while from < end {
-        let step = usize::try_from(end - from)
-            .unwrap_or(usize::MAX)
-            .min(1 << 30);
-        match rustix::fs::copy_file_range(source, Some(&mut from), target, None, step) {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(Errno::INTR) => {}
-            Err(Errno::XDEV | Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP | Errno::PERM) => {
-                break;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(from - offset)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn copy_in_kernel(_: &File, _: u64, _: &File, _: u64) -> io::Result<u64> {
-    Ok(0)
+    opened.as_mut().map(|(_, file)| file)
 }

@@ -1,0 +1,170 @@
+//! What does not load. Every refusal names the tensor, and what it names.
+
+use super::*;
+
+#[test]
+fn locations_outside_the_folder_are_refused_wherever_the_tensor_is() {
+    let outer = TempDir::new().unwrap();
+    let folder = outer.path().join("model");
+    fs::create_dir_all(folder.join("sub")).unwrap();
+    let secret = outer.path().join("secret");
+    fs::write(&secret, pattern(9, 0)).unwrap();
+    let absolute = secret.to_str().unwrap().to_owned();
+    let mut locations = vec![
+        (absolute.as_str(), "absolute"),
+        ("../secret", "leaves the model's folder"),
+        ("sub/../../secret", "leaves the model's folder"),
+        ("sub\\..\\..\\secret", "backslash"),
+        ("C:secret", "drive letter"),
+    ];
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("../secret", folder.join("link")).unwrap();
+        std::os::unix::fs::symlink("..", folder.join("up")).unwrap();
+        locations.push(("link", "outside the model's folder"));
+        locations.push(("up/secret", "outside the model's folder"));
+    }
+    for (location, reason) in locations {
+        let (_, places) = everywhere(|name| tensor(name, DataType::Uint8, &[0]));
+        for place in places {
+            let (message, _) = everywhere(|name| match name == place {
+                true => external(name, 9, &[("location", location)]),
+                false => tensor(name, DataType::Uint8, &[0]),
+            });
+            let refused = refusal(&write(&folder, &message));
+            assert_says(
+                &refused,
+                &[&format!("'{place}'"), &format!("'{location}'"), reason],
+            );
+        }
+    }
+}
+
+#[test]
+fn senseless_external_data_is_refused() {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("d"), pattern(100, 0)).unwrap();
+    fs::create_dir(folder.path().join("folder")).unwrap();
+    type Case = (
+        &'static [(&'static str, &'static str)],
+        &'static [&'static str],
+    );
+    let cases: &[Case] = &[
+        (&[], &["location", "name of a file"]),
+        (&[("location", "")], &["location", "name of a file"]),
+        (
+            &[("location", "d"), ("offset", "ten")],
+            &["offset", "ten", "number"],
+        ),
+        (&[("location", "d"), ("offset", "-1")], &["offset", "-1"]),
+        (&[("location", "d"), ("length", "1e3")], &["length", "1e3"]),
+        (
+            &[("location", "d"), ("length", "18446744073709551616")],
+            &["length", "18446744073709551616"],
+        ),
+        (
+            &[("location", "d"), ("location", "e")],
+            &["location", "only once"],
+        ),
+        (&[("location", "missing")], &["missing", "No such file"]),
+        (&[("location", "folder")], &["folder", "not a regular file"]),
+        (
+            &[("location", "d"), ("offset", "91")],
+            &["'d' has 100 bytes", "91 to 101", "truncated"],
+        ),
+        (
+            &[("location", "d"), ("offset", "18446744073709551615")],
+            &["'d' has 100 bytes", "truncated"],
+        ),
+        (
+            &[("location", "d"), ("length", "18446744073709551615")],
+            &["'d' has 100 bytes", "truncated"],
+        ),
+    ];
+    for (given, words) in cases {
+        let refused = refusal(&write(
+            folder.path(),
+            &model(vec![external("layers.3.w", 10, given)]),
+        ));
+        assert_says(&refused, &["'layers.3.w'", "model.onnx"]);
+        assert_says(&refused, words);
+    }
+}
+
+#[test]
+fn what_is_no_model_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let whole = model(vec![raw("w", pattern(1000, 0))]).encode_to_vec();
+    let mut nested = ModelProto::default().encode_to_vec();
+    for _ in 0..200 {
+        // A graph in an attribute (field 6) of a node (5) of a graph (1).
+        for key in [0x32, 0x2a, 0x0a] {
+            let mut outer = vec![key];
+            prost::encoding::encode_varint(nested.len() as u64, &mut outer);
+            outer.append(&mut nested);
+            nested = outer;
+        }
+    }
+    let mut deep = vec![0x3a];
+    prost::encoding::encode_varint(nested.len() as u64, &mut deep);
+    deep.append(&mut nested);
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("empty", vec![]),
+        ("text", b"not a model, but a letter\n".to_vec()),
+        ("zeros", vec![0; 4096]),
+        ("noise", pattern(4096, 200)),
+        ("truncated", whole[..whole.len() - 1].to_vec()),
+        ("half", whole[..whole.len() / 2].to_vec()),
+        (
+            "no graph",
+            ModelProto {
+                ir_version: Some(8),
+                ..ModelProto::default()
+            }
+            .encode_to_vec(),
+        ),
+        // A graph that says it has 2^62 bytes, and one whose first tensor has as many packed numbers.
+        (
+            "hostile length",
+            vec![0x3a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f],
+        ),
+        (
+            "hostile list",
+            vec![
+                0x3a, 0x0d, 0x2a, 0x0b, 0x3a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f,
+                0x00,
+            ],
+        ),
+        ("deep", deep),
+    ];
+    for (name, content) in cases {
+        let path = folder.path().join(format!("{name}.onnx"));
+        fs::write(&path, content).unwrap();
+        assert_says(
+            &refusal(&path),
+            &["not an ONNX model", &format!("{name}.onnx")],
+        );
+    }
+    assert_says(
+        &refusal(&folder.path().join("absent.onnx")),
+        &["absent.onnx"],
+    );
+}
+
+/// Neither waits for a writer nor reads without an end.
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_refused() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let folder = TempDir::new().unwrap();
+    let pipe = folder.path().join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    for path in [&pipe, Path::new("/dev/zero")] {
+        assert_says(&refusal(path), &["not a regular file"]);
+    }
+    let path = write(
+        folder.path(),
+        &model(vec![external("w", 9, &[("location", "pipe")])]),
+    );
+    assert_says(&refusal(&path), &["'w'", "pipe", "not a regular file"]);
+}

@@ -48,6 +48,8 @@ pub enum ConvertError {
 /// A rewritten model in a folder beside its final name; dropped, it disappears.
 pub struct Staged {
     folder: TempDir,
+    /// After the folder: what was made for it goes when it is gone.
+    _made: MadeFolders,
     target: PathBuf,
     /// What was done.
     pub rewritten: Rewritten,
@@ -76,30 +78,25 @@ pub fn stage(
             cause,
         }
     };
-    // Refuse before the folder is made: a refusal leaves no trace.
-    let existed = nearest_existing(&parent);
+    let made = MadeFolders::up_to(&parent);
     fs::create_dir_all(&parent).map_err(folder_error("making the output folder", &parent))?;
-    let staged = stage_in(&parent, target, &mut model, options, progress).map(
-        |(folder, target, rewritten)| Staged {
-            folder,
-            target,
-            rewritten,
-            model,
-        },
-    );
-    if staged.is_err() {
-        remove_new_folders(&parent, &existed);
-    }
-    staged
+    let (folder, rewritten) = stage_in(&parent, &target, &mut model, options, progress)?;
+    Ok(Staged {
+        folder,
+        _made: made,
+        target,
+        rewritten,
+        model,
+    })
 }
 
 fn stage_in(
     parent: &Path,
-    target: PathBuf,
+    target: &Path,
     model: &mut LoadedModel,
     options: RewriteOptions,
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<(TempDir, PathBuf, Rewritten), ConvertError> {
+) -> Result<(TempDir, Rewritten), ConvertError> {
     let folder_error = |action, path: &Path| {
         let path = path.display().to_string();
         move |cause| ConvertError::Folder {
@@ -143,7 +140,7 @@ fn stage_in(
     let name = target.file_name().map(PathBuf::from).unwrap_or_default();
     save(model, &folder.path().join(name))?;
     fs::remove_file(&spill_path).map_err(folder_error("removing a temporary file", &spill_path))?;
-    Ok((folder, target, rewritten))
+    Ok((folder, rewritten))
 }
 
 fn external(mut tensor: TensorProto, offset: u64, length: u64) -> TensorProto {
@@ -218,19 +215,26 @@ impl Staged {
     }
 }
 
-fn nearest_existing(path: &Path) -> PathBuf {
-    path.ancestors()
-        .find(|p| p.exists())
-        .unwrap_or(Path::new(""))
-        .to_path_buf()
+/// Folders that did not exist before. Dropped, those that are empty disappear: a refusal leaves no trace.
+struct MadeFolders(Vec<PathBuf>);
+
+impl MadeFolders {
+    /// The folders on the way to `path` that are still to be made, innermost first.
+    fn up_to(path: &Path) -> Self {
+        let missing = path
+            .ancestors()
+            .take_while(|p| !p.as_os_str().is_empty() && !p.exists());
+        Self(missing.map(Path::to_path_buf).collect())
+    }
 }
 
-/// Removes the empty folders that were made between `existed` and `path`.
-fn remove_new_folders(path: &Path, existed: &Path) {
-    for folder in path.ancestors().take_while(|p| *p != existed) {
-        // A folder that something else has filled in the meantime stays.
-        if fs::remove_dir(folder).is_err() {
-            return;
+impl Drop for MadeFolders {
+    fn drop(&mut self) {
+        for folder in &self.0 {
+            // What holds the output, or something that another process has put there, stays.
+            if fs::remove_dir(folder).is_err() {
+                return;
+            }
         }
     }
 }

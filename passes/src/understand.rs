@@ -303,8 +303,7 @@ impl Placed {
             let mut name = name;
             let mut scope = self.scope.clone();
             let mut own = true;
-            loop {
-                let Some(graph) = scope.get(main) else { break };
+            while let Some(graph) = scope.get(main) {
                 let here = graph
                     .input
                     .iter()

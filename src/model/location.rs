@@ -8,7 +8,8 @@ use std::path::{Component, Path, PathBuf};
 /// and to the `blobs` folder of a hub cache; ONNX Runtime follows the same.
 pub fn data_file(model: &Path, folder: &Path, location: &str) -> Result<PathBuf, String> {
     let relative = Path::new(location);
-    if location.contains('\\') || location.contains(':') {
+    let drive = location.get(1..2) == Some(":");
+    if location.contains('\\') || drive {
         return Err("it has a drive letter or a backslash".to_owned());
     }
     if relative.is_absolute() {

@@ -228,9 +228,15 @@ pub fn graph(graph: &GraphProto) -> Vec<String> {
 /// The nodes of layer `layer`: from the first to the last whose name, scope or output says that it belongs there.
 pub fn layer(graph: &GraphProto, layer: usize) -> Vec<String> {
     let belongs = |node: &NodeProto| {
-        let scope = node.metadata_props.iter().map(|p| p.value());
-        let names = node.output.iter().map(String::as_str).chain([node.name()]);
-        names.chain(scope).any(|text| names_layer(text, layer))
+        let scopes = node.metadata_props.iter().map(|p| p.value());
+        // A weight that is only renamed speaks of its layer in its output, far away from that layer.
+        let output = node.output.first().map_or("", String::as_str);
+        let name = if node.name().is_empty() {
+            output
+        } else {
+            node.name()
+        };
+        scopes.chain([name]).any(|text| names_layer(text, layer))
     };
     let first = graph.node.iter().position(belongs);
     let last = graph.node.iter().rposition(belongs);

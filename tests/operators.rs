@@ -15,8 +15,8 @@ use gqa2mla::model::save::save;
 use gqa2mla::runtime::RuntimeKind;
 use gqa2mla::runtime::tensor::{Data, ElementType, Tensor};
 use gqa2mla_passes::RewriteOptions;
+use gqa2mla_passes::lower::Target;
 use gqa2mla_passes::onnx::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType};
-use gqa2mla_passes::rewrite::Target;
 
 fn graph(model: &mut LoadedModel) -> &mut GraphProto {
     model.model.proto.graph.as_mut().unwrap()

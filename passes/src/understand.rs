@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::facts::Facts;
 use crate::graph::patch::{Patch, PatchError, apply};
 use crate::graph::{Graph, is_op, label};
-use crate::lower::{Lowered, Origin, lower};
+use crate::lower::{Lowered, Origin, Target, lower};
 use crate::model::Model;
 use crate::onnx::GraphProto;
 use crate::recognize::reject::{Operand, Reason, Reject};
 use crate::recognize::shape_reader::shape_readers;
 use crate::recognize::site::{Cache, Site};
 use crate::recognize::{Recognized, recognize};
-use crate::rewrite::Target;
 use crate::scopes::{Body, Scope, visit};
 
 /// A site and the graph it stands in.

@@ -5,7 +5,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use gqa2mla::convert::{Staged, stage};
 use gqa2mla::model::load::load;
-use gqa2mla_passes::rewrite::Target;
+use gqa2mla_passes::lower::Target;
 use gqa2mla_passes::{RewriteOptions, Rewritten};
 use serde_json::{Value, json};
 

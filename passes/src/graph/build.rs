@@ -79,8 +79,6 @@ pub fn int64_vector(name: &str, values: &[i64]) -> TensorProto {
 pub enum Dim {
     /// Known size.
     Fixed(i64),
-    /// Named size.
-    Symbol(String),
     /// Taken over from the value that is described anew, at the same axis.
     Keep,
 }
@@ -103,10 +101,6 @@ pub fn reshaped(info: &ValueInfoProto, dims: &[Dim]) -> ValueInfoProto {
                     Dim::Keep => kept,
                     Dim::Fixed(n) => Dimension {
                         value: Some(dimension::Value::DimValue(*n)),
-                        denotation: kept.denotation,
-                    },
-                    Dim::Symbol(s) => Dimension {
-                        value: Some(dimension::Value::DimParam(s.clone())),
                         denotation: kept.denotation,
                     },
                 }

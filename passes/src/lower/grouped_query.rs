@@ -5,11 +5,10 @@
 //! stops the run in those cases, so that the difference is never silent; the target `gqa` keeps the operator for them.
 
 use super::spell::{Core, Speller};
-use super::{Grouped, Spelled, unsupported};
+use super::{Grouped, Spelled, Target, unsupported};
 use crate::graph::{float_attribute, input_at, int_attribute, output_at};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
 use crate::recognize::reject::Reason;
-use crate::rewrite::Target;
 
 /// Name of the node that stops the run; runtimes print it with their error.
 const CHECK: &str = "check/every_row_must_hold_past_plus_new_tokens";

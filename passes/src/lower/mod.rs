@@ -16,9 +16,19 @@ use crate::graph::{Graph, is_contrib, is_op, label};
 use crate::onnx::NodeProto;
 use crate::recognize::reject::Reason;
 use crate::recognize::site::Dialect;
-use crate::rewrite::Target;
 
 pub use spell::Speller;
+
+/// What a rewritten attention runs as.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Target {
+    /// Matrix products with heads as rows: fastest on CPUs, and made of standard operators.
+    #[default]
+    MatMul,
+    /// `com.microsoft.GroupQueryAttention` with one latent head, for models that use that operator: past and present
+    /// may share a buffer.
+    Gqa,
+}
 
 /// What is needed to put `GroupQueryAttention` back around a latent cache.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,6 +67,10 @@ pub fn lower(graph: &Graph, facts: &Facts, except: &HashSet<String>, target: Tar
     let mut shared = HashMap::new();
     for (id, node) in graph.nodes() {
         let Some(dialect) = dialect(node).filter(|_| !except.contains(label(node))) else {
+            if let Some(reason) = refused_by_name(node) {
+                let output = node.output.first().cloned().unwrap_or_default();
+                lowered.refused.insert(output, reason);
+            }
             continue;
         };
         let mut speller = Speller::new(graph, facts, node, &mut shared);
@@ -100,7 +114,7 @@ fn dialect(node: &NodeProto) -> Option<Dialect> {
 }
 
 /// Operators that are attention and have no spelled-out form here.
-pub fn refused_by_name(node: &NodeProto) -> Option<Reason> {
+fn refused_by_name(node: &NodeProto) -> Option<Reason> {
     let detail = match (node.domain(), node.op_type()) {
         ("com.microsoft", "PagedAttention") => {
             "its cache is paged and holds packed tokens, which only the CUDA provider runs"

@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, label};
-use crate::lower::refused_by_name;
 use reject::{Reason, Reject};
 use site::Site;
 
@@ -36,7 +35,7 @@ pub fn recognize(graph: &Graph, facts: &Facts, refused: &BTreeMap<String, Reason
     let mut layer = 0;
     for (id, node) in graph.nodes() {
         let by_operator = node.output.first().and_then(|o| refused.get(o)).cloned();
-        let candidate = match by_operator.or_else(|| refused_by_name(node)) {
+        let candidate = match by_operator {
             Some(reason) => Err((id, reason)),
             None => match matmul::candidate(graph, facts, id, node) {
                 Some(candidate) => candidate,

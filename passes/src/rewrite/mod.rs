@@ -18,14 +18,3 @@ use crate::onnx::TensorProto;
 /// external data where the bytes were put. It lets one layer's factors leave memory before the next are made.
 pub type Store<'s> =
     dyn FnMut(TensorProto) -> Result<TensorProto, Box<dyn Error + Send + Sync>> + 's;
-
-/// What a rewritten attention runs as.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Target {
-    /// Matrix products with heads as rows: fastest on CPUs, and made of standard operators.
-    #[default]
-    MatMul,
-    /// `com.microsoft.GroupQueryAttention` with one latent head, for models that use that operator: past and present
-    /// may share a buffer.
-    Gqa,
-}

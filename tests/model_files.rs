@@ -7,12 +7,18 @@
     missing_docs
 )]
 
+mod common;
+
 #[path = "model_files/bytes.rs"]
 mod bytes_of_a_tensor;
+#[path = "model_files/checked.rs"]
+mod checked;
 #[path = "model_files/killed.rs"]
 mod killed;
 #[path = "model_files/load.rs"]
 mod loading;
+#[path = "model_files/random.rs"]
+mod random;
 #[path = "model_files/refuse.rs"]
 mod refusals;
 #[path = "model_files/save.rs"]

@@ -9,7 +9,7 @@
 
 mod common;
 
-use common::{Random, assert_close, largest};
+use common::{Random, assert_close};
 use gqa2mla_passes::factor::SpectralError;
 use gqa2mla_passes::factor::spectral::{Eigen, canonical, faer, square_roots, symmetric_eigen};
 use ndarray::{Array1, Array2, s};
@@ -112,6 +112,7 @@ fn every_back_end_finds_the_spectrum_a_matrix_was_made_with() {
 #[cfg(feature = "lapack")]
 #[test]
 fn faer_and_lapack_agree_on_random_matrices() {
+    use common::largest;
     use gqa2mla_passes::factor::spectral::lapack;
     for (seed, n) in [(1, 2), (2, 16), (3, 33), (4, 64), (5, 192)] {
         let a = Random(seed).positive(n);

@@ -89,25 +89,46 @@ fn senseless_external_data_is_refused() {
         assert_says(&refused, &["'layers.3.w'", "model.onnx"]);
         assert_says(&refused, words);
     }
+    let shapes: [&[i64]; 4] = [&[-1], &[2, -3, -4], &[i64::MAX, 3], &[1 << 32, 1 << 31, 2]];
+    for dims in shapes {
+        let tensor = TensorProto {
+            dims: dims.to_vec(),
+            ..external("layers.3.w", 0, &[("location", "d")])
+        };
+        let refused = refusal(&write(folder.path(), &model(vec![tensor])));
+        assert_says(
+            &refused,
+            &["'layers.3.w'", "model.onnx", &format!("{dims:?}")],
+        );
+    }
+}
+
+/// A model whose graphs lie in each other, `depth` of them.
+fn nested_graphs(depth: usize) -> Vec<u8> {
+    // From the inside out, so backwards; a graph is in an attribute (field 6) of a node (5) of a graph (1).
+    let mut backwards = Vec::new();
+    let mut wrap = |key: u8| {
+        let mut length = Vec::new();
+        prost::encoding::encode_varint(backwards.len() as u64, &mut length);
+        backwards.extend(length.into_iter().rev());
+        backwards.push(key);
+    };
+    for _ in 1..depth {
+        [0x32, 0x2a, 0x0a].into_iter().for_each(&mut wrap);
+    }
+    wrap(0x3a);
+    backwards.reverse();
+    backwards
 }
 
 #[test]
 fn what_is_no_model_is_refused() {
     let folder = TempDir::new().unwrap();
     let whole = model(vec![raw("w", pattern(1000, 0))]).encode_to_vec();
-    let mut nested = ModelProto::default().encode_to_vec();
-    for _ in 0..200 {
-        // A graph in an attribute (field 6) of a node (5) of a graph (1).
-        for key in [0x32, 0x2a, 0x0a] {
-            let mut outer = vec![key];
-            prost::encoding::encode_varint(nested.len() as u64, &mut outer);
-            outer.append(&mut nested);
-            nested = outer;
-        }
-    }
-    let mut deep = vec![0x3a];
-    prost::encoding::encode_varint(nested.len() as u64, &mut deep);
-    deep.append(&mut nested);
+    let deep = nested_graphs(10_000);
+    let loads = folder.path().join("not so deep.onnx");
+    fs::write(&loads, nested_graphs(20)).unwrap();
+    load(&loads).unwrap();
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("empty", vec![]),
         ("text", b"not a model, but a letter\n".to_vec()),
@@ -162,9 +183,18 @@ fn pipes_and_devices_are_refused() {
     for path in [&pipe, Path::new("/dev/zero")] {
         assert_says(&refusal(path), &["not a regular file"]);
     }
-    let path = write(
-        folder.path(),
-        &model(vec![external("w", 9, &[("location", "pipe")])]),
+    std::os::unix::fs::symlink("/dev/zero", folder.path().join("zero")).unwrap();
+    for (location, reason) in [
+        ("pipe", "not a regular file"),
+        ("zero", "outside the model's folder"),
+    ] {
+        let tensor = external("w", 9, &[("location", location)]);
+        let path = write(folder.path(), &model(vec![tensor]));
+        assert_says(&refusal(&path), &["'w'", location, reason]);
+    }
+    std::os::unix::fs::symlink("/dev/zero", folder.path().join("zero.onnx")).unwrap();
+    assert_says(
+        &refusal(&folder.path().join("zero.onnx")),
+        &["zero.onnx", "not a regular file"],
     );
-    assert_says(&refusal(&path), &["'w'", "pipe", "not a regular file"]);
 }

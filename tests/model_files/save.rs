@@ -210,6 +210,55 @@ fn a_model_can_be_saved_over_itself() {
     }
 }
 
+/// In a hub's cache the blobs belong to every snapshot: only the links of this one are replaced.
+#[cfg(unix)]
+#[test]
+fn saving_over_links_leaves_what_they_lead_to() {
+    use std::os::unix::fs::symlink;
+    let cache = TempDir::new().unwrap();
+    let blobs = cache.path().join("blobs");
+    let snapshot = cache.path().join("snapshots/1f3a");
+    fs::create_dir(&blobs).unwrap();
+    fs::create_dir_all(&snapshot).unwrap();
+    let weights = external("w", 9, &[("location", "model.onnx.data"), ("offset", "1")]);
+    let blob_contents = [
+        ("c0de", "model.onnx", model(vec![weights]).encode_to_vec()),
+        ("da7a", "model.onnx.data", pattern(10, 0)),
+    ];
+    for (blob, name, content) in &blob_contents {
+        fs::write(blobs.join(blob), content).unwrap();
+        symlink(format!("../../blobs/{blob}"), snapshot.join(name)).unwrap();
+    }
+    let path = snapshot.join("model.onnx");
+    save(&load(&snapshot).unwrap(), &path).unwrap();
+    for (blob, name, content) in &blob_contents {
+        assert_eq!(&fs::read(blobs.join(blob)).unwrap(), content);
+        assert!(!snapshot.join(name).is_symlink(), "{name}");
+    }
+    assert_eq!(bytes(&load(&path).unwrap().model, "w"), pattern(10, 0)[1..]);
+}
+
+#[cfg(unix)]
+#[test]
+fn whoever_may_read_new_files_may_read_a_saved_model() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = TempDir::new().unwrap();
+    let message = model(vec![raw("w", pattern(INLINE_BELOW, 0))]);
+    saved(
+        &load(&write(folder.path(), &message)).unwrap(),
+        folder.path(),
+    );
+    let mode = |name: &str| {
+        fs::metadata(folder.path().join(name))
+            .unwrap()
+            .permissions()
+            .mode()
+    };
+    // `model.onnx` was written by the standard library, which leaves the mode to the umask.
+    assert_eq!(mode("saved.onnx"), mode("model.onnx"));
+    assert_eq!(mode("saved.onnx.data"), mode("model.onnx"));
+}
+
 #[test]
 fn a_type_newer_than_these_is_carried_along() {
     let folder = TempDir::new().unwrap();
@@ -248,6 +297,17 @@ fn a_failure_leaves_nothing() {
     broken.model.proto = model(vec![large, lost]);
     let error = save(&broken, &folder.path().join("z.onnx")).unwrap_err();
     assert_says(&error.to_string(), &["'lost'", "'nowhere'"]);
+
+    // Text stays in the messages, and these are 2 GiB of it: 32 times the same 64 MiB.
+    let texts = TensorProto {
+        string_data: vec![Bytes::from(vec![b'x'; 64 << 20]); 32],
+        ..tensor("texts", DataType::String, &[32])
+    };
+    let mut too_large = good;
+    let graph = too_large.model.proto.graph.as_mut().unwrap();
+    graph.initializer.push(texts);
+    let error = save(&too_large, &folder.path().join("w.onnx")).unwrap_err();
+    assert_says(&error.to_string(), &["w.onnx", "takes 2147483", "2 GiB"]);
 
     let expected = ["file", "x.onnx", "y.onnx.data"].map(String::from);
     assert_eq!(entries(folder.path()), expected.into());

@@ -2,6 +2,7 @@
 
     message_equality.py make FOLDER           writes models in which every field of every message is set
     message_equality.py compare A B [A B ...] fails unless each A and B decode to equal messages
+    message_equality.py enums                 prints the enumerations, a line for each value
 """
 
 import pathlib
@@ -106,6 +107,35 @@ def unknown(message):
                 yield from unknown(inner)
 
 
+def difference(a, b, path):
+    """The path of the first field of `a` that is different in `b`."""
+    for field in a.DESCRIPTOR.fields:
+        inside = f"{path}.{field.name}"
+        one, other = getattr(a, field.name), getattr(b, field.name)
+        is_message = field.type == Field.TYPE_MESSAGE
+        if field.is_repeated:
+            if len(one) != len(other):
+                return f"{inside}: {len(one)} elements became {len(other)}"
+            for number, pair in enumerate(zip(one, other)):
+                if pair[0] != pair[1]:
+                    place = f"{inside}[{number}]"
+                    return difference(*pair, place) if is_message else f"{place}: {pair[0]!r} became {pair[1]!r}"
+        elif a.HasField(field.name) != b.HasField(field.name):
+            return f"{inside}: {'lost' if a.HasField(field.name) else 'added'}"
+        elif one != other:
+            return difference(one, other, inside) if is_message else f"{inside}: {one!r} became {other!r}"
+    return path
+
+
+def enums():
+    """Prints name, value's name and number of every enumeration."""
+    file = onnx.ModelProto.DESCRIPTOR.file
+    nested = [e for message in file.message_types_by_name.values() for e in message.enum_types]
+    for enum in [*file.enum_types_by_name.values(), *nested]:
+        for value in enum.values:
+            print(enum.name, value.name, value.number)
+
+
 def compare(paths):
     """Prints how many pairs are equal; exits with the names of those that are not."""
     if not paths or len(paths) % 2:
@@ -121,7 +151,7 @@ def compare(paths):
         elif not a.HasField("graph"):
             problems.append(f"{before}: no graph, so nothing was compared")
         elif a != b:
-            problems.append(f"{before}: differs after reading and writing")
+            problems.append(f"{before}: differs after reading and writing: {difference(a, b, 'model')}")
     if problems:
         sys.exit("\n".join(problems))
     print(f"{len(paths) // 2} pairs equal")
@@ -133,6 +163,8 @@ def main(arguments):
             make(folder)
         case ["compare", *paths]:
             compare(paths)
+        case ["enums"]:
+            enums()
         case _:
             sys.exit(__doc__)
 

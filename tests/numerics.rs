@@ -1,0 +1,289 @@
+//! The meaning of every rewrite: both models are run, and their logits compared. The shape is shown in rewrite.rs.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{
+    HALF, How, IN_BF16, SEEN, SINGLE, compared, exchange_two_heads, fixtures, in_ort, loaded, pair,
+    recognised_fixtures,
+};
+use gqa2mla::runtime::RuntimeKind;
+use gqa2mla_passes::lower::Target;
+use gqa2mla_passes::onnx::tensor_proto::DataType;
+use gqa2mla_passes::{RewriteOptions, inspect};
+
+const FLOAT: i32 = DataType::Float as i32;
+const FLOAT16: i32 = DataType::Float16 as i32;
+const BFLOAT16: i32 = DataType::Bfloat16 as i32;
+
+/// Models that tract cannot run, and a part of what it says.
+const NOT_IN_TRACT: [(&str, &str); 15] = [
+    ("attention-past", "does not take boolean attention masks"),
+    (IN_BF16, "Unknown DatumType Bfloat16"),
+    ("dynamo23-llama", "does not take boolean attention masks"),
+    (
+        "dynamo23-llama-gqa",
+        "does not take boolean attention masks",
+    ),
+    ("dynamo24-llama", "does not take boolean attention masks"),
+    (
+        "genai-gemma2",
+        "GroupQueryAttention: softcap is unsupported",
+    ),
+    (
+        "genai-gptoss",
+        "packed QKV (absent key/value) is unsupported",
+    ),
+    (
+        "genai-llama",
+        "packed QKV (absent key/value) is unsupported",
+    ),
+    (
+        "genai-llama-int4",
+        "packed QKV (absent key/value) is unsupported",
+    ),
+    (
+        "genai-mistral",
+        "packed QKV (absent key/value) is unsupported",
+    ),
+    ("genai-phi3", "packed QKV (absent key/value) is unsupported"),
+    (
+        "genai-qwen2",
+        "packed QKV (absent key/value) is unsupported",
+    ),
+    (
+        "multi_head-llama",
+        "optional input #5 (bias / mask / past KV) is unsupported",
+    ),
+    // Its original runs: the rewritten graph checks the lengths of rows by a shape that is computed.
+    ("genai-qwen3", "shape input is variable"),
+    (
+        "merged-llama",
+        "Failed analyse for node #29 \"optimum::if\"",
+    ),
+];
+
+fn to_rank(rank: usize) -> RewriteOptions {
+    RewriteOptions {
+        rank: Some(rank),
+        ..RewriteOptions::default()
+    }
+}
+
+/// The element type of the caches, and the rank at which nothing is lost.
+fn measures(name: &str) -> (i32, usize) {
+    let sites = inspect(&loaded(name).model).unwrap().sites;
+    let full = sites[0].full_rank();
+    assert!(
+        sites.iter().all(|s| s.full_rank() == full),
+        "{name}: layers differ, which this test cannot halve"
+    );
+    (sites[0].elem_type, full)
+}
+
+fn tolerance(name: &str) -> f64 {
+    if measures(name).0 == FLOAT {
+        SINGLE
+    } else {
+        HALF
+    }
+}
+
+/// Fixtures that ONNX Runtime runs as they are.
+fn runnable() -> Vec<String> {
+    let mut names = recognised_fixtures();
+    names.retain(|name| name != IN_BF16);
+    names
+}
+
+#[test]
+fn at_full_rank_nothing_is_lost_in_onnx_runtime() {
+    for name in runnable() {
+        let (before, after) = pair(&name, RewriteOptions::default());
+        let tolerance = tolerance(&name);
+        let found =
+            compared(&before, &after, in_ort(tolerance)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(
+            found.rewritten_runtime.contains("optimizations off"),
+            "{}",
+            found.rewritten_runtime
+        );
+        assert!(
+            found.passed(),
+            "{name}: {:e} is above {tolerance:e}: {found:#?}",
+            found.max_ratio()
+        );
+        // A comparison of nothing would pass as well.
+        let cached = found.original_cache_bytes > 0.0;
+        let past = found.steps.iter().any(|s| s.past > 0 && s.tokens > 1);
+        assert_eq!(
+            past, cached,
+            "{name}: several tokens on top of a cache belong to every proof: {found:#?}"
+        );
+        assert!(
+            found.steps.iter().any(|s| s.batch > 1),
+            "{name}: and so does a batch: {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn at_full_rank_nothing_is_lost_in_tract() {
+    let cannot: BTreeMap<&str, &str> = NOT_IN_TRACT.into_iter().collect();
+    for name in recognised_fixtures() {
+        let (before, after) = pair(&name, RewriteOptions::default());
+        let tolerance = tolerance(&name);
+        let found = compared(
+            &before,
+            &after,
+            How {
+                runtime: RuntimeKind::Tract,
+                tolerance,
+            },
+        );
+        match (found, cannot.get(name.as_str())) {
+            (Ok(found), None) => {
+                assert!(
+                    found.rewritten_runtime.contains("tract"),
+                    "{}",
+                    found.rewritten_runtime
+                );
+                assert!(
+                    found.passed(),
+                    "{name}: {:e} is above {tolerance:e}",
+                    found.max_ratio()
+                );
+            }
+            (Err(said), Some(reason)) => assert!(said.contains(reason), "{name}: {said}"),
+            (Ok(_), Some(reason)) => {
+                panic!("{name} runs in tract now, strike it off the list: {reason}")
+            }
+            (Err(said), None) => panic!("{name}: {said}"),
+        }
+    }
+}
+
+#[test]
+fn the_target_gqa_loses_nothing_at_full_rank_and_halves_the_cache_at_half() {
+    for name in fixtures()
+        .iter()
+        .filter(|n| n.starts_with("genai-") && *n != "genai-gemma2-ring")
+    {
+        let full = measures(name).1;
+        for (rank, exact) in [(full, true), (full / 2, false)] {
+            let options = RewriteOptions {
+                target: Target::Gqa,
+                ..to_rank(rank)
+            };
+            let (before, after) = pair(name, options);
+            let found =
+                compared(&before, &after, in_ort(SINGLE)).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(
+                found.passed(),
+                exact,
+                "{name} at rank {rank}: {:e}",
+                found.max_ratio()
+            );
+            let share = found.rewritten_cache_bytes / found.original_cache_bytes;
+            assert_eq!(
+                share,
+                if exact { 1.0 } else { 0.5 },
+                "{name} at rank {rank}"
+            );
+        }
+    }
+}
+
+#[test]
+fn half_the_rank_halves_the_cache_and_is_seen_to_be_an_approximation() {
+    for name in runnable() {
+        let full = measures(&name).1;
+        let (before, after) = pair(&name, to_rank(full / 2));
+        let found =
+            compared(&before, &after, in_ort(SINGLE)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(
+            found.steps.iter().all(|s| s.finite && s.positions > 0),
+            "{name}: {found:#?}"
+        );
+        // What a token takes at full rank is 2r numbers a layer, of the size that the model caches.
+        let layers = inspect(&before.model)
+            .unwrap()
+            .sites
+            .iter()
+            .filter(|s| s.is_cached())
+            .count();
+        let layers = if name == "merged-llama" {
+            layers / 2
+        } else {
+            layers
+        };
+        let size = if measures(&name).0 == FLOAT { 4 } else { 2 };
+        assert_eq!(
+            found.rewritten_cache_bytes,
+            (layers * full * size) as f64,
+            "{name}"
+        );
+        let site = &inspect(&before.model).unwrap().sites[0];
+        if site.key.size == site.value.size {
+            assert_eq!(
+                2.0 * found.rewritten_cache_bytes,
+                found.original_cache_bytes,
+                "{name}"
+            );
+        }
+        // Random weights have no direction to spare, so a rewrite that dropped half of them and did not show it would
+        // mean that the comparison does not look at the attention at all.
+        assert!(found.max_ratio() > SEEN, "{name}: {:e}", found.max_ratio());
+    }
+}
+
+#[test]
+fn two_exchanged_heads_are_seen() {
+    for name in runnable() {
+        if inspect(&loaded(&name).model).unwrap().sites[0].kv_heads == 1 {
+            assert_eq!(
+                name, "dynamo18-llama-mqa",
+                "only one fixture has no heads to exchange"
+            );
+            continue;
+        }
+        let (before, mut after) = pair(&name, RewriteOptions::default());
+        exchange_two_heads(&mut after);
+        let found = compared(&before, &after, in_ort(SINGLE)).unwrap();
+        assert!(
+            found.max_ratio() >= SEEN && !found.passed(),
+            "{name}: {:e}",
+            found.max_ratio()
+        );
+    }
+}
+
+#[test]
+fn factors_have_the_type_of_what_they_multiply() {
+    for name in recognised_fixtures() {
+        let elem_type = measures(&name).0;
+        let (_, after) = pair(&name, RewriteOptions::default());
+        let graph = after.model.proto.graph.as_ref().unwrap();
+        let factors = graph
+            .initializer
+            .iter()
+            .filter(|t| t.name().contains("/mla/w_"));
+        assert!(factors.clone().count() >= 4, "{name}");
+        assert!(
+            factors.clone().all(|t| t.data_type() == elem_type),
+            "{name}"
+        );
+        let half = [("dynamo18-llama-fp16", FLOAT16), (IN_BF16, BFLOAT16)]
+            .into_iter()
+            .find(|(n, _)| *n == name);
+        assert_eq!(elem_type, half.map_or(FLOAT, |(_, kind)| kind), "{name}");
+    }
+}

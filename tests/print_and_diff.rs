@@ -1,0 +1,183 @@
+//! The two subcommands that show a model as text.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+mod common;
+
+use common::{fixture, fixtures, folder, with};
+
+#[test]
+fn print_shows_every_part_of_the_graph_and_no_weights() {
+    let ran = with(&[&"print", &fixture("optimum14-llama")]);
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    for line in [
+        "ir_version 7",
+        "opset ai.onnx 14",
+        "input past_key_values.0.key: float[batch_size, 2, past_sequence_length, 16]",
+        "initializer model.embed_tokens.weight: float[128,32]",
+        "present.1.value = Concat(past_key_values.1.value, /model/layers.1/self_attn/Transpose_2_output_0) {axis=-2}",
+        "output logits: float[batch_size, sequence_length, 128]",
+    ] {
+        assert!(lines.contains(&line), "no '{line}' in\n{}", ran.stdout);
+    }
+    let json = with(&[&"print", &fixture("optimum14-llama"), &"--json"]).json();
+    let told: Vec<&str> = json["lines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|l| l.as_str().unwrap())
+        .collect();
+    assert_eq!(told, lines, "JSON and text say the same");
+}
+
+#[test]
+fn print_of_one_layer_holds_that_layer_only() {
+    for name in ["optimum-llama", "dynamo18-llama", "genai-llama"] {
+        let whole = with(&[&"print", &fixture(name)]).stdout;
+        let layers = ["0", "1"].map(|l| with(&[&"print", &fixture(name), &"--layer", &l]).stdout);
+        for (own, other) in [(0, 1), (1, 0)] {
+            let makes = |layer: usize| {
+                let value = format!("present.{layer}.key");
+                layers[own]
+                    .lines()
+                    .filter_map(|line| line.split_once(" = "))
+                    .any(|(made, _)| made.split(", ").any(|v| v == value))
+            };
+            assert!(makes(own), "{name}: layer {own} lacks its own cache");
+            assert!(
+                !makes(other),
+                "{name}: layer {own} holds the cache of {other}"
+            );
+            assert!(
+                layers[own]
+                    .lines()
+                    .all(|line| whole.lines().any(|l| l == line)),
+                "{name}: lines that the whole model does not have"
+            );
+        }
+    }
+    let ran = with(&[&"print", &fixture("optimum-llama"), &"--layer", &"2"]);
+    assert_eq!(ran.code, 1);
+    let said = "no node's name or scope says that it belongs to layer 2";
+    assert!(ran.stderr.contains(said), "{}", ran.stderr);
+}
+
+#[test]
+fn every_fixture_prints_the_same_text_every_time_and_equals_itself() {
+    for name in fixtures() {
+        let model = fixture(&name);
+        let first = with(&[&"print", &model]);
+        assert_eq!((first.code, first.stderr.as_str()), (0, ""), "{name}");
+        assert!(
+            first.stdout.lines().count() > 50,
+            "{name}: {}",
+            first.stdout
+        );
+        assert!(
+            first.stdout == with(&[&"print", &model]).stdout,
+            "{name}: another text"
+        );
+        let ran = with(&[&"diff", &model, &model]);
+        assert_eq!(
+            (ran.code, ran.stdout.trim_end()),
+            (0, "the models are the same"),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn diff_of_a_rewrite_shows_what_the_user_has_to_know() {
+    let place = folder();
+    let before = fixture("optimum-llama");
+    let after = place.path().join("model.onnx");
+    assert_eq!(
+        with(&[
+            &"rewrite",
+            &before,
+            &"-o",
+            &after,
+            &"--rank",
+            &"16",
+            &"--no-validate"
+        ])
+        .code,
+        0
+    );
+    let text = with(&[&"diff", &before, &after]).stdout;
+    for line in [
+        "interface: 8 removed, 8 added",
+        "- input past_key_values.0.key: float[batch_size, 2, past_sequence_length, 16]",
+        "+ input past_key_values.0.key: float[batch_size, 1, past_sequence_length, 16]",
+        "- present.0.key = Concat(past_key_values.0.key, /model/layers.0/self_attn/Add_1_output_0) {axis=-2}",
+        "+ present.0.key = Concat(past_key_values.0.key, /model/layers.0/self_attn/MatMul/mla/k_B1Tr) {axis=2}",
+    ] {
+        assert!(text.lines().any(|l| l == line), "no '{line}' in\n{text}");
+    }
+    let weight = "+ /model/layers.0/self_attn/MatMul/mla/w_uk: float[2,16,16] crc32 ";
+    assert!(
+        text.lines().any(|l| l.starts_with(weight)),
+        "no '{weight}' in\n{text}"
+    );
+    // The header did not change, nor did any weight of the model.
+    assert!(
+        !text.contains("\nmodel: ") && !text.starts_with("model: "),
+        "{text}"
+    );
+    assert!(
+        !text.contains("- model.embed_tokens.weight") && !text.contains("- onnx::MatMul_"),
+        "{text}"
+    );
+
+    // Turned around, what was added is removed.
+    let back = with(&[&"diff", &after, &before]).stdout;
+    let swapped: Vec<String> = text
+        .lines()
+        .filter(|l| l.starts_with("+ "))
+        .map(|l| l.replacen('+', "-", 1))
+        .collect();
+    assert!(
+        swapped.iter().all(|line| back.lines().any(|l| l == line)),
+        "{back}"
+    );
+}
+
+#[test]
+fn diff_tells_weights_apart_that_have_one_name_and_shape() {
+    let place = folder();
+    let (one, other) = (place.path().join("16.onnx"), place.path().join("15.onnx"));
+    let before = fixture("optimum-llama");
+    assert_eq!(
+        with(&[&"rewrite", &before, &"-o", &one, &"--no-validate"]).code,
+        0
+    );
+    let mut model = gqa2mla::model::load::load(&one).unwrap();
+    let graph = model.model.proto.graph.as_ref().unwrap();
+    let at = graph
+        .initializer
+        .iter()
+        .position(|t| t.name().ends_with("/w_dv"))
+        .unwrap();
+    let mut bytes = model
+        .model
+        .tensor_bytes(&graph.initializer[at])
+        .unwrap()
+        .to_vec();
+    bytes[0] ^= 1;
+    let factor = &mut model.model.proto.graph.as_mut().unwrap().initializer[at];
+    factor.raw_data = Some(bytes.into());
+    factor.data_location = None;
+    factor.external_data.clear();
+    gqa2mla::model::save::save(&model, &other).unwrap();
+    let text = with(&[&"diff", &one, &other]).stdout;
+    assert!(
+        text.starts_with("initializers: 1 removed, 1 added\n"),
+        "{text}"
+    );
+    assert_eq!(text.lines().count(), 3, "{text}");
+}

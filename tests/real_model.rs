@@ -1,0 +1,259 @@
+//! SmolLM2-135M, a trained model of 30 layers, as two public exporters wrote it.
+//!
+//! The graphs come from ../shared/models, which also tells where the weights are; the models are put together once, in
+//! target/real-models or the folder that GQA2MLA_MODELS names (545 MB each).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    missing_docs
+)]
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use common::{python, root, session, with};
+use gqa2mla::model::load::load;
+use gqa2mla::ports::subject;
+use gqa2mla::runtime::RuntimeKind;
+use gqa2mla::validate::greedy;
+use serde_json::json;
+use tempfile::TempDir;
+
+/// "The capital of France is", and how many tokens are written after it.
+const PROMPT: [i64; 5] = [504, 3575, 282, 4649, 314];
+const WRITTEN: usize = 32;
+/// Numbers a token and layer, 2 * 3 heads * 64, times 30 layers of fp32.
+const CACHE_BYTES: u64 = 2 * 3 * 64 * 30 * 4;
+/// Resident memory that a rewrite may take: it grows with a layer, and the weights of this model are 545 MB.
+const LARGEST_RESIDENT: u64 = 150 << 20;
+
+/// One at a time: each test fills two cores and some gigabytes of disk.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// The folder of `variant`, put together if it is not there yet; `None` where there is nothing to make it from.
+fn model(variant: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("GQA2MLA_MODELS")
+        .map_or_else(|| root().join("target/real-models"), PathBuf::from);
+    let target = folder.join(variant);
+    if target.join("model.onnx").is_file() {
+        return Some(target);
+    }
+    let script = root().join("../shared/models/assemble.py");
+    if !script.is_file() {
+        eprintln!(
+            "NOT RUN: {variant}: there is no {} to make it with",
+            script.display()
+        );
+        return None;
+    }
+    let program = root().join(".venv/bin/python");
+    assert!(
+        program.exists(),
+        "{} is missing: run `make test`",
+        program.display()
+    );
+    fs::create_dir_all(&folder).unwrap();
+    // Complete or not at all: a run that is stopped leaves no half of a model under its name.
+    let staged = tempfile::tempdir_in(&folder).unwrap();
+    let status = Command::new(program)
+        .arg(script)
+        .arg(variant)
+        .arg(staged.path())
+        .status()
+        .unwrap();
+    assert!(status.success(), "{variant} could not be put together");
+    fs::rename(staged.keep(), &target).unwrap();
+    Some(target)
+}
+
+/// A folder for outputs, on the disk that holds the model.
+fn outputs(model: &Path) -> TempDir {
+    tempfile::tempdir_in(model.parent().unwrap()).unwrap()
+}
+
+/// Runs the command as a child of Python's and prints the most memory that it had resident, in KiB.
+const MEASURE: &str = "
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+";
+
+/// Rewrites without running anything; gives the peak of resident memory in bytes.
+fn rewrite(model: &Path, out: &Path) -> u64 {
+    let command = Path::new(env!("CARGO_BIN_EXE_gqa2mla"));
+    let arguments = [
+        command,
+        Path::new("rewrite"),
+        model,
+        Path::new("-o"),
+        out,
+        Path::new("--no-validate"),
+    ];
+    let kib: u64 = python(MEASURE, &arguments).trim().parse().unwrap();
+    kib * 1024
+}
+
+fn same_bytes(one: &Path, other: &Path) -> bool {
+    let open = |path: &Path| BufReader::with_capacity(1 << 20, File::open(path).unwrap());
+    let (mut one, mut other) = (open(one), open(other));
+    let (mut a, mut b) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    loop {
+        let count = one.read(&mut a).unwrap();
+        if count == 0 {
+            return other.read(&mut b).unwrap() == 0;
+        }
+        if other.read_exact(&mut b[..count]).is_err() || a[..count] != b[..count] {
+            return false;
+        }
+    }
+}
+
+fn continuation(path: &Path) -> Vec<i64> {
+    let interface = subject(&load(path).unwrap().model.proto).unwrap().interface;
+    let mut session = session(path, RuntimeKind::Ort).unwrap();
+    greedy(session.as_mut(), &interface, &PROMPT, WRITTEN).unwrap()
+}
+
+fn check(model: &Path) {
+    python(
+        "import onnx, sys; onnx.checker.check_model(sys.argv[1], full_check=True)",
+        &[model],
+    );
+}
+
+fn holds_what_is_claimed(variant: &str) {
+    let _alone = ALONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let Some(folder) = model(variant) else { return };
+    let original = folder.join("model.onnx");
+
+    let told = with(&[&"inspect", &original, &"--json"]).json();
+    assert_eq!(
+        json!([
+            told["recognised"],
+            told["not_recognised"],
+            told["cache_bytes_per_token"]
+        ]),
+        json!([30, 0, CACHE_BYTES])
+    );
+    for (layer, site) in told["sites"].as_array().unwrap().iter().enumerate() {
+        let facts = json!([
+            site["layer"],
+            site["heads"],
+            site["kv_heads"],
+            site["head_size"],
+            site["value_size"]
+        ]);
+        assert_eq!(facts, json!([layer, 9, 3, 64, 64]));
+    }
+
+    let place = outputs(&folder);
+    let out = place.path().join("exact.onnx");
+    let resident = rewrite(&original, &out);
+    assert!(
+        resident <= LARGEST_RESIDENT,
+        "{variant}: {} MiB resident",
+        resident >> 20
+    );
+    check(&out);
+
+    // In ONNX Runtime; 1e-3 is what validation asks of fp32, and 30 layers round ten times as much as two.
+    let told = with(&[
+        &"validate",
+        &original,
+        &out,
+        &"--tolerance",
+        &"1e-3",
+        &"--json",
+    ])
+    .json();
+    assert_eq!(told["passed"], json!(true), "{variant}: {told:#}");
+    let cache = |told: &serde_json::Value| {
+        json!([
+            told["proof"]["original_cache_bytes"],
+            told["proof"]["rewritten_cache_bytes"]
+        ])
+    };
+    assert_eq!(
+        cache(&told),
+        json!([CACHE_BYTES as f64, CACHE_BYTES as f64])
+    );
+
+    let text = continuation(&original);
+    assert_eq!(text.len(), WRITTEN);
+    assert_eq!(continuation(&out), text, "{variant}: another text");
+    let decode = "import json, sys; from tokenizers import Tokenizer; \
+                  print(Tokenizer.from_file(sys.argv[1]).decode(json.loads(sys.argv[2])))";
+    let ids = serde_json::to_string(&text).unwrap();
+    let words = python(decode, &[&folder.join("tokenizer.json"), Path::new(&ids)]);
+    assert!(
+        words.starts_with(" Paris."),
+        "{variant}: the model says {words}"
+    );
+
+    let half = place.path().join("half.onnx");
+    let ran = with(&[
+        &"rewrite", &original, &"-o", &half, &"--rank", &"96", &"--json",
+    ]);
+    let told = ran.json();
+    assert_eq!(ran.code, 0, "{variant}: {ran:?}");
+    let (whole, halved) = (CACHE_BYTES as f64, CACHE_BYTES as f64 / 2.0);
+    assert_eq!(cache(&told["validation"]), json!([whole, halved]));
+    let steps = told["validation"]["proof"]["steps"].as_array().unwrap();
+    assert!(
+        steps
+            .iter()
+            .all(|s| s["finite"] == json!(true) && s["positions"] != json!(0)),
+        "{variant}: {steps:#?}"
+    );
+    check(&half);
+}
+
+#[test]
+fn the_dynamo_export_holds_what_is_claimed() {
+    holds_what_is_claimed("torch-dynamo-opset18");
+}
+
+#[test]
+fn the_optimum_export_holds_what_is_claimed() {
+    holds_what_is_claimed("optimum-opset14");
+}
+
+#[test]
+fn threads_do_not_change_a_byte() {
+    let _alone = ALONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    for variant in ["torch-dynamo-opset18", "optimum-opset14"] {
+        let Some(folder) = model(variant) else { return };
+        let place = outputs(&folder);
+        for threads in ["1", "2"] {
+            let mut command = common::command();
+            command
+                .env("RAYON_NUM_THREADS", threads)
+                .arg("rewrite")
+                .arg(folder.join("model.onnx"));
+            command
+                .arg("--no-validate")
+                .arg("-o")
+                .arg(place.path().join(threads).join("model.onnx"));
+            assert!(command.output().unwrap().status.success());
+        }
+        for file in ["model.onnx", "model.onnx.data"] {
+            let (one, two) = (
+                place.path().join("1").join(file),
+                place.path().join("2").join(file),
+            );
+            assert!(same_bytes(&one, &two), "{variant}: {file} differs");
+        }
+    }
+}

@@ -1,8 +1,10 @@
 //! The absorbed form: the cache holds one latent head, and the up-projections move to the query and the output.
 //!
-//!     c_k = k w_dk                        cached in place of the G heads of k
-//!     score_h = (q_h w_uk[j]) . c_k       in place of q_h . k_j, j = floor(h / s)
-//!     out_h = (p_h C_v) w_uv[j]           in place of p_h V_j
+//! ```text
+//! c_k = k w_dk                        cached in place of the G heads of k
+//! score_h = (q_h w_uk[j]) . c_k       in place of q_h . k_j, j = floor(h / s)
+//! out_h = (p_h C_v) w_uv[j]           in place of p_h V_j
+//! ```
 //!
 //! Heads become rows: H*T rows against one latent head are one large matrix product, which runtimes do fastest.
 

@@ -47,7 +47,8 @@ pub fn key_of(function: &FunctionProto) -> Key {
     )
 }
 
-fn called(node: &NodeProto) -> Key {
+/// The key of the function that `node` calls, if it calls one.
+pub fn called(node: &NodeProto) -> Key {
     (
         node.domain().to_owned(),
         node.op_type().to_owned(),
@@ -71,7 +72,7 @@ fn attentive(functions: &HashMap<Key, &FunctionProto>) -> HashSet<Key> {
                 !found.contains(*key)
                     && f.node
                         .iter()
-                        .any(|n| direct(n) || found.contains(&called(n)))
+                        .any(|n| anywhere(n, &|n| direct(n) || found.contains(&called(n))))
             })
             .map(|(key, _)| key.clone())
             .collect();
@@ -80,6 +81,23 @@ fn attentive(functions: &HashMap<Key, &FunctionProto>) -> HashSet<Key> {
         }
         found.extend(more);
     }
+}
+
+/// Whether `is` holds for `node` or a node of the graphs inside it.
+fn anywhere(node: &NodeProto, is: &dyn Fn(&NodeProto) -> bool) -> bool {
+    is(node) || subgraphs(node).any(|graph| graph.node.iter().any(|n| anywhere(n, is)))
+}
+
+/// The functions that hold attention and are written for other opsets than the model, which cannot be put in place of
+/// their calls.
+pub fn foreign(model: &ModelProto) -> HashSet<Key> {
+    let functions: HashMap<Key, &FunctionProto> =
+        model.functions.iter().map(|f| (key_of(f), f)).collect();
+    let stays = |key: &Key| {
+        let function = functions.get(key);
+        function.is_some_and(|f| !same_opsets(f, &model.opset_import))
+    };
+    attentive(&functions).into_iter().filter(stays).collect()
 }
 
 fn same_opsets(function: &FunctionProto, model: &[OperatorSetIdProto]) -> bool {

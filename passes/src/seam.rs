@@ -58,11 +58,15 @@ impl Seams {
 
 impl Known {
     fn agrees(&self, other: &Self) -> bool {
-        let (Some(a), Some(b)) = (&self.shape, &other.shape) else {
+        let types = self.elem_type.zip(other.elem_type);
+        if types.is_some_and(|(a, b)| a != b) {
             return false;
+        }
+        // What is not known contradicts nothing.
+        let (Some(a), Some(b)) = (&self.shape, &other.shape) else {
+            return true;
         };
-        self.elem_type == other.elem_type
-            && a.len() == b.len()
+        a.len() == b.len()
             && a.iter()
                 .zip(b)
                 .all(|(a, b)| a.is_none() || b.is_none() || a == b)

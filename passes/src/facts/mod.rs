@@ -125,8 +125,13 @@ impl Facts {
             let fact = self.declared(input);
             self.values.insert(input.name().to_owned(), fact);
         }
+        // Since IR 4 an initializer that is also an input is a default, which a caller may replace.
+        let replaceable = model.proto.ir_version() >= 4;
         for tensor in &proto.initializer {
-            let fact = content::of_tensor(model, tensor);
+            let mut fact = content::of_tensor(model, tensor);
+            if replaceable && graph.is_own_input(tensor.name()) {
+                fact.content = None;
+            }
             self.values.insert(tensor.name().to_owned(), fact);
         }
         let declared: HashMap<&str, &ValueInfoProto> = proto

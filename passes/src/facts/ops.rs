@@ -54,6 +54,12 @@ fn standard(
             let content = first.content.as_ref().and_then(|c| content::cast(to, c));
             one(Some(to), first.shape, content)
         }
+        "DequantizeLinear" => one(inputs.get(1)?.elem_type, first.shape, None),
+        "QuantizeLinear" => {
+            let zero_point = inputs.get(2).and_then(|f| f.elem_type);
+            let kind = zero_point.unwrap_or(DataType::Uint8 as i32);
+            one(Some(kind), first.shape, None)
+        }
         "CastLike" => one(inputs.get(1)?.elem_type, first.shape, None),
         "Neg" | "Sqrt" | "Reciprocal" | "Exp" | "Abs" | "Not" => {
             let content = first
@@ -75,6 +81,15 @@ fn standard(
         | "Relu"
         | "Gelu"
         | "Softplus"
+        | "Round"
+        | "Sign"
+        | "Elu"
+        | "Selu"
+        | "LeakyRelu"
+        | "HardSwish"
+        | "HardSigmoid"
+        | "Mish"
+        | "Swish"
         | "Floor"
         | "Ceil"
         | "ScatterND"

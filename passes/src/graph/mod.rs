@@ -129,6 +129,12 @@ impl<'a> Graph<'a> {
         self.outer.filter(|_| !self.producers.contains_key(value))
     }
 
+    /// Whether a node of a graph around this one makes `value`.
+    pub fn is_made_outside(&self, value: &str) -> bool {
+        self.around(value)
+            .is_some_and(|outer| outer.producer(value).is_some() || outer.is_made_outside(value))
+    }
+
     /// Whether `value` is an input of this very graph.
     pub fn is_own_input(&self, value: &str) -> bool {
         self.inputs.contains_key(value)

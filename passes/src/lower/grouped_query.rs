@@ -28,6 +28,12 @@ pub fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelle
             "its cache is a ring that forgets (sliding_window_cache): export with a full-length cache",
         );
     }
+    if int_attribute(node, "local_window_size", -1) == 0 {
+        return refuse("its window is empty (local_window_size = 0)");
+    }
+    if !matches!(int_attribute(node, "do_rotary", 0), 0 | 1) {
+        return refuse("do_rotary is neither 0 nor 1");
+    }
     if int_attribute(node, "causal", 1) == 0 {
         return refuse("it is bidirectional (causal = 0)");
     }
@@ -70,7 +76,7 @@ pub fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelle
             let lengths = s.vector(&[heads * size, kv_heads * size, kv_heads * size]);
             let parts: Vec<String> = ["q", "k", "v"]
                 .iter()
-                .map(|p| format!("{y}/{p}_BTx"))
+                .map(|p| s.free(format!("{y}/{p}_BTx")))
                 .collect();
             let names: Vec<&str> = parts.iter().map(String::as_str).collect();
             s.named("Split", "split", &[query, &lengths], &names, |n| {

@@ -99,8 +99,19 @@ impl<'g> Speller<'g> {
         inputs: &[&str],
         change: impl FnOnce(NodeProto) -> NodeProto,
     ) -> String {
-        let name = format!("{}/{part}", self.prefix);
+        let name = self.free(format!("{}/{part}", self.prefix));
         self.push(change(node(op, &name, inputs, &[&name])));
+        name
+    }
+
+    /// `name`, or one made from it that no value of the graph has.
+    pub fn free(&self, mut name: String) -> String {
+        while self.graph.producer(&name).is_some()
+            || self.graph.input(&name).is_some()
+            || self.graph.initializer(&name).is_some()
+        {
+            name.push('+');
+        }
         name
     }
 

@@ -32,6 +32,14 @@ pub fn growing(
         };
         return Err((append.node, reason));
     }
+    if let Some(renamed) = renamed_output(graph, append.present) {
+        let reason = Reason::CacheForm {
+            operand: role,
+            op: "Identity behind the Concat".to_owned(),
+            value: renamed.to_owned(),
+        };
+        return Err((append.node, reason));
+    }
     if !graph.is_output(append.present) {
         let reason = Reason::CacheNotReturned {
             operand: role,
@@ -54,6 +62,13 @@ pub fn growing(
     }
     // The past feeds the append; its shape may be asked for, its numbers may not.
     for name in aliases.iter().map(String::as_str).chain([append.past]) {
+        if graph.is_output(name) {
+            let reason = Reason::OutputInside {
+                operand: role,
+                value: name.to_owned(),
+            };
+            return Err((append.node, reason));
+        }
         for usage in graph.uses(name) {
             let renames = |n: &_| is_alias(n) && aliases.iter().any(|a| n.output.contains(a));
             let harmless = usage.input.is_some()
@@ -71,6 +86,18 @@ pub fn growing(
         present: append.present.to_owned(),
         append: append.node,
     })
+}
+
+/// The output of the graph that gives `present` another name, where `present` is no output itself.
+fn renamed_output<'g>(graph: &Graph<'g>, present: &str) -> Option<&'g str> {
+    if graph.is_output(present) {
+        return None;
+    }
+    let renamed = graph.uses(present).iter().filter_map(|u| {
+        let node = graph.node(u.node).filter(|n| is_alias(n))?;
+        node.output.first().map(String::as_str)
+    });
+    renamed.into_iter().find(|o| graph.is_output(o))
 }
 
 /// The cache that a graph without a past fills: a value on the trail that is an output of the graph.
@@ -104,7 +131,15 @@ pub fn not_growing(
         return (produced.map_or(end, |(id, _)| id), reason.clone());
     }
     let Some((id, node)) = produced else {
-        return (end, cross(role, source));
+        let reason = match graph.is_made_outside(source) {
+            true => Reason::CacheForm {
+                operand: role,
+                op: "a node outside the branch that reads it".to_owned(),
+                value: source.to_owned(),
+            },
+            false => cross(role, source),
+        };
+        return (end, reason);
     };
     if let Some((past, rank, heads)) = cache_behind(graph, facts, source) {
         let latent = rank == Some(3) || heads == Some(1);
@@ -148,6 +183,12 @@ fn cross(role: Operand, source: &str) -> Reason {
         operand: role,
         value: source.to_owned(),
     }
+}
+
+/// The past of a cache of one head, or without heads, among what `value` is computed from.
+pub fn latent_behind(graph: &Graph, facts: &Facts, value: &str) -> Option<String> {
+    let (past, rank, heads) = cache_behind(graph, facts, value)?;
+    (rank == Some(3) || heads == Some(1)).then_some(past)
 }
 
 /// A growing cache among what `value` is computed from, without going through another attention: its past, its rank

@@ -287,14 +287,21 @@ impl Layout {
     fn slice(&self, facts: &Facts, node: &NodeProto, operand: Operand) -> Result<(), Reason> {
         let whole = node.output.first().and_then(|o| facts.shape(o));
         let from = node.input.first().and_then(|i| facts.shape(i));
-        let (Some(whole), Some(from)) = (whole, from) else {
-            return Err(Reason::Opaque {
-                operand,
-                op: "Slice".to_owned(),
-                detail: "its bounds cannot be told".to_owned(),
-            });
+        let opaque = |detail: &str| Reason::Opaque {
+            operand,
+            op: "Slice".to_owned(),
+            detail: detail.to_owned(),
         };
-        // A slice with step 1 that is as long as its input is its input; other steps never have a provable length.
+        // A negative step gives as many elements in another order.
+        let steps = node.input.get(4).filter(|s| !s.is_empty());
+        let forward = |s: &String| facts.integers(s).is_some_and(|s| s.iter().all(|&s| s == 1));
+        if steps.is_some_and(|s| !forward(s)) {
+            return Err(opaque("its steps are not constant ones"));
+        }
+        let (Some(whole), Some(from)) = (whole, from) else {
+            return Err(opaque("its bounds cannot be told"));
+        };
+        // A slice with step 1 that is as long as its input is its input.
         match whole.iter().zip(from).position(|(a, b)| a != b) {
             Some(axis) => Err(Reason::PartialRead { operand, axis }),
             None => Ok(()),

@@ -8,13 +8,14 @@ use std::collections::HashSet;
 
 use tract_data::prelude::TDim;
 
+use super::cache::latent_behind;
 use super::layout::text;
 use super::reject::{Operand, Reason};
 use super::side::{Proved, prove};
 use super::site::{Dialect, Site};
 use super::trail::is_float;
 use crate::facts::Facts;
-use crate::graph::{Graph, NodeId, is_op, label};
+use crate::graph::{Graph, NodeId, is_contrib, is_op, label};
 use crate::onnx::NodeProto;
 
 /// A softmax with the products around it.
@@ -27,6 +28,15 @@ pub struct Candidate {
     side: usize,
 }
 
+/// A product that a walk has reached, and the first node on the way that moves elements about or multiplies in a form
+/// that is not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Reached {
+    product: NodeId,
+    side: usize,
+    obstacle: Option<NodeId>,
+}
+
 /// Looks at `node`; `None` where it is no softmax over a product of two computed values.
 pub fn candidate(
     graph: &Graph,
@@ -37,20 +47,27 @@ pub fn candidate(
     if !is_op(node, "Softmax") {
         return None;
     }
-    let scores = scores(graph, facts, node);
+    let scores = plain_first(scores(graph, facts, node));
     if scores.is_empty() {
         return None;
     }
-    let products = value_products(graph, facts, node);
+    let products = plain_first(value_products(graph, facts, node));
     match (scores.as_slice(), products.as_slice()) {
         // Probabilities that meet no values choose something else: experts, tokens.
         (_, []) => None,
-        ([score], [(output, side)]) => Some(Ok(Candidate {
-            softmax: id,
-            score: *score,
-            output: *output,
-            side: *side,
-        })),
+        ([score], [output]) => {
+            if let Some(refused) = obstacle(graph, facts, score, "scores")
+                .or_else(|| obstacle(graph, facts, output, "probabilities"))
+            {
+                return Some(Err(refused));
+            }
+            Some(Ok(Candidate {
+                softmax: id,
+                score: score.product,
+                output: output.product,
+                side: output.side,
+            }))
+        }
         (scores, [_]) => Some(Err((
             id,
             Reason::ScoreProducts {
@@ -66,53 +83,128 @@ pub fn candidate(
     }
 }
 
+/// Those reached in the plain way; the others only where there are none of them.
+fn plain_first(mut found: Vec<Reached>) -> Vec<Reached> {
+    if found.iter().any(|r| r.obstacle.is_none()) {
+        found.retain(|r| r.obstacle.is_none());
+    }
+    found.sort();
+    found.dedup_by_key(|r| (r.product, r.side));
+    found
+}
+
+/// The reason that the obstacle on the way to a product gives.
+fn obstacle(
+    graph: &Graph,
+    facts: &Facts,
+    reached: &Reached,
+    what: &'static str,
+) -> Option<(NodeId, Reason)> {
+    let at = reached.obstacle?;
+    let node = graph.node(at)?;
+    let product = graph.node(reached.product)?;
+    // One head that all queries share, with heads as rows: what a rewrite makes.
+    let cached = product.input.get(1 - reached.side.min(1));
+    if let Some(past) = cached.and_then(|v| latent_behind(graph, facts, v)) {
+        let operand = match what {
+            "scores" => Operand::Key,
+            _ => Operand::Value,
+        };
+        return Some((at, Reason::AlreadyLatent { operand, past }));
+    }
+    if at == reached.product {
+        let op = match node.domain() {
+            "" | "ai.onnx" => node.op_type().to_owned(),
+            domain => format!("{domain}.{}", node.op_type()),
+        };
+        let detail = "it multiplies queries, keys or values in a form that is not followed";
+        let detail = detail.to_owned();
+        return Some((at, Reason::UnsupportedOperator { op, detail }));
+    }
+    let op = node.op_type().to_owned();
+    Some((at, Reason::Rearranged { what, op }))
+}
+
 /// Products of two computed values that the input of `softmax` is made of.
-fn scores(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<NodeId> {
+fn scores(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<Reached> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();
-    let mut open: Vec<&str> = softmax.input.iter().take(1).map(String::as_str).collect();
-    while let Some(value) = open.pop() {
+    let mut open: Vec<(&str, Option<NodeId>)> = Vec::new();
+    open.extend(softmax.input.first().map(|i| (i.as_str(), None)));
+    while let Some((value, obstacle)) = open.pop() {
         if !seen.insert(value) {
             continue;
         }
         let Some((id, node)) = graph.producer(value) else {
             continue;
         };
-        if is_op(node, "MatMul") {
-            if is_product(graph, facts, node) {
-                found.push(id);
-            }
+        if let Some(plain) = product(graph, facts, node) {
+            found.push(Reached {
+                product: id,
+                side: 0,
+                obstacle: if plain {
+                    obstacle
+                } else {
+                    obstacle.or(Some(id))
+                },
+            });
         } else if is_between(node) {
-            open.extend(node.input.iter().map(String::as_str));
+            open.extend(node.input.iter().map(|i| (i.as_str(), obstacle)));
+        } else if rearranges(node) {
+            let through = node.input.first();
+            open.extend(through.map(|i| (i.as_str(), obstacle.or(Some(id)))));
         }
     }
-    found.sort();
-    found.dedup();
     found
 }
 
 /// Products that the output of `softmax` reaches, with the side on which it enters.
-fn value_products(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<(NodeId, usize)> {
+fn value_products(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<Reached> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();
-    let mut open: Vec<&str> = softmax.output.iter().take(1).map(String::as_str).collect();
-    while let Some(value) = open.pop() {
+    let mut open: Vec<(&str, Option<NodeId>)> = Vec::new();
+    open.extend(softmax.output.first().map(|o| (o.as_str(), None)));
+    while let Some((value, obstacle)) = open.pop() {
         for usage in graph.uses(value) {
             let (Some(input), Some(node)) = (usage.input, graph.node(usage.node)) else {
                 continue;
             };
-            if is_op(node, "MatMul") {
-                if is_product(graph, facts, node) {
-                    found.push((usage.node, input));
-                }
-            } else if is_between(node) && seen.insert(usage.node) {
-                open.extend(node.output.iter().map(String::as_str));
+            let id = usage.node;
+            if let Some(plain) = product(graph, facts, node) {
+                found.push(Reached {
+                    product: id,
+                    side: input,
+                    obstacle: if plain {
+                        obstacle
+                    } else {
+                        obstacle.or(Some(id))
+                    },
+                });
+            } else if is_between(node) && seen.insert(id) {
+                open.extend(node.output.iter().map(|o| (o.as_str(), obstacle)));
+            } else if rearranges(node) && input == 0 && seen.insert(id) {
+                let obstacle = obstacle.or(Some(id));
+                open.extend(node.output.iter().map(|o| (o.as_str(), obstacle)));
             }
         }
     }
-    found.sort();
-    found.dedup();
     found
+}
+
+/// Whether `node` multiplies two computed values, and if so whether as plain `MatMul`.
+fn product(graph: &Graph, facts: &Facts, node: &NodeProto) -> Option<bool> {
+    let plain = is_op(node, "MatMul");
+    let other = is_op(node, "Einsum") || is_contrib(node, "FusedMatMul");
+    ((plain || other) && is_product(graph, facts, node)).then_some(plain)
+}
+
+/// Operators that move the elements of scores or probabilities about.
+fn rearranges(node: &NodeProto) -> bool {
+    matches!(node.domain(), "" | "ai.onnx")
+        && matches!(
+            node.op_type(),
+            "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Flatten"
+        )
 }
 
 /// Whether both operands of a `MatMul` are computed: a constant right operand is a projection.

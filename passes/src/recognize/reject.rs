@@ -274,6 +274,36 @@ pub enum Reason {
         /// The `If`.
         node: String,
     },
+    /// Something stands between a product and the softmax that moves elements about.
+    #[error(
+        "the {what} pass {op} between the product and the softmax, expected them as [batch, heads, queries, keys] all the way"
+    )]
+    Rearranged {
+        /// Scores or probabilities.
+        what: &'static str,
+        /// The operator.
+        op: String,
+    },
+    /// A cache that no attention accounts for.
+    #[error(
+        "the cache '{past}' grows here and is read by {reader}, but no softmax over a product with it was found"
+    )]
+    UnknownReader {
+        /// The past input.
+        past: String,
+        /// Operator type of what reads the grown cache.
+        reader: String,
+    },
+    /// The output that continues a cache is another one's by name, or differs from branch to branch.
+    #[error(
+        "the cache that goes in as '{past}' comes out as '{present}', which continues another one"
+    )]
+    CrossedCaches {
+        /// The past input.
+        past: String,
+        /// The output.
+        present: String,
+    },
     /// Another attention reads the same cache.
     #[error(
         "the cache '{past}' also serves layer {other}, and a latent cache is made for one attention"
@@ -314,6 +344,9 @@ impl Reason {
             Self::UnsupportedOperator { .. } => "unsupported-operator",
             Self::OtherBranch { .. } => "other-branch",
             Self::SharedCache { .. } => "shared-cache",
+            Self::Rearranged { .. } => "scores-rearranged",
+            Self::UnknownReader { .. } => "unknown-reader",
+            Self::CrossedCaches { .. } => "crossed-caches",
         }
     }
     /// What the user can do about it. The README's catalogue says the same.
@@ -361,6 +394,12 @@ impl Reason {
             Self::ShapeReader { .. } => "export with masks that take their length from the inputs",
             Self::UnsupportedOperator { .. } => {
                 "export with another attention implementation, or without that fusion"
+            }
+            Self::Rearranged { .. } | Self::UnknownReader { .. } => {
+                "export with plain MatMul, Softmax, MatMul on four axes, and without the runtime's own graph optimizations"
+            }
+            Self::CrossedCaches { .. } => {
+                "let each past input come back under its own output, in every branch"
             }
             Self::OtherBranch { .. } => "look at the reason given for the other branch",
         }

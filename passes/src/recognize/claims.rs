@@ -1,0 +1,144 @@
+//! Caches that grow without an attention that is known to read them: whatever a model does, no cache is passed over in
+//! silence.
+
+use std::collections::HashSet;
+
+use super::reject::{Reason, Reject};
+use crate::facts::Facts;
+use crate::graph::{Graph, NodeId, is_alias, is_op, label};
+use crate::onnx::NodeProto;
+
+/// Most nodes that are looked at around one attention.
+const FARTHEST: usize = 2000;
+
+/// The pasts that recognised or refused attentions account for.
+#[derive(Debug, Default)]
+pub struct Claims(HashSet<String>);
+
+impl Claims {
+    /// Claims every past that the attention around `start`, a softmax or an operator, reads.
+    pub fn add(&mut self, graph: &Graph, start: NodeId) {
+        let mut seen = HashSet::new();
+        let mut open: Vec<&str> = Vec::new();
+        if let Some(node) = graph.node(start) {
+            open.extend(node.input.iter().map(String::as_str));
+            // The values meet the probabilities further on.
+            for id in after(graph, node) {
+                let inputs = graph.node(id).map(|n| n.input.as_slice());
+                open.extend(inputs.unwrap_or_default().iter().map(String::as_str));
+            }
+        }
+        while let Some(value) = open.pop() {
+            if seen.len() > FARTHEST || !seen.insert(value) {
+                continue;
+            }
+            if graph.input(value).is_some() {
+                self.0.insert(value.to_owned());
+            }
+            let Some((_, node)) = graph.producer(value) else {
+                continue;
+            };
+            if !is_projection(graph, node) {
+                open.extend(node.input.iter().map(String::as_str));
+                continue;
+            }
+            // Behind a projection another layer begins, unless it projects what is cached: a latent.
+            let projected = node.input.first().and_then(|i| graph.producer(i));
+            let past = projected
+                .filter(|(_, n)| is_op(n, "Concat"))
+                .and_then(|(_, n)| n.input.first());
+            self.0.extend(past.map(|p| graph.resolve(p).to_owned()));
+        }
+    }
+
+    /// A reject for every cache that grows in `graph` and is not claimed, numbered from `layer` on.
+    pub fn missing(&self, graph: &Graph, facts: &Facts, layer: usize) -> Vec<Reject> {
+        let mut missing = Vec::new();
+        for (_, node) in graph.nodes() {
+            let Some((past, present)) = growing(graph, facts, node) else {
+                continue;
+            };
+            if self.0.contains(past) {
+                continue;
+            }
+            // What grows and is read by nobody takes part in no attention.
+            let mut readers = graph.uses(present).iter().filter_map(|u| {
+                let reader = graph.node(u.node)?;
+                (!is_op(reader, "Shape")).then(|| reader.op_type().to_owned())
+            });
+            let Some(reader) = readers.next() else {
+                continue;
+            };
+            missing.push(Reject {
+                layer: layer + missing.len(),
+                node: label(node).to_owned(),
+                reason: Reason::UnknownReader {
+                    past: past.to_owned(),
+                    reader,
+                },
+            });
+        }
+        missing
+    }
+}
+
+/// Past and present, where `node` appends to a cache of the model.
+fn growing<'g>(
+    graph: &Graph<'g>,
+    facts: &Facts,
+    node: &'g NodeProto,
+) -> Option<(&'g str, &'g str)> {
+    let ([written, _], true) = (node.input.as_slice(), is_op(node, "Concat")) else {
+        return None;
+    };
+    let past = graph.resolve(written);
+    let rank = facts.shape(past).map_or(0, <[_]>::len);
+    if graph.input(past).is_none() || rank < 3 {
+        return None;
+    }
+    let present = node.output.first()?;
+    let renamed = |u: &crate::graph::Use| {
+        let reader = graph.node(u.node).filter(|n| is_alias(n));
+        reader.is_some_and(|n| n.output.iter().any(|o| graph.is_output(o)))
+    };
+    (graph.is_output(present) || graph.uses(present).iter().any(renamed))
+        .then_some((past, present.as_str()))
+}
+
+/// The nodes behind `node` up to the next products and projections.
+fn after(graph: &Graph, node: &NodeProto) -> Vec<NodeId> {
+    let mut found = Vec::new();
+    let mut open: Vec<&str> = node.output.iter().map(String::as_str).collect();
+    while let Some(value) = open.pop() {
+        for usage in graph.uses(value) {
+            if found.len() > FARTHEST || found.contains(&usage.node) {
+                continue;
+            }
+            found.push(usage.node);
+            let Some(reader) = graph.node(usage.node) else {
+                continue;
+            };
+            let ends = matches!(
+                reader.op_type(),
+                "MatMul" | "FusedMatMul" | "Einsum" | "Gemm"
+            );
+            if !ends && !is_projection(graph, reader) && found.len() < 12 {
+                open.extend(reader.output.iter().map(String::as_str));
+            }
+        }
+    }
+    found
+}
+
+/// A product with a weight, quantized or not.
+fn is_projection(graph: &Graph, node: &NodeProto) -> bool {
+    let product = ["MatMul", "Gemm", "Conv", "Einsum"]
+        .iter()
+        .any(|op| node.op_type().contains(op));
+    product
+        && node
+            .input
+            .iter()
+            .skip(1)
+            .any(|i| graph.initializer(graph.resolve(i)).is_some())
+}

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use gqa2mla_passes::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
+use gqa2mla_passes::pipeline::Factorize;
 use gqa2mla_passes::{RewriteError, RewriteOptions, Rewritten, rewrite};
 use std::io::Write;
 use tempfile::TempDir;
@@ -61,7 +62,8 @@ pub struct Staged {
 pub fn stage(
     input: &Path,
     out: &Path,
-    options: RewriteOptions,
+    options: &RewriteOptions,
+    factorize: &mut Factorize,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Staged, ConvertError> {
     let mut model = load(input)?;
@@ -78,9 +80,16 @@ pub fn stage(
             cause,
         }
     };
+    if target.is_dir() {
+        // Found out by the last rename, the data file would have its name already.
+        let action = "writing the output over a folder";
+        return Err(folder_error(action, &target)(
+            std::io::ErrorKind::IsADirectory.into(),
+        ));
+    }
     let made = MadeFolders::up_to(&parent);
     fs::create_dir_all(&parent).map_err(folder_error("making the output folder", &parent))?;
-    let (folder, rewritten) = stage_in(&parent, &target, &mut model, options, progress)?;
+    let (folder, rewritten) = stage_in(&parent, &target, &mut model, options, factorize, progress)?;
     Ok(Staged {
         folder,
         _made: made,
@@ -94,7 +103,8 @@ fn stage_in(
     parent: &Path,
     target: &Path,
     model: &mut LoadedModel,
-    options: RewriteOptions,
+    options: &RewriteOptions,
+    factorize: &mut Factorize,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(TempDir, Rewritten), ConvertError> {
     let folder_error = |action, path: &Path| {
@@ -124,12 +134,13 @@ fn stage_in(
             length += bytes.len() as u64;
             Ok(stored)
         };
-    let rewritten = rewrite(&mut model.model, options, &mut store, progress).map_err(|cause| {
-        ConvertError::Rewrite {
-            path: model.path.display().to_string(),
-            cause: Box::new(cause),
-        }
-    })?;
+    let rewritten =
+        rewrite(&mut model.model, options, factorize, &mut store, progress).map_err(|cause| {
+            ConvertError::Rewrite {
+                path: model.path.display().to_string(),
+                cause: Box::new(cause),
+            }
+        })?;
     spill
         .flush()
         .map_err(folder_error("writing the new weights", &spill_path))?;
@@ -191,14 +202,30 @@ impl Staged {
             fs::rename(data(&staged), data(&self.target)).map_err(error(&self.target))?;
         }
         fs::rename(&staged, &self.target).map_err(error(&self.target))?;
+        #[cfg(unix)]
+        if let Some(folder) = self.target.parent().filter(|p| !p.as_os_str().is_empty()) {
+            fs::File::open(folder)
+                .and_then(|f| f.sync_all())
+                .map_err(error(folder))?;
+        }
         Ok(self.target)
     }
 
     /// Keeps a model that failed validation in a folder `<name>.rejected` beside its name, where it can be looked into.
+    /// An earlier one is replaced; a folder of that name that holds anything else stays, and the new one gets a number.
     pub fn reject(self) -> Result<PathBuf, ConvertError> {
-        let mut name = self.target.as_os_str().to_owned();
-        name.push(".rejected");
-        let kept = PathBuf::from(name);
+        let named = |suffix: &str| {
+            let mut name = self.target.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        let staged_names = [named(""), named(".data")];
+        let mut kept = named(".rejected");
+        let mut number = 1;
+        while kept.exists() && !holds_only(&kept, &staged_names) {
+            number += 1;
+            kept = named(&format!(".rejected-{number}"));
+        }
         let error = |path: &Path| {
             let path = path.display().to_string();
             move |cause| ConvertError::Folder {
@@ -213,6 +240,16 @@ impl Staged {
         fs::rename(self.folder.keep(), &kept).map_err(error(&kept))?;
         Ok(kept)
     }
+}
+
+/// Whether `folder` is a folder that holds files of these names and nothing else.
+fn holds_only(folder: &Path, names: &[PathBuf]) -> bool {
+    let Ok(mut entries) = fs::read_dir(folder) else {
+        return false;
+    };
+    entries.all(|entry| {
+        entry.is_ok_and(|e| names.iter().any(|n| n.file_name() == Some(&e.file_name())))
+    })
 }
 
 /// Folders that did not exist before. Dropped, those that are empty disappear: a refusal leaves no trace.

@@ -1,7 +1,13 @@
 //! The shell around [`gqa2mla_passes`]: everything that touches a file, a runtime or a report.
 
+pub mod calibrate;
 pub mod convert;
+pub mod factors;
 pub mod model;
 pub mod ports;
+pub mod quality;
+pub mod reconstruct;
 pub mod runtime;
+pub mod tensors;
+pub mod text;
 pub mod validate;

@@ -2,7 +2,7 @@
 
 use gqa2mla_passes::graph::{Graph, int_attribute, is_contrib, is_op};
 use gqa2mla_passes::onnx::{
-    GraphProto, ModelProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
+    GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
 };
 
 use crate::validate::ValidateError;
@@ -20,6 +20,8 @@ pub struct Subject {
     pub vocabulary: usize,
     /// Whether the graph counts positions from the mask by itself, so that padding has to be on the right.
     pub right_padded_only: bool,
+    /// Whether activations are rounded to integers on the way, where a difference in the last digit becomes a step.
+    pub rounds_activations: bool,
 }
 
 /// Reads the interface of `model`.
@@ -41,7 +43,18 @@ pub fn subject(model: &ModelProto) -> Result<Subject, ValidateError> {
         .node
         .iter()
         .any(|n| is_contrib(n, "GroupQueryAttention"));
+    let rounds = |n: &NodeProto| {
+        let quantized = [
+            "DynamicQuantizeLinear",
+            "MatMulInteger",
+            "QLinearMatMul",
+            "QuantizeLinear",
+        ];
+        let by_blocks = is_contrib(n, "MatMulNBits") && int_attribute(n, "accuracy_level", 0) == 4;
+        by_blocks || quantized.contains(&n.op_type()) || n.op_type() == "DynamicQuantizeMatMul"
+    };
     Ok(Subject {
+        rounds_activations: graph.node.iter().any(rounds),
         vocabulary: vocabulary(&view, graph, &interface),
         right_padded_only: counts_itself && !interface.has(Role::PositionIds),
         interface,

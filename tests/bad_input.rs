@@ -20,7 +20,7 @@ use std::time::Duration;
 use common::{fixture, folder, with};
 use gqa2mla::model::load::load;
 use gqa2mla::validate::scenario::Random;
-use gqa2mla_passes::{RewriteOptions, inspect, rewrite};
+use gqa2mla_passes::{RewriteOptions, by_weights, inspect, rewrite};
 
 /// Copies the files of a fixture into `folder/name`, and gives its model.
 fn copy(name: &str, folder: &Path) -> PathBuf {
@@ -206,7 +206,8 @@ fn attempt(path: &Path, bytes: &[u8]) -> &'static str {
     };
     let done = rewrite(
         &mut model.model,
-        options,
+        &options,
+        &mut by_weights,
         &mut |tensor| Ok(tensor),
         &mut |_, _| {},
     );

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of `passes/src`, each row using only rows above it and itself.
-const PASSES: [&[&str]; 10] = [
+const PASSES: [&[&str]; 11] = [
     &["onnx"],
     &["model"],
     &["graph"],
@@ -14,15 +14,20 @@ const PASSES: [&[&str]; 10] = [
     &["lower"],
     &["rewrite"],
     &["understand"],
-    &["seam"],
+    &["seam", "error", "observe"],
+    &["options"],
     &["pipeline"],
 ];
 
 /// The modules of `src`.
-const SHELL: [&[&str]; 4] = [
-    &["model", "runtime"],
-    &["validate"],
-    &["ports", "convert"],
+const SHELL: [&[&str]; 8] = [
+    &["tensors", "model", "runtime"],
+    &["text", "validate"],
+    &["ports", "convert", "quality"],
+    &["calibrate"],
+    &["factors"],
+    &["reconstruct"],
+    &["report"],
     &["cli"],
 ];
 

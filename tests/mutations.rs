@@ -22,7 +22,7 @@ use gqa2mla::ports::subject;
 use gqa2mla::runtime::{RuntimeKind, RuntimeOptions, Session, open};
 use gqa2mla::validate::{ValidateOptions, validate};
 use gqa2mla_passes::onnx::{GraphProto, tensor_proto::DataType};
-use gqa2mla_passes::{RewriteOptions, rewrite};
+use gqa2mla_passes::{RewriteOptions, by_weights, rewrite};
 
 /// Largest logit difference of an exact rewrite in fp32, relative to the largest logit: rounding is 1e-6, and every
 /// mutation that means something moves logits by more than 1e-3.
@@ -69,7 +69,8 @@ fn fate(model: LoadedModel, what: &str) -> Fate {
     let mut changed = load(&original).unwrap();
     let done = rewrite(
         &mut changed.model,
-        RewriteOptions::default(),
+        &RewriteOptions::default(),
+        &mut by_weights,
         &mut |tensor| Ok(tensor),
         &mut |_, _| {},
     );

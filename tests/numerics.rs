@@ -18,7 +18,7 @@ use common::{
 use gqa2mla::runtime::RuntimeKind;
 use gqa2mla_passes::lower::Target;
 use gqa2mla_passes::onnx::tensor_proto::DataType;
-use gqa2mla_passes::{RewriteOptions, inspect};
+use gqa2mla_passes::{RankPlan, RewriteOptions, inspect};
 
 const FLOAT: i32 = DataType::Float as i32;
 const FLOAT16: i32 = DataType::Float16 as i32;
@@ -73,7 +73,7 @@ const NOT_IN_TRACT: [(&str, &str); 15] = [
 
 fn to_rank(rank: usize) -> RewriteOptions {
     RewriteOptions {
-        rank: Some(rank),
+        ranks: RankPlan::Uniform(rank),
         ..RewriteOptions::default()
     }
 }

@@ -101,7 +101,7 @@ fn report(name: &str, target: Target) -> String {
     };
     let done = rewritten(&mut after, options).unwrap();
     assert!(done.rejects.is_empty(), "{name}: {:?}", done.rejects);
-    let RewrittenSite { site, rank, .. } = &done.sites[0];
+    let RewrittenSite { site, ranks, .. } = &done.sites[0];
 
     let old = lines_of(graph(&before));
     let new = lines_of(graph(&after));
@@ -171,7 +171,8 @@ fn report(name: &str, target: Target) -> String {
         (
             "PLAN",
             vec![format!(
-                "rank {rank} of {}, target {target:?}, key scale {}, value scale {}",
+                "rank {} of {}, target {target:?}, key scale {}, value scale {}",
+                ranks.key,
                 site.full_rank(),
                 site.key.scale,
                 site.value.scale

@@ -4,13 +4,16 @@
 //! sites; [`rewrite`] goes all the way.
 
 pub mod cleanup;
+pub mod error;
 pub mod factor;
 pub mod facts;
 pub mod graph;
 pub mod inline;
 pub mod lower;
 pub mod model;
+pub mod observe;
 pub mod onnx;
+pub mod options;
 pub mod pipeline;
 pub mod recognize;
 pub mod rewrite;
@@ -18,4 +21,6 @@ pub mod scopes;
 mod seam;
 pub mod understand;
 
-pub use pipeline::{Inspection, RewriteError, RewriteOptions, Rewritten, inspect, rewrite};
+pub use error::RewriteError;
+pub use options::{RankPlan, RewriteOptions};
+pub use pipeline::{Inspection, Layer, Rewritten, by_weights, inspect, rewrite};

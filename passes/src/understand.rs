@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::facts::Facts;
 use crate::graph::patch::{Patch, PatchError, apply};
 use crate::graph::{Graph, is_op, label};
+use crate::inline::{Key, called, foreign};
 use crate::lower::{Lowered, Origin, Target, lower};
 use crate::model::Model;
-use crate::onnx::GraphProto;
+use crate::onnx::{GraphProto, NodeProto};
 use crate::recognize::reject::{Operand, Reason, Reject};
 use crate::recognize::shape_reader::shape_readers;
 use crate::recognize::site::{Cache, Site};
@@ -59,7 +60,9 @@ pub fn understand(
         others: Vec::new(),
         in_vain: HashSet::new(),
     };
+    let foreign = foreign(&model.proto);
     visit(model, &spelled.main, &mut |scope, body, graph, facts| {
+        all.rejects.extend(calls_of(graph, &foreign));
         let Some(lowered) = spelled.lowered.get(scope) else {
             return;
         };
@@ -67,6 +70,7 @@ pub fn understand(
         all.take(scope, body, graph, lowered, found);
     });
     all.caches_reach_the_interface(&spelled.main);
+    all.caches_come_back_as_themselves(&spelled.main);
     all.nobody_else_reads_pasts(model, &spelled.main);
     all.rejects.sort_by_key(|r| r.layer);
     all.main = spelled.main;
@@ -127,6 +131,15 @@ fn spell_out(
 }
 
 impl Understood {
+    /// The ids of the sites, in their order.
+    pub fn ids(&self) -> Vec<String> {
+        let id = |placed: &Placed| {
+            let graph = placed.scope.get(&self.main);
+            graph.map_or_else(String::new, |g| placed.id(g))
+        };
+        self.sites.iter().map(id).collect()
+    }
+
     /// Adds what was found in one graph.
     fn take(
         &mut self,
@@ -210,6 +223,36 @@ impl Understood {
         self.sites = kept;
     }
 
+    /// What goes in as one cache may not come out as another: by the names of the interface, or in another branch.
+    fn caches_come_back_as_themselves(&mut self, main: &GraphProto) {
+        let names: Vec<Vec<(Option<String>, String)>> =
+            self.sites.iter().map(|p| p.model_names(main)).collect();
+        let pairs = || names.iter().flatten();
+        let pasts: HashSet<String> = pairs()
+            .filter_map(|(past, _)| Some(cache_stem(past.as_ref()?)))
+            .collect();
+        let crossed = |(past, present): &(Option<String>, String)| {
+            let past = past.as_ref()?;
+            let (own, out) = (cache_stem(past), cache_stem(present));
+            let by_name = own != out && pasts.contains(&out);
+            let by_branch = pairs().any(|(other, o)| {
+                o == present && other.as_ref().is_some_and(|other| other != past)
+            });
+            (by_name || by_branch).then(|| Reason::CrossedCaches {
+                past: past.clone(),
+                present: present.clone(),
+            })
+        };
+        let mut kept = Vec::new();
+        for (placed, names) in std::mem::take(&mut self.sites).into_iter().zip(&names) {
+            match names.iter().find_map(crossed) {
+                Some(reason) => self.reject(main, &placed, reason),
+                None => kept.push(placed),
+            }
+        }
+        self.sites = kept;
+    }
+
     /// The past of a site may be read in no other graph but by a site of that graph.
     fn nobody_else_reads_pasts(&mut self, model: &Model, main: &GraphProto) {
         let mut served: HashMap<String, HashSet<Scope>> = HashMap::new();
@@ -265,6 +308,19 @@ impl Understood {
 }
 
 impl Placed {
+    /// Tells this attention apart from all others of its model: the name of the key cache's output, or of the score
+    /// product where nothing is cached. `graph` is the one it stands in.
+    pub fn id(&self, graph: &GraphProto) -> String {
+        let score = || {
+            let node = graph.node.get(self.site.score.0);
+            node.and_then(|n| n.output.first())
+                .cloned()
+                .unwrap_or_default()
+        };
+        let cache = self.site.key.cache.as_ref();
+        cache.map_or_else(score, |c| c.present.clone())
+    }
+
     /// The caches of its keys and values.
     pub fn caches(&self) -> impl Iterator<Item = &Cache> {
         [&self.site.key, &self.site.value]
@@ -292,6 +348,27 @@ impl Placed {
             }
         }
         places
+    }
+
+    /// The past and the present of each cache under the names that the model's interface has for them.
+    fn model_names(&self, main: &GraphProto) -> Vec<(Option<String>, String)> {
+        let outermost = |value: &str| {
+            let (mut value, mut scope) = (value.to_owned(), self.scope.clone());
+            while let Some((around, step)) = scope.around() {
+                let position = scope
+                    .get(main)
+                    .and_then(|g| g.output.iter().position(|o| o.name() == value));
+                let node = around.get(main).and_then(|g| g.node.get(step.node));
+                if let (Some(position), Some(node)) = (position, node) {
+                    value = node.output.get(position).cloned().unwrap_or_default();
+                }
+                scope = around;
+            }
+            value
+        };
+        self.caches()
+            .map(|c| (c.past.clone(), outermost(&c.present)))
+            .collect()
     }
 
     /// The names that a change of the cache's width reaches, graph by graph: pasts and presents.
@@ -339,6 +416,34 @@ impl Placed {
             None => format!("{:?} {}", self.scope, self.site.score.0),
         }
     }
+}
+
+/// What the names of a past and of its present have in common: `0.key` for `past_key_values.0.key` and `present.0.key`.
+fn cache_stem(name: &str) -> String {
+    let name = name.to_lowercase().replace("past_key_values", "past");
+    let parts = name.split(|c: char| !c.is_alphanumeric());
+    let directions = ["past", "present", "in", "out", "input", "output", "new"];
+    let kept: Vec<&str> = parts
+        .filter(|part| !part.is_empty() && !directions.contains(part))
+        .collect();
+    kept.join(".")
+}
+
+/// Calls of functions that hold attention and cannot be put in place of their calls.
+fn calls_of(graph: &Graph, foreign: &HashSet<Key>) -> Vec<Reject> {
+    let calls = graph.nodes().filter(|(_, n)| foreign.contains(&called(n)));
+    let reject = |(_, node): (_, &NodeProto)| {
+        Reject {
+        layer: 0,
+        node: label(node).to_owned(),
+        reason: Reason::UnsupportedOperator {
+            op: format!("{}.{}", node.domain(), node.op_type()),
+            detail: "it is a function with attention inside that is written for another opset than the model"
+                .to_owned(),
+        },
+    }
+    };
+    calls.map(reject).collect()
 }
 
 /// A node of a graph without a site that computes with `past`, or needs a size of it that changes.

@@ -71,18 +71,22 @@ fn at_full_rank_down_and_up_are_inverse_to_each_other_whatever_the_moments() {
             SideMoments {
                 cached: moment(&rows(1, 4 * n, n)),
                 weight: None,
+                measured: true,
             },
             SideMoments {
                 cached: moment(&rows(2, 4 * n, n)),
                 weight: Some(weights(3, heads, size)),
+                measured: true,
             },
             SideMoments {
                 cached: singular,
                 weight: None,
+                measured: true,
             },
             SideMoments {
                 cached: Array2::zeros((n, n)),
                 weight: None,
+                measured: true,
             },
         ];
         for (case, moments) in cases.iter().enumerate() {
@@ -120,6 +124,7 @@ fn the_predicted_error_is_what_the_samples_lose() {
             let moments = SideMoments {
                 cached: moment(&rows),
                 weight: weight.clone(),
+                measured: true,
             };
             let mut last = 1.0;
             for rank in [1, n / 4, n / 2, n - 1] {
@@ -155,6 +160,7 @@ fn nothing_of_the_same_rank_loses_less() {
     let weighted = SideMoments {
         cached: moment(&rows),
         weight: Some(weight.clone()),
+        measured: true,
     };
     let best = factors(&weighted, heads, rank).unwrap();
     let loss = |side: &SideFactors| measured(&rows, &weight, &side.down, &stacked(side));
@@ -192,6 +198,7 @@ fn latent_channels_have_unit_second_moment() {
         &SideMoments {
             cached: moment(&rows),
             weight: None,
+            measured: true,
         },
         2,
         20,
@@ -210,6 +217,7 @@ fn the_same_moments_give_the_same_bits() {
     let moments = SideMoments {
         cached: moment(&rows(31, 200, 48)),
         weight: Some(weights(32, 3, 16)),
+        measured: true,
     };
     let once = factors(&moments, 3, 24).unwrap();
     let handle = std::thread::spawn(move || factors(&moments, 3, 24).unwrap());

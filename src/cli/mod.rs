@@ -1,11 +1,13 @@
 //! The command line: one file a subcommand, and what they share.
 
+mod calibrate;
 mod diff;
 mod inspect;
 mod print;
 mod rewrite;
 mod runtime;
 mod screen;
+mod text;
 mod validate;
 
 use std::process::ExitCode;
@@ -32,6 +34,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Inspect(inspect::Inspect),
+    Calibrate(calibrate::Calibrate),
     Rewrite(rewrite::Rewrite),
     Validate(validate::Validate),
     Print(print::Print),
@@ -60,6 +63,7 @@ pub fn run() -> ExitCode {
     let json = cli.json;
     let result = match cli.command {
         Command::Inspect(command) => command.run(json),
+        Command::Calibrate(command) => command.run(json),
         Command::Rewrite(command) => command.run(json),
         Command::Validate(command) => command.run(json),
         Command::Print(command) => command.run(json),
@@ -80,12 +84,28 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// Options that contradict each other in a way that clap cannot see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
+/// Said where a command needs a text and has none.
+fn no_text() -> anyhow::Error {
+    UsageError("no text: give --text FILE with --tokenizer FILE, or --token-ids FILE".to_owned())
+        .into()
+}
+
 fn outcome_of(error: &anyhow::Error) -> Outcome {
+    if error.downcast_ref::<UsageError>().is_some() {
+        return Outcome::Usage;
+    }
     match error.downcast_ref::<ConvertError>() {
         Some(ConvertError::Rewrite { cause, .. }) => match **cause {
             RewriteError::Nothing(_) | RewriteError::Partial { .. } => Outcome::Nothing,
             RewriteError::Rank { .. }
             | RewriteError::RankStep { .. }
+            | RewriteError::RanksDiffer { .. }
+            | RewriteError::Ratio(_)
             | RewriteError::NotGrouped { .. } => Outcome::Usage,
             _ => Outcome::Failed,
         },

@@ -1,17 +1,23 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context;
 use clap::{Args, ValueEnum};
+use gqa2mla::calibrate::store;
 use gqa2mla::convert::{Staged, stage};
+use gqa2mla::factors::{Factorization, from_moments, moments};
 use gqa2mla::model::load::load;
+use gqa2mla::ports::subject;
+use gqa2mla::reconstruct::{self, Job, Progress};
+use gqa2mla::validate::ValidateError;
+use gqa2mla_passes::factor::reconstruct::Descent;
 use gqa2mla_passes::lower::Target;
-use gqa2mla_passes::{RewriteOptions, Rewritten};
+use gqa2mla_passes::{Layer, RankPlan, RewriteOptions, Rewritten, by_weights};
 use serde_json::{Value, json};
 
 use super::Outcome;
 use super::inspect::{bytes, rejects_json};
 use super::screen::{complain, emit, emit_json, grouped, progress};
+use super::text::TextArgs;
 use super::validate::{Report, ValidateArgs};
 
 /// Rewrite every attention to latent attention, write the model, and validate it.
@@ -27,9 +33,32 @@ pub struct Rewrite {
     /// The output: a .onnx path, or a folder, which then gets the input's file name.
     #[arg(short, long, value_name = "OUT")]
     out: PathBuf,
-    /// Latent width of keys and of values; the default is the full rank.
-    #[arg(long, value_name = "R")]
-    rank: Option<usize>,
+    #[command(flatten)]
+    size: Size,
+    /// Where the factors come from: `weights` needs no data; the others need statistics. The default is `calibrated`
+    /// where statistics or a text are given, else `weights`.
+    #[arg(long, value_enum, value_name = "METHOD")]
+    factors: Option<Method>,
+    /// Statistics of this model, made by `calibrate`.
+    #[arg(long, value_name = "FILE")]
+    calibration: Option<PathBuf>,
+    #[command(flatten)]
+    text: TextArgs,
+    /// Read at most this many tokens of the text.
+    #[arg(long, default_value_t = 16_384, value_name = "N")]
+    text_tokens: usize,
+    /// Tokens of the text that are read together.
+    #[arg(long, default_value_t = 1024, value_name = "L")]
+    text_length: usize,
+    /// Steps of local reconstruction in each layer, on the text; 0 leaves it out.
+    #[arg(long, default_value_t = 400, value_name = "STEPS")]
+    reconstruct: usize,
+    /// Queries that one step of the reconstruction looks at.
+    #[arg(long, default_value_t = 256, hide = true)]
+    reconstruct_queries: usize,
+    /// Rate of its first step.
+    #[arg(long, default_value_t = 2e-3, hide = true)]
+    reconstruct_rate: f64,
     /// Rewrite what is recognised even where some attentions are not.
     #[arg(long)]
     allow_partial: bool,
@@ -42,6 +71,36 @@ pub struct Rewrite {
     no_validate: bool,
     #[command(flatten)]
     how: ValidateArgs,
+}
+
+/// How small; nothing is lost without any of these.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct Size {
+    /// Latent width of keys and of values; the default is the full rank.
+    #[arg(long, value_name = "R")]
+    rank: Option<usize>,
+    /// Share of the cache that is kept, above 0 and at most 1.
+    #[arg(long, value_name = "SHARE")]
+    cache_ratio: Option<f64>,
+}
+
+impl Size {
+    fn plan(&self) -> RankPlan {
+        match (self.rank, self.cache_ratio) {
+            (Some(rank), _) => RankPlan::Uniform(rank),
+            (None, Some(ratio)) => RankPlan::Ratio(ratio),
+            (None, None) => RankPlan::Full,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Method {
+    Weights,
+    Plain,
+    Weighted,
+    Calibrated,
 }
 
 /// Said in front of the reason when the models do not run at all.
@@ -57,23 +116,101 @@ impl Rewrite {
     pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
         let started = Instant::now();
         let options = RewriteOptions {
-            rank: self.rank,
+            ranks: self.size.plan(),
             allow_partial: self.allow_partial,
             target: match self.target {
                 TargetArg::Matmul => Target::MatMul,
                 TargetArg::Gqa => Target::Gqa,
             },
         };
-        let staged = stage(&self.model, &self.out, options, &mut progress("rewriting"))?;
+        let statistics = self.calibration.as_deref().map(store::load).transpose()?;
+        let method = match self.factors {
+            Some(Method::Plain) => Factorization::Plain,
+            Some(Method::Weighted) => Factorization::Weighted,
+            Some(Method::Calibrated) => Factorization::Calibrated,
+            None if statistics.is_some() => Factorization::Calibrated,
+            _ => Factorization::Weights,
+        };
+        let model = load(&self.model)?;
+        let vocabulary = subject(&model.model.proto)?.vocabulary;
+        let text = self
+            .text
+            .read(vocabulary, self.text_tokens, self.text_length)?;
+        let plan = self.size.plan();
+        let target = options.target;
+        let reconstruction = match (&text, &statistics) {
+            (Some(text), Some(statistics)) if self.reconstruct > 0 => {
+                let job = Job {
+                    model: &model,
+                    text,
+                    statistics,
+                    factorization: method,
+                    ranks: &|layer| plan.of(&layer.id, &layer.site, target),
+                    descent: Descent {
+                        steps: self.reconstruct,
+                        queries: self.reconstruct_queries,
+                        rate: self.reconstruct_rate,
+                    },
+                    runtime: &self.how.runtime(true),
+                };
+                let mut bar = progress("reconstructing");
+                let folder = self.out.with_extension("reconstruct");
+                Some(reconstruct::run(&job, &folder, &mut |p| {
+                    if let Progress::Descending(done, of, _) = p {
+                        bar(done, of);
+                    }
+                })?)
+            }
+            _ => None,
+        };
+        if let Some(done) = &reconstruction {
+            for outcome in &done.outcomes {
+                complain(&format!("{outcome:?}"));
+            }
+        }
+        let mut factorize = |layer: &Layer| {
+            if let Some(factors) = reconstruction
+                .as_ref()
+                .and_then(|r| r.factors(layer.id).transpose())
+                .transpose()?
+            {
+                return Ok(factors);
+            }
+            let Some(statistics) = statistics.as_ref().and_then(|s| s.layers.get(layer.id)) else {
+                return by_weights(layer);
+            };
+            let moments = moments(
+                layer.site,
+                layer.scoring().as_ref(),
+                layer.output_projection().as_ref(),
+                statistics,
+                method,
+            );
+            Ok(from_moments(layer.site, &moments, layer.ranks)?)
+        };
+        let staged = stage(
+            &self.model,
+            &self.out,
+            &options,
+            &mut factorize,
+            &mut progress("rewriting"),
+        )?;
         let seconds = started.elapsed().as_secs_f64();
         let summary = Summary::of(&staged.rewritten, self.target);
-        let report = if self.no_validate {
-            None
-        } else {
-            Some(self.validate(&staged).context(CANNOT_RUN)?)
+        let (report, failure) = match self.no_validate {
+            true => (None, None),
+            false => match self.validate(&staged) {
+                Ok(report) => (Some(report), None),
+                // The original runs and the rewritten model does not: that is a verdict.
+                Err(error) if is_about_the_rewritten(&error) => (None, Some(format!("{error:#}"))),
+                Err(error) => return Err(error.context(CANNOT_RUN)),
+            },
         };
-        // A smaller latent is an approximation: its numbers are reported, only an exact rewrite is held to the tolerance.
-        let accepted = report.as_ref().is_none_or(|r| summary.lossy || r.passed());
+        // A smaller latent is an approximation: its numbers are reported. Only an exact rewrite is held to a tolerance,
+        // or one for which the user gives it.
+        let held = !summary.lossy || self.how.has_tolerance();
+        let passes = |r: &Report| r.is_finite() && (!held || r.passed());
+        let accepted = failure.is_none() && report.as_ref().is_none_or(passes);
         let (path, outcome) = match accepted {
             true => (staged.publish()?, Outcome::Done),
             false => (staged.reject()?, Outcome::Rejected),
@@ -86,13 +223,17 @@ impl Rewrite {
                 "seconds": seconds,
                 "rewrite": summary.json(),
                 "validation": report.as_ref().map(Report::json),
+                "failure": failure,
             });
             emit_json(&value);
         } else {
             let mut text = summary.text();
             match &report {
                 Some(report) => text.push_str(&format!("\n{}\n", report.text(summary.lossy))),
-                None => text.push_str("not validated (--no-validate)\n"),
+                None => match &failure {
+                    Some(failure) => text.push_str(&format!("{failure}\n")),
+                    None => text.push_str("not validated (--no-validate)\n"),
+                },
             }
             match accepted {
                 true => text.push_str(&format!(
@@ -123,6 +264,21 @@ impl Rewrite {
     }
 }
 
+/// Whether validation ended because of the rewritten model and not of its surroundings.
+fn is_about_the_rewritten(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        matches!(
+            cause.downcast_ref::<ValidateError>(),
+            Some(
+                ValidateError::Model {
+                    which: "rewritten",
+                    ..
+                } | ValidateError::Logits { .. }
+            )
+        )
+    })
+}
+
 struct Summary {
     target: &'static str,
     sites: usize,
@@ -140,7 +296,7 @@ struct Summary {
 impl Summary {
     fn of(rewritten: &Rewritten, target: TargetArg) -> Self {
         let sites = &rewritten.sites;
-        let ranks = sites.iter().map(|s| s.rank);
+        let ranks = sites.iter().flat_map(|s| [s.ranks.key, s.ranks.value]);
         let worst = |of: fn(&gqa2mla_passes::pipeline::RewrittenSite) -> f64| {
             sites.iter().map(of).fold(0.0, f64::max)
         };
@@ -162,9 +318,13 @@ impl Summary {
             before: cached()
                 .map(|s| bytes(s.site.elem_type, s.site.cached_numbers()))
                 .sum(),
-            after: cached().map(|s| bytes(s.site.elem_type, 2 * s.rank)).sum(),
+            after: cached()
+                .map(|s| bytes(s.site.elem_type, s.ranks.key + s.ranks.value))
+                .sum(),
             predicted: (worst(|s| s.key_error), worst(|s| s.value_error)),
-            lossy: sites.iter().any(|s| s.rank < s.site.full_rank()),
+            lossy: sites
+                .iter()
+                .any(|s| s.ranks.key.min(s.ranks.value) < s.site.full_rank()),
         }
     }
 

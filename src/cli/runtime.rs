@@ -18,8 +18,8 @@ pub struct RuntimeArgs {
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     provider: Device,
     /// Threads of the runtime; 0 lets it choose.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    threads: usize,
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1024))]
+    threads: u16,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -50,7 +50,7 @@ impl RuntimeArgs {
                 Device::Cuda => Provider::Cuda,
             },
             optimize,
-            threads: self.threads,
+            threads: self.threads.into(),
         }
     }
 }

@@ -2,9 +2,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use gqa2mla::model::load::load;
+use gqa2mla::model::load::{LoadedModel, load};
 use gqa2mla::ports::{Subject, subject};
-use gqa2mla::runtime::open;
+use gqa2mla::quality::{self, Quality, Reader};
+use gqa2mla::runtime::{RuntimeOptions, open};
+use gqa2mla::text::Text;
 use gqa2mla::validate::compare::Comparison;
 use gqa2mla::validate::{ValidateOptions, validate};
 use gqa2mla_passes::onnx::ModelProto;
@@ -12,7 +14,8 @@ use serde_json::{Value, json};
 
 use super::Outcome;
 use super::runtime::RuntimeArgs;
-use super::screen::{emit, emit_json, progress, table};
+use super::screen::{emit, emit_json, grouped, progress, table};
+use super::text::TextArgs;
 
 /// Run both models through the same prompts and compare their logits and cache sizes.
 ///
@@ -27,8 +30,19 @@ pub struct Validate {
     /// The model after.
     rewritten: PathBuf,
     #[command(flatten)]
+    text: TextArgs,
+    /// Score at most this many tokens of the text.
+    #[arg(long, default_value_t = 8192, value_name = "N")]
+    text_tokens: usize,
+    /// Tokens of one sequence of the text.
+    #[arg(long, default_value_t = 1024, value_name = "L")]
+    text_length: usize,
+    #[command(flatten)]
     how: ValidateArgs,
 }
+
+/// Tolerance where activations are rounded to 8 bits: a step is 1/127 of the largest of a block.
+const ROUNDED_ACTIVATIONS: f64 = 2e-2;
 
 /// What to ask of the comparison.
 #[derive(Debug, Clone, Args)]
@@ -38,7 +52,8 @@ pub struct ValidateArgs {
     /// Token ids to run, comma-separated, in place of random ones.
     #[arg(long, value_delimiter = ',', value_name = "IDS")]
     tokens: Option<Vec<i64>>,
-    /// Largest logit difference that passes, relative to the largest logit: 1e-3 in single, 2e-2 in half precision.
+    /// Largest logit difference that passes, relative to the largest logit: 1e-3 in single precision, 2e-2 in half
+    /// precision and where activations are quantized.
     #[arg(long, value_name = "RATIO")]
     tolerance: Option<f64>,
     /// Seed of the random token ids.
@@ -49,6 +64,9 @@ pub struct ValidateArgs {
 impl Validate {
     pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
         let (original, rewritten) = (load(&self.original)?, load(&self.rewritten)?);
+        if self.text.source().is_some() {
+            return self.on_text(&original, &rewritten, json);
+        }
         let report = self.how.compare(
             (&original.path, &original.model.proto),
             (&rewritten.path, &rewritten.model.proto),
@@ -66,7 +84,84 @@ impl Validate {
     }
 }
 
+impl Validate {
+    /// What the rewritten model loses on a text, read through its cache.
+    fn on_text(
+        &self,
+        original: &LoadedModel,
+        rewritten: &LoadedModel,
+        json: bool,
+    ) -> anyhow::Result<Outcome> {
+        let vocabulary = subject(&original.model.proto)?.vocabulary;
+        let text = self
+            .text
+            .read(vocabulary, self.text_tokens, self.text_length)?
+            .ok_or_else(super::no_text)?;
+        let quality = measure(original, rewritten, &text, &self.how.runtime.options(true))?;
+        if json {
+            emit_json(&json!({ "quality": quality, "perplexity_increase": quality.increase() }));
+        } else {
+            emit(&quality_text(&quality));
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+/// Reads `text` with both models.
+pub fn measure(
+    original: &LoadedModel,
+    rewritten: &LoadedModel,
+    text: &Text,
+    options: &RuntimeOptions,
+) -> anyhow::Result<Quality> {
+    let interfaces = (
+        subject(&original.model.proto)?.interface,
+        subject(&rewritten.model.proto)?.interface,
+    );
+    let mut before = open(&original.path, options)?;
+    let mut after = open(&rewritten.path, options)?;
+    let before = Reader {
+        session: before.as_mut(),
+        interface: &interfaces.0,
+    };
+    let after = Reader {
+        session: after.as_mut(),
+        interface: &interfaces.1,
+    };
+    Ok(quality::compare(
+        before,
+        after,
+        text,
+        &mut progress("reading"),
+    )?)
+}
+
+/// For people.
+pub fn quality_text(quality: &Quality) -> String {
+    format!(
+        "perplexity {:.3} -> {:.3} ({:+.2}%), KL {:.4}, top-1 agreement {:.3}, on {} tokens\nmeasured cache: {} -> {} bytes a token",
+        quality.original_perplexity,
+        quality.rewritten_perplexity,
+        100.0 * quality.increase(),
+        quality.mean_kl,
+        quality.top1_agreement,
+        grouped(quality.tokens as u64),
+        quality.original_cache_bytes,
+        quality.rewritten_cache_bytes,
+    )
+}
+
 impl ValidateArgs {
+    /// Whether the user said what passes.
+    pub fn has_tolerance(&self) -> bool {
+        self.tolerance.is_some()
+    }
+
+    /// Where the models run.
+    pub fn runtime(&self, optimize: bool) -> RuntimeOptions {
+        self.runtime.options(optimize)
+    }
+
     /// Compares two models: optimizations off for the proof, and on for a second look.
     pub fn compare(
         &self,
@@ -102,7 +197,9 @@ impl ValidateArgs {
             tokens: self.tokens.clone(),
             seed: self.seed,
             right_padded_only: subjects.0.right_padded_only,
-            tolerance: self.tolerance,
+            tolerance: self
+                .tolerance
+                .or(subjects.0.rounds_activations.then_some(ROUNDED_ACTIVATIONS)),
         };
         let what = if optimize {
             "validating, optimized"
@@ -130,6 +227,13 @@ impl Report {
     /// Whether both keep within the tolerance.
     pub fn passed(&self) -> bool {
         self.proof.passed() && self.optimized.as_ref().is_none_or(Comparison::passed)
+    }
+
+    /// Whether every run gave finite logits to compare.
+    pub fn is_finite(&self) -> bool {
+        let all = [Some(&self.proof), self.optimized.as_ref()];
+        let mut steps = all.into_iter().flatten().flat_map(|c| &c.steps);
+        steps.all(|s| s.finite && s.positions > 0)
     }
 
     /// For people. Of a smaller latent, `approximate`, nothing else is expected than that it differs.

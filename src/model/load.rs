@@ -13,6 +13,9 @@ use prost::Message;
 use super::location::data_file;
 use super::mapped::Source;
 
+/// The newest IR version of which every field is known here.
+const NEWEST_IR: i64 = 14;
+
 /// A model and the files it came from.
 #[derive(Debug)]
 pub struct LoadedModel {
@@ -109,6 +112,12 @@ pub fn load(path: &Path) -> Result<LoadedModel, LoadError> {
     }
     let mut proto =
         ModelProto::decode(source.bytes().clone()).map_err(|e| not_onnx(e.to_string()))?;
+    if proto.ir_version() > NEWEST_IR {
+        return Err(not_onnx(format!(
+            "it is of IR version {}, and fields newer than version {NEWEST_IR} would be lost: export with an older onnx",
+            proto.ir_version()
+        )));
+    }
     if proto.graph.is_none() {
         return Err(not_onnx("it holds no graph".to_owned()));
     }

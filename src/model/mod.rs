@@ -1,6 +1,7 @@
 //! Models on disk: read without copying weights, written whole or not at all.
 
 mod copy;
+pub mod identity;
 pub mod load;
 mod location;
 pub mod mapped;

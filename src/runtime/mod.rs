@@ -134,6 +134,14 @@ pub enum RuntimeError {
         /// The runtime.
         runtime: &'static str,
     },
+    /// An input that no machine could hold.
+    #[error("input {name} of shape {shape:?} is too large to be made up: check its declared shape")]
+    TooLarge {
+        /// The input.
+        name: String,
+        /// The shape it would need.
+        shape: Vec<usize>,
+    },
     /// A tensor's elements are not as many as its shape holds.
     #[error("a tensor of shape {shape:?} cannot hold {elements} elements")]
     ElementCount {
@@ -152,7 +160,7 @@ pub fn open(model: &Path, options: &RuntimeOptions) -> Result<Box<dyn Session>, 
     if options.runtime == RuntimeKind::Tract {
         return open_tract(model, options);
     }
-    match ort::open(model, options) {
+    match ort::open(model, None, options) {
         Ok(session) => Ok(Box::new(session)),
         // Only a machine without ONNX Runtime falls back: a library or device that was named and does not work is an
         // error, or a check could pass in another runtime than the one it was meant for.
@@ -163,6 +171,18 @@ pub fn open(model: &Path, options: &RuntimeOptions) -> Result<Box<dyn Session>, 
         }
         Err(error) => Err(error),
     }
+}
+
+/// Opens `messages`, an encoded model, in ONNX Runtime, as if they stood in the file `model`: its data files are used.
+///
+/// # Errors
+/// [`RuntimeError`] when ONNX Runtime cannot be had, or refuses the model.
+pub fn open_messages(
+    messages: &[u8],
+    model: &Path,
+    options: &RuntimeOptions,
+) -> Result<Box<dyn Session>, RuntimeError> {
+    Ok(Box::new(ort::open(model, Some(messages), options)?))
 }
 
 fn open_tract(model: &Path, options: &RuntimeOptions) -> Result<Box<dyn Session>, RuntimeError> {

@@ -16,6 +16,8 @@ use super::tensor::{Data, Tensor};
 use super::{Provider, RuntimeError, RuntimeOptions, Session, panic_message};
 
 const NAME: &str = "ONNX Runtime";
+/// Where the data files of a model are that is given as bytes (onnxruntime_session_options_config_keys.h).
+const DATA_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
 /// A model in ONNX Runtime.
 pub struct OrtSession {
@@ -24,16 +26,21 @@ pub struct OrtSession {
     session: OrtSessionInner,
 }
 
-/// Opens a model, loading the library first if this process has not.
+/// Opens a model, loading the library first if this process has not. With `messages` those are run in place of what the
+/// file holds, and its data files are used.
 ///
 /// # Errors
 /// As [`super::open`].
-pub fn open(model: &Path, options: &RuntimeOptions) -> Result<OrtSession, RuntimeError> {
+pub fn open(
+    model: &Path,
+    messages: Option<&[u8]>,
+    options: &RuntimeOptions,
+) -> Result<OrtSession, RuntimeError> {
     let located = locate(options.onnxruntime.as_deref(), &Surroundings::of_process())?;
     let (environment, version) = load(&located, options.onnxruntime.is_some())?;
     let session =
-        guarded(|| commit(&environment, model, options)).map_err(|reason| {
-            match options.provider {
+        guarded(|| commit(&environment, model, messages, options)).map_err(
+            |reason| match options.provider {
                 Provider::Cpu => RuntimeError::Load {
                     model: model.to_path_buf(),
                     runtime: NAME,
@@ -44,8 +51,8 @@ pub fn open(model: &Path, options: &RuntimeOptions) -> Result<OrtSession, Runtim
                     provider: "CUDA",
                     reason,
                 },
-            }
-        })?;
+            },
+        )?;
     let device = match options.provider {
         Provider::Cpu => "CPU",
         Provider::Cuda => "CUDA",
@@ -62,6 +69,7 @@ pub fn open(model: &Path, options: &RuntimeOptions) -> Result<OrtSession, Runtim
 fn commit(
     environment: &Environment,
     model: &Path,
+    messages: Option<&[u8]>,
     options: &RuntimeOptions,
 ) -> Result<OrtSessionInner, String> {
     let words = |error: ort::Error<SessionBuilder>| error.to_string();
@@ -90,8 +98,19 @@ fn commit(
             .with_config_entry("session.disable_cpu_ep_fallback", "1")
             .map_err(words)?;
     }
+    let Some(messages) = messages else {
+        return builder
+            .commit_from_file(model)
+            .map_err(|error| error.to_string());
+    };
+    let folder = match model.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
     builder
-        .commit_from_file(model)
+        .with_config_entry(DATA_FOLDER, folder.to_string_lossy())
+        .map_err(words)?
+        .commit_from_memory(messages)
         .map_err(|error| error.to_string())
 }
 

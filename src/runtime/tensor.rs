@@ -1,5 +1,7 @@
 //! The tensors that go into and come out of a session: a shape and its elements, row-major.
 
+use std::borrow::Cow;
+
 use half::{bf16, f16};
 
 use super::RuntimeError;
@@ -206,6 +208,27 @@ impl Tensor {
     #[must_use]
     pub fn byte_size(&self) -> usize {
         self.data.len() * self.element_type().byte_size()
+    }
+
+    /// The elements as single-precision numbers, without a copy where they are that already.
+    #[must_use]
+    pub fn floats(&self) -> Cow<'_, [f32]> {
+        match &self.data {
+            Data::F32(v) => Cow::Borrowed(v),
+            _ => Cow::Owned(self.to_f32()),
+        }
+    }
+
+    /// The same tensor in single precision.
+    #[must_use]
+    pub fn into_f32(self) -> Self {
+        match self.data {
+            Data::F32(_) => self,
+            _ => Self {
+                data: Data::F32(self.to_f32()),
+                shape: self.shape,
+            },
+        }
     }
 
     /// The elements as single-precision numbers; true is 1.

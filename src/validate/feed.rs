@@ -9,6 +9,20 @@ use crate::runtime::tensor::{ElementType, Tensor};
 /// Tokens of the made-up source text of an encoder-decoder.
 const SOURCE_LENGTH: usize = 5;
 
+/// Most elements of one made-up input, 1 GiB of fp32: a larger one is a mistake in the model's interface.
+const MOST_ELEMENTS: usize = 1 << 28;
+
+/// How many elements `shape` has.
+pub fn bounded(name: &str, shape: &[usize]) -> Result<usize, RuntimeError> {
+    let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    count
+        .filter(|&n| n <= MOST_ELEMENTS)
+        .ok_or_else(|| RuntimeError::TooLarge {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+        })
+}
+
 /// Everything the inputs of one run follow from.
 pub struct Moment<'a> {
     /// Padded positions in front of each row.
@@ -137,7 +151,7 @@ impl Moment<'_> {
             _ => SOURCE_LENGTH,
         };
         let shape: Vec<usize> = input.dims.iter().enumerate().map(extent).collect();
-        let count = shape.iter().product();
+        let count = bounded(&input.name, &shape)?;
         if input.element.is_float() && shape.len() > 2 {
             let mut random = Random::new(0);
             let values = (0..count).map(|_| random.signed_unit()).collect();
@@ -153,6 +167,7 @@ impl Moment<'_> {
         } else {
             0
         };
+        bounded(&input.name, &[self.tokens.len(), width])?;
         let row = |token: &i64| {
             let mut random = Random::new(token.unsigned_abs());
             (0..width).map(|_| random.signed_unit()).collect::<Vec<_>>()

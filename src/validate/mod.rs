@@ -5,8 +5,9 @@ pub mod compare;
 mod feed;
 pub mod interface;
 mod pairing;
+pub mod prompt;
 mod roles;
-mod runner;
+pub mod runner;
 pub mod scenario;
 
 use crate::runtime::{RuntimeError, Session};
@@ -14,6 +15,9 @@ use compare::{Comparison, StepLabel, compare_step, default_tolerance, largest_in
 use interface::Interface;
 use runner::Runner;
 use scenario::{ScenarioOptions, scenarios};
+
+/// More tokens than any scenario has in one row.
+const LONGEST_SCENARIO: usize = 1 << 12;
 
 /// What to put the models through, and what to ask of them.
 #[derive(Debug, Clone)]
@@ -86,6 +90,9 @@ pub fn validate(
     options: &ValidateOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Comparison, ValidateError> {
+    // A model that is fixed to a batch gets as many rows, each with its inputs.
+    let rows = original_interface.fixed_batch.unwrap_or(1);
+    feed::bounded("batch", &[rows, LONGEST_SCENARIO])?;
     let plan = scenarios(
         original_interface,
         &ScenarioOptions {

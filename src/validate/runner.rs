@@ -1,7 +1,7 @@
 //! Runs one model step by step, handing its own presents back as pasts.
 
 use super::ValidateError;
-use super::feed::Moment;
+use super::feed::{Moment, bounded};
 use super::interface::{Cache, Interface};
 use crate::runtime::Session;
 use crate::runtime::tensor::Tensor;
@@ -49,6 +49,7 @@ impl<'a> Runner<'a> {
                 ))
             };
             let shape = cache.shape(pads.len(), 0).ok_or_else(open)?;
+            bounded(&cache.past, &cache.shape(pads.len(), 1).unwrap_or_default())?;
             Ok(Tensor::zeros(cache.element, shape)?)
         };
         self.caches = self

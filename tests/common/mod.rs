@@ -12,7 +12,7 @@ use gqa2mla::runtime::{RuntimeKind, RuntimeOptions, Session, open};
 use gqa2mla::validate::compare::Comparison;
 use gqa2mla::validate::{ValidateOptions, validate};
 use gqa2mla_passes::onnx::{GraphProto, NodeProto};
-use gqa2mla_passes::{RewriteError, RewriteOptions, Rewritten, inspect, rewrite};
+use gqa2mla_passes::{RewriteError, RewriteOptions, Rewritten, by_weights, inspect, rewrite};
 use tempfile::TempDir;
 
 /// Largest logit difference of an exact rewrite in fp32, relative to the largest logit. The sums have up to 64 terms and
@@ -69,7 +69,8 @@ pub fn rewritten(
 ) -> Result<Rewritten, RewriteError> {
     rewrite(
         &mut model.model,
-        options,
+        &options,
+        &mut by_weights,
         &mut |tensor| Ok(tensor),
         &mut |_, _| {},
     )

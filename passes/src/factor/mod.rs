@@ -1,27 +1,77 @@
 //! From moments and ranks to factors. Knows neither graphs nor files.
 
+mod dense;
 pub mod moments;
+pub mod reconstruct;
 pub mod spectral;
+pub mod statistics;
 pub mod weighted;
 pub mod weights_only;
 
+use ndarray::{Array2, s};
+
 pub use moments::{Moments, SideMoments};
 pub use spectral::SpectralError;
+pub use statistics::{Recipe, Statistics};
 pub use weighted::SideFactors;
 
-/// The four maps of one layer.
+/// The maps of one layer.
 #[derive(Debug, Clone)]
 pub struct Factors {
     /// w_dk and w_uk.
     pub key: SideFactors,
     /// w_dv and w_uv (as [G, dv, r]; the graph holds it transposed).
     pub value: SideFactors,
+    /// Added to the output of each head, [H, dv]: what the latent loses of every value alike.
+    pub bias: Option<Array2<f64>>,
 }
 
-/// Weighted principal components of both sides, of rank `rank` each.
-pub fn factor(moments: &Moments, kv_heads: usize, rank: usize) -> Result<Factors, SpectralError> {
+/// Latent widths of one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ranks {
+    /// Of the keys.
+    pub key: usize,
+    /// Of the values.
+    pub value: usize,
+}
+
+impl Ranks {
+    /// The same for keys and values.
+    pub fn uniform(rank: usize) -> Self {
+        Self {
+            key: rank,
+            value: rank,
+        }
+    }
+}
+
+/// Weighted principal components of both sides.
+pub fn factor(moments: &Moments, kv_heads: usize, ranks: Ranks) -> Result<Factors, SpectralError> {
+    let key = weighted::factors(&moments.key, kv_heads, ranks.key)?;
+    let value = weighted::factors(&moments.value, kv_heads, ranks.value)?;
+    let lossy = ranks.value < moments.value.cached.nrows();
+    let mean = moments.mean_output.as_ref().filter(|_| lossy);
     Ok(Factors {
-        key: weighted::factors(&moments.key, kv_heads, rank)?,
-        value: weighted::factors(&moments.value, kv_heads, rank)?,
+        bias: mean.map(|mean| given_back(mean, &value)),
+        key,
+        value,
     })
+}
+
+/// The part of each head's mean output that does not come out again: row h of `mean` [H, G*dv] less its projection, at
+/// the columns of the head's own group.
+fn given_back(mean: &Array2<f64>, side: &SideFactors) -> Array2<f64> {
+    let (kv_heads, size, _) = side.up.dim();
+    let heads = mean.nrows();
+    let group = (heads / kv_heads.max(1)).max(1);
+    let latent = mean.dot(&side.down);
+    let mut bias = Array2::zeros((heads, size));
+    let rows = bias.outer_iter_mut().zip(mean.outer_iter());
+    for ((head, (mut row, mean)), latent) in rows.enumerate().zip(latent.outer_iter()) {
+        let own = head / group;
+        let up = side.up.slice(s![own, .., ..]);
+        let lost = &mean.slice(s![own * size..(own + 1) * size]) - &up.dot(&latent);
+        row.assign(&lost);
+    }
+    bias
 }

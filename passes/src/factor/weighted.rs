@@ -4,16 +4,16 @@
 //! the first eigenvectors U of M C M, and then w_d = M U, w_u = M⁻¹ U. Stacked over the heads, w_u is the inverse of
 //! w_d at full rank, so nothing is lost there whatever C and M are.
 
-use ndarray::{Array1, Array2, Array3, s};
+use ndarray::{Array1, Array2, Array3, ArrayView2, s};
 
 use super::moments::SideMoments;
 use super::spectral::{SpectralError, square_roots, symmetric_eigen};
 
 /// Lifts the readers' weight where it is singular, relative to its largest eigenvalue.
 const RIDGE: f64 = 1e-10;
-/// Smallest second moment, relative to the largest, that a latent channel is scaled up from: below it there is only
-/// rounding noise, which must not be blown up.
-const FLOOR: f64 = 1e-8;
+/// Smallest second moment, relative to the largest, that a latent channel is scaled up from: what is smaller on the text
+/// that was read may be larger on another, and half precision has room for a factor of a hundred.
+const FLOOR: f64 = 1e-4;
 
 /// The two maps of one side.
 #[derive(Debug, Clone)]
@@ -26,6 +26,49 @@ pub struct SideFactors {
     pub predicted_error: f64,
 }
 
+/// M and M⁻¹ of one side: the square root of the readers' weight, a block a KV head; the identity without weights.
+#[derive(Debug, Clone)]
+pub struct SideRoots {
+    blocks: Vec<(Array2<f64>, Array2<f64>)>,
+}
+
+impl SideRoots {
+    /// Takes the roots of the weights of `moments`.
+    pub fn of(moments: &SideMoments) -> Result<Self, SpectralError> {
+        let roots = |block| square_roots(block, RIDGE);
+        let blocks = moments.weight.iter().flatten().map(roots);
+        Ok(Self {
+            blocks: blocks.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// M x, for x [G*d, any].
+    pub fn times(&self, x: &ArrayView2<f64>) -> Array2<f64> {
+        self.by_block(x, |(root, _)| root)
+    }
+
+    /// M⁻¹ x, for x [G*d, any].
+    pub fn inverse_times(&self, x: &ArrayView2<f64>) -> Array2<f64> {
+        self.by_block(x, |(_, inverse)| inverse)
+    }
+
+    fn by_block(
+        &self,
+        x: &ArrayView2<f64>,
+        pick: impl Fn(&(Array2<f64>, Array2<f64>)) -> &Array2<f64>,
+    ) -> Array2<f64> {
+        let mut y = x.to_owned();
+        let mut first = 0;
+        for block in &self.blocks {
+            let matrix = pick(block);
+            let rows = s![first..first + matrix.nrows(), ..];
+            y.slice_mut(rows).assign(&matrix.dot(&x.slice(rows)));
+            first += matrix.nrows();
+        }
+        y
+    }
+}
+
 /// Factors of rank `rank` for `kv_heads` heads; columns beyond the full rank are zero.
 pub fn factors(
     moments: &SideMoments,
@@ -35,53 +78,33 @@ pub fn factors(
     let full = moments.cached.nrows();
     let size = full / kv_heads.max(1);
     // At full rank the weighting changes nothing but the rounding, so it is left out.
-    let weight = moments.weight.as_ref().filter(|_| rank < full);
-    let roots = match weight {
-        Some(blocks) => blocks
-            .iter()
-            .map(|block| square_roots(block, RIDGE))
-            .collect::<Result<Vec<_>, _>>()?,
-        None => Vec::new(),
+    let roots = match rank < full {
+        true => SideRoots::of(moments)?,
+        false => SideRoots { blocks: Vec::new() },
     };
-    let root = |head: usize| roots.get(head);
-    let mut weighted = moments.cached.clone();
-    for (i, _) in roots.iter().enumerate() {
-        if let Some((m, _)) = root(i) {
-            let rows = weighted.slice(s![i * size..(i + 1) * size, ..]).to_owned();
-            weighted
-                .slice_mut(s![i * size..(i + 1) * size, ..])
-                .assign(&m.dot(&rows));
-        }
-    }
-    for (i, _) in roots.iter().enumerate() {
-        if let Some((m, _)) = root(i) {
-            let columns = weighted.slice(s![.., i * size..(i + 1) * size]).to_owned();
-            weighted
-                .slice_mut(s![.., i * size..(i + 1) * size])
-                .assign(&columns.dot(m));
-        }
-    }
+    let left = roots.times(&moments.cached.view());
+    let weighted = roots.times(&left.t());
     let symmetric = (&weighted + &weighted.t()) * 0.5;
     let eigen = symmetric_eigen(&symmetric)?;
     let kept = rank.min(full);
     let values = eigen.values.mapv(|v| v.max(0.0));
     let total: f64 = values.sum();
     let lost: f64 = values.iter().skip(kept).sum();
-    let scale = channel_scale(&values);
+    let scale = match moments.measured {
+        true => channel_scale(&values),
+        false => Array1::ones(values.len()),
+    };
+    let scale = scale.slice(s![..kept]);
+    let kept_vectors = eigen.vectors.slice(s![.., ..kept]);
     let mut down = Array2::zeros((full, rank));
+    down.slice_mut(s![.., ..kept])
+        .assign(&(&roots.times(&kept_vectors) * &scale));
+    let stacked = &roots.inverse_times(&kept_vectors) / &scale;
     let mut up = Array3::zeros((kv_heads, size, rank));
-    for head in 0..kv_heads {
-        let block = eigen
-            .vectors
-            .slice(s![head * size..(head + 1) * size, ..kept]);
-        let (d, u) = match root(head) {
-            Some((m, inverse)) => (m.dot(&block), inverse.dot(&block)),
-            None => (block.to_owned(), block.to_owned()),
-        };
-        let scale = scale.slice(s![..kept]);
-        down.slice_mut(s![head * size..(head + 1) * size, ..kept])
-            .assign(&(&d * &scale));
-        up.slice_mut(s![head, .., ..kept]).assign(&(&u / &scale));
+    for (head, mut block) in up.outer_iter_mut().enumerate() {
+        block
+            .slice_mut(s![.., ..kept])
+            .assign(&stacked.slice(s![head * size..(head + 1) * size, ..]));
     }
     Ok(SideFactors {
         down,

@@ -11,5 +11,6 @@ pub fn white_input(weight: &Array2<f64>) -> SideMoments {
     SideMoments {
         cached: weight.t().dot(weight),
         weight: None,
+        measured: false,
     }
 }

@@ -1,10 +1,13 @@
 //! Finds every attention of a graph and proves what it is, or says why it cannot.
 
 mod cache;
+mod claims;
 pub mod layout;
 mod matmul;
+pub mod output_projection;
 pub mod projection;
 pub mod reject;
+pub mod scoring;
 pub mod shape_reader;
 mod side;
 pub mod site;
@@ -14,6 +17,7 @@ use std::collections::BTreeMap;
 
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, label};
+use claims::Claims;
 use reject::{Reason, Reject};
 use site::Site;
 
@@ -33,6 +37,7 @@ pub struct Recognized {
 pub fn recognize(graph: &Graph, facts: &Facts, refused: &BTreeMap<String, Reason>) -> Recognized {
     let mut found = Recognized::default();
     let mut layer = 0;
+    let mut claims = Claims::default();
     for (id, node) in graph.nodes() {
         let by_operator = node.output.first().and_then(|o| refused.get(o)).cloned();
         let candidate = match by_operator {
@@ -42,6 +47,7 @@ pub fn recognize(graph: &Graph, facts: &Facts, refused: &BTreeMap<String, Reason
                 None => continue,
             },
         };
+        claims.add(graph, id);
         let reject = |(at, reason): (NodeId, Reason)| Reject {
             layer,
             node: graph
@@ -59,6 +65,7 @@ pub fn recognize(graph: &Graph, facts: &Facts, refused: &BTreeMap<String, Reason
         }
         layer += 1;
     }
+    found.rejects.extend(claims.missing(graph, facts, layer));
     one_reader_per_cache(graph, &mut found);
     found
 }

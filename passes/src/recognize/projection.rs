@@ -110,7 +110,7 @@ fn columns(weight: &Array2<f64>, offset: Option<usize>, width: usize) -> Option<
 }
 
 /// A 2-D floating-point tensor in f64, transposed if `turned`.
-fn matrix(model: &Model, tensor: &TensorProto, turned: bool) -> Option<Array2<f64>> {
+pub fn matrix(model: &Model, tensor: &TensorProto, turned: bool) -> Option<Array2<f64>> {
     let [rows, cols] = tensor.dims.as_slice() else {
         return None;
     };

@@ -10,6 +10,7 @@
 
 use super::builder::Builder;
 use super::weights::Weights;
+use crate::factor::Ranks;
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
 use crate::graph::{Graph, NodeId, is_alias};
@@ -17,13 +18,13 @@ use crate::onnx::NodeProto;
 use crate::recognize::shape_reader::{Element, ShapeReader};
 use crate::recognize::site::{Cache, Side, Site};
 
-/// Builds the patch of one site; `weights` are initializers that it may read, of rank `rank`.
+/// Builds the patch of one site; `weights` are initializers that it may read, of ranks `ranks`.
 pub fn absorbed(
     graph: &Graph,
     prefix: String,
     site: &Site,
     weights: &Weights,
-    rank: usize,
+    ranks: Ranks,
 ) -> Patch {
     let mut builder = Builder {
         prefix,
@@ -31,7 +32,7 @@ pub fn absorbed(
         graph,
         site,
         weights,
-        rank: rank as i64,
+        ranks,
     };
     let keys = builder.latent(&site.key, 'k', site.score);
     let values = builder.latent(&site.value, 'v', site.output);
@@ -56,7 +57,12 @@ impl Builder<'_> {
         let latent = match &side.cache {
             Some(cache) => {
                 self.cached(side, cache, letter, &new);
-                self.narrow(cache);
+                let rank = if letter == 'k' {
+                    self.ranks.key
+                } else {
+                    self.ranks.value
+                };
+                self.narrow(cache, rank);
                 cache.present.clone()
             }
             None => {
@@ -117,9 +123,10 @@ impl Builder<'_> {
     fn score(&mut self, latent: &str) {
         let site = self.site;
         let grouped = self.vector(&[0, site.kv_heads as i64, -1, site.key.size as i64]);
-        let rows = self.vector(&[0, 1, -1, self.rank]);
+        let rows = self.vector(&[0, 1, -1, self.ranks.key as i64]);
         let heads = self.vector(&[0, site.heads as i64, -1, 0]);
         let up = self.weights.w_uk.clone();
+        let (name, output) = self.names_of(site.score);
         let nodes = vec![
             self.unary("Reshape", "q_BGxd", &[&site.query, &grouped]),
             self.unary("MatMul", "q_BGxr", &[&self.name("q_BGxd"), &up]),
@@ -131,7 +138,12 @@ impl Builder<'_> {
                 "score_B1xS",
                 &[&self.name("q_B1xr"), &self.name("k_B1rS")],
             ),
-            self.last(site.score, &[&self.name("score_B1xS"), &heads]),
+            node(
+                "Reshape",
+                &name,
+                &[&self.name("score_B1xS"), &heads],
+                &[&output],
+            ),
         ];
         self.place(site.score, nodes);
     }
@@ -139,25 +151,24 @@ impl Builder<'_> {
     fn output(&mut self, latent: &str) {
         let site = self.site;
         let rows = self.vector(&[0, 1, -1, 0]);
-        let grouped = self.vector(&[0, site.kv_heads as i64, -1, self.rank]);
-        let heads = self.vector(&[0, site.heads as i64, -1, site.value.size as i64]);
+        let grouped = self.vector(&[0, site.kv_heads as i64, -1, self.ranks.value as i64]);
         let up = self.weights.w_uv.clone();
-        let nodes = vec![
+        let mut nodes = vec![
             self.unary("Reshape", "p_B1xS", &[&site.probabilities, &rows]),
             self.unary("MatMul", "out_B1xr", &[&self.name("p_B1xS"), latent]),
             self.unary("Reshape", "out_BGxr", &[&self.name("out_B1xr"), &grouped]),
             self.unary("MatMul", "out_BGxd", &[&self.name("out_BGxr"), &up]),
-            self.last(site.output, &[&self.name("out_BGxd"), &heads]),
         ];
+        let (name, output) = self.names_of(site.output);
+        nodes.extend(self.heads_out(&self.name("out_BGxd"), &name, &output));
         self.place(site.output, nodes);
     }
 
-    /// The `Reshape` that gives the value of the product it stands for, under that product's names.
-    fn last(&self, old: NodeId, inputs: &[&str]) -> NodeProto {
-        let (name, output) = self.graph.node(old).map_or(("", ""), |n| {
-            (n.name(), n.output.first().map_or("", String::as_str))
-        });
-        node("Reshape", name, inputs, &[output])
+    /// The names of a product and of its output, which what stands for it takes over.
+    fn names_of(&self, product: NodeId) -> (String, String) {
+        let output = |n: &NodeProto| n.output.first().cloned().unwrap_or_default();
+        let node = self.graph.node(product);
+        node.map_or_else(Default::default, |n| (n.name().to_owned(), output(n)))
     }
 
     /// The shape that `reader` asks for, put together from what stays.

@@ -1,6 +1,7 @@
 //! What the target forms have in common: names, shapes and the way to latent rows.
 
 use super::weights::Weights;
+use crate::factor::Ranks;
 use crate::graph::build::{Dim, int64_vector, node, vector_name};
 use crate::graph::patch::Patch;
 use crate::graph::{Graph, NodeId};
@@ -19,8 +20,8 @@ pub struct Builder<'s> {
     pub site: &'s Site,
     /// Names of its factors.
     pub weights: &'s Weights,
-    /// Latent width.
-    pub rank: i64,
+    /// Latent widths.
+    pub ranks: Ranks,
 }
 
 impl Builder<'_> {
@@ -37,6 +38,23 @@ impl Builder<'_> {
                 .add_initializers(vec![int64_vector(&name, values)]);
         }
         name
+    }
+
+    /// The nodes that give the value product's output, its bias included, from heads [B, G, (H/G)*T, dv] called `rows`.
+    pub fn heads_out(&mut self, rows: &str, node_name: &str, output: &str) -> Vec<NodeProto> {
+        let shape = self.vector(&[0, self.site.heads as i64, -1, self.site.value.size as i64]);
+        match self.weights.bias.clone() {
+            None => vec![node("Reshape", node_name, &[rows, &shape], &[output])],
+            Some(bias) => vec![
+                self.unary("Reshape", "out_BHTd", &[rows, &shape]),
+                node(
+                    "Add",
+                    node_name,
+                    &[&self.name("out_BHTd"), &bias],
+                    &[output],
+                ),
+            ],
+        }
     }
 
     /// A node with one output, both named after `part`.
@@ -79,9 +97,9 @@ impl Builder<'_> {
         ]
     }
 
-    /// Gives past and present of `cache` the shape [B, 1, length, r].
-    pub fn narrow(&mut self, cache: &Cache) {
-        let dims = vec![Dim::Keep, Dim::Fixed(1), Dim::Keep, Dim::Fixed(self.rank)];
+    /// Gives past and present of `cache` the shape [B, 1, length, rank].
+    pub fn narrow(&mut self, cache: &Cache, rank: usize) {
+        let dims = vec![Dim::Keep, Dim::Fixed(1), Dim::Keep, Dim::Fixed(rank as i64)];
         for name in cache.past.iter().chain([&cache.present]) {
             self.patch.interface.insert(name.clone(), dims.clone());
         }

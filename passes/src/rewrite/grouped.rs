@@ -5,6 +5,7 @@
 
 use super::builder::Builder;
 use super::weights::Weights;
+use crate::factor::Ranks;
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
 use crate::graph::{Graph, float_attribute, int_attribute};
@@ -30,7 +31,7 @@ pub fn grouped(
         graph,
         site,
         weights,
-        rank: rank as i64,
+        ranks: Ranks::uniform(rank),
     };
     builder.operator(&grouped.node);
     builder.patch
@@ -39,14 +40,17 @@ pub fn grouped(
 impl Builder<'_> {
     fn operator(&mut self, old: &NodeProto) {
         let (site, weights) = (self.site, self.weights);
-        let (heads, groups, rank) = (site.heads as i64, site.kv_heads as i64, self.rank);
+        let (heads, groups, rank) = (
+            site.heads as i64,
+            site.kv_heads as i64,
+            self.ranks.key as i64,
+        );
         let turn = |n: NodeProto| n.with_ints("perm", &[0, 2, 1, 3]);
         let by_group = self.vector(&[0, groups, -1, site.key.size as i64]);
         let by_head = self.vector(&[0, heads, -1, rank]);
         let packed = self.vector(&[0, 0, heads * rank]);
         let split = self.vector(&[0, 0, heads, rank]);
         let out_group = self.vector(&[0, groups, -1, rank]);
-        let out_head = self.vector(&[0, heads, -1, site.value.size as i64]);
 
         let mut nodes = self.latent_rows(&site.key, 'k', &site.key.new);
         nodes.extend(self.latent_rows(&site.value, 'v', &site.value.new));
@@ -72,18 +76,13 @@ impl Builder<'_> {
                 "out_BGxd",
                 &[&self.name("out_BGxr"), &weights.w_uv],
             ),
-            node(
-                "Reshape",
-                &self.name("out"),
-                &[&self.name("out_BGxd"), &out_head],
-                &[output],
-            ),
         ]);
+        nodes.extend(self.heads_out(&self.name("out_BGxd"), &self.name("out"), output));
         self.place(site.output, nodes);
         for cache in [&site.key.cache, &site.value.cache].into_iter().flatten() {
             // The operator makes the presents now.
             self.place(cache.append, Vec::new());
-            self.narrow(cache);
+            self.narrow(cache, self.ranks.key);
         }
     }
 

@@ -14,6 +14,9 @@ use std::error::Error;
 
 use crate::onnx::TensorProto;
 
+/// The oldest opset whose operators the rewrite emits: `Unsqueeze` takes its axes as an input since 13.
+pub const OLDEST_OPSET: i64 = 13;
+
 /// Takes a new initializer and gives back what stands for it in the graph: the tensor itself, or a reference to
 /// external data where the bytes were put. It lets one layer's factors leave memory before the next are made.
 pub type Store<'s> =

@@ -1,0 +1,56 @@
+//! Products of single-precision matrices, row-major and single-threaded: the same bits whatever runs beside them.
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+
+/// A row-major matrix, or the first rows of one.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    data: &'a [f32],
+    rows: usize,
+    columns: usize,
+    turned: bool,
+}
+
+impl<'a> View<'a> {
+    /// The first `rows` rows of `data`, `columns` wide. Rows that are not there are left out.
+    pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+        let rows = rows.min(data.len() / columns.max(1));
+        Self {
+            data: data.get(..rows * columns).unwrap_or_default(),
+            rows,
+            columns,
+            turned: false,
+        }
+    }
+
+    /// The transpose.
+    pub fn t(self) -> Self {
+        Self {
+            turned: !self.turned,
+            ..self
+        }
+    }
+
+    fn faer(self) -> MatRef<'a, f32> {
+        let matrix = MatRef::from_row_major_slice(self.data, self.rows, self.columns);
+        if self.turned {
+            matrix.transpose()
+        } else {
+            matrix
+        }
+    }
+}
+
+/// `out = alpha * a b`, or `out += alpha * a b` where `add`. `out` is cut or filled to the shape of the product.
+pub fn product(out: &mut Vec<f32>, add: bool, a: View, b: View, alpha: f32) {
+    let (a, b) = (a.faer(), b.faer());
+    let (rows, columns) = (a.nrows(), b.ncols());
+    let mode = if add { Accum::Add } else { Accum::Replace };
+    out.resize(rows * columns, 0.0);
+    if a.ncols() != b.nrows() {
+        return;
+    }
+    let target = MatMut::from_row_major_slice_mut(out, rows, columns);
+    matmul(target, mode, a, b, alpha, Par::Seq);
+}

@@ -1,0 +1,215 @@
+//! Sums over the tokens of a text, from which moments are made. Only sums are kept, so a text of any length fits.
+
+use ndarray::{Array1, Array2, ArrayView2, ArrayView3, Axis};
+
+use super::moments::{Moments, SideMoments};
+
+/// What one attention did on some tokens of one sequence; row-major views into what a runtime returned.
+#[derive(Debug, Clone, Copy)]
+pub struct Activations<'a> {
+    /// Queries [H, T, d] as they enter the score product.
+    pub queries: ArrayView3<'a, f32>,
+    /// Cached keys [G, T, d].
+    pub keys: ArrayView3<'a, f32>,
+    /// Cached values [G, T, dv].
+    pub values: ArrayView3<'a, f32>,
+    /// Probability that each key position receives from each head, summed over queries, [H, T].
+    pub received: ArrayView2<'a, f32>,
+    /// The same of the squared probabilities.
+    pub received_squared: ArrayView2<'a, f32>,
+}
+
+/// Sums of one attention, in f64. With n = G*d, m = G*dv.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Statistics {
+    /// Tokens summed over.
+    pub tokens: f64,
+    /// Sum of k, [n].
+    pub key_sum: Array1<f64>,
+    /// Sum of k kᵀ, [n, n].
+    pub key_square: Array2<f64>,
+    /// Sum of v vᵀ, [m, m].
+    pub value_square: Array2<f64>,
+    /// Sum of q qᵀ over the heads of each group, [d, d] a KV head.
+    pub query_square: Vec<Array2<f64>>,
+    /// By head: sum of p over queries and keys, [H].
+    pub received: Array1<f64>,
+    /// By head: sum of p v, [H, m].
+    pub received_value: Array2<f64>,
+    /// By head: sum of p², [H].
+    pub squared: Array1<f64>,
+    /// By head: sum of p² v, [H, m].
+    pub squared_value: Array2<f64>,
+    /// Sum of p² v vᵀ over heads, [m, m].
+    pub squared_square: Array2<f64>,
+}
+
+/// Which moments to make of the sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recipe {
+    /// Weigh keys by the queries that read them, and values by the o_proj that reads the outputs.
+    pub weighted: bool,
+    /// Take keys about their mean. Right only where the softmax ignores shifts of the scores.
+    pub centred_keys: bool,
+    /// Weigh values by the squared probability they receive, about each head's mean output, which comes back as a bias.
+    /// Right only where the probabilities add up to one.
+    pub received_values: bool,
+}
+
+impl Statistics {
+    /// No tokens yet, for H `heads`, G `kv_heads`, d `key_size` and dv `value_size`.
+    pub fn new(heads: usize, kv_heads: usize, key_size: usize, value_size: usize) -> Self {
+        let (n, m) = (kv_heads * key_size, kv_heads * value_size);
+        Self {
+            tokens: 0.0,
+            key_sum: Array1::zeros(n),
+            key_square: Array2::zeros((n, n)),
+            value_square: Array2::zeros((m, m)),
+            query_square: vec![Array2::zeros((key_size, key_size)); kv_heads],
+            received: Array1::zeros(heads),
+            received_value: Array2::zeros((heads, m)),
+            squared: Array1::zeros(heads),
+            squared_value: Array2::zeros((heads, m)),
+            squared_square: Array2::zeros((m, m)),
+        }
+    }
+
+    /// Adds one sequence. The shapes have to be those the sums were made for.
+    pub fn add(&mut self, seen: &Activations) {
+        let keys = tokens_by_width(&seen.keys);
+        let values = tokens_by_width(&seen.values);
+        let received = seen.received.mapv(f64::from);
+        let squared = seen.received_squared.mapv(f64::from);
+        self.tokens += keys.nrows() as f64;
+        self.key_sum += &keys.sum_axis(Axis(0));
+        self.key_square += &keys.t().dot(&keys);
+        self.value_square += &values.t().dot(&values);
+        let group = seen.queries.len_of(Axis(0)) / self.query_square.len().max(1);
+        for (head, q) in seen.queries.outer_iter().enumerate() {
+            let q = q.mapv(f64::from);
+            if let Some(sum) = self.query_square.get_mut(head / group.max(1)) {
+                *sum += &q.t().dot(&q);
+            }
+        }
+        self.received += &received.sum_axis(Axis(1));
+        self.received_value += &received.dot(&values);
+        self.squared += &squared.sum_axis(Axis(1));
+        self.squared_value += &squared.dot(&values);
+        let by_token = squared.sum_axis(Axis(0)).insert_axis(Axis(1));
+        self.squared_square += &(&values * &by_token).t().dot(&values);
+    }
+
+    /// Whether the shapes belong together.
+    pub fn is_consistent(&self) -> bool {
+        let (n, m, heads) = (
+            self.key_sum.len(),
+            self.value_square.nrows(),
+            self.received.len(),
+        );
+        let groups = self.query_square.len();
+        let size = n / groups.max(1);
+        groups > 0
+            && size * groups == n
+            && heads % groups == 0
+            && m % groups == 0
+            && self.query_square.iter().all(|q| q.dim() == (size, size))
+            && self.key_square.dim() == (n, n)
+            && self.value_square.dim() == (m, m)
+            && self.squared_square.dim() == (m, m)
+            && self.received_value.dim() == (heads, m)
+            && self.squared_value.dim() == (heads, m)
+            && self.squared.len() == heads
+    }
+
+    /// Whether every sum is a finite number.
+    pub fn is_finite(&self) -> bool {
+        let vectors = [&self.key_sum, &self.received, &self.squared];
+        let matrices = [
+            &self.key_square,
+            &self.value_square,
+            &self.received_value,
+            &self.squared_value,
+            &self.squared_square,
+        ];
+        vectors.iter().all(|v| v.iter().all(|x| x.is_finite()))
+            && matrices
+                .into_iter()
+                .chain(&self.query_square)
+                .all(|m| m.iter().all(|x| x.is_finite()))
+    }
+
+    /// The moments that `recipe` asks for. `readers` holds L_j, one [dv, dv] a KV head: the sum of W_O,h W_O,hᵀ over the
+    /// heads of the group; without it every direction of the values counts alike.
+    pub fn moments(&self, recipe: Recipe, readers: Option<Vec<Array2<f64>>>) -> Moments {
+        let tokens = self.tokens.max(1.0);
+        let mut cached = &self.key_square / tokens;
+        if recipe.centred_keys {
+            let mean = &self.key_sum / tokens;
+            cached -= &outer(&mean, &mean);
+        }
+        let key = SideMoments {
+            cached,
+            weight: recipe
+                .weighted
+                .then(|| self.query_square.iter().map(|q| q / tokens).collect()),
+            measured: true,
+        };
+        let mut value_mean = None;
+        let cached = if recipe.received_values {
+            let means = self.mean_outputs();
+            value_mean = Some(means.clone());
+            self.about(&means)
+        } else {
+            &self.value_square / tokens
+        };
+        Moments {
+            key,
+            value: SideMoments {
+                cached,
+                weight: readers.filter(|_| recipe.weighted),
+                measured: true,
+            },
+            mean_output: value_mean,
+        }
+    }
+
+    /// Mean over queries of `sum p v`, the output of each head in terms of all cached values, [H, m].
+    pub fn mean_outputs(&self) -> Array2<f64> {
+        let received = self.received.mapv(|p| if p > 0.0 { p } else { 1.0 });
+        &self.received_value / &received.insert_axis(Axis(1))
+    }
+
+    /// `sum p² (v - mean_h)(v - mean_h)ᵀ` over heads and tokens, a query.
+    fn about(&self, means: &Array2<f64>) -> Array2<f64> {
+        let mut sum = self.squared_square.clone();
+        let by_head = means
+            .outer_iter()
+            .zip(self.squared_value.outer_iter())
+            .zip(&self.squared);
+        for ((mean, value), weight) in by_head {
+            let (mean, value) = (mean.to_owned(), value.to_owned());
+            let cross = outer(&mean, &value);
+            sum = sum - &cross - cross.t() + outer(&mean, &mean) * *weight;
+        }
+        sum / self.tokens.max(1.0)
+    }
+}
+
+fn outer(a: &Array1<f64>, b: &Array1<f64>) -> Array2<f64> {
+    let column = a.view().insert_axis(Axis(1));
+    let row = b.view().insert_axis(Axis(0));
+    column.dot(&row)
+}
+
+/// [G, T, d] as rows [T, G*d] in f64.
+fn tokens_by_width(heads: &ArrayView3<f32>) -> Array2<f64> {
+    let (count, length, size) = heads.dim();
+    let mut rows = Array2::zeros((length, count * size));
+    for (mut part, head) in rows
+        .axis_chunks_iter_mut(Axis(1), size.max(1))
+        .zip(heads.outer_iter())
+    {
+        part.zip_mut_with(&head, |x, &y| *x = f64::from(y));
+    }
+    rows
+}

@@ -1,0 +1,143 @@
+//! How a model is to be rewritten, and whether it can be.
+
+use std::collections::BTreeMap;
+
+use crate::error::RewriteError;
+use crate::factor::Ranks;
+use crate::lower::Target;
+use crate::model::Model;
+use crate::recognize::reject::Reject;
+use crate::recognize::site::Site;
+use crate::rewrite::OLDEST_OPSET;
+use crate::rewrite::grouped::RANK_STEP;
+use crate::understand::Placed;
+
+/// How a model is rewritten.
+#[derive(Debug, Clone, Default)]
+pub struct RewriteOptions {
+    /// Latent widths.
+    pub ranks: RankPlan,
+    /// Rewrite what is recognised even where some attentions are not.
+    pub allow_partial: bool,
+    /// What the rewritten attentions run as.
+    pub target: Target,
+}
+
+/// How wide the latents are.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum RankPlan {
+    /// As wide as the cached heads: nothing is lost.
+    #[default]
+    Full,
+    /// One width for the keys and the values of every layer.
+    Uniform(usize),
+    /// The width that makes each layer's cache this share of what it was, rounded down, the same for keys and values.
+    Ratio(f64),
+    /// Widths by attention, as [`crate::observe::ObservedLayer::id`] names them; the full rank for those not listed.
+    Each(BTreeMap<String, Ranks>),
+}
+
+impl RankPlan {
+    /// The widths of one attention.
+    pub fn of(&self, id: &str, site: &Site, target: Target) -> Ranks {
+        match self {
+            Self::Full => Ranks::uniform(site.full_rank()),
+            Self::Uniform(rank) => Ranks::uniform(*rank),
+            Self::Ratio(ratio) => {
+                // A hair above, so that a ratio that was computed from a rank gives that rank.
+                let exact = ratio * site.cached_numbers() as f64 / 2.0 + 1e-9;
+                let step = match target {
+                    Target::MatMul => 1,
+                    Target::Gqa => RANK_STEP,
+                };
+                let rank = exact as usize / step * step;
+                Ranks::uniform(rank.clamp(step, site.full_rank().max(step)))
+            }
+            Self::Each(ranks) => ranks
+                .get(id)
+                .copied()
+                .unwrap_or_else(|| Ranks::uniform(site.full_rank())),
+        }
+    }
+}
+
+/// Refuses what cannot be rewritten as asked; `ids` names the sites.
+pub fn check(
+    model: &Model,
+    sites: &[Placed],
+    ids: &[String],
+    rejects: &[Reject],
+    options: &RewriteOptions,
+) -> Result<(), RewriteError> {
+    if sites.is_empty() {
+        return Err(RewriteError::Nothing(rejects.to_vec()));
+    }
+    if !rejects.is_empty() && !options.allow_partial {
+        return Err(RewriteError::Partial {
+            recognised: sites.len(),
+            rejects: rejects.to_vec(),
+        });
+    }
+    let opset = model
+        .proto
+        .opset_import
+        .iter()
+        .find(|o| matches!(o.domain(), "" | "ai.onnx"))
+        .map_or(0, |o| o.version());
+    if opset < OLDEST_OPSET {
+        return Err(RewriteError::Opset(opset));
+    }
+    if let RankPlan::Ratio(ratio) = options.ranks
+        && !(ratio > 0.0 && ratio <= 1.0)
+    {
+        return Err(RewriteError::Ratio(ratio));
+    }
+    for (placed, id) in sites.iter().zip(ids) {
+        let site = &placed.site;
+        let ranks = options.ranks.of(id, site, options.target);
+        in_range(site, ranks)?;
+        if options.target == Target::Gqa {
+            fits_the_operator(placed, ranks)?;
+        }
+    }
+    Ok(())
+}
+
+fn in_range(site: &Site, ranks: Ranks) -> Result<(), RewriteError> {
+    let full = site.full_rank();
+    for rank in [ranks.key, ranks.value] {
+        if rank == 0 || rank > full {
+            return Err(RewriteError::Rank {
+                rank,
+                layer: site.layer,
+                full,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Whether `GroupQueryAttention` can hold the latent of this attention.
+fn fits_the_operator(placed: &Placed, ranks: Ranks) -> Result<(), RewriteError> {
+    let site = &placed.site;
+    if placed.origin.as_ref().is_none_or(|o| o.grouped.is_none()) {
+        return Err(RewriteError::NotGrouped {
+            layer: site.layer,
+            dialect: site.dialect.name(),
+        });
+    }
+    if ranks.key != ranks.value {
+        return Err(RewriteError::RanksDiffer {
+            layer: site.layer,
+            key: ranks.key,
+            value: ranks.value,
+        });
+    }
+    if !ranks.key.is_multiple_of(RANK_STEP) {
+        return Err(RewriteError::RankStep {
+            rank: ranks.key,
+            layer: site.layer,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! What happens to the scores between the two products, where it is plain.
+//!
+//! A rewrite needs none of this, the nodes stay. It tells which freedoms a factorization has: a constant added to all
+//! scores of a query is lost in the softmax, and a constant in all values comes out unchanged.
+
+use super::layout::scalar;
+use super::site::Site;
+use crate::facts::Facts;
+use crate::graph::{Graph, NodeId, int_attribute, is_op};
+use crate::onnx::NodeProto;
+
+/// `softmax(mask(cap * tanh(scale * score / cap)))`, with probabilities that add up to one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scoring {
+    /// Constant factor of the scores.
+    pub scale: f64,
+    /// Bound of the scaled scores by tanh, if there is one.
+    pub softcap: Option<f64>,
+}
+
+impl Scoring {
+    /// Whether the probabilities stay the same when one number is added to all scores of a query.
+    pub fn ignores_shifts(&self) -> bool {
+        self.softcap.is_none()
+    }
+}
+
+/// What one node does to the scores.
+enum Effect {
+    Scale(f64),
+    Tanh,
+    Mask,
+    None,
+    Softmax,
+}
+
+/// Reads the way from the score product of `site` to its probabilities; `None` where it holds anything else, such as a
+/// sink, whose column takes part in the sum and is cut off again.
+pub fn scoring(graph: &Graph, facts: &Facts, site: &Site) -> Option<Scoring> {
+    let mut value = first_output(graph, site.score)?;
+    let (mut before, mut after) = (1.0, 1.0);
+    let (mut bent, mut masked) = (false, false);
+    // Every step goes forward in a graph without cycles.
+    loop {
+        let (node, position) = only_reader(graph, value)?;
+        match effect(facts, node, position)? {
+            // A mask that is scaled is no longer the exporter's number; nobody writes that.
+            Effect::Scale(_) if masked => return None,
+            Effect::Scale(factor) if bent => after *= factor,
+            Effect::Scale(factor) => before *= factor,
+            Effect::Tanh if bent || masked => return None,
+            Effect::Tanh => bent = true,
+            Effect::Mask => masked = true,
+            Effect::None => {}
+            Effect::Softmax => break,
+        }
+        value = node.output.first()?;
+    }
+    let softmax = only_reader(graph, value)?.0.output.first()?;
+    sums_to_one(graph, softmax, &site.probabilities)?;
+    if !bent {
+        return Some(Scoring {
+            scale: before,
+            softcap: None,
+        });
+    }
+    // after * tanh(before * x) is cap * tanh(scale * x / cap) for cap = after and scale = before * after.
+    (after > 0.0).then_some(Scoring {
+        scale: before * after,
+        softcap: Some(after),
+    })
+}
+
+/// The value that enters the softmax of `site`: scores after every mask.
+pub fn masked_scores<'g>(graph: &Graph<'g>, site: &Site) -> Option<&'g str> {
+    let mut value = first_output(graph, site.score)?;
+    loop {
+        let (node, _) = only_reader(graph, value)?;
+        if is_op(node, "Softmax") {
+            return Some(value);
+        }
+        value = node.output.first()?;
+    }
+}
+
+fn first_output<'g>(graph: &Graph<'g>, id: NodeId) -> Option<&'g str> {
+    graph.node(id)?.output.first().map(String::as_str)
+}
+
+/// The one node that computes with `value`, and at which input.
+fn only_reader<'g>(graph: &Graph<'g>, value: &str) -> Option<(&'g NodeProto, usize)> {
+    let mut readers = graph.uses(value).iter().filter_map(|u| {
+        let node = graph.node(u.node)?;
+        (!is_op(node, "Shape")).then_some((node, u.input))
+    });
+    let (node, position) = readers.next()?;
+    readers.next().is_none().then_some((node, position?))
+}
+
+fn effect(facts: &Facts, node: &NodeProto, position: usize) -> Option<Effect> {
+    let other = |at: usize| node.input.get(at).and_then(|name| scalar(facts, name));
+    Some(match node.op_type() {
+        _ if !matches!(node.domain(), "" | "ai.onnx") => return None,
+        "Mul" => Effect::Scale(other(1 - position.min(1))?),
+        "Div" if position == 0 => Effect::Scale(1.0 / other(1)?),
+        "Tanh" => Effect::Tanh,
+        "Add" => Effect::Mask,
+        // Scores are kept where a condition holds, or where it does not.
+        "Where" if position > 0 => Effect::Mask,
+        "Cast" | "Identity" => Effect::None,
+        "Softmax" if matches!(int_attribute(node, "axis", -1), -1 | 3) => Effect::Softmax,
+        _ => return None,
+    })
+}
+
+/// Whether only guards and casts stand between the softmax and the probabilities that meet the values.
+fn sums_to_one(graph: &Graph, softmax: &str, probabilities: &str) -> Option<()> {
+    let mut value = probabilities;
+    while value != softmax {
+        let (_, node) = graph.producer(value)?;
+        value = match node.op_type() {
+            "Cast" | "Identity" | "Dropout" => node.input.first()?,
+            // A guard puts zeros into rows that see nothing.
+            "Where" => node
+                .input
+                .iter()
+                .skip(1)
+                .find(|i| graph.producer(i).is_some())?,
+            _ => return None,
+        };
+    }
+    Some(())
+}

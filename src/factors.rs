@@ -1,0 +1,71 @@
+//! How every layer of a model gets its factors.
+
+use gqa2mla_passes::factor::moments::value_readers;
+use gqa2mla_passes::factor::statistics::Recipe;
+use gqa2mla_passes::factor::{Factors, Moments, Ranks, SpectralError, Statistics, factor};
+use gqa2mla_passes::recognize::scoring::Scoring;
+use gqa2mla_passes::recognize::site::Site;
+use ndarray::Array2;
+
+/// Which factorization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Factorization {
+    /// From the projection weights alone.
+    #[default]
+    Weights,
+    /// From statistics, every direction of keys and values alike.
+    Plain,
+    /// From statistics, weighted by the queries and by o_proj.
+    Weighted,
+    /// The same, with keys about their mean and values weighted by the attention they receive.
+    Calibrated,
+}
+
+impl Factorization {
+    /// The name that the command line and reports use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Weights => "weights",
+            Self::Plain => "plain",
+            Self::Weighted => "weighted",
+            Self::Calibrated => "calibrated",
+        }
+    }
+
+    /// The moments it takes of the statistics of an attention with this scoring. A mean may be left out only where
+    /// softmax ignores it, and given back only where probabilities add up to one.
+    fn recipe(self, scoring: Option<&Scoring>) -> Recipe {
+        let calibrated = self == Self::Calibrated;
+        Recipe {
+            weighted: matches!(self, Self::Weighted | Self::Calibrated),
+            centred_keys: calibrated && scoring.is_some_and(Scoring::ignores_shifts),
+            received_values: calibrated && scoring.is_some(),
+        }
+    }
+}
+
+/// The moments of one attention.
+#[must_use]
+pub fn moments(
+    site: &Site,
+    scoring: Option<&Scoring>,
+    output_projection: Option<&Array2<f64>>,
+    statistics: &Statistics,
+    factorization: Factorization,
+) -> Moments {
+    let readers = output_projection.map(|w| value_readers(w, site.heads, site.kv_heads));
+    statistics.moments(factorization.recipe(scoring), readers)
+}
+
+/// Factors of one attention from its moments.
+///
+/// # Errors
+/// [`SpectralError`] when the moments are not finite.
+pub fn from_moments(
+    site: &Site,
+    moments: &Moments,
+    ranks: Ranks,
+) -> Result<Factors, SpectralError> {
+    factor(moments, site.kv_heads, ranks)
+}

@@ -1,0 +1,227 @@
+//! Queries, keys and values of a text, kept in a file: they are worked on layer by layer, and only one layer's are in
+//! memory. Half precision is kept; its rounding is a thousand times below what a smaller latent loses.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use gqa2mla_passes::factor::reconstruct::{Attention, Sequence};
+use gqa2mla_passes::observe::{ObservedLayer, Quantity};
+use half::f16;
+
+use super::ReconstructError;
+use super::attention::{Reproduced, reproduce};
+use crate::calibrate::{Watched, shown};
+use crate::model::load::LoadedModel;
+use crate::runtime::RuntimeOptions;
+use crate::text::Text;
+
+/// The file of the activations, and its name while it is written.
+const NAME: &str = "activations.f16";
+const UNFINISHED: &str = "activations.unfinished";
+
+/// What a text made a model's attentions read.
+pub struct Recording {
+    path: PathBuf,
+    /// Sequences that are recorded.
+    sequences: usize,
+    /// Tokens of each.
+    length: usize,
+    /// The attentions, and how each is reproduced here.
+    pub layers: Vec<(ObservedLayer, Reproduced)>,
+}
+
+/// Numbers that one layer takes in one sequence.
+fn numbers(layer: &ObservedLayer, length: usize) -> usize {
+    let site = &layer.site;
+    let cached = site.kv_heads * (site.key.size + site.value.size);
+    (site.heads * site.key.size + cached) * length
+}
+
+impl Recording {
+    /// Reads `text` with `model` and keeps what it sees in `folder`; what is there from an earlier run is used again.
+    ///
+    /// # Errors
+    /// [`ReconstructError`] when the model cannot be run or the file not be written.
+    pub fn make(
+        model: &LoadedModel,
+        text: &Text,
+        folder: &Path,
+        runtime: &RuntimeOptions,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self, ReconstructError> {
+        let path = folder.join(NAME);
+        let first = text.sequences().next().unwrap_or_default();
+        // Masks and outputs are looked at once, to learn what each attention does with its scores.
+        let proof = [
+            Quantity::Query,
+            Quantity::Key,
+            Quantity::Value,
+            Quantity::FirstHeadScores,
+            Quantity::Output,
+        ];
+        let mut watched = Watched::open(model, &proof, runtime)?;
+        let outputs = watched.read(first)?;
+        let layers: Vec<(ObservedLayer, Reproduced)> = std::mem::take(&mut watched.layers)
+            .into_iter()
+            .map(|layer| {
+                let how = reproduce(&layer, &outputs, first.len());
+                (layer, how)
+            })
+            .collect();
+        drop((watched, outputs));
+        let recording = Self {
+            path: path.clone(),
+            sequences: text.sequences().len(),
+            length: text.length,
+            layers,
+        };
+        if !path.exists() {
+            recording.write(model, text, folder, runtime, progress)?;
+        }
+        Ok(recording)
+    }
+
+    fn write(
+        &self,
+        model: &LoadedModel,
+        text: &Text,
+        folder: &Path,
+        runtime: &RuntimeOptions,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<(), ReconstructError> {
+        let unfinished = folder.join(UNFINISHED);
+        let failed = |cause| ReconstructError::Io {
+            path: unfinished.display().to_string(),
+            cause,
+        };
+        let seen = [Quantity::Query, Quantity::Key, Quantity::Value];
+        let mut watched = Watched::open(model, &seen, runtime)?;
+        let mut file = BufWriter::new(File::create(&unfinished).map_err(failed)?);
+        for (number, tokens) in text.sequences().enumerate() {
+            progress(number, self.sequences);
+            let outputs = watched.read(tokens)?;
+            for layer in &watched.layers {
+                let sequence = sequence(layer, &outputs, tokens.len())?;
+                for part in [&sequence.queries, &sequence.keys, &sequence.values] {
+                    let half: Vec<u8> = part
+                        .iter()
+                        .flat_map(|&x| f16::from_f32(x).to_le_bytes())
+                        .collect();
+                    file.write_all(&half).map_err(failed)?;
+                }
+            }
+        }
+        file.into_inner()
+            .map_err(|e| failed(e.into_error()))?
+            .sync_all()
+            .map_err(failed)?;
+        fs::rename(&unfinished, &self.path).map_err(failed)?;
+        progress(self.sequences, self.sequences);
+        Ok(())
+    }
+
+    /// What the layer at `position` read, sequence by sequence.
+    ///
+    /// # Errors
+    /// [`ReconstructError::Io`].
+    pub fn read(&self, position: usize) -> Result<Vec<Sequence>, ReconstructError> {
+        let failed = |cause| ReconstructError::Io {
+            path: self.path.display().to_string(),
+            cause,
+        };
+        let sizes: Vec<usize> = self
+            .layers
+            .iter()
+            .map(|(layer, _)| numbers(layer, self.length))
+            .collect();
+        let before: usize = sizes.iter().take(position).sum();
+        let whole: usize = sizes.iter().sum();
+        let Some((layer, _)) = self.layers.get(position) else {
+            return Ok(Vec::new());
+        };
+        let site = &layer.site;
+        let widths = [
+            site.heads * site.key.size,
+            site.kv_heads * site.key.size,
+            site.kv_heads * site.value.size,
+        ];
+        let mut file = File::open(&self.path).map_err(failed)?;
+        let mut all = Vec::with_capacity(self.sequences);
+        for number in 0..self.sequences {
+            let at = 2 * (number * whole + before) as u64;
+            file.seek(SeekFrom::Start(at)).map_err(failed)?;
+            let mut part = |width: usize| {
+                let mut bytes = vec![0; 2 * width * self.length];
+                file.read_exact(&mut bytes).map_err(failed)?;
+                let numbers = bytes.chunks_exact(2).map(|b| {
+                    let mut two = [0; 2];
+                    two.copy_from_slice(b);
+                    f16::from_le_bytes(two).to_f32()
+                });
+                Ok::<Vec<f32>, ReconstructError>(numbers.collect())
+            };
+            let [queries, keys, values] = widths;
+            let (queries, keys, values) = (part(queries)?, part(keys)?, part(values)?);
+            all.push(Sequence {
+                length: self.length,
+                queries,
+                keys,
+                values,
+            });
+        }
+        Ok(all)
+    }
+}
+
+/// What one layer read, with tokens as the rows of keys and values.
+///
+/// # Errors
+/// [`ReconstructError::Calibrate`] when the model shows something else.
+pub fn sequence(
+    layer: &ObservedLayer,
+    outputs: &std::collections::BTreeMap<String, crate::runtime::tensor::Tensor>,
+    length: usize,
+) -> Result<Sequence, ReconstructError> {
+    let site = &layer.site;
+    let get = |quantity, heads, size| shown(layer, outputs, quantity, &[heads, length, size]);
+    let queries = get(Quantity::Query, site.heads, site.key.size)?.into_owned();
+    let keys = get(Quantity::Key, site.kv_heads, site.key.size)?;
+    let values = get(Quantity::Value, site.kv_heads, site.value.size)?;
+    Ok(Sequence {
+        length,
+        queries,
+        keys: by_token(&keys, site.kv_heads, length, site.key.size),
+        values: by_token(&values, site.kv_heads, length, site.value.size),
+    })
+}
+
+/// [G, T, d] as [T, G*d].
+fn by_token(heads: &[f32], count: usize, length: usize, size: usize) -> Vec<f32> {
+    let mut rows = Vec::with_capacity(heads.len());
+    for token in 0..length {
+        for head in 0..count {
+            let at = (head * length + token) * size;
+            rows.extend_from_slice(heads.get(at..at + size).unwrap_or_default());
+        }
+    }
+    rows
+}
+
+/// The attention of `layer` for the descent, given what a query sees.
+#[must_use]
+pub fn attention(layer: &ObservedLayer, window: Option<usize>) -> Option<Attention> {
+    let site = &layer.site;
+    let scoring = layer.scoring?;
+    Some(Attention {
+        heads: site.heads,
+        kv_heads: site.kv_heads,
+        key_size: site.key.size,
+        value_size: site.value.size,
+        scale: scoring.scale * site.key.scale,
+        value_scale: site.value.scale,
+        softcap: scoring.softcap,
+        window,
+        readers: layer.output_projection.as_ref().map(|w| w.dot(&w.t())),
+    })
+}

@@ -1,0 +1,162 @@
+//! Matrices of fp64 in a safetensors file, with text beside them; complete or not at all.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use ndarray::{ArrayD, ArrayView, Dimension, IxDyn};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+
+/// Arrays by name, and text by key.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Arrays {
+    /// The arrays.
+    pub arrays: BTreeMap<String, ArrayD<f64>>,
+    /// The text.
+    pub text: BTreeMap<String, String>,
+}
+
+/// Why a file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ArraysError {
+    /// The system refuses.
+    #[error("{path}: {cause}")]
+    Io {
+        /// The file.
+        path: String,
+        /// The system's answer.
+        cause: io::Error,
+    },
+    /// Not such a file, or a broken one.
+    #[error("{path}: not a {kind} file: {detail}")]
+    Format {
+        /// The file.
+        path: String,
+        /// What it should be.
+        kind: &'static str,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+/// Key of the metadata that says what a file is.
+const FORMAT: &str = "format";
+
+impl Arrays {
+    /// Adds an array.
+    pub fn put<D: Dimension>(&mut self, name: &str, array: &ArrayView<f64, D>) {
+        self.arrays
+            .insert(name.to_owned(), array.to_owned().into_dyn());
+    }
+
+    /// The array `name` in the dimensions of `D`.
+    ///
+    /// # Errors
+    /// What is missing or wrong, in words.
+    pub fn get<D: Dimension>(&self, name: &str) -> Result<ndarray::Array<f64, D>, String> {
+        let array = self
+            .arrays
+            .get(name)
+            .ok_or_else(|| format!("it has no '{name}'"))?;
+        array
+            .clone()
+            .into_dimensionality()
+            .map_err(|_| format!("'{name}' has shape {:?}", array.shape()))
+    }
+
+    /// The text under `key`.
+    ///
+    /// # Errors
+    /// That it is missing, in words.
+    pub fn entry(&self, key: &str) -> Result<&str, String> {
+        let entry = self.text.get(key).map(String::as_str);
+        entry.ok_or_else(|| format!("its metadata has no '{key}'"))
+    }
+
+    /// Writes a file of this `kind`.
+    ///
+    /// # Errors
+    /// [`ArraysError::Io`].
+    pub fn save(&self, kind: &'static str, path: &Path) -> Result<(), ArraysError> {
+        let failed = |cause: io::Error| ArraysError::Io {
+            path: path.display().to_string(),
+            cause,
+        };
+        let odd = |e: safetensors::SafeTensorError| failed(io::Error::other(e.to_string()));
+        let bytes: Vec<(&String, Vec<usize>, Vec<u8>)> = self
+            .arrays
+            .iter()
+            .map(|(name, array)| {
+                let bytes = array.iter().flat_map(|x| x.to_le_bytes()).collect();
+                (name, array.shape().to_vec(), bytes)
+            })
+            .collect();
+        let views = bytes
+            .iter()
+            .map(|(name, shape, bytes)| {
+                Ok((name, TensorView::new(Dtype::F64, shape.clone(), bytes)?))
+            })
+            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
+            .map_err(odd)?;
+        let mut text: HashMap<String, String> = self.text.clone().into_iter().collect();
+        text.insert(FORMAT.to_owned(), kind.to_owned());
+        let encoded = serialize(views, Some(text)).map_err(odd)?;
+        let folder = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        fs::create_dir_all(folder).map_err(failed)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+        file.write_all(&encoded)
+            .and_then(|()| file.as_file().sync_all())
+            .map_err(failed)?;
+        file.persist(path).map_err(|e| failed(e.error))?;
+        Ok(())
+    }
+
+    /// Reads a file of this `kind`.
+    ///
+    /// # Errors
+    /// [`ArraysError`] names the file.
+    pub fn load(kind: &'static str, path: &Path) -> Result<Self, ArraysError> {
+        let bytes = fs::read(path).map_err(|cause| ArraysError::Io {
+            path: path.display().to_string(),
+            cause,
+        })?;
+        Self::parse(kind, &bytes).map_err(|detail| ArraysError::Format {
+            path: path.display().to_string(),
+            kind,
+            detail,
+        })
+    }
+
+    fn parse(kind: &str, bytes: &[u8]) -> Result<Self, String> {
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
+        let file = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
+        let text: BTreeMap<String, String> = header
+            .metadata()
+            .clone()
+            .unwrap_or_default()
+            .into_iter()
+            .collect();
+        let found = text.get(FORMAT).map_or("", String::as_str);
+        if found != kind {
+            return Err(format!("its format is '{found}'"));
+        }
+        let mut arrays = BTreeMap::new();
+        for (name, tensor) in file.tensors() {
+            if tensor.dtype() != Dtype::F64 {
+                return Err(format!("'{name}' is not fp64"));
+            }
+            let elements = tensor.data().chunks_exact(8).map(|b| {
+                let mut eight = [0; 8];
+                eight.copy_from_slice(b);
+                f64::from_le_bytes(eight)
+            });
+            let array = ArrayD::from_shape_vec(IxDyn(tensor.shape()), elements.collect());
+            arrays.insert(name, array.map_err(|e| e.to_string())?);
+        }
+        Ok(Self { arrays, text })
+    }
+}

@@ -1,0 +1,229 @@
+//! Token ids: from text through a tokenizer, or from a file that lists them.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ndarray::ArrayD;
+use ndarray_npy::{ReadNpyError, ReadableElement, read_npy};
+use tokenizers::Tokenizer;
+
+/// A model's embedding may have this share of rows more than its tokenizer has tokens: exporters pad it.
+const PADDED_VOCABULARY: f64 = 1.1;
+
+/// Where token ids come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TextSource {
+    /// Text files, read one after another, and the `tokenizer.json` that splits them.
+    Text {
+        /// UTF-8 files.
+        files: Vec<PathBuf>,
+        /// In the format of Hugging Face's tokenizers.
+        tokenizer: PathBuf,
+    },
+    /// Ids as they are: a JSON list, or a .npy file of integers.
+    Ids(PathBuf),
+}
+
+/// A text in sequences of one length. Each begins anew: none reads the one before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// Token ids, sequence by sequence.
+    pub ids: Vec<i64>,
+    /// Tokens of one sequence.
+    pub length: usize,
+}
+
+/// Why there are no token ids.
+#[derive(Debug, thiserror::Error)]
+pub enum TextError {
+    /// The system refuses.
+    #[error("{path}: {cause}")]
+    Io {
+        /// The file.
+        path: String,
+        /// The system's answer.
+        cause: io::Error,
+    },
+    /// Not UTF-8, not JSON, not integers.
+    #[error("{path}: {detail}")]
+    Format {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// Not a tokenizer.
+    #[error("{path}: not a tokenizer.json: {detail}")]
+    Tokenizer {
+        /// The file.
+        path: String,
+        /// What the library says.
+        detail: String,
+    },
+    /// The tokenizer of another model.
+    #[error(
+        "{path}: this tokenizer knows {tokens} tokens and the model {vocabulary}: it belongs to another model (give token ids with --token-ids if it does not)"
+    )]
+    Vocabulary {
+        /// The tokenizer.
+        path: String,
+        /// Its tokens.
+        tokens: usize,
+        /// Rows of the model's embedding.
+        vocabulary: usize,
+    },
+    /// An id that the model does not have.
+    #[error("{path}: token id {id} is out of range: the model knows ids 0 to {largest}")]
+    Id {
+        /// Where it comes from.
+        path: String,
+        /// The id.
+        id: i64,
+        /// The largest that is allowed.
+        largest: usize,
+    },
+    /// Nothing there.
+    #[error("{path}: {found} tokens are too few: {needed} are needed")]
+    TooShort {
+        /// The first file.
+        path: String,
+        /// How many there are.
+        found: usize,
+        /// How many are needed.
+        needed: usize,
+    },
+}
+
+impl Text {
+    /// Reads at most `tokens` ids for a model of `vocabulary` tokens. What does not fill the last sequence is left out; a
+    /// text shorter than `length` is one shorter sequence.
+    ///
+    /// # Errors
+    /// [`TextError`] names the file.
+    pub fn read(
+        source: &TextSource,
+        vocabulary: usize,
+        tokens: usize,
+        length: usize,
+    ) -> Result<Self, TextError> {
+        let (mut ids, path) = match source {
+            TextSource::Text { files, tokenizer } => (
+                tokenized(files, tokenizer, vocabulary)?,
+                files.first().unwrap_or(tokenizer),
+            ),
+            TextSource::Ids(path) => (listed(path)?, path),
+        };
+        let path = path.display().to_string();
+        if let Some(&id) = ids
+            .iter()
+            .find(|id| usize::try_from(**id).map_or(true, |id| id >= vocabulary))
+        {
+            return Err(TextError::Id {
+                path,
+                id,
+                largest: vocabulary.saturating_sub(1),
+            });
+        }
+        ids.truncate(tokens);
+        // One token has no next one to predict, and no cache to read.
+        if ids.len() < 2 {
+            return Err(TextError::TooShort {
+                path,
+                found: ids.len(),
+                needed: 2,
+            });
+        }
+        let length = length.clamp(2, ids.len());
+        ids.truncate(ids.len() / length * length);
+        Ok(Self { ids, length })
+    }
+
+    /// The sequences, in order.
+    pub fn sequences(&self) -> impl ExactSizeIterator<Item = &[i64]> {
+        self.ids.chunks_exact(self.length.max(1))
+    }
+
+    /// The first `count` sequences, and the others.
+    #[must_use]
+    pub fn split(&self, count: usize) -> (Self, Self) {
+        let (first, rest) = self.ids.split_at((count * self.length).min(self.ids.len()));
+        let part = |ids: &[i64]| Self {
+            ids: ids.to_vec(),
+            length: self.length,
+        };
+        (part(first), part(rest))
+    }
+}
+
+fn tokenized(
+    files: &[PathBuf],
+    tokenizer: &Path,
+    vocabulary: usize,
+) -> Result<Vec<i64>, TextError> {
+    let shown = tokenizer.display().to_string();
+    let not_one = |detail: String| TextError::Tokenizer {
+        path: shown.clone(),
+        detail,
+    };
+    let bytes = fs::read(tokenizer).map_err(|cause| TextError::Io {
+        path: shown.clone(),
+        cause,
+    })?;
+    let known = Tokenizer::from_bytes(&bytes).map_err(|e| not_one(e.to_string()))?;
+    let tokens = known.get_vocab_size(true);
+    if tokens > vocabulary || tokens as f64 * PADDED_VOCABULARY < vocabulary as f64 {
+        return Err(TextError::Vocabulary {
+            path: shown,
+            tokens,
+            vocabulary,
+        });
+    }
+    let mut ids = Vec::new();
+    for file in files {
+        let path = file.display().to_string();
+        let text = fs::read_to_string(file).map_err(|cause| TextError::Io {
+            path: path.clone(),
+            cause,
+        })?;
+        let encoded = known
+            .encode_fast(text, false)
+            .map_err(|e| TextError::Format {
+                path,
+                detail: e.to_string(),
+            })?;
+        ids.extend(encoded.get_ids().iter().map(|&id| i64::from(id)));
+    }
+    Ok(ids)
+}
+
+fn listed(path: &Path) -> Result<Vec<i64>, TextError> {
+    let shown = path.display().to_string();
+    if path.extension().is_some_and(|e| e == "npy") {
+        return npy(path).map_err(|e| TextError::Format {
+            path: shown,
+            detail: format!("expected a .npy file of integers: {e}"),
+        });
+    }
+    let bytes = fs::read(path).map_err(|cause| TextError::Io {
+        path: shown.clone(),
+        cause,
+    })?;
+    serde_json::from_slice(&bytes).map_err(|e| TextError::Format {
+        path: shown,
+        detail: format!("expected one JSON list of token ids: {e}"),
+    })
+}
+
+/// Integers of any width that token ids come in, in any number of dimensions.
+fn npy(path: &Path) -> Result<Vec<i64>, ReadNpyError> {
+    fn of<T: ReadableElement + Into<i64>>(path: &Path) -> Result<Vec<i64>, ReadNpyError> {
+        let array: ArrayD<T> = read_npy(path)?;
+        Ok(array.into_iter().map(Into::into).collect())
+    }
+    // The header says which one fits; the last refusal is the one to tell.
+    of::<i64>(path)
+        .or_else(|_| of::<i32>(path))
+        .or_else(|_| of::<u32>(path))
+        .or_else(|_| of::<u16>(path))
+}

@@ -1,0 +1,60 @@
+//! One prompt, read at once from an empty cache.
+
+use std::collections::HashMap;
+
+use super::ValidateError;
+use super::feed::Moment;
+use super::interface::{Dim, Interface};
+use crate::runtime::tensor::Tensor;
+
+/// `interface` with the extents that its caches leave open taken from `widths`: heads and head size by past name.
+#[must_use]
+pub fn closed(mut interface: Interface, widths: &HashMap<String, [usize; 2]>) -> Interface {
+    for cache in &mut interface.caches {
+        let open = cache.open_axes();
+        let Some(known) = widths.get(&cache.past) else {
+            continue;
+        };
+        // [batch, heads, length, size]: of the axes that are neither batch nor length, the heads come first.
+        let others = (0..cache.dims.len())
+            .filter(|axis| *axis != cache.batch_axis && *axis != cache.length_axis);
+        let places: Vec<(usize, usize)> = others.zip(known.iter().copied()).collect();
+        for (axis, extent) in places {
+            if let Some(dim) = cache.dims.get_mut(axis).filter(|_| open.contains(&axis)) {
+                *dim = Dim::Fixed(extent);
+            }
+        }
+    }
+    interface
+}
+
+/// Every input for reading `tokens` as one row.
+///
+/// # Errors
+/// [`ValidateError::Interface`] when a cache has an axis of unknown extent.
+pub fn feeds(
+    interface: &Interface,
+    tokens: &[i64],
+) -> Result<Vec<(String, Tensor)>, ValidateError> {
+    let empty = |cache: &super::interface::Cache| {
+        let shape = cache.shape(1, 0).ok_or_else(|| {
+            ValidateError::Interface(format!(
+                "cache {} has an axis of unknown extent",
+                cache.past
+            ))
+        })?;
+        Ok(Tensor::zeros(cache.element, shape)?)
+    };
+    let caches = interface
+        .caches
+        .iter()
+        .map(empty)
+        .collect::<Result<_, ValidateError>>()?;
+    let moment = Moment {
+        pads: &[0],
+        past: 0,
+        length: tokens.len(),
+        tokens,
+    };
+    moment.feeds(interface, caches)
+}

@@ -58,12 +58,13 @@ pub struct Staged {
     pub model: LoadedModel,
 }
 
-/// Rewrites `input` into a folder beside `out`. `progress` is told how many attentions of how many are done.
+/// Rewrites `input` into a folder beside `out`. `note` goes into the model's metadata; `progress` is told how many attentions of how many are done.
 pub fn stage(
     input: &Path,
     out: &Path,
     options: &RewriteOptions,
     factorize: &mut Factorize,
+    note: Option<&StringStringEntryProto>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Staged, ConvertError> {
     let mut model = load(input)?;
@@ -89,7 +90,10 @@ pub fn stage(
     }
     let made = MadeFolders::up_to(&parent);
     fs::create_dir_all(&parent).map_err(folder_error("making the output folder", &parent))?;
-    let (folder, rewritten) = stage_in(&parent, &target, &mut model, options, factorize, progress)?;
+    let mut note = note.cloned();
+    let (folder, rewritten) = stage_in(
+        &parent, &target, &mut model, options, factorize, &mut note, progress,
+    )?;
     Ok(Staged {
         folder,
         _made: made,
@@ -105,6 +109,7 @@ fn stage_in(
     model: &mut LoadedModel,
     options: &RewriteOptions,
     factorize: &mut Factorize,
+    note: &mut Option<StringStringEntryProto>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(TempDir, Rewritten), ConvertError> {
     let folder_error = |action, path: &Path| {
@@ -141,6 +146,11 @@ fn stage_in(
                 cause: Box::new(cause),
             }
         })?;
+    if let Some(note) = note.take() {
+        let properties = &mut model.model.proto.metadata_props;
+        properties.retain(|p| p.key() != note.key());
+        properties.push(note);
+    }
     spill
         .flush()
         .map_err(folder_error("writing the new weights", &spill_path))?;

@@ -1,6 +1,7 @@
 //! The shell around [`gqa2mla_passes`]: everything that touches a file, a runtime or a report.
 
 pub mod calibrate;
+pub mod compress;
 pub mod convert;
 pub mod factors;
 pub mod model;
@@ -8,6 +9,7 @@ pub mod ports;
 pub mod quality;
 pub mod reconstruct;
 pub mod runtime;
+pub mod search;
 pub mod tensors;
 pub mod text;
 pub mod validate;

@@ -20,13 +20,15 @@ const PASSES: [&[&str]; 11] = [
 ];
 
 /// The modules of `src`.
-const SHELL: [&[&str]; 8] = [
+const SHELL: [&[&str]; 10] = [
     &["tensors", "model", "runtime"],
     &["text", "validate"],
     &["ports", "convert", "quality"],
     &["calibrate"],
     &["factors"],
     &["reconstruct"],
+    &["compress"],
+    &["search"],
     &["report"],
     &["cli"],
 ];

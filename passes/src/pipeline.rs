@@ -135,6 +135,44 @@ impl Layer<'_> {
     }
 }
 
+/// One attention and what would be made of it.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// The attention.
+    pub site: Site,
+    /// Names it among those of its model.
+    pub id: String,
+    /// Its latent widths.
+    pub ranks: Ranks,
+}
+
+/// What [`rewrite`] would do with these options, or why it would refuse. Branches that share a cache are one.
+pub fn plan(model: &Model, options: &RewriteOptions) -> Result<Vec<Planned>, RewriteError> {
+    verify(&model.proto).map_err(RewriteError::Malformed)?;
+    let inlined = inline(&model.proto).map(|(graph, _)| graph);
+    let proto = inlined.as_ref().or(model.proto.graph.as_ref());
+    let proto = proto.ok_or(RewriteError::Malformed(VerifyError::NoGraph))?;
+    let found =
+        understand(model, proto, &HashSet::new(), options.target).map_err(RewriteError::Patch)?;
+    let ids = found.ids();
+    check(model, &found.sites, &ids, &found.rejects, options)?;
+    let mut seen = HashSet::new();
+    let planned = found.sites.iter().zip(ids).map(|(placed, id)| Planned {
+        site: placed.site.clone(),
+        ranks: options.ranks.of(&id, &placed.site, options.target),
+        id,
+    });
+    let mut planned: Vec<Planned> = planned.collect();
+    let keys: Vec<String> = found
+        .sites
+        .iter()
+        .map(|p| p.cache_key(&found.main))
+        .collect();
+    let mut keys = keys.into_iter();
+    planned.retain(|_| keys.next().is_none_or(|key| seen.insert(key)));
+    Ok(planned)
+}
+
 /// Rewrites every attention of `model` in place, or none of them.
 ///
 /// `factorize` makes the factors of each attention, [`by_weights`] for example; `store` takes each new tensor as it is made; `progress` is told how many sites of how many are done.

@@ -2,17 +2,21 @@
 
 mod calibrate;
 mod diff;
+mod factors;
 mod inspect;
 mod print;
 mod rewrite;
 mod runtime;
 mod screen;
+mod size;
+mod summary;
 mod text;
 mod validate;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use gqa2mla::compress::CompressError;
 use gqa2mla::convert::ConvertError;
 use gqa2mla_passes::RewriteError;
 use serde_json::json;
@@ -99,7 +103,11 @@ fn outcome_of(error: &anyhow::Error) -> Outcome {
     if error.downcast_ref::<UsageError>().is_some() {
         return Outcome::Usage;
     }
-    match error.downcast_ref::<ConvertError>() {
+    let convert = match error.downcast_ref::<CompressError>() {
+        Some(CompressError::Convert(convert)) => Some(convert),
+        _ => error.downcast_ref::<ConvertError>(),
+    };
+    match convert {
         Some(ConvertError::Rewrite { cause, .. }) => match **cause {
             RewriteError::Nothing(_) | RewriteError::Partial { .. } => Outcome::Nothing,
             RewriteError::Rank { .. }

@@ -2,28 +2,30 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use gqa2mla::calibrate::store;
-use gqa2mla::convert::{Staged, stage};
-use gqa2mla::factors::{Factorization, from_moments, moments};
-use gqa2mla::model::load::load;
+use gqa2mla::compress::{Compressed, Compressor, Progress};
+use gqa2mla::model::load::{LoadedModel, load};
 use gqa2mla::ports::subject;
-use gqa2mla::reconstruct::{self, Job, Progress};
+use gqa2mla::reconstruct::{self, Outcome as Reconstructed};
+use gqa2mla::search::{Found, smallest};
+use gqa2mla::text::Text;
 use gqa2mla::validate::ValidateError;
-use gqa2mla_passes::factor::reconstruct::Descent;
 use gqa2mla_passes::lower::Target;
-use gqa2mla_passes::{Layer, RankPlan, RewriteOptions, Rewritten, by_weights};
+use gqa2mla_passes::rewrite::grouped::RANK_STEP;
+use gqa2mla_passes::{RankPlan, RewriteOptions};
 use serde_json::{Value, json};
 
-use super::Outcome;
-use super::inspect::{bytes, rejects_json};
-use super::screen::{complain, emit, emit_json, grouped, progress};
-use super::text::TextArgs;
-use super::validate::{Report, ValidateArgs};
+use super::factors::FactorArgs;
+use super::screen::{Bar, complain, emit, emit_json, progress};
+use super::size::{Promise, Size};
+use super::summary::Summary;
+use super::validate::{Report, ValidateArgs, measure};
+use super::{Outcome, no_text};
 
 /// Rewrite every attention to latent attention, write the model, and validate it.
 ///
-/// Without --rank the latent is as wide as the cached heads and nothing is lost. The output appears under its name
-/// only when it is complete and has passed; one that fails is kept in a folder <name>.rejected.
+/// Without a size the latent is as wide as the cached heads and nothing is lost. With one, give statistics or a text:
+/// factors from weights alone lose much more. The output appears under its name only when it is complete and has passed;
+/// one that fails is kept in a folder <name>.rejected.
 ///
 /// Example: gqa2mla rewrite fixtures/optimum-llama -o out/model.onnx
 #[derive(Debug, Args)]
@@ -35,30 +37,8 @@ pub struct Rewrite {
     out: PathBuf,
     #[command(flatten)]
     size: Size,
-    /// Where the factors come from: `weights` needs no data; the others need statistics. The default is `calibrated`
-    /// where statistics or a text are given, else `weights`.
-    #[arg(long, value_enum, value_name = "METHOD")]
-    factors: Option<Method>,
-    /// Statistics of this model, made by `calibrate`.
-    #[arg(long, value_name = "FILE")]
-    calibration: Option<PathBuf>,
     #[command(flatten)]
-    text: TextArgs,
-    /// Read at most this many tokens of the text.
-    #[arg(long, default_value_t = 16_384, value_name = "N")]
-    text_tokens: usize,
-    /// Tokens of the text that are read together.
-    #[arg(long, default_value_t = 1024, value_name = "L")]
-    text_length: usize,
-    /// Steps of local reconstruction in each layer, on the text; 0 leaves it out.
-    #[arg(long, default_value_t = 400, value_name = "STEPS")]
-    reconstruct: usize,
-    /// Queries that one step of the reconstruction looks at.
-    #[arg(long, default_value_t = 256, hide = true)]
-    reconstruct_queries: usize,
-    /// Rate of its first step.
-    #[arg(long, default_value_t = 2e-3, hide = true)]
-    reconstruct_rate: f64,
+    factors: FactorArgs,
     /// Rewrite what is recognised even where some attentions are not.
     #[arg(long)]
     allow_partial: bool,
@@ -73,38 +53,12 @@ pub struct Rewrite {
     how: ValidateArgs,
 }
 
-/// How small; nothing is lost without any of these.
-#[derive(Debug, Args)]
-#[group(multiple = false)]
-struct Size {
-    /// Latent width of keys and of values; the default is the full rank.
-    #[arg(long, value_name = "R")]
-    rank: Option<usize>,
-    /// Share of the cache that is kept, above 0 and at most 1.
-    #[arg(long, value_name = "SHARE")]
-    cache_ratio: Option<f64>,
-}
-
-impl Size {
-    fn plan(&self) -> RankPlan {
-        match (self.rank, self.cache_ratio) {
-            (Some(rank), _) => RankPlan::Uniform(rank),
-            (None, Some(ratio)) => RankPlan::Ratio(ratio),
-            (None, None) => RankPlan::Full,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Method {
-    Weights,
-    Plain,
-    Weighted,
-    Calibrated,
-}
-
 /// Said in front of the reason when the models do not run at all.
 const CANNOT_RUN: &str = "the rewrite was not written because the models could not be run (--no-validate writes it unproved)";
+/// Tokens that a promise is measured on, at most; and no more than a third of the text.
+const MEASURED: usize = 8192;
+/// Ranks that a search tells apart: this many between nothing and the full rank.
+const SEARCHED: usize = 48;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TargetArg {
@@ -112,10 +66,20 @@ enum TargetArg {
     Gqa,
 }
 
+impl TargetArg {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Matmul => "matmul",
+            Self::Gqa => "gqa",
+        }
+    }
+}
+
 impl Rewrite {
     pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
         let started = Instant::now();
-        let options = RewriteOptions {
+        let model = load(&self.model)?;
+        let mut options = RewriteOptions {
             ranks: self.size.plan(),
             allow_partial: self.allow_partial,
             target: match self.target {
@@ -123,83 +87,125 @@ impl Rewrite {
                 TargetArg::Gqa => Target::Gqa,
             },
         };
-        let statistics = self.calibration.as_deref().map(store::load).transpose()?;
-        let method = match self.factors {
-            Some(Method::Plain) => Factorization::Plain,
-            Some(Method::Weighted) => Factorization::Weighted,
-            Some(Method::Calibrated) => Factorization::Calibrated,
-            None if statistics.is_some() => Factorization::Calibrated,
-            _ => Factorization::Weights,
+        let factorization = self.factors.factorization(self.size.is_exact());
+        let runtime = self.how.runtime(true);
+        let mut compressor = Compressor {
+            model: &model,
+            statistics: None,
+            factorization,
+            reconstruction: None,
+            runtime: &runtime,
         };
-        let model = load(&self.model)?;
-        let vocabulary = subject(&model.model.proto)?.vocabulary;
-        let text = self
-            .text
-            .read(vocabulary, self.text_tokens, self.text_length)?;
-        let plan = self.size.plan();
-        let target = options.target;
-        let reconstruction = match (&text, &statistics) {
-            (Some(text), Some(statistics)) if self.reconstruct > 0 => {
-                let job = Job {
-                    model: &model,
-                    text,
-                    statistics,
-                    factorization: method,
-                    ranks: &|layer| plan.of(&layer.id, &layer.site, target),
-                    descent: Descent {
-                        steps: self.reconstruct,
-                        queries: self.reconstruct_queries,
-                        rate: self.reconstruct_rate,
-                    },
-                    runtime: &self.how.runtime(true),
-                };
-                let mut bar = progress("reconstructing");
-                let folder = self.out.with_extension("reconstruct");
-                Some(reconstruct::run(&job, &folder, &mut |p| {
-                    if let Progress::Descending(done, of, _) = p {
-                        bar(done, of);
-                    }
-                })?)
-            }
-            _ => None,
-        };
-        if let Some(done) = &reconstruction {
-            for outcome in &done.outcomes {
-                complain(&format!("{outcome:?}"));
-            }
+        // What cannot be done at all is refused before a text is read.
+        if !self.size.is_exact() {
+            compressor.check(&options)?;
         }
-        let mut factorize = |layer: &Layer| {
-            if let Some(factors) = reconstruction
-                .as_ref()
-                .and_then(|r| r.factors(layer.id).transpose())
-                .transpose()?
-            {
-                return Ok(factors);
-            }
-            let Some(statistics) = statistics.as_ref().and_then(|s| s.layers.get(layer.id)) else {
-                return by_weights(layer);
-            };
-            let moments = moments(
-                layer.site,
-                layer.scoring().as_ref(),
-                layer.output_projection().as_ref(),
-                statistics,
-                method,
-            );
-            Ok(from_moments(layer.site, &moments, layer.ranks)?)
-        };
-        let staged = stage(
-            &self.model,
-            &self.out,
-            &options,
-            &mut factorize,
-            &mut progress("rewriting"),
-        )?;
+        let (fitted, held_out) = self.texts(&model)?;
+        let statistics =
+            self.factors
+                .statistics(factorization, &model, fitted.as_ref(), &runtime)?;
+        compressor.statistics = statistics.as_ref();
+        compressor.reconstruction = fitted.as_ref().zip(self.factors.descent(factorization));
+        let mut search = None;
+        if let Some(promise) = self.size.promise() {
+            let held_out = held_out.as_ref().ok_or_else(no_text)?;
+            let found = self.search(&compressor, &options, promise, held_out)?;
+            options.ranks = found.best.map_or(RankPlan::Full, RankPlan::Uniform);
+            search = Some((promise, found));
+        }
+        let compressed = compressor.rewrite(&self.out, &options, &mut bars())?;
         let seconds = started.elapsed().as_secs_f64();
-        let summary = Summary::of(&staged.rewritten, self.target);
+        self.finish(&model, compressed, seconds, search, json)
+    }
+
+    /// The text to fit factors to, and the one to keep a promise on.
+    fn texts(&self, model: &LoadedModel) -> anyhow::Result<(Option<Text>, Option<Text>)> {
+        let (args, length) = (&self.factors, self.factors.text_length);
+        if args.text.source().is_none() {
+            return Ok((None, None));
+        }
+        let vocabulary = subject(&model.model.proto)?.vocabulary;
+        if self.size.promise().is_none() {
+            return Ok((args.text.read(vocabulary, args.text_tokens, length)?, None));
+        }
+        let wanted = args.text_tokens.saturating_add(MEASURED);
+        let Some(text) = args.text.read(vocabulary, wanted, length)? else {
+            return Ok((None, None));
+        };
+        let sequences = text.sequences().len();
+        let held_out = (MEASURED / text.length.max(1)).min(sequences / 3).max(1);
+        let (fitted, measured) = text.split(sequences - held_out.min(sequences));
+        // A text of one sequence is all measured; factors then need a statistics file.
+        let fitted = (!fitted.ids.is_empty()).then_some(fitted);
+        Ok((fitted, Some(measured)))
+    }
+
+    /// Measures ranks until the smallest that keeps `promise` is found: first without reconstruction, which is quick
+    /// and gives a rank that is too large, then with it below that rank.
+    fn search(
+        &self,
+        compressor: &Compressor,
+        options: &RewriteOptions,
+        promise: Promise,
+        held_out: &Text,
+    ) -> anyhow::Result<Found> {
+        let planned = compressor.check(options)?;
+        let full = planned
+            .iter()
+            .map(|p| p.site.full_rank())
+            .min()
+            .unwrap_or(1);
+        let step = match options.target {
+            Target::Gqa => RANK_STEP,
+            Target::MatMul => (full / SEARCHED).max(1),
+        };
+        let quick = Compressor {
+            reconstruction: None,
+            ..*compressor
+        };
+        let loss = |by: &Compressor, rank: usize| -> anyhow::Result<f64> {
+            let options = RewriteOptions {
+                ranks: RankPlan::Uniform(rank),
+                ..options.clone()
+            };
+            let compressed = by.rewrite(&self.out, &options, &mut bars())?;
+            let rewritten = load(&compressed.staged.path())?;
+            let quality = measure(compressor.model, &rewritten, held_out, compressor.runtime)?;
+            compressed.discard();
+            Ok(match promise {
+                Promise::Perplexity(_) => quality.increase(),
+                Promise::Kl(_) => quality.mean_kl,
+            })
+        };
+        let limit = promise.limit();
+        let mut found = smallest((step, full), step, limit, &mut |rank| loss(&quick, rank))?;
+        if compressor.reconstruction.is_none() {
+            return Ok(found);
+        }
+        // Reconstruction takes off up to half of what is lost, never more in any model measured so far.
+        let hopeless = found.curve.iter().filter(|p| p.loss > 3.0 * limit);
+        let lowest = hopeless.map(|p| p.rank + step).max().unwrap_or(step);
+        let highest = found.best.unwrap_or(full);
+        let better = smallest((lowest, highest), step, limit, &mut |rank| {
+            loss(compressor, rank)
+        })?;
+        found.best = better.best;
+        found.curve = better.curve;
+        Ok(found)
+    }
+
+    fn finish(
+        &self,
+        model: &LoadedModel,
+        compressed: Compressed,
+        seconds: f64,
+        search: Option<(Promise, Found)>,
+        json: bool,
+    ) -> anyhow::Result<Outcome> {
+        let summary = Summary::of(&compressed.staged.rewritten, self.target.name());
         let (report, failure) = match self.no_validate {
             true => (None, None),
-            false => match self.validate(&staged) {
+            false => match self.validate(model, &compressed) {
                 Ok(report) => (Some(report), None),
                 // The original runs and the rewritten model does not: that is a verdict.
                 Err(error) if is_about_the_rewritten(&error) => (None, Some(format!("{error:#}"))),
@@ -211,9 +217,10 @@ impl Rewrite {
         let held = !summary.lossy || self.how.has_tolerance();
         let passes = |r: &Report| r.is_finite() && (!held || r.passed());
         let accepted = failure.is_none() && report.as_ref().is_none_or(passes);
+        let outcomes = compressed.outcomes.clone();
         let (path, outcome) = match accepted {
-            true => (staged.publish()?, Outcome::Done),
-            false => (staged.reject()?, Outcome::Rejected),
+            true => (compressed.publish()?, Outcome::Done),
+            false => (compressed.reject()?, Outcome::Rejected),
         };
         let path = path.display().to_string();
         if json {
@@ -222,12 +229,18 @@ impl Rewrite {
                 "accepted": accepted,
                 "seconds": seconds,
                 "rewrite": summary.json(),
+                "search": search.as_ref().map(|(p, f)| search_json(*p, f)),
+                "reconstruction": outcomes.iter().map(outcome_json).collect::<Vec<_>>(),
                 "validation": report.as_ref().map(Report::json),
                 "failure": failure,
             });
             emit_json(&value);
         } else {
             let mut text = summary.text();
+            if let Some((promise, found)) = &search {
+                text.push_str(&search_text(*promise, found));
+            }
+            text.push_str(&outcomes_text(&outcomes));
             match &report {
                 Some(report) => text.push_str(&format!("\n{}\n", report.text(summary.lossy))),
                 None => match &failure {
@@ -253,14 +266,27 @@ impl Rewrite {
         Ok(outcome)
     }
 
-    fn validate(&self, staged: &Staged) -> anyhow::Result<Report> {
-        // The loaded model holds the rewritten messages by now; the original's are read again from the mapped file.
-        let original = load(&self.model)?;
+    fn validate(&self, original: &LoadedModel, compressed: &Compressed) -> anyhow::Result<Report> {
+        let staged = &compressed.staged;
         let rewritten = staged.path();
         self.how.compare(
             (&original.path, &original.model.proto),
             (&rewritten, &staged.model.model.proto),
         )
+    }
+}
+
+/// The progress bars of one rewrite.
+pub fn bars() -> impl FnMut(Progress) + Send {
+    let mut recording = progress("reading the text");
+    let mut descending = Bar::new("reconstructing");
+    let mut rewriting = progress("rewriting");
+    move |at| match at {
+        Progress::Reconstructing(reconstruct::Progress::Recording(n, of)) => recording(n, of),
+        Progress::Reconstructing(reconstruct::Progress::Descending(n, of, error)) => {
+            descending.say(n, of, &format!("reconstructing, error {error:.4}"));
+        }
+        Progress::Rewriting(n, of) => rewriting(n, of),
     }
 }
 
@@ -279,102 +305,70 @@ fn is_about_the_rewritten(error: &anyhow::Error) -> bool {
     })
 }
 
-struct Summary {
-    target: &'static str,
-    sites: usize,
-    rejects: Vec<Value>,
-    not_rewritten: usize,
-    heads: String,
-    ranks: (usize, usize),
-    cached: bool,
-    before: u64,
-    after: u64,
-    predicted: (f64, f64),
-    lossy: bool,
+fn search_text(promise: Promise, found: &Found) -> String {
+    let mut text = format!(
+        "searched for {} at most {}:\n",
+        promise.name(),
+        promise.shown(promise.limit())
+    );
+    for point in &found.curve {
+        let kept = if Some(point.rank) == found.best {
+            "  <- kept"
+        } else {
+            ""
+        };
+        text.push_str(&format!(
+            "  rank {:>5}  {}{kept}\n",
+            point.rank,
+            promise.shown(point.loss)
+        ));
+    }
+    if found.best.is_none() {
+        text.push_str("  no smaller cache keeps the promise: the exact rewrite is written\n");
+    }
+    text
 }
 
-impl Summary {
-    fn of(rewritten: &Rewritten, target: TargetArg) -> Self {
-        let sites = &rewritten.sites;
-        let ranks = sites.iter().flat_map(|s| [s.ranks.key, s.ranks.value]);
-        let worst = |of: fn(&gqa2mla_passes::pipeline::RewrittenSite) -> f64| {
-            sites.iter().map(of).fold(0.0, f64::max)
-        };
-        let cached = || sites.iter().filter(|s| s.site.is_cached());
-        let first = sites.first().map(|s| &s.site);
-        Self {
-            target: match target {
-                TargetArg::Matmul => "matmul",
-                TargetArg::Gqa => "gqa",
-            },
-            sites: sites.len(),
-            rejects: rejects_json(&rewritten.rejects),
-            not_rewritten: rewritten.rejects.len(),
-            heads: first.map_or_else(String::new, |s| {
-                format!("H={} G={} d={}", s.heads, s.kv_heads, s.key.size)
-            }),
-            ranks: (ranks.clone().min().unwrap_or(0), ranks.max().unwrap_or(0)),
-            cached: sites.iter().any(|s| s.site.is_cached()),
-            before: cached()
-                .map(|s| bytes(s.site.elem_type, s.site.cached_numbers()))
-                .sum(),
-            after: cached()
-                .map(|s| bytes(s.site.elem_type, s.ranks.key + s.ranks.value))
-                .sum(),
-            predicted: (worst(|s| s.key_error), worst(|s| s.value_error)),
-            lossy: sites
-                .iter()
-                .any(|s| s.ranks.key.min(s.ranks.value) < s.site.full_rank()),
-        }
-    }
+fn search_json(promise: Promise, found: &Found) -> Value {
+    let curve = found
+        .curve
+        .iter()
+        .map(|p| json!({ "rank": p.rank, "loss": p.loss }));
+    json!({
+        "promise": promise.name(), "limit": promise.limit(), "rank": found.best,
+        "curve": curve.collect::<Vec<_>>(),
+    })
+}
 
-    fn text(&self) -> String {
-        let rank = match self.ranks {
-            (low, high) if low == high => format!("rank {low}"),
-            (low, high) => format!("ranks {low} to {high}"),
-        };
-        let kind = if self.lossy {
-            "an approximation"
-        } else {
-            "exact"
-        };
-        let mut text = format!(
-            "{} attentions rewritten ({}), {rank}, target {}: {kind}\n",
-            self.sites, self.heads, self.target
-        );
-        match self.cached {
-            true => text.push_str(&format!(
-                "cache: {} -> {} bytes a token ({:.1}%)\n",
-                grouped(self.before),
-                grouped(self.after),
-                100.0 * self.after as f64 / self.before.max(1) as f64
-            )),
-            false => {
-                text.push_str("no cache in this export, so none shrinks; the latent is internal\n")
-            }
-        }
-        if self.lossy {
-            text.push_str(&format!(
-                "predicted loss of the worst layer: {:.1}% of the keys' second moment, {:.1}% of the values'\n",
-                100.0 * self.predicted.0,
-                100.0 * self.predicted.1
-            ));
-        }
-        if self.not_rewritten > 0 {
-            text.push_str(&format!(
-                "{} attentions left as they were\n",
-                self.not_rewritten
-            ));
-        }
-        text
+fn outcomes_text(outcomes: &[Reconstructed]) -> String {
+    let errors: Vec<[f64; 2]> = outcomes.iter().filter_map(|o| o.error).collect();
+    let mean = |of: usize| {
+        let sum: f64 = errors.iter().filter_map(|e| e.get(of)).sum();
+        sum / errors.len().max(1) as f64
+    };
+    let mut text = String::new();
+    if !errors.is_empty() {
+        text.push_str(&format!(
+            "local reconstruction: error of attention outputs {:.4} -> {:.4} (mean of {} layers, relative, squared, held out)\n",
+            mean(0),
+            mean(1),
+            errors.len()
+        ));
     }
+    for (layer, why) in outcomes
+        .iter()
+        .filter_map(|o| Some((o.layer, o.left.as_ref()?)))
+    {
+        text.push_str(&format!("  layer {layer} not reconstructed: {why}\n"));
+    }
+    text
+}
 
-    fn json(&self) -> Value {
-        json!({
-            "rewritten": self.sites, "target": self.target, "not_rewritten": self.not_rewritten, "rejects": self.rejects, "exact": !self.lossy,
-            "rank_min": self.ranks.0, "rank_max": self.ranks.1,
-            "cache_bytes_per_token_before": self.before, "cache_bytes_per_token_after": self.after,
-            "predicted_key_loss": self.predicted.0, "predicted_value_loss": self.predicted.1,
-        })
-    }
+fn outcome_json(outcome: &Reconstructed) -> Value {
+    json!({
+        "layer": outcome.layer,
+        "error_before": outcome.error.map(|e| e[0]),
+        "error_after": outcome.error.map(|e| e[1]),
+        "not_reconstructed": outcome.left,
+    })
 }

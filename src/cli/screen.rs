@@ -32,26 +32,50 @@ pub fn table(header: &[&str]) -> Table {
     table
 }
 
-/// A progress bar on a terminal, nothing elsewhere.
-pub fn progress(what: &'static str) -> impl FnMut(usize, usize) {
-    let bar = if io::stderr().is_terminal() {
-        let bar = ProgressBar::new(0);
-        if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {elapsed}") {
-            bar.set_style(style);
-        }
-        bar.set_message(what);
-        bar.enable_steady_tick(Duration::from_millis(200));
-        bar
-    } else {
-        ProgressBar::hidden()
-    };
-    move |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-        if done == total {
-            bar.finish_and_clear();
+/// A progress bar on a terminal, nothing elsewhere. It appears with the first step.
+pub struct Bar {
+    bar: ProgressBar,
+    what: &'static str,
+}
+
+impl Bar {
+    /// A bar for `what`.
+    pub fn new(what: &'static str) -> Self {
+        Self {
+            bar: ProgressBar::hidden(),
+            what,
         }
     }
+
+    /// `done` of `total` steps, under a message of their own.
+    pub fn say(&mut self, done: usize, total: usize, message: &str) {
+        if self.bar.is_hidden() && done < total && io::stderr().is_terminal() {
+            self.bar = ProgressBar::new(0);
+            let template = "{msg} [{bar:30}] {pos}/{len} {elapsed}";
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                self.bar.set_style(style);
+            }
+            self.bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        self.bar.set_message(message.to_owned());
+        self.bar.set_length(total as u64);
+        self.bar.set_position(done as u64);
+        if done >= total {
+            self.bar.finish_and_clear();
+            self.bar = ProgressBar::hidden();
+        }
+    }
+
+    /// `done` of `total` steps.
+    pub fn step(&mut self, done: usize, total: usize) {
+        self.say(done, total, self.what);
+    }
+}
+
+/// A bar as a function of steps done and steps there are.
+pub fn progress(what: &'static str) -> impl FnMut(usize, usize) + Send {
+    let mut bar = Bar::new(what);
+    move |done, total| bar.step(done, total)
 }
 
 /// `1234567` as `1,234,567`.

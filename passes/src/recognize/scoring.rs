@@ -57,7 +57,7 @@ pub fn scoring(graph: &Graph, facts: &Facts, site: &Site) -> Option<Scoring> {
         value = node.output.first()?;
     }
     let softmax = only_reader(graph, value)?.0.output.first()?;
-    sums_to_one(graph, softmax, &site.probabilities)?;
+    sums_to_one(graph, facts, softmax, &site.probabilities)?;
     if !bent {
         return Some(Scoring {
             scale: before,
@@ -114,7 +114,12 @@ fn effect(facts: &Facts, node: &NodeProto, position: usize) -> Option<Effect> {
 }
 
 /// Whether only guards and casts stand between the softmax and the probabilities that meet the values.
-fn sums_to_one(graph: &Graph, softmax: &str, probabilities: &str) -> Option<()> {
+fn sums_to_one(
+    graph: &Graph,
+    facts: &Facts,
+    softmax: &str,
+    probabilities: &str,
+) -> Option<()> {
     let mut value = probabilities;
     while value != softmax {
         let (_, node) = graph.producer(value)?;
@@ -125,7 +130,7 @@ fn sums_to_one(graph: &Graph, softmax: &str, probabilities: &str) -> Option<()> 
                 .input
                 .iter()
                 .skip(1)
-                .find(|i| graph.producer(i).is_some())?,
+                .find(|i| graph.producer(i).is_some() && facts.floats(i).is_none())?,
             _ => return None,
         };
     }

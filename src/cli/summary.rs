@@ -1,0 +1,109 @@
+//! What a rewrite did, in words and as data.
+
+use gqa2mla_passes::Rewritten;
+use serde_json::{Value, json};
+
+use super::inspect::{bytes, rejects_json};
+use super::screen::grouped;
+
+/// What a rewrite did.
+pub struct Summary {
+    target: &'static str,
+    sites: usize,
+    rejects: Vec<Value>,
+    not_rewritten: usize,
+    heads: String,
+    ranks: (usize, usize),
+    cached: bool,
+    before: u64,
+    after: u64,
+    predicted: (f64, f64),
+    /// Whether something is lost.
+    pub lossy: bool,
+}
+
+impl Summary {
+    /// Sums up `rewritten`, which runs as `target`.
+    pub fn of(rewritten: &Rewritten, target: &'static str) -> Self {
+        let sites = &rewritten.sites;
+        let ranks = sites.iter().flat_map(|s| [s.ranks.key, s.ranks.value]);
+        let worst = |of: fn(&gqa2mla_passes::pipeline::RewrittenSite) -> f64| {
+            sites.iter().map(of).fold(0.0, f64::max)
+        };
+        let cached = || sites.iter().filter(|s| s.site.is_cached());
+        let first = sites.first().map(|s| &s.site);
+        Self {
+            target,
+            sites: sites.len(),
+            rejects: rejects_json(&rewritten.rejects),
+            not_rewritten: rewritten.rejects.len(),
+            heads: first.map_or_else(String::new, |s| {
+                format!("H={} G={} d={}", s.heads, s.kv_heads, s.key.size)
+            }),
+            ranks: (ranks.clone().min().unwrap_or(0), ranks.max().unwrap_or(0)),
+            cached: sites.iter().any(|s| s.site.is_cached()),
+            before: cached()
+                .map(|s| bytes(s.site.elem_type, s.site.cached_numbers()))
+                .sum(),
+            after: cached()
+                .map(|s| bytes(s.site.elem_type, s.ranks.key + s.ranks.value))
+                .sum(),
+            predicted: (worst(|s| s.key_error), worst(|s| s.value_error)),
+            lossy: sites
+                .iter()
+                .any(|s| s.ranks.key.min(s.ranks.value) < s.site.full_rank()),
+        }
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let rank = match self.ranks {
+            (low, high) if low == high => format!("rank {low}"),
+            (low, high) => format!("ranks {low} to {high}"),
+        };
+        let kind = if self.lossy {
+            "an approximation"
+        } else {
+            "exact"
+        };
+        let mut text = format!(
+            "{} attentions rewritten ({}), {rank}, target {}: {kind}\n",
+            self.sites, self.heads, self.target
+        );
+        match self.cached {
+            true => text.push_str(&format!(
+                "cache: {} -> {} bytes a token ({:.1}%)\n",
+                grouped(self.before),
+                grouped(self.after),
+                100.0 * self.after as f64 / self.before.max(1) as f64
+            )),
+            false => {
+                text.push_str("no cache in this export, so none shrinks; the latent is internal\n")
+            }
+        }
+        if self.lossy {
+            text.push_str(&format!(
+                "predicted loss of the worst layer: {:.1}% of the keys' second moment, {:.1}% of the values'\n",
+                100.0 * self.predicted.0,
+                100.0 * self.predicted.1
+            ));
+        }
+        if self.not_rewritten > 0 {
+            text.push_str(&format!(
+                "{} attentions left as they were\n",
+                self.not_rewritten
+            ));
+        }
+        text
+    }
+
+    /// For programs.
+    pub fn json(&self) -> Value {
+        json!({
+            "rewritten": self.sites, "target": self.target, "not_rewritten": self.not_rewritten, "rejects": self.rejects, "exact": !self.lossy,
+            "rank_min": self.ranks.0, "rank_max": self.ranks.1,
+            "cache_bytes_per_token_before": self.before, "cache_bytes_per_token_after": self.after,
+            "predicted_key_loss": self.predicted.0, "predicted_value_loss": self.predicted.1,
+        })
+    }
+}

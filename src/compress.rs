@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use gqa2mla_passes::factor::reconstruct::Descent;
 use gqa2mla_passes::onnx::StringStringEntryProto;
 use gqa2mla_passes::pipeline::{Layer, plan};
-use gqa2mla_passes::{RankPlan, RewriteError, RewriteOptions, by_weights};
+use gqa2mla_passes::{LatentForm, RankPlan, RewriteError, RewriteOptions, by_weights};
 use serde_json::json;
 
 use crate::calibrate::{CalibrateError, ModelStatistics};
@@ -152,7 +152,8 @@ impl Compressor<'_> {
         if let (Some((text, descent)), Some(statistics), true) = (
             self.reconstruction,
             self.statistics,
-            planned.iter().any(lossy),
+            // The descent knows the products of the absorbed form.
+            planned.iter().any(lossy) && options.form == LatentForm::Absorbed,
         ) {
             let folder = self.work_folder(out, options, text, descent, statistics);
             let job = Job {
@@ -183,6 +184,7 @@ impl Compressor<'_> {
                 layer.output_projection().as_ref(),
                 sums,
                 self.factorization,
+                options.form,
             );
             Ok(from_moments(layer.site, &moments, layer.ranks)?)
         };

@@ -82,6 +82,14 @@ pub enum RewriteError {
         /// Rank of the values.
         value: usize,
     },
+    /// The expanded form needs more than the attention shows.
+    #[error("layer {layer} cannot take the form expanded: {reason}; use the form absorbed")]
+    Form {
+        /// The layer.
+        layer: usize,
+        /// What is missing.
+        reason: String,
+    },
     /// A share of the cache that no rank gives.
     #[error("the cache ratio {0} is out of range: it is a share, above 0 and at most 1")]
     Ratio(f64),

@@ -22,5 +22,5 @@ mod seam;
 pub mod understand;
 
 pub use error::RewriteError;
-pub use options::{RankPlan, RewriteOptions};
+pub use options::{LatentForm, RankPlan, RewriteOptions};
 pub use pipeline::{Inspection, Layer, Rewritten, by_weights, inspect, rewrite};

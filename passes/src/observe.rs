@@ -18,6 +18,7 @@ use crate::onnx::{
     tensor_proto::DataType, type_proto,
 };
 use crate::recognize::output_projection::output_projection;
+use crate::recognize::rotation::{Rotated, rotation};
 use crate::recognize::scoring::{Scoring, masked_scores, scoring};
 use crate::recognize::site::Site;
 use crate::scopes::{Scope, visit};
@@ -32,6 +33,8 @@ pub enum Quantity {
     Key,
     /// New values [B, G, T, dv] as they enter the cache.
     Value,
+    /// New keys before rotation, [B, G, T, d] or [B, T, G*d]; absent where the rotation is not followed.
+    Unrotated,
     /// Probability that each position receives, summed over the queries: [B, H, S], fp32.
     Received,
     /// The same for the squares of the probabilities: [B, H, S], fp32.
@@ -53,6 +56,8 @@ pub struct ObservedLayer {
     pub site: Site,
     /// What happens to its scores, where that is plain.
     pub scoring: Option<Scoring>,
+    /// How its keys are rotated.
+    pub rotated: Rotated,
     /// W_O [H*dv, E], where it is plainly there.
     pub output_projection: Option<Array2<f64>>,
     /// The model's output for each quantity; one that this attention cannot show is absent.
@@ -104,6 +109,7 @@ pub fn observe(model: &Model, quantities: &[Quantity]) -> Result<Observed, Obser
                 &found.main,
                 graph,
                 scoring(graph, facts, &placed.site),
+                rotation(graph, facts, &placed.site),
                 || output_projection(model, graph, facts, &placed.site),
                 quantities,
             );
@@ -154,6 +160,7 @@ impl Views {
         main: &GraphProto,
         graph: &Graph,
         scoring: Option<Scoring>,
+        rotated: Rotated,
         projection: impl FnOnce() -> Option<Array2<f64>>,
         quantities: &[Quantity],
     ) {
@@ -169,8 +176,8 @@ impl Views {
         let mut outputs = BTreeMap::new();
         for &quantity in quantities {
             let shown = format!("observed/{number}/{quantity:?}");
-            let Some((value, elem_type)) = source(graph, site, quantity, &shown, &mut view.nodes)
-            else {
+            let made = source(graph, site, &rotated, quantity, &shown, &mut view.nodes);
+            let Some((value, elem_type)) = made else {
                 continue;
             };
             outputs.insert(quantity, shown.clone());
@@ -183,6 +190,7 @@ impl Views {
                 id: placed.id(graph.proto()),
                 site: site.clone(),
                 scoring,
+                rotated,
                 output_projection: projection(),
                 outputs,
             });
@@ -194,6 +202,7 @@ impl Views {
 fn source(
     graph: &Graph,
     site: &Site,
+    rotated: &Rotated,
     quantity: Quantity,
     shown: &str,
     nodes: &mut Vec<NodeProto>,
@@ -204,6 +213,11 @@ fn source(
     Some(match quantity {
         Quantity::Query => (site.query.clone(), site.product_type),
         Quantity::Key => (site.key.new.clone(), site.elem_type),
+        Quantity::Unrotated => match rotated {
+            Rotated::By(rotation) => (rotation.input.clone(), site.elem_type),
+            Rotated::No => (site.key.new.clone(), site.elem_type),
+            Rotated::Unknown(_) => return None,
+        },
         Quantity::Value => (site.value.new.clone(), site.elem_type),
         Quantity::Scores => (output(site.score)?, site.product_type),
         Quantity::Output => (output(site.output)?, site.product_type),

@@ -21,6 +21,19 @@ pub struct RewriteOptions {
     pub allow_partial: bool,
     /// What the rewritten attentions run as.
     pub target: Target,
+    /// Where the up-projections are.
+    pub form: LatentForm,
+}
+
+/// Where the up-projections are, and so what is cached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LatentForm {
+    /// With the queries and the outputs; keys are cached after rotation. Decoding reads the latent cache alone.
+    #[default]
+    Absorbed,
+    /// In front of the products; keys are cached before rotation and rebuilt at every step. The most accurate at a given
+    /// rank, the slowest to decode, and the one to fine-tune.
+    Expanded,
 }
 
 /// How wide the latents are.

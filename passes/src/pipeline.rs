@@ -15,16 +15,18 @@ use crate::graph::{Graph, label};
 use crate::inline::{calls, inline, key_of};
 use crate::lower::Target;
 use crate::model::Model;
-use crate::options::{RewriteOptions, check};
+use crate::options::{LatentForm, RewriteOptions, check};
 use crate::recognize::Recognized;
 use crate::recognize::output_projection::output_projection;
 use crate::recognize::projection::projection;
 use crate::recognize::reject::Reject;
+use crate::recognize::rotation::{Rotated, rotation};
 use crate::recognize::scoring::{Scoring, scoring};
 use crate::recognize::site::{Side, Site};
 use crate::rewrite::absorbed::absorbed;
+use crate::rewrite::expanded::expanded;
 use crate::rewrite::grouped::grouped;
-use crate::rewrite::weights::{Weights, weights};
+use crate::rewrite::weights::{Layout, Weights, weights};
 use crate::rewrite::{Names, Store};
 use crate::scopes::{Scope, visit};
 use crate::seam::Seams;
@@ -111,6 +113,11 @@ impl Layer<'_> {
     /// What happens to the scores, where that is plain.
     pub fn scoring(&self) -> Option<Scoring> {
         scoring(self.graph, self.facts, self.site)
+    }
+
+    /// How its keys are rotated.
+    pub fn rotation(&self) -> Rotated {
+        rotation(self.graph, self.facts, self.site)
     }
 
     /// W_O [H*dv, E], where it is plainly there.
@@ -299,7 +306,7 @@ impl<'u> Changes<'u> {
             self.failed = self.rewrite_site(
                 &layer,
                 placed,
-                options.target,
+                options,
                 &mut *outlets.factorize,
                 &mut *outlets.store,
             );
@@ -311,13 +318,14 @@ impl<'u> Changes<'u> {
         &mut self,
         layer: &Layer,
         placed: &Placed,
-        target: Target,
+        options: &RewriteOptions,
         factorize: &mut Factorize,
         store: &mut Store,
     ) -> Result<(), RewriteError> {
         let Layer {
             graph, site, ranks, ..
         } = *layer;
+        let (rotated, layout) = expansion(layer, placed, options)?;
         let prefix = self.names.prefix(graph.node(site.score).map_or("", label));
         // Branches that fill and read one cache have to agree on its basis.
         let key = format!(
@@ -333,7 +341,7 @@ impl<'u> Changes<'u> {
                     layer: site.layer,
                     cause,
                 })?;
-                let (weights, tensors) = weights(&prefix, site, &factors)?;
+                let (weights, tensors) = weights(&prefix, site, &factors, layout)?;
                 let main = self.patches.entry(Scope::default()).or_default();
                 for tensor in tensors {
                     main.initializers
@@ -345,8 +353,15 @@ impl<'u> Changes<'u> {
             }
         };
         let kept = placed.origin.as_ref().and_then(|o| o.grouped.as_ref());
-        let mut patch = match (target, kept) {
-            (Target::Gqa, Some(operator)) => {
+        let mut patch = match (options.target, kept, &rotated) {
+            (_, _, Some(rotated)) => {
+                let patch = expanded(graph, layer.facts, prefix, site, rotated, &weights, ranks);
+                patch.ok_or(RewriteError::Form {
+                    layer: site.layer,
+                    reason: "a shape in its rotation does not fit all positions".to_owned(),
+                })?
+            }
+            (Target::Gqa, Some(operator), None) => {
                 grouped(graph, prefix, site, operator, &weights, ranks.key)
             }
             _ => absorbed(graph, prefix, site, &weights, ranks),
@@ -365,6 +380,38 @@ impl<'u> Changes<'u> {
             value_error: errors.1,
         });
         Ok(())
+    }
+}
+
+/// What the form that is asked for needs to know, and how its factors lie in memory.
+fn expansion(
+    layer: &Layer,
+    placed: &Placed,
+    options: &RewriteOptions,
+) -> Result<(Option<Rotated>, Layout), RewriteError> {
+    if options.form == LatentForm::Absorbed {
+        return Ok((None, Layout::Absorbed));
+    }
+    let refuse = |reason: &str| RewriteError::Form {
+        layer: layer.site.layer,
+        reason: reason.to_owned(),
+    };
+    if options.target == Target::Gqa {
+        return Err(refuse("the target gqa caches what its operator reads"));
+    }
+    if placed.scope != Scope::default() {
+        return Err(refuse("it stands in a branch"));
+    }
+    if !layer.site.is_cached() {
+        return Err(refuse("it has no cache"));
+    }
+    let rotated = layer.rotation();
+    match &rotated {
+        Rotated::Unknown(missing) => Err(refuse(&format!(
+            "the rotation of its keys is not recognised: {missing}"
+        ))),
+        Rotated::By(rotation) if rotation.packed => Ok((Some(rotated), Layout::Packed)),
+        _ => Ok((Some(rotated), Layout::Expanded)),
     }
 }
 

@@ -13,6 +13,7 @@ use gqa2mla_passes::factor::Statistics;
 use gqa2mla_passes::factor::statistics::Activations;
 use gqa2mla_passes::model::TensorError;
 use gqa2mla_passes::observe::{ObserveError, Observed, ObservedLayer, Quantity, observe};
+use gqa2mla_passes::recognize::rotation::Rotated;
 use ndarray::{ArrayView2, ArrayView3};
 use prost::Message;
 
@@ -86,10 +87,11 @@ pub enum CalibrateError {
 }
 
 /// What statistics need to see.
-const QUANTITIES: [Quantity; 5] = [
+const QUANTITIES: [Quantity; 6] = [
     Quantity::Query,
     Quantity::Key,
     Quantity::Value,
+    Quantity::Unrotated,
     Quantity::Received,
     Quantity::ReceivedSquared,
 ];
@@ -181,7 +183,9 @@ pub fn calibrate(
     let mut watched = Watched::open(model, &QUANTITIES, runtime)?;
     let empty = |layer: &ObservedLayer| {
         let site = &layer.site;
-        let sums = Statistics::new(site.heads, site.kv_heads, site.key.size, site.value.size);
+        let unrotated = layer.outputs.contains_key(&Quantity::Unrotated);
+        let (d, dv) = (site.key.size, site.value.size);
+        let sums = Statistics::new(site.heads, site.kv_heads, d, dv, unrotated);
         (layer.id.clone(), sums)
     };
     let mut sums = ModelStatistics {
@@ -244,6 +248,39 @@ fn checksum(text: &Text) -> String {
     format!("{:08x}-{}", hasher.finalize(), text.ids.len())
 }
 
+/// Keys before rotation, [T, G*d], where the layer shows them.
+fn unrotated(
+    layer: &ObservedLayer,
+    outputs: &BTreeMap<String, Tensor>,
+    length: usize,
+) -> Result<Option<Vec<f32>>, CalibrateError> {
+    let (g, d) = (layer.site.kv_heads, layer.site.key.size);
+    if !layer.outputs.contains_key(&Quantity::Unrotated) {
+        return Ok(None);
+    }
+    if let Rotated::By(rotation) = &layer.rotated
+        && rotation.packed
+    {
+        let rows = shown(layer, outputs, Quantity::Unrotated, &[length, g * d])?;
+        return Ok(Some(rows.into_owned()));
+    }
+    let heads = shown(layer, outputs, Quantity::Unrotated, &[g, length, d])?;
+    Ok(Some(by_token(&heads, g, length, d)))
+}
+
+/// [G, T, d] as [T, G*d].
+#[must_use]
+pub fn by_token(heads: &[f32], count: usize, length: usize, size: usize) -> Vec<f32> {
+    let mut rows = Vec::with_capacity(heads.len());
+    for token in 0..length {
+        for head in 0..count {
+            let at = (head * length + token) * size;
+            rows.extend_from_slice(heads.get(at..at + size).unwrap_or_default());
+        }
+    }
+    rows
+}
+
 fn add(
     sums: &mut Statistics,
     layer: &ObservedLayer,
@@ -256,6 +293,7 @@ fn add(
     let queries = get(Quantity::Query, &[h, length, d])?;
     let keys = get(Quantity::Key, &[g, length, d])?;
     let values = get(Quantity::Value, &[g, length, dv])?;
+    let unrotated = unrotated(layer, outputs, length)?;
     let received = get(Quantity::Received, &[h, length])?;
     let squared = get(Quantity::ReceivedSquared, &[h, length])?;
     let views = (
@@ -267,10 +305,14 @@ fn add(
     );
     // The shapes were checked as the tensors came in.
     if let (Ok(queries), Ok(keys), Ok(values), Ok(received), Ok(received_squared)) = views {
+        let unrotated = unrotated
+            .as_ref()
+            .and_then(|rows| ArrayView2::from_shape((length, g * d), rows).ok());
         sums.add(&Activations {
             queries,
             keys,
             values,
+            unrotated,
             received,
             received_squared,
         });

@@ -33,6 +33,9 @@ pub fn save(statistics: &ModelStatistics, path: &Path) -> Result<(), ArraysError
         file.put(&name("tokens"), &tokens.view());
         file.put(&name("key_sum"), &sums.key_sum.view());
         file.put(&name("key_square"), &sums.key_square.view());
+        if let Some(square) = &sums.unrotated_square {
+            file.put(&name("unrotated_square"), &square.view());
+        }
         file.put(&name("value_square"), &sums.value_square.view());
         file.put(&name("received"), &sums.received.view());
         file.put(&name("received_value"), &sums.received_value.view());
@@ -87,6 +90,7 @@ fn layer(file: &Arrays, position: usize) -> Result<Statistics, String> {
         tokens: tokens.sum(),
         key_sum: file.get(&name("key_sum"))?,
         key_square: file.get(&name("key_square"))?,
+        unrotated_square: file.get(&name("unrotated_square")).ok(),
         value_square: file.get(&name("value_square"))?,
         query_square,
         received: file.get(&name("received"))?,

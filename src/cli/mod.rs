@@ -114,6 +114,7 @@ fn outcome_of(error: &anyhow::Error) -> Outcome {
             | RewriteError::RankStep { .. }
             | RewriteError::RanksDiffer { .. }
             | RewriteError::Ratio(_)
+            | RewriteError::Form { .. }
             | RewriteError::NotGrouped { .. } => Outcome::Usage,
             _ => Outcome::Failed,
         },

@@ -11,7 +11,7 @@ use gqa2mla::text::Text;
 use gqa2mla::validate::ValidateError;
 use gqa2mla_passes::lower::Target;
 use gqa2mla_passes::rewrite::grouped::RANK_STEP;
-use gqa2mla_passes::{RankPlan, RewriteOptions};
+use gqa2mla_passes::{LatentForm, RankPlan, RewriteOptions};
 use serde_json::{Value, json};
 
 use super::factors::FactorArgs;
@@ -46,6 +46,10 @@ pub struct Rewrite {
     /// buffer sharing in models that use it.
     #[arg(long, value_enum, default_value_t = TargetArg::Matmul)]
     target: TargetArg,
+    /// What is cached: `absorbed`, the latent of rotated keys, fastest to decode; or `expanded`, the latent of keys
+    /// before rotation, from which keys are rebuilt at every step: more accurate at a given size, and slower.
+    #[arg(long, value_enum, default_value_t = FormArg::Absorbed)]
+    form: FormArg,
     /// Write the model without running it.
     #[arg(long)]
     no_validate: bool,
@@ -64,6 +68,12 @@ const SEARCHED: usize = 48;
 enum TargetArg {
     Matmul,
     Gqa,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FormArg {
+    Absorbed,
+    Expanded,
 }
 
 impl TargetArg {
@@ -85,6 +95,10 @@ impl Rewrite {
             target: match self.target {
                 TargetArg::Matmul => Target::MatMul,
                 TargetArg::Gqa => Target::Gqa,
+            },
+            form: match self.form {
+                FormArg::Absorbed => LatentForm::Absorbed,
+                FormArg::Expanded => LatentForm::Expanded,
             },
         };
         let factorization = self.factors.factorization(self.size.is_exact());

@@ -14,6 +14,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use gqa2mla_passes::LatentForm;
 use gqa2mla_passes::factor::reconstruct::{Descent, reconstruct};
 use gqa2mla_passes::factor::weighted::SideFactors;
 use gqa2mla_passes::factor::{Factors, Ranks, SpectralError};
@@ -229,6 +230,7 @@ fn layer(
             observed.output_projection.as_ref(),
             statistics,
             job.factorization,
+            LatentForm::Absorbed,
         );
         let start = from_moments(site, &moments, (job.ranks)(observed)).map_err(failed)?;
         match how {

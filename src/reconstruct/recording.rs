@@ -11,7 +11,7 @@ use half::f16;
 
 use super::ReconstructError;
 use super::attention::{Reproduced, reproduce};
-use crate::calibrate::{Watched, shown};
+use crate::calibrate::{Watched, by_token, shown};
 use crate::model::load::LoadedModel;
 use crate::runtime::RuntimeOptions;
 use crate::text::Text;
@@ -194,18 +194,6 @@ pub fn sequence(
         keys: by_token(&keys, site.kv_heads, length, site.key.size),
         values: by_token(&values, site.kv_heads, length, site.value.size),
     })
-}
-
-/// [G, T, d] as [T, G*d].
-fn by_token(heads: &[f32], count: usize, length: usize, size: usize) -> Vec<f32> {
-    let mut rows = Vec::with_capacity(heads.len());
-    for token in 0..length {
-        for head in 0..count {
-            let at = (head * length + token) * size;
-            rows.extend_from_slice(heads.get(at..at + size).unwrap_or_default());
-        }
-    }
-    rows
 }
 
 /// The attention of `layer` for the descent, given what a query sees.

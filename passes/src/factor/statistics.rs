@@ -13,6 +13,8 @@ pub struct Activations<'a> {
     pub keys: ArrayView3<'a, f32>,
     /// Cached values [G, T, dv].
     pub values: ArrayView3<'a, f32>,
+    /// Keys before rotation [T, G*d], where they can be told.
+    pub unrotated: Option<ArrayView2<'a, f32>>,
     /// Probability that each key position receives from each head, summed over queries, [H, T].
     pub received: ArrayView2<'a, f32>,
     /// The same of the squared probabilities.
@@ -28,6 +30,8 @@ pub struct Statistics {
     pub key_sum: Array1<f64>,
     /// Sum of k kᵀ, [n, n].
     pub key_square: Array2<f64>,
+    /// The same of the keys before rotation, where they can be told.
+    pub unrotated_square: Option<Array2<f64>>,
     /// Sum of v vᵀ, [m, m].
     pub value_square: Array2<f64>,
     /// Sum of q qᵀ over the heads of each group, [d, d] a KV head.
@@ -54,16 +58,26 @@ pub struct Recipe {
     /// Weigh values by the squared probability they receive, about each head's mean output, which comes back as a bias.
     /// Right only where the probabilities add up to one.
     pub received_values: bool,
+    /// Take keys before rotation, for the form that caches those.
+    pub unrotated: bool,
 }
 
 impl Statistics {
-    /// No tokens yet, for H `heads`, G `kv_heads`, d `key_size` and dv `value_size`.
-    pub fn new(heads: usize, kv_heads: usize, key_size: usize, value_size: usize) -> Self {
+    /// No tokens yet, for H `heads`, G `kv_heads`, d `key_size` and dv `value_size`; `unrotated` says that keys before
+    /// rotation will be there.
+    pub fn new(
+        heads: usize,
+        kv_heads: usize,
+        key_size: usize,
+        value_size: usize,
+        unrotated: bool,
+    ) -> Self {
         let (n, m) = (kv_heads * key_size, kv_heads * value_size);
         Self {
             tokens: 0.0,
             key_sum: Array1::zeros(n),
             key_square: Array2::zeros((n, n)),
+            unrotated_square: unrotated.then(|| Array2::zeros((n, n))),
             value_square: Array2::zeros((m, m)),
             query_square: vec![Array2::zeros((key_size, key_size)); kv_heads],
             received: Array1::zeros(heads),
@@ -84,6 +98,10 @@ impl Statistics {
         self.key_sum += &keys.sum_axis(Axis(0));
         self.key_square += &keys.t().dot(&keys);
         self.value_square += &values.t().dot(&values);
+        if let (Some(sum), Some(rows)) = (&mut self.unrotated_square, &seen.unrotated) {
+            let rows = rows.mapv(f64::from);
+            *sum += &rows.t().dot(&rows);
+        }
         let group = seen.queries.len_of(Axis(0)) / self.query_square.len().max(1);
         for (head, q) in seen.queries.outer_iter().enumerate() {
             let q = q.mapv(f64::from);
@@ -114,6 +132,10 @@ impl Statistics {
             && m % groups == 0
             && self.query_square.iter().all(|q| q.dim() == (size, size))
             && self.key_square.dim() == (n, n)
+            && self
+                .unrotated_square
+                .as_ref()
+                .is_none_or(|s| s.dim() == (n, n))
             && self.value_square.dim() == (m, m)
             && self.squared_square.dim() == (m, m)
             && self.received_value.dim() == (heads, m)
@@ -135,6 +157,7 @@ impl Statistics {
             && matrices
                 .into_iter()
                 .chain(&self.query_square)
+                .chain(&self.unrotated_square)
                 .all(|m| m.iter().all(|x| x.is_finite()))
     }
 
@@ -142,8 +165,10 @@ impl Statistics {
     /// heads of the group; without it every direction of the values counts alike.
     pub fn moments(&self, recipe: Recipe, readers: Option<Vec<Array2<f64>>>) -> Moments {
         let tokens = self.tokens.max(1.0);
-        let mut cached = &self.key_square / tokens;
-        if recipe.centred_keys {
+        let unrotated = self.unrotated_square.as_ref().filter(|_| recipe.unrotated);
+        let mut cached = unrotated.unwrap_or(&self.key_square) / tokens;
+        // A constant before rotation is none after it.
+        if recipe.centred_keys && unrotated.is_none() {
             let mean = &self.key_sum / tokens;
             cached -= &outer(&mean, &mean);
         }

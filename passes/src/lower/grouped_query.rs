@@ -232,6 +232,7 @@ fn start(s: &mut Speller, query: &str, past: &str, seqlens: &str) -> String {
         let shape = s.op("Add", "start/check_shape", &[&worst, &one]);
         let zero = s.vector(&[0]);
         let zero = s.op("Reshape", CHECK, &[&zero, &shape]);
+        let zero = s.op("Reshape", "start/checked", &[&zero, &one]);
         s.op("Add", "start", &[&old, &zero])
     })
 }

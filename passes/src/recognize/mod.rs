@@ -7,6 +7,7 @@ mod matmul;
 pub mod output_projection;
 pub mod projection;
 pub mod reject;
+pub mod rotation;
 pub mod scoring;
 pub mod shape_reader;
 mod side;

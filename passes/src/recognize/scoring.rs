@@ -114,12 +114,7 @@ fn effect(facts: &Facts, node: &NodeProto, position: usize) -> Option<Effect> {
 }
 
 /// Whether only guards and casts stand between the softmax and the probabilities that meet the values.
-fn sums_to_one(
-    graph: &Graph,
-    facts: &Facts,
-    softmax: &str,
-    probabilities: &str,
-) -> Option<()> {
+fn sums_to_one(graph: &Graph, facts: &Facts, softmax: &str, probabilities: &str) -> Option<()> {
     let mut value = probabilities;
     while value != softmax {
         let (_, node) = graph.producer(value)?;

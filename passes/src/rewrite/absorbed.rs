@@ -165,14 +165,14 @@ impl Builder<'_> {
     }
 
     /// The names of a product and of its output, which what stands for it takes over.
-    fn names_of(&self, product: NodeId) -> (String, String) {
+    pub(super) fn names_of(&self, product: NodeId) -> (String, String) {
         let output = |n: &NodeProto| n.output.first().cloned().unwrap_or_default();
         let node = self.graph.node(product);
         node.map_or_else(Default::default, |n| (n.name().to_owned(), output(n)))
     }
 
     /// The shape that `reader` asks for, put together from what stays.
-    fn shape(&mut self, reader: &ShapeReader) {
+    pub(super) fn shape(&mut self, reader: &ShapeReader) {
         let Some(old) = self.graph.node(reader.node) else {
             return;
         };

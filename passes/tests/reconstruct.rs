@@ -1,0 +1,275 @@
+//! Local reconstruction: its gradient is that of its error, and it never makes things worse.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+mod common;
+
+use common::Random;
+use gqa2mla_passes::factor::reconstruct::{
+    Attention, Descent, Sequence, error, gradient, outputs, reconstruct,
+};
+use gqa2mla_passes::factor::{Factors, Moments, Ranks, SideMoments, factor};
+use ndarray::{Array2, s};
+
+const HEADS: usize = 4;
+const GROUPS: usize = 2;
+const SIZE: usize = 6;
+const VALUE: usize = 5;
+const LENGTH: usize = 40;
+
+fn attention() -> Attention {
+    let reader = Random(1).matrix(HEADS * VALUE, 16);
+    Attention {
+        heads: HEADS,
+        kv_heads: GROUPS,
+        key_size: SIZE,
+        value_size: VALUE,
+        scale: 0.6,
+        value_scale: 1.5,
+        softcap: None,
+        window: None,
+        readers: Some(reader.dot(&reader.t())),
+    }
+}
+
+/// Every attention that has a path of its own.
+fn attentions() -> Vec<(&'static str, Attention)> {
+    let plain = attention();
+    vec![
+        ("plain", plain.clone()),
+        (
+            "soft-cap",
+            Attention {
+                softcap: Some(2.0),
+                ..plain.clone()
+            },
+        ),
+        (
+            "window",
+            Attention {
+                window: Some(7),
+                ..plain.clone()
+            },
+        ),
+        (
+            "no readers",
+            Attention {
+                readers: None,
+                ..plain
+            },
+        ),
+    ]
+}
+
+fn sequence(seed: u64) -> Sequence {
+    let mut random = Random(seed);
+    // Channels of unlike size, so that a smaller latent has something to choose from.
+    let mut rows = |count: usize, width: usize| -> Vec<f32> {
+        (0..count * width)
+            .map(|at| (random.normal() / (1.0 + (at % width) as f64 * 0.4)) as f32)
+            .collect()
+    };
+    Sequence {
+        length: LENGTH,
+        queries: rows(HEADS * LENGTH, SIZE),
+        keys: rows(LENGTH, GROUPS * SIZE),
+        values: rows(LENGTH, GROUPS * VALUE),
+    }
+}
+
+fn moments(sequences: &[Sequence]) -> Moments {
+    let square = |rows: &dyn Fn(&Sequence) -> Vec<f32>, width: usize| {
+        let mut sum = Array2::<f64>::zeros((width, width));
+        for sequence in sequences {
+            let rows = rows(sequence).iter().map(|&x| f64::from(x)).collect();
+            let rows = Array2::from_shape_vec((LENGTH, width), rows).unwrap();
+            sum += &rows.t().dot(&rows);
+        }
+        sum / (LENGTH * sequences.len()) as f64
+    };
+    Moments {
+        key: SideMoments {
+            cached: square(&|s| s.keys.clone(), GROUPS * SIZE),
+            weight: Some((0..GROUPS).map(|g| Random(g as u64).positive(SIZE)).collect()),
+            measured: true,
+        },
+        value: SideMoments {
+            cached: square(&|s| s.values.clone(), GROUPS * VALUE),
+            weight: Some((0..GROUPS).map(|g| Random(9 + g as u64).positive(VALUE)).collect()),
+            measured: true,
+        },
+        mean_output: Some(Random(5).matrix(HEADS, GROUPS * VALUE) * 0.1),
+    }
+}
+
+fn start(rank: usize) -> (Moments, Factors) {
+    let moments = moments(&[sequence(3), sequence(4)]);
+    let factors = factor(&moments, GROUPS, Ranks::uniform(rank)).unwrap();
+    (moments, factors)
+}
+
+/// Every number of the factors, in one fixed order.
+fn numbers(factors: &mut Factors) -> Vec<&mut f64> {
+    let mut all: Vec<&mut f64> = Vec::new();
+    all.extend(factors.key.down.iter_mut());
+    all.extend(factors.key.up.iter_mut());
+    all.extend(factors.value.down.iter_mut());
+    all.extend(factors.value.up.iter_mut());
+    all.extend(factors.bias.as_mut().unwrap().iter_mut());
+    all
+}
+
+#[test]
+fn the_gradient_is_that_of_the_error() {
+    let queries: Vec<usize> = (0..LENGTH).step_by(3).collect();
+    for (name, attention) in attentions() {
+        let (_, mut factors) = start(5);
+        let sequence = sequence(7);
+        let (_, mut slope) = gradient(&attention, &factors, &sequence, &queries);
+        let slopes: Vec<f64> = numbers(&mut slope).iter().map(|x| **x).collect();
+        let scale = slopes.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+        // Every seventh number: all five parts take part.
+        for at in (0..slopes.len()).step_by(7) {
+            let step = 1e-2;
+            let mut loss = |by: f64| {
+                let mut moved = factors.clone();
+                *numbers(&mut moved)[at] += by;
+                gradient(&attention, &moved, &sequence, &queries).0
+            };
+            let rise = (loss(step) - loss(-step)) / (2.0 * step);
+            // Single precision: a loss of some hundreds is known to 1e-4, over a step of 2e-2; and third derivatives.
+            assert!(
+                (rise - slopes[at]).abs() <= 1e-2 * scale,
+                "{name}, number {at}: {rise} by differences, {} by the chain rule, largest {scale}",
+                slopes[at]
+            );
+        }
+        numbers(&mut factors);
+    }
+}
+
+#[test]
+fn descent_lowers_the_error_on_a_sequence_that_it_has_not_seen() {
+    let sequences: Vec<Sequence> = (20..28).map(sequence).collect();
+    let descent = Descent {
+        steps: 200,
+        queries: 16,
+        rate: 5e-3,
+    };
+    for (name, attention) in attentions() {
+        let (moments, start) = start(5);
+        let mut told = Vec::new();
+        let (found, [before, after]) = reconstruct(
+            &attention,
+            &moments,
+            &start,
+            &sequences,
+            descent,
+            &mut |step, error| told.push((step, error)),
+        )
+        .unwrap();
+        assert!(after < 0.9 * before, "{name}: {before} -> {after}");
+        let aside = &sequences[7..];
+        assert!((error(&attention, &start, aside) - before).abs() < 1e-6);
+        assert!((error(&attention, &found, aside) - after).abs() < 1e-6);
+        assert_eq!(told.len(), 200);
+        assert_eq!(told.last().unwrap().0, 200);
+    }
+}
+
+#[test]
+fn a_descent_that_runs_away_leaves_the_factors_as_they_were() {
+    let sequences: Vec<Sequence> = (20..24).map(sequence).collect();
+    let (moments, start) = start(5);
+    let descent = Descent {
+        steps: 20,
+        queries: 16,
+        rate: 10.0,
+    };
+    let (found, [before, after]) = reconstruct(
+        &attention(),
+        &moments,
+        &start,
+        &sequences,
+        descent,
+        &mut |_, _| {},
+    )
+    .unwrap();
+    assert_eq!(before, after);
+    assert_eq!(found.key.down, start.key.down);
+}
+
+#[test]
+fn the_same_inputs_give_the_same_factors() {
+    let sequences: Vec<Sequence> = (20..24).map(sequence).collect();
+    let (moments, start) = start(4);
+    let descent = Descent {
+        steps: 30,
+        queries: 8,
+        rate: 1e-3,
+    };
+    let mut run = || {
+        let run = reconstruct(
+            &attention(),
+            &moments,
+            &start,
+            &sequences,
+            descent,
+            &mut |_, _| {},
+        );
+        run.unwrap().0
+    };
+    let (one, other) = (run(), run());
+    assert_eq!(one.key.down, other.key.down);
+    assert_eq!(one.value.up, other.value.up);
+    assert_eq!(one.bias, other.bias);
+}
+
+/// The formula, written out for one query at a time in fp64.
+#[test]
+fn outputs_are_those_of_the_formula() {
+    for (name, attention) in attentions() {
+        let sequence = sequence(11);
+        let made = outputs(&attention, &sequence);
+        let keys = Array2::from_shape_vec((LENGTH, GROUPS * SIZE), sequence.keys.clone()).unwrap();
+        let values =
+            Array2::from_shape_vec((LENGTH, GROUPS * VALUE), sequence.values.clone()).unwrap();
+        for (head, query) in [(0, 0), (1, 9), (3, LENGTH - 1)] {
+            let group = head / (HEADS / GROUPS);
+            let at = (head * LENGTH + query) * SIZE;
+            let q = &sequence.queries[at..at + SIZE];
+            let first = attention.window.map_or(0, |w| (query + 1).saturating_sub(w));
+            let scores: Vec<f64> = (first..=query)
+                .map(|t| {
+                    let k = keys.slice(s![t, group * SIZE..(group + 1) * SIZE]);
+                    let dot: f64 = q.iter().zip(k).map(|(a, b)| f64::from(a * b)).sum();
+                    let score = dot * attention.scale;
+                    attention.softcap.map_or(score, |c| c * (score / c).tanh())
+                })
+                .collect();
+            let sum: f64 = scores.iter().map(|s| s.exp()).sum();
+            for i in 0..VALUE {
+                let wanted: f64 = scores
+                    .iter()
+                    .enumerate()
+                    .map(|(n, s)| {
+                        s.exp() / sum
+                            * f64::from(values[(first + n, group * VALUE + i)])
+                            * attention.value_scale
+                    })
+                    .sum();
+                let found = f64::from(made[(query * HEADS + head) * VALUE + i]);
+                // Sums of up to 40 terms in single precision.
+                assert!(
+                    (wanted - found).abs() < 1e-5 * (1.0 + wanted.abs()),
+                    "{name}, head {head}, query {query}: {found}, expected {wanted}"
+                );
+            }
+        }
+    }
+}

@@ -175,6 +175,10 @@ impl Views {
         };
         let mut outputs = BTreeMap::new();
         for &quantity in quantities {
+            // Branches have to give the same outputs, and may rotate in different ways.
+            if quantity == Quantity::Unrotated && placed.scope != Scope::default() {
+                continue;
+            }
             let shown = format!("observed/{number}/{quantity:?}");
             let made = source(graph, site, &rotated, quantity, &shown, &mut view.nodes);
             let Some((value, elem_type)) = made else {

@@ -95,12 +95,20 @@ fn moments(sequences: &[Sequence]) -> Moments {
     Moments {
         key: SideMoments {
             cached: square(&|s| s.keys.clone(), GROUPS * SIZE),
-            weight: Some((0..GROUPS).map(|g| Random(g as u64).positive(SIZE)).collect()),
+            weight: Some(
+                (0..GROUPS)
+                    .map(|g| Random(g as u64).positive(SIZE))
+                    .collect(),
+            ),
             measured: true,
         },
         value: SideMoments {
             cached: square(&|s| s.values.clone(), GROUPS * VALUE),
-            weight: Some((0..GROUPS).map(|g| Random(9 + g as u64).positive(VALUE)).collect()),
+            weight: Some(
+                (0..GROUPS)
+                    .map(|g| Random(9 + g as u64).positive(VALUE))
+                    .collect(),
+            ),
             measured: true,
         },
         mean_output: Some(Random(5).matrix(HEADS, GROUPS * VALUE) * 0.1),
@@ -243,7 +251,9 @@ fn outputs_are_those_of_the_formula() {
             let group = head / (HEADS / GROUPS);
             let at = (head * LENGTH + query) * SIZE;
             let q = &sequence.queries[at..at + SIZE];
-            let first = attention.window.map_or(0, |w| (query + 1).saturating_sub(w));
+            let first = attention
+                .window
+                .map_or(0, |w| (query + 1).saturating_sub(w));
             let scores: Vec<f64> = (first..=query)
                 .map(|t| {
                     let k = keys.slice(s![t, group * SIZE..(group + 1) * SIZE]);

@@ -13,12 +13,12 @@ use std::collections::BTreeMap;
 
 use common::{
     HALF, How, IN_BF16, SEEN, SINGLE, compared, exchange_two_heads, fixtures, in_ort, loaded, pair,
-    recognised_fixtures,
+    recognised_fixtures, rewritten,
 };
 use gqa2mla::runtime::RuntimeKind;
 use gqa2mla_passes::lower::Target;
 use gqa2mla_passes::onnx::tensor_proto::DataType;
-use gqa2mla_passes::{RankPlan, RewriteOptions, inspect};
+use gqa2mla_passes::{LatentForm, RankPlan, RewriteOptions, inspect};
 
 const FLOAT: i32 = DataType::Float as i32;
 const FLOAT16: i32 = DataType::Float16 as i32;
@@ -167,6 +167,46 @@ fn at_full_rank_nothing_is_lost_in_tract() {
                 panic!("{name} runs in tract now, strike it off the list: {reason}")
             }
             (Err(said), None) => panic!("{name}: {said}"),
+        }
+    }
+}
+
+/// Recognised fixtures that cannot take the expanded form, and what the refusal says.
+const NOT_EXPANDED: [(&str, &str); 3] = [
+    ("dynamo18-deepseek-v3", "not one set of rows"),
+    ("dynamo18-llama-nocache", "it has no cache"),
+    ("merged-llama", "it stands in a branch"),
+];
+
+#[test]
+fn the_expanded_form_loses_nothing_at_full_rank_and_halves_the_cache_at_half() {
+    let cannot: BTreeMap<&str, &str> = NOT_EXPANDED.into_iter().collect();
+    for name in runnable() {
+        let full = measures(&name).1;
+        for (rank, exact) in [(full, true), (full / 2, false)] {
+            let options = RewriteOptions {
+                form: LatentForm::Expanded,
+                ..to_rank(rank)
+            };
+            let before = loaded(&name);
+            let mut after = loaded(&name);
+            let done = rewritten(&mut after, options);
+            if let Some(reason) = cannot.get(name.as_str()) {
+                let said = done.unwrap_err().to_string();
+                assert!(said.contains(reason), "{name}: {said}");
+                continue;
+            }
+            done.unwrap_or_else(|e| panic!("{name}: {e}"));
+            let tolerance = tolerance(&name);
+            let found = compared(&before, &after, in_ort(tolerance))
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(
+                found.passed(),
+                exact,
+                "{name} at rank {rank}: {:e}",
+                found.max_ratio()
+            );
+            assert!(found.steps.iter().all(|s| s.finite), "{name}");
         }
     }
 }

@@ -13,12 +13,12 @@ use std::collections::HashSet;
 
 use common::{all_nodes, loaded, recognised_fixtures, rewritten, root};
 use gqa2mla::model::load::LoadedModel;
-use gqa2mla_passes::RewriteOptions;
 use gqa2mla_passes::graph::{subgraphs, text};
 use gqa2mla_passes::lower::Target;
 use gqa2mla_passes::onnx::{GraphProto, NodeProto, ValueInfoProto};
 use gqa2mla_passes::pipeline::RewrittenSite;
 use gqa2mla_passes::recognize::site::{Dialect, Site};
+use gqa2mla_passes::{LatentForm, RewriteOptions};
 
 fn graph(model: &LoadedModel) -> &GraphProto {
     model.model.proto.graph.as_ref().unwrap()
@@ -92,11 +92,12 @@ fn interface(before: &GraphProto, after: &GraphProto) -> Vec<String> {
 }
 
 /// The report that a snapshot holds: of layer 0, and of the whole interface.
-fn report(name: &str, target: Target) -> String {
+fn report(name: &str, target: Target, form: LatentForm) -> String {
     let before = loaded(name);
     let mut after = loaded(name);
     let options = RewriteOptions {
         target,
+        form,
         ..RewriteOptions::default()
     };
     let done = rewritten(&mut after, options).unwrap();
@@ -171,9 +172,14 @@ fn report(name: &str, target: Target) -> String {
         (
             "PLAN",
             vec![format!(
-                "rank {} of {}, target {target:?}, key scale {}, value scale {}",
+                "rank {} of {}, target {target:?}{}, key scale {}, value scale {}",
                 ranks.key,
                 site.full_rank(),
+                if form == LatentForm::Expanded {
+                    ", expanded"
+                } else {
+                    ""
+                },
                 site.key.scale,
                 site.value.scale
             )],
@@ -204,14 +210,34 @@ const KEEP_THE_OPERATOR: [&str; 4] = ["genai-gemma2", "genai-llama", "genai-qwen
 #[test]
 fn every_recognised_fixture_is_rewritten_as_its_snapshot_says() {
     for name in recognised_fixtures() {
-        snapshot(&name, &report(&name, Target::MatMul));
+        snapshot(&name, &report(&name, Target::MatMul, LatentForm::Absorbed));
     }
 }
 
 #[test]
 fn the_target_gqa_keeps_the_operator_as_its_snapshots_say() {
     for name in KEEP_THE_OPERATOR {
-        snapshot(&format!("{name}.gqa"), &report(name, Target::Gqa));
+        snapshot(
+            &format!("{name}.gqa"),
+            &report(name, Target::Gqa, LatentForm::Absorbed),
+        );
+    }
+}
+
+/// Rotations of every kind: half-split, interleaved on half of each head, the operators, none.
+const REBUILT: [&str; 5] = [
+    "optimum-llama",
+    "dynamo18-glm",
+    "dynamo23-llama",
+    "genai-phi3",
+    "optimum-gemma3",
+];
+
+#[test]
+fn the_expanded_form_rebuilds_and_rotates_as_its_snapshots_say() {
+    for name in REBUILT {
+        let report = report(name, Target::MatMul, LatentForm::Expanded);
+        snapshot(&format!("{name}.expanded"), &report);
     }
 }
 
@@ -220,6 +246,7 @@ fn the_target_gqa_keeps_the_operator_as_its_snapshots_say() {
 fn every_snapshot_is_of_a_fixture_that_is_still_recognised() {
     let mut expected = recognised_fixtures();
     expected.extend(KEEP_THE_OPERATOR.iter().map(|name| format!("{name}.gqa")));
+    expected.extend(REBUILT.iter().map(|name| format!("{name}.expanded")));
     expected.sort();
     let mut there: Vec<String> = std::fs::read_dir(root().join("tests/snapshots"))
         .unwrap()

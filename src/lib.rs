@@ -4,6 +4,7 @@ pub mod calibrate;
 pub mod compress;
 pub mod convert;
 pub mod factors;
+pub mod layer_errors;
 pub mod model;
 pub mod ports;
 pub mod quality;

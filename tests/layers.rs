@@ -25,7 +25,7 @@ const SHELL: [&[&str]; 10] = [
     &["text", "validate"],
     &["ports", "convert", "quality"],
     &["calibrate"],
-    &["factors"],
+    &["factors", "layer_errors"],
     &["reconstruct"],
     &["compress"],
     &["search"],

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use ndarray::Array2;
 
 use crate::cleanup::{Live, cleanup};
-use crate::graph::Graph;
+use crate::facts::Facts;
 use crate::graph::build::{int64_vector, node, vector_name};
+use crate::graph::{Graph, NodeId};
 use crate::inline::inline;
 use crate::lower::Target;
 use crate::model::Model;
@@ -54,6 +55,10 @@ pub struct ObservedLayer {
     pub id: String,
     /// The attention.
     pub site: Site,
+    /// The value that the score product makes.
+    pub score: String,
+    /// The value that the value product makes.
+    pub output: String,
     /// What happens to its scores, where that is plain.
     pub scoring: Option<Scoring>,
     /// How its keys are rotated.
@@ -104,15 +109,7 @@ pub fn observe(model: &Model, quantities: &[Quantity]) -> Result<Observed, Obser
     let mut views = Views::default();
     visit(model, &found.main, &mut |scope, _, graph, facts| {
         for placed in found.sites.iter().filter(|p| p.scope == *scope) {
-            views.look(
-                placed,
-                &found.main,
-                graph,
-                scoring(graph, facts, &placed.site),
-                rotation(graph, facts, &placed.site),
-                || output_projection(model, graph, facts, &placed.site),
-                quantities,
-            );
+            views.look(model, placed, &found.main, graph, facts, quantities);
         }
     });
     let mut graph = found.main;
@@ -156,15 +153,15 @@ struct Views {
 impl Views {
     fn look(
         &mut self,
+        model: &Model,
         placed: &Placed,
         main: &GraphProto,
         graph: &Graph,
-        scoring: Option<Scoring>,
-        rotated: Rotated,
-        projection: impl FnOnce() -> Option<Array2<f64>>,
+        facts: &Facts,
         quantities: &[Quantity],
     ) {
         let site = &placed.site;
+        let rotated = rotation(graph, facts, site);
         let key = placed.cache_key(main);
         // Both branches of an `If` show the same attention under the same names.
         let known = self.numbers.get(&key).copied();
@@ -193,13 +190,22 @@ impl Views {
             self.layers.push(ObservedLayer {
                 id: placed.id(graph.proto()),
                 site: site.clone(),
-                scoring,
+                score: output_of(graph, site.score),
+                output: output_of(graph, site.output),
+                scoring: scoring(graph, facts, site),
                 rotated,
-                output_projection: projection(),
+                output_projection: output_projection(model, graph, facts, site),
                 outputs,
             });
         }
     }
+}
+
+fn output_of(graph: &Graph, id: NodeId) -> String {
+    let node = graph.node(id);
+    node.and_then(|n| n.output.first())
+        .cloned()
+        .unwrap_or_default()
 }
 
 /// The value that holds `quantity`, with the nodes that make it, and its element type.

@@ -136,7 +136,7 @@ fn numbers(factors: &mut Factors) -> Vec<&mut f64> {
 fn the_gradient_is_that_of_the_error() {
     let queries: Vec<usize> = (0..LENGTH).step_by(3).collect();
     for (name, attention) in attentions() {
-        let (_, mut factors) = start(5);
+        let (_, factors) = start(5);
         let sequence = sequence(7);
         let (_, mut slope) = gradient(&attention, &factors, &sequence, &queries);
         let slopes: Vec<f64> = numbers(&mut slope).iter().map(|x| **x).collect();
@@ -144,7 +144,7 @@ fn the_gradient_is_that_of_the_error() {
         // Every seventh number: all five parts take part.
         for at in (0..slopes.len()).step_by(7) {
             let step = 1e-2;
-            let mut loss = |by: f64| {
+            let loss = |by: f64| {
                 let mut moved = factors.clone();
                 *numbers(&mut moved)[at] += by;
                 gradient(&attention, &moved, &sequence, &queries).0
@@ -157,7 +157,6 @@ fn the_gradient_is_that_of_the_error() {
                 slopes[at]
             );
         }
-        numbers(&mut factors);
     }
 }
 
@@ -221,7 +220,7 @@ fn the_same_inputs_give_the_same_factors() {
         queries: 8,
         rate: 1e-3,
     };
-    let mut run = || {
+    let run = || {
         let run = reconstruct(
             &attention(),
             &moments,

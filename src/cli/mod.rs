@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, and what they share.
 
 mod calibrate;
+mod compare;
 mod diff;
 mod factors;
 mod inspect;
@@ -40,6 +41,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Calibrate(calibrate::Calibrate),
     Rewrite(rewrite::Rewrite),
+    Compare(compare::Compare),
     Validate(validate::Validate),
     Print(print::Print),
     Diff(diff::Diff),
@@ -68,6 +70,7 @@ pub fn run() -> ExitCode {
     let result = match cli.command {
         Command::Inspect(command) => command.run(json),
         Command::Calibrate(command) => command.run(json),
+        Command::Compare(command) => command.run(json),
         Command::Rewrite(command) => command.run(json),
         Command::Validate(command) => command.run(json),
         Command::Print(command) => command.run(json),

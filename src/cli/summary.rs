@@ -1,6 +1,7 @@
 //! What a rewrite did, in words and as data.
 
 use gqa2mla_passes::Rewritten;
+use gqa2mla_passes::pipeline::RewrittenSite;
 use serde_json::{Value, json};
 
 use super::inspect::{bytes, rejects_json};
@@ -18,6 +19,7 @@ pub struct Summary {
     before: u64,
     after: u64,
     predicted: (f64, f64),
+    layers: Vec<Value>,
     /// Whether something is lost.
     pub lossy: bool,
 }
@@ -27,9 +29,7 @@ impl Summary {
     pub fn of(rewritten: &Rewritten, target: &'static str) -> Self {
         let sites = &rewritten.sites;
         let ranks = sites.iter().flat_map(|s| [s.ranks.key, s.ranks.value]);
-        let worst = |of: fn(&gqa2mla_passes::pipeline::RewrittenSite) -> f64| {
-            sites.iter().map(of).fold(0.0, f64::max)
-        };
+        let worst = |of: fn(&RewrittenSite) -> f64| sites.iter().map(of).fold(0.0, f64::max);
         let cached = || sites.iter().filter(|s| s.site.is_cached());
         let first = sites.first().map(|s| &s.site);
         Self {
@@ -48,6 +48,7 @@ impl Summary {
             after: cached()
                 .map(|s| bytes(s.site.elem_type, s.ranks.key + s.ranks.value))
                 .sum(),
+            layers: sites.iter().map(layer_json).collect(),
             predicted: (worst(|s| s.key_error), worst(|s| s.value_error)),
             lossy: sites
                 .iter()
@@ -103,7 +104,15 @@ impl Summary {
             "rewritten": self.sites, "target": self.target, "not_rewritten": self.not_rewritten, "rejects": self.rejects, "exact": !self.lossy,
             "rank_min": self.ranks.0, "rank_max": self.ranks.1,
             "cache_bytes_per_token_before": self.before, "cache_bytes_per_token_after": self.after,
+            "layers": self.layers,
             "predicted_key_loss": self.predicted.0, "predicted_value_loss": self.predicted.1,
         })
     }
+}
+
+fn layer_json(done: &RewrittenSite) -> Value {
+    json!({
+        "layer": done.site.layer, "id": done.id, "key_rank": done.ranks.key, "value_rank": done.ranks.value,
+        "predicted_key_loss": done.key_error, "predicted_value_loss": done.value_error,
+    })
 }

@@ -9,10 +9,16 @@ use gqa2mla::text::{Text, TextError, TextSource};
 #[derive(Debug, Clone, Args)]
 pub struct TextArgs {
     /// Text files, UTF-8, read one after another; needs --tokenizer.
-    #[arg(long, num_args = 1.., value_name = "FILE", requires = "tokenizer", conflicts_with = "token_ids")]
+    #[arg(
+        long,
+        num_args = 1..,
+        value_name = "FILE",
+        requires = "tokenizer",
+        conflicts_with = "token_ids"
+    )]
     text: Vec<PathBuf>,
     /// The model's tokenizer.json.
-    #[arg(long, value_name = "FILE", requires = "text")]
+    #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Token ids in place of text: one JSON list, or a .npy file of integers.
     #[arg(long, value_name = "FILE")]
@@ -20,10 +26,31 @@ pub struct TextArgs {
 }
 
 impl TextArgs {
+    /// Another text, split by the same tokenizer.
+    pub fn for_test(
+        text: Option<PathBuf>,
+        tokenizer: Option<PathBuf>,
+        token_ids: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            text: text.into_iter().collect(),
+            tokenizer,
+            token_ids,
+        }
+    }
+
+    /// The tokenizer, if one was given.
+    pub fn tokenizer(&self) -> Option<PathBuf> {
+        self.tokenizer.clone()
+    }
+
     /// The text, if one was given.
     pub fn source(&self) -> Option<TextSource> {
         let ids = || self.token_ids.clone().map(TextSource::Ids);
         let text = || {
+            if self.text.is_empty() {
+                return None;
+            }
             Some(TextSource::Text {
                 files: self.text.clone(),
                 tokenizer: self.tokenizer.clone()?,

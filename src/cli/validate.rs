@@ -2,6 +2,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use gqa2mla::compress::METADATA;
+use gqa2mla::layer_errors::{LayerError, layer_errors};
 use gqa2mla::model::load::{LoadedModel, load};
 use gqa2mla::ports::{Subject, subject};
 use gqa2mla::quality::{self, Quality, Reader};
@@ -97,11 +99,21 @@ impl Validate {
             .text
             .read(vocabulary, self.text_tokens, self.text_length)?
             .ok_or_else(super::no_text)?;
-        let quality = measure(original, rewritten, &text, &self.how.runtime.options(true))?;
+        let runtime = self.how.runtime.options(true);
+        let quality = measure(original, rewritten, &text, &runtime)?;
+        let first = text.sequences().next().unwrap_or_default();
+        let layers = layer_errors(original, rewritten, first, &runtime)?;
         if json {
-            emit_json(&json!({ "quality": quality, "perplexity_increase": quality.increase() }));
+            emit_json(&json!({
+                "quality": quality, "perplexity_increase": quality.increase(), "layers": layers,
+                "made_by": made_by(rewritten),
+            }));
         } else {
-            emit(&quality_text(&quality));
+            emit(&format!(
+                "{}\n\n{}",
+                layers_text(&layers),
+                quality_text(&quality)
+            ));
         }
         Ok(Outcome::Done)
     }
@@ -134,6 +146,29 @@ pub fn measure(
         text,
         &mut progress("reading"),
     )?)
+}
+
+/// What the rewritten model says of how it was made.
+fn made_by(model: &LoadedModel) -> Option<Value> {
+    let mut properties = model.model.proto.metadata_props.iter();
+    let note = properties.find(|p| p.key() == METADATA)?;
+    serde_json::from_str(note.value()).ok()
+}
+
+/// Relative errors of scores and outputs, for people.
+fn layers_text(layers: &[LayerError]) -> String {
+    let mut table = table(&["layer", "error of scores", "error of outputs"]);
+    let shown = |error: Option<f64>| error.map_or_else(|| "-".to_owned(), |e| format!("{e:.4}"));
+    for layer in layers {
+        table.add_row([
+            layer.layer.to_string(),
+            shown(layer.scores),
+            shown(layer.outputs),
+        ]);
+    }
+    format!(
+        "{table}\nin the running models, relative, root mean square; the errors of earlier layers are in those of later ones"
+    )
 }
 
 /// For people.

@@ -118,7 +118,7 @@ fn statistics_lose_less_than_weights_and_reconstruction_less_again() {
     for name in ["optimum-llama", "dynamo18-qwen3", "genai-llama"] {
         let statistics = statistics(name, place.path()).display().to_string();
         let out = place.path().join("model.onnx");
-        let mut lost = |more: &[&str]| {
+        let lost = |more: &[&str]| {
             half(name, &out, more);
             kl_on_text(name, &out)
         };

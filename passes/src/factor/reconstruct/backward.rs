@@ -1,0 +1,103 @@
+//! The chain rule through one head.
+
+use super::super::dense::{View, product};
+use super::attention::{Head, Layer, columns};
+use super::weights::Weights;
+
+impl Layer<'_> {
+    #[allow(clippy::too_many_arguments)] // The chain rule needs everything that the way forward has made.
+    pub fn backward(
+        &self,
+        head: usize,
+        made: &Head,
+        read: &[f32],
+        count: usize,
+        weights: &Weights,
+        (keys, values): (View, View),
+        slope: &mut Weights,
+        back: &mut Latents,
+    ) {
+        let (d, dv) = (self.is.key_size, self.is.value_size);
+        let (rk, rv) = (self.key_rank, self.value_rank);
+        let group = self.group(head);
+        let seen = made.p.len() / count.max(1);
+        let (scale, value_scale) = (self.is.scale as f32, self.is.value_scale as f32);
+        // The loss is e G eᵀ, so its slope at e is 2 e G.
+        let width = self.is.heads * dv;
+        let mut d_out = columns(read, width, head * dv, dv);
+        d_out.iter_mut().for_each(|x| *x *= 2.0);
+        let d_out = View::new(&d_out, count, dv);
+        if let Some(bias) = slope.bias.get_mut(head * dv..(head + 1) * dv) {
+            for row in columns(read, width, head * dv, dv).chunks(dv.max(1)) {
+                let slopes = bias.iter_mut().zip(row);
+                slopes.for_each(|(b, x)| *b += 2.0 * value_scale * x);
+            }
+        }
+        let empty = Vec::new();
+        let up_value = weights.w_uv.get(group).unwrap_or(&empty);
+        let mixed = View::new(&made.mixed, count, rv);
+        if let Some(slope) = slope.w_uv.get_mut(group) {
+            product(slope, true, mixed.t(), d_out, 1.0);
+        }
+        let mut d_mixed = Vec::new();
+        product(
+            &mut d_mixed,
+            false,
+            d_out,
+            View::new(up_value, rv, dv).t(),
+            1.0,
+        );
+        let d_mixed = View::new(&d_mixed, count, rv);
+        let p = View::new(&made.p, count, seen);
+        add_rows(&mut back.values, p.t(), d_mixed, seen, rv, value_scale);
+        let mut d_score = Vec::new();
+        product(&mut d_score, false, d_mixed, values.t(), value_scale);
+        for (slopes, row) in d_score
+            .chunks_mut(seen.max(1))
+            .zip(made.p.chunks(seen.max(1)))
+        {
+            let mean: f32 = slopes.iter().zip(row).map(|(s, p)| s * p).sum();
+            slopes
+                .iter_mut()
+                .zip(row)
+                .for_each(|(s, p)| *s = p * (*s - mean));
+        }
+        if self.is.softcap.is_some() {
+            d_score
+                .iter_mut()
+                .zip(&made.bent)
+                .for_each(|(s, b)| *s *= b);
+        }
+        let d_score = View::new(&d_score, count, seen);
+        let latent_queries = View::new(&made.latent_queries, count, rk);
+        add_rows(&mut back.keys, d_score.t(), latent_queries, seen, rk, scale);
+        let mut d_queries = Vec::new();
+        product(&mut d_queries, false, d_score, keys, scale);
+        if let Some(slope) = slope.w_uk.get_mut(group) {
+            let queries = View::new(&made.queries, count, d);
+            product(
+                slope,
+                true,
+                queries.t(),
+                View::new(&d_queries, count, rk),
+                1.0,
+            );
+        }
+    }
+}
+
+/// Slopes of the latent rows, [seen, r].
+pub struct Latents {
+    /// Of the keys.
+    pub keys: Vec<f32>,
+    /// Of the values.
+    pub values: Vec<f32>,
+}
+
+/// Adds `a b` to the first `count` rows of `out`, `width` wide.
+fn add_rows(out: &mut Vec<f32>, a: View, b: View, count: usize, width: usize, alpha: f32) {
+    let mut rows = Vec::new();
+    product(&mut rows, false, a, b, alpha);
+    out.resize(out.len().max(count * width), 0.0);
+    out.iter_mut().zip(rows).for_each(|(x, y)| *x += y);
+}

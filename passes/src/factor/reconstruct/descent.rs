@@ -1,0 +1,141 @@
+//! Where the descent walks, and how it steps.
+
+use ndarray::{Array1, Array2, Array3, ArrayView2, s};
+
+use super::super::Factors;
+use super::super::moments::Moments;
+use super::super::spectral::SpectralError;
+use super::super::weighted::{SideFactors, SideRoots};
+use super::attention::Attention;
+
+/// Adam's usual constants (Kingma and Ba, algorithm 1).
+const BETA: (f64, f64) = (0.9, 0.999);
+const EPSILON: f64 = 1e-8;
+
+/// The coordinates in which the descent walks: A = M⁻¹ w_d, B = M w_u, and the bias in units of a typical output.
+pub struct Frame {
+    key: SideRoots,
+    value: SideRoots,
+    bias: f64,
+}
+
+impl Frame {
+    pub fn new(moments: &Moments, attention: &Attention, unit: f64) -> Result<Self, SpectralError> {
+        let reader = attention.readers.as_ref().map_or(1.0, |g| {
+            g.diag().mean().unwrap_or(1.0).max(f64::MIN_POSITIVE)
+        });
+        let width = (attention.heads * attention.value_size) as f64;
+        Ok(Self {
+            key: SideRoots::of(&moments.key)?,
+            value: SideRoots::of(&moments.value)?,
+            bias: (unit / reader / width.max(1.0)).sqrt(),
+        })
+    }
+
+    pub fn enter(&self, factors: &Factors) -> Vec<f64> {
+        let mut point = Vec::new();
+        for (roots, side) in [(&self.key, &factors.key), (&self.value, &factors.value)] {
+            point.extend(roots.inverse_times(&side.down.view()).iter());
+            point.extend(roots.times(&stacked(&side.up).view()).iter());
+        }
+        if let Some(bias) = &factors.bias {
+            point.extend(bias.iter().map(|b| b / self.bias));
+        }
+        point
+    }
+
+    pub fn leave(&self, point: &[f64], like: &Factors) -> Factors {
+        let mut rest = point;
+        let mut take = |count: usize| {
+            let (taken, left) = rest.split_at(count.min(rest.len()));
+            rest = left;
+            Array1::from(taken.to_vec())
+        };
+        let mut side = |roots: &SideRoots, like: &SideFactors| {
+            let shape = like.down.dim();
+            let down = take(like.down.len()).into_shape_with_order(shape);
+            let up = take(like.up.len()).into_shape_with_order(shape);
+            SideFactors {
+                down: roots.times(&down.unwrap_or_else(|_| like.down.clone()).view()),
+                up: blocks(
+                    &roots.inverse_times(&up.unwrap_or_else(|_| like.down.clone()).view()),
+                    like.up.dim(),
+                ),
+                predicted_error: like.predicted_error,
+            }
+        };
+        let (key, value) = (side(&self.key, &like.key), side(&self.value, &like.value));
+        let bias = like.bias.as_ref().map(|bias| {
+            let values = take(bias.len()).into_shape_with_order(bias.dim());
+            values.unwrap_or_else(|_| bias.clone()) * self.bias
+        });
+        Factors { key, value, bias }
+    }
+
+    /// The slope at factors, over `norm`, as a slope in these coordinates: w_d = M A and w_u = M⁻¹ B.
+    pub fn pull(&self, slope: &Factors, norm: f64) -> Vec<f64> {
+        let mut pulled = Vec::new();
+        for (roots, side) in [(&self.key, &slope.key), (&self.value, &slope.value)] {
+            pulled.extend(roots.times(&side.down.view()).iter().map(|x| x / norm));
+            pulled.extend(
+                roots
+                    .inverse_times(&stacked(&side.up).view())
+                    .iter()
+                    .map(|x| x / norm),
+            );
+        }
+        if let Some(bias) = &slope.bias {
+            pulled.extend(bias.iter().map(|b| b * self.bias / norm));
+        }
+        pulled
+    }
+}
+
+/// [G, d, r] as [G*d, r].
+fn stacked(up: &Array3<f64>) -> Array2<f64> {
+    let (heads, size, rank) = up.dim();
+    Array2::from_shape_fn((heads * size, rank), |(i, j)| {
+        up.get((i / size.max(1), i % size.max(1), j))
+            .copied()
+            .unwrap_or_default()
+    })
+}
+
+/// [G*d, r] as [G, d, r].
+fn blocks(matrix: &Array2<f64>, (heads, size, rank): (usize, usize, usize)) -> Array3<f64> {
+    let mut up = Array3::zeros((heads, size, rank));
+    for (head, mut block) in up.outer_iter_mut().enumerate() {
+        let rows: ArrayView2<f64> = matrix.slice(s![head * size..(head + 1) * size, ..]);
+        block.assign(&rows);
+    }
+    up
+}
+
+/// Adam, on one long vector.
+pub struct Adam {
+    mean: Vec<f64>,
+    square: Vec<f64>,
+    steps: i32,
+}
+
+impl Adam {
+    pub fn new(length: usize) -> Self {
+        Self {
+            mean: vec![0.0; length],
+            square: vec![0.0; length],
+            steps: 0,
+        }
+    }
+
+    pub fn step(&mut self, point: &mut [f64], slope: &[f64], rate: f64) {
+        self.steps += 1;
+        let (b1, b2) = BETA;
+        let (c1, c2) = (1.0 - b1.powi(self.steps), 1.0 - b2.powi(self.steps));
+        let state = self.mean.iter_mut().zip(&mut self.square);
+        for ((x, g), (m, v)) in point.iter_mut().zip(slope).zip(state) {
+            *m = b1 * *m + (1.0 - b1) * g;
+            *v = b2 * *v + (1.0 - b2) * g * g;
+            *x -= rate * (*m / c1) / ((*v / c2).sqrt() + EPSILON);
+        }
+    }
+}

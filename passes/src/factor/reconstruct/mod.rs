@@ -1,0 +1,111 @@
+//! Local reconstruction: from factors that are good on average to factors that are good for this attention.
+//!
+//! One attention at a time, w_dk, w_uk, w_dv, w_uv and a bias are changed by gradient descent until the attention's
+//! output, as o_proj reads it, is as near as possible to the original's on the text's own queries, keys and values:
+//!
+//! ```text
+//! minimise  | sum_h (out'_h - out_h) W_O,h |²      out'_h = softmax(mask(f(q_h w_uk[j] · c_k))) c_v w_uv[j] + b_h
+//! ```
+//!
+//! Adam works in the coordinates in which the weighted principal components are orthonormal: A = M⁻¹ w_d, B = M w_u.
+//! It needs no labels and no other layer, and the same inputs give the same factors.
+
+mod attention;
+mod backward;
+mod descent;
+mod weights;
+
+pub use attention::{Attention, Sequence, error, gradient, outputs};
+
+use super::Factors;
+use super::moments::Moments;
+use super::spectral::SpectralError;
+use attention::Layer;
+use descent::{Adam, Frame};
+use weights::Weights;
+
+/// How to descend.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Descent {
+    /// Steps of Adam.
+    pub steps: usize,
+    /// Queries that one step looks at, of one sequence.
+    pub queries: usize,
+    /// Rate of the first step; it falls to zero along a cosine.
+    pub rate: f64,
+}
+
+/// How often a descent looks at the sequence that is kept aside.
+const LOOKS: usize = 8;
+
+/// Descends from `start`. The last sequence is kept aside: the result is the best on it of what the descent passes
+/// through, and never worse than `start`.
+/// `progress` is told after each step how many are done, and the relative squared error of that step.
+pub fn reconstruct(
+    attention: &Attention,
+    moments: &Moments,
+    start: &Factors,
+    sequences: &[Sequence],
+    descent: Descent,
+    progress: &mut dyn FnMut(usize, f64),
+) -> Result<(Factors, [f64; 2]), SpectralError> {
+    let (aside, used) = match sequences.split_last() {
+        Some((aside, used)) if !used.is_empty() => (std::slice::from_ref(aside), used),
+        _ => (sequences, sequences),
+    };
+    let before = error(attention, start, aside);
+    let layer = Layer::new(attention, start);
+    let targets: Vec<Vec<f32>> = used.iter().map(|s| layer.target(s)).collect();
+    let energy: f64 = used
+        .iter()
+        .zip(&targets)
+        .map(|(s, t)| layer.energy(t, s.length))
+        .sum();
+    let tokens: usize = used.iter().map(|s| s.length).sum();
+    if energy <= 0.0 || !energy.is_finite() || tokens == 0 {
+        return Ok((start.clone(), [before, before]));
+    }
+    // Mean energy of one query's target: losses become relative.
+    let unit = energy / tokens as f64;
+    let frame = Frame::new(moments, attention, unit)?;
+    let mut point = frame.enter(start);
+    let mut adam = Adam::new(point.len());
+    let mut weights = Weights::of(start, attention);
+    // A short text is soon learnt by heart: what is best on the sequence kept aside is what counts.
+    let (mut best, mut least) = (start.clone(), before);
+    for step in 0..descent.steps {
+        let which = step % used.len();
+        let (Some(sequence), Some(target)) = (used.get(which), targets.get(which)) else {
+            break;
+        };
+        let queries = picked(sequence.length, descent.queries, step / used.len());
+        let mut slope = weights.zeros();
+        let loss = layer.step(sequence, target, &queries, &weights, Some(&mut slope));
+        let relative = loss / (unit * queries.len().max(1) as f64);
+        let slope = slope.factors(attention, start);
+        let slope = frame.pull(&slope, unit * queries.len().max(1) as f64);
+        let rate = descent.rate
+            * 0.5
+            * (1.0 + (std::f64::consts::PI * step as f64 / descent.steps as f64).cos());
+        adam.step(&mut point, &slope, rate);
+        let factors = frame.leave(&point, start);
+        weights = Weights::of(&factors, attention);
+        let last = step + 1 == descent.steps;
+        if last || (step + 1) % descent.steps.div_ceil(LOOKS) == 0 {
+            let now = error(attention, &factors, aside);
+            if now < least {
+                (best, least) = (factors, now);
+            }
+        }
+        progress(step + 1, relative);
+    }
+    Ok((best, [before, least]))
+}
+
+/// `count` of `length` queries, evenly spaced; the pass `round` begins at another place.
+fn picked(length: usize, count: usize, round: usize) -> Vec<usize> {
+    let stride = length.div_ceil(count.max(1)).max(1);
+    // Rounds walk through all places before one comes again, in an order without neighbours.
+    let first = (round * (stride / 2 + 1 - stride % 2).max(1)) % stride;
+    (first..length).step_by(stride).collect()
+}

@@ -144,15 +144,19 @@ impl Text {
         self.ids.chunks_exact(self.length.max(1))
     }
 
-    /// The first `count` sequences, and the others.
+    /// The text without its last part, and that part: a third of it, at most `most` tokens. Sequences become shorter where
+    /// there are too few of them to divide. `None` where there is nothing to divide.
     #[must_use]
-    pub fn split(&self, count: usize) -> (Self, Self) {
-        let (first, rest) = self.ids.split_at((count * self.length).min(self.ids.len()));
+    pub fn hold_out(&self, most: usize) -> Option<(Self, Self)> {
+        let length = self.length.min(self.ids.len() / 3);
+        let sequences = self.ids.len().checked_div(length)?;
+        let held_out = (most / length).min(sequences / 3).max(1);
+        let (first, rest) = self.ids.split_at(length * sequences.checked_sub(held_out)?);
         let part = |ids: &[i64]| Self {
-            ids: ids.to_vec(),
-            length: self.length,
+            ids: ids.chunks_exact(length).flatten().copied().collect(),
+            length,
         };
-        (part(first), part(rest))
+        (length >= 2).then(|| (part(first), part(rest)))
     }
 }
 

@@ -124,11 +124,9 @@ fn diff_of_a_rewrite_shows_what_the_user_has_to_know() {
         text.lines().any(|l| l.starts_with(weight)),
         "no '{weight}' in\n{text}"
     );
-    // The header did not change, nor did any weight of the model.
-    assert!(
-        !text.contains("\nmodel: ") && !text.starts_with("model: "),
-        "{text}"
-    );
+    // The header says that this is an approximation, and how it was made; no weight of the model changed.
+    assert!(text.starts_with("model: 0 removed, 1 added\n"), "{text}");
+    assert!(text.contains("\n+ metadata gqa2mla = "), "{text}");
     assert!(
         !text.contains("- model.embed_tokens.weight") && !text.contains("- onnx::MatMul_"),
         "{text}"
@@ -180,4 +178,40 @@ fn diff_tells_weights_apart_that_have_one_name_and_shape() {
         "{text}"
     );
     assert_eq!(text.lines().count(), 3, "{text}");
+}
+
+/// What differs inside branches, functions, constants and metadata is found too.
+#[test]
+fn diff_looks_into_every_part() {
+    let place = folder();
+    let script = "
+import onnx, sys
+from onnx import helper, TensorProto as T
+def model(value, scale, note, inner):
+    const = helper.make_node('Constant', [], ['c'], value=helper.make_tensor('v', T.FLOAT, [1], [value]))
+    branch = lambda op: helper.make_graph([helper.make_node(op, ['x'], ['y'])], op, [], [helper.make_tensor_value_info('y', T.FLOAT, [2])])
+    cond = helper.make_node('If', ['b'], ['z'], then_branch=branch(inner), else_branch=branch('Neg'))
+    call = helper.make_node('F', ['z', 'c'], ['out'], domain='own')
+    body = helper.make_function('own', 'F', ['p', 'q'], ['r'], [helper.make_node(scale, ['p', 'q'], ['r'])], [helper.make_opsetid('', 18)])
+    graph = helper.make_graph([const, cond, call], 'g', [helper.make_tensor_value_info('x', T.FLOAT, [2]), helper.make_tensor_value_info('b', T.BOOL, [])], [helper.make_tensor_value_info('out', T.FLOAT, [2])])
+    m = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18), helper.make_opsetid('own', 1)], functions=[body])
+    helper.set_model_props(m, {'note': note})
+    return m
+base = (1.0, 'Mul', 'a', 'Abs')
+for name, args in [('base', base), ('constant', (2.0, 'Mul', 'a', 'Abs')), ('function', (1.0, 'Add', 'a', 'Abs')), ('note', (1.0, 'Mul', 'b', 'Abs')), ('branch', (1.0, 'Mul', 'a', 'Exp'))]:
+    onnx.save(model(*args), sys.argv[1] + '/' + name + '.onnx')
+";
+    common::python(script, &[place.path()]);
+    let at = |name: &str| place.path().join(format!("{name}.onnx"));
+    let same = with(&[&"diff", &at("base"), &at("base")]).stdout;
+    assert_eq!(same.trim(), "the models are the same");
+    for (name, shown) in [
+        ("constant", "+ c = Constant()"),
+        ("function", "+ function own.F: r = Add(p, q)"),
+        ("note", "+ metadata note = \"b\""),
+        ("branch", "then_branch: y = Exp(x)"),
+    ] {
+        let text = with(&[&"diff", &at("base"), &at(name)]).stdout;
+        assert!(text.contains(shown), "{name}: no '{shown}' in\n{text}");
+    }
 }

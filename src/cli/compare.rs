@@ -19,10 +19,11 @@ use super::{Outcome, no_text};
 
 /// Rewrite a model in several ways at several sizes, and compare what each loses on a text.
 ///
-/// Nothing is kept but the table. Give the text to fit factors to with --text or --token-ids (and statistics with
-/// --calibration, if there are any), and the text to measure on with --test-text or --test-ids.
+/// Nothing is kept but the table. Factors are fitted to the text of --text or --token-ids (and to the statistics of
+/// --calibration, if there are any) and measured on that of --test-text or --test-ids, or else on the last part of the
+/// same text, which is then left out of the fit.
 ///
-/// Example: gqa2mla compare fixtures/optimum-llama --token-ids fixtures/tokens.json --test-ids fixtures/tokens.json
+/// Example: gqa2mla compare fixtures/optimum-llama --token-ids fixtures/tokens.json
 #[derive(Debug, Args)]
 pub struct Compare {
     /// A .onnx file, or a folder that holds one.
@@ -133,10 +134,16 @@ impl Compare {
             self.factors.text.tokenizer(),
             self.test.test_ids.clone(),
         );
-        let test = test
-            .read(vocabulary, self.test.test_tokens, length)?
-            .ok_or_else(no_text)?;
-        let fitted = self.factors.text.read(vocabulary, tokens, length)?;
+        let mut fitted = self.factors.text.read(vocabulary, tokens, length)?;
+        let test = match test.read(vocabulary, self.test.test_tokens, length)? {
+            Some(test) => test,
+            None => {
+                let whole = fitted.ok_or_else(no_text)?;
+                let parts = whole.hold_out(self.test.test_tokens).ok_or_else(no_text)?;
+                fitted = Some(parts.0);
+                parts.1
+            }
+        };
         let statistics = self.factors.statistics(
             Factorization::Calibrated,
             &model,

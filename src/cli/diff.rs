@@ -107,6 +107,8 @@ fn section(name: &'static str, before: Vec<String>, after: Vec<String>) -> Secti
 
 fn header(model: &LoadedModel) -> Vec<String> {
     let mut lines = text::header(&model.model.proto);
+    // Here the values count as well.
+    lines.retain(|line| !line.starts_with("metadata "));
     let properties = model.model.proto.metadata_props.iter();
     lines.extend(properties.map(|p| format!("metadata {} = {:?}", p.key(), p.value())));
     lines

@@ -146,12 +146,8 @@ impl Rewrite {
         let Some(text) = args.text.read(vocabulary, wanted, length)? else {
             return Ok((None, None));
         };
-        let sequences = text.sequences().len();
-        let held_out = (MEASURED / text.length.max(1)).min(sequences / 3).max(1);
-        let (fitted, measured) = text.split(sequences - held_out.min(sequences));
-        // A text of one sequence is all measured; factors then need a statistics file.
-        let fitted = (!fitted.ids.is_empty()).then_some(fitted);
-        Ok((fitted, Some(measured)))
+        let (fitted, measured) = text.hold_out(MEASURED).ok_or_else(no_text)?;
+        Ok((Some(fitted), Some(measured)))
     }
 
     /// Measures ranks until the smallest that keeps `promise` is found: first without reconstruction, which is quick

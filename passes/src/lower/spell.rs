@@ -58,6 +58,19 @@ pub struct Core<'s> {
     pub packed: bool,
 }
 
+/// `label`, or what is made from it where nodes of the graph bear names inside it: an operator that was spelled out and
+/// put back before has left some.
+fn free_prefix(graph: &Graph, label_of: &str) -> String {
+    let mut prefix = label_of.to_owned();
+    while graph.nodes().any(|(_, n)| {
+        let rest = label(n).strip_prefix(prefix.as_str());
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    }) {
+        prefix.push('+');
+    }
+    prefix
+}
+
 impl<'g> Speller<'g> {
     /// Starts on `operator`; `known` holds what may be shared.
     pub fn new(
@@ -69,7 +82,7 @@ impl<'g> Speller<'g> {
         Self {
             graph,
             facts,
-            prefix: label(operator).to_owned(),
+            prefix: free_prefix(graph, label(operator)),
             metadata: NodeProto {
                 metadata_props: operator.metadata_props.clone(),
                 ..NodeProto::default()
@@ -99,7 +112,7 @@ impl<'g> Speller<'g> {
         inputs: &[&str],
         change: impl FnOnce(NodeProto) -> NodeProto,
     ) -> String {
-        let name = self.free(format!("{}/{part}", self.prefix));
+        let name = format!("{}/{part}", self.prefix);
         self.push(change(node(op, &name, inputs, &[&name])));
         name
     }

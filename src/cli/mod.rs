@@ -65,7 +65,10 @@ impl From<Outcome> for ExitCode {
 
 /// Parses the command line and runs it.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     let json = cli.json;
     let result = match cli.command {
         Command::Inspect(command) => command.run(json),
@@ -88,6 +91,23 @@ pub fn run() -> ExitCode {
             screen::complain(&format!("error: {error:#}"));
             outcome.into()
         }
+    }
+}
+
+/// What clap has to say: help and version on standard output, else an error, as JSON too where that was asked for.
+fn usage(error: &clap::Error) -> ExitCode {
+    let asked_for = std::env::args_os().any(|a| a == "--json");
+    if error.use_stderr() && asked_for {
+        let text = error.render().to_string();
+        screen::emit_json(
+            &json!({ "status": "failed", "exit_code": Outcome::Usage as u8, "error": text.trim_end() }),
+        );
+    }
+    let _ = error.print();
+    if error.use_stderr() {
+        Outcome::Usage.into()
+    } else {
+        Outcome::Done.into()
     }
 }
 

@@ -34,6 +34,11 @@ pub fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelle
     if !matches!(int_attribute(node, "do_rotary", 0), 0 | 1) {
         return refuse("do_rotary is neither 0 nor 1");
     }
+    if input(9).is_some() {
+        return refuse(
+            "its position_ids are given one by one, which its kernels read differently: export with positions from seqlens_k",
+        );
+    }
     if int_attribute(node, "causal", 1) == 0 {
         return refuse("it is bidirectional (causal = 0)");
     }
@@ -103,10 +108,9 @@ pub fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelle
             let Some(half) = s.facts.shape(cos).and_then(|shape| shape.get(1)?.as_i64()) else {
                 return refuse("the width of its cos_cache is not known");
             };
-            let positions = match (input(9), target) {
-                (Some(given), _) => given.to_owned(),
-                (None, Target::MatMul) => start(s, query, past_key, seqlens),
-                (None, Target::Gqa) => row_positions(s, query, seqlens),
+            let positions = match target {
+                Target::MatMul => start(s, query, past_key, seqlens),
+                Target::Gqa => row_positions(s, query, seqlens),
             };
             let mut rotate = |part: &str, x: &str, heads: i64| {
                 s.with(

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use gqa2mla_passes::factor::Made;
 use gqa2mla_passes::factor::reconstruct::Descent;
 use gqa2mla_passes::onnx::StringStringEntryProto;
 use gqa2mla_passes::pipeline::{Layer, plan};
@@ -12,7 +13,7 @@ use serde_json::json;
 
 use crate::calibrate::{CalibrateError, ModelStatistics};
 use crate::convert::{ConvertError, Staged, stage};
-use crate::factors::{Factorization, from_moments, moments};
+use crate::factors::{Factorization, decoupled, from_moments, moments};
 use crate::model::load::LoadedModel;
 use crate::model::save::output_path;
 use crate::reconstruct::{self, Job, Outcome, ReconstructError, Reconstruction};
@@ -145,7 +146,8 @@ impl Compressor<'_> {
             _ => self.check(options)?,
         };
         let lossy = |p: &gqa2mla_passes::pipeline::Planned| {
-            p.ranks.key.min(p.ranks.value) < p.site.full_rank()
+            options.form == LatentForm::Decoupled
+                || p.ranks.key.min(p.ranks.value) < p.site.full_rank()
         };
         let mut done: Option<Reconstruction> = None;
         let mut work = None;
@@ -161,7 +163,7 @@ impl Compressor<'_> {
                 text,
                 statistics,
                 factorization: self.factorization,
-                ranks: &|layer| options.ranks.of(&layer.id, &layer.site, options.target),
+                ranks: &|layer| options.ranks_of(&layer.id, &layer.site),
                 descent,
                 runtime: self.runtime,
             };
@@ -170,24 +172,31 @@ impl Compressor<'_> {
             })?);
             work = Some(folder);
         }
-        let mut factorize = |layer: &Layer| -> Result<_, Box<dyn std::error::Error + Send + Sync>> {
-            let ready = done.as_ref().map(|d| d.factors(layer.id)).transpose()?;
-            if let Some(factors) = ready.flatten() {
-                return Ok(factors);
-            }
-            let Some(sums) = self.statistics.and_then(|s| s.layers.get(layer.id)) else {
-                return by_weights(layer);
+        let mut factorize =
+            |layer: &Layer| -> Result<Made, Box<dyn std::error::Error + Send + Sync>> {
+                let ready = done.as_ref().map(|d| d.factors(layer.id)).transpose()?;
+                if let Some(factors) = ready.flatten() {
+                    return Ok(factors.into());
+                }
+                let Some(sums) = self.statistics.and_then(|s| s.layers.get(layer.id)) else {
+                    return by_weights(layer);
+                };
+                if let Factorization::TransMla { fold } = self.factorization {
+                    let rotated = layer.rotation();
+                    let made = decoupled(layer.site, &rotated, sums, layer.ranks, fold)?;
+                    let missing = "its statistics hold no keys before rotation";
+                    return made.map(Made::Decoupled).ok_or_else(|| missing.into());
+                }
+                let moments = moments(
+                    layer.site,
+                    layer.scoring().as_ref(),
+                    layer.output_projection().as_ref(),
+                    sums,
+                    self.factorization,
+                    options.form,
+                );
+                Ok(from_moments(layer.site, &moments, layer.ranks)?.into())
             };
-            let moments = moments(
-                layer.site,
-                layer.scoring().as_ref(),
-                layer.output_projection().as_ref(),
-                sums,
-                self.factorization,
-                options.form,
-            );
-            Ok(from_moments(layer.site, &moments, layer.ranks)?)
-        };
         let note = planned.iter().any(lossy).then(|| self.note(options));
         let staged = stage(
             &self.model.path,

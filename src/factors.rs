@@ -3,7 +3,9 @@
 use gqa2mla_passes::LatentForm;
 use gqa2mla_passes::factor::moments::value_readers;
 use gqa2mla_passes::factor::statistics::Recipe;
+use gqa2mla_passes::factor::transmla::{Decoupled, Joint, transmla};
 use gqa2mla_passes::factor::{Factors, Moments, Ranks, SpectralError, Statistics, factor};
+use gqa2mla_passes::recognize::rotation::Rotated;
 use gqa2mla_passes::recognize::scoring::Scoring;
 use gqa2mla_passes::recognize::site::Site;
 use ndarray::Array2;
@@ -20,6 +22,11 @@ pub enum Factorization {
     Weighted,
     /// The same, with keys about their mean and values weighted by the attention they receive.
     Calibrated,
+    /// TransMLA's recipe, in its own cache layout; for comparison.
+    TransMla {
+        /// Neighbouring frequencies that count as one.
+        fold: usize,
+    },
 }
 
 impl Factorization {
@@ -31,6 +38,7 @@ impl Factorization {
             Self::Plain => "plain",
             Self::Weighted => "weighted",
             Self::Calibrated => "calibrated",
+            Self::TransMla { .. } => "transmla",
         }
     }
 
@@ -59,6 +67,35 @@ pub fn moments(
 ) -> Moments {
     let readers = output_projection.map(|w| value_readers(w, site.heads, site.kv_heads));
     statistics.moments(factorization.recipe(scoring, form), readers)
+}
+
+/// TransMLA's factors of one attention; `None` where its statistics do not hold keys before rotation.
+///
+/// # Errors
+/// [`SpectralError`] when the moments are not finite.
+pub fn decoupled(
+    site: &Site,
+    rotated: &Rotated,
+    statistics: &Statistics,
+    ranks: Ranks,
+    fold: usize,
+) -> Result<Option<Decoupled>, SpectralError> {
+    let (Rotated::By(rotation), Some(key), Some(cross)) = (
+        rotated,
+        &statistics.unrotated_square,
+        &statistics.unrotated_value,
+    ) else {
+        return Ok(None);
+    };
+    let tokens = statistics.tokens.max(1.0);
+    let joint = Joint {
+        key: &(key / tokens),
+        value: &(&statistics.value_square / tokens),
+        cross: &(cross / tokens),
+        kv_heads: site.kv_heads,
+        interleaved: rotation.interleaved,
+    };
+    transmla(&joint, fold, ranks.value).map(Some)
 }
 
 /// Factors of one attention from its moments.

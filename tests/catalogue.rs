@@ -15,7 +15,10 @@ fn the_catalogue_lists_every_reason() {
     assert!(given.len() > 20, "{given:?}");
     let readme = fs::read_to_string(root.join("README.md")).unwrap();
     let (_, table) = readme.split_once("| reason | what it means |").unwrap();
-    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let rows = table
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
     let listed: BTreeSet<&str> = rows
         .filter_map(|row| row.trim_start_matches("| ").split(" |").next())
         .flat_map(|codes| codes.split(", "))

@@ -12,10 +12,15 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{
-    HALF, How, IN_BF16, SEEN, SINGLE, compared, exchange_two_heads, fixtures, in_ort, loaded, pair,
-    recognised_fixtures, rewritten,
+    HALF, How, IN_BF16, SEEN, SINGLE, compared, exchange_two_heads, fixture, fixtures, folder,
+    in_ort, loaded, pair, recognised_fixtures, rewritten, root, session, with,
 };
+use std::path::Path;
+
+use gqa2mla::model::load::load;
+use gqa2mla::ports::subject;
 use gqa2mla::runtime::RuntimeKind;
+use gqa2mla::validate::runner::Runner;
 use gqa2mla_passes::lower::Target;
 use gqa2mla_passes::onnx::tensor_proto::DataType;
 use gqa2mla_passes::{LatentForm, RankPlan, RewriteOptions, inspect};
@@ -208,6 +213,75 @@ fn the_expanded_form_loses_nothing_at_full_rank_and_halves_the_cache_at_half() {
             );
             assert!(found.steps.iter().all(|s| s.finite), "{name}");
         }
+    }
+}
+
+/// TransMLA's layout drops the rotation of most channels, which is nothing at position 0: one token alone comes out right
+/// at full width, in the exporters' ways to rotate, and a text does not.
+#[test]
+fn the_decoupled_form_is_right_where_there_is_nothing_to_rotate() {
+    for name in [
+        "optimum-llama",
+        "dynamo18-llama",
+        "dynamo18-glm",
+        "dynamo23-llama",
+        "optimum-qwen3",
+    ] {
+        let place = folder();
+        let (statistics, out) = (place.path().join("stats"), place.path().join("model.onnx"));
+        let ids = root().join("fixtures/tokens.json");
+        let ran = with(&[
+            &"calibrate",
+            &fixture(name),
+            &"--token-ids",
+            &ids,
+            &"--length",
+            &"64",
+            &"-o",
+            &statistics,
+        ]);
+        assert_eq!(ran.code, 0, "{name}: {ran:?}");
+        let ran = with(&[
+            &"rewrite",
+            &fixture(name),
+            &"-o",
+            &out,
+            &"--cache-ratio",
+            &"1",
+            &"--factors",
+            &"transmla",
+            &"--calibration",
+            &statistics,
+            &"--json",
+        ]);
+        assert_eq!(ran.code, 0, "{name}: {ran:?}");
+        let told = ran.json();
+        let ratio = told["validation"]["proof"]["steps"][0]["ratio"]
+            .as_f64()
+            .unwrap();
+        assert!(
+            ratio > SEEN,
+            "{name}: a text of 8 tokens should differ, {ratio:e}"
+        );
+        let alone = |path: &Path| {
+            let loaded = load(path).unwrap();
+            let interface = subject(&loaded.model.proto).unwrap().interface;
+            let mut session = session(&loaded.path, RuntimeKind::Ort).unwrap();
+            let mut runner = Runner::new(session.as_mut(), &interface).unwrap();
+            runner.start(&[0]).unwrap();
+            runner.step(&[7], 1).unwrap().to_f32()
+        };
+        let (before, after) = (alone(&fixture(name)), alone(&out));
+        let largest = before.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        let apart = before
+            .iter()
+            .zip(&after)
+            .fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(
+            f64::from(apart / largest) <= SINGLE,
+            "{name}: {}",
+            apart / largest
+        );
     }
 }
 

@@ -82,8 +82,8 @@ pub enum RewriteError {
         /// Rank of the values.
         value: usize,
     },
-    /// The expanded form needs more than the attention shows.
-    #[error("layer {layer} cannot take the form expanded: {reason}; use the form absorbed")]
+    /// The form needs more than the attention shows.
+    #[error("layer {layer} cannot take this form: {reason}; use the form absorbed")]
     Form {
         /// The layer.
         layer: usize,

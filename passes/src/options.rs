@@ -34,6 +34,9 @@ pub enum LatentForm {
     /// In front of the products; keys are cached before rotation and rebuilt at every step. The most accurate at a given
     /// rank, the slowest to decode, and the one to fine-tune.
     Expanded,
+    /// One rotated head of d numbers, and one latent of the unrotated keys and the values: TransMLA's layout, for
+    /// comparison. Never exact.
+    Decoupled,
 }
 
 /// How wide the latents are.
@@ -50,9 +53,30 @@ pub enum RankPlan {
     Each(BTreeMap<String, Ranks>),
 }
 
+impl RewriteOptions {
+    /// The widths of one attention: of what stands for its keys and for its values.
+    pub fn ranks_of(&self, id: &str, site: &Site) -> Ranks {
+        if self.form != LatentForm::Decoupled {
+            return self.ranks.of(id, site, self.target);
+        }
+        // As many numbers as the other forms would cache; d of them are rotated.
+        let all = match &self.ranks {
+            RankPlan::Ratio(ratio) => (ratio * site.cached_numbers() as f64 + 1e-9) as usize,
+            other => {
+                let ranks = other.of(id, site, self.target);
+                ranks.key + ranks.value
+            }
+        };
+        Ranks {
+            key: site.key.size,
+            value: all.saturating_sub(site.key.size),
+        }
+    }
+}
+
 impl RankPlan {
     /// The widths of one attention.
-    pub fn of(&self, id: &str, site: &Site, target: Target) -> Ranks {
+    fn of(&self, id: &str, site: &Site, target: Target) -> Ranks {
         match self {
             Self::Full => Ranks::uniform(site.full_rank()),
             Self::Uniform(rank) => Ranks::uniform(*rank),
@@ -107,8 +131,8 @@ pub fn check(
     }
     for (placed, id) in sites.iter().zip(ids) {
         let site = &placed.site;
-        let ranks = options.ranks.of(id, site, options.target);
-        in_range(site, ranks)?;
+        let ranks = options.ranks_of(id, site);
+        in_range(site, ranks, options.form)?;
         if options.target == Target::Gqa {
             fits_the_operator(placed, ranks)?;
         }
@@ -116,8 +140,11 @@ pub fn check(
     Ok(())
 }
 
-fn in_range(site: &Site, ranks: Ranks) -> Result<(), RewriteError> {
-    let full = site.full_rank();
+fn in_range(site: &Site, ranks: Ranks, form: LatentForm) -> Result<(), RewriteError> {
+    let full = match form {
+        LatentForm::Decoupled => site.cached_numbers(),
+        LatentForm::Absorbed | LatentForm::Expanded => site.full_rank(),
+    };
     for rank in [ranks.key, ranks.value] {
         if rank == 0 || rank > full {
             return Err(RewriteError::Rank {

@@ -7,7 +7,7 @@ use ndarray::Array2;
 
 use crate::cleanup::{Live, cleanup};
 use crate::error::RewriteError;
-use crate::factor::{Factors, Moments, Ranks, SideMoments, factor, weights_only};
+use crate::factor::{Made, Moments, Ranks, SideMoments, factor, weights_only};
 use crate::facts::Facts;
 use crate::graph::patch::{Patch, PatchError, apply};
 use crate::graph::verify::{VerifyError, verify};
@@ -20,10 +20,11 @@ use crate::recognize::Recognized;
 use crate::recognize::output_projection::output_projection;
 use crate::recognize::projection::projection;
 use crate::recognize::reject::Reject;
-use crate::recognize::rotation::{Rotated, rotation};
+use crate::recognize::rotation::{Rotated, query_rotation, rotation};
 use crate::recognize::scoring::{Scoring, scoring};
 use crate::recognize::site::{Side, Site};
 use crate::rewrite::absorbed::absorbed;
+use crate::rewrite::decoupled;
 use crate::rewrite::expanded::expanded;
 use crate::rewrite::grouped::grouped;
 use crate::rewrite::weights::{Layout, Weights, weights};
@@ -98,15 +99,15 @@ pub struct Layer<'l> {
 }
 
 /// Makes the factors of one attention.
-pub type Factorize<'f> = dyn FnMut(&Layer) -> Result<Factors, Box<dyn Error + Send + Sync>> + 'f;
+pub type Factorize<'f> = dyn FnMut(&Layer) -> Result<Made, Box<dyn Error + Send + Sync>> + 'f;
 
 /// Factors from the weights alone: principal components of the projections.
-pub fn by_weights(layer: &Layer) -> Result<Factors, Box<dyn Error + Send + Sync>> {
-    Ok(factor(
+pub fn by_weights(layer: &Layer) -> Result<Made, Box<dyn Error + Send + Sync>> {
+    Ok(Made::Latent(factor(
         &layer.weight_moments(),
         layer.site.kv_heads,
         layer.ranks,
-    )?)
+    )?))
 }
 
 impl Layer<'_> {
@@ -166,7 +167,7 @@ pub fn plan(model: &Model, options: &RewriteOptions) -> Result<Vec<Planned>, Rew
     let mut seen = HashSet::new();
     let planned = found.sites.iter().zip(ids).map(|(placed, id)| Planned {
         site: placed.site.clone(),
-        ranks: options.ranks.of(&id, &placed.site, options.target),
+        ranks: options.ranks_of(&id, &placed.site),
         id,
     });
     let mut planned: Vec<Planned> = planned.collect();
@@ -301,7 +302,7 @@ impl<'u> Changes<'u> {
                 facts,
                 site: &placed.site,
                 id: &id,
-                ranks: options.ranks.of(&id, &placed.site, options.target),
+                ranks: options.ranks_of(&id, &placed.site),
             };
             self.failed = self.rewrite_site(
                 &layer,
@@ -341,19 +342,42 @@ impl<'u> Changes<'u> {
                     layer: site.layer,
                     cause,
                 })?;
-                let (weights, tensors) = weights(&prefix, site, &factors, layout)?;
+                let (weights, tensors) = match &factors {
+                    Made::Latent(factors) => weights(&prefix, site, factors, layout)?,
+                    Made::Decoupled(made) => {
+                        (Weights::default(), decoupled::tensors(&prefix, site, made)?)
+                    }
+                };
                 let main = self.patches.entry(Scope::default()).or_default();
                 for tensor in tensors {
                     main.initializers
                         .push(store(tensor).map_err(RewriteError::Store)?);
                 }
-                let errors = (factors.key.predicted_error, factors.value.predicted_error);
+                let errors = match &factors {
+                    Made::Latent(f) => (f.key.predicted_error, f.value.predicted_error),
+                    // What dropping the rotation costs is not in any spectrum.
+                    Made::Decoupled(_) => (f64::NAN, f64::NAN),
+                };
                 self.shared.insert(key, (weights.clone(), errors));
                 (weights, errors)
             }
         };
         let kept = placed.origin.as_ref().and_then(|o| o.grouped.as_ref());
         let mut patch = match (options.target, kept, &rotated) {
+            (_, _, Some(Rotated::By(keys))) if options.form == LatentForm::Decoupled => {
+                let queries = query_rotation(graph, layer.facts, site);
+                let patch = match &queries {
+                    Rotated::By(queries) if !queries.packed => {
+                        let rotations = (keys, queries);
+                        decoupled::decoupled(graph, layer.facts, prefix, site, rotations, ranks)
+                    }
+                    _ => None,
+                };
+                patch.ok_or(RewriteError::Form {
+                    layer: site.layer,
+                    reason: "the rotation of its queries is not followed".to_owned(),
+                })?
+            }
             (_, _, Some(rotated)) => {
                 let patch = expanded(graph, layer.facts, prefix, site, rotated, &weights, ranks);
                 patch.ok_or(RewriteError::Form {
@@ -410,6 +434,19 @@ fn expansion(
         Rotated::Unknown(missing) => Err(refuse(&format!(
             "the rotation of its keys is not recognised: {missing}"
         ))),
+        Rotated::By(rotation) if rotation.packed && options.form == LatentForm::Decoupled => {
+            Err(refuse("its heads are split after the rotation"))
+        }
+        Rotated::By(rotation)
+            if options.form == LatentForm::Decoupled
+                && !rotation.interleaved
+                && !rotation.whole =>
+        {
+            Err(refuse("only a part of each head is rotated"))
+        }
+        Rotated::No if options.form == LatentForm::Decoupled => {
+            Err(refuse("its keys are not rotated"))
+        }
         Rotated::By(rotation) if rotation.packed => Ok((Some(rotated), Layout::Packed)),
         _ => Ok((Some(rotated), Layout::Expanded)),
     }

@@ -36,6 +36,9 @@ pub fn save(statistics: &ModelStatistics, path: &Path) -> Result<(), ArraysError
         if let Some(square) = &sums.unrotated_square {
             file.put(&name("unrotated_square"), &square.view());
         }
+        if let Some(cross) = &sums.unrotated_value {
+            file.put(&name("unrotated_value"), &cross.view());
+        }
         file.put(&name("value_square"), &sums.value_square.view());
         file.put(&name("received"), &sums.received.view());
         file.put(&name("received_value"), &sums.received_value.view());
@@ -91,6 +94,7 @@ fn layer(file: &Arrays, position: usize) -> Result<Statistics, String> {
         key_sum: file.get(&name("key_sum"))?,
         key_square: file.get(&name("key_square"))?,
         unrotated_square: file.get(&name("unrotated_square")).ok(),
+        unrotated_value: file.get(&name("unrotated_value")).ok(),
         value_square: file.get(&name("value_square"))?,
         query_square,
         received: file.get(&name("received"))?,

@@ -39,6 +39,9 @@ pub struct Compare {
     /// Ways to compare.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Way::ALL, value_name = "WAYS")]
     ways: Vec<Way>,
+    /// Neighbouring frequencies that TransMLA's recipe takes as one.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    freq_fold: usize,
     #[command(flatten)]
     factors: FactorArgs,
     #[command(flatten)]
@@ -76,16 +79,19 @@ enum Way {
     Reconstructed,
     /// Calibrated, in the expanded form.
     Expanded,
+    /// TransMLA's recipe, in its own cache layout.
+    Transmla,
 }
 
 impl Way {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Weights,
         Self::Plain,
         Self::Weighted,
         Self::Calibrated,
         Self::Reconstructed,
         Self::Expanded,
+        Self::Transmla,
     ];
 
     fn name(self) -> &'static str {
@@ -96,21 +102,24 @@ impl Way {
             Self::Calibrated => "calibrated",
             Self::Reconstructed => "reconstructed",
             Self::Expanded => "expanded",
+            Self::Transmla => "transmla",
         }
     }
 
-    fn factorization(self) -> Factorization {
+    fn factorization(self, fold: usize) -> Factorization {
         match self {
             Self::Weights => Factorization::Weights,
             Self::Plain => Factorization::Plain,
             Self::Weighted => Factorization::Weighted,
             Self::Calibrated | Self::Reconstructed | Self::Expanded => Factorization::Calibrated,
+            Self::Transmla => Factorization::TransMla { fold },
         }
     }
 
     fn form(self) -> LatentForm {
         match self {
             Self::Expanded => LatentForm::Expanded,
+            Self::Transmla => LatentForm::Decoupled,
             _ => LatentForm::Absorbed,
         }
     }
@@ -159,7 +168,7 @@ impl Compare {
                 let compressor = Compressor {
                     model: &model,
                     statistics: data,
-                    factorization: way.factorization(),
+                    factorization: way.factorization(self.freq_fold),
                     reconstruction: fitted
                         .as_ref()
                         .zip(descent)

@@ -48,6 +48,8 @@ pub enum Method {
     Weighted,
     /// The same, with keys about their mean and values weighted by the attention they receive.
     Calibrated,
+    /// TransMLA's recipe in its own cache layout, for comparison: it drops rotation and is exact at no rank.
+    Transmla,
 }
 
 impl Method {
@@ -58,6 +60,7 @@ impl Method {
             Self::Plain => Factorization::Plain,
             Self::Weighted => Factorization::Weighted,
             Self::Calibrated => Factorization::Calibrated,
+            Self::Transmla => Factorization::TransMla { fold: 1 },
         }
     }
 }

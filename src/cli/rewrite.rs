@@ -3,6 +3,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use gqa2mla::compress::{Compressed, Compressor, Progress};
+use gqa2mla::factors::Factorization;
 use gqa2mla::model::load::{LoadedModel, load};
 use gqa2mla::ports::subject;
 use gqa2mla::reconstruct::{self, Outcome as Reconstructed};
@@ -102,6 +103,9 @@ impl Rewrite {
             },
         };
         let factorization = self.factors.factorization(self.size.is_exact());
+        if matches!(factorization, Factorization::TransMla { .. }) {
+            options.form = LatentForm::Decoupled;
+        }
         let runtime = self.how.runtime(true);
         let mut compressor = Compressor {
             model: &model,

@@ -20,6 +20,7 @@ pub struct Summary {
     after: u64,
     predicted: (f64, f64),
     layers: Vec<Value>,
+    predictable: bool,
     /// Whether something is lost.
     pub lossy: bool,
 }
@@ -49,6 +50,7 @@ impl Summary {
                 .map(|s| bytes(s.site.elem_type, s.ranks.key + s.ranks.value))
                 .sum(),
             layers: sites.iter().map(layer_json).collect(),
+            predictable: sites.iter().all(|s| s.key_error.is_finite()),
             predicted: (worst(|s| s.key_error), worst(|s| s.value_error)),
             lossy: sites
                 .iter()
@@ -82,7 +84,7 @@ impl Summary {
                 text.push_str("no cache in this export, so none shrinks; the latent is internal\n")
             }
         }
-        if self.lossy {
+        if self.lossy && self.predictable {
             text.push_str(&format!(
                 "predicted loss of the worst layer: {:.1}% of the keys' second moment, {:.1}% of the values'\n",
                 100.0 * self.predicted.0,

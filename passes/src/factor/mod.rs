@@ -5,6 +5,7 @@ pub mod moments;
 pub mod reconstruct;
 pub mod spectral;
 pub mod statistics;
+pub mod transmla;
 pub mod weighted;
 pub mod weights_only;
 
@@ -24,6 +25,21 @@ pub struct Factors {
     pub value: SideFactors,
     /// Added to the output of each head, [H, dv]: what the latent loses of every value alike.
     pub bias: Option<Array2<f64>>,
+}
+
+/// What a factorization gives, for the form it is made for.
+#[derive(Debug, Clone)]
+pub enum Made {
+    /// Latents of keys and of values.
+    Latent(Factors),
+    /// One rotated head, and one latent of all the rest.
+    Decoupled(transmla::Decoupled),
+}
+
+impl From<Factors> for Made {
+    fn from(factors: Factors) -> Self {
+        Self::Latent(factors)
+    }
 }
 
 /// Latent widths of one layer.

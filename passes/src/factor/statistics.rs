@@ -32,6 +32,8 @@ pub struct Statistics {
     pub key_square: Array2<f64>,
     /// The same of the keys before rotation, where they can be told.
     pub unrotated_square: Option<Array2<f64>>,
+    /// Sum of k vᵀ with k before rotation, [n, m].
+    pub unrotated_value: Option<Array2<f64>>,
     /// Sum of v vᵀ, [m, m].
     pub value_square: Array2<f64>,
     /// Sum of q qᵀ over the heads of each group, [d, d] a KV head.
@@ -78,6 +80,7 @@ impl Statistics {
             key_sum: Array1::zeros(n),
             key_square: Array2::zeros((n, n)),
             unrotated_square: unrotated.then(|| Array2::zeros((n, n))),
+            unrotated_value: unrotated.then(|| Array2::zeros((n, m))),
             value_square: Array2::zeros((m, m)),
             query_square: vec![Array2::zeros((key_size, key_size)); kv_heads],
             received: Array1::zeros(heads),
@@ -101,6 +104,9 @@ impl Statistics {
         if let (Some(sum), Some(rows)) = (&mut self.unrotated_square, &seen.unrotated) {
             let rows = rows.mapv(f64::from);
             *sum += &rows.t().dot(&rows);
+            if let Some(cross) = &mut self.unrotated_value {
+                *cross += &rows.t().dot(&values);
+            }
         }
         let group = seen.queries.len_of(Axis(0)) / self.query_square.len().max(1);
         for (head, q) in seen.queries.outer_iter().enumerate() {
@@ -136,6 +142,10 @@ impl Statistics {
                 .unrotated_square
                 .as_ref()
                 .is_none_or(|s| s.dim() == (n, n))
+            && self
+                .unrotated_value
+                .as_ref()
+                .is_none_or(|s| s.dim() == (n, m))
             && self.value_square.dim() == (m, m)
             && self.squared_square.dim() == (m, m)
             && self.received_value.dim() == (heads, m)
@@ -158,6 +168,7 @@ impl Statistics {
                 .into_iter()
                 .chain(&self.query_square)
                 .chain(&self.unrotated_square)
+                .chain(&self.unrotated_value)
                 .all(|m| m.iter().all(|x| x.is_finite()))
     }
 

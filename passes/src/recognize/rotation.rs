@@ -10,7 +10,7 @@ use tract_data::prelude::TDim;
 
 use super::site::Site;
 use crate::facts::Facts;
-use crate::graph::{Graph, NodeId, input_at, is_contrib, is_op, label};
+use crate::graph::{Graph, NodeId, input_at, int_attribute, is_contrib, is_op, label};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
 
 /// Most nodes between the rows before the rotation and the keys.
@@ -23,6 +23,10 @@ pub struct Rotation {
     pub input: String,
     /// Whether `input` is [B, T, G*d].
     pub packed: bool,
+    /// Whether pairs are neighbours; else a channel of the first half goes with one of the second.
+    pub interleaved: bool,
+    /// Whether all channels of a head are rotated, as far as the tables tell.
+    pub whole: bool,
     /// The nodes that turn `input` into the cached keys, in graph order.
     pub nodes: Vec<NodeId>,
     /// The positions that the tables follow from.
@@ -66,7 +70,33 @@ pub enum Rotated {
 
 /// The rotation in front of the cached keys of `site`.
 pub fn rotation(graph: &Graph, facts: &Facts, site: &Site) -> Rotated {
-    let behind = ancestors(graph, &site.key.new);
+    let keys = Rows {
+        value: &site.key.new,
+        heads: site.kv_heads,
+        size: site.key.size,
+    };
+    rotation_of(graph, facts, &keys)
+}
+
+/// The rotation of the queries of `site`, with every factor between it and the score product.
+pub fn query_rotation(graph: &Graph, facts: &Facts, site: &Site) -> Rotated {
+    let queries = Rows {
+        value: &site.query,
+        heads: site.heads,
+        size: site.key.size,
+    };
+    rotation_of(graph, facts, &queries)
+}
+
+/// Rows [B, heads, T, size] that may be rotated.
+struct Rows<'r> {
+    value: &'r str,
+    heads: usize,
+    size: usize,
+}
+
+fn rotation_of(graph: &Graph, facts: &Facts, site: &Rows) -> Rotated {
+    let behind = ancestors(graph, site.value);
     let turns = |id: &NodeId| {
         let node = graph.node(*id);
         node.is_some_and(|n| matches!(n.op_type(), "Cos" | "Sin" | "RotaryEmbedding"))
@@ -81,13 +111,13 @@ pub fn rotation(graph: &Graph, facts: &Facts, site: &Site) -> Rotated {
 }
 
 /// T.
-fn length_of<'f>(facts: &'f Facts, site: &Site) -> Option<&'f TDim> {
-    facts.shape(&site.key.new)?.get(2)
+fn length_of<'f>(facts: &'f Facts, site: &Rows) -> Option<&'f TDim> {
+    facts.shape(site.value)?.get(2)
 }
 
 /// How many axes the rows of `site` have in `value`: 4 for [B, G, T, d], 3 for [B, T, G*d], nothing for other values.
-fn rows_in(facts: &Facts, site: &Site, value: &str) -> Option<usize> {
-    let (heads, size) = (site.kv_heads as i64, site.key.size as i64);
+fn rows_in(facts: &Facts, site: &Rows, value: &str) -> Option<usize> {
+    let (heads, size) = (site.heads as i64, site.size as i64);
     match facts.shape(value)? {
         [_, h, _, d] if h.as_i64() == Some(heads) && d.as_i64() == Some(size) => Some(4),
         [_, _, x] if x.as_i64() == Some(heads * size) => Some(3),
@@ -98,10 +128,10 @@ fn rows_in(facts: &Facts, site: &Site, value: &str) -> Option<usize> {
 fn followed(
     graph: &Graph,
     facts: &Facts,
-    site: &Site,
+    site: &Rows,
     behind: &BTreeSet<NodeId>,
 ) -> Result<Rotation, String> {
-    let value = site.key.new.as_str();
+    let value = site.value;
     let positions = positions(graph, facts, behind)
         .ok_or("the positions that its angles follow from are not found")?;
     let moved = dependents(graph, behind, &positions.value, Through::Numbers);
@@ -128,13 +158,49 @@ fn followed(
     if nodes.len() > MOST {
         return Err("it takes too many nodes".to_owned());
     }
+    let interleaved = nodes
+        .iter()
+        .filter_map(|id| graph.node(*id))
+        .any(|n| joins_neighbours(facts, n));
+    let whole = width(graph, facts, &nodes) == Some(site.size);
     Ok(Rotation {
         input,
         packed,
+        interleaved,
+        whole,
         nodes,
         positions,
         tables,
     })
+}
+
+/// How many channels of a head are rotated, from the width of the tables.
+fn width(graph: &Graph, facts: &Facts, nodes: &[NodeId]) -> Option<usize> {
+    let all = || nodes.iter().filter_map(|id| graph.node(*id));
+    let last = |value: &String| usize::try_from(facts.shape(value)?.last()?.as_i64()?).ok();
+    if let Some(operator) = all().find(|n| n.op_type() == "RotaryEmbedding") {
+        let cos = if is_contrib(operator, "RotaryEmbedding") {
+            2
+        } else {
+            1
+        };
+        return Some(2 * last(operator.input.get(cos)?)?);
+    }
+    // Half of the channels is negated and set in front of the other half, or both halves are multiplied apart.
+    let table = all()
+        .find(|n| is_op(n, "Mul"))?
+        .output
+        .first()
+        .and_then(last)?;
+    let negates = all().any(|n| is_op(n, "Neg"));
+    Some(if negates { table } else { 2 * table })
+}
+
+/// Whether `node` works on every second channel.
+fn joins_neighbours(facts: &Facts, node: &NodeProto) -> bool {
+    let steps = node.input.get(4).and_then(|s| facts.integers(s));
+    int_attribute(node, "interleaved", 0) != 0
+        || is_op(node, "Slice") && steps.is_some_and(|s| s.contains(&2))
 }
 
 /// The nodes that `value` is made by, as far as the rotation can reach.
@@ -325,13 +391,13 @@ fn earliest<'g>(graph: &Graph<'g>, facts: &Facts, value: &'g str) -> &'g str {
 fn source(
     graph: &Graph,
     facts: &Facts,
-    site: &Site,
+    site: &Rows,
     moved: &BTreeSet<NodeId>,
 ) -> Result<String, String> {
     let length = length_of(facts, site).ok_or("the shape of the keys is not known")?;
     let mut leaves: BTreeSet<String> = BTreeSet::new();
     let mut seen = HashSet::new();
-    let mut open = vec![site.key.new.clone()];
+    let mut open = vec![site.value.to_owned()];
     while let Some(value) = open.pop() {
         if !seen.insert(value.clone()) {
             continue;
@@ -437,7 +503,7 @@ fn works_by_position(facts: &Facts, node: &NodeProto, length: &TDim) -> bool {
         }
         // Along the last axes only: the first three are batch, heads and positions.
         "Concat" | "Split" => {
-            let axis = crate::graph::int_attribute(node, "axis", 0);
+            let axis = int_attribute(node, "axis", 0);
             let rank = node
                 .input
                 .first()

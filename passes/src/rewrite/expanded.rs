@@ -18,7 +18,7 @@ use crate::factor::Ranks;
 use crate::facts::Facts;
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
-use crate::graph::{Graph, NodeId, is_op};
+use crate::graph::{Graph, NodeId, is_op, label};
 use crate::onnx::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::recognize::rotation::{Form, Positions, Rotated, Rotation};
 use crate::recognize::site::{Cache, Side, Site};
@@ -165,35 +165,61 @@ impl Builder<'_> {
             (rotation.positions.value.clone(), positions),
             (rotation.input.clone(), rows.to_owned()),
         ]);
-        let copied = rotation.tables.iter().chain(&rotation.nodes);
-        let mut copied: Vec<&NodeId> = copied.collect();
-        copied.sort();
-        for id in copied {
+        let copied: Vec<&NodeId> = rotation.tables.iter().chain(&rotation.nodes).collect();
+        nodes.extend(self.copies(facts, rotation, &copied, &mut names, "rotate")?);
+        Some((nodes, self.last_of(rotation, &names)?))
+    }
+
+    /// Copies of `nodes`, which are of `rotation`, with other inputs: `names` gives them, and takes the copies' outputs.
+    pub(super) fn copies(
+        &mut self,
+        facts: &Facts,
+        rotation: &Rotation,
+        nodes: &[&NodeId],
+        names: &mut HashMap<String, String>,
+        tag: &str,
+    ) -> Option<Vec<NodeProto>> {
+        let mut nodes = nodes.to_vec();
+        nodes.sort();
+        let mut copies = Vec::with_capacity(nodes.len());
+        for id in nodes {
             let old = self.graph.node(*id)?;
             let mut copy = old.clone();
-            let turns_rows = rotation.nodes.contains(id);
-            copy.name = Some(self.name(&format!("rotate/{}", crate::graph::label(old))));
+            copy.name = Some(self.name(&format!("{tag}/{}", label(old))));
             for input in &mut copy.input {
                 if let Some(new) = names.get(input.as_str()) {
                     input.clone_from(new);
                 }
             }
-            if turns_rows && is_op(old, "Reshape") {
+            if rotation.nodes.contains(id) && is_op(old, "Reshape") {
                 let target = self.vector(&any_length(facts, old)?);
                 if let Some(shape) = copy.input.get_mut(1) {
                     *shape = target;
                 }
                 copy.attribute.retain(|a| a.name() != "allowzero");
             }
+            if old.op_type() == "RotaryEmbedding" && !rotation.packed {
+                // Rows of four axes say for themselves how many heads they have.
+                copy.attribute.retain(|a| a.name() != "num_heads");
+            }
             for output in copy.output.iter_mut().filter(|o| !o.is_empty()) {
-                let new = self.name(&format!("rotate/{output}"));
+                let new = self.name(&format!("{tag}/{output}"));
                 names.insert(output.clone(), new.clone());
                 *output = new;
             }
-            nodes.push(copy);
+            copies.push(copy);
         }
-        let rotated = names.get(&self.site.key.new)?.clone();
-        Some((nodes, rotated))
+        Some(copies)
+    }
+
+    /// What the copies of `rotation` end in.
+    pub(super) fn last_of(
+        &self,
+        rotation: &Rotation,
+        names: &HashMap<String, String>,
+    ) -> Option<String> {
+        let last = self.graph.node(*rotation.nodes.last()?)?;
+        names.get(last.output.first()?).cloned()
     }
 
     /// Positions of all cached rows, in the form and type of `of`.

@@ -2,6 +2,7 @@
 
 pub mod absorbed;
 mod builder;
+pub mod decoupled;
 pub mod expanded;
 pub mod grouped;
 mod names;

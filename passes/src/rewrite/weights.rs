@@ -8,7 +8,7 @@ use crate::onnx::TensorProto;
 use crate::recognize::site::Site;
 
 /// Names of the initializers of one cache.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Weights {
     /// Keys to latent, [G*d, r].
     pub w_dk: String,

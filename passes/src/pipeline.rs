@@ -7,6 +7,8 @@ use ndarray::Array2;
 
 use crate::cleanup::{Live, cleanup};
 use crate::error::RewriteError;
+use crate::factor::moments::value_readers;
+use crate::factor::weights_only::Turn;
 use crate::factor::{Made, Moments, Ranks, SideMoments, factor, weights_only};
 use crate::facts::Facts;
 use crate::graph::patch::{Patch, PatchError, apply};
@@ -17,6 +19,7 @@ use crate::lower::Target;
 use crate::model::Model;
 use crate::options::{LatentForm, RewriteOptions, check};
 use crate::recognize::Recognized;
+use crate::recognize::frequencies::frequencies;
 use crate::recognize::output_projection::output_projection;
 use crate::recognize::projection::projection;
 use crate::recognize::reject::Reject;
@@ -32,6 +35,9 @@ use crate::rewrite::{Names, Store};
 use crate::scopes::{Scope, visit};
 use crate::seam::Seams;
 use crate::understand::{Placed, Understood, understand};
+
+/// Positions over which the moments of rotated keys are averaged where no text tells.
+const CONTEXT: usize = 4096;
 
 /// What a model holds.
 pub type Inspection = Recognized;
@@ -126,20 +132,55 @@ impl Layer<'_> {
         output_projection(self.model, self.graph, self.facts, self.site)
     }
 
-    /// Moments from the projection weights; where a projection is not plainly there, every direction counts alike.
+    /// Moments from the weights; where a projection is not plainly there, every direction counts alike.
     pub fn weight_moments(&self) -> Moments {
+        let site = self.site;
+        let turn = self.turn();
+        let weight = |value: &str, width: usize| {
+            projection(self.model, self.graph, self.facts, value, width)
+        };
         let side = |side: &Side| {
-            let width = self.site.kv_heads * side.size;
-            match projection(self.model, self.graph, self.facts, &side.new, width) {
+            let width = site.kv_heads * side.size;
+            match weight(&side.new, width) {
                 Some(weight) => weights_only::white_input(&weight),
                 None => SideMoments::white(width),
             }
         };
+        let (mut key, mut value) = (side(&site.key), side(&site.value));
+        // At full rank every basis is as good as another, and the readers need not be looked for.
+        if self.ranks.key < key.cached.nrows() {
+            if let Some(turn) = &turn {
+                key.cached = weights_only::over_positions(&key.cached, turn, CONTEXT);
+            }
+            let queries = weight(&site.query, site.heads * site.key.size);
+            key.weight = queries.map(|w| {
+                let groups = site.kv_heads;
+                weights_only::readers_of_keys(&w, site.heads, groups, turn.as_ref(), CONTEXT)
+            });
+        }
+        if self.ranks.value < value.cached.nrows() {
+            let readers = self.output_projection();
+            value.weight = readers.map(|w| value_readers(&w, site.heads, site.kv_heads));
+        }
         Moments {
-            key: side(&self.site.key),
-            value: side(&self.site.value),
+            key,
+            value,
             mean_output: None,
         }
+    }
+
+    /// The rotation of the keys in numbers, where all of a head is rotated.
+    fn turn(&self) -> Option<Turn> {
+        let Rotated::By(rotation) = self.rotation() else {
+            return None;
+        };
+        let half = self.site.key.size / 2;
+        let frequencies = frequencies(self.model, self.graph, self.facts, &rotation, half)
+            .filter(|_| rotation.whole)?;
+        Some(Turn {
+            frequencies,
+            interleaved: rotation.interleaved,
+        })
     }
 }
 

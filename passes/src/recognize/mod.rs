@@ -2,6 +2,7 @@
 
 mod cache;
 mod claims;
+pub mod frequencies;
 pub mod layout;
 mod matmul;
 pub mod output_projection;

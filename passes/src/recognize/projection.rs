@@ -38,7 +38,9 @@ pub fn projection(
                 .get(1)
                 .and_then(|w| graph.initializer(graph.resolve(w)))
         {
-            return columns(&matrix(model, tensor, turned)?, offset, width);
+            let weight = matrix(model, tensor, turned)?;
+            let weight = normalized(model, graph, node.input.first(), weight);
+            return columns(&weight, offset, width);
         }
         if let Some(offset) = passes(facts, node, value, width, offset) {
             open.extend(node.input.iter().map(|input| (input.as_str(), offset)));
@@ -118,8 +120,18 @@ pub fn matrix(model: &Model, tensor: &TensorProto, turned: bool) -> Option<Array
     if rows.checked_mul(cols)? > LARGEST {
         return None;
     }
+    let matrix = Array2::from_shape_vec((rows, cols), numbers(model, tensor)?).ok()?;
+    Some(if turned {
+        matrix.reversed_axes()
+    } else {
+        matrix
+    })
+}
+
+/// The elements of a floating-point tensor in f64.
+pub fn numbers(model: &Model, tensor: &TensorProto) -> Option<Vec<f64>> {
     let bytes = model.tensor_bytes(tensor).ok()?;
-    let values: Vec<f64> = match DataType::try_from(tensor.data_type()).ok()? {
+    Some(match DataType::try_from(tensor.data_type()).ok()? {
         DataType::Float => bytes
             .chunks_exact(4)
             .filter_map(|b| Some(f32::from_le_bytes(b.try_into().ok()?).into()))
@@ -133,11 +145,39 @@ pub fn matrix(model: &Model, tensor: &TensorProto, turned: bool) -> Option<Array
             .filter_map(|b| Some(half::bf16::from_le_bytes(b.try_into().ok()?).into()))
             .collect(),
         _ => return None,
-    };
-    let matrix = Array2::from_shape_vec((rows, cols), values).ok()?;
-    Some(if turned {
-        matrix.reversed_axes()
-    } else {
-        matrix
     })
+}
+
+/// `weight` [E, any] with its rows scaled by what a normalization in front of it multiplies the input `value` by: the
+/// input that is taken to be white is the one before.
+fn normalized(
+    model: &Model,
+    graph: &Graph,
+    value: Option<&String>,
+    mut weight: Array2<f64>,
+) -> Array2<f64> {
+    let gain = || {
+        let (_, node) = graph.producer(graph.resolve(value?))?;
+        let last = matches!(
+            node.op_type(),
+            "Mul"
+                | "RMSNormalization"
+                | "SimplifiedLayerNormalization"
+                | "LayerNormalization"
+                | "SkipSimplifiedLayerNormalization"
+        );
+        let stored = node
+            .input
+            .iter()
+            .filter(|_| last)
+            .filter_map(|i| graph.initializer(graph.resolve(i)))
+            .find(|t| t.dims.iter().product::<i64>() == weight.nrows() as i64)?;
+        numbers(model, stored)
+    };
+    if let Some(gain) = gain() {
+        for (mut row, gain) in weight.rows_mut().into_iter().zip(gain) {
+            row *= gain;
+        }
+    }
+    weight
 }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use gqa2mla_passes::factor::Made;
 use gqa2mla_passes::factor::reconstruct::Descent;
+use gqa2mla_passes::layer::Layer;
 use gqa2mla_passes::onnx::StringStringEntryProto;
-use gqa2mla_passes::pipeline::{Layer, plan};
+use gqa2mla_passes::pipeline::plan;
 use gqa2mla_passes::{LatentForm, RankPlan, RewriteError, RewriteOptions, by_weights};
 use serde_json::json;
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of `passes/src`, each row using only rows above it and itself.
-const PASSES: [&[&str]; 11] = [
+const PASSES: [&[&str]; 12] = [
     &["onnx"],
     &["model"],
     &["graph"],
@@ -13,6 +13,7 @@ const PASSES: [&[&str]; 11] = [
     &["recognize", "factor", "cleanup", "scopes"],
     &["lower"],
     &["rewrite"],
+    &["placed", "layer"],
     &["understand"],
     &["seam", "error", "observe"],
     &["options"],

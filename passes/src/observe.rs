@@ -18,12 +18,13 @@ use crate::onnx::{
     GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
     tensor_proto::DataType, type_proto,
 };
+use crate::placed::Placed;
 use crate::recognize::output_projection::output_projection;
 use crate::recognize::rotation::{Rotated, rotation};
 use crate::recognize::scoring::{Scoring, masked_scores, scoring};
 use crate::recognize::site::Site;
 use crate::scopes::{Scope, visit};
-use crate::understand::{Placed, understand};
+use crate::understand::understand;
 
 /// Something to look at in every attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,11 +6,11 @@ use crate::error::RewriteError;
 use crate::factor::Ranks;
 use crate::lower::Target;
 use crate::model::Model;
+use crate::placed::Placed;
 use crate::recognize::reject::Reject;
 use crate::recognize::site::Site;
 use crate::rewrite::OLDEST_OPSET;
 use crate::rewrite::grouped::RANK_STEP;
-use crate::understand::Placed;
 
 /// How a model is rewritten.
 #[derive(Debug, Clone, Default)]

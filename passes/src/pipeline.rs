@@ -1,31 +1,24 @@
 //! The passes in their order.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::error::Error;
-
-use ndarray::Array2;
 
 use crate::cleanup::{Live, cleanup};
 use crate::error::RewriteError;
-use crate::factor::moments::value_readers;
-use crate::factor::weights_only::Turn;
-use crate::factor::{Made, Moments, Ranks, SideMoments, factor, weights_only};
+use crate::factor::{Made, Ranks};
 use crate::facts::Facts;
 use crate::graph::patch::{Patch, PatchError, apply};
 use crate::graph::verify::{VerifyError, verify};
 use crate::graph::{Graph, label};
 use crate::inline::{calls, inline, key_of};
+use crate::layer::{Factorize, Layer};
 use crate::lower::Target;
 use crate::model::Model;
 use crate::options::{LatentForm, RewriteOptions, check};
+use crate::placed::Placed;
 use crate::recognize::Recognized;
-use crate::recognize::frequencies::frequencies;
-use crate::recognize::output_projection::output_projection;
-use crate::recognize::projection::projection;
 use crate::recognize::reject::Reject;
-use crate::recognize::rotation::{Rotated, query_rotation, rotation};
-use crate::recognize::scoring::{Scoring, scoring};
-use crate::recognize::site::{Side, Site};
+use crate::recognize::rotation::{Rotated, query_rotation};
+use crate::recognize::site::Site;
 use crate::rewrite::absorbed::absorbed;
 use crate::rewrite::decoupled;
 use crate::rewrite::expanded::expanded;
@@ -34,10 +27,7 @@ use crate::rewrite::weights::{Layout, Weights, weights};
 use crate::rewrite::{Names, Store};
 use crate::scopes::{Scope, visit};
 use crate::seam::Seams;
-use crate::understand::{Placed, Understood, understand};
-
-/// Positions over which the moments of rotated keys are averaged where no text tells.
-const CONTEXT: usize = 4096;
+use crate::understand::{Understood, understand};
 
 /// What a model holds.
 pub type Inspection = Recognized;
@@ -89,99 +79,6 @@ pub fn inspect(model: &Model) -> Result<Inspection, InspectError> {
         rejects: found.rejects,
         others: found.others,
     })
-}
-
-/// An attention that is about to be rewritten: what a factorization can ask of it.
-pub struct Layer<'l> {
-    model: &'l Model,
-    graph: &'l Graph<'l>,
-    facts: &'l Facts,
-    /// The attention.
-    pub site: &'l Site,
-    /// Names it among those of its model.
-    pub id: &'l str,
-    /// The latent widths to make factors for.
-    pub ranks: Ranks,
-}
-
-/// Makes the factors of one attention.
-pub type Factorize<'f> = dyn FnMut(&Layer) -> Result<Made, Box<dyn Error + Send + Sync>> + 'f;
-
-/// Factors from the weights alone: principal components of the projections.
-pub fn by_weights(layer: &Layer) -> Result<Made, Box<dyn Error + Send + Sync>> {
-    Ok(Made::Latent(factor(
-        &layer.weight_moments(),
-        layer.site.kv_heads,
-        layer.ranks,
-    )?))
-}
-
-impl Layer<'_> {
-    /// What happens to the scores, where that is plain.
-    pub fn scoring(&self) -> Option<Scoring> {
-        scoring(self.graph, self.facts, self.site)
-    }
-
-    /// How its keys are rotated.
-    pub fn rotation(&self) -> Rotated {
-        rotation(self.graph, self.facts, self.site)
-    }
-
-    /// W_O [H*dv, E], where it is plainly there.
-    pub fn output_projection(&self) -> Option<Array2<f64>> {
-        output_projection(self.model, self.graph, self.facts, self.site)
-    }
-
-    /// Moments from the weights; where a projection is not plainly there, every direction counts alike.
-    pub fn weight_moments(&self) -> Moments {
-        let site = self.site;
-        let turn = self.turn();
-        let weight = |value: &str, width: usize| {
-            projection(self.model, self.graph, self.facts, value, width)
-        };
-        let side = |side: &Side| {
-            let width = site.kv_heads * side.size;
-            match weight(&side.new, width) {
-                Some(weight) => weights_only::white_input(&weight),
-                None => SideMoments::white(width),
-            }
-        };
-        let (mut key, mut value) = (side(&site.key), side(&site.value));
-        // At full rank every basis is as good as another, and the readers need not be looked for.
-        if self.ranks.key < key.cached.nrows() {
-            if let Some(turn) = &turn {
-                key.cached = weights_only::over_positions(&key.cached, turn, CONTEXT);
-            }
-            let queries = weight(&site.query, site.heads * site.key.size);
-            key.weight = queries.map(|w| {
-                let groups = site.kv_heads;
-                weights_only::readers_of_keys(&w, site.heads, groups, turn.as_ref(), CONTEXT)
-            });
-        }
-        if self.ranks.value < value.cached.nrows() {
-            let readers = self.output_projection();
-            value.weight = readers.map(|w| value_readers(&w, site.heads, site.kv_heads));
-        }
-        Moments {
-            key,
-            value,
-            mean_output: None,
-        }
-    }
-
-    /// The rotation of the keys in numbers, where all of a head is rotated.
-    fn turn(&self) -> Option<Turn> {
-        let Rotated::By(rotation) = self.rotation() else {
-            return None;
-        };
-        let half = self.site.key.size / 2;
-        let frequencies = frequencies(self.model, self.graph, self.facts, &rotation, half)
-            .filter(|_| rotation.whole)?;
-        Some(Turn {
-            frequencies,
-            interleaved: rotation.interleaved,
-        })
-    }
 }
 
 /// One attention and what would be made of it.

@@ -6,8 +6,8 @@ use crate::facts::Facts;
 use crate::graph::Graph;
 use crate::model::Model;
 use crate::onnx::GraphProto;
+use crate::placed::Placed;
 use crate::scopes::{Scope, visit};
-use crate::understand::Placed;
 
 /// What is known of one value: constant sizes, and unknown ones as `None`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,28 +3,18 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::facts::Facts;
-use crate::graph::patch::{Patch, PatchError, apply};
+use crate::graph::patch::{PatchError, apply};
 use crate::graph::{Graph, is_op, label};
 use crate::inline::{Key, called, foreign};
-use crate::lower::{Lowered, Origin, Target, lower};
+use crate::lower::{Lowered, Target, lower};
 use crate::model::Model;
 use crate::onnx::{GraphProto, NodeProto};
+use crate::placed::Placed;
 use crate::recognize::reject::{Operand, Reason, Reject};
 use crate::recognize::shape_reader::shape_readers;
-use crate::recognize::site::{Cache, Site};
+use crate::recognize::site::Site;
 use crate::recognize::{Recognized, recognize};
 use crate::scopes::{Body, Scope, visit};
-
-/// A site and the graph it stands in.
-#[derive(Debug, Clone)]
-pub struct Placed {
-    /// The graph.
-    pub scope: Scope,
-    /// The attention.
-    pub site: Site,
-    /// The operator it was spelled out from, if it was one.
-    pub origin: Option<Origin>,
-}
 
 /// A model with its operators spelled out, and what it holds.
 #[derive(Debug, Clone)]
@@ -304,117 +294,6 @@ impl Understood {
             node: node.map_or_else(String::new, |n| label(n).to_owned()),
             reason,
         });
-    }
-}
-
-impl Placed {
-    /// Tells this attention apart from all others of its model: the name of the key cache's output, or of the score
-    /// product where nothing is cached. `graph` is the one it stands in.
-    pub fn id(&self, graph: &GraphProto) -> String {
-        let score = || {
-            let node = graph.node.get(self.site.score.0);
-            node.and_then(|n| n.output.first())
-                .cloned()
-                .unwrap_or_default()
-        };
-        let cache = self.site.key.cache.as_ref();
-        cache.map_or_else(score, |c| c.present.clone())
-    }
-
-    /// The caches of its keys and values.
-    pub fn caches(&self) -> impl Iterator<Item = &Cache> {
-        [&self.site.key, &self.site.value]
-            .into_iter()
-            .filter_map(|side| side.cache.as_ref())
-    }
-
-    /// For each cache, and each `If` around the site: the scope, node and output position where the present comes out.
-    fn output_places(&self, main: &GraphProto) -> Vec<(Scope, usize, usize)> {
-        let mut places = Vec::new();
-        for cache in self.caches() {
-            let mut value = cache.present.clone();
-            let mut scope = self.scope.clone();
-            while let Some((around, step)) = scope.around() {
-                let position = scope
-                    .get(main)
-                    .and_then(|g| g.output.iter().position(|o| o.name() == value));
-                let node = around.get(main).and_then(|g| g.node.get(step.node));
-                let (Some(position), Some(node)) = (position, node) else {
-                    break;
-                };
-                places.push((around.clone(), step.node, position));
-                value = node.output.get(position).cloned().unwrap_or_default();
-                scope = around;
-            }
-        }
-        places
-    }
-
-    /// The past and the present of each cache under the names that the model's interface has for them.
-    fn model_names(&self, main: &GraphProto) -> Vec<(Option<String>, String)> {
-        let outermost = |value: &str| {
-            let (mut value, mut scope) = (value.to_owned(), self.scope.clone());
-            while let Some((around, step)) = scope.around() {
-                let position = scope
-                    .get(main)
-                    .and_then(|g| g.output.iter().position(|o| o.name() == value));
-                let node = around.get(main).and_then(|g| g.node.get(step.node));
-                if let (Some(position), Some(node)) = (position, node) {
-                    value = node.output.get(position).cloned().unwrap_or_default();
-                }
-                scope = around;
-            }
-            value
-        };
-        self.caches()
-            .map(|c| (c.past.clone(), outermost(&c.present)))
-            .collect()
-    }
-
-    /// The names that a change of the cache's width reaches, graph by graph: pasts and presents.
-    pub fn interface(&self, main: &GraphProto, patch: &mut Patch) -> Vec<(Scope, Patch)> {
-        let mut outer: Vec<(Scope, Patch)> = Vec::new();
-        let all = std::mem::take(&mut patch.interface);
-        for (name, dims) in all {
-            let mut name = name;
-            let mut scope = self.scope.clone();
-            let mut own = true;
-            while let Some(graph) = scope.get(main) {
-                let here = graph
-                    .input
-                    .iter()
-                    .chain(&graph.output)
-                    .any(|v| v.name() == name);
-                if here {
-                    let mut change = Patch::default();
-                    change.interface.insert(name.clone(), dims.clone());
-                    match own {
-                        true => patch.interface.extend(change.interface),
-                        false => outer.push((scope.clone(), change)),
-                    }
-                }
-                let Some((around, step)) = scope.around() else {
-                    break;
-                };
-                // A present goes out under the name of the node's output; a past is captured under its own.
-                if let Some(position) = graph.output.iter().position(|o| o.name() == name)
-                    && let Some(node) = around.get(main).and_then(|g| g.node.get(step.node))
-                {
-                    name = node.output.get(position).cloned().unwrap_or_default();
-                }
-                scope = around;
-                own = false;
-            }
-        }
-        outer
-    }
-
-    /// What identifies the cache of this site: sites of two branches that make the same output share their factors.
-    pub fn cache_key(&self, main: &GraphProto) -> String {
-        match self.output_places(main).last() {
-            Some((around, node, position)) => format!("{around:?} {node} {position}"),
-            None => format!("{:?} {}", self.scope, self.site.score.0),
-        }
     }
 }
 

@@ -1,0 +1,257 @@
+//! From the rotated rows back to where they begin, and what lies on the way.
+
+use std::collections::{BTreeSet, HashSet};
+
+use tract_data::prelude::TDim;
+
+use super::{MOST, Rows, length_of, rows_in};
+use crate::facts::Facts;
+use crate::graph::{Graph, NodeId, attribute, int_attribute, is_op};
+use crate::onnx::NodeProto;
+
+/// The nodes that `value` is made by, as far as the rotation can reach.
+pub fn ancestors(graph: &Graph, value: &str) -> BTreeSet<NodeId> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![value];
+    while let Some(value) = open.pop() {
+        let Some((id, node)) = graph.producer(value) else {
+            continue;
+        };
+        if found.len() > 10 * MOST || is_projection(graph, node) || !found.insert(id) {
+            continue;
+        }
+        // A shape is no number of what it is taken from.
+        if !is_op(node, "Shape") {
+            open.extend(node.input.iter().map(String::as_str));
+        }
+    }
+    found
+}
+
+/// What counts as depending on a value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Through {
+    /// Its numbers.
+    Numbers,
+    /// Its numbers or its shape.
+    Shapes,
+}
+
+/// Those of `among` that `value` reaches.
+pub fn dependents(
+    graph: &Graph,
+    among: &BTreeSet<NodeId>,
+    value: &str,
+    through: Through,
+) -> BTreeSet<NodeId> {
+    let mut reached: HashSet<&str> = HashSet::from([value]);
+    let mut found = BTreeSet::new();
+    // Ids rise along the graph's order, so one pass is enough.
+    for id in among {
+        let Some(node) = graph.node(*id) else {
+            continue;
+        };
+        if is_op(node, "Shape") && through == Through::Numbers {
+            continue;
+        }
+        if node.input.iter().any(|i| reached.contains(i.as_str())) {
+            found.insert(*id);
+            reached.extend(node.output.iter().map(String::as_str));
+        }
+    }
+    found
+}
+
+/// The nodes among `any`, those that follow from the positions, that the nodes of `rows` need and that are none of them.
+pub fn tables(
+    graph: &Graph,
+    input: &str,
+    rows: &BTreeSet<NodeId>,
+    any: &BTreeSet<NodeId>,
+) -> Vec<NodeId> {
+    let inputs = |id: &NodeId| {
+        graph
+            .node(*id)
+            .map(|n| n.input.as_slice())
+            .unwrap_or_default()
+    };
+    let mut found = BTreeSet::new();
+    let mut open: Vec<&String> = rows.iter().flat_map(inputs).collect();
+    while let Some(value) = open.pop() {
+        if value != input
+            && let Some((id, _)) = graph.producer(value)
+            && any.contains(&id)
+            && !rows.contains(&id)
+            && found.insert(id)
+        {
+            open.extend(inputs(&id));
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// A product with a weight whose other operand is not a frequency: the projection that makes the rows.
+fn is_projection(graph: &Graph, node: &NodeProto) -> bool {
+    let weighed = node.op_type().contains("MatMul") || node.op_type() == "Gemm";
+    let weight = || {
+        let tensor = graph.initializer(graph.resolve(node.input.get(1)?))?;
+        let size: i64 = tensor.dims.iter().product();
+        // Frequencies are a vector, whatever its rank.
+        let widest = tensor.dims.iter().max().copied().unwrap_or(0);
+        (size > widest).then_some(())
+    };
+    weighed && weight().is_some()
+}
+
+/// The one value that all rows of the rotated part come from: walks back from what is rotated to what is not.
+pub fn source(
+    graph: &Graph,
+    facts: &Facts,
+    site: &Rows,
+    moved: &BTreeSet<NodeId>,
+) -> Result<String, String> {
+    let length = length_of(facts, site).ok_or("the shape of the keys is not known")?;
+    let mut leaves: BTreeSet<String> = BTreeSet::new();
+    let mut seen = HashSet::new();
+    let mut open = vec![site.value.to_owned()];
+    while let Some(value) = open.pop() {
+        if !seen.insert(value.clone()) {
+            continue;
+        }
+        // Constants, and tables made of positions alone, are no rows.
+        if facts.floats(&value).is_some() || graph.initializer(graph.resolve(&value)).is_some() {
+            continue;
+        }
+        let Some((id, node)) = graph.producer(&value) else {
+            return Err(format!("'{value}' takes part in it and is made elsewhere"));
+        };
+        if is_table(graph, facts, &value, moved, length) {
+            continue;
+        }
+        // The first value that is not rotated and has all channels of all heads is where the rows begin. Channels that
+        // were cut out and put together again in another order are part of the rotation.
+        let whole = rows_in(facts, site, &value).is_some_and(|rank| {
+            let joined = is_op(node, "Concat") || is_op(node, "Reshape");
+            rank == 3 || !joined
+        });
+        let followed = moved.contains(&id) || works_by_position(facts, node, length) && !whole;
+        if followed {
+            let all = node.input.len();
+            let count = match node.op_type() {
+                "Add" | "Sub" | "Mul" | "Div" | "Concat" => all,
+                _ => 1,
+            };
+            open.extend(node.input.iter().take(count).cloned());
+        } else {
+            leaves.insert(value);
+        }
+    }
+    let all: Vec<String> = leaves.into_iter().collect();
+    match all.as_slice() {
+        [one] if rows_in(facts, site, one).is_some() => Ok(one.clone()),
+        several => Err(format!(
+            "it works on {several:?}, which are not one set of rows"
+        )),
+    }
+}
+
+/// Whether `value` is made of positions and constants alone.
+fn is_table(
+    graph: &Graph,
+    facts: &Facts,
+    value: &str,
+    moved: &BTreeSet<NodeId>,
+    length: &TDim,
+) -> bool {
+    let mut open = vec![value];
+    let mut seen = HashSet::new();
+    let mut depends = false;
+    while let Some(value) = open.pop() {
+        if !seen.insert(value) || facts.floats(value).is_some() {
+            continue;
+        }
+        let Some((id, node)) = graph.producer(value) else {
+            continue;
+        };
+        if matches!(node.op_type(), "Cos" | "Sin") {
+            depends = true;
+            continue;
+        }
+        if is_op(node, "Gather")
+            && node
+                .input
+                .first()
+                .is_some_and(|t| graph.initializer(graph.resolve(t)).is_some())
+        {
+            depends = depends || moved.contains(&id);
+            continue;
+        }
+        if is_op(node, "Shape") {
+            continue;
+        }
+        let arranged = works_by_position(facts, node, length)
+            || ["Expand", "Slice", "Reshape", "Transpose", "Concat"]
+                .iter()
+                .any(|op| is_op(node, op));
+        if !arranged || seen.len() > MOST {
+            return false;
+        }
+        let count = match node.op_type() {
+            "Add" | "Sub" | "Mul" | "Div" | "Concat" => node.input.len(),
+            _ => 1,
+        };
+        open.extend(node.input.iter().take(count).map(String::as_str));
+    }
+    depends
+}
+
+/// Whether `node` computes what it gives for a position from that position's elements alone.
+pub fn works_by_position(facts: &Facts, node: &NodeProto, length: &TDim) -> bool {
+    if node.op_type() == "RotaryEmbedding" {
+        return true;
+    }
+    if !matches!(node.domain(), "" | "ai.onnx") {
+        return false;
+    }
+    match node.op_type() {
+        "Add" | "Sub" | "Mul" | "Div" | "Neg" | "Cast" | "Identity" | "Unsqueeze" | "Squeeze" => {
+            true
+        }
+        // Along the last axes only: the first three are batch, heads and positions.
+        "Concat" | "Split" => {
+            let axis = int_attribute(node, "axis", 0);
+            let rank = node
+                .input
+                .first()
+                .and_then(|i| facts.shape(i))
+                .map(<[_]>::len);
+            rank.is_some_and(|rank| axis >= 3 || axis < 0 && rank as i64 + axis >= 3) || axis == -1
+        }
+        "Slice" => {
+            let axes = node.input.get(3).and_then(|a| facts.integers(a));
+            let rank = node
+                .input
+                .first()
+                .and_then(|i| facts.shape(i))
+                .map(<[_]>::len);
+            axes.zip(rank).is_some_and(|(axes, rank)| {
+                axes.iter()
+                    .all(|&a| a >= 3 || a == -1 || a < 0 && rank as i64 + a >= 3)
+            })
+        }
+        // Heads are split and turned, or pairs are joined: the axis of positions and all in front of it stay.
+        "Reshape" => {
+            let from = node.input.first().and_then(|i| facts.shape(i));
+            let to = node.output.first().and_then(|o| facts.shape(o));
+            from.zip(to).is_some_and(|(a, b)| {
+                [1, 2].into_iter().any(|axis| {
+                    a.get(axis) == Some(length)
+                        && a.get(..=axis).is_some()
+                        && a.get(..=axis) == b.get(..=axis)
+                })
+            })
+        }
+        "Transpose" => attribute(node, "perm").is_some_and(|p| p.ints == [0, 2, 1, 3]),
+        _ => false,
+    }
+}

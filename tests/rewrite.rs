@@ -11,14 +11,17 @@ mod common;
 
 use std::collections::HashSet;
 
-use common::{all_nodes, loaded, recognised_fixtures, rewritten, root};
+use common::{all_nodes, loaded, recognised_fixtures, rewritten, rewritten_with, root};
 use gqa2mla::model::load::LoadedModel;
+use gqa2mla_passes::factor::Made;
+use gqa2mla_passes::factor::transmla::{Joint, transmla};
 use gqa2mla_passes::graph::{subgraphs, text};
 use gqa2mla_passes::lower::Target;
 use gqa2mla_passes::onnx::{GraphProto, NodeProto, ValueInfoProto};
 use gqa2mla_passes::pipeline::RewrittenSite;
 use gqa2mla_passes::recognize::site::{Dialect, Site};
-use gqa2mla_passes::{LatentForm, RewriteOptions};
+use gqa2mla_passes::{LatentForm, Layer, RankPlan, RewriteOptions};
+use ndarray::Array2;
 
 fn graph(model: &LoadedModel) -> &GraphProto {
     model.model.proto.graph.as_ref().unwrap()
@@ -91,6 +94,23 @@ fn interface(before: &GraphProto, after: &GraphProto) -> Vec<String> {
     lines
 }
 
+/// TransMLA's factors of keys and values whose channels are all alike.
+fn of_white_rows(layer: &Layer) -> Result<Made, Box<dyn std::error::Error + Send + Sync>> {
+    let site = layer.site;
+    let (n, m) = (
+        site.kv_heads * site.key.size,
+        site.kv_heads * site.value.size,
+    );
+    let joint = Joint {
+        key: &Array2::eye(n),
+        value: &Array2::eye(m),
+        cross: &Array2::zeros((n, m)),
+        kv_heads: site.kv_heads,
+        interleaved: false,
+    };
+    Ok(Made::Decoupled(transmla(&joint, 1, layer.ranks.value)?))
+}
+
 /// The report that a snapshot holds: of layer 0, and of the whole interface.
 fn report(name: &str, target: Target, form: LatentForm) -> String {
     let before = loaded(name);
@@ -98,9 +118,17 @@ fn report(name: &str, target: Target, form: LatentForm) -> String {
     let options = RewriteOptions {
         target,
         form,
+        ranks: match form {
+            LatentForm::Decoupled => RankPlan::Ratio(0.5),
+            _ => RankPlan::Full,
+        },
         ..RewriteOptions::default()
     };
-    let done = rewritten(&mut after, options).unwrap();
+    let done = match form {
+        LatentForm::Decoupled => rewritten_with(&mut after, options, &mut of_white_rows),
+        _ => rewritten(&mut after, options),
+    };
+    let done = done.unwrap();
     assert!(done.rejects.is_empty(), "{name}: {:?}", done.rejects);
     let RewrittenSite { site, ranks, .. } = &done.sites[0];
 
@@ -119,7 +147,7 @@ fn report(name: &str, target: Target, form: LatentForm) -> String {
     // Whatever is new says of which attention it is.
     let prefixes: Vec<String> = tensors
         .iter()
-        .filter_map(|line| Some(line.split_once("/w_uk: ")?.0.to_owned()))
+        .filter_map(|line| Some(line.split_once("/w_uv: ")?.0.to_owned()))
         .collect();
     let of_another = |line: &&String| {
         let others = prefixes.iter().skip(1);
@@ -175,10 +203,10 @@ fn report(name: &str, target: Target, form: LatentForm) -> String {
                 "rank {} of {}, target {target:?}{}, key scale {}, value scale {}",
                 ranks.key,
                 site.full_rank(),
-                if form == LatentForm::Expanded {
-                    ", expanded"
-                } else {
-                    ""
+                match form {
+                    LatentForm::Absorbed => "",
+                    LatentForm::Expanded => ", expanded",
+                    LatentForm::Decoupled => ", decoupled",
                 },
                 site.key.scale,
                 site.value.scale
@@ -241,12 +269,19 @@ fn the_expanded_form_rebuilds_and_rotates_as_its_snapshots_say() {
     }
 }
 
+#[test]
+fn the_decoupled_form_is_as_its_snapshot_says() {
+    let report = report("dynamo23-llama", Target::MatMul, LatentForm::Decoupled);
+    snapshot("dynamo23-llama.decoupled", &report);
+}
+
 /// A fixture that is recognised no longer would otherwise leave its snapshot behind, and nobody would notice.
 #[test]
 fn every_snapshot_is_of_a_fixture_that_is_still_recognised() {
     let mut expected = recognised_fixtures();
     expected.extend(KEEP_THE_OPERATOR.iter().map(|name| format!("{name}.gqa")));
     expected.extend(REBUILT.iter().map(|name| format!("{name}.expanded")));
+    expected.push("dynamo23-llama.decoupled".to_owned());
     expected.sort();
     let mut there: Vec<String> = std::fs::read_dir(root().join("tests/snapshots"))
         .unwrap()

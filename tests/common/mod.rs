@@ -11,6 +11,7 @@ use gqa2mla::ports::subject;
 use gqa2mla::runtime::{RuntimeKind, RuntimeOptions, Session, open};
 use gqa2mla::validate::compare::Comparison;
 use gqa2mla::validate::{ValidateOptions, validate};
+use gqa2mla_passes::layer::Factorize;
 use gqa2mla_passes::onnx::{GraphProto, NodeProto};
 use gqa2mla_passes::{RewriteError, RewriteOptions, Rewritten, by_weights, inspect, rewrite};
 use tempfile::TempDir;
@@ -67,10 +68,19 @@ pub fn rewritten(
     model: &mut LoadedModel,
     options: RewriteOptions,
 ) -> Result<Rewritten, RewriteError> {
+    rewritten_with(model, options, &mut by_weights)
+}
+
+/// The same, with factors of the caller's.
+pub fn rewritten_with(
+    model: &mut LoadedModel,
+    options: RewriteOptions,
+    factorize: &mut Factorize,
+) -> Result<Rewritten, RewriteError> {
     rewrite(
         &mut model.model,
         &options,
-        &mut by_weights,
+        factorize,
         &mut |tensor| Ok(tensor),
         &mut |_, _| {},
     )

@@ -401,3 +401,40 @@ fn token_ids_come_from_npy_files_as_well() {
         assert_eq!((read.ids.len(), read.length), (100, 50));
     }
 }
+
+#[test]
+fn at_full_rank_every_factorization_is_exact_in_both_forms() {
+    let place = folder();
+    for name in [
+        "optimum-qwen2",
+        "dynamo18-llama-fp16",
+        "genai-phi3",
+        "dynamo18-dv",
+    ] {
+        let statistics = statistics(name, place.path());
+        let told = with(&[&"inspect", &fixture(name), &"--json"]).json();
+        let full = told["sites"][0]["full_rank"].to_string();
+        for factors in ["weights", "plain", "weighted", "calibrated"] {
+            for form in ["absorbed", "expanded"] {
+                let out = place.path().join("model.onnx");
+                let mut arguments: Vec<PathBuf> = vec!["rewrite".into(), fixture(name)];
+                arguments.extend(["-o".into(), out, "--rank".into(), full.clone().into()]);
+                arguments.extend(["--factors".into(), factors.into()]);
+                arguments.extend(["--form".into(), form.into(), "--json".into()]);
+                if factors != "weights" {
+                    arguments.extend(["--calibration".into(), statistics.clone()]);
+                }
+                let ran = run(arguments);
+                assert_eq!(ran.code, 0, "{name}, {factors}, {form}: {ran:?}");
+                let told = ran.json();
+                assert_eq!(
+                    told["rewrite"]["exact"],
+                    json!(true),
+                    "{name}, {factors}, {form}"
+                );
+                let passed = &told["validation"]["passed"];
+                assert_eq!(*passed, json!(true), "{name}, {factors}, {form}: {told:#}");
+            }
+        }
+    }
+}

@@ -67,20 +67,23 @@ impl Layer<'_> {
     /// Moments from the weights; where a projection is not plainly there, every direction counts alike.
     pub fn weight_moments(&self) -> Moments {
         let site = self.site;
-        let turn = self.turn();
+        let lossy = self.ranks.key < site.kv_heads * site.key.size;
+        let turn = lossy.then(|| self.turn()).flatten();
         let weight = |value: &str, width: usize| {
             projection(self.model, self.graph, self.facts, value, width)
         };
-        let side = |side: &Side| {
+        // At full rank channels stay as they are, and nothing has to be known of them.
+        let side = |side: &Side, rank: usize| {
             let width = site.kv_heads * side.size;
-            match weight(&side.new, width) {
+            let known = (rank < width).then(|| weight(&side.new, width)).flatten();
+            match known {
                 Some(weight) => weights_only::white_input(&weight),
                 None => SideMoments::white(width),
             }
         };
-        let (mut key, mut value) = (side(&site.key), side(&site.value));
-        // At full rank every basis is as good as another, and the readers need not be looked for.
-        if self.ranks.key < key.cached.nrows() {
+        let mut key = side(&site.key, self.ranks.key);
+        let mut value = side(&site.value, self.ranks.value);
+        if lossy {
             if let Some(turn) = &turn {
                 key.cached = weights_only::over_positions(&key.cached, turn, CONTEXT);
             }

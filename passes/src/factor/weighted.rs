@@ -1,8 +1,8 @@
 //! The projection that loses least: weighted principal components of what is cached.
 //!
 //! With C the moment of the cached rows and M the square root of the readers' weight, the best rank-r projection keeps
-//! the first eigenvectors U of M C M, and then w_d = M U, w_u = M⁻¹ U. Stacked over the heads, w_u is the inverse of
-//! w_d at full rank, so nothing is lost there whatever C and M are.
+//! the first eigenvectors U of M C M, and then w_d = M U, w_u = M⁻¹ U. At full rank, where any basis will do, channels are
+//! left as they are.
 
 use ndarray::{Array1, Array2, Array3, ArrayView2, s};
 
@@ -77,40 +77,46 @@ pub fn factors(
 ) -> Result<SideFactors, SpectralError> {
     let full = moments.cached.nrows();
     let size = full / kv_heads.max(1);
-    // At full rank the weighting changes nothing but the rounding, so it is left out.
-    let roots = match rank < full {
-        true => SideRoots::of(moments)?,
-        false => SideRoots { blocks: Vec::new() },
-    };
+    if rank >= full {
+        return Ok(whole(full, kv_heads, rank));
+    }
+    let roots = SideRoots::of(moments)?;
     let left = roots.times(&moments.cached.view());
     let weighted = roots.times(&left.t());
     let symmetric = (&weighted + &weighted.t()) * 0.5;
     let eigen = symmetric_eigen(&symmetric)?;
-    let kept = rank.min(full);
     let values = eigen.values.mapv(|v| v.max(0.0));
     let total: f64 = values.sum();
-    let lost: f64 = values.iter().skip(kept).sum();
+    let lost: f64 = values.iter().skip(rank).sum();
     let scale = match moments.measured {
         true => channel_scale(&values),
         false => Array1::ones(values.len()),
     };
-    let scale = scale.slice(s![..kept]);
-    let kept_vectors = eigen.vectors.slice(s![.., ..kept]);
-    let mut down = Array2::zeros((full, rank));
-    down.slice_mut(s![.., ..kept])
-        .assign(&(&roots.times(&kept_vectors) * &scale));
-    let stacked = &roots.inverse_times(&kept_vectors) / &scale;
+    let scale = scale.slice(s![..rank]);
+    let kept = eigen.vectors.slice(s![.., ..rank]);
+    let down = &roots.times(&kept) * &scale;
+    let stacked = &roots.inverse_times(&kept) / &scale;
     let mut up = Array3::zeros((kv_heads, size, rank));
     for (head, mut block) in up.outer_iter_mut().enumerate() {
-        block
-            .slice_mut(s![.., ..kept])
-            .assign(&stacked.slice(s![head * size..(head + 1) * size, ..]));
+        block.assign(&stacked.slice(s![head * size..(head + 1) * size, ..]));
     }
     Ok(SideFactors {
         down,
         up,
         predicted_error: if total > 0.0 { lost / total } else { 0.0 },
     })
+}
+
+/// Factors that lose nothing: every basis does at full rank, and the channels' own is the one in which nothing is even
+/// rounded. Columns beyond the full rank are zero.
+fn whole(full: usize, kv_heads: usize, rank: usize) -> SideFactors {
+    let size = full / kv_heads.max(1);
+    let one = |same: bool| if same { 1.0 } else { 0.0 };
+    SideFactors {
+        down: Array2::from_shape_fn((full, rank), |(i, j)| one(i == j)),
+        up: Array3::from_shape_fn((kv_heads, size, rank), |(g, i, j)| one(g * size + i == j)),
+        predicted_error: 0.0,
+    }
 }
 
 /// Gives every latent channel unit second moment, which keeps half precision in range.

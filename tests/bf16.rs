@@ -38,10 +38,10 @@ fn onnx_runtime_does_not_run_bf16_on_the_cpu() {
     );
 }
 
-/// What cannot run in bf16 is widened to fp32 first, the original and the rewritten model alike. Widening is exact, so
-/// what remains is the rounding of the factors to bf16.
+/// What cannot run in bf16 is widened to fp32 first, the original and the rewritten model alike. Widening is exact, and at
+/// full rank the factors are zeros and ones, which bf16 holds exactly: nothing may be lost.
 #[test]
-fn a_model_in_bf16_gets_factors_in_bf16_that_lose_no_more_than_their_rounding() {
+fn a_model_in_bf16_gets_factors_in_bf16_that_lose_nothing() {
     let (mut before, mut after) = pair(IN_BF16, RewriteOptions::default());
     let graph = after.model.proto.graph.as_ref().unwrap();
     let factors: Vec<&TensorProto> = graph
@@ -53,13 +53,8 @@ fn a_model_in_bf16_gets_factors_in_bf16_that_lose_no_more_than_their_rounding() 
     assert!(factors.iter().all(|t| t.data_type() == BFLOAT16));
     widen(&mut before);
     widen(&mut after);
-    let found = compared(&before, &after, in_ort(HALF)).unwrap();
+    let found = compared(&before, &after, in_ort(SINGLE)).unwrap();
     assert!(found.passed(), "{:e}", found.max_ratio());
-    assert!(
-        found.max_ratio() > SINGLE,
-        "the factors are not rounded: {:e}",
-        found.max_ratio()
-    );
     exchange_two_heads(&mut after);
     let found = compared(&before, &after, in_ort(HALF)).unwrap();
     assert!(

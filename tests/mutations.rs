@@ -28,12 +28,29 @@ use gqa2mla_passes::{RewriteOptions, by_weights, rewrite};
 /// mutation that means something moves logits by more than 1e-3.
 const TOLERANCE: f64 = 2e-5;
 
-const BASES: [&str; 4] = [
-    "dynamo18-llama",
-    "optimum-llama",
-    "dynamo23-llama-gqa",
-    "genai-llama",
-];
+/// The same where activations are rounded to half precision or to 8 bits on the way.
+const ROUNDED: [(&str, f64); 2] = [("dynamo18-llama-fp16", 2e-2), ("genai-llama-int4", 2e-2)];
+/// ONNX Runtime's CPU does not run it.
+const IN_BF16: &str = "dynamo18-llama-bf16";
+
+/// Every fixture that runs.
+fn bases() -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.join("model.onnx").is_file())
+        .map(|p| p.file_name().unwrap().to_string_lossy().into_owned())
+        .filter(|name| name != IN_BF16)
+        .collect();
+    names.sort();
+    names
+}
+
+fn tolerance(name: &str) -> f64 {
+    let rounded = ROUNDED.iter().find(|(n, _)| *n == name);
+    rounded.map_or(TOLERANCE, |(_, tolerance)| *tolerance)
+}
 
 /// What became of a mutated model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,7 +78,7 @@ fn session(path: &Path) -> Result<Box<dyn Session>, String> {
 }
 
 /// Rewrites `model` and compares both in ONNX Runtime.
-fn fate(model: LoadedModel, what: &str) -> Fate {
+fn fate(model: LoadedModel, what: &str, tolerance: f64) -> Fate {
     let folder = tempfile::tempdir().unwrap();
     let original = folder.path().join("original.onnx");
     save(&model, &original).unwrap();
@@ -90,7 +107,7 @@ fn fate(model: LoadedModel, what: &str) -> Fate {
         tokens: None,
         seed: 1,
         right_padded_only: before.right_padded_only,
-        tolerance: Some(TOLERANCE),
+        tolerance: Some(tolerance),
     };
     let compared = validate(
         first.as_mut(),
@@ -101,6 +118,8 @@ fn fate(model: LoadedModel, what: &str) -> Fate {
         &mut |_, _| {},
     );
     match compared {
+        // Where the mutated original has no number there is nothing to keep.
+        Ok(comparison) if comparison.steps.iter().any(|s| s.positions == 0) => Fate::Broken,
         Ok(comparison) => {
             assert!(
                 comparison.passed(),
@@ -111,6 +130,10 @@ fn fate(model: LoadedModel, what: &str) -> Fate {
         }
         Err(error) => {
             let text = error.to_string();
+            // Lengths of rows that do not fit are refused when the model runs, by this check in the graph.
+            if text.contains("every_row_must_hold_past_plus_new_tokens") {
+                return Fate::Refused;
+            }
             assert!(
                 text.contains("original model failed"),
                 "{what}: only the rewrite fails: {text}"
@@ -133,7 +156,7 @@ fn every_deliberate_change_has_its_fate() {
         graph.value_info.clear();
         let places = places(graph);
         change(graph, &places);
-        assert_eq!(fate(model, what), expected, "{what}");
+        assert_eq!(fate(model, what, TOLERANCE), expected, "{what}");
     }
 }
 
@@ -231,13 +254,17 @@ fn random_change(graph: &mut GraphProto, random: &mut Random) -> String {
 #[test]
 fn random_changes_never_give_a_silent_wrong_answer() {
     let mut fates: BTreeMap<Fate, usize> = BTreeMap::new();
-    for name in BASES {
-        for seed in 0..120 {
+    for name in &bases() {
+        for seed in 0..20 {
             let mut random = Random(seed * 7919 + name.len() as u64);
             let mut model = base(name);
             let what = random_change(graph(&mut model), &mut random);
             *fates
-                .entry(fate(model, &format!("{name}, seed {seed}: {what}")))
+                .entry(fate(
+                    model,
+                    &format!("{name}, seed {seed}: {what}"),
+                    tolerance(name),
+                ))
                 .or_default() += 1;
         }
     }

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use gqa2mla_passes::model::{External, Model, TensorError, visit_tensors};
+use gqa2mla_passes::model::{External, Model, TensorError, byte_size, visit_tensors};
 use gqa2mla_passes::onnx::ModelProto;
 use prost::Message;
 
@@ -156,7 +156,16 @@ pub fn load(path: &Path) -> Result<LoadedModel, LoadError> {
             loaded.sources.insert(external.location.clone(), data);
         }
         loaded.model.range(tensor, &external).map_err(broken)?;
-        Ok(())
+        // Types newer than those known here have no size to compare with.
+        match byte_size(tensor) {
+            Ok(needed) if needed != external.length => Err(broken(TensorError::Size {
+                tensor: tensor.name().to_owned(),
+                found: external.length,
+                dims: tensor.dims.clone(),
+                needed,
+            })),
+            _ => Ok(()),
+        }
     })?;
     loaded.model.proto = proto;
     Ok(loaded)

@@ -294,9 +294,8 @@ impl Compressed {
 }
 
 fn remove(folder: Option<&Path>) {
-    let gone = folder.map_or(Ok(()), fs::remove_dir_all);
-    // What cannot be removed is only in the way of nobody.
-    let _: io::Result<()> = gone;
+    // The model is complete; a hidden folder that cannot be removed is no reason to call it a failure.
+    let _: io::Result<()> = folder.map_or(Ok(()), fs::remove_dir_all);
 }
 
 impl From<ArraysError> for CompressError {

@@ -266,3 +266,21 @@ fn a_loop_body_without_a_cache_is_rewritten() {
     );
     exact(&before, &after);
 }
+
+/// A cache that an `If` inside a branch makes goes out through both, and all four attentions of a layer share its basis.
+#[test]
+fn an_if_inside_a_branch_is_rewritten_too() {
+    let place = common::folder();
+    let (model, out) = (
+        place.path().join("nested.onnx"),
+        place.path().join("out.onnx"),
+    );
+    let script = std::fs::read_to_string(common::root().join("tests/python/nested.py")).unwrap();
+    let source = common::fixture("merged-llama").join("model.onnx");
+    common::python(&script, &[&source, &model]);
+    let told = common::with(&[&"inspect", &model, &"--json"]).json();
+    // Two layers, each in the two inner branches and in the other outer one.
+    assert_eq!(told["recognised"], serde_json::json!(6), "{told:#}");
+    let ran = common::with(&[&"rewrite", &model, &"-o", &out, &"--tolerance", &"2e-5"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+}

@@ -6,6 +6,19 @@ use crate::onnx::GraphProto;
 use crate::recognize::site::{Cache, Site};
 use crate::scopes::Scope;
 
+/// Where a present comes out of an `If`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputPlace {
+    /// The graph that holds the `If`.
+    pub around: Scope,
+    /// The `If`.
+    pub node: usize,
+    /// Which of its outputs.
+    pub position: usize,
+    /// The attribute whose graph the present comes from.
+    pub branch: usize,
+}
+
 /// A site and the graph it stands in.
 #[derive(Debug, Clone)]
 pub struct Placed {
@@ -39,7 +52,7 @@ impl Placed {
     }
 
     /// For each cache, and each `If` around the site: the scope, node and output position where the present comes out.
-    pub fn output_places(&self, main: &GraphProto) -> Vec<(Scope, usize, usize)> {
+    pub fn output_places(&self, main: &GraphProto) -> Vec<OutputPlace> {
         let mut places = Vec::new();
         for cache in self.caches() {
             let mut value = cache.present.clone();
@@ -52,7 +65,12 @@ impl Placed {
                 let (Some(position), Some(node)) = (position, node) else {
                     break;
                 };
-                places.push((around.clone(), step.node, position));
+                places.push(OutputPlace {
+                    around: around.clone(),
+                    node: step.node,
+                    position,
+                    branch: step.attribute,
+                });
                 value = node.output.get(position).cloned().unwrap_or_default();
                 scope = around;
             }
@@ -122,7 +140,7 @@ impl Placed {
     /// What identifies the cache of this site: sites of two branches that make the same output share their factors.
     pub fn cache_key(&self, main: &GraphProto) -> String {
         match self.output_places(main).last() {
-            Some((around, node, position)) => format!("{around:?} {node} {position}"),
+            Some(place) => format!("{:?} {} {}", place.around, place.node, place.position),
             None => format!("{:?} {}", self.scope, self.site.score.0),
         }
     }

@@ -9,7 +9,7 @@ use crate::inline::{Key, called, foreign};
 use crate::lower::{Lowered, Target, lower};
 use crate::model::Model;
 use crate::onnx::{GraphProto, NodeProto};
-use crate::placed::Placed;
+use crate::placed::{OutputPlace, Placed};
 use crate::recognize::reject::{Operand, Reason, Reject};
 use crate::recognize::shape_reader::shape_readers;
 use crate::recognize::site::Site;
@@ -185,19 +185,27 @@ impl Understood {
 
     /// A cache of a branch has to be an output of the `If`, made by both branches, and so on out to the model.
     fn caches_reach_the_interface(&mut self, main: &GraphProto) {
-        let mut made: HashMap<(Scope, usize, usize), usize> = HashMap::new();
-        let places: Vec<Vec<(Scope, usize, usize)>> =
+        let mut made: HashMap<(Scope, usize, usize), HashSet<usize>> = HashMap::new();
+        let key = |p: &OutputPlace| (p.around.clone(), p.node, p.position);
+        let places: Vec<Vec<OutputPlace>> =
             self.sites.iter().map(|p| p.output_places(main)).collect();
         for place in places.iter().flatten() {
-            *made.entry(place.clone()).or_default() += 1;
+            made.entry(key(place)).or_default().insert(place.branch);
         }
         let mut kept = Vec::new();
         for (placed, places) in std::mem::take(&mut self.sites).into_iter().zip(places) {
-            // `If` has two branches, and each makes the output once.
-            let lonely = places.iter().find(|place| made.get(place) != Some(&2));
+            // `If` has two branches, and each has to make the output, itself or by an `If` of its own.
+            let lonely = places
+                .iter()
+                .find(|place| made.get(&key(place)).is_none_or(|b| b.len() != 2));
             match lonely {
                 None => kept.push(placed),
-                Some((around, node, position)) => {
+                Some(OutputPlace {
+                    around,
+                    node,
+                    position,
+                    ..
+                }) => {
                     let node = around.get(main).and_then(|g| g.node.get(*node));
                     let reason = Reason::OtherBranch {
                         present: node

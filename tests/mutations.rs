@@ -33,6 +33,14 @@ const ROUNDED: [(&str, f64); 2] = [("dynamo18-llama-fp16", 2e-2), ("genai-llama-
 /// ONNX Runtime's CPU does not run it.
 const IN_BF16: &str = "dynamo18-llama-bf16";
 
+/// One export of each kind, which is changed more often than the others.
+const MANY: [&str; 4] = [
+    "dynamo18-llama",
+    "optimum-llama",
+    "dynamo23-llama-gqa",
+    "genai-llama",
+];
+
 /// Every fixture that runs.
 fn bases() -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
@@ -119,10 +127,11 @@ fn fate(model: LoadedModel, what: &str, tolerance: f64) -> Fate {
     );
     match compared {
         // Where the mutated original has no number there is nothing to keep.
-        Ok(comparison) if comparison.steps.iter().any(|s| s.positions == 0) => Fate::Broken,
+        Ok(comparison) if comparison.steps.iter().all(|s| s.positions == 0) => Fate::Broken,
         Ok(comparison) => {
+            let mut numbers = comparison.steps.iter().filter(|s| s.positions > 0);
             assert!(
-                comparison.passed(),
+                numbers.all(|s| s.passed(tolerance)),
                 "{what}: rewritten without a word, and the logits differ by {:e} of the largest",
                 comparison.max_ratio()
             );
@@ -255,7 +264,8 @@ fn random_change(graph: &mut GraphProto, random: &mut Random) -> String {
 fn random_changes_never_give_a_silent_wrong_answer() {
     let mut fates: BTreeMap<Fate, usize> = BTreeMap::new();
     for name in &bases() {
-        for seed in 0..20 {
+        let many = MANY.contains(&name.as_str());
+        for seed in 0..if many { 120 } else { 20 } {
             let mut random = Random(seed * 7919 + name.len() as u64);
             let mut model = base(name);
             let what = random_change(graph(&mut model), &mut random);

@@ -26,14 +26,7 @@ pub fn absorbed(
     weights: &Weights,
     ranks: Ranks,
 ) -> Patch {
-    let mut builder = Builder {
-        prefix,
-        patch: Patch::default(),
-        graph,
-        site,
-        weights,
-        ranks,
-    };
+    let mut builder = Builder::new(graph, prefix, site, weights, ranks);
     let keys = builder.latent(&site.key, 'k', site.score);
     let values = builder.latent(&site.value, 'v', site.output);
     builder.score(&keys);

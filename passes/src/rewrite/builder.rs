@@ -24,6 +24,26 @@ pub struct Builder<'s> {
     pub ranks: Ranks,
 }
 
+impl<'s> Builder<'s> {
+    /// An empty patch for `site`, whose new names begin with `prefix`.
+    pub fn new(
+        graph: &'s Graph<'s>,
+        prefix: String,
+        site: &'s Site,
+        weights: &'s Weights,
+        ranks: Ranks,
+    ) -> Self {
+        Self {
+            prefix,
+            patch: Patch::default(),
+            graph,
+            site,
+            weights,
+            ranks,
+        }
+    }
+}
+
 impl Builder<'_> {
     /// The name of a new node and its output.
     pub fn name(&self, part: &str) -> String {

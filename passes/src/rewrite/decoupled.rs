@@ -63,14 +63,7 @@ pub fn decoupled(
 ) -> Option<Patch> {
     let (key_cache, value_cache) = (site.key.cache.as_ref()?, site.value.cache.as_ref()?);
     let none = Weights::default();
-    let mut builder = Builder {
-        prefix,
-        patch: Patch::default(),
-        graph,
-        site,
-        weights: &none,
-        ranks,
-    };
+    let mut builder = Builder::new(graph, prefix, site, &none, ranks);
     let key_nodes = builder.keys(facts, keys)?;
     builder.place(key_cache.append, key_nodes);
     let value_nodes = builder.latents(facts, keys)?;

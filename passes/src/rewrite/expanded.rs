@@ -35,14 +35,7 @@ pub fn expanded(
     ranks: Ranks,
 ) -> Option<Patch> {
     let (keys, values) = (site.key.cache.as_ref()?, site.value.cache.as_ref()?);
-    let mut builder = Builder {
-        prefix,
-        patch: Patch::default(),
-        graph,
-        site,
-        weights,
-        ranks,
-    };
+    let mut builder = Builder::new(graph, prefix, site, weights, ranks);
     let rotation = match rotated {
         Rotated::By(rotation) => Some(rotation),
         Rotated::No => None,

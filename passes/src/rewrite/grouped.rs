@@ -25,14 +25,7 @@ pub fn grouped(
     weights: &Weights,
     rank: usize,
 ) -> Patch {
-    let mut builder = Builder {
-        prefix,
-        patch: Patch::default(),
-        graph,
-        site,
-        weights,
-        ranks: Ranks::uniform(rank),
-    };
+    let mut builder = Builder::new(graph, prefix, site, weights, Ranks::uniform(rank));
     builder.operator(&grouped.node);
     builder.patch
 }

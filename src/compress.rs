@@ -9,18 +9,21 @@ use gqa2mla_passes::factor::reconstruct::Descent;
 use gqa2mla_passes::layer::Layer;
 use gqa2mla_passes::onnx::StringStringEntryProto;
 use gqa2mla_passes::pipeline::plan;
-use gqa2mla_passes::{LatentForm, RankPlan, RewriteError, RewriteOptions, by_weights};
+use gqa2mla_passes::{LatentForm, RankPlan, RewriteError, RewriteOptions, Rewritten, by_weights};
 use serde_json::json;
 
 use crate::calibrate::{CalibrateError, ModelStatistics};
 use crate::convert::{ConvertError, Staged, stage};
 use crate::factors::{Factorization, decoupled, from_moments, moments};
-use crate::model::load::LoadedModel;
+use crate::measure::measure;
+use crate::model::load::{LoadError, LoadedModel, load};
 use crate::model::save::output_path;
+use crate::quality::Quality;
 use crate::reconstruct::{self, Job, Outcome, ReconstructError, Reconstruction};
 use crate::runtime::RuntimeOptions;
 use crate::tensors::ArraysError;
 use crate::text::Text;
+use crate::validate::ValidateError;
 
 /// Key of the model's metadata under which an approximation says how it was made.
 pub const METADATA: &str = "gqa2mla";
@@ -80,6 +83,12 @@ pub enum CompressError {
     /// Watching the model.
     #[error(transparent)]
     Calibrate(#[from] CalibrateError),
+    /// The rewritten model cannot be read again.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The models cannot be measured.
+    #[error(transparent)]
+    Measure(#[from] ValidateError),
 }
 
 /// How far a rewrite is.
@@ -198,13 +207,14 @@ impl Compressor<'_> {
                 );
                 Ok(from_moments(layer.site, &moments, layer.ranks)?.into())
             };
-        let note = planned.iter().any(lossy).then(|| self.note(options));
+        let is_lossy = planned.iter().any(lossy);
+        let mut note = |done: &Rewritten| is_lossy.then(|| self.note(options, done));
         let staged = stage(
             &self.model.path,
             out,
             options,
             &mut factorize,
-            note.as_ref(),
+            &mut note,
             &mut |n, of| progress(Progress::Rewriting(n, of)),
         )?;
         Ok(Compressed {
@@ -214,8 +224,25 @@ impl Compressor<'_> {
         })
     }
 
+    /// Rewrites the model beside `out`, reads `text` with it and with the original, and drops it again.
+    ///
+    /// # Errors
+    /// [`CompressError`].
+    pub fn measure(
+        &self,
+        out: &Path,
+        options: &RewriteOptions,
+        text: &Text,
+    ) -> Result<(Rewritten, Quality), CompressError> {
+        let compressed = self.rewrite(out, options, &mut |_| {})?;
+        let quality = compressed.quality(self.model, text, self.runtime, &mut |_, _| {});
+        let rewritten = compressed.staged.rewritten.clone();
+        compressed.discard();
+        Ok((rewritten, quality?))
+    }
+
     /// What an approximation says of itself in the model's metadata.
-    fn note(&self, options: &RewriteOptions) -> StringStringEntryProto {
+    fn note(&self, options: &RewriteOptions, done: &Rewritten) -> StringStringEntryProto {
         let steps = self.reconstruction.map_or(0, |(_, d)| d.steps);
         let ratio = match options.ranks {
             RankPlan::Ratio(ratio) => Some(ratio),
@@ -226,6 +253,10 @@ impl Compressor<'_> {
             "factors": self.factorization.name(),
             "reconstruction_steps": steps,
             "cache_ratio": ratio,
+            "layers": done.sites.iter().map(|site| json!({
+                "layer": site.site.layer, "key_rank": site.ranks.key, "value_rank": site.ranks.value,
+                "predicted_key_loss": site.key.loss, "predicted_value_loss": site.value.loss,
+            })).collect::<Vec<_>>(),
         });
         StringStringEntryProto {
             key: Some(METADATA.to_owned()),
@@ -267,6 +298,21 @@ impl Compressor<'_> {
 }
 
 impl Compressed {
+    /// Reads `text` with it and with the `original`.
+    ///
+    /// # Errors
+    /// [`CompressError`].
+    pub fn quality(
+        &self,
+        original: &LoadedModel,
+        text: &Text,
+        runtime: &RuntimeOptions,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Quality, CompressError> {
+        let rewritten = load(&self.staged.path())?;
+        Ok(measure(original, &rewritten, text, runtime, progress)?)
+    }
+
     /// Gives the model its name, and removes what was kept for a run that would have been stopped.
     ///
     /// # Errors

@@ -58,13 +58,16 @@ pub struct Staged {
     pub model: LoadedModel,
 }
 
+/// What the model's metadata are to say of what was done, if anything.
+pub type Note<'n> = dyn FnMut(&Rewritten) -> Option<StringStringEntryProto> + 'n;
+
 /// Rewrites `input` into a folder beside `out`. `note` goes into the model's metadata; `progress` is told how many attentions of how many are done.
 pub fn stage(
     input: &Path,
     out: &Path,
     options: &RewriteOptions,
     factorize: &mut Factorize,
-    note: Option<&StringStringEntryProto>,
+    note: &mut Note,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Staged, ConvertError> {
     let mut model = load(input)?;
@@ -90,9 +93,8 @@ pub fn stage(
     }
     let made = MadeFolders::up_to(&parent);
     fs::create_dir_all(&parent).map_err(folder_error("making the output folder", &parent))?;
-    let mut note = note.cloned();
     let (folder, rewritten) = stage_in(
-        &parent, &target, &mut model, options, factorize, &mut note, progress,
+        &parent, &target, &mut model, options, factorize, note, progress,
     )?;
     Ok(Staged {
         folder,
@@ -109,7 +111,7 @@ fn stage_in(
     model: &mut LoadedModel,
     options: &RewriteOptions,
     factorize: &mut Factorize,
-    note: &mut Option<StringStringEntryProto>,
+    note: &mut Note,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(TempDir, Rewritten), ConvertError> {
     let folder_error = |action, path: &Path| {
@@ -146,7 +148,7 @@ fn stage_in(
                 cause: Box::new(cause),
             }
         })?;
-    if let Some(note) = note.take() {
+    if let Some(note) = note(&rewritten) {
         let properties = &mut model.model.proto.metadata_props;
         properties.retain(|p| p.key() != note.key());
         properties.push(note);

@@ -1,10 +1,12 @@
 //! The shell around [`gqa2mla_passes`]: everything that touches a file, a runtime or a report.
 
+pub mod allot;
 pub mod calibrate;
 pub mod compress;
 pub mod convert;
 pub mod factors;
 pub mod layer_errors;
+pub mod measure;
 pub mod model;
 pub mod ports;
 pub mod quality;

@@ -265,6 +265,55 @@ fn a_search_keeps_its_promise_on_the_held_out_text() {
 }
 
 #[test]
+fn a_free_layout_spends_the_same_budget_and_loses_no_more_than_one_width_for_all() {
+    let place = folder();
+    let ids = ids().display().to_string();
+    let name = "optimum-llama";
+    let data = ["--token-ids", &ids, "--text-length", LENGTH];
+    let data = [&data[..], &["--reconstruct", "0"]].concat();
+    let free = place.path().join("free.onnx");
+    let told = half(name, &free, &[&data[..], &["--layout", "free"]].concat());
+    let layouts = &told["layouts"];
+    let (lost, uniform) = (&layouts["free_kl"], &layouts["uniform_kl"]);
+    assert_eq!(
+        layouts["kept"] == "free",
+        lost.as_f64() < uniform.as_f64(),
+        "{layouts:#}"
+    );
+    // On this model the layers do differ, so that there is something to gain.
+    assert_eq!(layouts["kept"], "free", "{layouts:#}");
+    let rewrite = &told["rewrite"];
+    assert_eq!(
+        rewrite["cache_bytes_per_token_after"].as_u64(),
+        rewrite["cache_bytes_per_token_before"]
+            .as_u64()
+            .map(|b| b / 2)
+    );
+    assert_ne!(rewrite["rank_min"], rewrite["rank_max"]);
+    // What is written is what was measured: its caches have the widths that were allotted.
+    let report = with(&[
+        &"validate",
+        &fixture(name),
+        &free,
+        &"--token-ids",
+        &ids,
+        &"--json",
+    ]);
+    let report = report.json();
+    assert_eq!(
+        report["quality"]["rewritten_cache_bytes"].as_f64(),
+        rewrite["cache_bytes_per_token_after"].as_f64()
+    );
+    // The model says what was expected of it, beside what is measured.
+    let predicted = &report["made_by"]["layers"][0];
+    assert_eq!(predicted, &{
+        let mut told = rewrite["layers"][0].clone();
+        told.as_object_mut().unwrap().remove("id");
+        told
+    });
+}
+
+#[test]
 fn what_does_not_belong_together_is_refused_and_nothing_is_written() {
     let place = folder();
     let out = place.path().join("model.onnx");
@@ -292,7 +341,23 @@ fn what_does_not_belong_together_is_refused_and_nothing_is_written() {
     let statistics = statistics.display().to_string();
     let ids = ids().display().to_string();
     let half = ["--cache-ratio", "0.5"];
-    let cases: [(&str, Vec<&str>, i32, &str); 14] = [
+    let cases: [(&str, Vec<&str>, i32, &str); 16] = [
+        (
+            "optimum-llama",
+            vec!["--layout", "free", "--token-ids", &ids],
+            2,
+            "divides a budget",
+        ),
+        (
+            "genai-llama",
+            [
+                &half[..],
+                &["--layout", "free", "--target", "gqa", "--token-ids", &ids],
+            ]
+            .concat(),
+            2,
+            "--target matmul",
+        ),
         (
             "dynamo18-llama",
             [&half[..], &["--calibration", &statistics]].concat(),

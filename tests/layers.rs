@@ -26,10 +26,10 @@ const SHELL: [&[&str]; 10] = [
     &["text", "validate"],
     &["ports", "convert", "quality"],
     &["calibrate"],
-    &["factors", "layer_errors"],
+    &["factors", "layer_errors", "measure"],
     &["reconstruct"],
     &["compress"],
-    &["search"],
+    &["search", "allot"],
     &["report"],
     &["cli"],
 ];

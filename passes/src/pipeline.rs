@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::cleanup::{Live, cleanup};
 use crate::error::RewriteError;
-use crate::factor::{Made, Ranks};
+use crate::factor::{Made, Ranks, SideFactors};
 use crate::facts::Facts;
 use crate::graph::patch::{Patch, PatchError, apply};
 use crate::graph::verify::{VerifyError, verify};
@@ -41,10 +41,28 @@ pub struct RewrittenSite {
     pub id: String,
     /// Latent widths of its keys and of its values.
     pub ranks: Ranks,
-    /// Share of the keys' second moment that is expected to be lost, 0 to 1.
-    pub key_error: f64,
-    /// The same for the values.
-    pub value_error: f64,
+    /// What is expected of its keys.
+    pub key: Expected,
+    /// What is expected of its values.
+    pub value: Expected,
+}
+
+/// What the factors of one side are expected to lose.
+#[derive(Debug, Clone, Default)]
+pub struct Expected {
+    /// Weighted second moment along each direction, largest first; empty where nothing is left out or nothing is told.
+    pub spectrum: Vec<f64>,
+    /// Share of it that is lost, 0 to 1; `None` where no spectrum tells.
+    pub loss: Option<f64>,
+}
+
+impl Expected {
+    fn of(side: &SideFactors) -> Self {
+        Self {
+            spectrum: side.spectrum.to_vec(),
+            loss: Some(side.predicted_error()),
+        }
+    }
 }
 
 /// What was done to a model.
@@ -198,7 +216,7 @@ struct Outlets<'o, 'f, 's> {
 struct Changes<'u> {
     found: &'u Understood,
     names: Names,
-    shared: HashMap<String, (Weights, (f64, f64))>,
+    shared: HashMap<String, (Weights, (Expected, Expected))>,
     patches: BTreeMap<Scope, Patch>,
     seams: Seams,
     done: Vec<RewrittenSite>,
@@ -273,7 +291,7 @@ impl<'u> Changes<'u> {
             site.key.scale,
             site.value.scale
         );
-        let (weights, errors) = match self.shared.get(&key) {
+        let (weights, expected) = match self.shared.get(&key) {
             Some(known) => known.clone(),
             None => {
                 let factors = factorize(layer).map_err(|cause| RewriteError::Factor {
@@ -291,13 +309,13 @@ impl<'u> Changes<'u> {
                     main.initializers
                         .push(store(tensor).map_err(RewriteError::Store)?);
                 }
-                let errors = match &factors {
-                    Made::Latent(f) => (f.key.predicted_error, f.value.predicted_error),
+                let expected = match &factors {
+                    Made::Latent(f) => (Expected::of(&f.key), Expected::of(&f.value)),
                     // What dropping the rotation costs is not in any spectrum.
-                    Made::Decoupled(_) => (f64::NAN, f64::NAN),
+                    Made::Decoupled(_) => Default::default(),
                 };
-                self.shared.insert(key, (weights.clone(), errors));
-                (weights, errors)
+                self.shared.insert(key, (weights.clone(), expected.clone()));
+                (weights, expected)
             }
         };
         let kept = placed.origin.as_ref().and_then(|o| o.grouped.as_ref());
@@ -338,8 +356,8 @@ impl<'u> Changes<'u> {
             site: site.clone(),
             id: layer.id.to_owned(),
             ranks,
-            key_error: errors.0,
-            value_error: errors.1,
+            key: expected.0,
+            value: expected.1,
         });
         Ok(())
     }

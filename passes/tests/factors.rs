@@ -97,7 +97,7 @@ fn at_full_rank_down_and_up_are_inverse_to_each_other_whatever_the_moments() {
                     (side.down.dim(), side.up.dim()),
                     ((n, rank), (heads, size, rank))
                 );
-                assert_eq!(side.predicted_error, 0.0, "case {case}");
+                assert_eq!(side.predicted_error(), 0.0, "case {case}");
                 let there_and_back = side.down.dot(&stacked(&side).t());
                 // Channels are scaled by at most 1e4 and back.
                 assert_close(
@@ -136,7 +136,7 @@ fn the_predicted_error_is_what_the_samples_lose() {
                     &side.down,
                     &stacked(&side),
                 );
-                let told = side.predicted_error;
+                let told = side.predicted_error();
                 // Both are sums of squares of the same numbers.
                 assert!(
                     (found - told).abs() <= 1e-9,

@@ -12,9 +12,8 @@ use serde_json::{Value, json};
 use super::factors::FactorArgs;
 use super::rewrite::bars;
 use super::runtime::RuntimeArgs;
-use super::screen::{emit, emit_json, table};
+use super::screen::{emit, emit_json, progress, table};
 use super::text::TextArgs;
-use super::validate::measure;
 use super::{Outcome, no_text};
 
 /// Rewrite a model in several ways at several sizes, and compare what each loses on a text.
@@ -181,8 +180,7 @@ impl Compare {
                     ..RewriteOptions::default()
                 };
                 let made = compressor.rewrite(folder.path(), &options, &mut bars())?;
-                let rewritten = load(&made.staged.path())?;
-                let quality = measure(&model, &rewritten, &test, &runtime)?;
+                let quality = made.quality(&model, &test, &runtime, &mut progress("reading"))?;
                 made.discard();
                 rows.push(Row {
                     ratio,

@@ -81,6 +81,11 @@ impl FactorArgs {
         }
     }
 
+    /// Whether TransMLA's recipe is asked for.
+    pub fn is_transmla(&self) -> bool {
+        self.factors == Some(Method::Transmla)
+    }
+
     /// How to reconstruct on the text, if that is wanted.
     pub fn descent(&self, factorization: Factorization) -> Option<Descent> {
         let wanted = self.reconstruct > 0 && factorization == Factorization::Calibrated;

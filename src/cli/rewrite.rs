@@ -7,20 +7,20 @@ use gqa2mla::factors::Factorization;
 use gqa2mla::model::load::{LoadedModel, load};
 use gqa2mla::ports::subject;
 use gqa2mla::reconstruct::{self, Outcome as Reconstructed};
-use gqa2mla::search::{Found, smallest};
 use gqa2mla::text::Text;
 use gqa2mla::validate::ValidateError;
 use gqa2mla_passes::lower::Target;
-use gqa2mla_passes::rewrite::grouped::RANK_STEP;
-use gqa2mla_passes::{LatentForm, RankPlan, RewriteOptions};
+use gqa2mla_passes::{LatentForm, RewriteOptions};
 use serde_json::{Value, json};
 
 use super::factors::FactorArgs;
+use super::layout::{LayoutArg, Layouts, better_layout};
 use super::screen::{Bar, complain, emit, emit_json, progress};
-use super::size::{Promise, Size};
+use super::search::{Searched, search};
+use super::size::Size;
 use super::summary::Summary;
-use super::validate::{Report, ValidateArgs, measure};
-use super::{Outcome, no_text};
+use super::validate::{Report, ValidateArgs};
+use super::{Outcome, UsageError, no_text};
 
 /// Rewrite every attention to latent attention, write the model, and validate it.
 ///
@@ -51,6 +51,10 @@ pub struct Rewrite {
     /// before rotation, from which keys are rebuilt at every step: more accurate at a given size, and slower.
     #[arg(long, value_enum, default_value_t = FormArg::Absorbed)]
     form: FormArg,
+    /// How the widths of the layers go together: `uniform`, one width for all, as serving stacks expect; or `free`, a
+    /// width for each layer's keys and values under the same budget, by what narrowing each of them costs on the text.
+    #[arg(long, value_enum, default_value_t = LayoutArg::Uniform)]
+    layout: LayoutArg,
     /// Write the model without running it.
     #[arg(long)]
     no_validate: bool,
@@ -62,8 +66,6 @@ pub struct Rewrite {
 const CANNOT_RUN: &str = "the rewrite was not written because the models could not be run (--no-validate writes it unproved)";
 /// Tokens that a promise is measured on, at most; and no more than a third of the text.
 const MEASURED: usize = 8192;
-/// Ranks that a search tells apart: this many between nothing and the full rank.
-const SEARCHED: usize = 48;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TargetArg {
@@ -102,6 +104,7 @@ impl Rewrite {
                 FormArg::Expanded => LatentForm::Expanded,
             },
         };
+        self.check_layout()?;
         let factorization = self.factors.factorization(self.size.is_exact());
         if matches!(factorization, Factorization::TransMla { .. }) {
             options.form = LatentForm::Decoupled;
@@ -124,16 +127,40 @@ impl Rewrite {
                 .statistics(factorization, &model, fitted.as_ref(), &runtime)?;
         compressor.statistics = statistics.as_ref();
         compressor.reconstruction = fitted.as_ref().zip(self.factors.descent(factorization));
-        let mut search = None;
+        let mut searched = None;
         if let Some(promise) = self.size.promise() {
             let held_out = held_out.as_ref().ok_or_else(no_text)?;
-            let found = self.search(&compressor, &options, promise, held_out)?;
-            options.ranks = found.best.map_or(RankPlan::Full, RankPlan::Uniform);
-            search = Some((promise, found));
+            let found = search(&compressor, &options, promise, &self.out, held_out)?;
+            options.ranks = found.plan();
+            searched = Some(found);
         }
-        let compressed = compressor.rewrite(&self.out, &options, &mut bars())?;
+        let (compressed, layouts) = match self.layout {
+            LayoutArg::Uniform => (compressor.rewrite(&self.out, &options, &mut bars())?, None),
+            LayoutArg::Free => {
+                let texts = fitted.as_ref().zip(held_out.as_ref()).ok_or_else(no_text)?;
+                let (made, layouts) = better_layout(&compressor, &options, &self.out, texts)?;
+                (made, Some(layouts))
+            }
+        };
         let seconds = started.elapsed().as_secs_f64();
-        self.finish(&model, compressed, seconds, search, json)
+        self.finish(&model, compressed, seconds, (searched, layouts), json)
+    }
+
+    /// A free layout divides the budget of a size that is given, and its widths differ.
+    fn check_layout(&self) -> Result<(), UsageError> {
+        if self.layout == LayoutArg::Uniform {
+            return Ok(());
+        }
+        let words = if self.size.is_exact() || self.size.promise().is_some() {
+            "--layout free divides a budget: give it with --cache-ratio or --rank"
+        } else if self.target == TargetArg::Gqa {
+            "--layout free gives keys and values widths of their own, and GroupQueryAttention has one: use --target matmul"
+        } else if self.factors.is_transmla() {
+            "--layout free has no meaning for transmla, whose layout is its own"
+        } else {
+            return Ok(());
+        };
+        Err(UsageError(words.to_owned()))
     }
 
     /// The text to fit factors to, and the one to keep a promise on.
@@ -143,7 +170,7 @@ impl Rewrite {
             return Ok((None, None));
         }
         let vocabulary = subject(&model.model.proto)?.vocabulary;
-        if self.size.promise().is_none() {
+        if self.size.promise().is_none() && self.layout == LayoutArg::Uniform {
             return Ok((args.text.read(vocabulary, args.text_tokens, length)?, None));
         }
         let wanted = args.text_tokens.saturating_add(MEASURED);
@@ -154,66 +181,12 @@ impl Rewrite {
         Ok((Some(fitted), Some(measured)))
     }
 
-    /// Measures ranks until the smallest that keeps `promise` is found: first without reconstruction, which is quick
-    /// and gives a rank that is too large, then with it below that rank.
-    fn search(
-        &self,
-        compressor: &Compressor,
-        options: &RewriteOptions,
-        promise: Promise,
-        held_out: &Text,
-    ) -> anyhow::Result<Found> {
-        let planned = compressor.check(options)?;
-        let full = planned
-            .iter()
-            .map(|p| p.site.full_rank())
-            .min()
-            .unwrap_or(1);
-        let step = match options.target {
-            Target::Gqa => RANK_STEP,
-            Target::MatMul => (full / SEARCHED).max(1),
-        };
-        let quick = Compressor {
-            reconstruction: None,
-            ..*compressor
-        };
-        let loss = |by: &Compressor, rank: usize| -> anyhow::Result<f64> {
-            let options = RewriteOptions {
-                ranks: RankPlan::Uniform(rank),
-                ..options.clone()
-            };
-            let compressed = by.rewrite(&self.out, &options, &mut bars())?;
-            let rewritten = load(&compressed.staged.path())?;
-            let quality = measure(compressor.model, &rewritten, held_out, compressor.runtime)?;
-            compressed.discard();
-            Ok(match promise {
-                Promise::Perplexity(_) => quality.increase(),
-                Promise::Kl(_) => quality.mean_kl,
-            })
-        };
-        let limit = promise.limit();
-        let mut found = smallest((step, full), step, limit, &mut |rank| loss(&quick, rank))?;
-        if compressor.reconstruction.is_none() {
-            return Ok(found);
-        }
-        // Reconstruction takes off up to half of what is lost, never more in any model measured so far.
-        let hopeless = found.curve.iter().filter(|p| p.loss > 3.0 * limit);
-        let lowest = hopeless.map(|p| p.rank + step).max().unwrap_or(step);
-        let highest = found.best.unwrap_or(full);
-        let better = smallest((lowest, highest), step, limit, &mut |rank| {
-            loss(compressor, rank)
-        })?;
-        found.best = better.best;
-        found.curve = better.curve;
-        Ok(found)
-    }
-
     fn finish(
         &self,
         model: &LoadedModel,
         compressed: Compressed,
         seconds: f64,
-        search: Option<(Promise, Found)>,
+        (searched, layouts): (Option<Searched>, Option<Layouts>),
         json: bool,
     ) -> anyhow::Result<Outcome> {
         let summary = Summary::of(&compressed.staged.rewritten, self.target.name());
@@ -243,7 +216,8 @@ impl Rewrite {
                 "accepted": accepted,
                 "seconds": seconds,
                 "rewrite": summary.json(),
-                "search": search.as_ref().map(|(p, f)| search_json(*p, f)),
+                "search": searched.as_ref().map(Searched::json),
+                "layouts": layouts.map(Layouts::json),
                 "reconstruction": outcomes.iter().map(outcome_json).collect::<Vec<_>>(),
                 "validation": report.as_ref().map(Report::json),
                 "failure": failure,
@@ -251,9 +225,8 @@ impl Rewrite {
             emit_json(&value);
         } else {
             let mut text = summary.text();
-            if let Some((promise, found)) = &search {
-                text.push_str(&search_text(*promise, found));
-            }
+            text.push_str(&searched.as_ref().map(Searched::text).unwrap_or_default());
+            text.push_str(&layouts.map(Layouts::text).unwrap_or_default());
             text.push_str(&outcomes_text(&outcomes));
             match &report {
                 Some(report) => text.push_str(&format!("\n{}\n", report.text(summary.lossy))),
@@ -316,41 +289,6 @@ fn is_about_the_rewritten(error: &anyhow::Error) -> bool {
                 } | ValidateError::Logits { .. }
             )
         )
-    })
-}
-
-fn search_text(promise: Promise, found: &Found) -> String {
-    let mut text = format!(
-        "searched for {} at most {}:\n",
-        promise.name(),
-        promise.shown(promise.limit())
-    );
-    for point in &found.curve {
-        let kept = if Some(point.rank) == found.best {
-            "  <- kept"
-        } else {
-            ""
-        };
-        text.push_str(&format!(
-            "  rank {:>5}  {}{kept}\n",
-            point.rank,
-            promise.shown(point.loss)
-        ));
-    }
-    if found.best.is_none() {
-        text.push_str("  no smaller cache keeps the promise: the exact rewrite is written\n");
-    }
-    text
-}
-
-fn search_json(promise: Promise, found: &Found) -> Value {
-    let curve = found
-        .curve
-        .iter()
-        .map(|p| json!({ "rank": p.rank, "loss": p.loss }));
-    json!({
-        "promise": promise.name(), "limit": promise.limit(), "rank": found.best,
-        "curve": curve.collect::<Vec<_>>(),
     })
 }
 

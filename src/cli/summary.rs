@@ -30,7 +30,8 @@ impl Summary {
     pub fn of(rewritten: &Rewritten, target: &'static str) -> Self {
         let sites = &rewritten.sites;
         let ranks = sites.iter().flat_map(|s| [s.ranks.key, s.ranks.value]);
-        let worst = |of: fn(&RewrittenSite) -> f64| sites.iter().map(of).fold(0.0, f64::max);
+        let worst =
+            |of: fn(&RewrittenSite) -> Option<f64>| sites.iter().filter_map(of).fold(0.0, f64::max);
         let cached = || sites.iter().filter(|s| s.site.is_cached());
         let first = sites.first().map(|s| &s.site);
         Self {
@@ -50,8 +51,8 @@ impl Summary {
                 .map(|s| bytes(s.site.elem_type, s.ranks.key + s.ranks.value))
                 .sum(),
             layers: sites.iter().map(layer_json).collect(),
-            predictable: sites.iter().all(|s| s.key_error.is_finite()),
-            predicted: (worst(|s| s.key_error), worst(|s| s.value_error)),
+            predictable: sites.iter().all(|s| s.key.loss.is_some()),
+            predicted: (worst(|s| s.key.loss), worst(|s| s.value.loss)),
             lossy: sites
                 .iter()
                 .any(|s| s.ranks.key.min(s.ranks.value) < s.site.full_rank()),
@@ -115,6 +116,6 @@ impl Summary {
 fn layer_json(done: &RewrittenSite) -> Value {
     json!({
         "layer": done.site.layer, "id": done.id, "key_rank": done.ranks.key, "value_rank": done.ranks.value,
-        "predicted_key_loss": done.key_error, "predicted_value_loss": done.value_error,
+        "predicted_key_loss": done.key.loss, "predicted_value_loss": done.value.loss,
     })
 }

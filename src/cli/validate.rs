@@ -4,11 +4,11 @@ use anyhow::Context;
 use clap::Args;
 use gqa2mla::compress::METADATA;
 use gqa2mla::layer_errors::{LayerError, layer_errors};
+use gqa2mla::measure::measure;
 use gqa2mla::model::load::{LoadedModel, load};
 use gqa2mla::ports::{Subject, subject};
-use gqa2mla::quality::{self, Quality, Reader};
+use gqa2mla::quality::Quality;
 use gqa2mla::runtime::{RuntimeOptions, open};
-use gqa2mla::text::Text;
 use gqa2mla::validate::compare::Comparison;
 use gqa2mla::validate::{ValidateOptions, validate};
 use gqa2mla_passes::onnx::ModelProto;
@@ -100,7 +100,13 @@ impl Validate {
             .read(vocabulary, self.text_tokens, self.text_length)?
             .ok_or_else(super::no_text)?;
         let runtime = self.how.runtime.options(true);
-        let quality = measure(original, rewritten, &text, &runtime)?;
+        let quality = measure(
+            original,
+            rewritten,
+            &text,
+            &runtime,
+            &mut progress("reading"),
+        )?;
         let first = text.sequences().next().unwrap_or_default();
         let layers = layer_errors(original, rewritten, first, &runtime)?;
         if json {
@@ -111,41 +117,12 @@ impl Validate {
         } else {
             emit(&format!(
                 "{}\n\n{}",
-                layers_text(&layers),
+                layers_text(&layers, made_by(rewritten).as_ref()),
                 quality_text(&quality)
             ));
         }
         Ok(Outcome::Done)
     }
-}
-
-/// Reads `text` with both models.
-pub fn measure(
-    original: &LoadedModel,
-    rewritten: &LoadedModel,
-    text: &Text,
-    options: &RuntimeOptions,
-) -> anyhow::Result<Quality> {
-    let interfaces = (
-        subject(&original.model.proto)?.interface,
-        subject(&rewritten.model.proto)?.interface,
-    );
-    let mut before = open(&original.path, options)?;
-    let mut after = open(&rewritten.path, options)?;
-    let before = Reader {
-        session: before.as_mut(),
-        interface: &interfaces.0,
-    };
-    let after = Reader {
-        session: after.as_mut(),
-        interface: &interfaces.1,
-    };
-    Ok(quality::compare(
-        before,
-        after,
-        text,
-        &mut progress("reading"),
-    )?)
 }
 
 /// What the rewritten model says of how it was made.
@@ -155,19 +132,34 @@ fn made_by(model: &LoadedModel) -> Option<Value> {
     serde_json::from_str(note.value()).ok()
 }
 
-/// Relative errors of scores and outputs, for people.
-fn layers_text(layers: &[LayerError]) -> String {
-    let mut table = table(&["layer", "error of scores", "error of outputs"]);
+/// Relative errors of scores and outputs, for people: what the spectra predicted when the model was made, and what is
+/// measured.
+fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
+    let mut table = table(&[
+        "layer",
+        "scores, predicted",
+        "measured",
+        "outputs, predicted",
+        "measured",
+    ]);
     let shown = |error: Option<f64>| error.map_or_else(|| "-".to_owned(), |e| format!("{e:.4}"));
+    let predicted = |layer: usize, side: &str| {
+        let mut known = made_by?["layers"].as_array()?.iter();
+        let of_layer = known.find(|l| l["layer"] == layer)?;
+        // A spectrum tells of squares.
+        of_layer[side].as_f64().map(f64::sqrt)
+    };
     for layer in layers {
         table.add_row([
             layer.layer.to_string(),
+            shown(predicted(layer.layer, "predicted_key_loss")),
             shown(layer.scores),
+            shown(predicted(layer.layer, "predicted_value_loss")),
             shown(layer.outputs),
         ]);
     }
     format!(
-        "{table}\nin the running models, relative, root mean square; the errors of earlier layers are in those of later ones"
+        "{table}\nrelative, root mean square. Predicted: of this layer alone, before any reconstruction. Measured: in the running\nmodels, where the errors of earlier layers are in those of later ones"
     )
 }
 

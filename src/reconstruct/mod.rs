@@ -30,7 +30,7 @@ use crate::text::Text;
 use attention::Reproduced;
 
 /// What the file of one finished layer is.
-const KIND: &str = "gqa2mla factors 1";
+const KIND: &str = "gqa2mla factors 2";
 
 /// Why there are no reconstructed factors.
 #[derive(Debug, thiserror::Error)]
@@ -276,8 +276,7 @@ fn save(factors: &Factors, error: Option<[f64; 2]>, path: &Path) -> Result<(), A
     for (name, side) in [("key", &factors.key), ("value", &factors.value)] {
         file.put(&format!("{name}/down"), &side.down.view());
         file.put(&format!("{name}/up"), &side.up.view());
-        let predicted = ndarray::arr1(&[side.predicted_error]);
-        file.put(&format!("{name}/predicted"), &predicted.view());
+        file.put(&format!("{name}/spectrum"), &side.spectrum.view());
     }
     if let Some(bias) = &factors.bias {
         file.put("bias", &bias.view());
@@ -296,11 +295,10 @@ fn load(path: &Path) -> Result<Option<(Factors, Option<[f64; 2]>)>, ArraysError>
     }
     let file = Arrays::load(KIND, path)?;
     let side = |name: &str| {
-        let predicted: ndarray::Array1<f64> = file.get(&format!("{name}/predicted"))?;
         Ok::<_, String>(SideFactors {
             down: file.get(&format!("{name}/down"))?,
             up: file.get(&format!("{name}/up"))?,
-            predicted_error: predicted.sum(),
+            spectrum: file.get(&format!("{name}/spectrum"))?,
         })
     };
     let factors = || {

@@ -22,8 +22,21 @@ pub struct SideFactors {
     pub down: Array2<f64>,
     /// Latent to each head, [G, d, r].
     pub up: Array3<f64>,
+    /// Weighted second moment along each direction, largest first, of which `down` keeps the first; empty where nothing
+    /// is left out.
+    pub spectrum: Array1<f64>,
+}
+
+impl SideFactors {
     /// Expected share of the weighted second moment that the projection loses, 0 to 1.
-    pub predicted_error: f64,
+    #[must_use]
+    pub fn predicted_error(&self) -> f64 {
+        let (total, lost) = (
+            self.spectrum.sum(),
+            self.spectrum.iter().skip(self.down.ncols()).sum::<f64>(),
+        );
+        if total > 0.0 { lost / total } else { 0.0 }
+    }
 }
 
 /// M and M⁻¹ of one side: the square root of the readers' weight, a block a KV head; the identity without weights.
@@ -86,8 +99,6 @@ pub fn factors(
     let symmetric = (&weighted + &weighted.t()) * 0.5;
     let eigen = symmetric_eigen(&symmetric)?;
     let values = eigen.values.mapv(|v| v.max(0.0));
-    let total: f64 = values.sum();
-    let lost: f64 = values.iter().skip(rank).sum();
     let scale = match moments.measured {
         true => channel_scale(&values),
         false => Array1::ones(values.len()),
@@ -103,7 +114,7 @@ pub fn factors(
     Ok(SideFactors {
         down,
         up,
-        predicted_error: if total > 0.0 { lost / total } else { 0.0 },
+        spectrum: values,
     })
 }
 
@@ -115,7 +126,7 @@ fn whole(full: usize, kv_heads: usize, rank: usize) -> SideFactors {
     SideFactors {
         down: Array2::from_shape_fn((full, rank), |(i, j)| one(i == j)),
         up: Array3::from_shape_fn((kv_heads, size, rank), |(g, i, j)| one(g * size + i == j)),
-        predicted_error: 0.0,
+        spectrum: Array1::default(0),
     }
 }
 

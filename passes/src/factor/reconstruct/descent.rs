@@ -61,7 +61,7 @@ impl Frame {
                     &roots.inverse_times(&up.unwrap_or_else(|_| like.down.clone()).view()),
                     like.up.dim(),
                 ),
-                predicted_error: like.predicted_error,
+                spectrum: like.spectrum.clone(),
             }
         };
         let (key, value) = (side(&self.key, &like.key), side(&self.value, &like.value));

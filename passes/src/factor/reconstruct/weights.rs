@@ -75,12 +75,12 @@ impl Weights {
             key: SideFactors {
                 down: matrix(&self.w_dk, like.key.down.nrows(), rk),
                 up: blocks(&self.w_uk, attention.key_size, rk, false),
-                predicted_error: like.key.predicted_error,
+                spectrum: like.key.spectrum.clone(),
             },
             value: SideFactors {
                 down: matrix(&self.w_dv, like.value.down.nrows(), rv),
                 up: blocks(&self.w_uv, dv, rv, true),
-                predicted_error: like.value.predicted_error,
+                spectrum: like.value.spectrum.clone(),
             },
             bias: Some(matrix(&self.bias, heads, dv)),
         }

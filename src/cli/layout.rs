@@ -1,0 +1,85 @@
+//! The free layout: made beside the uniform one, and kept where it loses less.
+
+use std::path::Path;
+
+use clap::ValueEnum;
+use gqa2mla::allot::free;
+use gqa2mla::compress::{Compressed, Compressor};
+use gqa2mla::text::Text;
+use gqa2mla_passes::RewriteOptions;
+use serde_json::{Value, json};
+
+use super::rewrite::bars;
+use super::screen::progress;
+
+/// How the widths of layers and sides go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LayoutArg {
+    /// One width for all.
+    Uniform,
+    /// A width for each side of each layer.
+    Free,
+}
+
+/// Mean KL of both layouts at the same size, on text that nothing was fitted to.
+#[derive(Debug, Clone, Copy)]
+pub struct Layouts {
+    uniform: f64,
+    free: f64,
+}
+
+impl Layouts {
+    fn keeps_free(self) -> bool {
+        self.free < self.uniform
+    }
+
+    /// For people.
+    pub fn text(self) -> String {
+        let kept = match self.keeps_free() {
+            true => "free",
+            false => "uniform, as free is no better",
+        };
+        format!(
+            "layouts: KL {:.4} free, {:.4} uniform, on held-out text: kept {kept}\n",
+            self.free, self.uniform
+        )
+    }
+
+    /// For programs.
+    pub fn json(self) -> Value {
+        json!({
+            "free_kl": self.free, "uniform_kl": self.uniform,
+            "kept": if self.keeps_free() { "free" } else { "uniform" },
+        })
+    }
+}
+
+/// Rewrites with the widths of `options` and with free ones of the same sum, and keeps what loses less on `held_out`.
+pub fn better_layout(
+    compressor: &Compressor,
+    options: &RewriteOptions,
+    out: &Path,
+    (fitted, held_out): (&Text, &Text),
+) -> anyhow::Result<(Compressed, Layouts)> {
+    let (model, runtime) = (compressor.model, compressor.runtime);
+    let freely = RewriteOptions {
+        ranks: free(compressor, options, out, fitted, &mut progress("probing"))?,
+        ..options.clone()
+    };
+    let make = |options: &RewriteOptions| -> anyhow::Result<(Compressed, f64)> {
+        let made = compressor.rewrite(out, options, &mut bars())?;
+        let quality = made.quality(model, held_out, runtime, &mut progress("reading"))?;
+        Ok((made, quality.mean_kl))
+    };
+    let ((uniform, uniform_kl), (free, free_kl)) = (make(options)?, make(&freely)?);
+    let layouts = Layouts {
+        uniform: uniform_kl,
+        free: free_kl,
+    };
+    let (kept, dropped) = match layouts.keeps_free() {
+        true => (free, uniform),
+        false => (uniform, free),
+    };
+    dropped.discard();
+    Ok((kept, layouts))
+}

@@ -9,7 +9,7 @@ demo: $(VENV)/runtime
 	$(CARGO) run --release --quiet -- rewrite fixtures/optimum-llama -o out/demo
 
 # Installs what the tests need and runs them all.
-test: $(VENV)/tests check
+test: $(VENV)/tests $(VENV)/serving/ready tests/js/node_modules check
 	$(CARGO) test --release --workspace
 	$(MAKE) lapack
 
@@ -34,5 +34,16 @@ $(VENV)/tests: tests/requirements.txt
 	$(VENV)/bin/pip install --quiet -r tests/requirements.txt
 	touch $@ $(VENV)/runtime
 
+# The stacks that serve models, beside what the tests need themselves.
+$(VENV)/serving/ready: tests/requirements-serving.txt
+	$(PYTHON) -m venv $(VENV)/serving
+	$(VENV)/serving/bin/pip install --quiet -r tests/requirements-serving.txt
+	touch $@
+
+# Prebuilt parts for GPUs are not fetched.
+tests/js/node_modules: tests/js/package-lock.json
+	cd tests/js && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
 clean:
-	rm -rf target $(VENV) out
+	rm -rf target $(VENV) tests/js/node_modules out

@@ -67,7 +67,7 @@ pub fn free(
     };
     let quick = Compressor {
         reconstruction: None,
-        ..*compressor
+        ..compressor.clone()
     };
     let (common, _) = quick.measure(out, options, &few)?;
     let sites = &common.sites;

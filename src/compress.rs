@@ -17,7 +17,7 @@ use crate::convert::{ConvertError, Staged, stage};
 use crate::factors::{Factorization, decoupled, from_moments, moments};
 use crate::measure::measure;
 use crate::model::load::{LoadError, LoadedModel, load};
-use crate::model::save::output_path;
+use crate::model::save::{DataFile, output_path};
 use crate::quality::Quality;
 use crate::reconstruct::{self, Job, Outcome, ReconstructError, Reconstruction};
 use crate::runtime::RuntimeOptions;
@@ -29,6 +29,7 @@ use crate::validate::ValidateError;
 pub const METADATA: &str = "gqa2mla";
 
 /// What rewrites of one model have in common.
+#[derive(Clone)]
 pub struct Compressor<'c> {
     /// The model before.
     pub model: &'c LoadedModel,
@@ -40,6 +41,10 @@ pub struct Compressor<'c> {
     pub reconstruction: Option<(&'c Text, Descent)>,
     /// Where the model runs.
     pub runtime: &'c RuntimeOptions,
+    /// Where the weights of what is written go.
+    pub data: DataFile,
+    /// The folder in which unfinished work is kept for the next run; nothing means that of the output.
+    pub work: Option<&'c Path>,
 }
 
 /// A rewritten model that has not got its name yet.
@@ -211,7 +216,7 @@ impl Compressor<'_> {
         let mut note = |done: &Rewritten| is_lossy.then(|| self.note(options, done));
         let staged = stage(
             &self.model.path,
-            out,
+            (out, &self.data),
             options,
             &mut factorize,
             &mut note,
@@ -290,7 +295,7 @@ impl Compressor<'_> {
         );
         hasher.update(inputs.as_bytes());
         let name = format!(".gqa2mla-work-{:08x}", hasher.finalize());
-        match target.parent() {
+        match self.work.or(target.parent()) {
             Some(parent) if !parent.as_os_str().is_empty() => parent.join(name),
             _ => PathBuf::from(name),
         }

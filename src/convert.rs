@@ -8,9 +8,10 @@ use gqa2mla_passes::onnx::{StringStringEntryProto, TensorProto, tensor_proto::Da
 use gqa2mla_passes::{RewriteError, RewriteOptions, Rewritten, rewrite};
 use std::io::Write;
 use tempfile::TempDir;
+use walkdir::WalkDir;
 
 use crate::model::load::{LoadError, LoadedModel, load};
-use crate::model::save::{SaveError, output_path, save};
+use crate::model::save::{DataFile, SaveError, output_path, save_with};
 
 /// New tensors of at least this many bytes wait in a file, so that one layer's factors leave memory before the next.
 const SPILL_FROM: usize = 4096;
@@ -61,10 +62,10 @@ pub struct Staged {
 /// What the model's metadata are to say of what was done, if anything.
 pub type Note<'n> = dyn FnMut(&Rewritten) -> Option<StringStringEntryProto> + 'n;
 
-/// Rewrites `input` into a folder beside `out`. `note` goes into the model's metadata; `progress` is told how many attentions of how many are done.
+/// Rewrites `input` into a folder beside `out`, its weights into `data`. `note` goes into the model's metadata; `progress` is told how many attentions of how many are done.
 pub fn stage(
     input: &Path,
-    out: &Path,
+    (out, data): (&Path, &DataFile),
     options: &RewriteOptions,
     factorize: &mut Factorize,
     note: &mut Note,
@@ -94,7 +95,13 @@ pub fn stage(
     let made = MadeFolders::up_to(&parent);
     fs::create_dir_all(&parent).map_err(folder_error("making the output folder", &parent))?;
     let (folder, rewritten) = stage_in(
-        &parent, &target, &mut model, options, factorize, note, progress,
+        &parent,
+        (&target, data),
+        &mut model,
+        options,
+        factorize,
+        note,
+        progress,
     )?;
     Ok(Staged {
         folder,
@@ -107,7 +114,7 @@ pub fn stage(
 
 fn stage_in(
     parent: &Path,
-    target: &Path,
+    (target, data): (&Path, &DataFile),
     model: &mut LoadedModel,
     options: &RewriteOptions,
     factorize: &mut Factorize,
@@ -161,7 +168,7 @@ fn stage_in(
         model.add_file(SPILL, &spill_path)?;
     }
     let name = target.file_name().map(PathBuf::from).unwrap_or_default();
-    save(model, &folder.path().join(name))?;
+    save_with(model, &folder.path().join(name), data)?;
     fs::remove_file(&spill_path).map_err(folder_error("removing a temporary file", &spill_path))?;
     Ok((folder, rewritten))
 }
@@ -197,11 +204,6 @@ impl Staged {
     /// Gives the model its final name: data first, so that a model under its name is whole.
     pub fn publish(self) -> Result<PathBuf, ConvertError> {
         let staged = self.path();
-        let data = |path: &Path| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(".data");
-            PathBuf::from(name)
-        };
         let error = |path: &Path| {
             let path = path.display().to_string();
             move |cause| ConvertError::Folder {
@@ -210,8 +212,9 @@ impl Staged {
                 cause,
             }
         };
-        if data(&staged).exists() {
-            fs::rename(data(&staged), data(&self.target)).map_err(error(&self.target))?;
+        for data in self.data_files().map_err(error(&self.target))? {
+            let to = self.target.with_file_name(&data);
+            fs::rename(self.folder.path().join(&data), &to).map_err(error(&to))?;
         }
         fs::rename(&staged, &self.target).map_err(error(&self.target))?;
         #[cfg(unix)]
@@ -224,52 +227,71 @@ impl Staged {
     }
 
     /// Keeps a model that failed validation in a folder `<name>.rejected` beside its name, where it can be looked into.
-    /// An earlier one is replaced; a folder of that name that holds anything else stays, and the new one gets a number.
     pub fn reject(self) -> Result<PathBuf, ConvertError> {
-        let named = |suffix: &str| {
-            let mut name = self.target.as_os_str().to_owned();
-            name.push(suffix);
-            PathBuf::from(name)
+        let error = |cause| ConvertError::Folder {
+            path: self.target.display().to_string(),
+            action: "keeping the rejected output",
+            cause,
         };
-        let staged_names = [named(""), named(".data")];
-        let mut kept = named(".rejected");
-        let mut number = 1;
-        while kept.exists() && !holds_only(&kept, &staged_names) {
-            number += 1;
-            kept = named(&format!(".rejected-{number}"));
-        }
-        let error = |path: &Path| {
-            let path = path.display().to_string();
-            move |cause| ConvertError::Folder {
-                path,
-                action: "keeping the rejected output",
-                cause,
+        let mut names = self.data_files().map_err(error)?;
+        names.extend(self.target.file_name().map(PathBuf::from));
+        keep_rejected(&self.target, &names, self.folder.keep()).map_err(error)
+    }
+
+    /// The files beside the model.
+    fn data_files(&self) -> Result<Vec<PathBuf>, std::io::Error> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.folder.path())? {
+            let name = entry?.file_name();
+            if Some(name.as_os_str()) != self.target.file_name() {
+                names.push(PathBuf::from(name));
             }
-        };
-        if kept.exists() {
-            fs::remove_dir_all(&kept).map_err(error(&kept))?;
         }
-        fs::rename(self.folder.keep(), &kept).map_err(error(&kept))?;
-        Ok(kept)
+        Ok(names)
     }
 }
 
-/// Whether `folder` is a folder that holds files of these names and nothing else.
-fn holds_only(folder: &Path, names: &[PathBuf]) -> bool {
-    let Ok(mut entries) = fs::read_dir(folder) else {
-        return false;
+/// Gives the folder `staged` the name `<target>.rejected`. An earlier one is replaced; one that holds anything else than
+/// `names` stays, and the new one gets a number.
+pub fn keep_rejected(
+    target: &Path,
+    names: &[PathBuf],
+    staged: PathBuf,
+) -> Result<PathBuf, std::io::Error> {
+    let named = |suffix: &str| {
+        let mut name = target.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
     };
-    entries.all(|entry| {
-        entry.is_ok_and(|e| names.iter().any(|n| n.file_name() == Some(&e.file_name())))
+    let mut kept = named(".rejected");
+    let mut number = 1;
+    while kept.exists() && !holds_only(&kept, names) {
+        number += 1;
+        kept = named(&format!(".rejected-{number}"));
+    }
+    if kept.exists() {
+        fs::remove_dir_all(&kept)?;
+    }
+    fs::rename(staged, &kept)?;
+    Ok(kept)
+}
+
+/// Whether `folder` is a folder that holds these files and nothing else.
+fn holds_only(folder: &Path, names: &[PathBuf]) -> bool {
+    WalkDir::new(folder).into_iter().all(|entry| {
+        entry.is_ok_and(|e| {
+            let relative = e.path().strip_prefix(folder).unwrap_or(e.path());
+            e.file_type().is_dir() || names.iter().any(|n| n == relative)
+        })
     })
 }
 
 /// Folders that did not exist before. Dropped, those that are empty disappear: a refusal leaves no trace.
-struct MadeFolders(Vec<PathBuf>);
+pub struct MadeFolders(Vec<PathBuf>);
 
 impl MadeFolders {
     /// The folders on the way to `path` that are still to be made, innermost first.
-    fn up_to(path: &Path) -> Self {
+    pub fn up_to(path: &Path) -> Self {
         let missing = path
             .ancestors()
             .take_while(|p| !p.as_os_str().is_empty() && !p.exists());

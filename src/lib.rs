@@ -1,6 +1,7 @@
 //! The shell around [`gqa2mla_passes`]: everything that touches a file, a runtime or a report.
 
 pub mod allot;
+pub mod bundle;
 pub mod calibrate;
 pub mod compress;
 pub mod convert;
@@ -13,6 +14,7 @@ pub mod quality;
 pub mod reconstruct;
 pub mod runtime;
 pub mod search;
+pub mod serving;
 pub mod tensors;
 pub mod text;
 pub mod validate;

@@ -29,7 +29,7 @@ const SHELL: [&[&str]; 10] = [
     &["factors", "layer_errors", "measure"],
     &["reconstruct"],
     &["compress"],
-    &["search", "allot"],
+    &["search", "allot", "bundle", "serving"],
     &["report"],
     &["cli"],
 ];

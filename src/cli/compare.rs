@@ -4,6 +4,7 @@ use clap::{Args, ValueEnum};
 use gqa2mla::compress::Compressor;
 use gqa2mla::factors::Factorization;
 use gqa2mla::model::load::load;
+use gqa2mla::model::save::DataFile;
 use gqa2mla::ports::subject;
 use gqa2mla::quality::Quality;
 use gqa2mla_passes::{LatentForm, RankPlan, RewriteOptions};
@@ -173,6 +174,8 @@ impl Compare {
                         .zip(descent)
                         .filter(|_| way == Way::Reconstructed),
                     runtime: &runtime,
+                    data: DataFile::Beside,
+                    work: None,
                 };
                 let options = RewriteOptions {
                     ranks: RankPlan::Ratio(ratio),

@@ -1,12 +1,18 @@
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
+use gqa2mla::bundle::{Assembly, Bundle};
 use gqa2mla::compress::{Compressed, Compressor, Progress};
 use gqa2mla::factors::Factorization;
 use gqa2mla::model::load::{LoadedModel, load};
+use gqa2mla::model::save::{DataFile, names_a_file};
 use gqa2mla::ports::subject;
+use gqa2mla::quality::Quality;
 use gqa2mla::reconstruct::{self, Outcome as Reconstructed};
+use gqa2mla::serving::{self, Edit, Latent, Stack, edited};
 use gqa2mla::text::Text;
 use gqa2mla::validate::ValidateError;
 use gqa2mla_passes::lower::Target;
@@ -19,7 +25,7 @@ use super::screen::{Bar, complain, emit, emit_json, progress};
 use super::search::{Searched, search};
 use super::size::Size;
 use super::summary::Summary;
-use super::validate::{Report, ValidateArgs};
+use super::validate::{Report, ValidateArgs, quality_text};
 use super::{Outcome, UsageError, no_text};
 
 /// Rewrite every attention to latent attention, write the model, and validate it.
@@ -31,9 +37,10 @@ use super::{Outcome, UsageError, no_text};
 /// Example: gqa2mla rewrite fixtures/optimum-llama -o out/model.onnx
 #[derive(Debug, Args)]
 pub struct Rewrite {
-    /// A .onnx file, or a folder that holds one.
+    /// A .onnx file, or a folder as exporters and model hubs lay it out.
     model: PathBuf,
-    /// The output: a .onnx path, or a folder, which then gets the input's file name.
+    /// The output: a .onnx path, or a folder. A folder made from a folder gets every other file as well, with the
+    /// configurations edited so that the same stack serves it.
     #[arg(short, long, value_name = "OUT")]
     out: PathBuf,
     #[command(flatten)]
@@ -55,6 +62,12 @@ pub struct Rewrite {
     /// width for each layer's keys and values under the same budget, by what narrowing each of them costs on the text.
     #[arg(long, value_enum, default_value_t = LayoutArg::Uniform)]
     layout: LayoutArg,
+    /// Of a folder with several models that keep a cache, rewrite only this one, and leave the others out.
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The serving stack whose configuration in the folder is edited; `auto` goes by the files that are there.
+    #[arg(long, value_enum, default_value_t = ServingArg::Auto)]
+    serving: ServingArg,
     /// Write the model without running it.
     #[arg(long)]
     no_validate: bool,
@@ -64,8 +77,31 @@ pub struct Rewrite {
 
 /// Said in front of the reason when the models do not run at all.
 const CANNOT_RUN: &str = "the rewrite was not written because the models could not be run (--no-validate writes it unproved)";
-/// Tokens that a promise is measured on, at most; and no more than a third of the text.
+/// Tokens of the text that nothing is fitted to, at most: what is lost is measured on them; and no more than a third of the text.
 const MEASURED: usize = 8192;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ServingArg {
+    Auto,
+    Genai,
+    Optimum,
+    TransformersJs,
+    Triton,
+    None,
+}
+
+impl ServingArg {
+    fn stacks(self, files: &[String]) -> Vec<Stack> {
+        match self {
+            Self::Auto => Stack::guess(files),
+            Self::Genai => vec![Stack::Genai],
+            Self::Optimum => vec![Stack::Optimum],
+            Self::TransformersJs => vec![Stack::TransformersJs],
+            Self::Triton => vec![Stack::Triton],
+            Self::None => Vec::new(),
+        }
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TargetArg {
@@ -88,10 +124,128 @@ impl TargetArg {
     }
 }
 
+/// One model rewritten, with all that is known of it, before it has its name.
+struct Attempt {
+    compressed: Compressed,
+    summary: Summary,
+    searched: Option<Searched>,
+    layouts: Option<Layouts>,
+    validation: Option<Report>,
+    /// Why the rewritten model does not run.
+    failure: Option<String>,
+    /// What it loses on text that nothing was fitted to, or why that was not measured.
+    quality: Option<Result<Quality, String>>,
+    accepted: bool,
+}
+
 impl Rewrite {
     pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
         let started = Instant::now();
+        self.check_layout()?;
+        if self.model.is_dir() && !names_a_file(&self.out) {
+            return self.folder(started, json);
+        }
+        if self.file.is_some() || self.serving != ServingArg::Auto {
+            let words = "--file and --serving speak of folders: give a folder as MODEL and as OUT";
+            return Err(UsageError(words.to_owned()).into());
+        }
         let model = load(&self.model)?;
+        let attempt = self.attempt(&model, &self.out, DataFile::Beside, None)?;
+        let seconds = started.elapsed().as_secs_f64();
+        let (accepted, mut told) = (attempt.accepted, attempt.json());
+        let text = attempt.text();
+        let output = match accepted {
+            true => attempt.compressed.publish()?,
+            false => attempt.compressed.reject()?,
+        };
+        if json {
+            tell_output(&mut told, &output, accepted, seconds);
+            emit_json(&told);
+        } else {
+            emit(&format!("{text}{}", closing(&output, accepted, seconds)));
+        }
+        Ok(verdict(&output, accepted))
+    }
+
+    /// Rewrites every model with a cache of a folder, and gives a folder that the same stack serves.
+    fn folder(self, started: Instant, json: bool) -> anyhow::Result<Outcome> {
+        let bundle = Bundle::read(&self.model, self.file.as_deref(), &self.out)?;
+        let stacks = self.serving.stacks(&bundle.names());
+        let files: Vec<&str> = stacks.iter().map(|s| s.file()).collect();
+        let texts = bundle.texts(&files)?;
+        let in_folder = || self.model.display().to_string();
+        serving::check(&stacks, &texts, self.layout == LayoutArg::Uniform)
+            .with_context(in_folder)?;
+        let mut assembly = Assembly::begin(&self.out)?;
+        let mut attempts = Vec::new();
+        let mut changed: Option<(BTreeMap<String, String>, Vec<Edit>)> = None;
+        for file in &bundle.models {
+            let model = load(&bundle.root.join(file))?;
+            let data = serving::data_file(&stacks, &model);
+            let place = assembly.path(file);
+            let attempt = self.attempt(&model, &place, data, self.out.parent())?;
+            let after = &attempt.compressed.staged.model.model.proto;
+            let latent = Latent::of(&model, after, self.target == TargetArg::Gqa);
+            let latent = latent.with_context(|| model.path.display().to_string())?;
+            let edited = edited(&stacks, &texts, &latent).with_context(in_folder)?;
+            if changed.as_ref().is_some_and(|known| *known != edited) {
+                let words = "the models of this folder need configurations that differ: rewrite one of them with --file";
+                return Err(anyhow::anyhow!(words).context(in_folder()));
+            }
+            changed = Some(edited);
+            attempts.push((file, attempt));
+        }
+        let (changed, edits) = changed.unwrap_or_default();
+        for file in &bundle.others {
+            match changed.get(file.to_string_lossy().as_ref()) {
+                Some(text) => assembly.write(file, text)?,
+                None => assembly.copy(&bundle.root, file)?,
+            }
+        }
+        let accepted = attempts.iter().all(|(_, attempt)| attempt.accepted);
+        let seconds = started.elapsed().as_secs_f64();
+        let (mut text, mut told) = (String::new(), Vec::new());
+        for (file, attempt) in attempts {
+            if bundle.models.len() > 1 {
+                text.push_str(&format!("{}:\n", file.display()));
+            }
+            text.push_str(&attempt.text());
+            let mut one = attempt.json();
+            one["file"] = json!(file.display().to_string());
+            told.push(one);
+            attempt.compressed.publish()?;
+        }
+        let output = match accepted {
+            true => assembly.publish()?,
+            false => assembly.reject()?,
+        };
+        if json {
+            let mut one = match told.as_mut_slice() {
+                [only] => only.take(),
+                _ => json!({ "models": told }),
+            };
+            one["folder"] = json!({
+                "serving": stacks.iter().map(|s| s.name()).collect::<Vec<_>>(),
+                "edits": edits, "copied": bundle.others.len() - changed.len(),
+                "left_out": bundle.left_out,
+            });
+            tell_output(&mut one, &output, accepted, seconds);
+            emit_json(&one);
+        } else {
+            text.push_str(&folder_text(&bundle, &stacks, &edits));
+            emit(&format!("{text}{}", closing(&output, accepted, seconds)));
+        }
+        Ok(verdict(&output, accepted))
+    }
+
+    /// Rewrites one model beside `out` and looks at the result, before it gets its name.
+    fn attempt(
+        &self,
+        model: &LoadedModel,
+        out: &Path,
+        data: DataFile,
+        work: Option<&Path>,
+    ) -> anyhow::Result<Attempt> {
         let mut options = RewriteOptions {
             ranks: self.size.plan(),
             allow_partial: self.allow_partial,
@@ -104,46 +258,75 @@ impl Rewrite {
                 FormArg::Expanded => LatentForm::Expanded,
             },
         };
-        self.check_layout()?;
         let factorization = self.factors.factorization(self.size.is_exact());
         if matches!(factorization, Factorization::TransMla { .. }) {
             options.form = LatentForm::Decoupled;
         }
         let runtime = self.how.runtime(true);
         let mut compressor = Compressor {
-            model: &model,
+            model,
             statistics: None,
             factorization,
             reconstruction: None,
             runtime: &runtime,
+            data,
+            work,
         };
         // What cannot be done at all is refused before a text is read.
         if !self.size.is_exact() {
             compressor.check(&options)?;
         }
-        let (fitted, held_out) = self.texts(&model)?;
+        let (fitted, held_out) = self.texts(model)?;
         let statistics =
             self.factors
-                .statistics(factorization, &model, fitted.as_ref(), &runtime)?;
+                .statistics(factorization, model, fitted.as_ref(), &runtime)?;
         compressor.statistics = statistics.as_ref();
         compressor.reconstruction = fitted.as_ref().zip(self.factors.descent(factorization));
         let mut searched = None;
         if let Some(promise) = self.size.promise() {
             let held_out = held_out.as_ref().ok_or_else(no_text)?;
-            let found = search(&compressor, &options, promise, &self.out, held_out)?;
+            let found = search(&compressor, &options, promise, out, held_out)?;
             options.ranks = found.plan();
             searched = Some(found);
         }
         let (compressed, layouts) = match self.layout {
-            LayoutArg::Uniform => (compressor.rewrite(&self.out, &options, &mut bars())?, None),
+            LayoutArg::Uniform => (compressor.rewrite(out, &options, &mut bars())?, None),
             LayoutArg::Free => {
                 let texts = fitted.as_ref().zip(held_out.as_ref()).ok_or_else(no_text)?;
-                let (made, layouts) = better_layout(&compressor, &options, &self.out, texts)?;
+                let (made, layouts) = better_layout(&compressor, &options, out, texts)?;
                 (made, Some(layouts))
             }
         };
-        let seconds = started.elapsed().as_secs_f64();
-        self.finish(&model, compressed, seconds, (searched, layouts), json)
+        let summary = Summary::of(&compressed.staged.rewritten, self.target.name());
+        let (validation, failure) = match self.no_validate {
+            true => (None, None),
+            false => match self.validate(model, &compressed) {
+                Ok(report) => (Some(report), None),
+                // The original runs and the rewritten model does not: that is a verdict.
+                Err(error) if is_about_the_rewritten(&error) => (None, Some(format!("{error:#}"))),
+                Err(error) => return Err(error.context(CANNOT_RUN)),
+            },
+        };
+        // A smaller latent is an approximation: its numbers are reported. Only an exact rewrite is held to a tolerance,
+        // or one for which the user gives it.
+        let held = !summary.lossy || self.how.has_tolerance();
+        let passes = |r: &Report| r.is_finite() && (!held || r.passed());
+        let accepted = failure.is_none() && validation.as_ref().is_none_or(passes);
+        let wanted = accepted && summary.lossy && !self.no_validate;
+        let quality = held_out.filter(|_| wanted).map(|text| {
+            let measured = compressed.quality(model, &text, &runtime, &mut progress("reading"));
+            measured.map_err(|e| e.to_string())
+        });
+        Ok(Attempt {
+            compressed,
+            summary,
+            searched,
+            layouts,
+            validation,
+            failure,
+            quality,
+            accepted,
+        })
     }
 
     /// A free layout divides the budget of a size that is given, and its widths differ.
@@ -163,94 +346,25 @@ impl Rewrite {
         Err(UsageError(words.to_owned()))
     }
 
-    /// The text to fit factors to, and the one to keep a promise on.
+    /// The text to fit factors to, and the one to measure on.
     fn texts(&self, model: &LoadedModel) -> anyhow::Result<(Option<Text>, Option<Text>)> {
         let (args, length) = (&self.factors, self.factors.text_length);
         if args.text.source().is_none() {
             return Ok((None, None));
         }
         let vocabulary = subject(&model.model.proto)?.vocabulary;
-        if self.size.promise().is_none() && self.layout == LayoutArg::Uniform {
+        if self.size.is_exact() {
             return Ok((args.text.read(vocabulary, args.text_tokens, length)?, None));
         }
         let wanted = args.text_tokens.saturating_add(MEASURED);
         let Some(text) = args.text.read(vocabulary, wanted, length)? else {
             return Ok((None, None));
         };
-        let (fitted, measured) = text.hold_out(MEASURED).ok_or_else(no_text)?;
-        Ok((Some(fitted), Some(measured)))
-    }
-
-    fn finish(
-        &self,
-        model: &LoadedModel,
-        compressed: Compressed,
-        seconds: f64,
-        (searched, layouts): (Option<Searched>, Option<Layouts>),
-        json: bool,
-    ) -> anyhow::Result<Outcome> {
-        let summary = Summary::of(&compressed.staged.rewritten, self.target.name());
-        let (report, failure) = match self.no_validate {
-            true => (None, None),
-            false => match self.validate(model, &compressed) {
-                Ok(report) => (Some(report), None),
-                // The original runs and the rewritten model does not: that is a verdict.
-                Err(error) if is_about_the_rewritten(&error) => (None, Some(format!("{error:#}"))),
-                Err(error) => return Err(error.context(CANNOT_RUN)),
-            },
-        };
-        // A smaller latent is an approximation: its numbers are reported. Only an exact rewrite is held to a tolerance,
-        // or one for which the user gives it.
-        let held = !summary.lossy || self.how.has_tolerance();
-        let passes = |r: &Report| r.is_finite() && (!held || r.passed());
-        let accepted = failure.is_none() && report.as_ref().is_none_or(passes);
-        let outcomes = compressed.outcomes.clone();
-        let (path, outcome) = match accepted {
-            true => (compressed.publish()?, Outcome::Done),
-            false => (compressed.reject()?, Outcome::Rejected),
-        };
-        let path = path.display().to_string();
-        if json {
-            let value = json!({
-                "output": path,
-                "accepted": accepted,
-                "seconds": seconds,
-                "rewrite": summary.json(),
-                "search": searched.as_ref().map(Searched::json),
-                "layouts": layouts.map(Layouts::json),
-                "reconstruction": outcomes.iter().map(outcome_json).collect::<Vec<_>>(),
-                "validation": report.as_ref().map(Report::json),
-                "failure": failure,
-            });
-            emit_json(&value);
-        } else {
-            let mut text = summary.text();
-            text.push_str(&searched.as_ref().map(Searched::text).unwrap_or_default());
-            text.push_str(&layouts.map(Layouts::text).unwrap_or_default());
-            text.push_str(&outcomes_text(&outcomes));
-            match &report {
-                Some(report) => text.push_str(&format!("\n{}\n", report.text(summary.lossy))),
-                None => match &failure {
-                    Some(failure) => text.push_str(&format!("{failure}\n")),
-                    None => text.push_str("not validated (--no-validate)\n"),
-                },
-            }
-            match accepted {
-                true => text.push_str(&format!(
-                    "wrote {path} ({seconds:.1} s without validation)\n"
-                )),
-                false => text.push_str(&format!(
-                    "VALIDATION FAILED; the rejected model is kept in {path}\n"
-                )),
-            }
-            emit(&text);
-        }
-        if !accepted {
-            complain(&format!(
-                "error: validation failed; the rejected model is kept in {path}"
-            ));
-        }
-        Ok(outcome)
+        // Too short a text is fitted to as a whole, and nothing can be promised on it.
+        Ok(match text.hold_out(MEASURED) {
+            Some((fitted, measured)) => (Some(fitted), Some(measured)),
+            None => (Some(text), None),
+        })
     }
 
     fn validate(&self, original: &LoadedModel, compressed: &Compressed) -> anyhow::Result<Report> {
@@ -261,6 +375,95 @@ impl Rewrite {
             (&rewritten, &staged.model.model.proto),
         )
     }
+}
+
+impl Attempt {
+    /// For people.
+    fn text(&self) -> String {
+        let mut text = self.summary.text();
+        text.push_str(
+            &self
+                .searched
+                .as_ref()
+                .map(Searched::text)
+                .unwrap_or_default(),
+        );
+        text.push_str(&self.layouts.map(Layouts::text).unwrap_or_default());
+        text.push_str(&outcomes_text(&self.compressed.outcomes));
+        match (&self.validation, &self.failure) {
+            (Some(report), _) => {
+                text.push_str(&format!("\n{}\n", report.text(self.summary.lossy)));
+            }
+            (None, Some(failure)) => text.push_str(&format!("{failure}\n")),
+            (None, None) => text.push_str("not validated (--no-validate)\n"),
+        }
+        match &self.quality {
+            Some(Ok(quality)) => {
+                text.push_str(&format!("on held-out text: {}\n", quality_text(quality)))
+            }
+            Some(Err(why)) => text.push_str(&format!("not measured on text: {why}\n")),
+            None => {}
+        }
+        text
+    }
+
+    /// For programs.
+    fn json(&self) -> Value {
+        json!({
+            "rewrite": self.summary.json(),
+            "search": self.searched.as_ref().map(Searched::json),
+            "layouts": self.layouts.map(Layouts::json),
+            "reconstruction": self.compressed.outcomes.iter().map(outcome_json).collect::<Vec<_>>(),
+            "validation": self.validation.as_ref().map(Report::json),
+            "quality": self.quality.as_ref().and_then(|q| q.as_ref().ok()),
+            "failure": self.failure,
+        })
+    }
+}
+
+fn tell_output(told: &mut Value, output: &Path, accepted: bool, seconds: f64) {
+    told["output"] = json!(output.display().to_string());
+    told["accepted"] = json!(accepted);
+    told["seconds"] = json!(seconds);
+}
+
+fn closing(output: &Path, accepted: bool, seconds: f64) -> String {
+    let output = output.display();
+    match accepted {
+        true => format!("wrote {output} in {seconds:.1} s\n"),
+        false => format!("VALIDATION FAILED; what was rejected is kept in {output}\n"),
+    }
+}
+
+fn verdict(output: &Path, accepted: bool) -> Outcome {
+    if accepted {
+        return Outcome::Done;
+    }
+    complain(&format!(
+        "error: validation failed; what was rejected is kept in {}",
+        output.display()
+    ));
+    Outcome::Rejected
+}
+
+/// What became of the files around the models.
+fn folder_text(bundle: &Bundle, stacks: &[Stack], edits: &[Edit]) -> String {
+    let mut text = String::new();
+    for edit in edits {
+        let old = edit.old.as_deref().unwrap_or("nothing");
+        text.push_str(&format!(
+            "{}: {} {old} -> {}\n",
+            edit.file, edit.key, edit.new
+        ));
+    }
+    let names: Vec<&str> = stacks.iter().map(|s| s.name()).collect();
+    if !names.is_empty() {
+        text.push_str(&format!("made for {}\n", names.join(", ")));
+    }
+    for path in &bundle.left_out {
+        text.push_str(&format!("left out: {}\n", path.display()));
+    }
+    text
 }
 
 /// The progress bars of one rewrite.

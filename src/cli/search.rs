@@ -91,7 +91,7 @@ pub fn search(
     };
     let quick = Compressor {
         reconstruction: None,
-        ..*compressor
+        ..compressor.clone()
     };
     let loss = |by: &Compressor, rank: usize| -> anyhow::Result<f64> {
         let options = RewriteOptions {

@@ -1,7 +1,7 @@
 //! Writes a model: the messages to `X.onnx`, large tensors to `X.onnx.data`, each complete before it takes its name.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -62,21 +62,59 @@ pub enum SaveError {
 /// Where a rewrite of `input` goes when the user asks for `out`: the path itself if it ends in `.onnx` and is no folder,
 /// else the input's file name in the folder `out`.
 pub fn output_path(input: &Path, out: &Path) -> PathBuf {
-    let names_a_file = out.extension().is_some_and(|e| e == "onnx")
-        && !out.is_dir()
-        && !out.to_string_lossy().ends_with('/');
-    if names_a_file {
-        return out.to_path_buf();
+    match names_a_file(out) {
+        true => out.to_path_buf(),
+        false => out.join(input.file_name().unwrap_or_default()),
     }
-    out.join(input.file_name().unwrap_or_default())
 }
 
-/// Writes `loaded` to `path`, which ends in `.onnx`.
+/// Whether `out` is the path of a model, and not of a folder.
+pub fn names_a_file(out: &Path) -> bool {
+    out.extension().is_some_and(|e| e == "onnx")
+        && !out.is_dir()
+        && !out.to_string_lossy().ends_with('/')
+}
+
+/// Where the weights of a model go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum DataFile {
+    /// To `<model>.data`.
+    #[default]
+    Beside,
+    /// To a file of this name beside the model.
+    Named(String),
+    /// Into the model itself.
+    Inline,
+}
+
+impl DataFile {
+    /// The name beside a model of this name.
+    fn name(&self, model: &OsStr) -> OsString {
+        match self {
+            Self::Named(name) => name.into(),
+            Self::Beside | Self::Inline => {
+                let mut name = model.to_owned();
+                name.push(".data");
+                name
+            }
+        }
+    }
+}
+
+/// Writes `loaded` to `path`, which ends in `.onnx`, and its weights to `<path>.data`.
+///
+/// # Errors
+/// [`SaveError`].
+pub fn save(loaded: &LoadedModel, path: &Path) -> Result<(), SaveError> {
+    save_with(loaded, path, &DataFile::Beside)
+}
+
+/// Writes `loaded` to `path`, which ends in `.onnx`, and its weights to `data`.
 ///
 /// Tensors that were external, and others of at least [`INLINE_BELOW`] bytes, go to the data file, in the order in which
 /// the model holds them; parts of sparse tensors and tensors that contradict their own shape stay as they are. Ranges of
 /// the input's files are copied by the file system, never through this process' memory.
-pub fn save(loaded: &LoadedModel, path: &Path) -> Result<(), SaveError> {
+pub fn save_with(loaded: &LoadedModel, path: &Path, data: &DataFile) -> Result<(), SaveError> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
         _ => PathBuf::from("."),
@@ -93,8 +131,7 @@ pub fn save(loaded: &LoadedModel, path: &Path) -> Result<(), SaveError> {
         // Found out by the last rename, it would leave the data file behind.
         return Err(failed("writing")(io::ErrorKind::IsADirectory.into()));
     }
-    let mut data_name = path.file_name().map(OsString::from).unwrap_or_default();
-    data_name.push(".data");
+    let data_name = data.name(path.file_name().unwrap_or_default());
     let mut proto = loaded.model.proto.clone();
     let mut writer = DataWriter {
         loaded,
@@ -105,6 +142,7 @@ pub fn save(loaded: &LoadedModel, path: &Path) -> Result<(), SaveError> {
         end: 0,
         opened: None,
         placed: HashMap::new(),
+        inline: *data == DataFile::Inline,
     };
     visit_tensors(&mut proto, &mut |tensor, role| writer.place(tensor, role))?;
     let data = writer.finish()?;
@@ -157,6 +195,8 @@ struct DataWriter<'a> {
     opened: Option<(PathBuf, File)>,
     /// Ranges that are in the new file already: tensors that shared bytes go on sharing them.
     placed: HashMap<External, u64>,
+    /// Whether there is to be no data file.
+    inline: bool,
 }
 
 impl DataWriter<'_> {
@@ -167,13 +207,19 @@ impl DataWriter<'_> {
         };
         if let Some(external) = External::of(tensor).map_err(broken)? {
             let range = self.loaded.model.range(tensor, &external).map_err(broken)?;
+            if self.inline {
+                tensor.external_data.clear();
+                tensor.data_location = None;
+                tensor.raw_data = Some(range);
+                return Ok(());
+            }
             let offset = match self.placed.get(&external) {
                 Some(offset) => *offset,
                 None => self.write(&range)?,
             };
             self.refer(tensor, offset, external.length);
             self.placed.insert(external, offset);
-        } else if let (Role::Dense, Some(bytes)) = (role, self.large(tensor)) {
+        } else if let (Role::Dense, false, Some(bytes)) = (role, self.inline, self.large(tensor)) {
             let offset = self.write(&bytes)?;
             tensor.raw_data = None;
             tensor.float_data.clear();

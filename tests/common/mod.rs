@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test binary uses its own part.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -251,4 +252,42 @@ pub fn python(script: &str, arguments: &[&Path]) -> String {
         ran.stdout, ran.stderr
     );
     ran.stdout
+}
+
+/// The folder of `variant`, put together if it is not there yet; `None` where there is nothing to make it from.
+pub fn real_model(variant: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("GQA2MLA_MODELS")
+        .map_or_else(|| root().join("target/real-models"), PathBuf::from);
+    let target = folder.join(variant);
+    if target.join("model.onnx").is_file() {
+        return Some(target);
+    }
+    let script = root().join("../shared/models/assemble.py");
+    if !script.is_file() {
+        // The test harness hides what a passing test prints; this is to be seen.
+        let _ = writeln!(
+            std::io::stderr(),
+            "NOT RUN: {variant}: there is no {} to make it with",
+            script.display()
+        );
+        return None;
+    }
+    let program = root().join(".venv/bin/python");
+    assert!(
+        program.exists(),
+        "{} is missing: run `make test`",
+        program.display()
+    );
+    fs::create_dir_all(&folder).unwrap();
+    // Complete or not at all: a run that is stopped leaves no half of a model under its name.
+    let staged = tempfile::tempdir_in(&folder).unwrap();
+    let status = Command::new(program)
+        .arg(script)
+        .arg(variant)
+        .arg(staged.path())
+        .status()
+        .unwrap();
+    assert!(status.success(), "{variant} could not be put together");
+    fs::rename(staged.keep(), &target).unwrap();
+    Some(target)
 }

@@ -1,0 +1,66 @@
+"""Generates greedily with ONNX Runtime alone, its caches bound to buffers of the runtime.
+
+    python examples/generate.py model.onnx --ids 504,3575,282,4649,314 --tokens 16
+
+Nothing here knows of latents: the session tells the shape of every cache, so that a model and its rewrite run alike.
+Several --ids make a batch, padded on the left. Prints one JSON list of token ids a prompt.
+"""
+
+import argparse
+import json
+
+import numpy as np
+import onnxruntime as ort
+
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
+
+
+def empty_cache(port, batch):
+    """A cache [B, heads, 0, width] that holds no token yet."""
+    _, heads, _, width = port.shape
+    return ort.OrtValue.ortvalue_from_numpy(np.zeros((batch, heads, 0, width), TYPES[port.type]))
+
+
+def generate(session, prompts, count):
+    inputs = {port.name: port for port in session.get_inputs()}
+    outputs = [port.name for port in session.get_outputs()]
+    pasts = [name for name in inputs if name.startswith("past")]
+    presents = [name.replace("past_key_values", "present") for name in pasts]
+
+    longest = max(map(len, prompts))
+    step = np.array([[0] * (longest - len(p)) + p for p in prompts], np.int64)
+    mask = np.array([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], np.int64)
+    caches = {name: empty_cache(inputs[name], len(prompts)) for name in pasts}
+    made = []
+    for _ in range(count):
+        positions = np.maximum(mask.cumsum(1) - 1, 0)[:, -step.shape[1] :]
+        feeds = {"input_ids": step, "attention_mask": mask, "position_ids": positions}
+        binding = session.io_binding()
+        for name, value in feeds.items():
+            if name in inputs:
+                binding.bind_cpu_input(name, value.astype(TYPES[inputs[name].type]))
+        for name, value in caches.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in outputs:
+            binding.bind_output(name)
+        session.run_with_iobinding(binding)
+        results = dict(zip(outputs, binding.get_outputs()))
+        # What the runtime has made is the next step's input as it is: no cache is copied through this program.
+        caches = {past: results[present] for past, present in zip(pasts, presents)}
+        step = results["logits"].numpy()[:, -1:].argmax(-1)
+        mask = np.concatenate([mask, np.ones_like(step)], 1)
+        made.append(step)
+    return np.concatenate(made, 1).tolist()
+
+
+def main():
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("model")
+    arguments.add_argument("--ids", action="append", required=True, type=lambda text: [int(i) for i in text.split(",")])
+    arguments.add_argument("--tokens", type=int, default=16)
+    given = arguments.parse_args()
+    session = ort.InferenceSession(given.model, providers=["CPUExecutionProvider"])
+    print(json.dumps(generate(session, given.ids, given.tokens)))
+
+
+main()

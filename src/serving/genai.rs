@@ -1,0 +1,28 @@
+//! onnxruntime-genai: one width for keys and values of all layers, and a buffer that past and present share only where
+//! `GroupQueryAttention` writes into it.
+
+use super::config::{Edit, read};
+use super::{Latent, ServingError, Stack};
+
+const DECODER: [&str; 2] = ["model", "decoder"];
+const SHARE: [&str; 2] = ["search", "past_present_share_buffer"];
+
+pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingError> {
+    let stack = Stack::Genai;
+    let mut config = read(stack.file(), text)?;
+    let width = latent.width(stack)?.to_string();
+    let [model, decoder] = DECODER;
+    if config.has(&[model, decoder, "pipeline"]) {
+        return Err(ServingError::Refused {
+            stack: stack.name(),
+            reason: "its configuration divides the decoder into a pipeline of models".to_owned(),
+        });
+    }
+    config.set(&[model, decoder, "num_key_value_heads"], "1");
+    config.set(&[model, decoder, "head_size"], &width);
+    // Left out, it means true, and a graph that appends to its cache gives a longer one back than it was given.
+    if !latent.fused {
+        config.set(&SHARE, "false");
+    }
+    Ok(config.finish())
+}

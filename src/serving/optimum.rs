@@ -1,0 +1,82 @@
+//! Optimum's `ORTModelForCausalLM` makes the first, empty cache from the configuration: `num_key_value_heads` heads, as
+//! wide as the model type says. The graph itself reads none of these keys.
+
+use super::config::{Config, Edit, read};
+use super::{Latent, ServingError, Stack};
+
+/// Types whose caches are as wide as `head_dim`; those of all others as `hidden_size // num_attention_heads`.
+const BY_HEAD_DIM: [&str; 4] = ["gemma", "gemma3_text", "gpt_oss", "nemotron"];
+/// Other types whose caches have `num_key_value_heads` heads; those of the rest have `num_attention_heads`.
+const BY_KEY_VALUE_HEADS: [&str; 12] = [
+    "arcee",
+    "cohere",
+    "glm",
+    "granite",
+    "helium",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "smollm3",
+    "stablelm",
+];
+
+pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingError> {
+    let stack = Stack::Optimum;
+    let mut config = read(stack.file(), text)?;
+    shape(&mut config, stack, latent.width(stack)?)?;
+    Ok(config.finish())
+}
+
+/// Makes `config` say that caches are [B, 1, S, width].
+pub fn shape(config: &mut Config, stack: Stack, width: usize) -> Result<(), ServingError> {
+    let refused = |reason: String| ServingError::Refused {
+        stack: stack.name(),
+        reason,
+    };
+    let kind = config.get(&["model_type"]).unwrap_or_default();
+    match kind.as_str() {
+        "gemma3" => {
+            config.set(&["text_config", "num_key_value_heads"], "1");
+            config.set(&["text_config", "head_dim"], &width.to_string());
+        }
+        "deepseek_v3" | "falcon" | "bloom" | "gpt_bigcode" => {
+            return Err(refused(format!(
+                "for the model type {kind} it computes the shape in a way of its own: serve the model with ONNX Runtime itself, whose session tells each shape"
+            )));
+        }
+        _ if BY_HEAD_DIM.contains(&kind.as_str()) => {
+            config.set(&["num_key_value_heads"], "1");
+            config.set(&["head_dim"], &width.to_string());
+        }
+        _ => {
+            let keys = (["hidden_size"], ["num_attention_heads"]);
+            let numbers = config.number(&keys.0).zip(config.number(&keys.1));
+            let (hidden, heads) = numbers.filter(|(_, heads)| *heads > 0).ok_or_else(|| {
+                refused(format!(
+                    "for the model type '{kind}' it reads hidden_size and num_attention_heads, which are not both in config.json"
+                ))
+            })?;
+            if config.has(&["rope_scaling", "short_factor"]) {
+                return Err(refused(
+                    "its configuration class compares the factors of rope_scaling with hidden_size, which would have to change".to_owned(),
+                ));
+            }
+            if config.has(&["num_key_value_heads"]) {
+                config.set(&["num_key_value_heads"], "1");
+            }
+            let by_key_value_heads = BY_KEY_VALUE_HEADS.contains(&kind.as_str());
+            let heads = if by_key_value_heads { heads } else { 1 };
+            config.set(&["num_attention_heads"], &heads.to_string());
+            if hidden / heads != width {
+                config.set(&["hidden_size"], &(width * heads).to_string());
+            }
+            // Nothing here reads it, but what estimates caches by it is to be right.
+            if config.has(&["head_dim"]) {
+                config.set(&["head_dim"], &width.to_string());
+            }
+        }
+    }
+    Ok(())
+}

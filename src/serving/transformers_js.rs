@@ -1,0 +1,26 @@
+//! transformers.js reads the shapes of caches from the session, and from version 3 back from the configuration, as
+//! Optimum does.
+
+use super::config::{Edit, read};
+use super::{Latent, ServingError, Stack, optimum};
+
+pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingError> {
+    let stack = Stack::TransformersJs;
+    let mut config = read(stack.file(), text)?;
+    // Widths that differ are in the session alone, and so are those of types that cannot be said in the configuration.
+    let said = latent
+        .width(stack)
+        .and_then(|width| optimum::shape(&mut config, stack, width));
+    if said.is_err() {
+        config = read(stack.file(), text)?;
+    }
+    // It fetches as many data files as it is told of, and the weights are in one now.
+    let told = ["transformers.js_config", "use_external_data_format"];
+    let [section, key] = told;
+    for path in [&told[..], &[section, key, latent.file.as_str()]] {
+        if latent.data_files > 1 && config.number(path).is_some_and(|chunks| chunks > 1) {
+            config.set(path, "1");
+        }
+    }
+    Ok(config.finish())
+}

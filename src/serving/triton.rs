@@ -1,0 +1,272 @@
+//! Triton's ONNX Runtime backend: `config.pbtxt` repeats the shape of every input and output, and of the states that it
+//! keeps for a sequence. Where it leaves caches out, the server reads them from the model.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::{Edit, Latent, ServingError, Stack};
+
+/// Fields that name a tensor.
+const NAMES: [&str; 3] = ["name", "input_name", "output_name"];
+/// Messages in messages, at most: the protocol has three.
+const DEEPEST: usize = 16;
+
+pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingError> {
+    let file = Stack::Triton.file();
+    let fields = parse(text)?;
+    let mut widths = BTreeMap::new();
+    for (cache, width) in latent.widths() {
+        if let Some(width) = width {
+            widths.insert(cache.past.as_str(), width);
+            widths.insert(cache.present.as_str(), width);
+        }
+    }
+    let mut changes = Vec::new();
+    find(&fields, None, &widths, &mut changes).map_err(failed)?;
+    changes.sort_by_key(|c| c.range.start);
+    let mut edited = text.to_owned();
+    let mut edits = Vec::new();
+    for change in changes.iter().rev() {
+        edited.replace_range(change.range.clone(), &change.new);
+    }
+    for change in changes {
+        edits.push(Edit {
+            file: file.to_owned(),
+            key: change.key,
+            old: text.get(change.range).map(str::to_owned),
+            new: change.new,
+        });
+    }
+    Ok((edited, edits))
+}
+
+/// Refuses what is no message in the text format.
+pub fn check(text: &str) -> Result<(), ServingError> {
+    parse(text).map(|_| ())
+}
+
+fn parse(text: &str) -> Result<Vec<Field>, ServingError> {
+    let mut parser = Parser { text, at: 0 };
+    parser.message(0).map_err(|reason| {
+        let line = text.get(..parser.at).unwrap_or(text).matches('\n').count() + 1;
+        failed(format!("line {line}: {reason}"))
+    })
+}
+
+fn failed(detail: String) -> ServingError {
+    ServingError::Config {
+        file: Stack::Triton.file().to_owned(),
+        detail,
+    }
+}
+
+/// A number that becomes another one.
+struct Change {
+    key: String,
+    range: Range<usize>,
+    new: String,
+}
+
+/// One field of a message of protobuf's text format.
+struct Field {
+    name: String,
+    value: Value,
+}
+
+enum Value {
+    /// A number, a string, an identifier: where it stands.
+    Scalar(Range<usize>, String),
+    Message(Vec<Field>),
+    List(Vec<Value>),
+}
+
+/// Finds the `dims` of every message that names a cache, and of the messages in it.
+fn find(
+    fields: &[Field],
+    outer: Option<(&str, usize)>,
+    widths: &BTreeMap<&str, usize>,
+    changes: &mut Vec<Change>,
+) -> Result<(), String> {
+    let own = fields.iter().find_map(|field| match &field.value {
+        Value::Scalar(_, name) if NAMES.contains(&field.name.as_str()) => {
+            widths.get_key_value(name.as_str()).map(|(k, w)| (*k, *w))
+        }
+        _ => None,
+    });
+    let cache = own.or(outer);
+    if let Some((name, width)) = cache {
+        if fields.iter().any(|f| f.name == "reshape") {
+            return Err(format!(
+                "'{name}' is reshaped by the server, which is not followed"
+            ));
+        }
+        let dims = fields.iter().filter(|f| f.name == "dims");
+        let dims: Vec<&Value> = dims.flat_map(|f| scalars(&f.value)).collect();
+        // [heads, length, width], with the batch in front where the server does not batch.
+        match dims.as_slice() {
+            [] => {}
+            [heads, _, last] | [_, heads, _, last] => {
+                for (value, new, axis) in
+                    [(heads, 1, dims.len() - 3), (last, width, dims.len() - 1)]
+                {
+                    if let Value::Scalar(range, old) = value
+                        && *old != new.to_string()
+                    {
+                        changes.push(Change {
+                            key: format!("{name}.dims[{axis}]"),
+                            range: range.clone(),
+                            new: new.to_string(),
+                        });
+                    }
+                }
+            }
+            other => {
+                return Err(format!(
+                    "'{name}' has {} dims, expected 3 or 4",
+                    other.len()
+                ));
+            }
+        }
+    }
+    for field in fields {
+        for message in messages(&field.value) {
+            find(message, cache, widths, changes)?;
+        }
+    }
+    Ok(())
+}
+
+fn scalars(value: &Value) -> Vec<&Value> {
+    match value {
+        Value::List(values) => values.iter().flat_map(scalars).collect(),
+        Value::Scalar(..) => vec![value],
+        Value::Message(_) => Vec::new(),
+    }
+}
+
+fn messages(value: &Value) -> Vec<&[Field]> {
+    match value {
+        Value::List(values) => values.iter().flat_map(messages).collect(),
+        Value::Message(fields) => vec![fields],
+        Value::Scalar(..) => Vec::new(),
+    }
+}
+
+struct Parser<'t> {
+    text: &'t str,
+    at: usize,
+}
+
+impl Parser<'_> {
+    /// Fields up to the end of the text, or to the brace that closes the message at `depth`.
+    fn message(&mut self, depth: usize) -> Result<Vec<Field>, String> {
+        if depth > DEEPEST {
+            return Err("messages lie too deep in each other".to_owned());
+        }
+        let mut fields = Vec::new();
+        loop {
+            self.skip(&[',', ';']);
+            match self.peek() {
+                None if depth == 0 => return Ok(fields),
+                Some('}' | '>') if depth > 0 => {
+                    self.at += 1;
+                    return Ok(fields);
+                }
+                Some(c) if c.is_alphanumeric() || c == '_' => {}
+                found => return Err(unexpected(found, "a field's name")),
+            }
+            let (_, name) = self.word();
+            self.skip(&[]);
+            if self.peek() == Some(':') {
+                self.at += 1;
+            }
+            let value = self.value(depth)?;
+            fields.push(Field { name, value });
+        }
+    }
+
+    fn value(&mut self, depth: usize) -> Result<Value, String> {
+        self.skip(&[]);
+        match self.peek() {
+            Some('{' | '<') => {
+                self.at += 1;
+                Ok(Value::Message(self.message(depth + 1)?))
+            }
+            Some('[') => {
+                self.at += 1;
+                let mut values = Vec::new();
+                loop {
+                    self.skip(&[',']);
+                    match self.peek() {
+                        Some(']') => {
+                            self.at += 1;
+                            return Ok(Value::List(values));
+                        }
+                        Some('[') | None => return Err(unexpected(self.peek(), "a value or ]")),
+                        Some(_) => values.push(self.value(depth)?),
+                    }
+                }
+            }
+            Some(quote @ ('"' | '\'')) => self.string(quote),
+            Some(c) if c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '+') => {
+                let (range, word) = self.word();
+                Ok(Value::Scalar(range, word))
+            }
+            found => Err(unexpected(found, "a value")),
+        }
+    }
+
+    fn string(&mut self, quote: char) -> Result<Value, String> {
+        let start = self.at;
+        let mut escaped = false;
+        let rest = self.text.get(start + 1..).unwrap_or_default();
+        for (offset, c) in rest.char_indices() {
+            match c {
+                _ if escaped => escaped = false,
+                '\\' => escaped = true,
+                _ if c == quote => {
+                    self.at = start + 1 + offset + 1;
+                    let inside = rest.get(..offset).unwrap_or_default().to_owned();
+                    return Ok(Value::Scalar(start..self.at, inside));
+                }
+                _ => {}
+            }
+        }
+        Err("a string has no end".to_owned())
+    }
+
+    fn word(&mut self) -> (Range<usize>, String) {
+        let start = self.at;
+        let rest = self.text.get(start..).unwrap_or_default();
+        let part = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '+');
+        let length = rest.find(|c| !part(c)).unwrap_or(rest.len());
+        self.at = start + length;
+        let word = rest.get(..length).unwrap_or_default().to_owned();
+        (start..self.at, word)
+    }
+
+    fn peek(&self) -> Option<char> {
+        self.text.get(self.at..)?.chars().next()
+    }
+
+    /// Passes over spaces, comments and `separators`.
+    fn skip(&mut self, separators: &[char]) {
+        while let Some(c) = self.peek() {
+            if c == '#' {
+                let rest = self.text.get(self.at..).unwrap_or_default();
+                self.at += rest.find('\n').unwrap_or(rest.len());
+            } else if c.is_whitespace() || separators.contains(&c) {
+                self.at += c.len_utf8();
+            } else {
+                return;
+            }
+        }
+    }
+}
+
+fn unexpected(found: Option<char>, expected: &str) -> String {
+    match found {
+        Some(c) => format!("found '{c}', expected {expected}"),
+        None => format!("the text ends, expected {expected}"),
+    }
+}

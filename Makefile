@@ -9,7 +9,7 @@ demo: $(VENV)/runtime
 	$(CARGO) run --release --quiet -- rewrite fixtures/optimum-llama -o out/demo
 
 # Installs what the tests need and runs them all.
-test: $(VENV)/tests $(VENV)/serving/ready tests/js/node_modules check
+test: $(VENV)/tests $(VENV)/serving/ready tests/js/node_modules /usr/bin/chromium check
 	$(CARGO) test --release --workspace
 	$(MAKE) lapack
 
@@ -44,6 +44,10 @@ $(VENV)/serving/ready: tests/requirements-serving.txt
 tests/js/node_modules: tests/js/package-lock.json
 	cd tests/js && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@
+
+# Shows the page of a report to the tests.
+/usr/bin/chromium:
+	apt-get update -qq && apt-get install -y -qq chromium
 
 clean:
 	rm -rf target $(VENV) tests/js/node_modules out

@@ -12,6 +12,7 @@ pub mod model;
 pub mod ports;
 pub mod quality;
 pub mod reconstruct;
+pub mod report;
 pub mod runtime;
 pub mod search;
 pub mod serving;

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, and what they share.
 
+mod attempt;
 mod calibrate;
 mod compare;
 mod diff;
@@ -14,6 +15,7 @@ mod search;
 mod size;
 mod summary;
 mod text;
+mod told;
 mod validate;
 
 use std::process::ExitCode;

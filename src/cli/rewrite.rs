@@ -7,25 +7,28 @@ use clap::{Args, ValueEnum};
 use gqa2mla::bundle::{Assembly, Bundle};
 use gqa2mla::compress::{Compressed, Compressor, Progress};
 use gqa2mla::factors::Factorization;
+use gqa2mla::layer_errors::{LayerError, layer_errors};
 use gqa2mla::model::load::{LoadedModel, load};
 use gqa2mla::model::save::{DataFile, names_a_file};
 use gqa2mla::ports::subject;
-use gqa2mla::quality::Quality;
-use gqa2mla::reconstruct::{self, Outcome as Reconstructed};
+use gqa2mla::reconstruct;
+use gqa2mla::runtime::RuntimeOptions;
 use gqa2mla::serving::{self, Edit, Latent, Stack, edited};
 use gqa2mla::text::Text;
 use gqa2mla::validate::ValidateError;
+use gqa2mla::validate::scenario::Random;
 use gqa2mla_passes::lower::Target;
 use gqa2mla_passes::{LatentForm, RewriteOptions};
-use serde_json::{Value, json};
 
+use super::attempt::Attempt;
 use super::factors::FactorArgs;
-use super::layout::{LayoutArg, Layouts, better_layout};
-use super::screen::{Bar, complain, emit, emit_json, progress};
-use super::search::{Searched, search};
+use super::layout::{LayoutArg, better_layout};
+use super::screen::{Bar, progress};
+use super::search::search;
 use super::size::Size;
 use super::summary::Summary;
-use super::validate::{Report, ValidateArgs, quality_text};
+use super::told::{ReportFile, Told};
+use super::validate::{Report, ValidateArgs};
 use super::{Outcome, UsageError, no_text};
 
 /// Rewrite every attention to latent attention, write the model, and validate it.
@@ -68,6 +71,9 @@ pub struct Rewrite {
     /// The serving stack whose configuration in the folder is edited; `auto` goes by the files that are there.
     #[arg(long, value_enum, default_value_t = ServingArg::Auto)]
     serving: ServingArg,
+    /// Write a report of all that was done and measured: a page (.html) or the same as data (.json).
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Write the model without running it.
     #[arg(long)]
     no_validate: bool,
@@ -77,6 +83,8 @@ pub struct Rewrite {
 
 /// Said in front of the reason when the models do not run at all.
 const CANNOT_RUN: &str = "the rewrite was not written because the models could not be run (--no-validate writes it unproved)";
+/// Tokens that the layers of a report are measured on where no text is given.
+const RANDOM_TOKENS: usize = 64;
 /// Tokens of the text that nothing is fitted to, at most: what is lost is measured on them; and no more than a third of the text.
 const MEASURED: usize = 8192;
 
@@ -124,26 +132,13 @@ impl TargetArg {
     }
 }
 
-/// One model rewritten, with all that is known of it, before it has its name.
-struct Attempt {
-    compressed: Compressed,
-    summary: Summary,
-    searched: Option<Searched>,
-    layouts: Option<Layouts>,
-    validation: Option<Report>,
-    /// Why the rewritten model does not run.
-    failure: Option<String>,
-    /// What it loses on text that nothing was fitted to, or why that was not measured.
-    quality: Option<Result<Quality, String>>,
-    accepted: bool,
-}
-
 impl Rewrite {
     pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
         let started = Instant::now();
         self.check_layout()?;
+        let report = self.report.as_deref().map(ReportFile::begin).transpose()?;
         if self.model.is_dir() && !names_a_file(&self.out) {
-            return self.folder(started, json);
+            return self.folder(started, json, report);
         }
         if self.file.is_some() || self.serving != ServingArg::Auto {
             let words = "--file and --serving speak of folders: give a folder as MODEL and as OUT";
@@ -151,24 +146,22 @@ impl Rewrite {
         }
         let model = load(&self.model)?;
         let attempt = self.attempt(&model, &self.out, DataFile::Beside, None)?;
-        let seconds = started.elapsed().as_secs_f64();
-        let (accepted, mut told) = (attempt.accepted, attempt.json());
-        let text = attempt.text();
-        let output = match accepted {
+        let mut told = Told::new(&self.model, started);
+        told.add(&model.path, &attempt, self.report.is_some());
+        let output = match attempt.accepted {
             true => attempt.compressed.publish()?,
             false => attempt.compressed.reject()?,
         };
-        if json {
-            tell_output(&mut told, &output, accepted, seconds);
-            emit_json(&told);
-        } else {
-            emit(&format!("{text}{}", closing(&output, accepted, seconds)));
-        }
-        Ok(verdict(&output, accepted))
+        told.finish(&output, json, report)
     }
 
     /// Rewrites every model with a cache of a folder, and gives a folder that the same stack serves.
-    fn folder(self, started: Instant, json: bool) -> anyhow::Result<Outcome> {
+    fn folder(
+        self,
+        started: Instant,
+        json: bool,
+        report: Option<ReportFile>,
+    ) -> anyhow::Result<Outcome> {
         let bundle = Bundle::read(&self.model, self.file.as_deref(), &self.out)?;
         let stacks = self.serving.stacks(&bundle.names());
         let files: Vec<&str> = stacks.iter().map(|s| s.file()).collect();
@@ -202,40 +195,17 @@ impl Rewrite {
                 None => assembly.copy(&bundle.root, file)?,
             }
         }
-        let accepted = attempts.iter().all(|(_, attempt)| attempt.accepted);
-        let seconds = started.elapsed().as_secs_f64();
-        let (mut text, mut told) = (String::new(), Vec::new());
+        let mut told = Told::new(&self.model, started);
+        told.folder(&bundle, &stacks, edits, changed.len());
         for (file, attempt) in attempts {
-            if bundle.models.len() > 1 {
-                text.push_str(&format!("{}:\n", file.display()));
-            }
-            text.push_str(&attempt.text());
-            let mut one = attempt.json();
-            one["file"] = json!(file.display().to_string());
-            told.push(one);
+            told.add(file, &attempt, self.report.is_some());
             attempt.compressed.publish()?;
         }
-        let output = match accepted {
+        let output = match told.accepted {
             true => assembly.publish()?,
             false => assembly.reject()?,
         };
-        if json {
-            let mut one = match told.as_mut_slice() {
-                [only] => only.take(),
-                _ => json!({ "models": told }),
-            };
-            one["folder"] = json!({
-                "serving": stacks.iter().map(|s| s.name()).collect::<Vec<_>>(),
-                "edits": edits, "copied": bundle.others.len() - changed.len(),
-                "left_out": bundle.left_out,
-            });
-            tell_output(&mut one, &output, accepted, seconds);
-            emit_json(&one);
-        } else {
-            text.push_str(&folder_text(&bundle, &stacks, &edits));
-            emit(&format!("{text}{}", closing(&output, accepted, seconds)));
-        }
-        Ok(verdict(&output, accepted))
+        told.finish(&output, json, report)
     }
 
     /// Rewrites one model beside `out` and looks at the result, before it gets its name.
@@ -317,7 +287,12 @@ impl Rewrite {
             let measured = compressed.quality(model, &text, &runtime, &mut progress("reading"));
             measured.map_err(|e| e.to_string())
         });
+        let measured = self.report.is_some().then(|| {
+            let tokens = fitted.as_ref().and_then(|t| t.sequences().next());
+            measured_layers(model, &compressed, tokens, &runtime)
+        });
         Ok(Attempt {
+            measured,
             compressed,
             summary,
             searched,
@@ -377,93 +352,22 @@ impl Rewrite {
     }
 }
 
-impl Attempt {
-    /// For people.
-    fn text(&self) -> String {
-        let mut text = self.summary.text();
-        text.push_str(
-            &self
-                .searched
-                .as_ref()
-                .map(Searched::text)
-                .unwrap_or_default(),
-        );
-        text.push_str(&self.layouts.map(Layouts::text).unwrap_or_default());
-        text.push_str(&outcomes_text(&self.compressed.outcomes));
-        match (&self.validation, &self.failure) {
-            (Some(report), _) => {
-                text.push_str(&format!("\n{}\n", report.text(self.summary.lossy)));
-            }
-            (None, Some(failure)) => text.push_str(&format!("{failure}\n")),
-            (None, None) => text.push_str("not validated (--no-validate)\n"),
-        }
-        match &self.quality {
-            Some(Ok(quality)) => {
-                text.push_str(&format!("on held-out text: {}\n", quality_text(quality)))
-            }
-            Some(Err(why)) => text.push_str(&format!("not measured on text: {why}\n")),
-            None => {}
-        }
-        text
-    }
-
-    /// For programs.
-    fn json(&self) -> Value {
-        json!({
-            "rewrite": self.summary.json(),
-            "search": self.searched.as_ref().map(Searched::json),
-            "layouts": self.layouts.map(Layouts::json),
-            "reconstruction": self.compressed.outcomes.iter().map(outcome_json).collect::<Vec<_>>(),
-            "validation": self.validation.as_ref().map(Report::json),
-            "quality": self.quality.as_ref().and_then(|q| q.as_ref().ok()),
-            "failure": self.failure,
-        })
-    }
-}
-
-fn tell_output(told: &mut Value, output: &Path, accepted: bool, seconds: f64) {
-    told["output"] = json!(output.display().to_string());
-    told["accepted"] = json!(accepted);
-    told["seconds"] = json!(seconds);
-}
-
-fn closing(output: &Path, accepted: bool, seconds: f64) -> String {
-    let output = output.display();
-    match accepted {
-        true => format!("wrote {output} in {seconds:.1} s\n"),
-        false => format!("VALIDATION FAILED; what was rejected is kept in {output}\n"),
-    }
-}
-
-fn verdict(output: &Path, accepted: bool) -> Outcome {
-    if accepted {
-        return Outcome::Done;
-    }
-    complain(&format!(
-        "error: validation failed; what was rejected is kept in {}",
-        output.display()
-    ));
-    Outcome::Rejected
-}
-
-/// What became of the files around the models.
-fn folder_text(bundle: &Bundle, stacks: &[Stack], edits: &[Edit]) -> String {
-    let mut text = String::new();
-    for edit in edits {
-        let old = edit.old.as_deref().unwrap_or("nothing");
-        text.push_str(&format!(
-            "{}: {} {old} -> {}\n",
-            edit.file, edit.key, edit.new
-        ));
-    }
-    let names: Vec<&str> = stacks.iter().map(|s| s.name()).collect();
-    if !names.is_empty() {
-        text.push_str(&format!("made for {}\n", names.join(", ")));
-    }
-    for path in &bundle.left_out {
-        text.push_str(&format!("left out: {}\n", path.display()));
-    }
-    text
+/// The errors of each layer, on `tokens` or else on random ones.
+fn measured_layers(
+    model: &LoadedModel,
+    compressed: &Compressed,
+    tokens: Option<&[i64]>,
+    runtime: &RuntimeOptions,
+) -> Result<Vec<LayerError>, String> {
+    let known = subject(&model.model.proto).map_err(|e| e.to_string())?;
+    let mut random = Random::new(0);
+    let vocabulary = known.vocabulary.max(1) as u64;
+    let drawn: Vec<i64> = (0..RANDOM_TOKENS)
+        .map(|_| (random.next_u64() % vocabulary) as i64)
+        .collect();
+    let rewritten = load(&compressed.staged.path()).map_err(|e| e.to_string())?;
+    let errors = layer_errors(model, &rewritten, tokens.unwrap_or(&drawn), runtime);
+    errors.map_err(|e| e.to_string())
 }
 
 /// The progress bars of one rewrite.
@@ -492,38 +396,5 @@ fn is_about_the_rewritten(error: &anyhow::Error) -> bool {
                 } | ValidateError::Logits { .. }
             )
         )
-    })
-}
-
-fn outcomes_text(outcomes: &[Reconstructed]) -> String {
-    let errors: Vec<[f64; 2]> = outcomes.iter().filter_map(|o| o.error).collect();
-    let mean = |of: usize| {
-        let sum: f64 = errors.iter().filter_map(|e| e.get(of)).sum();
-        sum / errors.len().max(1) as f64
-    };
-    let mut text = String::new();
-    if !errors.is_empty() {
-        text.push_str(&format!(
-            "local reconstruction: error of attention outputs {:.4} -> {:.4} (mean of {} layers, relative, squared, held out)\n",
-            mean(0),
-            mean(1),
-            errors.len()
-        ));
-    }
-    for (layer, why) in outcomes
-        .iter()
-        .filter_map(|o| Some((o.layer, o.left.as_ref()?)))
-    {
-        text.push_str(&format!("  layer {layer} not reconstructed: {why}\n"));
-    }
-    text
-}
-
-fn outcome_json(outcome: &Reconstructed) -> Value {
-    json!({
-        "layer": outcome.layer,
-        "error_before": outcome.error.map(|e| e[0]),
-        "error_after": outcome.error.map(|e| e[1]),
-        "not_reconstructed": outcome.left,
     })
 }

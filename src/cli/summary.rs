@@ -115,7 +115,8 @@ impl Summary {
 
 fn layer_json(done: &RewrittenSite) -> Value {
     json!({
-        "layer": done.site.layer, "id": done.id, "key_rank": done.ranks.key, "value_rank": done.ranks.value,
+        "layer": done.site.layer, "id": done.id, "name": done.site.name, "dialect": done.site.dialect.name(),
+        "heads": done.site.heads, "kv_heads": done.site.kv_heads, "head_size": done.site.key.size, "key_rank": done.ranks.key, "value_rank": done.ranks.value,
         "predicted_key_loss": done.key.loss, "predicted_value_loss": done.value.loss,
     })
 }

@@ -172,7 +172,11 @@ pub fn save_with(loaded: &LoadedModel, path: &Path, data: &DataFile) -> Result<(
     Ok(())
 }
 
-fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
+/// A file in `folder` that disappears unless it gets a name, to be read by whoever may read the folder.
+///
+/// # Errors
+/// The system's.
+pub fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".gqa2mla-").suffix(".tmp");
     #[cfg(unix)]

@@ -66,7 +66,7 @@ fn generate(
             binding.bind_input(name, cache)?;
         }
         for name in &outputs {
-            binding.bind_output_to_device(name, &memory)?;
+            binding.bind_output_to_device(name, memory)?;
         }
         let mut results = session.run_binding(&binding)?;
         // What the runtime has made is the next step's input as it is: no cache is copied through this program.

@@ -3,10 +3,12 @@
 mod attempt;
 mod calibrate;
 mod compare;
+mod completions;
 mod diff;
 mod factors;
 mod inspect;
 mod layout;
+mod man;
 mod print;
 mod rewrite;
 mod runtime;
@@ -23,6 +25,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use gqa2mla::compress::CompressError;
 use gqa2mla::convert::ConvertError;
+use gqa2mla::runtime::RuntimeError;
 use gqa2mla_passes::RewriteError;
 use serde_json::json;
 
@@ -49,6 +52,8 @@ enum Command {
     Validate(validate::Validate),
     Print(print::Print),
     Diff(diff::Diff),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// How a run ended, apart from errors.
@@ -82,6 +87,8 @@ pub fn run() -> ExitCode {
         Command::Validate(command) => command.run(json),
         Command::Print(command) => command.run(json),
         Command::Diff(command) => command.run(json),
+        Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(),
     };
     match result {
         Ok(outcome) => outcome.into(),
@@ -100,6 +107,10 @@ pub fn run() -> ExitCode {
 
 /// What clap has to say: help and version on standard output, else an error, as JSON too where that was asked for.
 fn usage(error: &clap::Error) -> ExitCode {
+    if error.kind() == clap::error::ErrorKind::DisplayVersion {
+        screen::emit(&version());
+        return Outcome::Done.into();
+    }
     let asked_for = std::env::args_os().any(|a| a == "--json");
     if error.use_stderr() && asked_for {
         let text = error.render().to_string();
@@ -113,6 +124,18 @@ fn usage(error: &clap::Error) -> ExitCode {
     } else {
         Outcome::Done.into()
     }
+}
+
+/// The version, and the runtime that models would run in.
+fn version() -> String {
+    let runtime = match gqa2mla::runtime::version() {
+        Ok((version, path)) => format!("ONNX Runtime {version} ({})", path.display()),
+        Err(RuntimeError::NotFound { looked_in }) => {
+            format!("no ONNX Runtime (looked in {looked_in}); the embedded tract runs models")
+        }
+        Err(error) => format!("ONNX Runtime cannot be used: {error}"),
+    };
+    format!("gqa2mla {}\n{runtime}", env!("CARGO_PKG_VERSION"))
 }
 
 /// Options that contradict each other in a way that clap cannot see.

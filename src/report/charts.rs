@@ -108,7 +108,11 @@ impl Chart {
             .y_desc(self.up)
             .x_labels(6)
             .y_labels(5)
-            .x_label_formatter(&|value| format!("{value:.0}"))
+            // Layers and ranks are whole numbers.
+            .x_label_formatter(&|value| match value.fract() == 0.0 {
+                true => format!("{value:.0}"),
+                false => String::new(),
+            })
             .y_label_formatter(&height)
             .draw()?;
         // Many lines in one chart are told apart by where they run, a few by being strong.

@@ -34,6 +34,8 @@ pub struct Surroundings {
     pub virtual_env: Option<OsString>,
     /// `PATH`.
     pub path: Option<OsString>,
+    /// This very program.
+    pub program: Option<PathBuf>,
     /// The working folder, where `.venv` is looked for.
     pub folder: PathBuf,
 }
@@ -47,13 +49,14 @@ impl Surroundings {
             dylib_path: set("ORT_DYLIB_PATH"),
             virtual_env: set("VIRTUAL_ENV"),
             path: set("PATH"),
+            program: std::env::current_exe().ok(),
             folder: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
         }
     }
 }
 
-/// Finds the library: the explicit path (a file or a folder), `ORT_DYLIB_PATH`, the active virtual environment, `.venv`
-/// in the working folder, the Python on `PATH`, and last whatever the system's loader knows by name.
+/// Finds the library: the explicit path (a file or a folder), `ORT_DYLIB_PATH`, the active virtual environment, the
+/// one that this program is installed in, `.venv` in the working folder, the Python on `PATH`, and last whatever the system's loader knows by name.
 ///
 /// # Errors
 /// [`RuntimeError::BadLibrary`] when the explicit path or the variable names nothing usable.
@@ -67,6 +70,11 @@ pub fn locate(explicit: Option<&Path>, around: &Surroundings) -> Result<Located,
     let mut looked_in = Vec::new();
     let environments = [
         around.virtual_env.as_ref().map(PathBuf::from),
+        // Installed as a Python package, the program stands in the `bin` of an environment.
+        around
+            .program
+            .as_ref()
+            .and_then(|p| Some(p.parent()?.parent()?.to_path_buf())),
         Some(around.folder.join(".venv")),
     ];
     for environment in environments.into_iter().flatten() {

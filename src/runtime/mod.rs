@@ -185,6 +185,16 @@ pub fn open_messages(
     Ok(Box::new(ort::open(model, Some(messages), options)?))
 }
 
+/// The version of the ONNX Runtime that [`open`] would use, and where it is.
+///
+/// # Errors
+/// [`RuntimeError::NotFound`] where there is none; [`RuntimeError::BadLibrary`] where it cannot be loaded.
+pub fn version() -> Result<(String, PathBuf), RuntimeError> {
+    let located = locate::locate(None, &locate::Surroundings::of_process())?;
+    let (_, version) = library::load(&located, false)?;
+    Ok((version, located.path))
+}
+
 fn open_tract(model: &Path, options: &RuntimeOptions) -> Result<Box<dyn Session>, RuntimeError> {
     if options.provider == Provider::Cuda {
         return Err(RuntimeError::Provider {

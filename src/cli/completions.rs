@@ -1,0 +1,25 @@
+use std::io;
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use super::{Cli, Outcome};
+
+/// Print a script that completes the command's words in a shell.
+///
+/// Example: gqa2mla completions bash
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell.
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+impl Completions {
+    pub fn run(self) -> anyhow::Result<Outcome> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "gqa2mla", &mut script);
+        io::Write::write_all(&mut io::stdout().lock(), &script)?;
+        Ok(Outcome::Done)
+    }
+}

@@ -1,0 +1,28 @@
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, CommandFactory};
+
+use super::screen::emit;
+use super::{Cli, Outcome};
+
+/// Write the manual pages, one for each command, into a folder.
+///
+/// Example: gqa2mla man -o out/man
+#[derive(Debug, Args)]
+pub struct Man {
+    /// The folder, such as ~/.local/share/man/man1.
+    #[arg(short, long, value_name = "FOLDER")]
+    out: PathBuf,
+}
+
+impl Man {
+    pub fn run(self) -> anyhow::Result<Outcome> {
+        let shown = || self.out.display().to_string();
+        fs::create_dir_all(&self.out).with_context(shown)?;
+        clap_mangen::generate_to(Cli::command(), &self.out).with_context(shown)?;
+        emit(&format!("wrote the manual pages to {}", shown()));
+        Ok(Outcome::Done)
+    }
+}

@@ -18,12 +18,13 @@ use crate::placed::Placed;
 use crate::recognize::Recognized;
 use crate::recognize::reject::Reject;
 use crate::recognize::rotation::{Rotated, query_rotation};
-use crate::recognize::site::Site;
+use crate::recognize::rows::projected;
+use crate::recognize::site::{Side, Site};
 use crate::rewrite::absorbed::absorbed;
 use crate::rewrite::decoupled;
 use crate::rewrite::expanded::expanded;
 use crate::rewrite::grouped::grouped;
-use crate::rewrite::weights::{Layout, Weights, weights};
+use crate::rewrite::weights::{Layout, Projections, Weights, weights};
 use crate::rewrite::{Names, Store};
 use crate::scopes::{Scope, visit};
 use crate::seam::Seams;
@@ -298,8 +299,9 @@ impl<'u> Changes<'u> {
                     layer: site.layer,
                     cause,
                 })?;
+                let projections = projections(layer, rotated.as_ref(), options.form);
                 let (weights, tensors) = match &factors {
-                    Made::Latent(factors) => weights(&prefix, site, factors, layout)?,
+                    Made::Latent(factors) => weights(&prefix, site, factors, layout, &projections)?,
                     Made::Decoupled(made) => {
                         (Weights::default(), decoupled::tensors(&prefix, site, made)?)
                     }
@@ -360,6 +362,24 @@ impl<'u> Changes<'u> {
             value: expected.1,
         });
         Ok(())
+    }
+}
+
+/// What the latents of the expanded form are folded with: the projections of keys before rotation and of values, where
+/// they are plainly there.
+fn projections(layer: &Layer, rotated: Option<&Rotated>, form: LatentForm) -> Projections {
+    let rows = match rotated {
+        _ if form != LatentForm::Expanded => return Projections::default(),
+        Some(Rotated::By(rotation)) => &rotation.input,
+        _ => &layer.site.key.new,
+    };
+    let of = |rows: &str, side: &Side| {
+        let width = layer.site.kv_heads * side.size;
+        projected(layer.model, layer.graph, layer.facts, rows, width)
+    };
+    Projections {
+        key: of(rows, &layer.site.key),
+        value: of(&layer.site.value.new, &layer.site.value),
     }
 }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::{Edit, Latent, ServingError, Stack};
 
 /// Fields that name a tensor.
-const NAMES: [&str; 3] = ["name", "input_name", "output_name"];
+const NAMES: [&str; 4] = ["name", "input_name", "output_name", "key"];
 /// Messages in messages, at most: the protocol has three.
 const DEEPEST: usize = 16;
 

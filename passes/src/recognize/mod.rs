@@ -9,6 +9,7 @@ pub mod output_projection;
 pub mod projection;
 pub mod reject;
 pub mod rotation;
+pub mod rows;
 pub mod scoring;
 pub mod shape_reader;
 mod side;

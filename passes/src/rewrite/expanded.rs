@@ -1,19 +1,20 @@
 //! The expanded form: the cache holds the latent of the keys before rotation, and keys and values are rebuilt from it.
 //!
 //! ```text
-//! c_k = k w_dk        k before rotation; cached in place of the rotated keys
+//! c_k = x W_a          W_a = W_K w_dk; cached in place of the rotated keys
 //! K = rotate(C_k w_uk, positions 0..S)          all positions at every step
-//! c_v = v w_dv        cached
+//! c_v = x W_a'         W_a' = W_V w_dv; cached
 //! V = C_v w_uv
 //! ```
 //!
-//! (TransMLA, arXiv 2502.07864, figure 1c.) What read the cached keys and values reads K and V, so that the exporter's
+//! (TransMLA, arXiv 2502.07864, figure 1c.) Where keys before rotation or values are more than a projection of the layer's
+//! input, behind a norm for example, or quantized, the projection stays and w_dk or w_dv meets what it made. What read the cached keys and values reads K and V, so that the exporter's
 //! repetition, masks and products stay. The position of a cached row follows from the mask, or is its place.
 
 use std::collections::HashMap;
 
 use super::builder::Builder;
-use super::weights::Weights;
+use super::weights::{Folded, Weights};
 use crate::factor::Ranks;
 use crate::facts::Facts;
 use crate::graph::build::node;
@@ -107,9 +108,26 @@ impl Builder<'_> {
         packed: bool,
     ) -> Vec<NodeProto> {
         let part = |p: &str| format!("{letter}_{p}");
-        let mut nodes = match packed {
-            true => vec![self.unary("MatMul", &part("BTr"), &[rows, &self.weights.w_dk])],
-            false => self.latent_rows(side, letter, rows),
+        let (down, folded) = match letter {
+            'k' => (&self.weights.w_dk, &self.weights.key_from),
+            _ => (&self.weights.w_dv, &self.weights.value_from),
+        };
+        let mut nodes = match (folded, packed) {
+            (Some(Folded { input, bias: None }), _) => {
+                vec![self.unary("MatMul", &part("BTr"), &[input, down])]
+            }
+            (
+                Some(Folded {
+                    input,
+                    bias: Some(bias),
+                }),
+                _,
+            ) => vec![
+                self.unary("MatMul", &part("xw"), &[input, down]),
+                self.unary("Add", &part("BTr"), &[&self.name(&part("xw")), bias]),
+            ],
+            (None, true) => vec![self.unary("MatMul", &part("BTr"), &[rows, down])],
+            (None, false) => self.latent_rows(side, letter, rows),
         };
         let one = self.vector(&[1]);
         let (flat, new) = (self.name(&part("BTr")), self.name(&part("B1Tr")));

@@ -5,6 +5,7 @@ use ndarray::{Array3, Axis};
 
 use crate::factor::Factors;
 use crate::onnx::TensorProto;
+use crate::recognize::rows::Projected;
 use crate::recognize::site::Site;
 
 /// Names of the initializers of one cache.
@@ -18,8 +19,30 @@ pub struct Weights {
     pub w_dv: String,
     /// Latent to outputs, [G, r, dv].
     pub w_uv: String,
+    /// Where keys are a plain projection: its input, which `w_dk` [E, r] meets in place of the rows.
+    pub key_from: Option<Folded>,
+    /// The same of values and `w_dv`.
+    pub value_from: Option<Folded>,
     /// Added to the heads' outputs, [H, 1, dv], where the latent is given something back.
     pub bias: Option<String>,
+}
+
+/// What a projection is folded with its latent: c = x W_a + b_a.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folded {
+    /// x [B, T, E].
+    pub input: String,
+    /// b_a [r].
+    pub bias: Option<String>,
+}
+
+/// The projections of one site that its latents can be folded into.
+#[derive(Debug, Clone, Default)]
+pub struct Projections {
+    /// Of the keys.
+    pub key: Option<Projected>,
+    /// Of the values.
+    pub value: Option<Projected>,
 }
 
 /// How the up-projections lie in memory, which is how the form multiplies with them.
@@ -39,11 +62,24 @@ pub fn weights(
     site: &Site,
     factors: &Factors,
     layout: Layout,
+    projections: &Projections,
 ) -> Result<(Weights, Vec<TensorProto>), TensorRange> {
+    let folded = |projected: &Option<Projected>, side: &str| {
+        projected.as_ref().map(|p| Folded {
+            input: p.input.clone(),
+            bias: p.bias.as_ref().map(|_| format!("{prefix}/b_a{side}")),
+        })
+    };
+    let down = |projected: &Option<Projected>, side: &str| match projected {
+        Some(_) => format!("{prefix}/w_a{side}"),
+        None => format!("{prefix}/w_d{side}"),
+    };
     let names = Weights {
-        w_dk: format!("{prefix}/w_dk"),
+        key_from: folded(&projections.key, "k"),
+        value_from: folded(&projections.value, "v"),
+        w_dk: down(&projections.key, "k"),
         w_uk: format!("{prefix}/w_uk"),
-        w_dv: format!("{prefix}/w_dv"),
+        w_dv: down(&projections.value, "v"),
         w_uv: format!("{prefix}/w_uv"),
         bias: factors.bias.as_ref().map(|_| format!("{prefix}/b_v")),
     };
@@ -65,18 +101,41 @@ pub fn weights(
         }
     };
     let up_value = (&factors.value.up * value_scale).permuted_axes([0, 2, 1]);
+    let up_value = up_value.into_dyn();
     let (cached, product) = (site.elem_type, site.product_type);
     // Rebuilt rows are of the cache's type, as the rows that they stand for.
     let up = match layout {
         Layout::Absorbed => product,
         Layout::Expanded | Layout::Packed => cached,
     };
-    let mut tensors = vec![
-        tensor(&names.w_dk, cached, &factors.key.down.view())?,
-        tensor(&names.w_uk, up, &up_key.as_standard_layout().view())?,
-        tensor(&names.w_dv, cached, &factors.value.down.view())?,
-        tensor(&names.w_uv, up, &up_value.as_standard_layout().view())?,
+    let mut tensors = Vec::new();
+    let sides = [
+        (
+            (&names.w_dk, &names.key_from, &projections.key),
+            &factors.key,
+            (&names.w_uk, up_key.as_standard_layout()),
+        ),
+        (
+            (&names.w_dv, &names.value_from, &projections.value),
+            &factors.value,
+            (&names.w_uv, up_value.as_standard_layout()),
+        ),
     ];
+    for ((down, folded, projected), side, (name, rows)) in &sides {
+        match projected {
+            None => tensors.push(tensor(down, cached, &side.down.view())?),
+            Some(projected) => {
+                let own = projected.elem_type;
+                let weight = projected.weight.dot(&side.down);
+                tensors.push(tensor(down, own, &weight.view())?);
+                let name = folded.as_ref().and_then(|f| f.bias.as_ref());
+                if let (Some(name), Some(bias)) = (name, &projected.bias) {
+                    tensors.push(tensor(name, own, &bias.dot(&side.down).view())?);
+                }
+            }
+        }
+        tensors.push(tensor(name, up, &rows.view())?);
+    }
     if let (Some(name), Some(bias)) = (&names.bias, &factors.bias) {
         let by_head = (bias * site.value.scale).insert_axis(Axis(1));
         tensors.push(tensor(name, product, &by_head.view())?);

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use walkdir::WalkDir;
 
 use crate::convert::{MadeFolders, keep_rejected};
+use crate::interrupted::Temporary;
 use crate::model::load::{LoadError, load};
 use crate::ports::subject;
 
@@ -206,6 +207,7 @@ fn files(root: &Path, out: &Path) -> Result<Vec<PathBuf>, BundleError> {
 
 /// A folder that is being put together beside its final name, or in it where it exists; dropped, it disappears.
 pub struct Assembly {
+    _temporary: Temporary,
     folder: TempDir,
     /// After the folder: what was made for it goes when it is gone.
     _made: MadeFolders,
@@ -238,6 +240,7 @@ impl Assembly {
             .tempdir_in(&parent)
             .map_err(failed(&parent, "making a temporary folder"))?;
         Ok(Self {
+            _temporary: Temporary::new(folder.path()),
             folder,
             _made: made,
             target: target.to_path_buf(),

@@ -10,6 +10,7 @@ use std::io::Write;
 use tempfile::TempDir;
 use walkdir::WalkDir;
 
+use crate::interrupted::Temporary;
 use crate::model::load::{LoadError, LoadedModel, load};
 use crate::model::save::{DataFile, SaveError, output_path, save_with};
 
@@ -49,6 +50,7 @@ pub enum ConvertError {
 
 /// A rewritten model in a folder beside its final name; dropped, it disappears.
 pub struct Staged {
+    _temporary: Temporary,
     folder: TempDir,
     /// After the folder: what was made for it goes when it is gone.
     _made: MadeFolders,
@@ -94,7 +96,7 @@ pub fn stage(
     }
     let made = MadeFolders::up_to(&parent);
     fs::create_dir_all(&parent).map_err(folder_error("making the output folder", &parent))?;
-    let (folder, rewritten) = stage_in(
+    let (temporary, folder, rewritten) = stage_in(
         &parent,
         (&target, data),
         &mut model,
@@ -104,6 +106,7 @@ pub fn stage(
         progress,
     )?;
     Ok(Staged {
+        _temporary: temporary,
         folder,
         _made: made,
         target,
@@ -120,7 +123,7 @@ fn stage_in(
     factorize: &mut Factorize,
     note: &mut Note,
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<(TempDir, Rewritten), ConvertError> {
+) -> Result<(Temporary, TempDir, Rewritten), ConvertError> {
     let folder_error = |action, path: &Path| {
         let path = path.display().to_string();
         move |cause| ConvertError::Folder {
@@ -133,6 +136,7 @@ fn stage_in(
         .prefix(".gqa2mla-")
         .tempdir_in(parent)
         .map_err(folder_error("making a temporary folder", parent))?;
+    let temporary = Temporary::new(folder.path());
     let spill_path = folder.path().join(SPILL);
     let mut spill = fs::File::create_new(&spill_path)
         .map_err(folder_error("making a temporary file", &spill_path))?;
@@ -170,7 +174,7 @@ fn stage_in(
     let name = target.file_name().map(PathBuf::from).unwrap_or_default();
     save_with(model, &folder.path().join(name), data)?;
     fs::remove_file(&spill_path).map_err(folder_error("removing a temporary file", &spill_path))?;
-    Ok((folder, rewritten))
+    Ok((temporary, folder, rewritten))
 }
 
 fn external(mut tensor: TensorProto, offset: u64, length: u64) -> TensorProto {

@@ -6,6 +6,7 @@ pub mod calibrate;
 pub mod compress;
 pub mod convert;
 pub mod factors;
+pub mod interrupted;
 pub mod layer_errors;
 pub mod measure;
 pub mod model;

@@ -31,13 +31,7 @@ pub fn subject(model: &ModelProto) -> Result<Subject, ValidateError> {
         .as_ref()
         .ok_or_else(|| ValidateError::Interface("the model has no graph".to_owned()))?;
     let view = Graph::new(graph);
-    let inputs: Vec<Port> = graph
-        .input
-        .iter()
-        .filter(|v| view.input(v.name()).is_some())
-        .map(port)
-        .collect();
-    let outputs: Vec<Port> = graph.output.iter().map(port).collect();
+    let (inputs, outputs) = ports(graph, &view);
     let interface = Interface::of(&inputs, &outputs)?;
     let counts_itself = graph
         .node
@@ -59,6 +53,25 @@ pub fn subject(model: &ModelProto) -> Result<Subject, ValidateError> {
         right_padded_only: counts_itself && !interface.has(Role::PositionIds),
         interface,
     })
+}
+
+/// The inputs that a caller feeds, and the outputs.
+fn ports(graph: &GraphProto, view: &Graph) -> (Vec<Port>, Vec<Port>) {
+    let fed = graph
+        .input
+        .iter()
+        .filter(|v| view.input(v.name()).is_some());
+    (
+        fed.map(port).collect(),
+        graph.output.iter().map(port).collect(),
+    )
+}
+
+/// The inputs that a caller of `model` feeds, and its outputs, as it declares them.
+#[must_use]
+pub fn declared(model: &ModelProto) -> (Vec<Port>, Vec<Port>) {
+    let graph = model.graph.as_ref();
+    graph.map_or_else(Default::default, |graph| ports(graph, &Graph::new(graph)))
 }
 
 fn port(info: &ValueInfoProto) -> Port {

@@ -270,3 +270,25 @@ fn a_rewrite_tells_what_it_did_and_what_it_proved() {
         ran.stdout
     );
 }
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure_and_a_reader_that_left_is_none() {
+    let full = fs::File::create("/dev/full").unwrap();
+    let mut inspect = common::command();
+    let output = inspect
+        .arg("inspect")
+        .arg(fixture("optimum-llama"))
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        told.contains("writing to standard output: No space left"),
+        "{told}"
+    );
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = inspect.stdout(writer).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}

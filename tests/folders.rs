@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Ran, command, fixture, folder, root, run};
@@ -294,35 +294,51 @@ fn a_rejected_folder_is_kept_under_another_name() {
     assert_eq!(names, ["out.rejected"]);
 }
 
-#[test]
-fn a_killed_rewrite_leaves_nothing_under_the_name_and_the_next_one_is_whole() {
-    let place = folder();
-    let out = place.path().join("out");
-    let mut child = command()
-        .args([
-            "rewrite",
-            "fixtures/optimum-llama",
-            "--cache-ratio",
-            "0.5",
-            "--token-ids",
-            "fixtures/tokens.json",
-        ])
-        .args(["--text-length", "64", "--reconstruct", "1000000", "-o"])
-        .arg(&out)
+/// A rewrite that takes long, into `out`; it has begun when this returns.
+fn begun(place: &Path, out: &Path) -> Child {
+    let child = command()
+        .args(["rewrite", "fixtures/optimum-llama", "--cache-ratio", "0.5"])
+        .args(["--token-ids", "fixtures/tokens.json", "--text-length", "64"])
+        .args(["--reconstruct", "1000000", "-o"])
+        .arg(out)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    // Something has been begun when something is there.
+    // The folder for the output is there first, then the one for the work.
     let started = Instant::now();
-    while fs::read_dir(place.path()).unwrap().next().is_none() {
+    while fs::read_dir(place).unwrap().count() < 2 {
         assert!(
             started.elapsed() < Duration::from_secs(60),
             "nothing is begun"
         );
         std::thread::sleep(Duration::from_millis(20));
     }
-    std::thread::sleep(Duration::from_millis(300));
+    child
+}
+
+#[test]
+fn a_rewrite_that_the_user_stops_leaves_only_its_work() {
+    let place = folder();
+    let mut child = begun(place.path(), &place.path().join("out"));
+    let stopped = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(stopped.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let names: Vec<_> = fs::read_dir(place.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    let work = |n: &std::ffi::OsString| n.to_string_lossy().starts_with(".gqa2mla-work-");
+    assert!(names.len() == 1 && names.iter().all(work), "{names:?}");
+}
+
+#[test]
+fn a_killed_rewrite_leaves_nothing_under_the_name_and_the_next_one_is_whole() {
+    let place = folder();
+    let out = place.path().join("out");
+    let mut child = begun(place.path(), &out);
     child.kill().unwrap();
     child.wait().unwrap();
     let names: Vec<_> = fs::read_dir(place.path())

@@ -22,7 +22,7 @@ const PASSES: [&[&str]; 12] = [
 
 /// The modules of `src`.
 const SHELL: [&[&str]; 10] = [
-    &["tensors", "model", "runtime"],
+    &["tensors", "model", "runtime", "interrupted"],
     &["text", "validate"],
     &["ports", "convert", "quality"],
     &["calibrate"],

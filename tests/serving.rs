@@ -404,6 +404,47 @@ fn in_a_triton_configuration_the_dims_of_caches_change_and_nothing_else() {
 }
 
 #[test]
+fn a_triton_configuration_is_made_where_there_is_none() {
+    let place = folder();
+    // Two take batches; the third has an input that says which branch to take, and no batch in front of it.
+    for (name, batch, cache) in [
+        ("optimum-llama", 8, json!([1, -1, 32])),
+        ("dynamo18-smollm3", 8, json!([1, -1, 32])),
+        ("merged-llama", 0, json!([-1, 1, -1, 32])),
+    ] {
+        let out = place.path().join(name);
+        let report = rewritten(&fixture(name), &out, &["--serving", "triton"]);
+        assert_eq!(
+            edited(&report),
+            [format!("max_batch_size -> {batch}").replace("->", "null ->")]
+        );
+        assert!(out.join("1/model.onnx").is_file());
+        let empty = place.path().join("empty.pbtxt");
+        fs::write(&empty, "").unwrap();
+        let config = out.join("config.pbtxt");
+        let told = told(
+            &serving_python(),
+            "tests/python/triton_config.py",
+            &[&empty, &config],
+        );
+        let inputs = told["input"][1].as_array().unwrap();
+        let interface = subject(&common::model_at(&out.join("1/model.onnx")).model.proto)
+            .unwrap()
+            .interface;
+        assert_eq!(inputs.len(), interface.inputs.len());
+        let key = inputs
+            .iter()
+            .find(|i| i["name"] == "past_key_values.0.key")
+            .unwrap();
+        assert_eq!(key["dims"], cache, "{name}");
+        assert_eq!(
+            told["output"][1].as_array().unwrap().len(),
+            1 + interface.caches.len()
+        );
+    }
+}
+
+#[test]
 fn the_examples_generate_the_same_before_and_after() {
     let place = folder();
     let (original, out) = (fixture("optimum-llama"), place.path().join("out"));

@@ -1,8 +1,7 @@
-use std::io;
-
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
+use super::screen::emit;
 use super::{Cli, Outcome};
 
 /// Print a script that completes the command's words in a shell.
@@ -19,7 +18,7 @@ impl Completions {
     pub fn run(self) -> anyhow::Result<Outcome> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "gqa2mla", &mut script);
-        io::Write::write_all(&mut io::stdout().lock(), &script)?;
+        emit(&String::from_utf8(script)?);
         Ok(Outcome::Done)
     }
 }

@@ -72,8 +72,21 @@ impl From<Outcome> for ExitCode {
     }
 }
 
+/// Exit code of a run that was stopped from the keyboard: 128 and the number of SIGINT.
+const INTERRUPTED: i32 = 130;
+
 /// Parses the command line and runs it.
 pub fn run() -> ExitCode {
+    // A run that the user stops leaves nothing half done; 130 is what shells expect of it.
+    let handled = ctrlc::set_handler(|| {
+        gqa2mla::interrupted::clear();
+        std::process::exit(INTERRUPTED);
+    });
+    if let Err(error) = handled {
+        screen::complain(&format!(
+            "warning: a run that is stopped may leave a hidden folder: {error}"
+        ));
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -91,7 +104,13 @@ pub fn run() -> ExitCode {
         Command::Man(command) => command.run(),
     };
     match result {
-        Ok(outcome) => outcome.into(),
+        Ok(outcome) => match screen::broken() {
+            None => outcome.into(),
+            Some(error) => {
+                screen::complain(&format!("error: writing to standard output: {error}"));
+                Outcome::Failed.into()
+            }
+        },
         Err(error) => {
             let outcome = outcome_of(&error);
             if json {

@@ -175,7 +175,7 @@ impl Rewrite {
         for file in &bundle.models {
             let model = load(&bundle.root.join(file))?;
             let data = serving::data_file(&stacks, &model);
-            let place = assembly.path(file);
+            let place = assembly.path(&serving::place(&stacks, &texts, file));
             let attempt = self.attempt(&model, &place, data, self.out.parent())?;
             let after = &attempt.compressed.staged.model.model.proto;
             let latent = Latent::of(&model, after, self.target == TargetArg::Gqa);
@@ -195,8 +195,16 @@ impl Rewrite {
                 None => assembly.copy(&bundle.root, file)?,
             }
         }
+        for (file, text) in changed
+            .iter()
+            .filter(|(file, _)| !texts.contains_key(*file))
+        {
+            assembly.write(Path::new(file), text)?;
+        }
         let mut told = Told::new(&self.model, started);
-        told.folder(&bundle, &stacks, edits, changed.len());
+        let copied =
+            bundle.others.len() - changed.keys().filter(|c| texts.contains_key(*c)).count();
+        told.folder(&bundle, &stacks, edits, copied);
         for (file, attempt) in attempts {
             told.add(file, &attempt, self.report.is_some());
             attempt.compressed.publish()?;

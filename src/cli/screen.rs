@@ -1,15 +1,31 @@
 //! Everything that reaches the terminal goes through here.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-/// Writes to standard output. A reader that has gone away is no error.
+/// What went wrong with standard output, if anything did.
+static BROKEN: Mutex<Option<io::Error>> = Mutex::new(None);
+
+/// Writes to standard output. A reader that has gone away is no error; what else goes wrong is asked for at the end.
 pub fn emit(text: &str) {
-    let _ = writeln!(io::stdout().lock(), "{}", text.trim_end());
+    let mut out = io::stdout().lock();
+    let written = writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush());
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+        && let Ok(mut broken) = BROKEN.lock()
+    {
+        *broken = Some(error);
+    }
+}
+
+/// The error that kept something from standard output.
+pub fn broken() -> Option<io::Error> {
+    BROKEN.lock().ok()?.take()
 }
 
 /// Writes one JSON value to standard output.

@@ -46,8 +46,8 @@ impl Told {
         }
     }
 
-    /// What became of the files around the models; `changed` of them are configurations.
-    pub fn folder(&mut self, bundle: &Bundle, stacks: &[Stack], edits: Vec<Edit>, changed: usize) {
+    /// What became of the files around the models, of which `copied` are as they were.
+    pub fn folder(&mut self, bundle: &Bundle, stacks: &[Stack], edits: Vec<Edit>, copied: usize) {
         let names: Vec<&str> = stacks.iter().map(|s| s.name()).collect();
         for edit in &edits {
             let old = edit.old.as_deref().unwrap_or("nothing");
@@ -64,7 +64,7 @@ impl Told {
         }
         self.several = bundle.models.len() > 1;
         self.folder = Some(json!({
-            "serving": names, "edits": edits, "copied": bundle.others.len() - changed,
+            "serving": names, "edits": edits, "copied": copied,
             "left_out": bundle.left_out,
         }));
     }

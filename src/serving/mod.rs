@@ -9,14 +9,15 @@ mod transformers_js;
 mod triton;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use gqa2mla_passes::onnx::ModelProto;
 
 use crate::model::load::LoadedModel;
 use crate::model::save::DataFile;
-use crate::ports::subject;
+use crate::ports::{declared, subject};
 use crate::validate::ValidateError;
-use crate::validate::interface::{Cache, Dim, Interface};
+use crate::validate::interface::{Cache, Dim, Interface, Port};
 
 pub use config::{Config, Edit};
 
@@ -91,6 +92,8 @@ pub struct Latent {
     before: Interface,
     after: Interface,
     fused: bool,
+    /// Inputs and outputs of the rewritten model.
+    ports: (Vec<Port>, Vec<Port>),
     /// The model's file name, and in how many files its weights were.
     file: String,
     data_files: usize,
@@ -142,6 +145,7 @@ impl Latent {
             before: subject(&before.model.proto)?.interface,
             after: subject(after)?.interface,
             fused,
+            ports: declared(after),
             file: file.to_string_lossy().into_owned(),
             data_files: before.sources.len(),
         })
@@ -196,10 +200,10 @@ pub fn check(
 ) -> Result<(), ServingError> {
     for stack in stacks {
         let file = stack.file();
-        let text = texts.get(file).ok_or(ServingError::Missing {
-            stack: stack.name(),
-            file,
-        })?;
+        let Some(text) = texts.get(file) else {
+            missing(*stack)?;
+            continue;
+        };
         match stack {
             Stack::Triton => triton::check(text)?,
             _ => config::read(file, text).map(|_| ())?,
@@ -230,6 +234,27 @@ pub fn data_file(stacks: &[Stack], model: &LoadedModel) -> DataFile {
     }
 }
 
+/// Only Triton's configuration can be made from the model alone; the others say more than a model does.
+fn missing(stack: Stack) -> Result<(), ServingError> {
+    match stack {
+        Stack::Triton => Ok(()),
+        _ => Err(ServingError::Missing {
+            stack: stack.name(),
+            file: stack.file(),
+        }),
+    }
+}
+
+/// Where a model of the folder goes: Triton, for which a folder is laid out anew, has models in folders of versions.
+#[must_use]
+pub fn place(stacks: &[Stack], texts: &BTreeMap<String, String>, model: &Path) -> PathBuf {
+    let anew = stacks.contains(&Stack::Triton) && !texts.contains_key(Stack::Triton.file());
+    match model.file_name() {
+        Some(name) if anew => Path::new("1").join(name),
+        _ => model.to_path_buf(),
+    }
+}
+
 fn differing_widths(stack: Stack) -> ServingError {
     ServingError::Refused {
         stack: stack.name(),
@@ -247,16 +272,19 @@ pub fn edited(
     latent: &Latent,
 ) -> Result<(BTreeMap<String, String>, Vec<Edit>), ServingError> {
     let (mut changed, mut edits) = (BTreeMap::new(), Vec::new());
-    if latent.is_unchanged() {
+    let anew = |stack: &Stack| !texts.contains_key(stack.file());
+    if latent.is_unchanged() && !stacks.iter().any(anew) {
         return Ok((changed, edits));
     }
     for stack in stacks {
         let file = stack.file();
-        let text = changed.get(file).or(texts.get(file));
-        let text = text.ok_or(ServingError::Missing {
-            stack: stack.name(),
-            file,
-        })?;
+        let Some(text) = changed.get(file).or(texts.get(file)) else {
+            missing(*stack)?;
+            let (text, made) = triton::made(latent);
+            changed.insert(file.to_owned(), text);
+            edits.extend(made);
+            continue;
+        };
         let (text, made) = match stack {
             Stack::Genai => genai::edit(text, latent)?,
             Stack::Optimum => optimum::edit(text, latent)?,

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use gqa2mla_passes::onnx::tensor_proto::DataType;
+
 use super::{Edit, Latent, ServingError, Stack};
+use crate::validate::interface::{Dim, Port};
 
 /// Fields that name a tensor.
 const NAMES: [&str; 4] = ["name", "input_name", "output_name", "key"];
@@ -57,6 +60,66 @@ fn failed(detail: String) -> ServingError {
     ServingError::Config {
         file: Stack::Triton.file().to_owned(),
         detail,
+    }
+}
+
+/// Requests that are joined into one, at most, where the model takes batches.
+const BATCH: usize = 8;
+
+/// A configuration for the rewritten model, where there was none. Where every input and output begins with the batch, the
+/// server takes batches and their axis is left out, as it demands.
+pub fn made(latent: &Latent) -> (String, Vec<Edit>) {
+    let (inputs, outputs) = &latent.ports;
+    let open =
+        |port: &Port| port.dims.len() > 1 && !matches!(port.dims.first(), Some(Dim::Fixed(_)));
+    let batch = match inputs.iter().chain(outputs).all(open) {
+        true => BATCH,
+        false => 0,
+    };
+    let ports = |ports: &[Port]| -> String {
+        let one = |port: &Port| {
+            let dims = port
+                .dims
+                .iter()
+                .skip(usize::from(batch > 0))
+                .map(|dim| match dim {
+                    Dim::Fixed(extent) => extent.to_string(),
+                    Dim::Symbol(_) | Dim::Unknown => "-1".to_owned(),
+                });
+            let dims: Vec<String> = dims.collect();
+            let (name, kind) = (&port.name, kind(port.elem_type));
+            format!(
+                "  {{ name: {name:?} data_type: {kind} dims: [ {} ] }}",
+                dims.join(", ")
+            )
+        };
+        ports.iter().map(one).collect::<Vec<_>>().join(",\n")
+    };
+    let text = format!(
+        "backend: \"onnxruntime\"\ndefault_model_filename: {:?}\nmax_batch_size: {batch}\ninput [\n{}\n]\noutput [\n{}\n]\n",
+        latent.file,
+        ports(inputs),
+        ports(outputs)
+    );
+    let edit = Edit {
+        file: Stack::Triton.file().to_owned(),
+        key: "max_batch_size".to_owned(),
+        old: None,
+        new: batch.to_string(),
+    };
+    (text, vec![edit])
+}
+
+/// Triton's name of an ONNX element type.
+fn kind(elem_type: i32) -> &'static str {
+    match DataType::try_from(elem_type) {
+        Ok(DataType::Float16) => "TYPE_FP16",
+        Ok(DataType::Bfloat16) => "TYPE_BF16",
+        Ok(DataType::Double) => "TYPE_FP64",
+        Ok(DataType::Int64) => "TYPE_INT64",
+        Ok(DataType::Int32) => "TYPE_INT32",
+        Ok(DataType::Bool) => "TYPE_BOOL",
+        _ => "TYPE_FP32",
     }
 }
 

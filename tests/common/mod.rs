@@ -42,6 +42,11 @@ pub fn loaded(name: &str) -> LoadedModel {
     load(&fixture(name)).unwrap()
 }
 
+/// The model at `path`.
+pub fn model_at(path: &Path) -> LoadedModel {
+    load(path).unwrap()
+}
+
 /// Names of all fixtures, near misses aside.
 pub fn fixtures() -> Vec<String> {
     let folders = fs::read_dir(root().join("fixtures")).unwrap();

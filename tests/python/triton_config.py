@@ -12,6 +12,14 @@ def read(path):
         return text_format.Parse(file.read(), model_config_pb2.ModelConfig())
 
 
+def plain(field, value):
+    if not field.is_repeated:
+        return value
+    if not field.message_type:
+        return list(value)
+    return [{"name": one.name, "dims": list(one.dims)} for one in value]
+
+
 def differing(a, b, where, found):
     for field in a.DESCRIPTOR.fields:
         x, y = getattr(a, field.name), getattr(b, field.name)
@@ -23,7 +31,7 @@ def differing(a, b, where, found):
         elif field.message_type and not field.is_repeated:
             differing(x, y, f"{where}{field.name}.", found)
         else:
-            found[where + field.name] = [list(v) if field.is_repeated else v for v in (x, y)]
+            found[where + field.name] = [plain(field, v) for v in (x, y)]
     return found
 
 

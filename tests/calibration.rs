@@ -313,6 +313,24 @@ fn a_free_layout_spends_the_same_budget_and_loses_no_more_than_one_width_for_all
 }
 
 #[test]
+fn factors_from_weights_alone_look_at_contexts_of_the_length_that_is_served() {
+    let place = folder();
+    let out = place.path().join("model.onnx");
+    let lost = |context: &str| {
+        let told = half(
+            "optimum-llama",
+            &out,
+            &["--factors", "weights", "--context", context],
+        );
+        told["rewrite"]["predicted_key_loss"].as_f64().unwrap()
+    };
+    // At one position nothing is turned; the longer the context, the more directions keys take, and the more is lost.
+    let (one, few, many) = (lost("1"), lost("8"), lost("4096"));
+    assert!(one < few && few < many, "{one} {few} {many}");
+    assert_eq!(lost("4096"), many);
+}
+
+#[test]
 fn what_does_not_belong_together_is_refused_and_nothing_is_written() {
     let place = folder();
     let out = place.path().join("model.onnx");

@@ -17,9 +17,6 @@ use crate::recognize::rotation::{Rotated, rotation};
 use crate::recognize::scoring::{Scoring, scoring};
 use crate::recognize::site::{Side, Site};
 
-/// Positions over which the moments of rotated keys are averaged where no text tells.
-const CONTEXT: usize = 4096;
-
 /// An attention that is about to be rewritten: what a factorization can ask of it.
 pub struct Layer<'l> {
     /// Its model.
@@ -34,6 +31,8 @@ pub struct Layer<'l> {
     pub id: &'l str,
     /// The latent widths to make factors for.
     pub ranks: Ranks,
+    /// Positions over which the moments of rotated keys are averaged where no text tells.
+    pub context: usize,
 }
 
 /// Makes the factors of one attention.
@@ -85,12 +84,12 @@ impl Layer<'_> {
         let mut value = side(&site.value, self.ranks.value);
         if lossy {
             if let Some(turn) = &turn {
-                key.cached = weights_only::over_positions(&key.cached, turn, CONTEXT);
+                key.cached = weights_only::over_positions(&key.cached, turn, self.context);
             }
             let queries = weight(&site.query, site.heads * site.key.size);
             key.weight = queries.map(|w| {
                 let groups = site.kv_heads;
-                weights_only::readers_of_keys(&w, site.heads, groups, turn.as_ref(), CONTEXT)
+                weights_only::readers_of_keys(&w, site.heads, groups, turn.as_ref(), self.context)
             });
         }
         if self.ranks.value < value.cached.nrows() {

@@ -23,7 +23,12 @@ pub struct RewriteOptions {
     pub target: Target,
     /// Where the up-projections are.
     pub form: LatentForm,
+    /// Positions over which factors from weights alone average rotated keys; `None` is 4096.
+    pub context: Option<usize>,
 }
+
+/// Positions that are averaged over where nobody says how long contexts are.
+pub const CONTEXT: usize = 4096;
 
 /// Where the up-projections are, and so what is cached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use crate::inline::{calls, inline, key_of};
 use crate::layer::{Factorize, Layer};
 use crate::lower::Target;
 use crate::model::Model;
-use crate::options::{LatentForm, RewriteOptions, check};
+use crate::options::{CONTEXT, LatentForm, RewriteOptions, check};
 use crate::placed::Placed;
 use crate::recognize::Recognized;
 use crate::recognize::reject::Reject;
@@ -260,6 +260,7 @@ impl<'u> Changes<'u> {
                 site: &placed.site,
                 id: &id,
                 ranks: options.ranks_of(&id, &placed.site),
+                context: options.context.unwrap_or(CONTEXT),
             };
             self.failed = self.rewrite_site(
                 &layer,

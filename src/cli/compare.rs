@@ -180,6 +180,7 @@ impl Compare {
                 let options = RewriteOptions {
                     ranks: RankPlan::Ratio(ratio),
                     form: way.form(),
+                    context: self.factors.context(),
                     ..RewriteOptions::default()
                 };
                 let made = compressor.rewrite(folder.path(), &options, &mut bars())?;

@@ -32,6 +32,9 @@ pub struct FactorArgs {
     /// Tokens of the text that are read together.
     #[arg(long, default_value_t = 1024, value_name = "L")]
     pub text_length: usize,
+    /// Positions of the contexts to be served: factors from weights alone average rotated keys over them.
+    #[arg(long, default_value_t = 4096, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    context: u32,
     /// Steps of local reconstruction in each layer, on the text; 0 leaves it out.
     #[arg(long, default_value_t = 300, value_name = "STEPS")]
     reconstruct: usize,
@@ -79,6 +82,11 @@ impl FactorArgs {
             None if data && !exact => Factorization::Calibrated,
             None => Factorization::Weights,
         }
+    }
+
+    /// Positions to average over.
+    pub fn context(&self) -> Option<usize> {
+        usize::try_from(self.context).ok()
     }
 
     /// Whether TransMLA's recipe is asked for.

@@ -235,6 +235,7 @@ impl Rewrite {
                 FormArg::Absorbed => LatentForm::Absorbed,
                 FormArg::Expanded => LatentForm::Expanded,
             },
+            context: self.factors.context(),
         };
         let factorization = self.factors.factorization(self.size.is_exact());
         if matches!(factorization, Factorization::TransMla { .. }) {

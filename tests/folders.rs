@@ -319,19 +319,24 @@ fn begun(place: &Path, out: &Path) -> Child {
 
 #[test]
 fn a_rewrite_that_the_user_stops_leaves_only_its_work() {
-    let place = folder();
-    let mut child = begun(place.path(), &place.path().join("out"));
-    let stopped = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status();
-    assert!(stopped.unwrap().success());
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    let names: Vec<_> = fs::read_dir(place.path())
-        .unwrap()
-        .map(|e| e.unwrap().file_name())
-        .collect();
-    let work = |n: &std::ffi::OsString| n.to_string_lossy().starts_with(".gqa2mla-work-");
-    assert!(names.len() == 1 && names.iter().all(work), "{names:?}");
+    // Wherever it is: reading the text, in a library's threads, or descending.
+    for (signal, code, wait) in [("-INT", 130, 0), ("-TERM", 143, 50), ("-INT", 130, 400)] {
+        let place = folder();
+        let mut child = begun(place.path(), &place.path().join("out"));
+        std::thread::sleep(Duration::from_millis(wait));
+        let stopped = Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .status();
+        assert!(stopped.unwrap().success());
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(code), "{status:?}");
+        let names = fs::read_dir(place.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name());
+        let names: Vec<String> = names.map(|n| n.to_string_lossy().into_owned()).collect();
+        let only_work = names.iter().all(|n| n.starts_with(".gqa2mla-work-"));
+        assert!(names.len() == 1 && only_work, "{names:?}");
+    }
 }
 
 #[test]

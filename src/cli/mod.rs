@@ -28,6 +28,9 @@ use gqa2mla::convert::ConvertError;
 use gqa2mla::runtime::RuntimeError;
 use gqa2mla_passes::RewriteError;
 use serde_json::json;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level;
 
 /// Rewrites ONNX language models from grouped-query attention to multi-head latent attention, and proves it.
 ///
@@ -72,17 +75,12 @@ impl From<Outcome> for ExitCode {
     }
 }
 
-/// Exit code of a run that was stopped from the keyboard: 128 and the number of SIGINT.
-const INTERRUPTED: i32 = 130;
+/// Exit code of a run that was stopped, less the number of the signal, as shells have it.
+const STOPPED: i32 = 128;
 
 /// Parses the command line and runs it.
 pub fn run() -> ExitCode {
-    // A run that the user stops leaves nothing half done; 130 is what shells expect of it.
-    let handled = ctrlc::set_handler(|| {
-        gqa2mla::interrupted::clear();
-        std::process::exit(INTERRUPTED);
-    });
-    if let Err(error) = handled {
+    if let Err(error) = clear_when_stopped() {
         screen::complain(&format!(
             "warning: a run that is stopped may leave a hidden folder: {error}"
         ));
@@ -122,6 +120,19 @@ pub fn run() -> ExitCode {
             outcome.into()
         }
     }
+}
+
+/// Lets a run that the user stops leave nothing half done.
+fn clear_when_stopped() -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new().spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            gqa2mla::interrupted::clear();
+            // At once: what a library does at the end of a process would meet threads that still work.
+            low_level::exit(STOPPED + signal);
+        }
+    })?;
+    Ok(())
 }
 
 /// What clap has to say: help and version on standard output, else an error, as JSON too where that was asked for.

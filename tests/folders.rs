@@ -171,6 +171,28 @@ fn a_configuration_keeps_what_it_has_beyond_the_edited_keys() {
 }
 
 #[test]
+fn a_key_that_a_stack_would_fill_in_is_added() {
+    let place = folder();
+    let (from, out) = (place.path().join("from"), place.path().join("out"));
+    fs::create_dir_all(&from).unwrap();
+    fs::copy(
+        fixture("optimum-llama").join("model.onnx"),
+        from.join("model.onnx"),
+    )
+    .unwrap();
+    let text = "{\"model_type\": \"mistral\", \"hidden_size\": 64, \"num_attention_heads\": 8}";
+    fs::write(from.join("config.json"), text).unwrap();
+    let ran = rewrite(&from, &out, &["--no-validate"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let told: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&told["num_key_value_heads"], &told["hidden_size"]),
+        (&json!(1), &json!(256))
+    );
+}
+
+#[test]
 fn what_cannot_be_served_is_refused_and_nothing_is_written() {
     let place = folder();
     let broken = |name: &str, config: &str, text: &str| {

@@ -58,15 +58,16 @@ pub fn shape(config: &mut Config, stack: Stack, width: usize) -> Result<(), Serv
                     "for the model type '{kind}' it reads hidden_size and num_attention_heads, which are not both in config.json"
                 ))
             })?;
-            if config.has(&["rope_scaling", "short_factor"]) {
+            if kind == "phi3" && config.has(&["rope_scaling", "short_factor"]) {
                 return Err(refused(
                     "its configuration class compares the factors of rope_scaling with hidden_size, which would have to change".to_owned(),
                 ));
             }
-            if config.has(&["num_key_value_heads"]) {
+            let by_key_value_heads = BY_KEY_VALUE_HEADS.contains(&kind.as_str());
+            // Left out, it is what the configuration's class says, which differs from type to type.
+            if by_key_value_heads || config.has(&["num_key_value_heads"]) {
                 config.set(&["num_key_value_heads"], "1");
             }
-            let by_key_value_heads = BY_KEY_VALUE_HEADS.contains(&kind.as_str());
             let heads = if by_key_value_heads { heads } else { 1 };
             config.set(&["num_attention_heads"], &heads.to_string());
             if hidden / heads != width {

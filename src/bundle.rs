@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use gqa2mla_passes::inspect;
 use gqa2mla_passes::model::Model;
+use gqa2mla_passes::recognize::reject::{Reason, Reject};
 use gqa2mla_passes::recognize::site::Site;
 use tempfile::TempDir;
 use walkdir::WalkDir;
@@ -167,12 +168,13 @@ fn slashed(path: &Path) -> String {
 fn holds_cache(model: &Model) -> bool {
     subject(&model.proto).is_ok_and(|s| !s.interface.caches.is_empty())
         || inspect(model).is_ok_and(|found| {
-            let half = ["half-cached", "cache-not-returned"];
-            found.sites.iter().any(Site::is_cached)
-                || found
-                    .rejects
-                    .iter()
-                    .any(|r| half.contains(&r.reason.code()))
+            let half = |r: &Reject| {
+                matches!(
+                    r.reason,
+                    Reason::HalfCached | Reason::CacheNotReturned { .. }
+                )
+            };
+            found.sites.iter().any(Site::is_cached) || found.rejects.iter().any(half)
         })
 }
 
@@ -292,9 +294,10 @@ impl Assembly {
     pub fn publish(self) -> Result<PathBuf, BundleError> {
         let error = failed(&self.target, "giving the output its name");
         if !self.target.exists() {
-            let staged = self.folder.keep();
-            open_to_others(&staged).map_err(&error)?;
-            fs::rename(&staged, &self.target).map_err(&error)?;
+            open_to_others(self.folder.path()).map_err(&error)?;
+            fs::rename(self.folder.path(), &self.target).map_err(&error)?;
+            // What has its name is temporary no more.
+            let _ = self.folder.keep();
             return Ok(self.target);
         }
         let staged = self.folder.path();

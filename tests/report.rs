@@ -22,12 +22,15 @@ const BROWSER: &str = "/usr/bin/chromium";
 
 /// Rewrites a fixture and writes the report of it.
 fn reported(report: &Path, more: &[&str]) {
-    let out = report.with_extension("out");
+    rewritten(&report.with_extension("out"), report, more);
+}
+
+fn rewritten(out: &Path, report: &Path, more: &[&str]) {
     let mut arguments = vec![
         PathBuf::from("rewrite"),
         fixture("optimum-llama"),
         "-o".into(),
-        out,
+        out.to_path_buf(),
     ];
     arguments.extend(["--report".into(), report.to_path_buf()]);
     arguments.extend(more.iter().map(PathBuf::from));
@@ -155,21 +158,25 @@ fn the_data_tells_what_is_true_of_the_rewrite() {
 fn an_unwritable_or_unknown_report_is_refused_before_the_work() {
     let place = folder();
     let out = place.path().join("out");
-    for (report, code) in [
-        (place.path().join("report.pdf"), 2),
-        (place.path().join("no/such/report.html"), 1),
-    ] {
-        let arguments = [
+    fs::write(place.path().join("file"), "").unwrap();
+    let unknown = place.path().join("made/report.pdf");
+    let unwritable = place.path().join("file/report.html");
+    for (report, code) in [(unknown, 2), (unwritable, 1)] {
+        let ran = run([
             PathBuf::from("rewrite"),
             fixture("optimum-llama"),
             "-o".into(),
             out.clone(),
             "--report".into(),
             report,
-        ];
-        let ran = run(arguments);
+        ]);
         assert_eq!(ran.code, code, "{ran:?}");
-        assert!(!out.exists());
+        assert!(!out.exists() && !place.path().join("made").exists());
+    }
+    // In the output itself, which is not there yet: with the first rewrite, and with the next.
+    for _ in 0..2 {
+        rewritten(&out, &out.join("report.html"), &[]);
+        assert!(out.join("report.html").is_file() && out.join("model.onnx").is_file());
     }
 }
 

@@ -13,12 +13,12 @@ use std::collections::HashSet;
 
 use common::{all_nodes, loaded, recognised_fixtures, rewritten, rewritten_with, root};
 use gqa2mla::model::load::LoadedModel;
+use gqa2mla_passes::changes::RewrittenSite;
 use gqa2mla_passes::factor::Made;
 use gqa2mla_passes::factor::transmla::{Joint, transmla};
 use gqa2mla_passes::graph::{subgraphs, text};
 use gqa2mla_passes::lower::Target;
 use gqa2mla_passes::onnx::{GraphProto, NodeProto, ValueInfoProto};
-use gqa2mla_passes::pipeline::RewrittenSite;
 use gqa2mla_passes::recognize::site::{Dialect, Site};
 use gqa2mla_passes::{LatentForm, Layer, RankPlan, RewriteOptions};
 use ndarray::Array2;

@@ -3,6 +3,7 @@
 //! Data flows one way: messages, graph view, facts, sites, factors, patch, messages again. [`inspect`] stops at the
 //! sites; [`rewrite`] goes all the way.
 
+pub mod changes;
 pub mod cleanup;
 pub mod error;
 pub mod factor;

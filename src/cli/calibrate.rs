@@ -6,11 +6,12 @@ use clap::Args;
 use gqa2mla::calibrate::{calibrate, store};
 use gqa2mla::model::load::load;
 use gqa2mla::ports::subject;
+use gqa2mla::report::grouped;
 use serde_json::json;
 
 use super::Outcome;
 use super::runtime::RuntimeArgs;
-use super::screen::{emit, emit_json, grouped, progress};
+use super::screen::{emit, emit_json, progress};
 use super::text::TextArgs;
 
 /// Read text with a model and keep statistics of its keys, values and queries, for `rewrite --calibration`.

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 use gqa2mla::model::load::load;
+use gqa2mla::report::grouped;
 use gqa2mla_passes::graph::text::type_name;
 use gqa2mla_passes::model::element_bits;
 use gqa2mla_passes::onnx::ModelProto;
@@ -12,7 +13,7 @@ use gqa2mla_passes::{Inspection, inspect};
 use serde_json::{Value, json};
 
 use super::Outcome;
-use super::screen::{emit, emit_json, grouped, table};
+use super::screen::{emit, emit_json, table};
 
 /// List every attention found, and every one not recognised with the reason and the node.
 ///

@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use gqa2mla::allot::free;
 use gqa2mla::compress::{Compressed, Compressor};
+use gqa2mla::quality::Quality;
 use gqa2mla::text::Text;
 use gqa2mla_passes::RewriteOptions;
 use serde_json::{Value, json};
@@ -54,32 +55,33 @@ impl Layouts {
     }
 }
 
-/// Rewrites with the widths of `options` and with free ones of the same sum, and keeps what loses less on `held_out`.
+/// Rewrites with the widths of `options` and with free ones of the same sum, and keeps what loses less on `held_out`;
+/// gives that with its quality there.
 pub fn better_layout(
     compressor: &Compressor,
     options: &RewriteOptions,
     out: &Path,
     (fitted, held_out): (&Text, &Text),
-) -> anyhow::Result<(Compressed, Layouts)> {
+) -> anyhow::Result<(Compressed, Layouts, Quality)> {
     let (model, runtime) = (compressor.model, compressor.runtime);
     let freely = RewriteOptions {
         ranks: free(compressor, options, out, fitted, &mut progress("probing"))?,
         ..options.clone()
     };
-    let make = |options: &RewriteOptions| -> anyhow::Result<(Compressed, f64)> {
+    let make = |options: &RewriteOptions| -> anyhow::Result<(Compressed, Quality)> {
         let made = compressor.rewrite(out, options, &mut bars())?;
         let quality = made.quality(model, held_out, runtime, &mut progress("reading"))?;
-        Ok((made, quality.mean_kl))
+        Ok((made, quality))
     };
-    let ((uniform, uniform_kl), (free, free_kl)) = (make(options)?, make(&freely)?);
+    let (uniform, free) = (make(options)?, make(&freely)?);
     let layouts = Layouts {
-        uniform: uniform_kl,
-        free: free_kl,
+        uniform: uniform.1.mean_kl,
+        free: free.1.mean_kl,
     };
     let (kept, dropped) = match layouts.keeps_free() {
         true => (free, uniform),
         false => (uniform, free),
     };
-    dropped.discard();
-    Ok((kept, layouts))
+    dropped.0.discard();
+    Ok((kept.0, layouts, kept.1))
 }

@@ -263,17 +263,21 @@ impl Rewrite {
         compressor.reconstruction = fitted.as_ref().zip(self.factors.descent(factorization));
         let mut searched = None;
         if let Some(promise) = self.size.promise() {
-            let held_out = held_out.as_ref().ok_or_else(no_text)?;
+            let held_out = held_out.as_ref().ok_or_else(|| self.no_held_out())?;
             let found = search(&compressor, &options, promise, out, held_out)?;
             options.ranks = found.plan();
             searched = Some(found);
         }
-        let (compressed, layouts) = match self.layout {
-            LayoutArg::Uniform => (compressor.rewrite(out, &options, &mut bars())?, None),
+        let mut layouts = None;
+        let mut quality = None;
+        let compressed = match self.layout {
+            LayoutArg::Uniform => compressor.rewrite(out, &options, &mut bars())?,
             LayoutArg::Free => {
-                let texts = fitted.as_ref().zip(held_out.as_ref()).ok_or_else(no_text)?;
-                let (made, layouts) = better_layout(&compressor, &options, out, texts)?;
-                (made, Some(layouts))
+                let texts = fitted.as_ref().zip(held_out.as_ref());
+                let texts = texts.ok_or_else(|| self.no_held_out())?;
+                let (made, both, kept) = better_layout(&compressor, &options, out, texts)?;
+                (layouts, quality) = (Some(both), Some(Ok(kept)));
+                made
             }
         };
         let summary = Summary::of(&compressed.staged.rewritten, self.target.name());
@@ -292,10 +296,11 @@ impl Rewrite {
         let passes = |r: &Report| r.is_finite() && (!held || r.passed());
         let accepted = failure.is_none() && validation.as_ref().is_none_or(passes);
         let wanted = accepted && summary.lossy && !self.no_validate;
-        let quality = held_out.filter(|_| wanted).map(|text| {
+        let unknown = held_out.filter(|_| wanted && quality.is_none());
+        let quality = quality.or(unknown.map(|text| {
             let measured = compressed.quality(model, &text, &runtime, &mut progress("reading"));
             measured.map_err(|e| e.to_string())
-        });
+        }));
         let measured = self.report.is_some().then(|| {
             let tokens = fitted.as_ref().and_then(|t| t.sequences().next());
             measured_layers(model, &compressed, tokens, &runtime)
@@ -311,6 +316,18 @@ impl Rewrite {
             quality,
             accepted,
         })
+    }
+
+    /// Why there is no text to measure on.
+    fn no_held_out(&self) -> anyhow::Error {
+        match self.factors.text.source() {
+            None => no_text(),
+            Some(_) => UsageError(
+                "the text is too short to measure on a part of it: give one of some hundred tokens"
+                    .to_owned(),
+            )
+            .into(),
+        }
     }
 
     /// A free layout divides the budget of a size that is given, and its widths differ.

@@ -93,16 +93,3 @@ pub fn progress(what: &'static str) -> impl FnMut(usize, usize) + Send {
     let mut bar = Bar::new(what);
     move |done, total| bar.step(done, total)
 }
-
-/// `1234567` as `1,234,567`.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (position, digit) in digits.chars().enumerate() {
-        if position > 0 && (digits.len() - position).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}

@@ -1,11 +1,11 @@
 //! What a rewrite did, in words and as data.
 
+use gqa2mla::report::grouped;
 use gqa2mla_passes::Rewritten;
-use gqa2mla_passes::pipeline::RewrittenSite;
+use gqa2mla_passes::changes::RewrittenSite;
 use serde_json::{Value, json};
 
 use super::inspect::{bytes, rejects_json};
-use super::screen::grouped;
 
 /// What a rewrite did.
 pub struct Summary {

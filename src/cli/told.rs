@@ -1,12 +1,14 @@
 //! What a rewrite tells when it is done: on the terminal, as JSON, and in a report.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
 use gqa2mla::bundle::Bundle;
+use gqa2mla::convert::MadeFolders;
 use gqa2mla::report;
 use gqa2mla::serving::{Edit, Stack};
 use serde_json::{Value, json};
@@ -142,6 +144,8 @@ pub struct ReportFile {
     path: PathBuf,
     file: NamedTempFile,
     page: bool,
+    /// After the file: what was made for it goes when it is gone.
+    _made: MadeFolders,
 }
 
 impl ReportFile {
@@ -162,12 +166,16 @@ impl ReportFile {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
+        let made = MadeFolders::up_to(folder);
+        fs::create_dir_all(folder)
+            .with_context(|| format!("{}: making the report's folder", folder.display()))?;
         let file = gqa2mla::model::save::temporary(folder)
             .with_context(|| format!("{}: making a temporary file", folder.display()))?;
         Ok(Self {
             path: path.to_path_buf(),
             file,
             page,
+            _made: made,
         })
     }
 

@@ -8,6 +8,7 @@ use gqa2mla::measure::measure;
 use gqa2mla::model::load::{LoadedModel, load};
 use gqa2mla::ports::{Subject, subject};
 use gqa2mla::quality::Quality;
+use gqa2mla::report::grouped;
 use gqa2mla::runtime::{RuntimeOptions, open};
 use gqa2mla::validate::compare::Comparison;
 use gqa2mla::validate::{ValidateOptions, validate};
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::Outcome;
 use super::runtime::RuntimeArgs;
-use super::screen::{emit, emit_json, grouped, progress, table};
+use super::screen::{emit, emit_json, progress, table};
 use super::text::TextArgs;
 
 /// Run both models through the same prompts and compare their logits and cache sizes.

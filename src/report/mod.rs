@@ -218,8 +218,9 @@ fn errors(
 }
 
 /// `1234567` as `1,234,567`.
-fn grouped(number: f64) -> String {
-    let digits = format!("{number:.0}");
+#[must_use]
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
     let mut text = String::new();
     for (position, digit) in digits.chars().enumerate() {
         if position > 0 && (digits.len() - position).is_multiple_of(3) {

@@ -1,0 +1,171 @@
+//! A whole file: the model, its functions and operator sets.
+
+use super::{AttributeProto, DeviceConfigurationProto, GraphProto, NodeProto, ValueInfoProto};
+
+/// How to train the model: a graph that resets it, and a graph that takes one step.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TrainingInfoProto {
+    /// Computes initial weights. It has no inputs.
+    #[prost(message, optional, tag = "1")]
+    pub initialization: Option<GraphProto>,
+    /// One training step. It runs joined to the main graph, whose values it may read.
+    #[prost(message, optional, tag = "2")]
+    pub algorithm: Option<GraphProto>,
+    /// From an initializer (key) to the output of `initialization` that resets it (value).
+    #[prost(message, repeated, tag = "3")]
+    pub initialization_binding: Vec<StringStringEntryProto>,
+    /// From an initializer (key) to the output that replaces it after a step (value).
+    #[prost(message, repeated, tag = "4")]
+    pub update_binding: Vec<StringStringEntryProto>,
+}
+
+/// A whole .onnx file.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ModelProto {
+    /// Version of the file format, as [`Version`]. Required.
+    #[prost(int64, optional, tag = "1")]
+    pub ir_version: Option<i64>,
+    /// Version of each operator set in use; one entry a domain, at least one in all.
+    #[prost(message, repeated, tag = "8")]
+    pub opset_import: Vec<OperatorSetIdProto>,
+    /// The tool that wrote the file.
+    #[prost(string, optional, tag = "2")]
+    pub producer_name: Option<String>,
+    /// The version of that tool.
+    #[prost(string, optional, tag = "3")]
+    pub producer_version: Option<String>,
+    /// Whose model it is, as a reversed domain name.
+    #[prost(string, optional, tag = "4")]
+    pub domain: Option<String>,
+    /// Version of the model itself, counted by whoever makes it.
+    #[prost(int64, optional, tag = "5")]
+    pub model_version: Option<i64>,
+    /// Text for people, possibly Markdown.
+    #[prost(string, optional, tag = "6")]
+    pub doc_string: Option<String>,
+    /// The main graph. A file without one describes no computation.
+    #[prost(message, optional, tag = "7")]
+    pub graph: Option<GraphProto>,
+    /// Notes for tools; no key stands twice.
+    #[prost(message, repeated, tag = "14")]
+    pub metadata_props: Vec<StringStringEntryProto>,
+    /// How to train it; empty in models for inference.
+    #[prost(message, repeated, tag = "20")]
+    pub training_info: Vec<TrainingInfoProto>,
+    /// Operators that the model defines itself. Domain, name and overload together tell them apart; none may call
+    /// itself.
+    #[prost(message, repeated, tag = "25")]
+    pub functions: Vec<FunctionProto>,
+    /// Sets of devices for which the nodes say how they are spread.
+    #[prost(message, repeated, tag = "26")]
+    pub configuration: Vec<DeviceConfigurationProto>,
+}
+
+/// One entry of a map from text to text.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StringStringEntryProto {
+    /// The key.
+    #[prost(string, optional, tag = "1")]
+    pub key: Option<String>,
+    /// The value.
+    #[prost(string, optional, tag = "2")]
+    pub value: Option<String>,
+}
+
+/// An operator set and its version.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OperatorSetIdProto {
+    /// The operator set. Missing or empty: the standard one.
+    #[prost(string, optional, tag = "1")]
+    pub domain: Option<String>,
+    /// Its version: operators mean what the newest definition up to this one says. Required.
+    #[prost(int64, optional, tag = "2")]
+    pub version: Option<i64>,
+}
+
+/// An operator that the model defines by a list of nodes.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FunctionProto {
+    /// Its name, which nodes give as `op_type`.
+    #[prost(string, optional, tag = "1")]
+    pub name: Option<String>,
+    /// Names of its inputs within the body, by position.
+    #[prost(string, repeated, tag = "4")]
+    pub input: Vec<String>,
+    /// Names of its outputs within the body, by position.
+    #[prost(string, repeated, tag = "5")]
+    pub output: Vec<String>,
+    /// Attributes without a default.
+    #[prost(string, repeated, tag = "6")]
+    pub attribute: Vec<String>,
+    /// Attributes with a default. No name stands here and in `attribute`.
+    #[prost(message, repeated, tag = "11")]
+    pub attribute_proto: Vec<AttributeProto>,
+    /// The body, every node after those whose outputs it reads.
+    #[prost(message, repeated, tag = "7")]
+    pub node: Vec<NodeProto>,
+    /// Text for people, possibly Markdown.
+    #[prost(string, optional, tag = "8")]
+    pub doc_string: Option<String>,
+    /// Operator sets of the body; one entry a domain.
+    #[prost(message, repeated, tag = "9")]
+    pub opset_import: Vec<OperatorSetIdProto>,
+    /// Its domain, which nodes give as theirs.
+    #[prost(string, optional, tag = "10")]
+    pub domain: Option<String>,
+    /// Tells functions of one domain and name apart.
+    #[prost(string, optional, tag = "13")]
+    pub overload: Option<String>,
+    /// Types and shapes of values in the body; no name stands twice.
+    #[prost(message, repeated, tag = "12")]
+    pub value_info: Vec<ValueInfoProto>,
+    /// Notes for tools; no key stands twice.
+    #[prost(message, repeated, tag = "14")]
+    pub metadata_props: Vec<StringStringEntryProto>,
+}
+
+/// Versions of the file format, for [`ModelProto::ir_version`]. Dated ones are named by their day of publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum Version {
+    /// No version: proto3 wants an enumeration to start at 0.
+    StartVersion = 0,
+    /// IR 1: attributes carry no type.
+    IrVersion20171010 = 1,
+    /// IR 2: attributes say which value they hold.
+    IrVersion20171030 = 2,
+    /// IR 3: operator sets have versions, operators have domains.
+    IrVersion2017113 = 3,
+    /// IR 4: initializers need not be inputs; `BFLOAT16`.
+    IrVersion2019122 = 4,
+    /// IR 5: quantization annotations.
+    IrVersion2019318 = 5,
+    /// IR 6: sparse tensors as constants.
+    IrVersion2019919 = 6,
+    /// IR 7: training information.
+    IrVersion202058 = 7,
+    /// IR 8: functions of the model; sparse and optional types.
+    IrVersion2021730 = 8,
+    /// IR 9: defaults for the attributes of functions; the first four 8-bit floats.
+    IrVersion202355 = 9,
+    /// IR 10: 4-bit integers, overloads of functions, metadata on graphs, nodes, tensors and values.
+    IrVersion2024325 = 10,
+    /// IR 11: `FLOAT4E2M1`; several devices.
+    IrVersion20250512 = 11,
+    /// IR 12: `FLOAT8E8M0`.
+    IrVersion20250826 = 12,
+    /// IR 13: 2-bit integers.
+    IrVersion20251106 = 13,
+    /// IR 14, the newest known here: 6-bit floats.
+    IrVersion = 14,
+}
+
+/// How settled the definition of an operator is. No field uses it since IR 8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum OperatorStatus {
+    /// It may change.
+    Experimental = 0,
+    /// It stays.
+    Stable = 1,
+}

@@ -1,7 +1,7 @@
 //! The chain rule through one head.
 
 use super::super::dense::{View, product};
-use super::attention::{Head, Layer, columns};
+use super::layer::{Head, Layer, columns};
 use super::weights::Weights;
 
 impl Layer<'_> {

@@ -13,6 +13,7 @@
 mod attention;
 mod backward;
 mod descent;
+mod layer;
 mod weights;
 
 pub use attention::{Attention, Sequence, error, gradient, outputs};
@@ -20,8 +21,8 @@ pub use attention::{Attention, Sequence, error, gradient, outputs};
 use super::Factors;
 use super::moments::Moments;
 use super::spectral::SpectralError;
-use attention::Layer;
 use descent::{Adam, Frame};
+use layer::Layer;
 use weights::Weights;
 
 /// How to descend.

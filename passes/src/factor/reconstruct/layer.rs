@@ -1,0 +1,368 @@
+//! One attention step by step: forward, and backward by the chain rule.
+
+use super::super::Factors;
+use super::super::dense::{View, product};
+use super::attention::{Attention, Sequence};
+use super::backward::Latents;
+use super::weights::{Weights, single};
+
+/// Queries that are worked on at once: they see keys up to the last of them only.
+const BLOCK: usize = 64;
+
+/// One attention with its widths at hand.
+pub struct Layer<'a> {
+    /// The attention.
+    pub is: &'a Attention,
+    /// Rank of the keys.
+    pub key_rank: usize,
+    /// Rank of the values.
+    pub value_rank: usize,
+    readers: Option<Vec<f32>>,
+}
+
+impl<'a> Layer<'a> {
+    /// Without any factors.
+    pub fn whole(attention: &'a Attention) -> Self {
+        Self {
+            is: attention,
+            key_rank: 0,
+            value_rank: 0,
+            readers: None,
+        }
+    }
+
+    pub fn new(attention: &'a Attention, factors: &Factors) -> Self {
+        Self {
+            is: attention,
+            key_rank: factors.key.down.ncols(),
+            value_rank: factors.value.down.ncols(),
+            readers: attention.readers.as_ref().map(single),
+        }
+    }
+
+    pub fn group(&self, head: usize) -> usize {
+        head / (self.is.heads / self.is.kv_heads.max(1)).max(1)
+    }
+
+    /// The original's outputs [T, H*dv].
+    pub fn target(&self, sequence: &Sequence) -> Vec<f32> {
+        let (heads, d, dv) = (self.is.heads, self.is.key_size, self.is.value_size);
+        let all: Vec<usize> = (0..sequence.length).collect();
+        let mut target = vec![0.0; sequence.length * heads * dv];
+        let (mut scores, mut out) = (Vec::new(), Vec::new());
+        for head in 0..heads {
+            let group = self.group(head);
+            let keys = columns(&sequence.keys, self.is.kv_heads * d, group * d, d);
+            let values = columns(&sequence.values, self.is.kv_heads * dv, group * dv, dv);
+            for block in all.chunks(BLOCK) {
+                let seen = block.last().map_or(0, |last| last + 1);
+                let queries = rows(&sequence.queries, head * sequence.length, block, d);
+                product(
+                    &mut scores,
+                    false,
+                    View::new(&queries, block.len(), d),
+                    View::new(&keys, seen, d).t(),
+                    self.is.scale as f32,
+                );
+                self.probabilities(&mut scores, block, seen, None);
+                product(
+                    &mut out,
+                    false,
+                    View::new(&scores, block.len(), seen),
+                    View::new(&values, seen, dv),
+                    self.is.value_scale as f32,
+                );
+                for (&row, made) in block.iter().zip(out.chunks(dv)) {
+                    let at = (row * heads + head) * dv;
+                    if let Some(place) = target.get_mut(at..at + dv) {
+                        place.copy_from_slice(made);
+                    }
+                }
+            }
+        }
+        target
+    }
+
+    /// Squared length of `outputs` [count, H*dv] as o_proj reads them.
+    pub fn energy(&self, outputs: &[f32], count: usize) -> f64 {
+        let read = self.read(outputs, count);
+        dot(outputs, &read)
+    }
+
+    /// `outputs` times W_O W_Oᵀ.
+    fn read(&self, outputs: &[f32], count: usize) -> Vec<f32> {
+        let width = self.is.heads * self.is.value_size;
+        match &self.readers {
+            None => outputs.to_vec(),
+            Some(readers) => {
+                let mut read = Vec::new();
+                product(
+                    &mut read,
+                    false,
+                    View::new(outputs, count, width),
+                    View::new(readers, width, width),
+                    1.0,
+                );
+                read
+            }
+        }
+    }
+
+    /// Scores of `queries` against the first `seen` positions become probabilities. `bent` takes the slope of the bound.
+    fn probabilities(
+        &self,
+        scores: &mut [f32],
+        queries: &[usize],
+        seen: usize,
+        mut bent: Option<&mut Vec<f32>>,
+    ) {
+        if let Some(bent) = bent.as_deref_mut() {
+            bent.clear();
+        }
+        if let Some(cap) = self.is.softcap {
+            let cap = cap as f32;
+            for score in scores.iter_mut() {
+                let bounded = (*score / cap).tanh();
+                *score = cap * bounded;
+                if let Some(bent) = bent.as_deref_mut() {
+                    bent.push(1.0 - bounded * bounded);
+                }
+            }
+        }
+        for (&query, row) in queries.iter().zip(scores.chunks_mut(seen.max(1))) {
+            let first = self
+                .is
+                .window
+                .map_or(0, |window| (query + 1).saturating_sub(window));
+            let end = (query + 1).min(seen);
+            let mut largest = f32::NEG_INFINITY;
+            for score in row.get(first..end).unwrap_or_default() {
+                largest = largest.max(*score);
+            }
+            let mut sum = 0.0f32;
+            for (position, score) in row.iter_mut().enumerate() {
+                *score = if position >= first && position < end {
+                    (*score - largest).exp()
+                } else {
+                    0.0
+                };
+                sum += *score;
+            }
+            let share = if sum > 0.0 { 1.0 / sum } else { 0.0 };
+            row.iter_mut().for_each(|p| *p *= share);
+        }
+    }
+
+    /// Squared error of the outputs at `queries`, and its gradient added to `slope`.
+    pub fn step(
+        &self,
+        sequence: &Sequence,
+        target: &[f32],
+        queries: &[usize],
+        weights: &Weights,
+        mut slope: Option<&mut Weights>,
+    ) -> f64 {
+        let (n, m) = (
+            self.is.kv_heads * self.is.key_size,
+            self.is.kv_heads * self.is.value_size,
+        );
+        let (rk, rv) = (self.key_rank, self.value_rank);
+        let seen = queries.last().map_or(0, |last| last + 1);
+        let keys = View::new(&sequence.keys, seen, n);
+        let values = View::new(&sequence.values, seen, m);
+        let (mut latent_keys, mut latent_values) = (Vec::new(), Vec::new());
+        product(
+            &mut latent_keys,
+            false,
+            keys,
+            View::new(&weights.w_dk, n, rk),
+            1.0,
+        );
+        product(
+            &mut latent_values,
+            false,
+            values,
+            View::new(&weights.w_dv, m, rv),
+            1.0,
+        );
+        let mut back = Latents {
+            keys: vec![0.0; seen * rk],
+            values: vec![0.0; seen * rv],
+        };
+        let mut lost = 0.0;
+        for block in queries.chunks(BLOCK) {
+            let seen = block.last().map_or(0, |last| last + 1);
+            let latents = (
+                View::new(&latent_keys, seen, rk),
+                View::new(&latent_values, seen, rv),
+            );
+            let made: Vec<Head> = (0..self.is.heads)
+                .map(|head| self.forward(sequence, block, head, weights, latents))
+                .collect();
+            let difference = self.difference(&made, target, block, weights);
+            let read = self.read(&difference, block.len());
+            lost += dot(&difference, &read);
+            if let Some(slope) = slope.as_deref_mut() {
+                for (head, made) in made.iter().enumerate() {
+                    self.backward(
+                        head,
+                        made,
+                        &read,
+                        block.len(),
+                        weights,
+                        latents,
+                        slope,
+                        &mut back,
+                    );
+                }
+            }
+        }
+        if let Some(slope) = slope {
+            product(
+                &mut slope.w_dk,
+                true,
+                keys.t(),
+                View::new(&back.keys, seen, rk),
+                1.0,
+            );
+            product(
+                &mut slope.w_dv,
+                true,
+                values.t(),
+                View::new(&back.values, seen, rv),
+                1.0,
+            );
+        }
+        lost
+    }
+
+    fn forward(
+        &self,
+        sequence: &Sequence,
+        block: &[usize],
+        head: usize,
+        weights: &Weights,
+        (keys, values): (View, View),
+    ) -> Head {
+        let (d, dv) = (self.is.key_size, self.is.value_size);
+        let (rk, rv) = (self.key_rank, self.value_rank);
+        let group = self.group(head);
+        let seen = block.last().map_or(0, |last| last + 1);
+        let empty = Vec::new();
+        let (up_key, up_value) = (
+            weights.w_uk.get(group).unwrap_or(&empty),
+            weights.w_uv.get(group).unwrap_or(&empty),
+        );
+        let mut made = Head {
+            queries: rows(&sequence.queries, head * sequence.length, block, d),
+            ..Head::default()
+        };
+        product(
+            &mut made.latent_queries,
+            false,
+            View::new(&made.queries, block.len(), d),
+            View::new(up_key, d, rk),
+            1.0,
+        );
+        product(
+            &mut made.p,
+            false,
+            View::new(&made.latent_queries, block.len(), rk),
+            keys.t(),
+            self.is.scale as f32,
+        );
+        self.probabilities(&mut made.p, block, seen, Some(&mut made.bent));
+        product(
+            &mut made.mixed,
+            false,
+            View::new(&made.p, block.len(), seen),
+            values,
+            self.is.value_scale as f32,
+        );
+        product(
+            &mut made.out,
+            false,
+            View::new(&made.mixed, block.len(), rv),
+            View::new(up_value, rv, dv),
+            1.0,
+        );
+        made
+    }
+
+    /// Outputs minus target, [block, H*dv].
+    fn difference(
+        &self,
+        made: &[Head],
+        target: &[f32],
+        block: &[usize],
+        weights: &Weights,
+    ) -> Vec<f32> {
+        let (heads, dv) = (self.is.heads, self.is.value_size);
+        let width = heads * dv;
+        let value_scale = self.is.value_scale as f32;
+        let mut difference = vec![0.0; block.len() * width];
+        for (row, (place, &query)) in difference.chunks_mut(width.max(1)).zip(block).enumerate() {
+            let wanted = target
+                .get(query * width..(query + 1) * width)
+                .unwrap_or_default();
+            for (head, place) in place.chunks_mut(dv.max(1)).enumerate() {
+                let out = made
+                    .get(head)
+                    .and_then(|m| m.out.get(row * dv..(row + 1) * dv))
+                    .unwrap_or_default();
+                let bias = weights
+                    .bias
+                    .get(head * dv..(head + 1) * dv)
+                    .unwrap_or_default();
+                let wanted = wanted.get(head * dv..(head + 1) * dv).unwrap_or_default();
+                for (((x, o), b), t) in place.iter_mut().zip(out).zip(bias).zip(wanted) {
+                    *x = o + value_scale * b - t;
+                }
+            }
+        }
+        difference
+    }
+}
+
+/// What one head makes of a block of queries.
+#[derive(Default)]
+pub struct Head {
+    /// [block, d].
+    pub queries: Vec<f32>,
+    /// [block, r].
+    pub latent_queries: Vec<f32>,
+    /// Probabilities [block, seen].
+    pub p: Vec<f32>,
+    /// Slope of the bound of the scores, [block, seen]; empty without one.
+    pub bent: Vec<f32>,
+    /// `p c_v`, [block, r].
+    pub mixed: Vec<f32>,
+    /// [block, dv].
+    pub out: Vec<f32>,
+}
+
+/// The rows `at` of a matrix `width` wide that begins at row `first` of `data`.
+fn rows(data: &[f32], first: usize, at: &[usize], width: usize) -> Vec<f32> {
+    let mut picked = Vec::with_capacity(at.len() * width);
+    for row in at {
+        let start = (first + row) * width;
+        picked.extend_from_slice(data.get(start..start + width).unwrap_or_default());
+    }
+    picked
+}
+
+/// The columns `first..first + count` of a matrix `width` wide.
+pub fn columns(data: &[f32], width: usize, first: usize, count: usize) -> Vec<f32> {
+    let mut picked = Vec::with_capacity(data.len() / width.max(1) * count);
+    for row in data.chunks(width.max(1)) {
+        picked.extend_from_slice(row.get(first..first + count).unwrap_or_default());
+    }
+    picked
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter()
+        .zip(b)
+        .map(|(x, y)| f64::from(*x) * f64::from(*y))
+        .sum()
+}

@@ -1,23 +1,17 @@
 //! The command line: one file a subcommand, and what they share.
 
-mod attempt;
 mod calibrate;
 mod compare;
 mod completions;
 mod diff;
 mod factors;
 mod inspect;
-mod layout;
 mod man;
 mod print;
 mod rewrite;
 mod runtime;
 mod screen;
-mod search;
-mod size;
-mod summary;
 mod text;
-mod told;
 mod validate;
 
 use std::process::ExitCode;

@@ -10,9 +10,9 @@ use gqa2mla_passes::rewrite::grouped::RANK_STEP;
 use gqa2mla_passes::{RankPlan, RewriteOptions};
 use serde_json::{Value, json};
 
-use super::rewrite::bars;
-use super::screen::progress;
+use super::bars;
 use super::size::Promise;
+use crate::cli::screen::progress;
 
 /// Ranks that a search tells apart: this many between nothing and the full rank.
 const SEARCHED: usize = 48;

@@ -10,8 +10,8 @@ use gqa2mla::text::Text;
 use gqa2mla_passes::RewriteOptions;
 use serde_json::{Value, json};
 
-use super::rewrite::bars;
-use super::screen::progress;
+use super::bars;
+use crate::cli::screen::progress;
 
 /// How the widths of layers and sides go together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

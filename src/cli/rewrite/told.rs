@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
 use super::attempt::Attempt;
-use super::screen::{complain, emit, emit_json};
-use super::{Outcome, UsageError};
+use crate::cli::screen::{complain, emit, emit_json};
+use crate::cli::{Outcome, UsageError};
 
 /// Of all models that were rewritten.
 pub struct Told {

@@ -1,10 +1,15 @@
-use std::collections::BTreeMap;
+mod attempt;
+mod folder;
+mod layout;
+mod search;
+mod size;
+mod summary;
+mod told;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Context;
 use clap::{Args, ValueEnum};
-use gqa2mla::bundle::{Assembly, Bundle};
 use gqa2mla::compress::{Compressed, Compressor, Progress};
 use gqa2mla::factors::Factorization;
 use gqa2mla::layer_errors::{LayerError, layer_errors};
@@ -13,21 +18,22 @@ use gqa2mla::model::save::{DataFile, names_a_file};
 use gqa2mla::ports::subject;
 use gqa2mla::reconstruct;
 use gqa2mla::runtime::RuntimeOptions;
-use gqa2mla::serving::{self, Edit, Latent, Stack, edited};
 use gqa2mla::text::Text;
 use gqa2mla::validate::ValidateError;
 use gqa2mla::validate::scenario::Random;
 use gqa2mla_passes::lower::Target;
 use gqa2mla_passes::{LatentForm, RewriteOptions};
 
-use super::attempt::Attempt;
+use attempt::Attempt;
+use folder::ServingArg;
+use layout::{LayoutArg, better_layout};
+use search::search;
+use size::Size;
+use summary::Summary;
+use told::{ReportFile, Told};
+
 use super::factors::FactorArgs;
-use super::layout::{LayoutArg, better_layout};
 use super::screen::{Bar, progress};
-use super::search::search;
-use super::size::Size;
-use super::summary::Summary;
-use super::told::{ReportFile, Told};
 use super::validate::{Report, ValidateArgs};
 use super::{Outcome, UsageError, no_text};
 
@@ -89,29 +95,6 @@ const RANDOM_TOKENS: usize = 64;
 const MEASURED: usize = 8192;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ServingArg {
-    Auto,
-    Genai,
-    Optimum,
-    TransformersJs,
-    Triton,
-    None,
-}
-
-impl ServingArg {
-    fn stacks(self, files: &[String]) -> Vec<Stack> {
-        match self {
-            Self::Auto => Stack::guess(files),
-            Self::Genai => vec![Stack::Genai],
-            Self::Optimum => vec![Stack::Optimum],
-            Self::TransformersJs => vec![Stack::TransformersJs],
-            Self::Triton => vec![Stack::Triton],
-            Self::None => Vec::new(),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TargetArg {
     Matmul,
     Gqa,
@@ -151,67 +134,6 @@ impl Rewrite {
         let output = match attempt.accepted {
             true => attempt.compressed.publish()?,
             false => attempt.compressed.reject()?,
-        };
-        told.finish(&output, json, report)
-    }
-
-    /// Rewrites every model with a cache of a folder, and gives a folder that the same stack serves.
-    fn folder(
-        self,
-        started: Instant,
-        json: bool,
-        report: Option<ReportFile>,
-    ) -> anyhow::Result<Outcome> {
-        let bundle = Bundle::read(&self.model, self.file.as_deref(), &self.out)?;
-        let stacks = self.serving.stacks(&bundle.names());
-        let files: Vec<&str> = stacks.iter().map(|s| s.file()).collect();
-        let texts = bundle.texts(&files)?;
-        let in_folder = || self.model.display().to_string();
-        serving::check(&stacks, &texts, self.layout == LayoutArg::Uniform)
-            .with_context(in_folder)?;
-        let mut assembly = Assembly::begin(&self.out)?;
-        let mut attempts = Vec::new();
-        let mut changed: Option<(BTreeMap<String, String>, Vec<Edit>)> = None;
-        for file in &bundle.models {
-            let model = load(&bundle.root.join(file))?;
-            let data = serving::data_file(&stacks, &model);
-            let place = assembly.path(&serving::place(&stacks, &texts, file));
-            let attempt = self.attempt(&model, &place, data, self.out.parent())?;
-            let after = &attempt.compressed.staged.model.model.proto;
-            let latent = Latent::of(&model, after, self.target == TargetArg::Gqa);
-            let latent = latent.with_context(|| model.path.display().to_string())?;
-            let edited = edited(&stacks, &texts, &latent).with_context(in_folder)?;
-            if changed.as_ref().is_some_and(|known| *known != edited) {
-                let words = "the models of this folder need configurations that differ: rewrite one of them with --file";
-                return Err(anyhow::anyhow!(words).context(in_folder()));
-            }
-            changed = Some(edited);
-            attempts.push((file, attempt));
-        }
-        let (changed, edits) = changed.unwrap_or_default();
-        for file in &bundle.others {
-            match changed.get(file.to_string_lossy().as_ref()) {
-                Some(text) => assembly.write(file, text)?,
-                None => assembly.copy(&bundle.root, file)?,
-            }
-        }
-        for (file, text) in changed
-            .iter()
-            .filter(|(file, _)| !texts.contains_key(*file))
-        {
-            assembly.write(Path::new(file), text)?;
-        }
-        let mut told = Told::new(&self.model, started);
-        let copied =
-            bundle.others.len() - changed.keys().filter(|c| texts.contains_key(*c)).count();
-        told.folder(&bundle, &stacks, edits, copied);
-        for (file, attempt) in attempts {
-            told.add(file, &attempt, self.report.is_some());
-            attempt.compressed.publish()?;
-        }
-        let output = match told.accepted {
-            true => assembly.publish()?,
-            false => assembly.reject()?,
         };
         told.finish(&output, json, report)
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::layout::Layouts;
 use super::search::Searched;
 use super::summary::Summary;
-use super::validate::{Report, quality_text};
+use crate::cli::validate::{Report, quality_text};
 
 /// One model rewritten, with all that is known of it, before it has its name.
 pub struct Attempt {

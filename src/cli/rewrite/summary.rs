@@ -5,7 +5,7 @@ use gqa2mla_passes::Rewritten;
 use gqa2mla_passes::changes::RewrittenSite;
 use serde_json::{Value, json};
 
-use super::inspect::{bytes, rejects_json};
+use crate::cli::inspect::{bytes, rejects_json};
 
 /// What a rewrite did.
 pub struct Summary {

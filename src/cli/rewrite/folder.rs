@@ -1,0 +1,103 @@
+//! A folder rewritten to a folder that the same stack serves.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use gqa2mla::bundle::{Assembly, Bundle};
+use gqa2mla::model::load::load;
+use gqa2mla::serving::{self, Edit, Latent, Stack, edited};
+
+use super::layout::LayoutArg;
+use super::told::{ReportFile, Told};
+use super::{Rewrite, TargetArg};
+use crate::cli::Outcome;
+
+/// The stack that a folder is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ServingArg {
+    Auto,
+    Genai,
+    Optimum,
+    TransformersJs,
+    Triton,
+    None,
+}
+
+impl ServingArg {
+    fn stacks(self, files: &[String]) -> Vec<Stack> {
+        match self {
+            Self::Auto => Stack::guess(files),
+            Self::Genai => vec![Stack::Genai],
+            Self::Optimum => vec![Stack::Optimum],
+            Self::TransformersJs => vec![Stack::TransformersJs],
+            Self::Triton => vec![Stack::Triton],
+            Self::None => Vec::new(),
+        }
+    }
+}
+
+impl Rewrite {
+    /// Rewrites every model with a cache of a folder, and gives a folder that the same stack serves.
+    pub fn folder(
+        self,
+        started: Instant,
+        json: bool,
+        report: Option<ReportFile>,
+    ) -> anyhow::Result<Outcome> {
+        let bundle = Bundle::read(&self.model, self.file.as_deref(), &self.out)?;
+        let stacks = self.serving.stacks(&bundle.names());
+        let files: Vec<&str> = stacks.iter().map(|s| s.file()).collect();
+        let texts = bundle.texts(&files)?;
+        let in_folder = || self.model.display().to_string();
+        serving::check(&stacks, &texts, self.layout == LayoutArg::Uniform)
+            .with_context(in_folder)?;
+        let mut assembly = Assembly::begin(&self.out)?;
+        let mut attempts = Vec::new();
+        let mut changed: Option<(BTreeMap<String, String>, Vec<Edit>)> = None;
+        for file in &bundle.models {
+            let model = load(&bundle.root.join(file))?;
+            let data = serving::data_file(&stacks, &model);
+            let place = assembly.path(&serving::place(&stacks, &texts, file));
+            let attempt = self.attempt(&model, &place, data, self.out.parent())?;
+            let after = &attempt.compressed.staged.model.model.proto;
+            let latent = Latent::of(&model, after, self.target == TargetArg::Gqa);
+            let latent = latent.with_context(|| model.path.display().to_string())?;
+            let edited = edited(&stacks, &texts, &latent).with_context(in_folder)?;
+            if changed.as_ref().is_some_and(|known| *known != edited) {
+                let words = "the models of this folder need configurations that differ: rewrite one of them with --file";
+                return Err(anyhow::anyhow!(words).context(in_folder()));
+            }
+            changed = Some(edited);
+            attempts.push((file, attempt));
+        }
+        let (changed, edits) = changed.unwrap_or_default();
+        for file in &bundle.others {
+            match changed.get(file.to_string_lossy().as_ref()) {
+                Some(text) => assembly.write(file, text)?,
+                None => assembly.copy(&bundle.root, file)?,
+            }
+        }
+        for (file, text) in changed
+            .iter()
+            .filter(|(file, _)| !texts.contains_key(*file))
+        {
+            assembly.write(Path::new(file), text)?;
+        }
+        let mut told = Told::new(&self.model, started);
+        let copied =
+            bundle.others.len() - changed.keys().filter(|c| texts.contains_key(*c)).count();
+        told.folder(&bundle, &stacks, edits, copied);
+        for (file, attempt) in attempts {
+            told.add(file, &attempt, self.report.is_some());
+            attempt.compressed.publish()?;
+        }
+        let output = match told.accepted {
+            true => assembly.publish()?,
+            false => assembly.reject()?,
+        };
+        told.finish(&output, json, report)
+    }
+}

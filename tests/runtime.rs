@@ -9,6 +9,11 @@
     clippy::indexing_slicing
 )]
 
+#[path = "runtime/interface.rs"]
+mod interface;
+#[path = "runtime/library.rs"]
+mod library;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -113,109 +118,6 @@ fn first_run(past: usize) -> Vec<(String, Tensor)> {
         ));
     }
     inputs
-}
-
-#[test]
-fn a_named_library_that_is_missing_is_an_error_that_names_it() {
-    let error = locate(
-        Some(Path::new("/no/such/libonnxruntime.so")),
-        &Surroundings::default(),
-    )
-    .unwrap_err();
-    assert!(
-        error.to_string().contains("/no/such/libonnxruntime.so"),
-        "{error}"
-    );
-
-    let around = Surroundings {
-        dylib_path: Some("/no/such/place".into()),
-        ..Surroundings::default()
-    };
-    let error = locate(None, &around).unwrap_err().to_string();
-    assert!(
-        error.contains("/no/such/place") && error.contains("ORT_DYLIB_PATH"),
-        "{error}"
-    );
-}
-
-#[test]
-fn a_folder_without_a_library_is_an_error() {
-    let folder = tempfile::tempdir().unwrap();
-    let error = locate(Some(folder.path()), &Surroundings::default()).unwrap_err();
-    assert!(
-        error.to_string().contains("holds no ONNX Runtime"),
-        "{error}"
-    );
-}
-
-#[test]
-fn a_library_that_is_not_onnx_runtime_is_an_error_and_no_panic() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("libonnxruntime.so");
-    fs::write(&file, "not a library").unwrap();
-    let options = RuntimeOptions {
-        onnxruntime: Some(file.clone()),
-        ..RuntimeOptions::default()
-    };
-    let error = open(&fixture("optimum-llama"), &options).err().unwrap();
-    // Another test may have loaded the real one before, which this one then cannot replace.
-    assert!(
-        matches!(
-            error,
-            RuntimeError::BadLibrary { .. } | RuntimeError::AlreadyLoaded { .. }
-        ),
-        "{error}"
-    );
-    assert!(error.to_string().contains("libonnxruntime.so"), "{error}");
-}
-
-#[test]
-fn the_library_is_found_in_a_python_environment_and_the_newest_wins() {
-    let folder = tempfile::tempdir().unwrap();
-    let capi = folder
-        .path()
-        .join(".venv/lib/python3.11/site-packages/onnxruntime/capi");
-    fs::create_dir_all(&capi).unwrap();
-    for name in [
-        "libonnxruntime.so.1.9.0",
-        "libonnxruntime.so.1.32.0",
-        "libonnxruntime_providers_shared.so",
-    ] {
-        fs::write(capi.join(name), "").unwrap();
-    }
-    let around = Surroundings {
-        folder: folder.path().to_path_buf(),
-        ..Surroundings::default()
-    };
-    let located = locate(None, &around).unwrap();
-    assert!(
-        located.path.ends_with("libonnxruntime.so.1.32.0"),
-        "{located:?}"
-    );
-    assert!(!located.by_loader);
-}
-
-#[test]
-fn with_no_python_the_loader_is_asked_and_the_places_are_remembered() {
-    let folder = tempfile::tempdir().unwrap();
-    let around = Surroundings {
-        folder: folder.path().to_path_buf(),
-        ..Surroundings::default()
-    };
-    let located = locate(None, &around).unwrap();
-    assert!(
-        located.by_loader && located.looked_in.contains(".venv"),
-        "{located:?}"
-    );
-    let error = RuntimeError::NotFound {
-        looked_in: located.looked_in,
-    };
-    assert!(
-        error
-            .to_string()
-            .contains("pip install onnxruntime==1.32.0"),
-        "{error}"
-    );
 }
 
 #[test]
@@ -387,85 +289,4 @@ fn cuda_without_a_device_is_an_error_and_no_pass_on_the_processor() {
         open(&fixture("optimum-llama"), &options),
         Err(RuntimeError::Provider { .. })
     ));
-}
-
-#[test]
-fn caches_are_paired_by_name_in_any_order_and_spelling() {
-    for (past, present) in [
-        ("past_key_values.{}.{}", "present.{}.{}"),
-        ("past_{}_{}", "present_{}_{}"),
-        ("cache.{}.decoder.{}", "new_cache.{}.decoder.{}"),
-    ] {
-        let spell = |pattern: &str, layer: &str, part: &str| {
-            pattern.replacen("{}", layer, 1).replacen("{}", part, 1)
-        };
-        let mut inputs = vec![port("tokens", INT64, &["b", "s"])];
-        let mut outputs = vec![port("logits", FLOAT, &["b", "s", "9"])];
-        for part in ["key", "value"] {
-            for layer in ["0", "1", "10"] {
-                inputs.push(port(
-                    &spell(past, layer, part),
-                    FLOAT,
-                    &["b", "1", "p", "w"],
-                ));
-                outputs.insert(
-                    0,
-                    port(
-                        &spell(present, layer, part),
-                        FLOAT,
-                        &["b", "1", "p + s", "w"],
-                    ),
-                );
-            }
-        }
-        let interface = Interface::of(&inputs, &outputs).unwrap();
-        assert_eq!(interface.caches.len(), 6);
-        for cache in &interface.caches {
-            let tail = cache
-                .past
-                .split_once("alues")
-                .map_or(cache.past.as_str(), |(_, tail)| tail);
-            let digits = |text: &str| {
-                text.chars()
-                    .filter(char::is_ascii_digit)
-                    .collect::<String>()
-            };
-            assert_eq!(digits(tail), digits(&cache.present), "{cache:?}");
-            assert_eq!(
-                tail.contains("key"),
-                cache.present.contains("key"),
-                "{cache:?}"
-            );
-            assert_eq!((cache.length_axis, cache.open_axes()), (2, vec![3]));
-        }
-    }
-}
-
-#[test]
-fn a_latent_cache_of_rank_3_grows_along_its_second_axis() {
-    let inputs = [
-        port("input_ids", INT64, &["b", "s"]),
-        port("past.0", FLOAT, &["b", "p", "24"]),
-    ];
-    let outputs = [
-        port("present.0", FLOAT, &["b", "p + s", "24"]),
-        port("scores", FLOAT, &["b", "s", "9"]),
-    ];
-    let interface = Interface::of(&inputs, &outputs).unwrap();
-    assert_eq!(
-        (interface.logits.as_str(), interface.caches[0].length_axis),
-        ("scores", 1)
-    );
-    assert_eq!(interface.inputs[1].role, Role::Past(0));
-}
-
-#[test]
-fn an_input_that_fits_no_role_is_named() {
-    let (mut inputs, outputs) = llama();
-    inputs.push(port("total_sequence_length", INT64, &[]));
-    let error = Interface::of(&inputs, &outputs).unwrap_err();
-    assert!(
-        matches!(&error, ValidateError::Input { name, .. } if name == "total_sequence_length"),
-        "{error}"
-    );
 }

@@ -1,0 +1,176 @@
+//! What factors lose at a size, and sizes that are found by what is lost.
+
+use super::*;
+
+/// On the fixtures, whose weights are random, data says what to keep and weights do not.
+#[test]
+fn statistics_lose_less_than_weights_and_reconstruction_less_again() {
+    let place = folder();
+    for name in ["optimum-llama", "dynamo18-qwen3", "genai-llama"] {
+        let statistics = statistics(name, place.path()).display().to_string();
+        let out = place.path().join("model.onnx");
+        let lost = |more: &[&str]| {
+            half(name, &out, more);
+            kl_on_text(name, &out)
+        };
+        let weights = lost(&["--factors", "weights"]);
+        let calibrated = lost(&["--calibration", &statistics]);
+        let ids = ids().display().to_string();
+        let text = ["--token-ids", &ids, "--text-length", LENGTH];
+        let mut more = vec!["--calibration", &statistics, "--reconstruct", "150"];
+        more.extend(text);
+        let reconstructed = lost(&more);
+        assert!(
+            calibrated < weights,
+            "{name}: {calibrated} from statistics, {weights} from weights"
+        );
+        assert!(
+            reconstructed < calibrated,
+            "{name}: {reconstructed} reconstructed, {calibrated} before"
+        );
+    }
+}
+
+#[test]
+fn a_search_keeps_its_promise_on_the_held_out_text() {
+    let place = folder();
+    let (name, ids) = ("optimum-llama", ids().display().to_string());
+    for (option, limit, key) in [
+        ("--max-kl", "0.02", "loss"),
+        ("--max-perplexity-increase", "1%", "loss"),
+    ] {
+        let out = place.path().join("model.onnx");
+        let ran = with(&[
+            &"rewrite",
+            &fixture(name),
+            &"-o",
+            &out,
+            &option,
+            &limit,
+            &"--token-ids",
+            &ids,
+            &"--text-length",
+            &LENGTH,
+            &"--reconstruct",
+            &"0",
+            &"--json",
+        ]);
+        assert_eq!(ran.code, 0, "{option}: {ran:?}");
+        let told = ran.json();
+        let search = &told["search"];
+        let (limit, rank) = (search["limit"].as_f64().unwrap(), &search["rank"]);
+        let curve = search["curve"].as_array().unwrap();
+        let kept = curve.iter().find(|p| p["rank"] == *rank).unwrap();
+        assert!(kept[key].as_f64().unwrap() <= limit, "{option}: {search:#}");
+        // The next smaller rank that was tried breaks the promise: the search went as far as it could.
+        let smaller = curve
+            .iter()
+            .filter(|p| p["rank"].as_u64() < rank.as_u64())
+            .all(|p| p[key].as_f64().unwrap() > limit);
+        assert!(smaller, "{option}: {search:#}");
+        assert_eq!(told["rewrite"]["rank_max"], *rank);
+    }
+}
+
+#[test]
+fn a_free_layout_spends_the_same_budget_and_loses_no_more_than_one_width_for_all() {
+    let place = folder();
+    let ids = ids().display().to_string();
+    let name = "optimum-llama";
+    let data = ["--token-ids", &ids, "--text-length", LENGTH];
+    let data = [&data[..], &["--reconstruct", "0"]].concat();
+    let free = place.path().join("free.onnx");
+    let told = half(name, &free, &[&data[..], &["--layout", "free"]].concat());
+    let layouts = &told["layouts"];
+    let (lost, uniform) = (&layouts["free_kl"], &layouts["uniform_kl"]);
+    assert_eq!(
+        layouts["kept"] == "free",
+        lost.as_f64() < uniform.as_f64(),
+        "{layouts:#}"
+    );
+    // On this model the layers do differ, so that there is something to gain.
+    assert_eq!(layouts["kept"], "free", "{layouts:#}");
+    let rewrite = &told["rewrite"];
+    assert_eq!(
+        rewrite["cache_bytes_per_token_after"].as_u64(),
+        rewrite["cache_bytes_per_token_before"]
+            .as_u64()
+            .map(|b| b / 2)
+    );
+    assert_ne!(rewrite["rank_min"], rewrite["rank_max"]);
+    // What is written is what was measured: its caches have the widths that were allotted.
+    let report = with(&[
+        &"validate",
+        &fixture(name),
+        &free,
+        &"--token-ids",
+        &ids,
+        &"--json",
+    ]);
+    let report = report.json();
+    assert_eq!(
+        report["quality"]["rewritten_cache_bytes"].as_f64(),
+        rewrite["cache_bytes_per_token_after"].as_f64()
+    );
+    // The model says what was expected of it, beside what is measured.
+    let noted = report["made_by"]["layers"][0].as_object().unwrap();
+    assert_eq!(noted.len(), 5, "{noted:?}");
+    for (key, value) in noted {
+        assert_eq!(&rewrite["layers"][0][key], value, "{key}");
+    }
+}
+
+#[test]
+fn factors_from_weights_alone_look_at_contexts_of_the_length_that_is_served() {
+    let place = folder();
+    let out = place.path().join("model.onnx");
+    let lost = |context: &str| {
+        let told = half(
+            "optimum-llama",
+            &out,
+            &["--factors", "weights", "--context", context],
+        );
+        told["rewrite"]["predicted_key_loss"].as_f64().unwrap()
+    };
+    // At one position nothing is turned; the longer the context, the more directions keys take, and the more is lost.
+    let (one, few, many) = (lost("1"), lost("8"), lost("4096"));
+    assert!(one < few && few < many, "{one} {few} {many}");
+    assert_eq!(lost("4096"), many);
+}
+
+#[test]
+fn at_full_rank_every_factorization_is_exact_in_both_forms() {
+    let place = folder();
+    for name in [
+        "optimum-qwen2",
+        "dynamo18-llama-fp16",
+        "genai-phi3",
+        "dynamo18-dv",
+    ] {
+        let statistics = statistics(name, place.path());
+        let told = with(&[&"inspect", &fixture(name), &"--json"]).json();
+        let full = told["sites"][0]["full_rank"].to_string();
+        for factors in ["weights", "plain", "weighted", "calibrated"] {
+            for form in ["absorbed", "expanded"] {
+                let out = place.path().join("model.onnx");
+                let mut arguments: Vec<PathBuf> = vec!["rewrite".into(), fixture(name)];
+                arguments.extend(["-o".into(), out, "--rank".into(), full.clone().into()]);
+                arguments.extend(["--factors".into(), factors.into()]);
+                arguments.extend(["--form".into(), form.into(), "--json".into()]);
+                if factors != "weights" {
+                    arguments.extend(["--calibration".into(), statistics.clone()]);
+                }
+                let ran = run(arguments);
+                assert_eq!(ran.code, 0, "{name}, {factors}, {form}: {ran:?}");
+                let told = ran.json();
+                assert_eq!(
+                    told["rewrite"]["exact"],
+                    json!(true),
+                    "{name}, {factors}, {form}"
+                );
+                let passed = &told["validation"]["passed"];
+                assert_eq!(*passed, json!(true), "{name}, {factors}, {form}: {told:#}");
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Optimum and transformers.js, which both go by `config.json`.
+
+use super::*;
+
+#[test]
+fn optimum_generates_the_same_whatever_the_model_type() {
+    let place = folder();
+    let names = [
+        "optimum-llama",
+        "optimum14-llama",
+        "optimum-mistral",
+        "optimum-qwen2",
+        "optimum-qwen3",
+        "optimum-qwen3_moe",
+        "optimum-granite",
+        "optimum-phi3",
+        "optimum-gemma2",
+        "optimum-gemma3",
+        "optimum-gpt_neox",
+    ];
+    for name in names {
+        let (original, out) = (fixture(name), place.path().join(name));
+        let report = rewritten(&original, &out, &[]);
+        assert_eq!(report["folder"]["serving"], json!(["optimum"]), "{name}");
+        // Optimum itself cannot feed some of the originals, whose heads are not as wide as it computes: what is expected
+        // comes from ONNX Runtime alone.
+        let single = in_onnx_runtime(&original.join("model.onnx"), "6", &["5,7,28,44,31"]);
+        let pair = in_onnx_runtime(
+            &original.join("model.onnx"),
+            "6",
+            &["5,7,28,44,31", "9,12,17"],
+        );
+        for (binding, found) in in_optimum(&out, "6", SMALL_PADDED)
+            .as_array()
+            .unwrap()
+            .iter()
+            .enumerate()
+        {
+            let new = |batch: usize| -> Value {
+                let rows = found[batch]["tokens"].as_array().unwrap();
+                rows.iter()
+                    .map(|row| json!(row.as_array().unwrap()[5..]))
+                    .collect()
+            };
+            assert_eq!(
+                (new(0), new(1)),
+                (single.clone(), pair.clone()),
+                "{name}, binding {binding}"
+            );
+        }
+    }
+}
+
+/// The files of a fixture as model hubs lay them out.
+fn hub_folder(name: &str, place: &Path, model: &str) -> PathBuf {
+    let hub = place.join(format!("hub-{name}"));
+    fs::create_dir_all(hub.join("onnx")).unwrap();
+    fs::copy(
+        fixture(name).join("model.onnx"),
+        hub.join("onnx").join(model),
+    )
+    .unwrap();
+    let config = fixture("optimum-llama").join("config.json");
+    fs::copy(config, hub.join("config.json")).unwrap();
+    hub
+}
+
+#[test]
+fn transformers_js_generates_the_same_from_single_and_merged_decoders() {
+    let place = folder();
+    for (name, model) in [
+        ("optimum-llama", "model"),
+        ("merged-llama", "decoder_model_merged"),
+    ] {
+        let hub = hub_folder(name, place.path(), &format!("{model}.onnx"));
+        let out = place.path().join(format!("out-{name}"));
+        let report = rewritten(&hub, &out, &[]);
+        assert_eq!(report["folder"]["serving"], json!(["transformers-js"]));
+        assert_eq!(
+            edited(&report)[0],
+            "num_key_value_heads 2 -> 1",
+            "versions before 4.2 read it"
+        );
+        // It fetches what it knows of by name: one file stays one file.
+        let files: Vec<_> = fs::read_dir(out.join("onnx"))
+            .unwrap()
+            .map(|f| f.unwrap().file_name())
+            .collect();
+        assert_eq!(files, [format!("{model}.onnx").as_str()]);
+        assert_eq!(
+            in_transformers_js(&out, "8", SMALL_PADDED, model),
+            in_transformers_js(&hub, "8", SMALL_PADDED, model),
+            "{name}"
+        );
+        let half = place.path().join(format!("half-{name}"));
+        rewritten(&hub, &half, &["--rank", "16", "--factors", "weights"]);
+        let bytes =
+            |folder: &Path| cache_bytes(&in_transformers_js(folder, "8", SMALL_PADDED, model));
+        let halves: Vec<f64> = bytes(&hub).iter().map(|b| b / 2.0).collect();
+        assert_eq!(bytes(&half), halves);
+    }
+}
+
+#[test]
+fn a_trained_model_writes_the_same_in_optimum_and_in_transformers_js() {
+    let Some(original) = real_model("optimum-opset14") else {
+        return;
+    };
+    let place = tempfile::tempdir_in(original.parent().unwrap()).unwrap();
+    let out = place.path().join("out");
+    rewritten(&original, &out, &[]);
+    assert_eq!(
+        in_optimum(&out, "32", REAL_PADDED),
+        in_optimum(&original, "32", REAL_PADDED)
+    );
+    // Laid out as on a hub, where the library looks for models.
+    let hub = place.path().join("hub");
+    fs::create_dir_all(hub.join("onnx")).unwrap();
+    for name in ["model.onnx", "model.onnx.data"] {
+        fs::copy(original.join(name), hub.join("onnx").join(name)).unwrap();
+    }
+    fs::copy(original.join("config.json"), hub.join("config.json")).unwrap();
+    let served = place.path().join("served");
+    rewritten(&hub, &served, &[]);
+    let (before, after) = (
+        in_transformers_js(&hub, "32", REAL_PADDED, ""),
+        in_transformers_js(&served, "32", REAL_PADDED, ""),
+    );
+    assert_eq!(before, after);
+    let half = ["--cache-ratio", "0.5", "--factors", "weights"];
+    rewritten(&original, &out, &half);
+    assert_eq!(
+        cache_bytes(&in_optimum(&out, "4", REAL_PADDED)),
+        [23_040.0; 4]
+    );
+    rewritten(&hub, &served, &half);
+    assert_eq!(
+        cache_bytes(&in_transformers_js(&served, "4", REAL_PADDED, "")),
+        [23_040.0; 2]
+    );
+}

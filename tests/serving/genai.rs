@@ -1,0 +1,78 @@
+//! onnxruntime-genai.
+
+use super::*;
+
+#[test]
+fn genai_generates_the_same_from_every_export_of_its_builder() {
+    let place = folder();
+    let names = [
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "phi3",
+        "gemma2",
+        "gptoss",
+        "llama-int4",
+    ];
+    for name in names {
+        let original = fixture(&format!("genai-{name}"));
+        let before = in_genai(&original, "12", SMALL);
+        for target in ["matmul", "gqa"] {
+            let out = place.path().join(format!("{name}-{target}"));
+            let report = rewritten(&original, &out, &["--target", target]);
+            assert_eq!(report["folder"]["serving"], json!(["genai"]));
+            // Past and present share a buffer only where the operator that writes into it is still there.
+            let shared = edited(&report)
+                .iter()
+                .all(|e| !e.starts_with("search.past_present"));
+            assert_eq!(shared, target == "gqa", "{name}: {report:#}");
+            assert_eq!(in_genai(&out, "12", SMALL), before, "{name}, {target}");
+        }
+    }
+}
+
+#[test]
+fn a_configuration_as_it_was_would_not_do_in_genai() {
+    let place = folder();
+    let out = place.path().join("out");
+    let original = fixture("genai-llama");
+    rewritten(&original, &out, &["--serving", "none"]);
+    let same = fs::read(out.join("genai_config.json")).unwrap();
+    assert_eq!(same, fs::read(original.join("genai_config.json")).unwrap());
+    let ran = asked(
+        &serving_python(),
+        "tests/python/genai.py",
+        &[&out, &"4", &SMALL],
+    );
+    assert!(!ran.status.success(), "the edits change nothing");
+}
+
+#[test]
+fn a_trained_model_writes_the_same_in_genai_and_its_half_takes_half() {
+    let Some(original) = real_model("genai-builder-fp32") else {
+        return;
+    };
+    let place = tempfile::tempdir_in(original.parent().unwrap()).unwrap();
+    let before = in_genai(&original, "64", REAL);
+    assert_eq!(before[0]["tokens"][0].as_array().unwrap().len(), 5 + 64);
+    for target in ["matmul", "gqa"] {
+        let out = place.path().join(target);
+        rewritten(&original, &out, &["--target", target]);
+        assert_eq!(in_genai(&out, "64", REAL), before, "{target}");
+        let half = [
+            "--cache-ratio",
+            "0.5",
+            "--factors",
+            "weights",
+            "--target",
+            target,
+        ];
+        rewritten(&original, &out, &half);
+        assert_eq!(
+            cache_bytes(&in_genai(&out, "4", REAL)),
+            [23_040.0, 23_040.0],
+            "{target}"
+        );
+    }
+}

@@ -177,10 +177,9 @@ fn at_full_rank_nothing_is_lost_in_tract() {
 }
 
 /// Recognised fixtures that cannot take the expanded form, and what the refusal says.
-const NOT_EXPANDED: [(&str, &str); 3] = [
+const NOT_EXPANDED: [(&str, &str); 2] = [
     ("dynamo18-deepseek-v3", "not one set of rows"),
     ("dynamo18-llama-nocache", "it has no cache"),
-    ("merged-llama", "it stands in a branch"),
 ];
 
 #[test]

@@ -161,7 +161,7 @@ impl<'u> Changes<'u> {
                     layer: site.layer,
                     cause,
                 })?;
-                let projections = projections(layer, rotated.as_ref(), options.form);
+                let projections = projections(layer, placed, rotated.as_ref(), options.form);
                 let (weights, tensors) = match &factors {
                     Made::Latent(factors) => weights(&prefix, site, factors, layout, &projections)?,
                     Made::Decoupled(made) => {
@@ -228,10 +228,17 @@ impl<'u> Changes<'u> {
 }
 
 /// What the latents of the expanded form are folded with: the projections of keys before rotation and of values, where
-/// they are plainly there.
-fn projections(layer: &Layer, rotated: Option<&Rotated>, form: LatentForm) -> Projections {
+/// they are plainly there. Branches that share factors have an input each, so that nothing is folded in them.
+fn projections(
+    layer: &Layer,
+    placed: &Placed,
+    rotated: Option<&Rotated>,
+    form: LatentForm,
+) -> Projections {
     let rows = match rotated {
-        _ if form != LatentForm::Expanded => return Projections::default(),
+        _ if form != LatentForm::Expanded || placed.scope != Scope::default() => {
+            return Projections::default();
+        }
         Some(Rotated::By(rotation)) => &rotation.input,
         _ => &layer.site.key.new,
     };
@@ -261,7 +268,7 @@ fn expansion(
     if options.target == Target::Gqa {
         return Err(refuse("the target gqa caches what its operator reads"));
     }
-    if placed.scope != Scope::default() {
+    if placed.scope != Scope::default() && options.form == LatentForm::Decoupled {
         return Err(refuse("it stands in a branch"));
     }
     if !layer.site.is_cached() {

@@ -124,6 +124,14 @@ impl<'a> Graph<'a> {
         own.or_else(|| self.around(value)?.input(value))
     }
 
+    /// Names of the inputs of this graph and of those around it.
+    pub fn reachable_inputs(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let graphs = std::iter::successors(Some((self.proto, self.outer)), |(_, outer)| {
+            outer.map(|graph| (graph.proto, graph.outer))
+        });
+        graphs.flat_map(|(proto, _)| proto.input.iter().map(ValueInfoProto::name))
+    }
+
     /// The graph around this one, where `value` is not made here.
     fn around(&self, value: &str) -> Option<&'a Graph<'a>> {
         self.outer.filter(|_| !self.producers.contains_key(value))

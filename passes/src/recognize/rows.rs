@@ -4,7 +4,7 @@ use ndarray::{Array1, Array2};
 
 use super::projection::{matrix, numbers};
 use crate::facts::Facts;
-use crate::graph::{Graph, attribute, is_op};
+use crate::graph::{Graph, attribute, is_alias, is_op};
 use crate::model::Model;
 
 /// x W + b, where x [B, T, E] is a value of the graph.
@@ -48,7 +48,7 @@ pub fn projected(
                 first
             }
             "Reshape" if !split && flat(first) => first,
-            "Identity" => first,
+            _ if is_alias(node) => first,
             "Add" if !split && flat(value) && bias.is_none() => {
                 let second = node.input.get(1)?;
                 let stored = |v: &String| graph.initializer(graph.resolve(v));

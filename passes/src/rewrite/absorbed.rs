@@ -13,7 +13,7 @@ use super::weights::Weights;
 use crate::factor::Ranks;
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
-use crate::graph::{Graph, NodeId, is_alias};
+use crate::graph::{Graph, NodeId};
 use crate::onnx::NodeProto;
 use crate::recognize::shape_reader::{Element, ShapeReader};
 use crate::recognize::site::{Cache, Side, Site};
@@ -86,26 +86,16 @@ impl Builder<'_> {
 
     /// Puts the latent rows where the cache was made, under the name of the present.
     fn cached(&mut self, side: &Side, cache: &Cache, letter: char, new: &str) {
-        let Some(old) = self.graph.node(cache.append) else {
-            return;
-        };
-        let nodes = match (&cache.past, old.input.first()) {
-            (Some(past), _) => {
+        let nodes = match &cache.past {
+            Some(past) => {
+                let old = self.graph.node(cache.append).map_or("", NodeProto::name);
                 let mut nodes = self.down(side, letter, &side.new, new);
-                nodes.push(
-                    node("Concat", old.name(), &[past, new], &[&cache.present]).with_int("axis", 2),
-                );
+                nodes
+                    .push(node("Concat", old, &[past, new], &[&cache.present]).with_int("axis", 2));
                 nodes
             }
-            (None, Some(rows)) if is_alias(old) => self.down(side, letter, rows, &cache.present),
-            // The node that made the rows as an output goes on making them, under another name.
-            (None, _) => {
-                let rows = self.name(&format!("{letter}_BGTd"));
-                let mut maker = old.clone();
-                for output in maker.output.iter_mut().filter(|o| **o == cache.present) {
-                    output.clone_from(&rows);
-                }
-                let mut nodes = vec![maker];
+            None => {
+                let (mut nodes, rows) = self.first_rows(cache, letter);
                 nodes.extend(self.down(side, letter, &rows, &cache.present));
                 nodes
             }

@@ -4,7 +4,7 @@ use super::weights::Weights;
 use crate::factor::Ranks;
 use crate::graph::build::{Dim, int64_vector, node, vector_name};
 use crate::graph::patch::Patch;
-use crate::graph::{Graph, NodeId};
+use crate::graph::{Graph, NodeId, is_alias};
 use crate::onnx::NodeProto;
 use crate::recognize::site::{Cache, Side, Site};
 
@@ -115,6 +115,23 @@ impl Builder<'_> {
             ),
             self.unary("MatMul", &part("BTr"), &[&self.name(&part("BTx")), down]),
         ]
+    }
+
+    /// Rows of a cache that nothing was in before, under a name that is not the present's, with the nodes that make them:
+    /// the node that made them as an output goes on making them, or it only renamed what is there.
+    pub fn first_rows(&self, cache: &Cache, letter: char) -> (Vec<NodeProto>, String) {
+        let maker = self.graph.node(cache.append);
+        if let Some(rows) = maker.filter(|n| is_alias(n)).and_then(|n| n.input.first()) {
+            return (Vec::new(), rows.clone());
+        }
+        let rows = self.name(&format!("{letter}_BGTd"));
+        let mut nodes: Vec<NodeProto> = maker.into_iter().cloned().collect();
+        for output in nodes.iter_mut().flat_map(|n| &mut n.output) {
+            if *output == cache.present {
+                output.clone_from(&rows);
+            }
+        }
+        (nodes, rows)
     }
 
     /// Gives past and present of `cache` the shape [B, 1, length, rank].

@@ -42,9 +42,12 @@ pub fn expanded(
         Rotated::No => None,
         Rotated::Unknown(_) => return None,
     };
-    let rows = rotation.map_or(&site.key.new, |r| &r.input);
     let packed = rotation.is_some_and(|r| r.packed);
-    let mut nodes = builder.append(&site.key, keys, 'k', rows, packed);
+    let (mut nodes, rows) = match rotation {
+        Some(rotation) => (Vec::new(), rotation.input.clone()),
+        None => builder.new_rows(&site.key, keys, 'k'),
+    };
+    nodes.extend(builder.append(&site.key, keys, 'k', &rows, packed));
     let (more, mut whole_keys) = builder.rebuilt(keys, 'k', packed);
     nodes.extend(more);
     if let Some(rotation) = rotation {
@@ -54,7 +57,8 @@ pub fn expanded(
         whole_keys = rotated;
     }
     builder.place(keys.append, nodes);
-    let mut nodes = builder.append(&site.value, values, 'v', &site.value.new, false);
+    let (mut nodes, rows) = builder.new_rows(&site.value, values, 'v');
+    nodes.extend(builder.append(&site.value, values, 'v', &rows, false));
     let (more, whole_values) = builder.rebuilt(values, 'v', false);
     nodes.extend(more);
     builder.place(values.append, nodes);
@@ -91,13 +95,21 @@ fn mask<'g>(graph: &Graph<'g>, facts: &Facts, keys: &Cache) -> Option<&'g str> {
         name.contains("attention_mask") && own && ranks == Some(2)
     };
     let inputs = || {
-        let names = graph.proto().input.iter().map(|v| v.name());
+        let names = graph.reachable_inputs();
         names.filter(|n| graph.input(n).is_some())
     };
     inputs().find(named).or_else(|| inputs().find(fits))
 }
 
 impl Builder<'_> {
+    /// The rows of this step, with the nodes that make them where it is the first.
+    fn new_rows(&self, side: &Side, cache: &Cache, letter: char) -> (Vec<NodeProto>, String) {
+        match cache.past {
+            Some(_) => (Vec::new(), side.new.clone()),
+            None => self.first_rows(cache, letter),
+        }
+    }
+
     /// Latent rows of this step, appended to the cache.
     fn append(
         &mut self,

@@ -6,7 +6,7 @@ use tract_data::prelude::TDim;
 
 use super::{MOST, Rows, length_of, rows_in};
 use crate::facts::Facts;
-use crate::graph::{Graph, NodeId, attribute, int_attribute, is_op};
+use crate::graph::{Graph, NodeId, attribute, int_attribute, is_alias, is_op};
 use crate::onnx::NodeProto;
 
 /// The nodes that `value` is made by, as far as the rotation can reach.
@@ -214,9 +214,8 @@ pub fn works_by_position(facts: &Facts, node: &NodeProto, length: &TDim) -> bool
         return false;
     }
     match node.op_type() {
-        "Add" | "Sub" | "Mul" | "Div" | "Neg" | "Cast" | "Identity" | "Unsqueeze" | "Squeeze" => {
-            true
-        }
+        _ if is_alias(node) => true,
+        "Add" | "Sub" | "Mul" | "Div" | "Neg" | "Cast" | "Unsqueeze" | "Squeeze" => true,
         // Along the last axes only: the first three are batch, heads and positions.
         "Concat" | "Split" => {
             let axis = int_attribute(node, "axis", 0);

@@ -252,15 +252,17 @@ fn the_target_gqa_keeps_the_operator_as_its_snapshots_say() {
     }
 }
 
-/// Rotations of every kind: half-split, interleaved on half of each head, the operators, none; and a first step that fills
-/// a cache in one branch, with later ones in the other.
-const REBUILT: [&str; 6] = [
+/// Rotations of every kind: half-split, interleaved on half of each head, the operators, none, one head for all beside
+/// channels that are not rotated; a first step that fills a cache in one branch, with later ones in the other; no cache.
+const REBUILT: [&str; 8] = [
     "optimum-llama",
     "dynamo18-glm",
     "dynamo23-llama",
     "genai-phi3",
     "optimum-gemma3",
     "merged-llama",
+    "dynamo18-deepseek-v3",
+    "dynamo18-llama-nocache",
 ];
 
 #[test]

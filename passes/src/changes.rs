@@ -235,19 +235,20 @@ fn projections(
     rotated: Option<&Rotated>,
     form: LatentForm,
 ) -> Projections {
+    if form != LatentForm::Expanded || placed.scope != Scope::default() {
+        return Projections::default();
+    }
     let rows = match rotated {
-        _ if form != LatentForm::Expanded || placed.scope != Scope::default() => {
-            return Projections::default();
-        }
-        Some(Rotated::By(rotation)) => &rotation.input,
-        _ => &layer.site.key.new,
+        Some(Rotated::By(rotation)) if rotation.part.is_some() => None,
+        Some(Rotated::By(rotation)) => Some(&rotation.input),
+        _ => Some(&layer.site.key.new),
     };
     let of = |rows: &str, side: &Side| {
         let width = layer.site.kv_heads * side.size;
         projected(layer.model, layer.graph, layer.facts, rows, width)
     };
     Projections {
-        key: of(rows, &layer.site.key),
+        key: rows.and_then(|rows| of(rows, &layer.site.key)),
         value: of(&layer.site.value.new, &layer.site.value),
     }
 }
@@ -271,7 +272,7 @@ fn expansion(
     if placed.scope != Scope::default() && options.form == LatentForm::Decoupled {
         return Err(refuse("it stands in a branch"));
     }
-    if !layer.site.is_cached() {
+    if !layer.site.is_cached() && options.form == LatentForm::Decoupled {
         return Err(refuse("it has no cache"));
     }
     let rotated = layer.rotation();
@@ -284,8 +285,7 @@ fn expansion(
         }
         Rotated::By(rotation)
             if options.form == LatentForm::Decoupled
-                && !rotation.interleaved
-                && !rotation.whole =>
+                && (rotation.part.is_some() || !rotation.interleaved && !rotation.whole) =>
         {
             Err(refuse("only a part of each head is rotated"))
         }

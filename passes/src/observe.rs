@@ -225,7 +225,11 @@ fn source(
         Quantity::Query => (site.query.clone(), site.product_type),
         Quantity::Key => (site.key.new.clone(), site.elem_type),
         Quantity::Unrotated => match rotated {
-            Rotated::By(rotation) => (rotation.input.clone(), site.elem_type),
+            Rotated::By(rotation) => {
+                let (more, rows) = rotation.rows(graph, &part)?;
+                nodes.extend(more);
+                (rows, site.elem_type)
+            }
             Rotated::No => (site.key.new.clone(), site.elem_type),
             Rotated::Unknown(_) => return None,
         },

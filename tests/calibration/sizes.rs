@@ -174,3 +174,35 @@ fn at_full_rank_every_factorization_is_exact_in_both_forms() {
         }
     }
 }
+
+/// DeepSeek's keys and values are made of 16 latent numbers and one rotated head of 8, and exporters cache them unpacked:
+/// 4 x (24 + 16) numbers a layer and token. Before the rotation that is found again, and 24 + 24 numbers hold all of it.
+#[test]
+fn the_expanded_form_finds_the_latents_that_a_model_is_made_of() {
+    let place = folder();
+    let name = "dynamo18-deepseek-v3";
+    let statistics = statistics(name, place.path());
+    for (rank, holds_all) in [("24", true), ("23", false)] {
+        let out = place.path().join(rank);
+        let ran = with(&[
+            &"rewrite",
+            &fixture(name),
+            &"-o",
+            &out,
+            &"--form",
+            &"expanded",
+            &"--rank",
+            &rank,
+            &"--calibration",
+            &statistics,
+            &"--json",
+        ]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let told = ran.json();
+        let steps = told["validation"]["proof"]["steps"].as_array().unwrap();
+        let ratios = steps.iter().map(|step| step["ratio"].as_f64().unwrap());
+        let ratio = ratios.fold(0.0, f64::max);
+        // Rounding in fp32 on this model is 1e-6.
+        assert_eq!(ratio < 1e-5, holds_all, "rank {rank}: {ratio:e}");
+    }
+}

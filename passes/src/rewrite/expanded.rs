@@ -8,8 +8,9 @@
 //! ```
 //!
 //! (TransMLA, arXiv 2502.07864, figure 1c.) Where keys before rotation or values are more than a projection of the layer's
-//! input, behind a norm for example, or quantized, the projection stays and w_dk or w_dv meets what it made. What read the cached keys and values reads K and V, so that the exporter's
-//! repetition, masks and products stay. The position of a cached row follows from the mask, or is its place.
+//! input, behind a norm for example, or quantized, the projection stays and w_dk or w_dv meets what it made. What read the
+//! cached keys and values reads K and V, so that the exporter's repetition, masks and products stay. The position of a
+//! cached row follows from the mask, or is its place; without a cache all rows are this step's, at its own positions.
 
 use std::collections::HashMap;
 
@@ -24,8 +25,8 @@ use crate::onnx::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::recognize::rotation::{Form, Positions, Rotated, Rotation};
 use crate::recognize::site::{Cache, Side, Site};
 
-/// Builds the patch of one cached site; `weights` are initializers that it may read, of ranks `ranks`. `None` where a
-/// shape on the way does not fit any number of positions.
+/// Builds the patch of one site; `weights` are initializers that it may read, of ranks `ranks`. `None` where a shape on
+/// the way does not fit any number of positions.
 pub fn expanded(
     graph: &Graph,
     facts: &Facts,
@@ -35,7 +36,6 @@ pub fn expanded(
     weights: &Weights,
     ranks: Ranks,
 ) -> Option<Patch> {
-    let (keys, values) = (site.key.cache.as_ref()?, site.value.cache.as_ref()?);
     let mut builder = Builder::new(graph, prefix, site, weights, ranks);
     let rotation = match rotated {
         Rotated::By(rotation) => Some(rotation),
@@ -44,40 +44,44 @@ pub fn expanded(
     };
     let packed = rotation.is_some_and(|r| r.packed);
     let (mut nodes, rows) = match rotation {
-        Some(rotation) => (Vec::new(), rotation.input.clone()),
-        None => builder.new_rows(&site.key, keys, 'k'),
+        Some(rotation) => rotation.rows(graph, &|part| builder.name(part))?,
+        None => builder.new_rows(&site.key, 'k'),
     };
-    nodes.extend(builder.append(&site.key, keys, 'k', &rows, packed));
-    let (more, mut whole_keys) = builder.rebuilt(keys, 'k', packed);
+    let (more, latents) = builder.append(&site.key, 'k', &rows, packed);
+    nodes.extend(more);
+    let (more, mut keys) = builder.rebuilt(&latents, 'k', packed);
     nodes.extend(more);
     if let Some(rotation) = rotation {
-        let mask = mask(graph, facts, keys);
-        let (more, rotated) = builder.rotate(facts, rotation, mask, keys, &whole_keys)?;
+        let (more, rotated) = builder.rotate(facts, rotation, &keys)?;
         nodes.extend(more);
-        whole_keys = rotated;
+        keys = rotated;
     }
-    builder.place(keys.append, nodes);
-    let (mut nodes, rows) = builder.new_rows(&site.value, values, 'v');
-    nodes.extend(builder.append(&site.value, values, 'v', &rows, false));
-    let (more, whole_values) = builder.rebuilt(values, 'v', false);
+    builder.put(&site.key, nodes);
+    let (mut nodes, rows) = builder.new_rows(&site.value, 'v');
+    let (more, latents) = builder.append(&site.value, 'v', &rows, false);
     nodes.extend(more);
-    builder.place(values.append, nodes);
-    builder.narrow(keys, ranks.key);
-    builder.narrow(values, ranks.value);
-    builder.redirect(&[(keys, whole_keys), (values, whole_values)]);
-    let pasts = |cache: &Cache| -> Vec<String> {
-        cache.past.iter().chain(&cache.aliases).cloned().collect()
-    };
-    for (side, cache) in [(&site.key, keys), (&site.value, values)] {
-        let names = pasts(cache);
+    let (more, values) = builder.rebuilt(&latents, 'v', false);
+    nodes.extend(more);
+    builder.put(&site.value, nodes);
+    builder.redirect(&[(&site.key, keys), (&site.value, values)]);
+    for (side, rank) in [(&site.key, ranks.key), (&site.value, ranks.value)] {
+        let Some(cache) = &side.cache else {
+            continue;
+        };
+        builder.narrow(cache, rank);
         for reader in &side.shape_readers {
             let asked = graph.node(reader.node).and_then(|n| n.input.first());
-            if asked.is_some_and(|value| names.contains(value)) {
+            if asked.is_some_and(|v| cache.past.iter().chain(&cache.aliases).any(|p| p == v)) {
                 builder.shape(reader);
             }
         }
     }
     Some(builder.patch)
+}
+
+/// The value that the attention reads all rows of `side` from.
+fn all_rows(side: &Side) -> &str {
+    side.cache.as_ref().map_or(&side.new, |c| &c.present)
 }
 
 /// The input [B, S] of the graph that says where there is a token.
@@ -103,22 +107,32 @@ fn mask<'g>(graph: &Graph<'g>, facts: &Facts, keys: &Cache) -> Option<&'g str> {
 
 impl Builder<'_> {
     /// The rows of this step, with the nodes that make them where it is the first.
-    fn new_rows(&self, side: &Side, cache: &Cache, letter: char) -> (Vec<NodeProto>, String) {
-        match cache.past {
-            Some(_) => (Vec::new(), side.new.clone()),
-            None => self.first_rows(cache, letter),
+    fn new_rows(&self, side: &Side, letter: char) -> (Vec<NodeProto>, String) {
+        match &side.cache {
+            Some(cache) if cache.past.is_none() => self.first_rows(cache, letter),
+            _ => (Vec::new(), side.new.clone()),
         }
     }
 
-    /// Latent rows of this step, appended to the cache.
+    /// Puts the nodes that make all rows of `side` where they were made, or in front of what reads them.
+    fn put(&mut self, side: &Side, nodes: Vec<NodeProto>) {
+        let at = match &side.cache {
+            Some(cache) => Some(cache.append),
+            None => self.graph.uses(&side.new).iter().map(|u| u.node).min(),
+        };
+        if let Some(at) = at {
+            self.place(at, nodes);
+        }
+    }
+
+    /// Latent rows of this step, appended to the cache where there is one, and the value [B, 1, S, r] that holds all.
     fn append(
         &mut self,
         side: &Side,
-        cache: &Cache,
         letter: char,
         rows: &str,
         packed: bool,
-    ) -> Vec<NodeProto> {
+    ) -> (Vec<NodeProto>, String) {
         let part = |p: &str| format!("{letter}_{p}");
         let (down, folded) = match letter {
             'k' => (&self.weights.w_dk, &self.weights.key_from),
@@ -143,32 +157,40 @@ impl Builder<'_> {
         };
         let one = self.vector(&[1]);
         let (flat, new) = (self.name(&part("BTr")), self.name(&part("B1Tr")));
-        let old = self.graph.node(cache.append).map_or("", NodeProto::name);
-        let Some(past) = &cache.past else {
-            nodes.push(node("Unsqueeze", &new, &[&flat, &one], &[&cache.present]));
-            return nodes;
+        let all = match &side.cache {
+            None => new.clone(),
+            Some(cache) => cache.present.clone(),
         };
+        let Some((cache, past)) = side
+            .cache
+            .as_ref()
+            .and_then(|c| Some((c, c.past.as_ref()?)))
+        else {
+            nodes.push(node("Unsqueeze", &new, &[&flat, &one], &[&all]));
+            return (nodes, all);
+        };
+        let old = self.graph.node(cache.append).map_or("", NodeProto::name);
         nodes.push(node("Unsqueeze", &new, &[&flat, &one], &[&new]));
-        nodes.push(node("Concat", old, &[past, &new], &[&cache.present]).with_int("axis", 2));
-        nodes
+        nodes.push(node("Concat", old, &[past, &new], &[&all]).with_int("axis", 2));
+        (nodes, all)
     }
 
-    /// All rows of one side out of its cache: [B, G, S, size], or [B, S, G*size] where `packed`.
-    fn rebuilt(&mut self, cache: &Cache, letter: char, packed: bool) -> (Vec<NodeProto>, String) {
+    /// All rows of one side out of its latents: [B, G, S, size], or [B, S, G*size] where `packed`.
+    fn rebuilt(&mut self, latents: &str, letter: char, packed: bool) -> (Vec<NodeProto>, String) {
         let up = match letter {
             'k' => self.weights.w_uk.clone(),
             _ => self.weights.w_uv.clone(),
         };
         if !packed {
             let part = format!("{letter}_BGSd");
-            let node = self.unary("MatMul", &part, &[&cache.present, &up]);
+            let node = self.unary("MatMul", &part, &[latents, &up]);
             return (vec![node], self.name(&part));
         }
         let one = self.vector(&[1]);
         let flat = format!("{letter}_BSr");
         let part = format!("{letter}_BSx");
         let nodes = vec![
-            self.unary("Squeeze", &flat, &[&cache.present, &one]),
+            self.unary("Squeeze", &flat, &[latents, &one]),
             self.unary("MatMul", &part, &[&self.name(&flat), &up]),
         ];
         (nodes, self.name(&part))
@@ -179,18 +201,57 @@ impl Builder<'_> {
         &mut self,
         facts: &Facts,
         rotation: &Rotation,
-        mask: Option<&str>,
-        keys: &Cache,
         rows: &str,
     ) -> Option<(Vec<NodeProto>, String)> {
-        let (mut nodes, positions) = self.all_positions(facts, &rotation.positions, mask, keys);
-        let mut names: HashMap<String, String> = HashMap::from([
-            (rotation.positions.value.clone(), positions),
-            (rotation.input.clone(), rows.to_owned()),
-        ]);
-        let copied: Vec<&NodeId> = rotation.tables.iter().chain(&rotation.nodes).collect();
+        let (mut nodes, mut names) = (Vec::new(), HashMap::new());
+        let mut copied: Vec<&NodeId> = rotation.nodes.iter().collect();
+        // Without a cache all positions are those of this step.
+        if let Some(cache) = &self.site.key.cache {
+            let mask = mask(self.graph, facts, cache);
+            let (more, positions) = self.all_positions(facts, &rotation.positions, mask, cache);
+            nodes.extend(more);
+            names.insert(rotation.positions.value.clone(), positions);
+            copied.extend(&rotation.tables);
+        }
+        let (more, own) = match &rotation.part {
+            Some(part) => {
+                let channels = (part.first, part.first + part.size);
+                self.channels("turned", rows, channels)
+            }
+            None => (Vec::new(), rows.to_owned()),
+        };
+        nodes.extend(more);
+        names.insert(rotation.input.clone(), own);
         nodes.extend(self.copies(facts, rotation, &copied, &mut names, "rotate")?);
-        Some((nodes, self.last_of(rotation, &names)?))
+        let turned = self.last_of(rotation, &names)?;
+        let Some(part) = &rotation.part else {
+            return Some((nodes, turned));
+        };
+        let size = self.site.key.size;
+        let (before, first) = self.channels("before", rows, (0, part.first));
+        let (after, last) = self.channels("after", rows, (part.first + part.size, size));
+        nodes.extend(before.into_iter().chain(after));
+        let joined = [&first, &turned, &last].map(String::as_str);
+        let joined: Vec<&str> = joined.into_iter().filter(|v| !v.is_empty()).collect();
+        let whole = self.unary("Concat", "rotate/whole", &joined);
+        nodes.push(whole.with_int("axis", 3));
+        Some((nodes, self.name("rotate/whole")))
+    }
+
+    /// The channels `first` to `end` of each head of `rows` [B, G, S, d]; no node and no name where there are none.
+    fn channels(
+        &mut self,
+        part: &str,
+        rows: &str,
+        (first, end): (usize, usize),
+    ) -> (Vec<NodeProto>, String) {
+        if first >= end {
+            return (Vec::new(), String::new());
+        }
+        let (from, to) = (self.vector(&[first as i64]), self.vector(&[end as i64]));
+        let (axis, part) = (self.vector(&[3]), format!("rotate/{part}"));
+        let slice = self.unary("Slice", &part, &[rows, &from, &to, &axis]);
+        (vec![slice], self.name(&part))
     }
 
     /// Copies of `nodes`, which are of `rotation`, with other inputs: `names` gives them, and takes the copies' outputs.
@@ -313,16 +374,17 @@ impl Builder<'_> {
         name
     }
 
-    /// Who read a cache reads what was rebuilt from it; the value product gets its bias.
-    fn redirect(&mut self, rebuilt: &[(&Cache, String)]) {
+    /// Who read the rows of a side reads what was rebuilt from its latents; the value product gets its bias.
+    fn redirect(&mut self, rebuilt: &[(&Side, String)]) {
         let mut changed: HashMap<NodeId, NodeProto> = HashMap::new();
-        for (cache, whole) in rebuilt {
-            for usage in self.graph.uses(&cache.present) {
+        for (side, whole) in rebuilt {
+            let rows = all_rows(side);
+            for usage in self.graph.uses(rows) {
                 let Some(old) = self.graph.node(usage.node) else {
                     continue;
                 };
                 let reader = changed.entry(usage.node).or_insert_with(|| old.clone());
-                for input in reader.input.iter_mut().filter(|i| **i == cache.present) {
+                for input in reader.input.iter_mut().filter(|i| *i == rows) {
                     input.clone_from(whole);
                 }
             }

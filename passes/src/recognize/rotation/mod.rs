@@ -4,6 +4,7 @@
 //! spelled out or an operator. What is proved is that the nodes between the rows before and the keys that are cached work
 //! on each position by itself, so that a copy of them does to other rows what they do to these.
 
+mod part;
 mod positions;
 mod walk;
 
@@ -15,9 +16,11 @@ use super::site::Site;
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, int_attribute, is_contrib, is_op, label};
 use crate::onnx::NodeProto;
+use part::part;
 use positions::{looked_up, positions};
 use walk::{Through, ancestors, dependents, source, tables, works_by_position};
 
+pub use part::Part;
 pub use positions::{Form, Positions};
 
 /// Most nodes between the rows before the rotation and the keys.
@@ -26,7 +29,7 @@ const MOST: usize = 200;
 /// The rotation of the keys of one attention.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rotation {
-    /// The rows before it: [B, G, T, d], or [B, T, G*d] where heads are split afterwards.
+    /// The rows before it: [B, G, T, d], or [B, T, G*d] where heads are split afterwards; of `part`, where there is one.
     pub input: String,
     /// Whether `input` is [B, T, G*d].
     pub packed: bool,
@@ -36,6 +39,8 @@ pub struct Rotation {
     pub whole: bool,
     /// The nodes that turn `input` into the cached keys, in graph order.
     pub nodes: Vec<NodeId>,
+    /// The channels that `nodes` work on, where the others come from another place and join them afterwards.
+    pub part: Option<Part>,
     /// The positions that the tables follow from.
     pub positions: Positions,
     /// The nodes that make the tables from the positions, in graph order.
@@ -125,7 +130,10 @@ fn followed(
         return Err(format!("'{}' does not reach the keys", positions.value));
     }
     let length = length_of(facts, site).ok_or("the shape of the keys is not known")?;
-    let input = source(graph, facts, site, &moved)?;
+    let input = match source(graph, facts, site, &moved) {
+        Ok(input) => input,
+        Err(several) => return part(graph, facts, site, &moved).ok_or(several),
+    };
     let packed = rows_in(facts, site, &input) == Some(3);
     let rows = dependents(graph, behind, &input, Through::Numbers);
     let nodes: Vec<NodeId> = rows.iter().copied().collect();
@@ -154,6 +162,7 @@ fn followed(
         interleaved,
         whole,
         nodes,
+        part: None,
         positions,
         tables,
     })

@@ -250,7 +250,9 @@ pub fn works_by_position(facts: &Facts, node: &NodeProto, length: &TDim) -> bool
                 })
             })
         }
-        "Transpose" => attribute(node, "perm").is_some_and(|p| p.ints == [0, 2, 1, 3]),
+        // Heads in front of positions or behind them; or only what makes up a head is turned.
+        "Transpose" => attribute(node, "perm")
+            .is_some_and(|p| p.ints == [0, 2, 1, 3] || p.ints.starts_with(&[0, 1, 2])),
         _ => false,
     }
 }

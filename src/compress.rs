@@ -169,8 +169,7 @@ impl Compressor<'_> {
         if let (Some((text, descent)), Some(statistics), true) = (
             self.reconstruction,
             self.statistics,
-            // The descent knows the products of the absorbed form.
-            planned.iter().any(lossy) && options.form == LatentForm::Absorbed,
+            planned.iter().any(lossy) && options.form != LatentForm::Decoupled,
         ) {
             let folder = self.work_folder(out, options, text, descent, statistics);
             let job = Job {
@@ -178,6 +177,7 @@ impl Compressor<'_> {
                 text,
                 statistics,
                 factorization: self.factorization,
+                form: options.form,
                 ranks: &|layer| options.ranks_of(&layer.id, &layer.site),
                 descent,
                 runtime: self.runtime,
@@ -284,11 +284,12 @@ impl Compressor<'_> {
             .iter()
             .for_each(|id| hasher.update(&id.to_le_bytes()));
         let inputs = format!(
-            "{} {} {} {:?} {:?} {:?} {descent:?} {}",
+            "{} {} {} {:?} {:?} {:?} {:?} {descent:?} {}",
             statistics.model,
             statistics.text,
             statistics.sequences,
             self.factorization,
+            options.form,
             options.ranks,
             options.target,
             text.length

@@ -11,7 +11,7 @@ mod common;
 
 use common::Random;
 use gqa2mla_passes::factor::reconstruct::{
-    Attention, Descent, Sequence, error, gradient, outputs, reconstruct,
+    Attention, Descent, Rotary, Sequence, error, gradient, outputs, reconstruct,
 };
 use gqa2mla_passes::factor::{Factors, Moments, Ranks, SideMoments, factor};
 use ndarray::{Array2, s};
@@ -33,6 +33,7 @@ fn attention() -> Attention {
         value_scale: 1.5,
         softcap: None,
         window: None,
+        rotary: None,
         readers: Some(reader.dot(&reader.t())),
     }
 }
@@ -60,10 +61,43 @@ fn attentions() -> Vec<(&'static str, Attention)> {
             "no readers",
             Attention {
                 readers: None,
+                ..plain.clone()
+            },
+        ),
+        (
+            "rotated",
+            Attention {
+                rotary: Some(rotary(&halves(SIZE))),
                 ..plain
             },
         ),
     ]
+}
+
+/// The pairs of a rotation of the first `width` channels in halves.
+fn halves(width: usize) -> Vec<(usize, usize)> {
+    (0..width / 2).map(|l| (l, l + width / 2)).collect()
+}
+
+/// Rows [T, G*d] of `heads` heads with the channels of each of `pairs` rotated by their own frequency, in fp64.
+fn rotated(rows: &[f32], heads: usize, pairs: &[(usize, usize)]) -> Vec<f32> {
+    let mut turned = rows.to_vec();
+    for (position, row) in turned.chunks_mut(heads * SIZE).enumerate() {
+        for head in row.chunks_mut(SIZE) {
+            for (number, &(x, y)) in pairs.iter().enumerate() {
+                let angle = position as f64 / (1.0 + 3.0 * number as f64);
+                let (a, b) = (f64::from(head[x]), f64::from(head[y]));
+                head[x] = (a * angle.cos() - b * angle.sin()) as f32;
+                head[y] = (a * angle.sin() + b * angle.cos()) as f32;
+            }
+        }
+    }
+    turned
+}
+
+fn rotary(pairs: &[(usize, usize)]) -> Rotary {
+    let rows = sequence(1).keys;
+    Rotary::between(&rows, &rotated(&rows, GROUPS, pairs), GROUPS, SIZE).unwrap()
 }
 
 fn sequence(seed: u64) -> Sequence {
@@ -243,7 +277,11 @@ fn outputs_are_those_of_the_formula() {
     for (name, attention) in attentions() {
         let sequence = sequence(11);
         let made = outputs(&attention, &sequence);
-        let keys = Array2::from_shape_vec((LENGTH, GROUPS * SIZE), sequence.keys.clone()).unwrap();
+        let scored = match attention.rotary {
+            Some(_) => rotated(&sequence.keys, GROUPS, &halves(SIZE)),
+            None => sequence.keys.clone(),
+        };
+        let keys = Array2::from_shape_vec((LENGTH, GROUPS * SIZE), scored).unwrap();
         let values =
             Array2::from_shape_vec((LENGTH, GROUPS * VALUE), sequence.values.clone()).unwrap();
         for (head, query) in [(0, 0), (1, 9), (3, LENGTH - 1)] {
@@ -280,5 +318,39 @@ fn outputs_are_those_of_the_formula() {
                 );
             }
         }
+    }
+}
+
+/// Whole heads, parts of them and neighbours; of two heads and of a single one, which any pairs could be fitted to.
+#[test]
+fn a_rotation_is_found_between_rows_and_does_the_same_to_others() {
+    let neighbours = vec![(0, 1), (2, 3), (4, 5)];
+    for pairs in [halves(SIZE), halves(4), halves(2), neighbours] {
+        for heads in [1, GROUPS] {
+            let rows = |seed: u64| sequence(seed).keys[..LENGTH * heads * SIZE].to_vec();
+            let (seen, other) = (rows(1), rows(2));
+            let turned = rotated(&seen, heads, &pairs);
+            let found = Rotary::between(&seen, &turned, heads, SIZE).unwrap();
+            let wanted = rotated(&other, heads, &pairs);
+            for head in 0..heads {
+                let of = |rows: &[f32]| -> Vec<f32> {
+                    let row = |row: &[f32]| row[head * SIZE..(head + 1) * SIZE].to_vec();
+                    rows.chunks(heads * SIZE).flat_map(row).collect()
+                };
+                let mut rows = of(&other);
+                found.rotate(&mut rows, SIZE);
+                for (a, b) in rows.iter().zip(of(&wanted)) {
+                    // Quotients of single-precision numbers.
+                    assert!((a - b).abs() < 1e-5, "{pairs:?}, {heads} heads: {a}, {b}");
+                }
+            }
+        }
+    }
+    // Channels that are exchanged, or rows that have nothing to do with each other.
+    let rows = sequence(1).keys;
+    let mut exchanged = rows.clone();
+    exchanged.chunks_mut(SIZE).for_each(|head| head.swap(0, 3));
+    for after in [exchanged, sequence(2).keys, vec![f32::NAN; rows.len()]] {
+        assert_eq!(Rotary::between(&rows, &after, GROUPS, SIZE), None);
     }
 }

@@ -249,7 +249,10 @@ fn checksum(text: &Text) -> String {
 }
 
 /// Keys before rotation, [T, G*d], where the layer shows them.
-fn unrotated(
+///
+/// # Errors
+/// [`CalibrateError::Shape`] when they are of another shape.
+pub fn unrotated(
     layer: &ObservedLayer,
     outputs: &BTreeMap<String, Tensor>,
     length: usize,

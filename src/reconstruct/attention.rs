@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use gqa2mla_passes::factor::reconstruct::{Attention, Sequence, outputs};
+use gqa2mla_passes::LatentForm;
+use gqa2mla_passes::factor::reconstruct::{Attention, Rotary, Sequence, outputs};
 use gqa2mla_passes::observe::{ObservedLayer, Quantity};
+use gqa2mla_passes::recognize::rotation::Rotated;
 
-use super::recording::{attention, sequence};
+use super::recording::{attention, sequence as recorded};
 use crate::calibrate::shown;
 use crate::runtime::tensor::Tensor;
 
@@ -23,10 +25,12 @@ pub enum Reproduced {
     Not(String),
 }
 
-/// Reproduces `layer` on a sequence of `length` tokens whose quantities are `seen`.
+/// Reproduces `layer` on a sequence of `length` tokens whose quantities are `seen`, from the keys that latents of `form`
+/// are made of.
 #[must_use]
 pub fn reproduce(
     layer: &ObservedLayer,
+    form: LatentForm,
     seen: &BTreeMap<String, Tensor>,
     length: usize,
 ) -> Reproduced {
@@ -38,13 +42,21 @@ pub fn reproduce(
         Quantity::Output,
         &[site.heads, length, site.value.size],
     );
-    let (Ok(scores), Ok(made), Ok(sequence)) = (scores, made, sequence(layer, seen, length)) else {
+    if form == LatentForm::Expanded && !layer.outputs.contains_key(&Quantity::Unrotated) {
+        return Reproduced::Not("its keys before rotation cannot be seen".to_owned());
+    }
+    let rows = recorded(layer, form, seen, length);
+    let (Ok(scores), Ok(made), Ok(sequence)) = (scores, made, rows) else {
         return Reproduced::Not("its scores or outputs cannot be seen".to_owned());
     };
     let Some(window) = window(&scores, length) else {
         return Reproduced::Not("its mask is not causal with a fixed window".to_owned());
     };
-    let Some(attention) = attention(layer, window) else {
+    let rotary = match rotary(layer, form, seen, &sequence) {
+        Ok(rotary) => rotary,
+        Err(why) => return Reproduced::Not(why.to_owned()),
+    };
+    let Some(attention) = attention(layer, window, rotary) else {
         return Reproduced::Not(
             "something other than scaling, a soft-cap and masks happens to its scores".to_owned(),
         );
@@ -55,6 +67,25 @@ pub fn reproduce(
     } else {
         Reproduced::Not(format!("its outputs come out {:.1}% off", 100.0 * off))
     }
+}
+
+/// What rotates the keys of `sequence` before they are scored, if latents of `form` are made of keys before rotation.
+fn rotary(
+    layer: &ObservedLayer,
+    form: LatentForm,
+    seen: &BTreeMap<String, Tensor>,
+    sequence: &Sequence,
+) -> Result<Option<Rotary>, &'static str> {
+    if form != LatentForm::Expanded || layer.rotated == Rotated::No {
+        return Ok(None);
+    }
+    let unknown = "its keys are rotated in another way than by halves or neighbours";
+    let scored = recorded(layer, LatentForm::Absorbed, seen, sequence.length);
+    let scored = scored.map_err(|_| unknown)?.keys;
+    let site = &layer.site;
+    Rotary::between(&sequence.keys, &scored, site.kv_heads, site.key.size)
+        .ok_or(unknown)
+        .map(Some)
 }
 
 /// How many positions each query sees, itself included: `Some(None)` for all before it, `None` for another pattern.

@@ -69,6 +69,8 @@ pub struct Job<'j> {
     pub statistics: &'j ModelStatistics,
     /// Where the descent starts.
     pub factorization: Factorization,
+    /// What is cached.
+    pub form: LatentForm,
     /// Latent widths of each attention.
     pub ranks: &'j (dyn Fn(&ObservedLayer) -> Ranks + Sync),
     /// How to descend.
@@ -120,7 +122,8 @@ pub fn run(
         path: folder.display().to_string(),
         cause,
     })?;
-    let recording = Recording::make(job.model, job.text, folder, job.runtime, &mut |n, of| {
+    let (model, text) = (job.model, job.text);
+    let recording = Recording::make(model, text, job.form, folder, job.runtime, &mut |n, of| {
         progress(Progress::Recording(n, of));
     })?;
     let count = recording.layers.len();
@@ -230,7 +233,7 @@ fn layer(
             observed.output_projection.as_ref(),
             statistics,
             job.factorization,
-            LatentForm::Absorbed,
+            job.form,
         );
         let start = from_moments(site, &moments, (job.ranks)(observed)).map_err(failed)?;
         match how {

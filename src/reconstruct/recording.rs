@@ -5,13 +5,14 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use gqa2mla_passes::factor::reconstruct::{Attention, Sequence};
+use gqa2mla_passes::LatentForm;
+use gqa2mla_passes::factor::reconstruct::{Attention, Rotary, Sequence};
 use gqa2mla_passes::observe::{ObservedLayer, Quantity};
 use half::f16;
 
 use super::ReconstructError;
 use super::attention::{Reproduced, reproduce};
-use crate::calibrate::{Watched, by_token, shown};
+use crate::calibrate::{Watched, by_token, shown, unrotated};
 use crate::model::load::LoadedModel;
 use crate::runtime::RuntimeOptions;
 use crate::text::Text;
@@ -27,12 +28,17 @@ pub struct Recording {
     sequences: usize,
     /// Tokens of each.
     length: usize,
+    /// Which keys are recorded: those that its latents are made of.
+    form: LatentForm,
     /// The attentions, and how each is reproduced here.
     pub layers: Vec<(ObservedLayer, Reproduced)>,
 }
 
-/// Numbers that one layer takes in one sequence.
-fn numbers(layer: &ObservedLayer, length: usize) -> usize {
+/// Numbers that one layer takes in one sequence: none where nothing can be made of them.
+fn numbers((layer, how): &(ObservedLayer, Reproduced), length: usize) -> usize {
+    if matches!(how, Reproduced::Not(_)) {
+        return 0;
+    }
     let site = &layer.site;
     let cached = site.kv_heads * (site.key.size + site.value.size);
     (site.heads * site.key.size + cached) * length
@@ -46,6 +52,7 @@ impl Recording {
     pub fn make(
         model: &LoadedModel,
         text: &Text,
+        form: LatentForm,
         folder: &Path,
         runtime: &RuntimeOptions,
         progress: &mut dyn FnMut(usize, usize),
@@ -56,6 +63,7 @@ impl Recording {
         let proof = [
             Quantity::Query,
             Quantity::Key,
+            Quantity::Unrotated,
             Quantity::Value,
             Quantity::FirstHeadScores,
             Quantity::Output,
@@ -65,7 +73,7 @@ impl Recording {
         let layers: Vec<(ObservedLayer, Reproduced)> = std::mem::take(&mut watched.layers)
             .into_iter()
             .map(|layer| {
-                let how = reproduce(&layer, &outputs, first.len());
+                let how = reproduce(&layer, form, &outputs, first.len());
                 (layer, how)
             })
             .collect();
@@ -74,6 +82,7 @@ impl Recording {
             path: path.clone(),
             sequences: text.sequences().len(),
             length: text.length,
+            form,
             layers,
         };
         if !path.exists() {
@@ -95,14 +104,21 @@ impl Recording {
             path: unfinished.display().to_string(),
             cause,
         };
-        let seen = [Quantity::Query, Quantity::Key, Quantity::Value];
+        let keys = match self.form {
+            LatentForm::Expanded => Quantity::Unrotated,
+            _ => Quantity::Key,
+        };
+        let seen = [Quantity::Query, keys, Quantity::Value];
         let mut watched = Watched::open(model, &seen, runtime)?;
         let mut file = BufWriter::new(File::create(&unfinished).map_err(failed)?);
         for (number, tokens) in text.sequences().enumerate() {
             progress(number, self.sequences);
             let outputs = watched.read(tokens)?;
-            for layer in &watched.layers {
-                let sequence = sequence(layer, &outputs, tokens.len())?;
+            for (layer, (_, how)) in watched.layers.iter().zip(&self.layers) {
+                if matches!(how, Reproduced::Not(_)) {
+                    continue;
+                }
+                let sequence = sequence(layer, self.form, &outputs, tokens.len())?;
                 for part in [&sequence.queries, &sequence.keys, &sequence.values] {
                     let half: Vec<u8> = part
                         .iter()
@@ -133,7 +149,7 @@ impl Recording {
         let sizes: Vec<usize> = self
             .layers
             .iter()
-            .map(|(layer, _)| numbers(layer, self.length))
+            .map(|layer| numbers(layer, self.length))
             .collect();
         let before: usize = sizes.iter().take(position).sum();
         let whole: usize = sizes.iter().sum();
@@ -174,31 +190,46 @@ impl Recording {
     }
 }
 
-/// What one layer read, with tokens as the rows of keys and values.
+/// What one layer read, with tokens as the rows of keys and values; the keys are those that latents of `form` are made of.
 ///
 /// # Errors
 /// [`ReconstructError::Calibrate`] when the model shows something else.
 pub fn sequence(
     layer: &ObservedLayer,
+    form: LatentForm,
     outputs: &std::collections::BTreeMap<String, crate::runtime::tensor::Tensor>,
     length: usize,
 ) -> Result<Sequence, ReconstructError> {
     let site = &layer.site;
     let get = |quantity, heads, size| shown(layer, outputs, quantity, &[heads, length, size]);
     let queries = get(Quantity::Query, site.heads, site.key.size)?.into_owned();
-    let keys = get(Quantity::Key, site.kv_heads, site.key.size)?;
     let values = get(Quantity::Value, site.kv_heads, site.value.size)?;
+    let keys = match form {
+        LatentForm::Expanded => unrotated(layer, outputs, length)?,
+        _ => None,
+    };
+    let keys = match keys {
+        Some(keys) => keys,
+        None => {
+            let keys = get(Quantity::Key, site.kv_heads, site.key.size)?;
+            by_token(&keys, site.kv_heads, length, site.key.size)
+        }
+    };
     Ok(Sequence {
         length,
         queries,
-        keys: by_token(&keys, site.kv_heads, length, site.key.size),
+        keys,
         values: by_token(&values, site.kv_heads, length, site.value.size),
     })
 }
 
-/// The attention of `layer` for the descent, given what a query sees.
+/// The attention of `layer` for the descent, given what a query sees and what rotates the keys of its latents.
 #[must_use]
-pub fn attention(layer: &ObservedLayer, window: Option<usize>) -> Option<Attention> {
+pub fn attention(
+    layer: &ObservedLayer,
+    window: Option<usize>,
+    rotary: Option<Rotary>,
+) -> Option<Attention> {
     let site = &layer.site;
     let scoring = layer.scoring?;
     Some(Attention {
@@ -210,6 +241,7 @@ pub fn attention(layer: &ObservedLayer, window: Option<usize>) -> Option<Attenti
         value_scale: site.value.scale,
         softcap: scoring.softcap,
         window,
+        rotary,
         readers: layer.output_projection.as_ref().map(|w| w.dot(&w.t())),
     })
 }

@@ -4,6 +4,7 @@ use ndarray::Array2;
 
 use super::super::Factors;
 use super::layer::Layer;
+use super::rotary::Rotary;
 use super::weights::Weights;
 
 /// What one attention read and made of a stretch of text.
@@ -13,7 +14,7 @@ pub struct Sequence {
     pub length: usize,
     /// Queries [H, T, d].
     pub queries: Vec<f32>,
-    /// Keys [T, G*d].
+    /// Keys [T, G*d] as latents are made of them: rotated, or before rotation where the attention rotates them.
     pub keys: Vec<f32>,
     /// Values [T, G*dv].
     pub values: Vec<f32>,
@@ -38,6 +39,8 @@ pub struct Attention {
     pub softcap: Option<f64>,
     /// A query sees this many positions, itself included; `None` sees all before it.
     pub window: Option<usize>,
+    /// What rotates keys after their latent; `None` where the latent is that of keys as they are scored.
+    pub rotary: Option<Rotary>,
     /// W_O W_Oᵀ [H*dv, H*dv], or nothing where all directions count alike.
     pub readers: Option<Array2<f64>>,
 }

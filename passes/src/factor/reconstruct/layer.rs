@@ -3,7 +3,7 @@
 use super::super::Factors;
 use super::super::dense::{View, product};
 use super::attention::{Attention, Sequence};
-use super::backward::Latents;
+use super::backward::Slopes;
 use super::weights::{Weights, single};
 
 /// Queries that are worked on at once: they see keys up to the last of them only.
@@ -52,7 +52,10 @@ impl<'a> Layer<'a> {
         let (mut scores, mut out) = (Vec::new(), Vec::new());
         for head in 0..heads {
             let group = self.group(head);
-            let keys = columns(&sequence.keys, self.is.kv_heads * d, group * d, d);
+            let mut keys = columns(&sequence.keys, self.is.kv_heads * d, group * d, d);
+            if let Some(rotary) = &self.is.rotary {
+                rotary.rotate(&mut keys, d);
+            }
             let values = columns(&sequence.values, self.is.kv_heads * dv, group * dv, dv);
             for block in all.chunks(BLOCK) {
                 let seen = block.last().map_or(0, |last| last + 1);
@@ -185,19 +188,14 @@ impl<'a> Layer<'a> {
             View::new(&weights.w_dv, m, rv),
             1.0,
         );
-        let mut back = Latents {
-            keys: vec![0.0; seen * rk],
-            values: vec![0.0; seen * rv],
-        };
+        let scored = self.scored(latent_keys, seen, weights);
+        let mut back = Slopes::zeros(&scored, latent_values.len());
         let mut lost = 0.0;
         for block in queries.chunks(BLOCK) {
             let seen = block.last().map_or(0, |last| last + 1);
-            let latents = (
-                View::new(&latent_keys, seen, rk),
-                View::new(&latent_values, seen, rv),
-            );
+            let latent_values = View::new(&latent_values, seen, rv);
             let made: Vec<Head> = (0..self.is.heads)
-                .map(|head| self.forward(sequence, block, head, weights, latents))
+                .map(|head| self.forward(sequence, block, head, weights, &scored, latent_values))
                 .collect();
             let difference = self.difference(&made, target, block, weights);
             let read = self.read(&difference, block.len());
@@ -210,7 +208,7 @@ impl<'a> Layer<'a> {
                         &read,
                         block.len(),
                         weights,
-                        latents,
+                        (&scored, latent_values),
                         slope,
                         &mut back,
                     );
@@ -218,6 +216,7 @@ impl<'a> Layer<'a> {
             }
         }
         if let Some(slope) = slope {
+            let back = self.to_latents(back, &scored, weights, slope);
             product(
                 &mut slope.w_dk,
                 true,
@@ -236,13 +235,33 @@ impl<'a> Layer<'a> {
         lost
     }
 
+    /// What queries are multiplied with: the latents themselves, or the heads that are rebuilt from them and rotated.
+    fn scored(&self, latents: Vec<f32>, seen: usize, weights: &Weights) -> Scored {
+        let (d, rk) = (self.is.key_size, self.key_rank);
+        let Some(rotary) = &self.is.rotary else {
+            return Scored::Latents(latents);
+        };
+        let rebuilt = weights.w_uk.iter().map(|up| {
+            let mut rows = Vec::new();
+            let latents = View::new(&latents, seen, rk);
+            product(&mut rows, false, latents, View::new(up, d, rk).t(), 1.0);
+            rotary.rotate(&mut rows, d);
+            rows
+        });
+        Scored::Heads {
+            heads: rebuilt.collect(),
+            latents,
+        }
+    }
+
     fn forward(
         &self,
         sequence: &Sequence,
         block: &[usize],
         head: usize,
         weights: &Weights,
-        (keys, values): (View, View),
+        scored: &Scored,
+        values: View,
     ) -> Head {
         let (d, dv) = (self.is.key_size, self.is.value_size);
         let (rk, rv) = (self.key_rank, self.value_rank);
@@ -257,20 +276,25 @@ impl<'a> Layer<'a> {
             queries: rows(&sequence.queries, head * sequence.length, block, d),
             ..Head::default()
         };
-        product(
-            &mut made.latent_queries,
-            false,
-            View::new(&made.queries, block.len(), d),
-            View::new(up_key, d, rk),
-            1.0,
-        );
-        product(
-            &mut made.p,
-            false,
-            View::new(&made.latent_queries, block.len(), rk),
-            keys.t(),
-            self.is.scale as f32,
-        );
+        let (queries, keys) = match scored {
+            Scored::Latents(latents) => {
+                product(
+                    &mut made.latent_queries,
+                    false,
+                    View::new(&made.queries, block.len(), d),
+                    View::new(up_key, d, rk),
+                    1.0,
+                );
+                let queries = View::new(&made.latent_queries, block.len(), rk);
+                (queries, View::new(latents, seen, rk))
+            }
+            Scored::Heads { heads, .. } => {
+                let keys = heads.get(group).unwrap_or(&empty);
+                let queries = View::new(&made.queries, block.len(), d);
+                (queries, View::new(keys, seen, d))
+            }
+        };
+        product(&mut made.p, false, queries, keys.t(), self.is.scale as f32);
         self.probabilities(&mut made.p, block, seen, Some(&mut made.bent));
         product(
             &mut made.mixed,
@@ -324,12 +348,25 @@ impl<'a> Layer<'a> {
     }
 }
 
+/// What queries are multiplied with.
+pub enum Scored {
+    /// Latents [T, r], by queries in their coordinates.
+    Latents(Vec<f32>),
+    /// Rebuilt and rotated keys of each head.
+    Heads {
+        /// [G][T, d].
+        heads: Vec<Vec<f32>>,
+        /// What they are rebuilt from, [T, r].
+        latents: Vec<f32>,
+    },
+}
+
 /// What one head makes of a block of queries.
 #[derive(Default)]
 pub struct Head {
     /// [block, d].
     pub queries: Vec<f32>,
-    /// [block, r].
+    /// [block, r]; empty where keys are rebuilt.
     pub latent_queries: Vec<f32>,
     /// Probabilities [block, seen].
     pub p: Vec<f32>,

@@ -7,6 +7,9 @@
 //! minimise  | sum_h (out'_h - out_h) W_O,h |²      out'_h = softmax(mask(f(q_h w_uk[j] · c_k))) c_v w_uv[j] + b_h
 //! ```
 //!
+//! In the expanded form the keys that latents are made of are those before rotation, and what is rebuilt is rotated:
+//! the score is then `q_h · rotate(c_k w_uk[j])`.
+//!
 //! Adam works in the coordinates in which the weighted principal components are orthonormal: A = M⁻¹ w_d, B = M w_u.
 //! It needs no labels and no other layer, and the same inputs give the same factors.
 
@@ -14,9 +17,11 @@ mod attention;
 mod backward;
 mod descent;
 mod layer;
+mod rotary;
 mod weights;
 
 pub use attention::{Attention, Sequence, error, gradient, outputs};
+pub use rotary::Rotary;
 
 use super::Factors;
 use super::moments::Moments;

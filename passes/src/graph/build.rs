@@ -81,6 +81,8 @@ pub enum Dim {
     Fixed(i64),
     /// Taken over from the value that is described anew, at the same axis.
     Keep,
+    /// A symbol.
+    Symbol(String),
 }
 
 /// `info` with the shape replaced by `dims`; type, name, doc string and denotations stay.
@@ -101,6 +103,10 @@ pub fn reshaped(info: &ValueInfoProto, dims: &[Dim]) -> ValueInfoProto {
                     Dim::Keep => kept,
                     Dim::Fixed(n) => Dimension {
                         value: Some(dimension::Value::DimValue(*n)),
+                        denotation: kept.denotation,
+                    },
+                    Dim::Symbol(name) => Dimension {
+                        value: Some(dimension::Value::DimParam(name.clone())),
                         denotation: kept.denotation,
                     },
                 }

@@ -18,7 +18,7 @@ use super::builder::Builder;
 use super::weights::{Folded, Weights};
 use crate::factor::Ranks;
 use crate::facts::Facts;
-use crate::graph::build::node;
+use crate::graph::build::{Dim, node};
 use crate::graph::patch::Patch;
 use crate::graph::{Graph, NodeId, is_op, label};
 use crate::onnx::{NodeProto, TensorProto, tensor_proto::DataType};
@@ -208,6 +208,9 @@ impl Builder<'_> {
         // Without a cache all positions are those of this step.
         if let Some(cache) = &self.site.key.cache {
             let mask = mask(self.graph, facts, cache);
+            if let (Some(mask), Some(_)) = (mask, &cache.past) {
+                self.length_of_its_own(facts, mask);
+            }
             let (more, positions) = self.all_positions(facts, &rotation.positions, mask, cache);
             nodes.extend(more);
             names.insert(rotation.positions.value.clone(), positions);
@@ -236,6 +239,18 @@ impl Builder<'_> {
         let whole = self.unary("Concat", "rotate/whole", &joined);
         nodes.push(whole.with_int("axis", 3));
         Some((nodes, self.name("rotate/whole")))
+    }
+
+    /// Gives the length of `mask` a symbol of its own where it shares one with the new tokens, as some merged decoders say:
+    /// positions are made of the mask, and a runtime that believes the symbol gives them the memory of other tensors.
+    fn length_of_its_own(&mut self, facts: &Facts, mask: &str) {
+        let length = |name: &str| facts.shape(name).filter(|s| s.len() == 2)?.get(1);
+        let shared = |name: &str| name != mask && length(name) == length(mask);
+        let symbolic = length(mask).is_some_and(|l| l.as_i64().is_none());
+        if symbolic && self.graph.reachable_inputs().any(shared) {
+            let dims = vec![Dim::Keep, Dim::Symbol(format!("{mask}_length"))];
+            self.patch.interface.insert(mask.to_owned(), dims);
+        }
     }
 
     /// The channels `first` to `end` of each head of `rows` [B, G, S, d]; no node and no name where there are none.

@@ -177,8 +177,7 @@ impl Compressor<'_> {
                 text,
                 statistics,
                 factorization: self.factorization,
-                form: options.form,
-                ranks: &|layer| options.ranks_of(&layer.id, &layer.site),
+                options,
                 descent,
                 runtime: self.runtime,
             };

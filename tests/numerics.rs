@@ -17,12 +17,13 @@ use common::{
 };
 use std::path::Path;
 
-use gqa2mla::model::load::load;
+use gqa2mla::model::load::{LoadedModel, load};
 use gqa2mla::ports::subject;
 use gqa2mla::runtime::RuntimeKind;
 use gqa2mla::validate::runner::Runner;
 use gqa2mla_passes::lower::Target;
 use gqa2mla_passes::onnx::tensor_proto::DataType;
+use gqa2mla_passes::pipeline::plan;
 use gqa2mla_passes::{LatentForm, RankPlan, RewriteOptions, inspect};
 
 const FLOAT: i32 = DataType::Float as i32;
@@ -199,6 +200,43 @@ fn the_expanded_form_loses_nothing_at_full_rank_and_halves_the_cache_at_half() {
                 found.max_ratio()
             );
             assert!(found.steps.iter().all(|s| s.finite), "{name}");
+        }
+    }
+}
+
+/// A program may take attentions one after another; what it leaves out stays as it is, and both branches of an `If` are one.
+#[test]
+fn one_attention_alone_can_be_rewritten() {
+    for name in ["optimum-llama", "genai-llama", "merged-llama"] {
+        for form in [LatentForm::Absorbed, LatentForm::Expanded] {
+            let before = loaded(name);
+            let options = RewriteOptions {
+                form,
+                ..RewriteOptions::default()
+            };
+            let all = plan(&before.model, &options).unwrap();
+            let options = RewriteOptions {
+                only: Some([all[1].id.clone()].into()),
+                ..options
+            };
+            let mut after = loaded(name);
+            let done = rewritten(&mut after, options).unwrap();
+            assert!(done.sites.iter().all(|s| s.site.layer == 1), "{name}");
+            let found = compared(&before, &after, in_ort(SINGLE)).unwrap();
+            assert!(found.passed(), "{name}, {form:?}: {:e}", found.max_ratio());
+            let caches = |model: &LoadedModel| {
+                let inputs = &model.model.proto.graph.as_ref().unwrap().input;
+                let caches = inputs.iter().filter(|i| i.name().starts_with("past_key"));
+                caches.cloned().collect::<Vec<_>>()
+            };
+            let (old, new) = (caches(&before), caches(&after));
+            let changed = old.iter().zip(&new).filter(|(a, b)| a != b);
+            let changed: Vec<&str> = changed.map(|(a, _)| a.name()).collect();
+            assert_eq!(changed.len(), 2, "{name}: {changed:?}");
+            assert!(
+                changed.iter().all(|c| c.contains(".1.")),
+                "{name}: {changed:?}"
+            );
         }
     }
 }

@@ -1,6 +1,6 @@
 //! How a model is to be rewritten, and whether it can be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::RewriteError;
 use crate::factor::Ranks;
@@ -25,6 +25,8 @@ pub struct RewriteOptions {
     pub form: LatentForm,
     /// Positions over which factors from weights alone average rotated keys; `None` is 4096.
     pub context: Option<usize>,
+    /// Rewrite these attentions alone, as [`crate::observe::ObservedLayer::id`] names them; `None` rewrites all.
+    pub only: Option<BTreeSet<String>>,
 }
 
 /// Positions that are averaged over where nobody says how long contexts are.

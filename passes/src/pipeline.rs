@@ -19,7 +19,7 @@ use crate::recognize::site::Site;
 use crate::rewrite::Store;
 use crate::scopes::{Scope, visit};
 use crate::seam::Seams;
-use crate::understand::understand;
+use crate::understand::{Understood, understand};
 
 /// What a model holds.
 pub type Inspection = Recognized;
@@ -75,10 +75,11 @@ pub fn plan(model: &Model, options: &RewriteOptions) -> Result<Vec<Planned>, Rew
     let inlined = inline(&model.proto).map(|(graph, _)| graph);
     let proto = inlined.as_ref().or(model.proto.graph.as_ref());
     let proto = proto.ok_or(RewriteError::Malformed(VerifyError::NoGraph))?;
-    let found =
+    let mut found =
         understand(model, proto, &HashSet::new(), options.target).map_err(RewriteError::Patch)?;
+    check(model, &found.sites, &found.ids(), &found.rejects, options)?;
+    choose(&mut found, options);
     let ids = found.ids();
-    check(model, &found.sites, &ids, &found.rejects, options)?;
     let mut seen = HashSet::new();
     let planned = found.sites.iter().zip(ids).map(|(placed, id)| Planned {
         site: placed.site.clone(),
@@ -96,9 +97,10 @@ pub fn plan(model: &Model, options: &RewriteOptions) -> Result<Vec<Planned>, Rew
     Ok(planned)
 }
 
-/// Rewrites every attention of `model` in place, or none of them.
+/// Rewrites every attention of `model` that the options ask for in place, or none of them.
 ///
-/// `factorize` makes the factors of each attention, [`by_weights`] for example; `store` takes each new tensor as it is made; `progress` is told how many sites of how many are done.
+/// `factorize` makes the factors of each attention, [`by_weights`] for example; `store` takes each new tensor as it is made;
+/// `progress` is told how many sites of how many are done.
 pub fn rewrite(
     model: &mut Model,
     options: &RewriteOptions,
@@ -121,6 +123,7 @@ pub fn rewrite(
         found = understand(model, proto, &found.in_vain, options.target)
             .map_err(RewriteError::Patch)?;
     }
+    choose(&mut found, options);
     // Factors and new nodes, one layer at a time.
     let mut changes = Changes::new(&found);
     visit(model, &found.main, &mut |scope, _, graph, facts| {
@@ -162,6 +165,21 @@ pub fn rewrite(
         sites: done,
         rejects,
     })
+}
+
+/// Leaves out the attentions that are not to be rewritten. Branches that share a cache go together.
+fn choose(found: &mut Understood, options: &RewriteOptions) {
+    let Some(only) = &options.only else {
+        return;
+    };
+    let ids = found.ids();
+    let chosen = ids
+        .iter()
+        .zip(&found.sites)
+        .filter(|(id, _)| only.contains(*id));
+    let caches: HashSet<String> = chosen.map(|(_, p)| p.cache_key(&found.main)).collect();
+    let main = &found.main;
+    found.sites.retain(|p| caches.contains(&p.cache_key(main)));
 }
 
 fn accept(model: &Model, seams: &Seams) -> Result<(), RewriteError> {

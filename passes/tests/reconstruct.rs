@@ -11,7 +11,7 @@ mod common;
 
 use common::Random;
 use gqa2mla_passes::factor::reconstruct::{
-    Attention, Descent, Rotary, Sequence, error, gradient, outputs, reconstruct,
+    Attention, Descent, Example, Rotary, Sequence, error, gradient, outputs, reconstruct,
 };
 use gqa2mla_passes::factor::{Factors, Moments, Ranks, SideMoments, factor};
 use ndarray::{Array2, s};
@@ -116,6 +116,11 @@ fn sequence(seed: u64) -> Sequence {
     }
 }
 
+/// What `attention` makes of the sequences with these seeds.
+fn examples(attention: &Attention, seeds: std::ops::Range<u64>) -> Vec<Example> {
+    seeds.map(|s| Example::of(attention, sequence(s))).collect()
+}
+
 fn moments(sequences: &[Sequence]) -> Moments {
     let square = |rows: &dyn Fn(&Sequence) -> Vec<f32>, width: usize| {
         let mut sum = Array2::<f64>::zeros((width, width));
@@ -196,7 +201,6 @@ fn the_gradient_is_that_of_the_error() {
 
 #[test]
 fn descent_lowers_the_error_on_a_sequence_that_it_has_not_seen() {
-    let sequences: Vec<Sequence> = (20..28).map(sequence).collect();
     let descent = Descent {
         steps: 200,
         queries: 16,
@@ -204,18 +208,19 @@ fn descent_lowers_the_error_on_a_sequence_that_it_has_not_seen() {
     };
     for (name, attention) in attentions() {
         let (moments, start) = start(5);
+        let examples = examples(&attention, 20..28);
         let mut told = Vec::new();
         let (found, [before, after]) = reconstruct(
             &attention,
             &moments,
             &start,
-            &sequences,
+            &examples,
             descent,
             &mut |step, error| told.push((step, error)),
         )
         .unwrap();
         assert!(after < 0.9 * before, "{name}: {before} -> {after}");
-        let aside = &sequences[7..];
+        let aside = &examples[7..];
         assert!((error(&attention, &start, aside) - before).abs() < 1e-6);
         assert!((error(&attention, &found, aside) - after).abs() < 1e-6);
         assert_eq!(told.len(), 200);
@@ -225,7 +230,7 @@ fn descent_lowers_the_error_on_a_sequence_that_it_has_not_seen() {
 
 #[test]
 fn a_descent_that_runs_away_leaves_the_factors_as_they_were() {
-    let sequences: Vec<Sequence> = (20..24).map(sequence).collect();
+    let examples = examples(&attention(), 20..24);
     let (moments, start) = start(5);
     let descent = Descent {
         steps: 20,
@@ -236,7 +241,7 @@ fn a_descent_that_runs_away_leaves_the_factors_as_they_were() {
         &attention(),
         &moments,
         &start,
-        &sequences,
+        &examples,
         descent,
         &mut |_, _| {},
     )
@@ -247,7 +252,7 @@ fn a_descent_that_runs_away_leaves_the_factors_as_they_were() {
 
 #[test]
 fn the_same_inputs_give_the_same_factors() {
-    let sequences: Vec<Sequence> = (20..24).map(sequence).collect();
+    let examples = examples(&attention(), 20..24);
     let (moments, start) = start(4);
     let descent = Descent {
         steps: 30,
@@ -259,7 +264,7 @@ fn the_same_inputs_give_the_same_factors() {
             &attention(),
             &moments,
             &start,
-            &sequences,
+            &examples,
             descent,
             &mut |_, _| {},
         );

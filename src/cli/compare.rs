@@ -79,18 +79,21 @@ enum Way {
     Reconstructed,
     /// Calibrated, in the expanded form.
     Expanded,
+    /// The same, reconstructed layer by layer.
+    ExpandedReconstructed,
     /// TransMLA's recipe, in its own cache layout.
     Transmla,
 }
 
 impl Way {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Weights,
         Self::Plain,
         Self::Weighted,
         Self::Calibrated,
         Self::Reconstructed,
         Self::Expanded,
+        Self::ExpandedReconstructed,
         Self::Transmla,
     ];
 
@@ -102,6 +105,7 @@ impl Way {
             Self::Calibrated => "calibrated",
             Self::Reconstructed => "reconstructed",
             Self::Expanded => "expanded",
+            Self::ExpandedReconstructed => "expanded-reconstructed",
             Self::Transmla => "transmla",
         }
     }
@@ -111,17 +115,21 @@ impl Way {
             Self::Weights => Factorization::Weights,
             Self::Plain => Factorization::Plain,
             Self::Weighted => Factorization::Weighted,
-            Self::Calibrated | Self::Reconstructed | Self::Expanded => Factorization::Calibrated,
             Self::Transmla => Factorization::TransMla { fold },
+            _ => Factorization::Calibrated,
         }
     }
 
     fn form(self) -> LatentForm {
         match self {
-            Self::Expanded => LatentForm::Expanded,
+            Self::Expanded | Self::ExpandedReconstructed => LatentForm::Expanded,
             Self::Transmla => LatentForm::Decoupled,
             _ => LatentForm::Absorbed,
         }
+    }
+
+    fn reconstructs(self) -> bool {
+        matches!(self, Self::Reconstructed | Self::ExpandedReconstructed)
     }
 }
 
@@ -169,10 +177,7 @@ impl Compare {
                     model: &model,
                     statistics: data,
                     factorization: way.factorization(self.freq_fold),
-                    reconstruction: fitted
-                        .as_ref()
-                        .zip(descent)
-                        .filter(|_| way == Way::Reconstructed),
+                    reconstruction: fitted.as_ref().zip(descent).filter(|_| way.reconstructs()),
                     runtime: &runtime,
                     data: DataFile::Beside,
                     work: None,

@@ -1,6 +1,8 @@
 //! Local reconstruction of every layer of a model, on the queries, keys and values of a text.
 //!
-//! Each finished layer is kept in a folder beside the output, so that a run that is stopped goes on with the next one.
+//! Layers are taken in the model's order, some at a time. What they have to give is what they give in the original; what
+//! they read for it is what the layers in front of them, already rewritten, leave. Each finished layer is kept in a folder
+//! beside the output, so that a run that is stopped goes on with the next one.
 
 mod attention;
 mod recording;
@@ -9,21 +11,24 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::num::NonZero;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use gqa2mla_passes::LatentForm;
-use gqa2mla_passes::factor::reconstruct::{Descent, reconstruct};
+use gqa2mla_passes::factor::reconstruct::{Attention, Descent, Example, outputs, reconstruct};
 use gqa2mla_passes::factor::weighted::SideFactors;
-use gqa2mla_passes::factor::{Factors, Ranks, SpectralError};
+use gqa2mla_passes::factor::{Factors, SpectralError};
+use gqa2mla_passes::layer::Layer;
+use gqa2mla_passes::lower::Target;
 use gqa2mla_passes::observe::ObservedLayer;
-use recording::Recording;
+use gqa2mla_passes::{RankPlan, RewriteError, RewriteOptions, rewrite};
+use recording::{Recording, Subject};
 
 use crate::calibrate::{CalibrateError, ModelStatistics};
 use crate::factors::{Factorization, from_moments, moments};
-use crate::model::load::LoadedModel;
+use crate::model::load::{LoadError, LoadedModel, load as load_model};
 use crate::runtime::RuntimeOptions;
 use crate::tensors::{Arrays, ArraysError};
 use crate::text::Text;
@@ -31,6 +36,10 @@ use attention::Reproduced;
 
 /// What the file of one finished layer is.
 const KIND: &str = "gqa2mla factors 2";
+
+/// Layers that are worked on with the same layers rewritten in front of them. The result depends on it, so that it must not
+/// depend on the machine.
+const WAVE: usize = 6;
 
 /// Why there are no reconstructed factors.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +58,12 @@ pub enum ReconstructError {
     /// A file of factors.
     #[error(transparent)]
     Arrays(#[from] ArraysError),
+    /// The model cannot be read once more.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The first layers cannot be rewritten by themselves.
+    #[error("rewriting the layers that are done: {0}")]
+    Rewrite(#[from] Box<RewriteError>),
     /// Linear algebra.
     #[error("layer {layer}: {cause}")]
     Factor {
@@ -69,10 +84,8 @@ pub struct Job<'j> {
     pub statistics: &'j ModelStatistics,
     /// Where the descent starts.
     pub factorization: Factorization,
-    /// What is cached.
-    pub form: LatentForm,
-    /// Latent widths of each attention.
-    pub ranks: &'j (dyn Fn(&ObservedLayer) -> Ranks + Sync),
+    /// How the model is to be rewritten.
+    pub options: &'j RewriteOptions,
     /// How to descend.
     pub descent: Descent,
     /// Where the model runs.
@@ -122,60 +135,124 @@ pub fn run(
         path: folder.display().to_string(),
         cause,
     })?;
-    let (model, text) = (job.model, job.text);
-    let recording = Recording::make(model, text, job.form, folder, job.runtime, &mut |n, of| {
-        progress(Progress::Recording(n, of));
-    })?;
-    let count = recording.layers.len();
-    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let total = count * job.descent.steps;
-    let shared = Mutex::new((progress, vec![None; count], None));
-    let work = || {
+    let subject = Subject::of(job.model, job.text, job.options.form, job.runtime)?;
+    let record = &mut |n, of| progress(Progress::Recording(n, of));
+    let original = subject.record(job.model, job.text, folder, job.runtime, record)?;
+    let count = subject.layers.len();
+    let ids = subject.layers.iter().enumerate();
+    let mut done = Reconstruction {
+        folder: folder.to_path_buf(),
+        numbers: ids.map(|(n, (layer, _))| (layer.id.clone(), n)).collect(),
+        outcomes: Vec::new(),
+    };
+    let steps = AtomicUsize::new(0);
+    let progress = Mutex::new(progress);
+    for first in (0..count).step_by(WAVE) {
+        let wave = first..(first + WAVE).min(count);
+        let finished = |position| layer_file(folder, position).exists();
+        let seen = match first > 0 && !wave.clone().all(finished) {
+            true => {
+                let model = done.in_front(job, &subject, first)?;
+                let (text, runtime) = (job.text, job.runtime);
+                Some(subject.record_rewritten(wave.clone(), &model, text, folder, runtime)?)
+            }
+            false => None,
+        };
+        let total = count * job.descent.steps;
+        let tell = |error| {
+            let done = steps.fetch_add(1, Ordering::Relaxed) + 1;
+            if let Ok(mut progress) = progress.lock() {
+                progress(Progress::Descending(done, total, error));
+            }
+        };
+        let outcomes = each(wave, &|position| {
+            let inputs = Inputs {
+                original: &original,
+                seen: seen.as_ref(),
+            };
+            layer(job, &subject, &inputs, position, folder, &mut |e| tell(e))
+        });
+        done.outcomes
+            .extend(outcomes.into_iter().collect::<Result<Vec<_>, _>>()?);
+    }
+    Ok(done)
+}
+
+/// What `work` makes of each of `positions`, as many at a time as there are processors.
+fn each<T: Send>(positions: Range<usize>, work: &(dyn Fn(usize) -> T + Sync)) -> Vec<T> {
+    let next = AtomicUsize::new(positions.start);
+    let made = Mutex::new(BTreeMap::new());
+    let worker = || {
         loop {
             let position = next.fetch_add(1, Ordering::Relaxed);
-            let failed = shared.lock().map_or(true, |s| s.2.is_some());
-            if position >= count || failed {
+            if position >= positions.end {
                 return;
             }
-            let outcome = layer(job, &recording, position, folder, &mut |error| {
-                let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-                if let Ok(mut shared) = shared.lock() {
-                    (shared.0)(Progress::Descending(done, total, error));
-                }
-            });
-            if let Ok(mut shared) = shared.lock() {
-                match outcome {
-                    Ok(outcome) => {
-                        if let Some(slot) = shared.1.get_mut(position) {
-                            *slot = Some(outcome);
-                        }
-                    }
-                    Err(error) => shared.2 = Some(error),
-                }
+            let one = work(position);
+            if let Ok(mut made) = made.lock() {
+                made.insert(position, one);
             }
         }
     };
     let workers = thread::available_parallelism().map_or(1, NonZero::get);
     thread::scope(|scope| {
         for _ in 0..workers {
-            scope.spawn(work);
+            scope.spawn(worker);
         }
     });
-    let (_, outcomes, error) = shared
+    let made = made
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(error) = error {
-        return Err(error);
-    }
-    let ids = recording.layers.iter().enumerate();
-    Ok(Reconstruction {
-        folder: folder.to_path_buf(),
-        numbers: ids.map(|(n, (layer, _))| (layer.id.clone(), n)).collect(),
-        outcomes: outcomes.into_iter().flatten().collect(),
-    })
+    made.into_values().collect()
+}
+
+/// Where what a layer reads is recorded.
+struct Inputs<'i> {
+    /// In the original model.
+    original: &'i Recording,
+    /// In the model whose layers in front are rewritten; nothing where none are.
+    seen: Option<&'i Recording>,
 }
 
 impl Reconstruction {
+    /// The model with the layers before `position` rewritten, in memory.
+    fn in_front(
+        &self,
+        job: &Job,
+        subject: &Subject,
+        position: usize,
+    ) -> Result<LoadedModel, ReconstructError> {
+        let ranks = |(layer, _): &(ObservedLayer, Reproduced)| {
+            let ranks = job.options.ranks_of(&layer.id, &layer.site);
+            (layer.id.clone(), ranks)
+        };
+        let ranks: BTreeMap<_, _> = subject.layers.iter().take(position).map(ranks).collect();
+        let options = RewriteOptions {
+            only: Some(ranks.keys().cloned().collect()),
+            ranks: RankPlan::Each(ranks),
+            target: Target::MatMul,
+            allow_partial: true,
+            ..job.options.clone()
+        };
+        let mut model = load_model(&job.model.path)?;
+        let mut factorize = |layer: &Layer| {
+            let factors = self.factors(layer.id)?;
+            factors
+                .map(Into::into)
+                .ok_or_else(|| format!("there are no factors of layer {}", layer.site.layer).into())
+        };
+        let store = &mut |tensor| Ok(tensor);
+        rewrite(
+            &mut model.model,
+            &options,
+            &mut factorize,
+            store,
+            &mut |_, _| {},
+        )
+        .map_err(Box::new)?;
+        Ok(model)
+    }
+
     /// The factors of the attention `id`.
     ///
     /// # Errors
@@ -194,7 +271,8 @@ fn layer_file(folder: &Path, number: usize) -> PathBuf {
 
 fn layer(
     job: &Job,
-    recording: &Recording,
+    subject: &Subject,
+    inputs: &Inputs,
     position: usize,
     folder: &Path,
     progress: &mut dyn FnMut(f64),
@@ -205,7 +283,7 @@ fn layer(
         told += 1;
         progress(error);
     };
-    let Some((observed, how)) = recording.layers.get(position) else {
+    let Some((observed, how)) = subject.layers.get(position) else {
         return Err(ReconstructError::Io {
             path: path.display().to_string(),
             cause: io::ErrorKind::NotFound.into(),
@@ -233,21 +311,22 @@ fn layer(
             observed.output_projection.as_ref(),
             statistics,
             job.factorization,
-            job.form,
+            job.options.form,
         );
-        let start = from_moments(site, &moments, (job.ranks)(observed)).map_err(failed)?;
+        let ranks = job.options.ranks_of(&observed.id, site);
+        let start = from_moments(site, &moments, ranks).map_err(failed)?;
         match how {
             Reproduced::Not(why) => {
                 save(&start, None, &path)?;
                 left(number, why)
             }
             Reproduced::As(attention) => {
-                let sequences = recording.read(position)?;
+                let examples = inputs.examples(observed, attention, position)?;
                 let (found, error) = reconstruct(
                     attention,
                     &moments,
                     &start,
-                    &sequences,
+                    &examples,
                     job.descent,
                     &mut |_, error| tell(error),
                 )
@@ -264,6 +343,27 @@ fn layer(
     let last = outcome.error.map_or(0.0, |e| e[1]);
     (told..job.descent.steps).for_each(|_| progress(last));
     Ok(outcome)
+}
+
+impl Inputs<'_> {
+    /// What the layer at `position` reads, and what the original makes of the same text.
+    fn examples(
+        &self,
+        observed: &ObservedLayer,
+        attention: &Attention,
+        position: usize,
+    ) -> Result<Vec<Example>, ReconstructError> {
+        let original = self.original.read(observed, position)?.into_iter();
+        let Some(seen) = self.seen else {
+            return Ok(original.map(|s| Example::of(attention, s)).collect());
+        };
+        let pairs = original.zip(seen.read(observed, position)?);
+        let examples = pairs.map(|(original, sequence)| Example {
+            target: outputs(attention, &original),
+            sequence,
+        });
+        Ok(examples.collect())
+    }
 }
 
 fn left(layer: usize, why: &str) -> Outcome {

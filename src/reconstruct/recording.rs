@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use gqa2mla_passes::LatentForm;
@@ -17,49 +18,40 @@ use crate::model::load::LoadedModel;
 use crate::runtime::RuntimeOptions;
 use crate::text::Text;
 
-/// The file of the activations, and its name while it is written.
-const NAME: &str = "activations.f16";
-const UNFINISHED: &str = "activations.unfinished";
+/// The file of the activations in the original model, and in the model whose first layers are rewritten.
+const ORIGINAL: &str = "activations.f16";
+const REWRITTEN: &str = "activations-rewritten.f16";
 
-/// What a text made a model's attentions read.
-pub struct Recording {
-    path: PathBuf,
-    /// Sequences that are recorded.
-    sequences: usize,
-    /// Tokens of each.
-    length: usize,
-    /// Which keys are recorded: those that its latents are made of.
+/// How the attentions of a model are reproduced outside it.
+pub struct Subject {
+    /// Which keys are recorded: those that latents of this form are made of.
     form: LatentForm,
     /// The attentions, and how each is reproduced here.
     pub layers: Vec<(ObservedLayer, Reproduced)>,
 }
 
-/// Numbers that one layer takes in one sequence: none where nothing can be made of them.
-fn numbers((layer, how): &(ObservedLayer, Reproduced), length: usize) -> usize {
-    if matches!(how, Reproduced::Not(_)) {
-        return 0;
-    }
-    let site = &layer.site;
-    let cached = site.kv_heads * (site.key.size + site.value.size);
-    (site.heads * site.key.size + cached) * length
+/// What a text made some of a model's attentions read.
+pub struct Recording {
+    path: PathBuf,
+    /// Sequences that are recorded, and tokens of each.
+    sequences: usize,
+    length: usize,
+    /// Numbers that each layer takes in one sequence.
+    numbers: Vec<usize>,
 }
 
-impl Recording {
-    /// Reads `text` with `model` and keeps what it sees in `folder`; what is there from an earlier run is used again.
+impl Subject {
+    /// Looks once at masks and outputs, to learn what each attention does with its scores.
     ///
     /// # Errors
-    /// [`ReconstructError`] when the model cannot be run or the file not be written.
-    pub fn make(
+    /// [`ReconstructError`] when the model cannot be run.
+    pub fn of(
         model: &LoadedModel,
         text: &Text,
         form: LatentForm,
-        folder: &Path,
         runtime: &RuntimeOptions,
-        progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self, ReconstructError> {
-        let path = folder.join(NAME);
         let first = text.sequences().next().unwrap_or_default();
-        // Masks and outputs are looked at once, to learn what each attention does with its scores.
         let proof = [
             Quantity::Query,
             Quantity::Key,
@@ -70,36 +62,78 @@ impl Recording {
         ];
         let mut watched = Watched::open(model, &proof, runtime)?;
         let outputs = watched.read(first)?;
-        let layers: Vec<(ObservedLayer, Reproduced)> = std::mem::take(&mut watched.layers)
-            .into_iter()
-            .map(|layer| {
-                let how = reproduce(&layer, form, &outputs, first.len());
-                (layer, how)
-            })
-            .collect();
-        drop((watched, outputs));
-        let recording = Self {
-            path: path.clone(),
-            sequences: text.sequences().len(),
-            length: text.length,
+        let layers = std::mem::take(&mut watched.layers).into_iter();
+        let layers = layers.map(|layer| {
+            let how = reproduce(&layer, form, &outputs, first.len());
+            (layer, how)
+        });
+        Ok(Self {
             form,
-            layers,
-        };
-        if !path.exists() {
-            recording.write(model, text, folder, runtime, progress)?;
-        }
-        Ok(recording)
+            layers: layers.collect(),
+        })
     }
 
-    fn write(
+    /// Reads `text` with the original `model` and keeps what every attention sees in `folder`; what is there from an
+    /// earlier run is used again.
+    ///
+    /// # Errors
+    /// [`ReconstructError`] when the model cannot be run or the file not be written.
+    pub fn record(
         &self,
         model: &LoadedModel,
         text: &Text,
         folder: &Path,
         runtime: &RuntimeOptions,
         progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Recording, ReconstructError> {
+        let recording = self.recording(folder.join(ORIGINAL), text, 0..self.layers.len());
+        if !recording.path.exists() {
+            self.write(&recording, model, text, runtime, progress)?;
+        }
+        Ok(recording)
+    }
+
+    /// Reads `text` with `model`, whose attentions in front of the layers at `positions` are rewritten, and keeps what
+    /// these see.
+    ///
+    /// # Errors
+    /// [`ReconstructError`] when the model cannot be run or the file not be written.
+    pub fn record_rewritten(
+        &self,
+        positions: Range<usize>,
+        model: &LoadedModel,
+        text: &Text,
+        folder: &Path,
+        runtime: &RuntimeOptions,
+    ) -> Result<Recording, ReconstructError> {
+        let recording = self.recording(folder.join(REWRITTEN), text, positions);
+        self.write(&recording, model, text, runtime, &mut |_, _| {})?;
+        Ok(recording)
+    }
+
+    fn recording(&self, path: PathBuf, text: &Text, positions: Range<usize>) -> Recording {
+        let numbers = |(position, (layer, how)): (usize, &(ObservedLayer, Reproduced))| {
+            // Nothing can be made of what is not reproduced.
+            let recorded = positions.contains(&position) && matches!(how, Reproduced::As(_));
+            usize::from(recorded) * widths(layer).iter().sum::<usize>() * text.length
+        };
+        Recording {
+            path,
+            sequences: text.sequences().len(),
+            length: text.length,
+            numbers: self.layers.iter().enumerate().map(numbers).collect(),
+        }
+    }
+
+    fn write(
+        &self,
+        recording: &Recording,
+        model: &LoadedModel,
+        text: &Text,
+        runtime: &RuntimeOptions,
+        progress: &mut dyn FnMut(usize, usize),
     ) -> Result<(), ReconstructError> {
-        let unfinished = folder.join(UNFINISHED);
+        let unfinished = recording.path.with_extension("unfinished");
         let failed = |cause| ReconstructError::Io {
             path: unfinished.display().to_string(),
             cause,
@@ -112,12 +146,14 @@ impl Recording {
         let mut watched = Watched::open(model, &seen, runtime)?;
         let mut file = BufWriter::new(File::create(&unfinished).map_err(failed)?);
         for (number, tokens) in text.sequences().enumerate() {
-            progress(number, self.sequences);
+            progress(number, recording.sequences);
             let outputs = watched.read(tokens)?;
-            for (layer, (_, how)) in watched.layers.iter().zip(&self.layers) {
-                if matches!(how, Reproduced::Not(_)) {
+            for ((layer, _), numbers) in self.layers.iter().zip(&recording.numbers) {
+                // A model that is partly rewritten shows its layers under other names.
+                let shown = watched.layers.iter().find(|shown| shown.id == layer.id);
+                let Some(layer) = shown.filter(|_| *numbers > 0) else {
                     continue;
-                }
+                };
                 let sequence = sequence(layer, self.form, &outputs, tokens.len())?;
                 for part in [&sequence.queries, &sequence.keys, &sequence.values] {
                     let half: Vec<u8> = part
@@ -132,36 +168,38 @@ impl Recording {
             .map_err(|e| failed(e.into_error()))?
             .sync_all()
             .map_err(failed)?;
-        fs::rename(&unfinished, &self.path).map_err(failed)?;
-        progress(self.sequences, self.sequences);
+        fs::rename(&unfinished, &recording.path).map_err(failed)?;
+        progress(recording.sequences, recording.sequences);
         Ok(())
     }
+}
 
-    /// What the layer at `position` read, sequence by sequence.
+/// Numbers of the queries, keys and values of one token.
+fn widths(layer: &ObservedLayer) -> [usize; 3] {
+    let site = &layer.site;
+    [
+        site.heads * site.key.size,
+        site.kv_heads * site.key.size,
+        site.kv_heads * site.value.size,
+    ]
+}
+
+impl Recording {
+    /// What the `layer` at `position` read, sequence by sequence.
     ///
     /// # Errors
     /// [`ReconstructError::Io`].
-    pub fn read(&self, position: usize) -> Result<Vec<Sequence>, ReconstructError> {
+    pub fn read(
+        &self,
+        layer: &ObservedLayer,
+        position: usize,
+    ) -> Result<Vec<Sequence>, ReconstructError> {
         let failed = |cause| ReconstructError::Io {
             path: self.path.display().to_string(),
             cause,
         };
-        let sizes: Vec<usize> = self
-            .layers
-            .iter()
-            .map(|layer| numbers(layer, self.length))
-            .collect();
-        let before: usize = sizes.iter().take(position).sum();
-        let whole: usize = sizes.iter().sum();
-        let Some((layer, _)) = self.layers.get(position) else {
-            return Ok(Vec::new());
-        };
-        let site = &layer.site;
-        let widths = [
-            site.heads * site.key.size,
-            site.kv_heads * site.key.size,
-            site.kv_heads * site.value.size,
-        ];
+        let before: usize = self.numbers.iter().take(position).sum();
+        let whole: usize = self.numbers.iter().sum();
         let mut file = File::open(&self.path).map_err(failed)?;
         let mut all = Vec::with_capacity(self.sequences);
         for number in 0..self.sequences {
@@ -177,7 +215,7 @@ impl Recording {
                 });
                 Ok::<Vec<f32>, ReconstructError>(numbers.collect())
             };
-            let [queries, keys, values] = widths;
+            let [queries, keys, values] = widths(layer);
             let (queries, keys, values) = (part(queries)?, part(keys)?, part(values)?);
             all.push(Sequence {
                 length: self.length,

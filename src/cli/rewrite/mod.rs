@@ -158,6 +158,7 @@ impl Rewrite {
                 FormArg::Expanded => LatentForm::Expanded,
             },
             context: self.factors.context(),
+            ..RewriteOptions::default()
         };
         let factorization = self.factors.factorization(self.size.is_exact());
         if matches!(factorization, Factorization::TransMla { .. }) {

@@ -20,6 +20,23 @@ pub struct Sequence {
     pub values: Vec<f32>,
 }
 
+/// What an attention reads, and what it has to make of it.
+#[derive(Debug, Clone)]
+pub struct Example {
+    /// What it reads.
+    pub sequence: Sequence,
+    /// The outputs [T, H*dv] that it should give.
+    pub target: Vec<f32>,
+}
+
+impl Example {
+    /// The attention should make what it makes without any factors.
+    pub fn of(attention: &Attention, sequence: Sequence) -> Self {
+        let target = outputs(attention, &sequence);
+        Self { sequence, target }
+    }
+}
+
 /// The attention, apart from its factors.
 #[derive(Debug, Clone)]
 pub struct Attention {
@@ -50,16 +67,15 @@ pub fn outputs(attention: &Attention, sequence: &Sequence) -> Vec<f32> {
     Layer::whole(attention).target(sequence)
 }
 
-/// Relative squared error of the attention's output, as o_proj reads it, over `sequences`; all queries count.
-pub fn error(attention: &Attention, factors: &Factors, sequences: &[Sequence]) -> f64 {
+/// Relative squared error of the attention's output, as o_proj reads it, over `examples`; all queries count.
+pub fn error(attention: &Attention, factors: &Factors, examples: &[Example]) -> f64 {
     let layer = Layer::new(attention, factors);
     let weights = Weights::of(factors, attention);
     let (mut lost, mut whole) = (0.0, 0.0);
-    for sequence in sequences {
-        let target = layer.target(sequence);
+    for Example { sequence, target } in examples {
         let queries: Vec<usize> = (0..sequence.length).collect();
-        lost += layer.step(sequence, &target, &queries, &weights, None);
-        whole += layer.energy(&target, sequence.length);
+        lost += layer.step(sequence, target, &queries, &weights, None);
+        whole += layer.energy(target, sequence.length);
     }
     if whole > 0.0 { lost / whole } else { 0.0 }
 }

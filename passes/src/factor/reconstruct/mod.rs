@@ -20,7 +20,7 @@ mod layer;
 mod rotary;
 mod weights;
 
-pub use attention::{Attention, Sequence, error, gradient, outputs};
+pub use attention::{Attention, Example, Sequence, error, gradient, outputs};
 pub use rotary::Rotary;
 
 use super::Factors;
@@ -44,30 +44,29 @@ pub struct Descent {
 /// How often a descent looks at the sequence that is kept aside.
 const LOOKS: usize = 8;
 
-/// Descends from `start`. The last sequence is kept aside: the result is the best on it of what the descent passes
+/// Descends from `start`. The last example is kept aside: the result is the best on it of what the descent passes
 /// through, and never worse than `start`.
 /// `progress` is told after each step how many are done, and the relative squared error of that step.
 pub fn reconstruct(
     attention: &Attention,
     moments: &Moments,
     start: &Factors,
-    sequences: &[Sequence],
+    examples: &[Example],
     descent: Descent,
     progress: &mut dyn FnMut(usize, f64),
 ) -> Result<(Factors, [f64; 2]), SpectralError> {
-    let (aside, used) = match sequences.split_last() {
+    let (aside, used) = match examples.split_last() {
         Some((aside, used)) if !used.is_empty() => (std::slice::from_ref(aside), used),
-        _ => (sequences, sequences),
+        _ => (examples, examples),
     };
     let before = error(attention, start, aside);
     let layer = Layer::new(attention, start);
-    let targets: Vec<Vec<f32>> = used.iter().map(|s| layer.target(s)).collect();
+    let length = |example: &Example| example.sequence.length;
     let energy: f64 = used
         .iter()
-        .zip(&targets)
-        .map(|(s, t)| layer.energy(t, s.length))
+        .map(|e| layer.energy(&e.target, length(e)))
         .sum();
-    let tokens: usize = used.iter().map(|s| s.length).sum();
+    let tokens: usize = used.iter().map(length).sum();
     if energy <= 0.0 || !energy.is_finite() || tokens == 0 {
         return Ok((start.clone(), [before, before]));
     }
@@ -81,7 +80,7 @@ pub fn reconstruct(
     let (mut best, mut least) = (start.clone(), before);
     for step in 0..descent.steps {
         let which = step % used.len();
-        let (Some(sequence), Some(target)) = (used.get(which), targets.get(which)) else {
+        let Some(Example { sequence, target }) = used.get(which) else {
             break;
         };
         let queries = picked(sequence.length, descent.queries, step / used.len());

@@ -9,6 +9,9 @@
 
 mod common;
 
+#[path = "numerics/tract.rs"]
+mod tract;
+
 use std::collections::BTreeMap;
 
 use common::{
@@ -29,53 +32,6 @@ use gqa2mla_passes::{LatentForm, RankPlan, RewriteOptions, inspect};
 const FLOAT: i32 = DataType::Float as i32;
 const FLOAT16: i32 = DataType::Float16 as i32;
 const BFLOAT16: i32 = DataType::Bfloat16 as i32;
-
-/// Models that tract cannot run, and a part of what it says.
-const NOT_IN_TRACT: [(&str, &str); 15] = [
-    ("attention-past", "does not take boolean attention masks"),
-    (IN_BF16, "Unknown DatumType Bfloat16"),
-    ("dynamo23-llama", "does not take boolean attention masks"),
-    (
-        "dynamo23-llama-gqa",
-        "does not take boolean attention masks",
-    ),
-    ("dynamo24-llama", "does not take boolean attention masks"),
-    (
-        "genai-gemma2",
-        "GroupQueryAttention: softcap is unsupported",
-    ),
-    (
-        "genai-gptoss",
-        "packed QKV (absent key/value) is unsupported",
-    ),
-    (
-        "genai-llama",
-        "packed QKV (absent key/value) is unsupported",
-    ),
-    (
-        "genai-llama-int4",
-        "packed QKV (absent key/value) is unsupported",
-    ),
-    (
-        "genai-mistral",
-        "packed QKV (absent key/value) is unsupported",
-    ),
-    ("genai-phi3", "packed QKV (absent key/value) is unsupported"),
-    (
-        "genai-qwen2",
-        "packed QKV (absent key/value) is unsupported",
-    ),
-    (
-        "multi_head-llama",
-        "optional input #5 (bias / mask / past KV) is unsupported",
-    ),
-    // Its original runs: the rewritten graph checks the lengths of rows by a shape that is computed.
-    ("genai-qwen3", "shape input is variable"),
-    (
-        "merged-llama",
-        "Failed analyse for node #29 \"optimum::if\"",
-    ),
-];
 
 fn to_rank(rank: usize) -> RewriteOptions {
     RewriteOptions {
@@ -138,42 +94,6 @@ fn at_full_rank_nothing_is_lost_in_onnx_runtime() {
             found.steps.iter().any(|s| s.batch > 1),
             "{name}: and so does a batch: {found:#?}"
         );
-    }
-}
-
-#[test]
-fn at_full_rank_nothing_is_lost_in_tract() {
-    let cannot: BTreeMap<&str, &str> = NOT_IN_TRACT.into_iter().collect();
-    for name in recognised_fixtures() {
-        let (before, after) = pair(&name, RewriteOptions::default());
-        let tolerance = tolerance(&name);
-        let found = compared(
-            &before,
-            &after,
-            How {
-                runtime: RuntimeKind::Tract,
-                tolerance,
-            },
-        );
-        match (found, cannot.get(name.as_str())) {
-            (Ok(found), None) => {
-                assert!(
-                    found.rewritten_runtime.contains("tract"),
-                    "{}",
-                    found.rewritten_runtime
-                );
-                assert!(
-                    found.passed(),
-                    "{name}: {:e} is above {tolerance:e}",
-                    found.max_ratio()
-                );
-            }
-            (Err(said), Some(reason)) => assert!(said.contains(reason), "{name}: {said}"),
-            (Ok(_), Some(reason)) => {
-                panic!("{name} runs in tract now, strike it off the list: {reason}")
-            }
-            (Err(said), None) => panic!("{name}: {said}"),
-        }
     }
 }
 

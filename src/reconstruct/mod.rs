@@ -5,6 +5,7 @@
 //! beside the output, so that a run that is stopped goes on with the next one.
 
 mod attention;
+mod kept;
 mod recording;
 
 use std::collections::BTreeMap;
@@ -18,24 +19,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use gqa2mla_passes::factor::reconstruct::{Attention, Descent, Example, outputs, reconstruct};
-use gqa2mla_passes::factor::weighted::SideFactors;
 use gqa2mla_passes::factor::{Factors, SpectralError};
 use gqa2mla_passes::layer::Layer;
 use gqa2mla_passes::lower::Target;
 use gqa2mla_passes::observe::ObservedLayer;
 use gqa2mla_passes::{RankPlan, RewriteError, RewriteOptions, rewrite};
+use kept::{layer_file, load, save};
 use recording::{Recording, Subject};
 
 use crate::calibrate::{CalibrateError, ModelStatistics};
 use crate::factors::{Factorization, from_moments, moments};
 use crate::model::load::{LoadError, LoadedModel, load as load_model};
 use crate::runtime::RuntimeOptions;
-use crate::tensors::{Arrays, ArraysError};
+use crate::tensors::ArraysError;
 use crate::text::Text;
 use attention::Reproduced;
-
-/// What the file of one finished layer is.
-const KIND: &str = "gqa2mla factors 2";
 
 /// Layers that are worked on with the same layers rewritten in front of them. The result depends on it, so that it must not
 /// depend on the machine.
@@ -265,10 +263,6 @@ impl Reconstruction {
     }
 }
 
-fn layer_file(folder: &Path, number: usize) -> PathBuf {
-    folder.join(format!("layer-{number}.safetensors"))
-}
-
 fn layer(
     job: &Job,
     subject: &Subject,
@@ -372,53 +366,4 @@ fn left(layer: usize, why: &str) -> Outcome {
         error: None,
         left: Some(why.to_owned()),
     }
-}
-
-fn save(factors: &Factors, error: Option<[f64; 2]>, path: &Path) -> Result<(), ArraysError> {
-    let mut file = Arrays::default();
-    for (name, side) in [("key", &factors.key), ("value", &factors.value)] {
-        file.put(&format!("{name}/down"), &side.down.view());
-        file.put(&format!("{name}/up"), &side.up.view());
-        file.put(&format!("{name}/spectrum"), &side.spectrum.view());
-    }
-    if let Some(bias) = &factors.bias {
-        file.put("bias", &bias.view());
-    }
-    if let Some(error) = error {
-        file.put("error", &ndarray::arr1(&error).view());
-    }
-    file.save(KIND, path)
-}
-
-/// The factors in a file, with the errors before and after; nothing where there is no file yet.
-#[allow(clippy::type_complexity)]
-fn load(path: &Path) -> Result<Option<(Factors, Option<[f64; 2]>)>, ArraysError> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let file = Arrays::load(KIND, path)?;
-    let side = |name: &str| {
-        Ok::<_, String>(SideFactors {
-            down: file.get(&format!("{name}/down"))?,
-            up: file.get(&format!("{name}/up"))?,
-            spectrum: file.get(&format!("{name}/spectrum"))?,
-        })
-    };
-    let factors = || {
-        Ok::<_, String>(Factors {
-            key: side("key")?,
-            value: side("value")?,
-            bias: file.get("bias").ok(),
-        })
-    };
-    let error = file
-        .get::<ndarray::Ix1>("error")
-        .ok()
-        .and_then(|e| e.to_vec().try_into().ok());
-    let factors = factors().map_err(|detail| ArraysError::Format {
-        path: path.display().to_string(),
-        kind: KIND,
-        detail,
-    })?;
-    Ok(Some((factors, error)))
 }

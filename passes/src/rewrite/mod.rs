@@ -6,6 +6,7 @@ pub mod decoupled;
 pub mod expanded;
 pub mod grouped;
 mod names;
+mod rotate;
 mod tensors;
 pub mod weights;
 

@@ -1,7 +1,8 @@
 //! The chain rule through one head.
 
 use super::super::dense::{View, product};
-use super::layer::{Head, Layer, Scored, columns};
+use super::layer::{Head, Layer, columns};
+use super::scored::{Scored, Slopes};
 use super::weights::Weights;
 
 impl Layer<'_> {
@@ -91,62 +92,6 @@ impl Layer<'_> {
             product(slope, true, queries.t(), d_queries, 1.0);
         }
     }
-
-    /// From what queries were multiplied with back to the latents; rebuilt keys leave their slope at w_uk.
-    pub fn to_latents(
-        &self,
-        back: Slopes,
-        scored: &Scored,
-        weights: &Weights,
-        slope: &mut Weights,
-    ) -> Latents {
-        let Slopes { scored: by, values } = back;
-        let (Scored::Heads { latents, .. }, Some(rotary)) = (scored, &self.is.rotary) else {
-            let keys = by.into_iter().next().unwrap_or_default();
-            return Latents { keys, values };
-        };
-        let (d, rk) = (self.is.key_size, self.key_rank);
-        let mut keys = vec![0.0; latents.len()];
-        let count = latents.len() / rk.max(1);
-        let ups = weights.w_uk.iter().zip(&mut slope.w_uk);
-        for (mut rows, (up, slope)) in by.into_iter().zip(ups) {
-            rotary.rotate_back(&mut rows, d);
-            let rows = View::new(&rows, count, d);
-            product(slope, true, rows.t(), View::new(latents, count, rk), 1.0);
-            product(&mut keys, true, rows, View::new(up, d, rk), 1.0);
-        }
-        Latents { keys, values }
-    }
-}
-
-/// Slopes while heads are gone through.
-pub struct Slopes {
-    /// Of the rows that queries are multiplied with, [T, width] each: the latents, or the keys of each KV head.
-    scored: Vec<Vec<f32>>,
-    /// Of the latent values, [T, r].
-    values: Vec<f32>,
-}
-
-impl Slopes {
-    /// None yet.
-    pub fn zeros(scored: &Scored, values: usize) -> Self {
-        let zeros = |rows: &Vec<f32>| vec![0.0; rows.len()];
-        Self {
-            scored: match scored {
-                Scored::Latents(latents) => vec![zeros(latents)],
-                Scored::Heads { heads, .. } => heads.iter().map(zeros).collect(),
-            },
-            values: vec![0.0; values],
-        }
-    }
-}
-
-/// Slopes of the latent rows, [T, r].
-pub struct Latents {
-    /// Of the keys.
-    pub keys: Vec<f32>,
-    /// Of the values.
-    pub values: Vec<f32>,
 }
 
 /// Adds `a b` to the first `count` rows of `out`, `width` wide.

@@ -3,7 +3,7 @@
 use super::super::Factors;
 use super::super::dense::{View, product};
 use super::attention::{Attention, Sequence};
-use super::backward::Slopes;
+use super::scored::{Scored, Slopes};
 use super::weights::{Weights, single};
 
 /// Queries that are worked on at once: they see keys up to the last of them only.
@@ -235,25 +235,6 @@ impl<'a> Layer<'a> {
         lost
     }
 
-    /// What queries are multiplied with: the latents themselves, or the heads that are rebuilt from them and rotated.
-    fn scored(&self, latents: Vec<f32>, seen: usize, weights: &Weights) -> Scored {
-        let (d, rk) = (self.is.key_size, self.key_rank);
-        let Some(rotary) = &self.is.rotary else {
-            return Scored::Latents(latents);
-        };
-        let rebuilt = weights.w_uk.iter().map(|up| {
-            let mut rows = Vec::new();
-            let latents = View::new(&latents, seen, rk);
-            product(&mut rows, false, latents, View::new(up, d, rk).t(), 1.0);
-            rotary.rotate(&mut rows, d);
-            rows
-        });
-        Scored::Heads {
-            heads: rebuilt.collect(),
-            latents,
-        }
-    }
-
     fn forward(
         &self,
         sequence: &Sequence,
@@ -346,19 +327,6 @@ impl<'a> Layer<'a> {
         }
         difference
     }
-}
-
-/// What queries are multiplied with.
-pub enum Scored {
-    /// Latents [T, r], by queries in their coordinates.
-    Latents(Vec<f32>),
-    /// Rebuilt and rotated keys of each head.
-    Heads {
-        /// [G][T, d].
-        heads: Vec<Vec<f32>>,
-        /// What they are rebuilt from, [T, r].
-        latents: Vec<f32>,
-    },
 }
 
 /// What one head makes of a block of queries.

@@ -18,6 +18,7 @@ mod backward;
 mod descent;
 mod layer;
 mod rotary;
+mod scored;
 mod weights;
 
 pub use attention::{Attention, Example, Sequence, error, gradient, outputs};

@@ -147,7 +147,8 @@ pub fn run(
     let progress = Mutex::new(progress);
     for first in (0..count).step_by(WAVE) {
         let wave = first..(first + WAVE).min(count);
-        let finished = |position| layer_file(folder, position).exists();
+        // A file that cannot be read is made again, from the same inputs as the first time.
+        let finished = |position| matches!(load(&layer_file(folder, position)), Ok(Some(_)));
         let seen = match first > 0 && !wave.clone().all(finished) {
             true => {
                 let model = done.in_front(job, &subject, first)?;

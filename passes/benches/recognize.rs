@@ -8,7 +8,7 @@ use std::path::Path;
 
 use divan::Bencher;
 use gqa2mla_passes::inspect;
-use gqa2mla_passes::model::Model;
+use gqa2mla_passes::onnx::stored::Model;
 use gqa2mla_passes::onnx::{GraphProto, ModelProto};
 use prost::Message;
 

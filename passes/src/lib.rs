@@ -3,28 +3,18 @@
 //! Data flows one way: messages, graph view, facts, sites, factors, patch, messages again. [`inspect`] stops at the
 //! sites; [`rewrite`] goes all the way.
 
-pub mod changes;
-pub mod cleanup;
-pub mod error;
+pub mod analysis;
 pub mod factor;
 pub mod facts;
+pub mod forms;
 pub mod graph;
-pub mod inline;
-pub mod layer;
-pub mod lower;
-pub mod model;
-pub mod observe;
 pub mod onnx;
-pub mod options;
+pub mod operators;
 pub mod pipeline;
-pub mod placed;
 pub mod recognize;
-pub mod rewrite;
-pub mod scopes;
-mod seam;
-pub mod understand;
+pub mod weights;
 
-pub use error::RewriteError;
-pub use layer::{Layer, by_weights};
-pub use options::{LatentForm, RankPlan, RewriteOptions};
+pub use analysis::layer::{Layer, by_weights};
+pub use pipeline::error::RewriteError;
+pub use pipeline::options::{LatentForm, RankPlan, RewriteOptions};
 pub use pipeline::{Inspection, Rewritten, inspect, rewrite};

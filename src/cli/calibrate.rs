@@ -3,16 +3,16 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Args;
-use gqa2mla::calibrate::{calibrate, store};
-use gqa2mla::model::load::load;
-use gqa2mla::ports::subject;
+use gqa2mla::files::load::load;
+use gqa2mla::fit::calibrate::{calibrate, store};
 use gqa2mla::report::grouped;
+use gqa2mla::validate::ports::subject;
 use serde_json::json;
 
-use super::Outcome;
-use super::runtime::RuntimeArgs;
-use super::screen::{emit, emit_json, progress};
-use super::text::TextArgs;
+use crate::cli::Outcome;
+use crate::cli::runtime::RuntimeArgs;
+use crate::cli::screen::{emit, emit_json, progress};
+use crate::cli::text::TextArgs;
 
 /// Read text with a model and keep statistics of its keys, values and queries, for `rewrite --calibration`.
 ///
@@ -48,7 +48,7 @@ impl Calibrate {
         let text = self
             .text
             .read(subject.vocabulary, self.tokens, self.length)?
-            .ok_or_else(super::no_text)?;
+            .ok_or_else(crate::cli::no_text)?;
         let mut partial = self.out.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);

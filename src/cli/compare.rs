@@ -1,21 +1,21 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use gqa2mla::compress::Compressor;
-use gqa2mla::factors::Factorization;
-use gqa2mla::model::load::load;
-use gqa2mla::model::save::DataFile;
-use gqa2mla::ports::subject;
-use gqa2mla::quality::Quality;
+use gqa2mla::compress::compressor::Compressor;
+use gqa2mla::files::load::load;
+use gqa2mla::files::save::DataFile;
+use gqa2mla::fit::factors::Factorization;
+use gqa2mla::measure::quality::Quality;
+use gqa2mla::validate::ports::subject;
 use gqa2mla_passes::{LatentForm, RankPlan, RewriteOptions};
 use serde_json::{Value, json};
 
-use super::factors::FactorArgs;
-use super::rewrite::bars;
-use super::runtime::RuntimeArgs;
-use super::screen::{emit, emit_json, progress, table};
-use super::text::TextArgs;
-use super::{Outcome, no_text};
+use crate::cli::factors::FactorArgs;
+use crate::cli::rewrite::bars;
+use crate::cli::runtime::RuntimeArgs;
+use crate::cli::screen::{emit, emit_json, progress, table};
+use crate::cli::text::TextArgs;
+use crate::cli::{Outcome, no_text};
 
 /// Rewrite a model in several ways at several sizes, and compare what each loses on a text.
 ///

@@ -1,8 +1,8 @@
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::screen::emit;
-use super::{Cli, Outcome};
+use crate::cli::screen::emit;
+use crate::cli::{Cli, Outcome};
 
 /// Print a script that completes the command's words in a shell.
 ///

@@ -2,14 +2,14 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use gqa2mla::model::identity::identity;
-use gqa2mla::model::load::{LoadedModel, load};
+use gqa2mla::files::identity::identity;
+use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla_passes::graph::{label, text};
 use gqa2mla_passes::onnx::{NodeProto, TensorProto};
 use serde_json::{Value, json};
 
-use super::Outcome;
-use super::screen::{emit, emit_json};
+use crate::cli::Outcome;
+use crate::cli::screen::{emit, emit_json};
 
 /// Show the nodes, initializers and interface in which two models differ.
 ///

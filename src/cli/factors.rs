@@ -4,16 +4,16 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use gqa2mla::calibrate::{ModelStatistics, calibrate, store};
-use gqa2mla::factors::Factorization;
-use gqa2mla::model::load::LoadedModel;
+use gqa2mla::files::load::LoadedModel;
+use gqa2mla::fit::calibrate::{ModelStatistics, calibrate, store};
+use gqa2mla::fit::factors::Factorization;
+use gqa2mla::measure::text::Text;
 use gqa2mla::runtime::RuntimeOptions;
-use gqa2mla::text::Text;
 use gqa2mla_passes::factor::reconstruct::Descent;
 
-use super::screen::progress;
-use super::text::TextArgs;
-use super::{UsageError, no_text};
+use crate::cli::screen::progress;
+use crate::cli::text::TextArgs;
+use crate::cli::{UsageError, no_text};
 
 /// Factors and what they are made from.
 #[derive(Debug, Clone, Args)]

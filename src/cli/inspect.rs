@@ -2,18 +2,18 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use gqa2mla::model::load::load;
+use gqa2mla::files::load::load;
 use gqa2mla::report::grouped;
 use gqa2mla_passes::graph::text::type_name;
-use gqa2mla_passes::model::element_bits;
 use gqa2mla_passes::onnx::ModelProto;
+use gqa2mla_passes::onnx::stored::element_bits;
 use gqa2mla_passes::recognize::reject::Reject;
 use gqa2mla_passes::recognize::site::Site;
 use gqa2mla_passes::{Inspection, inspect};
 use serde_json::{Value, json};
 
-use super::Outcome;
-use super::screen::{emit, emit_json, table};
+use crate::cli::Outcome;
+use crate::cli::screen::{emit, emit_json, table};
 
 /// List every attention found, and every one not recognised with the reason and the node.
 ///

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Args, CommandFactory};
 
-use super::screen::emit;
-use super::{Cli, Outcome};
+use crate::cli::screen::emit;
+use crate::cli::{Cli, Outcome};
 
 /// Write the manual pages, one for each command, into a folder.
 ///

@@ -17,8 +17,8 @@ mod validate;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use gqa2mla::compress::CompressError;
-use gqa2mla::convert::ConvertError;
+use gqa2mla::compress::compressor::CompressError;
+use gqa2mla::compress::convert::ConvertError;
 use gqa2mla::runtime::RuntimeError;
 use gqa2mla_passes::RewriteError;
 use serde_json::json;
@@ -121,7 +121,7 @@ fn clear_when_stopped() -> std::io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     std::thread::Builder::new().spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            gqa2mla::interrupted::clear();
+            gqa2mla::files::interrupted::clear();
             // At once: what a library does at the end of a process would meet threads that still work.
             low_level::exit(STOPPED + signal);
         }

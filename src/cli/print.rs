@@ -2,12 +2,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use gqa2mla::model::load::load;
+use gqa2mla::files::load::load;
 use gqa2mla_passes::graph::text;
 use serde_json::json;
 
-use super::Outcome;
-use super::screen::{emit, emit_json};
+use crate::cli::Outcome;
+use crate::cli::screen::{emit, emit_json};
 
 /// Print the graph as stable text, never the numbers of a weight.
 ///

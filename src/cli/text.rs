@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use gqa2mla::text::{Text, TextError, TextSource};
+use gqa2mla::measure::text::{Text, TextError, TextSource};
 
 /// Text, or the token ids of one.
 #[derive(Debug, Clone, Args)]

@@ -2,23 +2,23 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use gqa2mla::compress::METADATA;
-use gqa2mla::layer_errors::{LayerError, layer_errors};
-use gqa2mla::measure::measure;
-use gqa2mla::model::load::{LoadedModel, load};
-use gqa2mla::ports::{Subject, subject};
-use gqa2mla::quality::Quality;
+use gqa2mla::compress::compressor::METADATA;
+use gqa2mla::files::load::{LoadedModel, load};
+use gqa2mla::fit::layer_errors::{LayerError, layer_errors};
+use gqa2mla::measure::measure::measure;
+use gqa2mla::measure::quality::Quality;
 use gqa2mla::report::grouped;
 use gqa2mla::runtime::{RuntimeOptions, open};
 use gqa2mla::validate::compare::Comparison;
+use gqa2mla::validate::ports::{Subject, subject};
 use gqa2mla::validate::{ValidateOptions, validate};
 use gqa2mla_passes::onnx::ModelProto;
 use serde_json::{Value, json};
 
-use super::Outcome;
-use super::runtime::RuntimeArgs;
-use super::screen::{emit, emit_json, progress, table};
-use super::text::TextArgs;
+use crate::cli::Outcome;
+use crate::cli::runtime::RuntimeArgs;
+use crate::cli::screen::{emit, emit_json, progress, table};
+use crate::cli::text::TextArgs;
 
 /// Run both models through the same prompts and compare their logits and cache sizes.
 ///
@@ -99,7 +99,7 @@ impl Validate {
         let text = self
             .text
             .read(vocabulary, self.text_tokens, self.text_length)?
-            .ok_or_else(super::no_text)?;
+            .ok_or_else(crate::cli::no_text)?;
         let runtime = self.how.runtime.options(true);
         let quality = measure(
             original,

@@ -2,7 +2,7 @@
 
 use plotters::prelude::*;
 
-use super::ReportError;
+use crate::report::ReportError;
 
 const SIZE: (u32, u32) = (440, 250);
 

@@ -10,10 +10,10 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session as OrtSessionInner, SessionInputValue};
 use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 
-use super::library::{guarded, load};
-use super::locate::{Surroundings, locate};
-use super::tensor::{Data, Tensor};
-use super::{Provider, RuntimeError, RuntimeOptions, Session, panic_message};
+use crate::runtime::library::{guarded, load};
+use crate::runtime::locate::{Surroundings, locate};
+use crate::runtime::tensor::{Data, Tensor};
+use crate::runtime::{Provider, RuntimeError, RuntimeOptions, Session, panic_message};
 
 const NAME: &str = "ONNX Runtime";
 /// Where the data files of a model are that is given as bytes (onnxruntime_session_options_config_keys.h).
@@ -30,7 +30,7 @@ pub struct OrtSession {
 /// file holds, and its data files are used.
 ///
 /// # Errors
-/// As [`super::open`].
+/// As [`crate::runtime::open`].
 pub fn open(
     model: &Path,
     messages: Option<&[u8]>,

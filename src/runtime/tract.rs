@@ -15,8 +15,8 @@ use tract_onnx::prelude::{
 };
 use tract_onnx::tract_core::internal::bail;
 
-use super::tensor::{Data, Tensor};
-use super::{RuntimeError, RuntimeOptions, Session, panic_message};
+use crate::runtime::tensor::{Data, Tensor};
+use crate::runtime::{RuntimeError, RuntimeOptions, Session, panic_message};
 
 const NAME: &str = "tract";
 

@@ -1,8 +1,8 @@
 //! onnxruntime-genai: one width for keys and values of all layers, and a buffer that past and present share only where
 //! `GroupQueryAttention` writes into it.
 
-use super::config::{Edit, read};
-use super::{Latent, ServingError, Stack};
+use crate::serving::config::{Edit, read};
+use crate::serving::{Latent, ServingError, Stack};
 
 const DECODER: [&str; 2] = ["model", "decoder"];
 const SHARE: [&str; 2] = ["search", "past_present_share_buffer"];

@@ -2,6 +2,7 @@
 //!
 //! The contract of each stack is in its own file; none of them reads a file, they are given texts and give texts back.
 
+pub mod bundle;
 mod config;
 mod genai;
 mod optimum;
@@ -13,11 +14,11 @@ use std::path::{Path, PathBuf};
 
 use gqa2mla_passes::onnx::ModelProto;
 
-use crate::model::load::LoadedModel;
-use crate::model::save::DataFile;
-use crate::ports::{declared, subject};
+use crate::files::load::LoadedModel;
+use crate::files::save::DataFile;
 use crate::validate::ValidateError;
 use crate::validate::interface::{Cache, Dim, Interface, Port};
+use crate::validate::ports::{declared, subject};
 
 pub use config::{Config, Edit};
 

@@ -1,8 +1,8 @@
 //! Optimum's `ORTModelForCausalLM` makes the first, empty cache from the configuration: `num_key_value_heads` heads, as
 //! wide as the model type says. The graph itself reads none of these keys.
 
-use super::config::{Config, Edit, read};
-use super::{Latent, ServingError, Stack};
+use crate::serving::config::{Config, Edit, read};
+use crate::serving::{Latent, ServingError, Stack};
 
 /// Types whose caches are as wide as `head_dim`; those of all others as `hidden_size // num_attention_heads`.
 const BY_HEAD_DIM: [&str; 4] = ["gemma", "gemma3_text", "gpt_oss", "nemotron"];

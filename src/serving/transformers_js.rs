@@ -1,8 +1,8 @@
 //! transformers.js reads the shapes of caches from the session, and from version 3 back from the configuration, as
 //! Optimum does.
 
-use super::config::{Edit, read};
-use super::{Latent, ServingError, Stack, optimum};
+use crate::serving::config::{Edit, read};
+use crate::serving::{Latent, ServingError, Stack, optimum};
 
 pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingError> {
     let stack = Stack::TransformersJs;

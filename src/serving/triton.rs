@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use gqa2mla_passes::onnx::tensor_proto::DataType;
 
-use super::{Edit, Latent, ServingError, Stack};
+use crate::serving::{Edit, Latent, ServingError, Stack};
 use crate::validate::interface::{Dim, Port};
 
 /// Fields that name a tensor.

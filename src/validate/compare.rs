@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::ValidateError;
 use crate::runtime::tensor::{ElementType, Tensor};
+use crate::validate::ValidateError;
 
 /// One run of both models, compared over every position that holds a token.
 #[derive(Debug, Clone, PartialEq, Serialize)]

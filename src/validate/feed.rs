@@ -1,10 +1,10 @@
 //! Makes every input of one run from its role.
 
-use super::ValidateError;
-use super::interface::{Dim, Input, Interface, Role};
-use super::scenario::Random;
 use crate::runtime::RuntimeError;
 use crate::runtime::tensor::{ElementType, Tensor};
+use crate::validate::ValidateError;
+use crate::validate::interface::{Dim, Input, Interface, Role};
+use crate::validate::scenario::Random;
 
 /// Tokens of the made-up source text of an encoder-decoder.
 const SOURCE_LENGTH: usize = 5;

@@ -3,10 +3,10 @@
 //! Exporters agree on little: caches are listed key by key or layer by layer, under `past_key_values.3.key`,
 //! `past_3_key` or `cache_k_3`. A cache is whatever comes in under one name and goes out longer under its partner's.
 
-use super::ValidateError;
-use super::pairing::{length_axis, pair};
-use super::roles::{batch_axis, element, plain_role, token_port, unknown};
 use crate::runtime::tensor::ElementType;
+use crate::validate::ValidateError;
+use crate::validate::pairing::{length_axis, pair};
+use crate::validate::roles::{batch_axis, element, plain_role, token_port, unknown};
 
 /// An extent in the declared type of an input or output.
 #[derive(Debug, Clone, PartialEq, Eq)]

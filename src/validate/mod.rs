@@ -5,6 +5,7 @@ pub mod compare;
 mod feed;
 pub mod interface;
 mod pairing;
+pub mod ports;
 pub mod prompt;
 mod roles;
 pub mod runner;

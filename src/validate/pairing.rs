@@ -1,8 +1,8 @@
 //! Pairs the inputs that are caches with the outputs that continue them, and finds the logits among the rest.
 
-use super::ValidateError;
-use super::interface::{Dim, Port};
 use crate::runtime::tensor::ElementType;
+use crate::validate::ValidateError;
+use crate::validate::interface::{Dim, Port};
 
 /// Words that only say which side of the model a cache is on, or that it is one.
 const SIDE_WORDS: [&str; 13] = [

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::ValidateError;
-use super::feed::Moment;
-use super::interface::{Dim, Interface};
 use crate::runtime::tensor::Tensor;
+use crate::validate::ValidateError;
+use crate::validate::feed::Moment;
+use crate::validate::interface::{Dim, Interface};
 
 /// `interface` with the extents that its caches leave open taken from `widths`: heads and head size by past name.
 #[must_use]
@@ -36,7 +36,7 @@ pub fn feeds(
     interface: &Interface,
     tokens: &[i64],
 ) -> Result<Vec<(String, Tensor)>, ValidateError> {
-    let empty = |cache: &super::interface::Cache| {
+    let empty = |cache: &crate::validate::interface::Cache| {
         let shape = cache.shape(1, 0).ok_or_else(|| {
             ValidateError::Interface(format!(
                 "cache {} has an axis of unknown extent",

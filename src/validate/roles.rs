@@ -1,8 +1,8 @@
 //! Tells an input's role from its name, type and rank.
 
-use super::ValidateError;
-use super::interface::{Dim, Port, Role};
 use crate::runtime::tensor::ElementType;
+use crate::validate::ValidateError;
+use crate::validate::interface::{Dim, Port, Role};
 
 /// The role of an input that its name and type give away; nothing for what may be a cache or token ids.
 ///

@@ -1,10 +1,10 @@
 //! Runs one model step by step, handing its own presents back as pasts.
 
-use super::ValidateError;
-use super::feed::{Moment, bounded};
-use super::interface::{Cache, Interface};
 use crate::runtime::Session;
 use crate::runtime::tensor::Tensor;
+use crate::validate::ValidateError;
+use crate::validate::feed::{Moment, bounded};
+use crate::validate::interface::{Cache, Interface};
 
 /// A model in the middle of a scenario.
 pub struct Runner<'a> {

@@ -1,7 +1,7 @@
 //! What both models are put through: whole prompts, single steps, several tokens on top of a cache, and a padded batch.
 //! The same seed gives the same tokens.
 
-use super::interface::{Interface, Role};
+use crate::validate::interface::{Interface, Role};
 
 /// Tokens of the prefill, of the multi-token step, and padding of the first row of a batch.
 const PREFILL: usize = 8;

@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, Array2, ArrayView2, ArrayView3, Axis};
 
-use super::moments::{Moments, SideMoments};
+use crate::factor::moments::{Moments, SideMoments};
 
 /// What one attention did on some tokens of one sequence; row-major views into what a runtime returned.
 #[derive(Debug, Clone, Copy)]

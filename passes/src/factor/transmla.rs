@@ -12,7 +12,7 @@
 
 use ndarray::{Array1, Array2, Array3, s};
 
-use super::spectral::{SpectralError, symmetric_eigen};
+use crate::factor::spectral::{SpectralError, symmetric_eigen};
 
 /// The maps of one layer. n = G*d, m = G*dv.
 #[derive(Debug, Clone)]

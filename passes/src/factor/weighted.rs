@@ -6,8 +6,8 @@
 
 use ndarray::{Array1, Array2, Array3, ArrayView2, s};
 
-use super::moments::SideMoments;
-use super::spectral::{SpectralError, square_roots, symmetric_eigen};
+use crate::factor::moments::SideMoments;
+use crate::factor::spectral::{SpectralError, square_roots, symmetric_eigen};
 
 /// Lifts the readers' weight where it is singular, relative to its largest eigenvalue.
 const RIDGE: f64 = 1e-10;

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, s};
 
-use super::moments::SideMoments;
+use crate::factor::moments::SideMoments;
 
 /// How channels are rotated by their position.
 #[derive(Debug, Clone, PartialEq)]

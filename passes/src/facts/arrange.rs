@@ -2,9 +2,9 @@
 
 use tract_data::prelude::TDim;
 
-use super::content::{self, Content};
-use super::ops::axis;
-use super::{Fact, Facts, Shape, dim, shapes};
+use crate::facts::content::{self, Content};
+use crate::facts::ops::axis;
+use crate::facts::{Fact, Facts, Shape, dim, shapes};
 use crate::graph::{attribute, input_at, int_attribute};
 use crate::onnx::NodeProto;
 

@@ -2,8 +2,8 @@
 
 use tract_data::prelude::TDim;
 
-use super::ops::matmul;
-use super::{Fact, Facts, dim};
+use crate::facts::ops::matmul;
+use crate::facts::{Fact, Facts, dim};
 use crate::graph::{input_at, int_attribute};
 use crate::onnx::NodeProto;
 

@@ -2,8 +2,8 @@
 
 use tract_data::prelude::TDim;
 
-use super::{Fact, dim};
-use crate::model::Model;
+use crate::facts::{Fact, dim};
+use crate::onnx::stored::Model;
 use crate::onnx::{TensorProto, tensor_proto::DataType};
 
 /// Longest tensor whose elements are followed: shapes have a handful, index tables a few hundred.

@@ -6,6 +6,7 @@ mod attention;
 pub mod content;
 pub mod dim;
 mod ops;
+pub mod scoped;
 pub mod shapes;
 
 pub use ops::{axes, shape_range};
@@ -15,7 +16,7 @@ use std::collections::HashMap;
 use tract_data::prelude::{Symbol, SymbolScope, TDim};
 
 use crate::graph::{Graph, int_attribute, is_op};
-use crate::model::Model;
+use crate::onnx::stored::Model;
 use crate::onnx::{NodeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto};
 use content::Content;
 

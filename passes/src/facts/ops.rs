@@ -2,13 +2,13 @@
 
 use tract_data::prelude::TDim;
 
-use super::content::{self, Content};
-use super::{Fact, Facts, Shape, arrange, attention, dim, shapes};
+use crate::facts::content::{self, Content};
+use crate::facts::{Fact, Facts, Shape, arrange, attention, dim, shapes};
 use crate::graph::{attribute, int_attribute};
-use crate::model::Model;
+use crate::onnx::stored::Model;
 use crate::onnx::{NodeProto, tensor_proto::DataType};
 
-pub use super::shapes::axis;
+pub use crate::facts::shapes::axis;
 
 const INT64: Option<i32> = Some(DataType::Int64 as i32);
 const BOOL: Option<i32> = Some(DataType::Bool as i32);

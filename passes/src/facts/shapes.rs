@@ -2,8 +2,8 @@
 
 use tract_data::prelude::TDim;
 
-use super::Shape;
-use super::dim::{self, Factors};
+use crate::facts::Shape;
+use crate::facts::dim::{self, Factors};
 
 /// Position of a possibly negative axis in a tensor of rank `rank`.
 pub fn axis(axis: i64, rank: usize) -> Option<usize> {

@@ -1,7 +1,10 @@
 //! A read-only view of one ONNX graph: who makes a value, who reads it.
 
 pub mod build;
+pub mod cleanup;
+pub mod inline;
 pub mod patch;
+pub mod scopes;
 pub mod text;
 pub mod verify;
 

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::build::{Dim, reshaped};
-use super::{Graph, NodeId};
+use crate::graph::build::{Dim, reshaped};
+use crate::graph::{Graph, NodeId};
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
 
 /// Changes to one graph: nodes replaced by nodes, initializers added, values of the interface given another shape.
@@ -132,7 +132,7 @@ fn check(patch: &Patch, proto: &GraphProto) -> Result<(), PatchError> {
                     .any(|u| !patch.replaced.contains_key(&u.node));
             if read && !made.contains_key(output.as_str()) {
                 return Err(PatchError::Lost {
-                    node: super::label(node).to_owned(),
+                    node: crate::graph::label(node).to_owned(),
                     value: output.clone(),
                 });
             }

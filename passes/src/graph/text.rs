@@ -213,7 +213,7 @@ pub fn graph(graph: &GraphProto) -> Vec<String> {
     );
     for one in &graph.node {
         lines.push(node(one));
-        for body in super::subgraphs(one) {
+        for body in crate::graph::subgraphs(one) {
             lines.extend(
                 self::graph(body)
                     .into_iter()

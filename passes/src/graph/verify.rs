@@ -9,7 +9,7 @@
 
 use std::collections::HashSet;
 
-use super::{label, subgraphs};
+use crate::graph::{label, subgraphs};
 use crate::onnx::{GraphProto, ModelProto};
 
 /// The first invariant that does not hold.

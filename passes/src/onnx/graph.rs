@@ -1,6 +1,6 @@
 //! Graphs, their nodes and the attributes of those.
 
-use super::{
+use crate::onnx::{
     NodeDeviceConfigurationProto, SparseTensorProto, StringStringEntryProto, TensorProto, TypeProto,
 };
 
@@ -65,7 +65,7 @@ pub struct AttributeProto {
 
 /// Parts of [`AttributeProto`].
 pub mod attribute_proto {
-    /// The value fields of [`super::AttributeProto`]; `type` holds one of these.
+    /// The value fields of [`crate::onnx::AttributeProto`]; `type` holds one of these.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
     #[repr(i32)]
     pub enum AttributeType {

@@ -12,6 +12,7 @@
 mod devices;
 mod graph;
 mod model;
+pub mod stored;
 mod tensor;
 mod types;
 

@@ -1,6 +1,8 @@
 //! A whole file: the model, its functions and operator sets.
 
-use super::{AttributeProto, DeviceConfigurationProto, GraphProto, NodeProto, ValueInfoProto};
+use crate::onnx::{
+    AttributeProto, DeviceConfigurationProto, GraphProto, NodeProto, ValueInfoProto,
+};
 
 /// How to train the model: a graph that resets it, and a graph that takes one step.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -1,6 +1,6 @@
 //! Constant tensors.
 
-use super::StringStringEntryProto;
+use crate::onnx::StringStringEntryProto;
 
 /// A constant tensor: its elements in one of the data fields, or in another file.
 #[derive(Clone, PartialEq, prost::Message)]

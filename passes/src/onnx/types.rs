@@ -52,12 +52,12 @@ pub mod type_proto {
     /// A dense tensor.
     #[derive(Clone, PartialEq, prost::Message)]
     pub struct Tensor {
-        /// Element type, as [`super::tensor_proto::DataType`]. Required.
+        /// Element type, as [`crate::onnx::tensor_proto::DataType`]. Required.
         #[prost(int32, optional, tag = "1")]
         pub elem_type: Option<i32>,
         /// The shape; missing where not even the rank is known.
         #[prost(message, optional, tag = "2")]
-        pub shape: Option<super::TensorShapeProto>,
+        pub shape: Option<crate::onnx::TensorShapeProto>,
     }
 
     /// A list of values of one type.
@@ -65,18 +65,18 @@ pub mod type_proto {
     pub struct Sequence {
         /// Type of the elements. Required.
         #[prost(message, optional, boxed, tag = "1")]
-        pub elem_type: Option<Box<super::TypeProto>>,
+        pub elem_type: Option<Box<crate::onnx::TypeProto>>,
     }
 
     /// A dictionary.
     #[derive(Clone, PartialEq, prost::Message)]
     pub struct Map {
-        /// Type of the keys, an integer type or `STRING` of [`super::tensor_proto::DataType`]. Required.
+        /// Type of the keys, an integer type or `STRING` of [`crate::onnx::tensor_proto::DataType`]. Required.
         #[prost(int32, optional, tag = "1")]
         pub key_type: Option<i32>,
         /// Type of the values. Required.
         #[prost(message, optional, boxed, tag = "2")]
-        pub value_type: Option<Box<super::TypeProto>>,
+        pub value_type: Option<Box<crate::onnx::TypeProto>>,
     }
 
     /// A value that may be missing while the model runs.
@@ -84,18 +84,18 @@ pub mod type_proto {
     pub struct Optional {
         /// Type of the value where there is one. Required.
         #[prost(message, optional, boxed, tag = "1")]
-        pub elem_type: Option<Box<super::TypeProto>>,
+        pub elem_type: Option<Box<crate::onnx::TypeProto>>,
     }
 
     /// A sparse tensor.
     #[derive(Clone, PartialEq, prost::Message)]
     pub struct SparseTensor {
-        /// Element type, as [`super::tensor_proto::DataType`]. Required.
+        /// Element type, as [`crate::onnx::tensor_proto::DataType`]. Required.
         #[prost(int32, optional, tag = "1")]
         pub elem_type: Option<i32>,
         /// Shape of the whole tensor; missing where not even the rank is known.
         #[prost(message, optional, tag = "2")]
-        pub shape: Option<super::TensorShapeProto>,
+        pub shape: Option<crate::onnx::TensorShapeProto>,
     }
 
     /// A type that only its domain understands.
@@ -114,21 +114,21 @@ pub mod type_proto {
     pub enum Value {
         /// A dense tensor.
         #[prost(message, tag = "1")]
-        TensorType(super::type_proto::Tensor),
+        TensorType(crate::onnx::type_proto::Tensor),
         /// A list.
         #[prost(message, tag = "4")]
-        SequenceType(Box<super::type_proto::Sequence>),
+        SequenceType(Box<crate::onnx::type_proto::Sequence>),
         /// A dictionary.
         #[prost(message, tag = "5")]
-        MapType(Box<super::type_proto::Map>),
+        MapType(Box<crate::onnx::type_proto::Map>),
         /// A value or none.
         #[prost(message, tag = "9")]
-        OptionalType(Box<super::type_proto::Optional>),
+        OptionalType(Box<crate::onnx::type_proto::Optional>),
         /// A sparse tensor.
         #[prost(message, tag = "8")]
-        SparseTensorType(super::type_proto::SparseTensor),
+        SparseTensorType(crate::onnx::type_proto::SparseTensor),
         /// Something of a domain's own.
         #[prost(message, tag = "7")]
-        OpaqueType(super::type_proto::Opaque),
+        OpaqueType(crate::onnx::type_proto::Opaque),
     }
 }

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use tract_data::prelude::TDim;
 
-use super::reject::{Operand, Reason};
-use super::site::Cache;
-use super::trail::{Append, Trail};
 use crate::facts::{Facts, shapes};
 use crate::graph::{Graph, NodeId, is_alias, is_op, label};
+use crate::recognize::reject::{Operand, Reason};
+use crate::recognize::site::Cache;
+use crate::recognize::trail::{Append, Trail};
 
 /// A reason, and the node it speaks of.
 pub type Refused = (NodeId, Reason);

@@ -3,10 +3,10 @@
 
 use std::collections::HashSet;
 
-use super::reject::{Reason, Reject};
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, is_alias, is_op, label};
 use crate::onnx::NodeProto;
+use crate::recognize::reject::{Reason, Reject};
 
 /// Most nodes that are looked at around one attention.
 const FARTHEST: usize = 2000;

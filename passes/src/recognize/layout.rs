@@ -6,12 +6,12 @@
 
 use tract_data::prelude::TDim;
 
-use super::reject::{Operand, Reason};
 use crate::facts::dim::{self, Factors};
 use crate::facts::{Facts, shapes};
 use crate::graph::{attribute, int_attribute};
-use crate::model::element_bits;
 use crate::onnx::NodeProto;
+use crate::onnx::stored::element_bits;
+use crate::recognize::reject::{Operand, Reason};
 
 /// One digit of an axis' index.
 #[derive(Debug, Clone, PartialEq)]

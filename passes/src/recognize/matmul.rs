@@ -8,15 +8,15 @@ use std::collections::HashSet;
 
 use tract_data::prelude::TDim;
 
-use super::cache::latent_behind;
-use super::layout::text;
-use super::reject::{Operand, Reason};
-use super::side::{Proved, prove};
-use super::site::{Dialect, Site};
-use super::trail::is_float;
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, is_contrib, is_op, label};
 use crate::onnx::NodeProto;
+use crate::recognize::cache::latent_behind;
+use crate::recognize::layout::text;
+use crate::recognize::reject::{Operand, Reason};
+use crate::recognize::side::{Proved, prove};
+use crate::recognize::site::{Dialect, Site};
+use crate::recognize::trail::is_float;
 
 /// A softmax with the products around it.
 #[derive(Debug, Clone, Copy)]

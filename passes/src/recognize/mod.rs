@@ -2,14 +2,10 @@
 
 mod cache;
 mod claims;
-pub mod frequencies;
 pub mod layout;
 mod matmul;
-pub mod output_projection;
-pub mod projection;
 pub mod reject;
 pub mod rotation;
-pub mod rows;
 pub mod scoring;
 pub mod shape_reader;
 mod side;

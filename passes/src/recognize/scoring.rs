@@ -3,11 +3,11 @@
 //! A rewrite needs none of this, the nodes stay. It tells which freedoms a factorization has: a constant added to all
 //! scores of a query is lost in the softmax, and a constant in all values comes out unchanged.
 
-use super::layout::scalar;
-use super::site::Site;
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, int_attribute, is_op};
 use crate::onnx::NodeProto;
+use crate::recognize::layout::scalar;
+use crate::recognize::site::Site;
 
 /// `softmax(mask(cap * tanh(scale * score / cap)))`, with probabilities that add up to one.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -5,9 +5,9 @@
 
 use tract_data::prelude::TDim;
 
-use super::reject::Reason;
 use crate::facts::{Facts, shape_range};
 use crate::graph::{Graph, NodeId, attribute, int_attribute, is_op, label};
+use crate::recognize::reject::Reason;
 
 /// One element of the shape that is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]

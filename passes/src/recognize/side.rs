@@ -2,14 +2,14 @@
 
 use tract_data::prelude::TDim;
 
-use super::cache::{Refused, filled, growing, not_growing, second_reader};
-use super::layout::{Layout, Part, text};
-use super::reject::{Operand, Reason};
-use super::shape_reader::{ShapeReader, shape_readers};
-use super::site::Side;
-use super::trail::{Trail, trail};
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, is_op};
+use crate::recognize::cache::{Refused, filled, growing, not_growing, second_reader};
+use crate::recognize::layout::{Layout, Part, text};
+use crate::recognize::reject::{Operand, Reason};
+use crate::recognize::shape_reader::{ShapeReader, shape_readers};
+use crate::recognize::site::Side;
+use crate::recognize::trail::{Trail, trail};
 
 /// What is proved of one operand.
 pub struct Proved {

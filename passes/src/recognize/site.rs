@@ -1,7 +1,7 @@
 //! What one attention is, whatever exporter wrote it.
 
-use super::shape_reader::ShapeReader;
 use crate::graph::NodeId;
+use crate::recognize::shape_reader::ShapeReader;
 
 /// How an attention is spelled in the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,10 @@
 //! Walks from the operand of a product back to what it is a rearrangement of.
 
-use super::layout::scalar;
-use super::reject::{Operand, Reason};
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, attribute, int_attribute, is_op};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
+use crate::recognize::layout::scalar;
+use crate::recognize::reject::{Operand, Reason};
 
 /// One layout operator on the way, and which of its inputs carries the value.
 #[derive(Debug, Clone, Copy)]

@@ -1,14 +1,14 @@
 //! One model rewritten, and what is told of it.
 
-use gqa2mla::compress::Compressed;
-use gqa2mla::layer_errors::LayerError;
-use gqa2mla::quality::Quality;
-use gqa2mla::reconstruct::Outcome as Reconstructed;
+use gqa2mla::compress::compressor::Compressed;
+use gqa2mla::fit::layer_errors::LayerError;
+use gqa2mla::fit::reconstruct::Outcome as Reconstructed;
+use gqa2mla::measure::quality::Quality;
 use serde_json::{Value, json};
 
-use super::layout::Layouts;
-use super::search::Searched;
-use super::summary::Summary;
+use crate::cli::rewrite::layout::Layouts;
+use crate::cli::rewrite::search::Searched;
+use crate::cli::rewrite::summary::Summary;
 use crate::cli::validate::{Report, quality_text};
 
 /// One model rewritten, with all that is known of it, before it has its name.

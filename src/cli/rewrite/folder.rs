@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use gqa2mla::bundle::{Assembly, Bundle};
-use gqa2mla::model::load::load;
+use gqa2mla::files::load::load;
+use gqa2mla::serving::bundle::{Assembly, Bundle};
 use gqa2mla::serving::{self, Edit, Latent, Stack, edited};
 
-use super::layout::LayoutArg;
-use super::told::{ReportFile, Told};
-use super::{Rewrite, TargetArg};
 use crate::cli::Outcome;
+use crate::cli::rewrite::layout::LayoutArg;
+use crate::cli::rewrite::told::{ReportFile, Told};
+use crate::cli::rewrite::{Rewrite, TargetArg};
 
 /// The stack that a folder is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

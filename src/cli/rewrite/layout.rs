@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use clap::ValueEnum;
-use gqa2mla::allot::free;
-use gqa2mla::compress::{Compressed, Compressor};
-use gqa2mla::quality::Quality;
-use gqa2mla::text::Text;
+use gqa2mla::compress::allot::free;
+use gqa2mla::compress::compressor::{Compressed, Compressor};
+use gqa2mla::measure::quality::Quality;
+use gqa2mla::measure::text::Text;
 use gqa2mla_passes::RewriteOptions;
 use serde_json::{Value, json};
 
-use super::bars;
+use crate::cli::rewrite::bars;
 use crate::cli::screen::progress;
 
 /// How the widths of layers and sides go together.

@@ -10,18 +10,18 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use gqa2mla::compress::{Compressed, Compressor, Progress};
-use gqa2mla::factors::Factorization;
-use gqa2mla::layer_errors::{LayerError, layer_errors};
-use gqa2mla::model::load::{LoadedModel, load};
-use gqa2mla::model::save::{DataFile, names_a_file};
-use gqa2mla::ports::subject;
-use gqa2mla::reconstruct;
+use gqa2mla::compress::compressor::{Compressed, Compressor, Progress};
+use gqa2mla::files::load::{LoadedModel, load};
+use gqa2mla::files::save::{DataFile, names_a_file};
+use gqa2mla::fit::factors::Factorization;
+use gqa2mla::fit::layer_errors::{LayerError, layer_errors};
+use gqa2mla::fit::reconstruct;
+use gqa2mla::measure::text::Text;
 use gqa2mla::runtime::RuntimeOptions;
-use gqa2mla::text::Text;
 use gqa2mla::validate::ValidateError;
+use gqa2mla::validate::ports::subject;
 use gqa2mla::validate::scenario::Random;
-use gqa2mla_passes::lower::Target;
+use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::{LatentForm, RewriteOptions};
 
 use attempt::Attempt;
@@ -32,10 +32,10 @@ use size::Size;
 use summary::Summary;
 use told::{ReportFile, Told};
 
-use super::factors::FactorArgs;
-use super::screen::{Bar, progress};
-use super::validate::{Report, ValidateArgs};
-use super::{Outcome, UsageError, no_text};
+use crate::cli::factors::FactorArgs;
+use crate::cli::screen::{Bar, progress};
+use crate::cli::validate::{Report, ValidateArgs};
+use crate::cli::{Outcome, UsageError, no_text};
 
 /// Rewrite every attention to latent attention, write the model, and validate it.
 ///

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use gqa2mla::compress::Compressor;
-use gqa2mla::search::{Found, smallest};
-use gqa2mla::text::Text;
-use gqa2mla_passes::lower::Target;
-use gqa2mla_passes::rewrite::grouped::RANK_STEP;
+use gqa2mla::compress::compressor::Compressor;
+use gqa2mla::compress::search::{Found, smallest};
+use gqa2mla::measure::text::Text;
+use gqa2mla_passes::forms::grouped::RANK_STEP;
+use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::{RankPlan, RewriteOptions};
 use serde_json::{Value, json};
 
-use super::bars;
-use super::size::Promise;
+use crate::cli::rewrite::bars;
+use crate::cli::rewrite::size::Promise;
 use crate::cli::screen::progress;
 
 /// Ranks that a search tells apart: this many between nothing and the full rank.

@@ -2,7 +2,7 @@
 
 use gqa2mla::report::grouped;
 use gqa2mla_passes::Rewritten;
-use gqa2mla_passes::changes::RewrittenSite;
+use gqa2mla_passes::pipeline::changes::RewrittenSite;
 use serde_json::{Value, json};
 
 use crate::cli::inspect::{bytes, rejects_json};

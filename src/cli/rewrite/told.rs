@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use gqa2mla::bundle::Bundle;
-use gqa2mla::convert::MadeFolders;
+use gqa2mla::compress::convert::MadeFolders;
 use gqa2mla::report;
+use gqa2mla::serving::bundle::Bundle;
 use gqa2mla::serving::{Edit, Stack};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
-use super::attempt::Attempt;
+use crate::cli::rewrite::attempt::Attempt;
 use crate::cli::screen::{complain, emit, emit_json};
 use crate::cli::{Outcome, UsageError};
 
@@ -169,7 +169,7 @@ impl ReportFile {
         let made = MadeFolders::up_to(folder);
         fs::create_dir_all(folder)
             .with_context(|| format!("{}: making the report's folder", folder.display()))?;
-        let file = gqa2mla::model::save::temporary(folder)
+        let file = gqa2mla::files::save::temporary(folder)
             .with_context(|| format!("{}: making a temporary file", folder.display()))?;
         Ok(Self {
             path: path.to_path_buf(),

@@ -2,10 +2,10 @@
 
 use ndarray::Array2;
 
-use super::super::Factors;
-use super::layer::Layer;
-use super::rotary::Rotary;
-use super::weights::Weights;
+use crate::factor::Factors;
+use crate::factor::reconstruct::layer::Layer;
+use crate::factor::reconstruct::rotary::Rotary;
+use crate::factor::reconstruct::weights::Weights;
 
 /// What one attention read and made of a stretch of text.
 #[derive(Debug, Clone, Default)]

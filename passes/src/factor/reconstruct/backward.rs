@@ -1,9 +1,9 @@
 //! The chain rule through one head.
 
-use super::super::dense::{View, product};
-use super::layer::{Head, Layer, columns};
-use super::scored::{Scored, Slopes};
-use super::weights::Weights;
+use crate::factor::dense::{View, product};
+use crate::factor::reconstruct::layer::{Head, Layer, columns};
+use crate::factor::reconstruct::scored::{Scored, Slopes};
+use crate::factor::reconstruct::weights::Weights;
 
 impl Layer<'_> {
     #[allow(clippy::too_many_arguments)] // The chain rule needs everything that the way forward has made.

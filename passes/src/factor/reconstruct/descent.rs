@@ -2,11 +2,11 @@
 
 use ndarray::{Array1, Array2, Array3, ArrayView2, s};
 
-use super::super::Factors;
-use super::super::moments::Moments;
-use super::super::spectral::SpectralError;
-use super::super::weighted::{SideFactors, SideRoots};
-use super::attention::Attention;
+use crate::factor::Factors;
+use crate::factor::moments::Moments;
+use crate::factor::reconstruct::attention::Attention;
+use crate::factor::spectral::SpectralError;
+use crate::factor::weighted::{SideFactors, SideRoots};
 
 /// Adam's usual constants (Kingma and Ba, algorithm 1).
 const BETA: (f64, f64) = (0.9, 0.999);

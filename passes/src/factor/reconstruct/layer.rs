@@ -1,10 +1,10 @@
 //! One attention step by step: forward, and backward by the chain rule.
 
-use super::super::Factors;
-use super::super::dense::{View, product};
-use super::attention::{Attention, Sequence};
-use super::scored::{Scored, Slopes};
-use super::weights::{Weights, single};
+use crate::factor::Factors;
+use crate::factor::dense::{View, product};
+use crate::factor::reconstruct::attention::{Attention, Sequence};
+use crate::factor::reconstruct::scored::{Scored, Slopes};
+use crate::factor::reconstruct::weights::{Weights, single};
 
 /// Queries that are worked on at once: they see keys up to the last of them only.
 const BLOCK: usize = 64;

@@ -24,9 +24,9 @@ mod weights;
 pub use attention::{Attention, Example, Sequence, error, gradient, outputs};
 pub use rotary::Rotary;
 
-use super::Factors;
-use super::moments::Moments;
-use super::spectral::SpectralError;
+use crate::factor::Factors;
+use crate::factor::moments::Moments;
+use crate::factor::spectral::SpectralError;
 use descent::{Adam, Frame};
 use layer::Layer;
 use weights::Weights;

@@ -1,8 +1,8 @@
 //! What queries are multiplied with, made of the latents and led back to them.
 
-use super::super::dense::{View, product};
-use super::layer::Layer;
-use super::weights::Weights;
+use crate::factor::dense::{View, product};
+use crate::factor::reconstruct::layer::Layer;
+use crate::factor::reconstruct::weights::Weights;
 
 /// What queries are multiplied with.
 pub enum Scored {

@@ -2,9 +2,9 @@
 
 use ndarray::{Array2, Array3};
 
-use super::super::Factors;
-use super::super::weighted::SideFactors;
-use super::attention::Attention;
+use crate::factor::Factors;
+use crate::factor::reconstruct::attention::Attention;
+use crate::factor::weighted::SideFactors;
 
 /// The parameters of one attention, in single precision.
 #[derive(Debug, Clone, Default)]

@@ -1,6 +1,6 @@
 //! What the README's catalogue says of each reason: its name, and what to do.
 
-use super::Reason;
+use crate::recognize::reject::Reason;
 
 impl Reason {
     /// Short stable name, for the catalogue and for JSON.

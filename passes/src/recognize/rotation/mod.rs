@@ -12,10 +12,10 @@ use std::collections::BTreeSet;
 
 use tract_data::prelude::TDim;
 
-use super::site::Site;
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, int_attribute, is_contrib, is_op, label};
 use crate::onnx::NodeProto;
+use crate::recognize::site::Site;
 use part::part;
 use positions::{looked_up, positions};
 use walk::{Through, ancestors, dependents, source, tables, works_by_position};

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Rotation, Rows, ancestors, followed};
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, int_attribute, is_op};
 use crate::onnx::NodeProto;
+use crate::recognize::rotation::{Rotation, Rows, ancestors, followed};
 
 /// Channels of each head that are rotated by themselves, and how they join the others.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::MOST;
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, input_at, is_contrib, is_op};
 use crate::onnx::tensor_proto::DataType;
+use crate::recognize::rotation::MOST;
 
 /// Positions of the new rows.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,121 @@
+//! The absorbed form around `com.microsoft.GroupQueryAttention`: one latent KV head that every query head reads.
+//!
+//! The operator goes on keeping the cache, so past and present may share a buffer and rows of a batch may have their
+//! own lengths. Rotation has happened before; every factor of the scores is in w_uk.
+
+use crate::factor::Ranks;
+use crate::forms::builder::Builder;
+use crate::forms::weights::Weights;
+use crate::graph::build::node;
+use crate::graph::patch::Patch;
+use crate::graph::{Graph, float_attribute, int_attribute};
+use crate::onnx::NodeProto;
+use crate::operators::Grouped;
+use crate::recognize::site::{Side, Site};
+
+/// The operator's head sizes are multiples of this.
+pub const RANK_STEP: usize = 8;
+
+/// Builds the patch of one site that was `grouped`.
+pub fn grouped(
+    graph: &Graph,
+    prefix: String,
+    site: &Site,
+    grouped: &Grouped,
+    weights: &Weights,
+    rank: usize,
+) -> Patch {
+    let mut builder = Builder::new(graph, prefix, site, weights, Ranks::uniform(rank));
+    builder.operator(&grouped.node);
+    builder.patch
+}
+
+impl Builder<'_> {
+    fn operator(&mut self, old: &NodeProto) {
+        let (site, weights) = (self.site, self.weights);
+        let (heads, groups, rank) = (
+            site.heads as i64,
+            site.kv_heads as i64,
+            self.ranks.key as i64,
+        );
+        let turn = |n: NodeProto| n.with_ints("perm", &[0, 2, 1, 3]);
+        let by_group = self.vector(&[0, groups, -1, site.key.size as i64]);
+        let by_head = self.vector(&[0, heads, -1, rank]);
+        let packed = self.vector(&[0, 0, heads * rank]);
+        let split = self.vector(&[0, 0, heads, rank]);
+        let out_group = self.vector(&[0, groups, -1, rank]);
+
+        let mut nodes = self.latent_rows(&site.key, 'k', &site.key.new);
+        nodes.extend(self.latent_rows(&site.value, 'v', &site.value.new));
+        nodes.extend([
+            self.unary("Reshape", "q_BGxd", &[&site.query, &by_group]),
+            self.unary("MatMul", "q_BGxr", &[&self.name("q_BGxd"), &weights.w_uk]),
+            self.unary("Reshape", "q_BHTr", &[&self.name("q_BGxr"), &by_head]),
+            turn(self.unary("Transpose", "q_BTHr", &[&self.name("q_BHTr")])),
+            self.unary("Reshape", "q_BTx", &[&self.name("q_BTHr"), &packed]),
+        ]);
+        nodes.push(self.attention(old));
+        let output = self
+            .graph
+            .node(site.output)
+            .and_then(|n| n.output.first())
+            .map_or("", String::as_str);
+        nodes.extend([
+            self.unary("Reshape", "out_BTHr", &[&self.name("out_BTx"), &split]),
+            turn(self.unary("Transpose", "out_BHTr", &[&self.name("out_BTHr")])),
+            self.unary("Reshape", "out_BGxr", &[&self.name("out_BHTr"), &out_group]),
+            self.unary(
+                "MatMul",
+                "out_BGxd",
+                &[&self.name("out_BGxr"), &weights.w_uv],
+            ),
+        ]);
+        nodes.extend(self.heads_out(&self.name("out_BGxd"), &self.name("out"), output));
+        self.place(site.output, nodes);
+        for cache in [&site.key.cache, &site.value.cache].into_iter().flatten() {
+            // The operator makes the presents now.
+            self.place(cache.append, Vec::new());
+            self.narrow(cache, self.ranks.key);
+        }
+    }
+
+    /// The operator on latent rows: the old one's lengths, bias, sink, window and soft-cap; no rotation.
+    fn attention(&self, old: &NodeProto) -> NodeProto {
+        let input = |position: usize| old.input.get(position).map_or("", String::as_str);
+        let cached = |side: &Side| {
+            side.cache
+                .as_ref()
+                .map_or((String::new(), String::new()), |c| {
+                    (c.past.clone().unwrap_or_default(), c.present.clone())
+                })
+        };
+        let (keys, values) = (cached(&self.site.key), cached(&self.site.value));
+        let (q, k, v) = (self.name("q_BTx"), self.name("k_BTr"), self.name("v_BTr"));
+        let mut inputs = vec![&*q, &k, &v, &keys.0, &values.0, input(5), input(6)];
+        // cos_cache, sin_cache and position_ids stay empty in front of bias and sink.
+        inputs.extend(["", "", "", input(10), input(11)]);
+        while inputs.last() == Some(&"") {
+            inputs.pop();
+        }
+        let mut new = node(
+            "GroupQueryAttention",
+            old.name(),
+            &inputs,
+            &[&self.name("out_BTx"), &keys.1, &values.1],
+        )
+        .with_int("num_heads", self.site.heads as i64)
+        .with_int("kv_num_heads", 1)
+        .with_float("scale", 1.0)
+        .with_int(
+            "local_window_size",
+            int_attribute(old, "local_window_size", -1),
+        )
+        .with_float("softcap", float_attribute(old, "softcap", 0.0))
+        .with_int("do_rotary", 0);
+        if int_attribute(old, "smooth_softmax", 0) == 1 {
+            new = new.with_int("smooth_softmax", 1);
+        }
+        new.domain = Some("com.microsoft".to_owned());
+        new
+    }
+}

@@ -1,0 +1,72 @@
+//! The graphs of a model: the main one, and those in the branches of `If` and the bodies of `Loop` and `Scan`.
+
+use crate::onnx::GraphProto;
+
+/// Where a graph stands: from the main graph, node by node and attribute by attribute.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Scope(pub Vec<Step>);
+
+/// One step into a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Step {
+    /// Position of the node in its graph.
+    pub node: usize,
+    /// Position of the attribute that holds the graph.
+    pub attribute: usize,
+}
+
+/// What a scope's graph is the body of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Body {
+    /// The model.
+    Main,
+    /// A branch of `If`: its outputs are the outputs of the node, its inputs the values around it.
+    Branch,
+    /// A body of `Loop` or `Scan`: its inputs and outputs are carried from one iteration to the next.
+    Iterated,
+}
+
+impl Scope {
+    /// The scope one step further in.
+    pub fn inside(&self, step: Step) -> Self {
+        let mut steps = self.0.clone();
+        steps.push(step);
+        Self(steps)
+    }
+
+    /// The scope around this one, and the step that leads here.
+    pub fn around(&self) -> Option<(Self, Step)> {
+        let (last, rest) = self.0.split_last()?;
+        Some((Self(rest.to_vec()), *last))
+    }
+
+    /// The graph at this scope.
+    pub fn get<'g>(&self, main: &'g GraphProto) -> Option<&'g GraphProto> {
+        let mut graph = main;
+        for step in &self.0 {
+            graph = graph
+                .node
+                .get(step.node)?
+                .attribute
+                .get(step.attribute)?
+                .g
+                .as_ref()?;
+        }
+        Some(graph)
+    }
+
+    /// The graph at this scope, to be changed.
+    pub fn get_mut<'g>(&self, main: &'g mut GraphProto) -> Option<&'g mut GraphProto> {
+        let mut graph = main;
+        for step in &self.0 {
+            graph = graph
+                .node
+                .get_mut(step.node)?
+                .attribute
+                .get_mut(step.attribute)?
+                .g
+                .as_mut()?;
+        }
+        Some(graph)
+    }
+}

@@ -1,0 +1,164 @@
+//! `Attention` of the default domain, opset 23 and 24 (ONNX operator specification).
+
+use crate::graph::{float_attribute, input_at, int_attribute, output_at};
+use crate::onnx::{NodeProto, tensor_proto::DataType};
+use crate::operators::spell::{Core, Speller};
+use crate::operators::{Spelled, unsupported};
+use crate::recognize::reject::Reason;
+
+pub fn spell(s: &mut Speller, node: &NodeProto) -> Result<Spelled, Reason> {
+    let refuse = |detail: &str| Err(unsupported(node, detail));
+    let input = |position| input_at(node, position);
+    let output = |position| output_at(node, position);
+    let (Some(q), Some(k), Some(v), Some(y)) = (input(0), input(1), input(2), output(0)) else {
+        return refuse("query, key, value or output is missing");
+    };
+    if output(3).is_some() {
+        return refuse("its scores (qk_matmul_output) are read");
+    }
+    if input(6).is_some() {
+        return refuse(
+            "its cache is a static buffer (nonpad_kv_seqlen): export with a growing cache",
+        );
+    }
+    if int_attribute(node, "softmax_precision", 0) != 0
+        && s.facts.elem_type(q) != Some(int_attribute(node, "softmax_precision", 0) as i32)
+    {
+        return refuse("its softmax runs in another type than its inputs");
+    }
+    if int_attribute(node, "left_window_size", -1) >= 0
+        || int_attribute(node, "right_window_size", -1) >= 0
+    {
+        return refuse("it has window attributes of a newer opset than 24");
+    }
+    let Some(elem_type) = s.facts.elem_type(q) else {
+        return refuse("the type of its query is not known");
+    };
+    let rank = s.facts.shape(q).map(<[_]>::len);
+    let (q, k_new, v_new, heads, kv_heads) = match rank {
+        Some(4) => {
+            let count = |value: &str| s.facts.shape(value)?.get(1)?.as_i64();
+            let (Some(heads), Some(kv_heads)) = (count(q), count(k)) else {
+                return refuse("the number of its heads is not constant");
+            };
+            (q.to_owned(), k.to_owned(), v.to_owned(), heads, kv_heads)
+        }
+        Some(3) => {
+            let (heads, kv_heads) = (
+                int_attribute(node, "q_num_heads", 0),
+                int_attribute(node, "kv_num_heads", 0),
+            );
+            let size = |value: &str, heads: i64| {
+                let width = s.facts.shape(value)?.get(2)?.as_i64()?;
+                (heads > 0 && width % heads == 0).then(|| width / heads)
+            };
+            let (Some(dq), Some(dk), Some(dv)) =
+                (size(q, heads), size(k, kv_heads), size(v, kv_heads))
+            else {
+                return refuse("its packed width is not a whole number of heads");
+            };
+            (
+                s.heads("q", q, heads, dq),
+                s.heads("k", k, kv_heads, dk),
+                s.heads("v", v, kv_heads, dv),
+                heads,
+                kv_heads,
+            )
+        }
+        _ => return refuse("its query has neither three nor four axes"),
+    };
+    if kv_heads < 1 || heads % kv_heads != 0 {
+        return refuse("its query heads are no multiple of its KV heads");
+    }
+    let width = |value: &str| {
+        let shape = s.facts.shape(value)?;
+        let last = shape.last()?.as_i64()?;
+        Some(if shape.len() == 3 {
+            last / kv_heads
+        } else {
+            last
+        })
+    };
+    let (Some(head_size), Some(value_size)) = (width(k), width(v)) else {
+        return refuse("its head size is not constant");
+    };
+
+    let (key, value) = match (input(4), input(5)) {
+        (Some(past_key), Some(past_value)) => {
+            let (Some(present_key), Some(present_value)) = (output(1), output(2)) else {
+                return refuse("it takes a past and gives no present");
+            };
+            s.named(
+                "Concat",
+                "append_k",
+                &[past_key, &k_new],
+                &[present_key],
+                |n| n.with_int("axis", 2),
+            );
+            s.named(
+                "Concat",
+                "append_v",
+                &[past_value, &v_new],
+                &[present_value],
+                |n| n.with_int("axis", 2),
+            );
+            (present_key.to_owned(), present_value.to_owned())
+        }
+        (None, None) => {
+            if let Some(present) = output(1) {
+                s.named("Identity", "present_k", &[&k_new], &[present], |n| n);
+            }
+            if let Some(present) = output(2) {
+                s.named("Identity", "present_v", &[&v_new], &[present], |n| n);
+            }
+            (k_new, v_new)
+        }
+        _ => return refuse("it takes a past for only one of key and value"),
+    };
+
+    let mut biases = Vec::new();
+    let mut guard = false;
+    if let Some(mask) = input(3) {
+        guard = true;
+        biases.push(match s.facts.elem_type(mask) {
+            Some(t) if t == DataType::Bool as i32 => s.bias_of(mask, "mask_bias", elem_type),
+            Some(t) if t == elem_type => mask.to_owned(),
+            _ => return refuse("the type of its mask is not known"),
+        });
+    }
+    if int_attribute(node, "is_causal", 0) != 0 {
+        let rows = s.size("T", &q, 2);
+        let columns = s.size("S", &key, 2);
+        let start = match input(4) {
+            Some(past) => s.size("P", past, 2),
+            None => s.vector(&[0]),
+        };
+        biases.push(s.causal_bias(&start, &rows, &columns, None, elem_type));
+    }
+    let default = 1.0 / (head_size as f64).sqrt();
+    let scale = match crate::graph::attribute(node, "scale") {
+        Some(scale) => f64::from(scale.f()),
+        None => default,
+    };
+    let score = s.core(&Core {
+        query: &q,
+        key: &key,
+        value: &value,
+        heads,
+        kv_heads,
+        head_size,
+        value_size,
+        scale,
+        softcap: float_attribute(node, "softcap", 0.0),
+        biases,
+        sink: None,
+        guard,
+        elem_type,
+        output: y,
+        packed: rank == Some(3),
+    });
+    Ok(Spelled {
+        score,
+        grouped: None,
+    })
+}

@@ -1,0 +1,291 @@
+//! `com.microsoft.GroupQueryAttention` (ONNX Runtime contrib operator specification).
+//!
+//! The spelled-out form appends at the end of the past, for every row alike. The operator can do more: rows of a
+//! right-padded batch write at their own lengths, and a buffer can be longer than what it holds. A check in the graph
+//! stops the run in those cases, so that the difference is never silent; the target `gqa` keeps the operator for them.
+
+use crate::graph::{float_attribute, input_at, int_attribute, output_at};
+use crate::onnx::{NodeProto, tensor_proto::DataType};
+use crate::operators::spell::{Core, Speller};
+use crate::operators::{Grouped, Spelled, Target, unsupported};
+use crate::recognize::reject::Reason;
+
+/// Name of the node that stops the run; runtimes print it with their error.
+const CHECK: &str = "check/every_row_must_hold_past_plus_new_tokens";
+
+pub fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, Reason> {
+    let refuse = |detail: &str| Err(unsupported(node, detail));
+    let input = |position| input_at(node, position);
+    let output = |position| output_at(node, position);
+    if input(12).is_some()
+        || input(13).is_some()
+        || int_attribute(node, "kv_cache_bit_width", 0) != 0
+    {
+        return refuse("its KV cache is quantized: export with a floating-point cache");
+    }
+    if int_attribute(node, "sliding_window_cache", 0) != 0 {
+        return refuse(
+            "its cache is a ring that forgets (sliding_window_cache): export with a full-length cache",
+        );
+    }
+    if int_attribute(node, "local_window_size", -1) == 0 {
+        return refuse("its window is empty (local_window_size = 0)");
+    }
+    if !matches!(int_attribute(node, "do_rotary", 0), 0 | 1) {
+        return refuse("do_rotary is neither 0 nor 1");
+    }
+    if input(9).is_some() {
+        return refuse(
+            "its position_ids are given one by one, which its kernels read differently: export with positions from seqlens_k",
+        );
+    }
+    if int_attribute(node, "causal", 1) == 0 {
+        return refuse("it is bidirectional (causal = 0)");
+    }
+    if output(3).is_some() {
+        return refuse("its scores (output_qk) are read");
+    }
+    let (Some(query), Some(seqlens), Some(y)) = (input(0), input(5), output(0)) else {
+        return refuse("query, seqlens_k or output is missing");
+    };
+    let (Some(past_key), Some(past_value), Some(present_key), Some(present_value)) =
+        (input(3), input(4), output(1), output(2))
+    else {
+        return refuse("it has no past and present: export with a cache");
+    };
+    let (heads, kv_heads) = (
+        int_attribute(node, "num_heads", 0),
+        int_attribute(node, "kv_num_heads", 0),
+    );
+    let width = s
+        .facts
+        .shape(query)
+        .filter(|shape| shape.len() == 3)
+        .and_then(|shape| shape.last()?.as_i64());
+    let (Some(width), Some(elem_type), true) = (
+        width,
+        s.facts.elem_type(query),
+        heads > 0 && kv_heads > 0 && heads % kv_heads == 0,
+    ) else {
+        return refuse("the width of its query or the number of its heads is not known");
+    };
+    let (q, k, v, size) = match (input(1), input(2)) {
+        (Some(key), Some(value)) => (
+            query.to_owned(),
+            key.to_owned(),
+            value.to_owned(),
+            width / heads,
+        ),
+        (None, None) => {
+            let size = width / (heads + 2 * kv_heads);
+            let lengths = s.vector(&[heads * size, kv_heads * size, kv_heads * size]);
+            let parts: Vec<String> = ["q", "k", "v"]
+                .iter()
+                .map(|p| s.free(format!("{y}/{p}_BTx")))
+                .collect();
+            let names: Vec<&str> = parts.iter().map(String::as_str).collect();
+            s.named("Split", "split", &[query, &lengths], &names, |n| {
+                n.with_int("axis", -1)
+            });
+            match parts.as_slice() {
+                [q, k, v] => (q.clone(), k.clone(), v.clone(), size),
+                _ => return refuse("its packed input cannot be split"),
+            }
+        }
+        _ => return refuse("it has a key without a value"),
+    };
+    let (q, k) = match (input(14), input(15)) {
+        (Some(q_norm), Some(k_norm)) => (
+            normalized(s, node, "q", &q, q_norm, heads, size),
+            normalized(s, node, "k", &k, k_norm, kv_heads, size),
+        ),
+        _ => (q, k),
+    };
+
+    let (q, k) = match (int_attribute(node, "do_rotary", 0) != 0, input(7), input(8)) {
+        (false, _, _) => (q, k),
+        (true, Some(cos), Some(sin)) => {
+            let Some(half) = s.facts.shape(cos).and_then(|shape| shape.get(1)?.as_i64()) else {
+                return refuse("the width of its cos_cache is not known");
+            };
+            let positions = match target {
+                Target::MatMul => start(s, query, past_key, seqlens),
+                Target::Gqa => row_positions(s, query, seqlens),
+            };
+            let mut rotate = |part: &str, x: &str, heads: i64| {
+                s.with(
+                    "RotaryEmbedding",
+                    part,
+                    &[x, &positions, cos, sin],
+                    |mut n| {
+                        n.domain = Some("com.microsoft".to_owned());
+                        let n =
+                            n.with_int("interleaved", int_attribute(node, "rotary_interleaved", 0));
+                        match 2 * half < size {
+                            true => n
+                                .with_int("num_heads", heads)
+                                .with_int("rotary_embedding_dim", 2 * half),
+                            false => n,
+                        }
+                    },
+                )
+            };
+            (
+                rotate("q_rotated", &q, heads),
+                rotate("k_rotated", &k, kv_heads),
+            )
+        }
+        _ => return refuse("it rotates without cos_cache and sin_cache"),
+    };
+    let q = s.heads("q", &q, heads, size);
+    let k = s.heads("k", &k, kv_heads, size);
+    let v = s.heads("v", &v, kv_heads, size);
+    s.named("Concat", "append_k", &[past_key, &k], &[present_key], |n| {
+        n.with_int("axis", 2)
+    });
+    s.named(
+        "Concat",
+        "append_v",
+        &[past_value, &v],
+        &[present_value],
+        |n| n.with_int("axis", 2),
+    );
+
+    let window = Some(int_attribute(node, "local_window_size", -1)).filter(|&w| w >= 0);
+    let key = format!(
+        "mask {} {elem_type} {window:?}",
+        lengths(s, query, past_key, seqlens)
+    );
+    let mask = s.shared(&key, |s| {
+        let (rows, columns) = (s.size("T", query, 1), s.size("S", present_key, 2));
+        let start = match target {
+            Target::MatMul => start(s, query, past_key, seqlens),
+            // The operator masks by itself; this mask goes with the products it is put back in place of.
+            Target::Gqa => s.size("start/P", past_key, 2),
+        };
+        s.causal_bias(&start, &rows, &columns, window, elem_type)
+    });
+    let mut biases = vec![mask];
+    biases.extend(input(10).map(str::to_owned));
+    let scale = match float_attribute(node, "scale", 0.0) {
+        0.0 => 1.0 / (size as f64).sqrt(),
+        scale => f64::from(scale),
+    };
+    // A smooth softmax has a sink of score zero for every head.
+    let smooth = int_attribute(node, "smooth_softmax", 0) == 1;
+    let zeros = (smooth && input(11).is_none()).then(|| {
+        let zero = s.scalar(elem_type, 0.0);
+        let count = s.vector(&[heads]);
+        s.op("Expand", "no_sink", &[&zero, &count])
+    });
+    let score = s.core(&Core {
+        query: &q,
+        key: present_key,
+        value: present_value,
+        heads,
+        kv_heads,
+        head_size: size,
+        value_size: size,
+        scale,
+        softcap: float_attribute(node, "softcap", 0.0),
+        biases,
+        sink: input(11).or(zeros.as_deref()),
+        guard: false,
+        elem_type,
+        output: y,
+        packed: true,
+    });
+    Ok(Spelled {
+        score,
+        grouped: Some(Grouped {
+            node: node.clone(),
+            scale,
+        }),
+    })
+}
+
+/// Names the lengths an operator works on, so that operators on the same ones share masks and checks.
+fn lengths(s: &Speller, query: &str, past: &str, seqlens: &str) -> String {
+    let size =
+        |value: &str, axis: usize| match s.facts.shape(value).and_then(|shape| shape.get(axis)) {
+            Some(size) => size.to_string(),
+            None => value.to_owned(),
+        };
+    format!("{} {} {seqlens}", size(query, 1), size(past, 2))
+}
+
+/// The position of the first new token, P, as a vector of one element; the run stops where a row is not P + T long.
+fn start(s: &mut Speller, query: &str, past: &str, seqlens: &str) -> String {
+    let key = format!("start {}", lengths(s, query, past, seqlens));
+    s.shared(&key, |s| {
+        let int64 = DataType::Int64;
+        let (new, old) = (s.size("start/T", query, 1), s.size("start/P", past, 2));
+        let held = s.op("Add", "start/S", &[&old, &new]);
+        let one = s.vector(&[1]);
+        let last = s.with("Cast", "start/seqlens", &[seqlens], |n| {
+            n.with_int("to", int64 as i64)
+        });
+        let rows = s.op("Add", "start/row_lengths", &[&last, &one]);
+        let off = s.op("Sub", "start/off", &[&rows, &held]);
+        let off = s.op("Abs", "start/off_by", &[&off]);
+        let worst = s.with("ReduceMax", "start/worst", &[&off], |n| {
+            n.with_int("keepdims", 0)
+        });
+        let worst = s.op("Reshape", "start/worst_vector", &[&worst, &one]);
+        // One element cannot take the shape of more than one: the run ends here when a row is off.
+        let shape = s.op("Add", "start/check_shape", &[&worst, &one]);
+        let zero = s.vector(&[0]);
+        let zero = s.op("Reshape", CHECK, &[&zero, &shape]);
+        let zero = s.op("Reshape", "start/checked", &[&zero, &one]);
+        s.op("Add", "start", &[&old, &zero])
+    })
+}
+
+/// The positions [B, T] of the new tokens: row b begins at max(0, seqlens_k[b] + 1 - T).
+fn row_positions(s: &mut Speller, query: &str, seqlens: &str) -> String {
+    let key = format!("positions {} {seqlens}", lengths(s, query, query, seqlens));
+    s.shared(&key, |s| {
+        let int64 = DataType::Int64;
+        let new = s.size("positions/T", query, 1);
+        let (one, column, none) = (s.vector(&[1]), s.vector(&[-1, 1]), s.vector(&[]));
+        let (zero, step) = (s.scalar(int64 as i32, 0.0), s.scalar(int64 as i32, 1.0));
+        let last = s.with("Cast", "positions/seqlens", &[seqlens], |n| {
+            n.with_int("to", int64 as i64)
+        });
+        let held = s.op("Add", "positions/row_lengths", &[&last, &one]);
+        let first = s.op("Sub", "positions/first", &[&held, &new]);
+        let first = s.op("Max", "positions/from_zero", &[&first, &zero]);
+        let first = s.op("Reshape", "positions/column", &[&first, &column]);
+        let count = s.op("Reshape", "positions/count", &[&new, &none]);
+        let steps = s.op("Range", "positions/steps", &[&zero, &count, &step]);
+        s.op("Add", "positions", &[&first, &steps])
+    })
+}
+
+/// RMS normalization of every head by itself (inputs 14 and 15).
+fn normalized(
+    s: &mut Speller,
+    node: &NodeProto,
+    part: &str,
+    x: &str,
+    weight: &str,
+    heads: i64,
+    size: i64,
+) -> String {
+    let (split, joined) = (
+        s.vector(&[0, 0, heads, size]),
+        s.vector(&[0, 0, heads * size]),
+    );
+    let x = s.op("Reshape", &format!("{part}_norm_in"), &[x, &split]);
+    let x = s.with(
+        "SimplifiedLayerNormalization",
+        &format!("{part}_norm"),
+        &[&x, weight],
+        |n| {
+            n.with_int("axis", -1)
+                .with_float("epsilon", float_attribute(node, "qk_norm_epsilon", 1e-6))
+                .with_int("stash_type", 1)
+        },
+    );
+    s.op("Reshape", &format!("{part}_normed"), &[&x, &joined])
+}

@@ -1,0 +1,6 @@
+//! The numbers behind an attention: its projections, the frequencies of its rotation, W_O.
+
+pub mod frequencies;
+pub mod output_projection;
+pub mod projection;
+pub mod rows;

@@ -1,0 +1,54 @@
+//! Finds the weight that reads the heads of an attention: o_proj.
+
+use ndarray::Array2;
+
+use crate::facts::Facts;
+use crate::graph::{Graph, attribute, int_attribute, is_op};
+use crate::onnx::stored::Model;
+use crate::recognize::site::Site;
+use crate::weights::projection::matrix;
+
+/// W_O [H*dv, E] of `site` in f64: row `h*dv + i` reads element `i` of head `h`.
+///
+/// `None` where the heads meet something else first, a gate for example, or where the weight is quantized.
+pub fn output_projection(
+    model: &Model,
+    graph: &Graph,
+    facts: &Facts,
+    site: &Site,
+) -> Option<Array2<f64>> {
+    let rows = site.heads * site.value.size;
+    let mut value = graph.node(site.output)?.output.first()?.as_str();
+    let mut rows_are_tokens = false;
+    loop {
+        let mut readers = graph
+            .uses(value)
+            .iter()
+            .filter(|u| graph.node(u.node).is_some_and(|n| !is_op(n, "Shape")));
+        let (reader, None) = (readers.next()?, readers.next()) else {
+            return None;
+        };
+        let node = graph.node(reader.node)?;
+        let last = || facts.shape(node.output.first()?)?.last()?.as_i64();
+        match node.op_type() {
+            "Transpose" if attribute(node, "perm")?.ints == [0, 2, 1, 3] => rows_are_tokens = true,
+            "Reshape" | "Squeeze" | "Unsqueeze" if rows_are_tokens => {
+                let width = last()?;
+                if width != rows as i64 && width != site.value.size as i64 {
+                    return None;
+                }
+            }
+            "Cast" | "Identity" => {}
+            "MatMul" | "Gemm" if rows_are_tokens && reader.input == Some(0) => {
+                if int_attribute(node, "transA", 0) != 0 {
+                    return None;
+                }
+                let turned = is_op(node, "Gemm") && int_attribute(node, "transB", 0) != 0;
+                let tensor = graph.initializer(graph.resolve(node.input.get(1)?))?;
+                return matrix(model, tensor, turned).filter(|w| w.nrows() == rows);
+            }
+            _ => return None,
+        }
+        value = node.output.first()?;
+    }
+}

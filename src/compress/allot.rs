@@ -1,0 +1,189 @@
+//! Widths of their own for the keys and the values of every layer, under the budget of one common width.
+//!
+//! Each side is probed alone: narrowed to the common width while all others stay whole, the model is read against the
+//! original. What that costs in KL of the next token, over what its spectrum says is lost, is the price of one unit of
+//! spectrum; then each number of the budget goes where it saves most.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use gqa2mla_passes::factor::Ranks;
+use gqa2mla_passes::{RankPlan, RewriteOptions};
+
+use crate::compress::compressor::{CompressError, Compressor};
+use crate::measure::text::Text;
+
+/// Tokens that each probe reads.
+const PROBED: usize = 512;
+/// Cheapest side against the dearest: a probe that finds no loss at all has met a text too short to show it.
+const CHEAPEST: f64 = 1e-4;
+
+/// What narrowing one side costs.
+#[derive(Debug, Clone, Copy)]
+pub struct Curve<'c> {
+    /// Second moment along each direction, largest first.
+    pub spectrum: &'c [f64],
+    /// Loss for each unit of it that is left out.
+    pub price: f64,
+}
+
+/// The widths, one a side and at least 1 each, that lose least while their sum is `budget`; fewer where the sides have
+/// no more directions.
+#[must_use]
+pub fn allot(sides: &[Curve], budget: usize) -> Vec<usize> {
+    let mut widths: Vec<usize> = sides.iter().map(|s| s.spectrum.len().min(1)).collect();
+    let mut gains: Vec<(f64, usize)> = Vec::new();
+    for (number, side) in sides.iter().enumerate() {
+        let later = side.spectrum.iter().skip(1);
+        gains.extend(later.map(|value| (side.price * value.max(0.0), number)));
+    }
+    // Spectra fall, so the largest gains are the first directions of every side. Ties go to the earlier side.
+    gains.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let left = budget.saturating_sub(widths.iter().sum());
+    for (_, number) in gains.into_iter().take(left) {
+        if let Some(width) = widths.get_mut(number) {
+            *width += 1;
+        }
+    }
+    widths
+}
+
+/// Widths for every attention that together cache as many numbers as those of `options`. Models are written beside `out`
+/// and read on the first tokens of `text`; `progress` is told the probes done of those there are.
+///
+/// # Errors
+/// [`CompressError`].
+pub fn free(
+    compressor: &Compressor,
+    options: &RewriteOptions,
+    out: &Path,
+    text: &Text,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<RankPlan, CompressError> {
+    let length = text.length.min(PROBED);
+    let few = Text {
+        ids: text.ids.iter().take(length).copied().collect(),
+        length,
+    };
+    let quick = Compressor {
+        reconstruction: None,
+        ..compressor.clone()
+    };
+    let (common, _) = quick.measure(out, options, &few)?;
+    let sites = &common.sites;
+    let budget = sites.iter().map(|s| s.ranks.key + s.ranks.value).sum();
+    let (total, mut done) = (2 * sites.len(), 0);
+    let mut curves: Vec<Curve> = Vec::new();
+    for site in sites {
+        let (common, full) = (site.ranks, site.site.full_rank());
+        let alone = [
+            (
+                &site.key,
+                Ranks {
+                    value: full,
+                    ..common
+                },
+            ),
+            (
+                &site.value,
+                Ranks {
+                    key: full,
+                    ..common
+                },
+            ),
+        ];
+        for (side, ranks) in alone {
+            progress(done, total);
+            let probe = RewriteOptions {
+                ranks: RankPlan::Each(BTreeMap::from([(site.id.clone(), ranks)])),
+                ..options.clone()
+            };
+            let (_, quality) = quick.measure(out, &probe, &few)?;
+            let lost = side.loss.unwrap_or(0.0) * side.spectrum.iter().sum::<f64>();
+            curves.push(Curve {
+                spectrum: &side.spectrum,
+                price: if lost > 0.0 {
+                    quality.mean_kl.max(0.0) / lost
+                } else {
+                    0.0
+                },
+            });
+            done += 1;
+        }
+    }
+    progress(total, total);
+    let whole = |c: &Curve| c.price * c.spectrum.iter().sum::<f64>();
+    let dearest = curves.iter().map(whole).fold(0.0, f64::max);
+    for curve in &mut curves {
+        let sum: f64 = curve.spectrum.iter().sum();
+        if sum > 0.0 {
+            curve.price = curve.price.max(CHEAPEST * dearest / sum);
+        }
+    }
+    let widths = allot(&curves, budget);
+    let pairs = sites.iter().zip(widths.chunks_exact(2));
+    let ranks = pairs.filter_map(|(site, pair)| match *pair {
+        [key, value] => Some((site.id.clone(), Ranks { key, value })),
+        _ => None,
+    });
+    Ok(RankPlan::Each(ranks.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Curve, allot};
+
+    fn loss(sides: &[Curve], widths: &[usize]) -> f64 {
+        let one = |(side, width): (&Curve, &usize)| {
+            side.price * side.spectrum.iter().skip(*width).sum::<f64>()
+        };
+        sides.iter().zip(widths).map(one).sum()
+    }
+
+    #[test]
+    fn no_other_widths_of_the_same_sum_lose_less() {
+        let sides = [
+            Curve {
+                spectrum: &[9.0, 3.0, 1.0, 0.5],
+                price: 1.0,
+            },
+            Curve {
+                spectrum: &[4.0, 4.0, 4.0, 0.0],
+                price: 0.4,
+            },
+            Curve {
+                spectrum: &[100.0, 1.0, 1.0, 1.0],
+                price: 0.1,
+            },
+        ];
+        for budget in 3..=12 {
+            let found = allot(&sides, budget);
+            assert_eq!(found.iter().sum::<usize>(), budget);
+            let best = (0..64).map(|n| [n % 4 + 1, n / 4 % 4 + 1, n / 16 + 1]);
+            let best = best
+                .filter(|widths| widths.iter().sum::<usize>() == budget)
+                .map(|widths| loss(&sides, &widths))
+                .fold(f64::INFINITY, f64::min);
+            assert!(
+                (loss(&sides, &found) - best).abs() < 1e-12,
+                "budget {budget}: {found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_side_keeps_something_and_none_more_than_it_has() {
+        let sides = [
+            Curve {
+                spectrum: &[1.0, 1.0],
+                price: 0.0,
+            },
+            Curve {
+                spectrum: &[5.0, 5.0, 5.0],
+                price: 1.0,
+            },
+        ];
+        assert_eq!(allot(&sides, 4), [1, 3]);
+        assert_eq!(allot(&sides, 40), [2, 3]);
+    }
+}

@@ -1,0 +1,212 @@
+//! Reads a model without copying its weights.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use gqa2mla_passes::onnx::ModelProto;
+use gqa2mla_passes::onnx::stored::{External, Model, TensorError, byte_size, visit_tensors};
+use prost::Message;
+
+use crate::files::location::data_file;
+use crate::files::mapped::Source;
+
+/// The newest IR version of which every field is known here.
+const NEWEST_IR: i64 = 14;
+
+/// A model and the files it came from.
+#[derive(Debug)]
+pub struct LoadedModel {
+    /// Messages and mapped data files.
+    pub model: Model,
+    /// The .onnx file.
+    pub path: PathBuf,
+    /// That file as it was read: inline weights are slices of it.
+    pub source: Source,
+    /// The data file of each location, for copying ranges without reading them.
+    pub sources: BTreeMap<String, Source>,
+}
+
+/// Why a model could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The path does not exist, or the system refuses.
+    #[error("{path}: {cause}")]
+    Io {
+        /// The file.
+        path: String,
+        /// The system's answer.
+        cause: io::Error,
+    },
+    /// A folder without exactly one model.
+    #[error("{path}: expected one .onnx file in this folder, found {found}: name the file")]
+    Folder {
+        /// The folder.
+        path: String,
+        /// What is there.
+        found: String,
+    },
+    /// Not a model.
+    #[error("{path}: not an ONNX model: {detail}")]
+    NotOnnx {
+        /// The file.
+        path: String,
+        /// Why not.
+        detail: String,
+    },
+    /// A location that may not be read, or a missing data file.
+    #[error("{path}: tensor '{tensor}' is stored in '{location}', which cannot be used: {reason}")]
+    Location {
+        /// The model.
+        path: String,
+        /// The tensor.
+        tensor: String,
+        /// The location.
+        location: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A tensor whose bytes are not there.
+    #[error("{path}: {cause}")]
+    Tensor {
+        /// The model.
+        path: String,
+        /// What is wrong.
+        cause: TensorError,
+    },
+}
+
+impl LoadedModel {
+    /// Adds a data file under `location`, for tensors that were made since.
+    pub fn add_file(&mut self, location: &str, path: &Path) -> Result<(), LoadError> {
+        let source = Source::map(path).map_err(|cause| LoadError::Io {
+            path: path.display().to_string(),
+            cause,
+        })?;
+        self.model
+            .files
+            .insert(location.to_owned(), source.bytes().clone());
+        self.sources.insert(location.to_owned(), source);
+        Ok(())
+    }
+}
+
+/// Loads the model at `path`: a .onnx file, or a folder that holds `model.onnx` or just one .onnx file.
+///
+/// Every external tensor is checked: its location, its file, its range.
+pub fn load(path: &Path) -> Result<LoadedModel, LoadError> {
+    let path = model_file(path)?;
+    let shown = path.display().to_string();
+    let source = Source::map(&path).map_err(|cause| LoadError::Io {
+        path: shown.clone(),
+        cause,
+    })?;
+    let not_onnx = |detail: String| LoadError::NotOnnx {
+        path: shown.clone(),
+        detail,
+    };
+    if source.bytes().is_empty() {
+        return Err(not_onnx("the file is empty".to_owned()));
+    }
+    let mut proto =
+        ModelProto::decode(source.bytes().clone()).map_err(|e| not_onnx(e.to_string()))?;
+    if proto.ir_version() > NEWEST_IR {
+        return Err(not_onnx(format!(
+            "it is of IR version {}, and fields newer than version {NEWEST_IR} would be lost: export with an older onnx",
+            proto.ir_version()
+        )));
+    }
+    if proto.graph.is_none() {
+        return Err(not_onnx("it holds no graph".to_owned()));
+    }
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    let mut loaded = LoadedModel {
+        model: Model::default(),
+        path: path.clone(),
+        source,
+        sources: BTreeMap::new(),
+    };
+    visit_tensors(&mut proto, &mut |tensor, _| {
+        let broken = |cause| LoadError::Tensor {
+            path: shown.clone(),
+            cause,
+        };
+        let Some(external) = External::of(tensor).map_err(broken)? else {
+            return Ok(());
+        };
+        if !loaded.sources.contains_key(&external.location) {
+            let refused = |reason| LoadError::Location {
+                path: shown.clone(),
+                tensor: tensor.name().to_owned(),
+                location: external.location.clone(),
+                reason,
+            };
+            let file = data_file(&path, &folder, &external.location).map_err(refused)?;
+            let data =
+                Source::map(&file).map_err(|e| refused(format!("{}: {e}", file.display())))?;
+            loaded
+                .model
+                .files
+                .insert(external.location.clone(), data.bytes().clone());
+            loaded.sources.insert(external.location.clone(), data);
+        }
+        loaded.model.range(tensor, &external).map_err(broken)?;
+        // Types newer than those known here have no size to compare with.
+        match byte_size(tensor) {
+            Ok(needed) if needed != external.length => Err(broken(TensorError::Size {
+                tensor: tensor.name().to_owned(),
+                found: external.length,
+                dims: tensor.dims.clone(),
+                needed,
+            })),
+            _ => Ok(()),
+        }
+    })?;
+    loaded.model.proto = proto;
+    Ok(loaded)
+}
+
+fn model_file(path: &Path) -> Result<PathBuf, LoadError> {
+    let io = |cause| LoadError::Io {
+        path: path.display().to_string(),
+        cause,
+    };
+    if !fs::metadata(path).map_err(io)?.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let mut models = Vec::new();
+    for entry in fs::read_dir(path).map_err(io)? {
+        let file = entry.map_err(io)?.path();
+        if file.extension() == Some(OsStr::new("onnx")) {
+            models.push(file);
+        }
+    }
+    models.sort();
+    let preferred = path.join("model.onnx");
+    if models.contains(&preferred) {
+        return Ok(preferred);
+    }
+    match models.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => Err(folder_error(path, "none".to_owned())),
+        many => {
+            let names: Vec<String> = many
+                .iter()
+                .filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()))
+                .collect();
+            Err(folder_error(path, names.join(", ")))
+        }
+    }
+}
+
+fn folder_error(path: &Path, found: String) -> LoadError {
+    LoadError::Folder {
+        path: path.display().to_string(),
+        found,
+    }
+}

@@ -1,0 +1,6 @@
+//! From text to factors: statistics, their factorization, and local reconstruction.
+
+pub mod calibrate;
+pub mod factors;
+pub mod layer_errors;
+pub mod reconstruct;

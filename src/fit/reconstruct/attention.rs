@@ -1,0 +1,137 @@
+//! Whether an attention can be reproduced outside the model: proved by its own numbers, not by its nodes.
+
+use std::collections::BTreeMap;
+
+use gqa2mla_passes::LatentForm;
+use gqa2mla_passes::analysis::observe::{ObservedLayer, Quantity};
+use gqa2mla_passes::factor::reconstruct::{Attention, Rotary, Sequence, outputs};
+use gqa2mla_passes::recognize::rotation::Rotated;
+
+use crate::fit::calibrate::shown;
+use crate::fit::reconstruct::recording::{attention, sequence as recorded};
+use crate::runtime::tensor::Tensor;
+
+/// Scores below this are masked: exporters hide positions with -inf, the type's minimum or -10000.
+const HIDDEN: f32 = -5000.0;
+/// Largest relative difference of the outputs, in the root mean square: half-precision models round 5e-4 in each product.
+const TOLERANCE: f64 = 1e-2;
+
+/// What became of the attempt.
+#[derive(Debug, Clone)]
+pub enum Reproduced {
+    /// It gives the model's outputs.
+    As(Attention),
+    /// It does not, and why.
+    Not(String),
+}
+
+/// Reproduces `layer` on a sequence of `length` tokens whose quantities are `seen`, from the keys that latents of `form`
+/// are made of.
+#[must_use]
+pub fn reproduce(
+    layer: &ObservedLayer,
+    form: LatentForm,
+    seen: &BTreeMap<String, Tensor>,
+    length: usize,
+) -> Reproduced {
+    let site = &layer.site;
+    let scores = shown(layer, seen, Quantity::FirstHeadScores, &[length, length]);
+    let made = shown(
+        layer,
+        seen,
+        Quantity::Output,
+        &[site.heads, length, site.value.size],
+    );
+    if form == LatentForm::Expanded && !layer.outputs.contains_key(&Quantity::Unrotated) {
+        return Reproduced::Not("its keys before rotation cannot be seen".to_owned());
+    }
+    let rows = recorded(layer, form, seen, length);
+    let (Ok(scores), Ok(made), Ok(sequence)) = (scores, made, rows) else {
+        return Reproduced::Not("its scores or outputs cannot be seen".to_owned());
+    };
+    let Some(window) = window(&scores, length) else {
+        return Reproduced::Not("its mask is not causal with a fixed window".to_owned());
+    };
+    let rotary = match rotary(layer, form, seen, &sequence) {
+        Ok(rotary) => rotary,
+        Err(why) => return Reproduced::Not(why.to_owned()),
+    };
+    let Some(attention) = attention(layer, window, rotary) else {
+        return Reproduced::Not(
+            "something other than scaling, a soft-cap and masks happens to its scores".to_owned(),
+        );
+    };
+    let off = difference(&attention, &sequence, &made);
+    if off <= TOLERANCE {
+        Reproduced::As(attention)
+    } else {
+        Reproduced::Not(format!("its outputs come out {:.1}% off", 100.0 * off))
+    }
+}
+
+/// What rotates the keys of `sequence` before they are scored, if latents of `form` are made of keys before rotation.
+fn rotary(
+    layer: &ObservedLayer,
+    form: LatentForm,
+    seen: &BTreeMap<String, Tensor>,
+    sequence: &Sequence,
+) -> Result<Option<Rotary>, &'static str> {
+    if form != LatentForm::Expanded || layer.rotated == Rotated::No {
+        return Ok(None);
+    }
+    let unknown = "its keys are rotated in another way than by halves or neighbours";
+    let scored = recorded(layer, LatentForm::Absorbed, seen, sequence.length);
+    let scored = scored.map_err(|_| unknown)?.keys;
+    let site = &layer.site;
+    Rotary::between(&sequence.keys, &scored, site.kv_heads, site.key.size)
+        .ok_or(unknown)
+        .map(Some)
+}
+
+/// How many positions each query sees, itself included: `Some(None)` for all before it, `None` for another pattern.
+fn window(scores: &[f32], length: usize) -> Option<Option<usize>> {
+    let visible = |query: usize, key: usize| {
+        scores
+            .get(query * length + key)
+            .is_some_and(|s| *s > HIDDEN)
+    };
+    let last = length.checked_sub(1)?;
+    let first = (0..length).find(|key| visible(last, *key))?;
+    let window = (first > 0).then_some(length - first);
+    for query in 0..length {
+        let begin = window.map_or(0, |w| (query + 1).saturating_sub(w));
+        for key in 0..length {
+            if visible(query, key) != (key >= begin && key <= query) {
+                return None;
+            }
+        }
+    }
+    Some(window)
+}
+
+/// Relative difference of the outputs [H, T, dv] that the model `made` and those made here.
+fn difference(attention: &Attention, sequence: &Sequence, made: &[f32]) -> f64 {
+    let ours = outputs(attention, sequence);
+    let (heads, size, length) = (attention.heads, attention.value_size, sequence.length);
+    let (mut off, mut whole) = (0.0, 0.0);
+    for head in 0..heads {
+        for token in 0..length {
+            let theirs = made
+                .get((head * length + token) * size..)
+                .unwrap_or_default();
+            let ours = ours
+                .get((token * heads + head) * size..)
+                .unwrap_or_default();
+            for (a, b) in theirs.iter().zip(ours).take(size) {
+                let (a, b) = (f64::from(*a), f64::from(*b));
+                off += (a - b) * (a - b);
+                whole += a * a;
+            }
+        }
+    }
+    if whole > 0.0 {
+        (off / whole).sqrt()
+    } else {
+        off.sqrt()
+    }
+}

@@ -1,0 +1,285 @@
+//! Queries, keys and values of a text, kept in a file: they are worked on layer by layer, and only one layer's are in
+//! memory. Half precision is kept; its rounding is a thousand times below what a smaller latent loses.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use gqa2mla_passes::LatentForm;
+use gqa2mla_passes::analysis::observe::{ObservedLayer, Quantity};
+use gqa2mla_passes::factor::reconstruct::{Attention, Rotary, Sequence};
+use half::f16;
+
+use crate::files::load::LoadedModel;
+use crate::fit::calibrate::{Watched, by_token, shown, unrotated};
+use crate::fit::reconstruct::ReconstructError;
+use crate::fit::reconstruct::attention::{Reproduced, reproduce};
+use crate::measure::text::Text;
+use crate::runtime::RuntimeOptions;
+
+/// The file of the activations in the original model, and in the model whose first layers are rewritten.
+const ORIGINAL: &str = "activations.f16";
+const REWRITTEN: &str = "activations-rewritten.f16";
+
+/// How the attentions of a model are reproduced outside it.
+pub struct Subject {
+    /// Which keys are recorded: those that latents of this form are made of.
+    form: LatentForm,
+    /// The attentions, and how each is reproduced here.
+    pub layers: Vec<(ObservedLayer, Reproduced)>,
+}
+
+/// What a text made some of a model's attentions read.
+pub struct Recording {
+    path: PathBuf,
+    /// Sequences that are recorded, and tokens of each.
+    sequences: usize,
+    length: usize,
+    /// Numbers that each layer takes in one sequence.
+    numbers: Vec<usize>,
+}
+
+impl Subject {
+    /// Looks once at masks and outputs, to learn what each attention does with its scores.
+    ///
+    /// # Errors
+    /// [`ReconstructError`] when the model cannot be run.
+    pub fn of(
+        model: &LoadedModel,
+        text: &Text,
+        form: LatentForm,
+        runtime: &RuntimeOptions,
+    ) -> Result<Self, ReconstructError> {
+        let first = text.sequences().next().unwrap_or_default();
+        let proof = [
+            Quantity::Query,
+            Quantity::Key,
+            Quantity::Unrotated,
+            Quantity::Value,
+            Quantity::FirstHeadScores,
+            Quantity::Output,
+        ];
+        let mut watched = Watched::open(model, &proof, runtime)?;
+        let outputs = watched.read(first)?;
+        let layers = std::mem::take(&mut watched.layers).into_iter();
+        let layers = layers.map(|layer| {
+            let how = reproduce(&layer, form, &outputs, first.len());
+            (layer, how)
+        });
+        Ok(Self {
+            form,
+            layers: layers.collect(),
+        })
+    }
+
+    /// Reads `text` with the original `model` and keeps what every attention sees in `folder`; what is there from an
+    /// earlier run is used again.
+    ///
+    /// # Errors
+    /// [`ReconstructError`] when the model cannot be run or the file not be written.
+    pub fn record(
+        &self,
+        model: &LoadedModel,
+        text: &Text,
+        folder: &Path,
+        runtime: &RuntimeOptions,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Recording, ReconstructError> {
+        let recording = self.recording(folder.join(ORIGINAL), text, 0..self.layers.len());
+        if !recording.path.exists() {
+            self.write(&recording, model, text, runtime, progress)?;
+        }
+        Ok(recording)
+    }
+
+    /// Reads `text` with `model`, whose attentions in front of the layers at `positions` are rewritten, and keeps what
+    /// these see.
+    ///
+    /// # Errors
+    /// [`ReconstructError`] when the model cannot be run or the file not be written.
+    pub fn record_rewritten(
+        &self,
+        positions: Range<usize>,
+        model: &LoadedModel,
+        text: &Text,
+        folder: &Path,
+        runtime: &RuntimeOptions,
+    ) -> Result<Recording, ReconstructError> {
+        let recording = self.recording(folder.join(REWRITTEN), text, positions);
+        self.write(&recording, model, text, runtime, &mut |_, _| {})?;
+        Ok(recording)
+    }
+
+    fn recording(&self, path: PathBuf, text: &Text, positions: Range<usize>) -> Recording {
+        let numbers = |(position, (layer, how)): (usize, &(ObservedLayer, Reproduced))| {
+            // Nothing can be made of what is not reproduced.
+            let recorded = positions.contains(&position) && matches!(how, Reproduced::As(_));
+            usize::from(recorded) * widths(layer).iter().sum::<usize>() * text.length
+        };
+        Recording {
+            path,
+            sequences: text.sequences().len(),
+            length: text.length,
+            numbers: self.layers.iter().enumerate().map(numbers).collect(),
+        }
+    }
+
+    fn write(
+        &self,
+        recording: &Recording,
+        model: &LoadedModel,
+        text: &Text,
+        runtime: &RuntimeOptions,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<(), ReconstructError> {
+        let unfinished = recording.path.with_extension("unfinished");
+        let failed = |cause| ReconstructError::Io {
+            path: unfinished.display().to_string(),
+            cause,
+        };
+        let keys = match self.form {
+            LatentForm::Expanded => Quantity::Unrotated,
+            _ => Quantity::Key,
+        };
+        let seen = [Quantity::Query, keys, Quantity::Value];
+        let mut watched = Watched::open(model, &seen, runtime)?;
+        let mut file = BufWriter::new(File::create(&unfinished).map_err(failed)?);
+        for (number, tokens) in text.sequences().enumerate() {
+            progress(number, recording.sequences);
+            let outputs = watched.read(tokens)?;
+            for ((layer, _), numbers) in self.layers.iter().zip(&recording.numbers) {
+                // A model that is partly rewritten shows its layers under other names.
+                let shown = watched.layers.iter().find(|shown| shown.id == layer.id);
+                let Some(layer) = shown.filter(|_| *numbers > 0) else {
+                    continue;
+                };
+                let sequence = sequence(layer, self.form, &outputs, tokens.len())?;
+                for part in [&sequence.queries, &sequence.keys, &sequence.values] {
+                    let half: Vec<u8> = part
+                        .iter()
+                        .flat_map(|&x| f16::from_f32(x).to_le_bytes())
+                        .collect();
+                    file.write_all(&half).map_err(failed)?;
+                }
+            }
+        }
+        file.into_inner()
+            .map_err(|e| failed(e.into_error()))?
+            .sync_all()
+            .map_err(failed)?;
+        fs::rename(&unfinished, &recording.path).map_err(failed)?;
+        progress(recording.sequences, recording.sequences);
+        Ok(())
+    }
+}
+
+/// Numbers of the queries, keys and values of one token.
+fn widths(layer: &ObservedLayer) -> [usize; 3] {
+    let site = &layer.site;
+    [
+        site.heads * site.key.size,
+        site.kv_heads * site.key.size,
+        site.kv_heads * site.value.size,
+    ]
+}
+
+impl Recording {
+    /// What the `layer` at `position` read, sequence by sequence.
+    ///
+    /// # Errors
+    /// [`ReconstructError::Io`].
+    pub fn read(
+        &self,
+        layer: &ObservedLayer,
+        position: usize,
+    ) -> Result<Vec<Sequence>, ReconstructError> {
+        let failed = |cause| ReconstructError::Io {
+            path: self.path.display().to_string(),
+            cause,
+        };
+        let before: usize = self.numbers.iter().take(position).sum();
+        let whole: usize = self.numbers.iter().sum();
+        let mut file = File::open(&self.path).map_err(failed)?;
+        let mut all = Vec::with_capacity(self.sequences);
+        for number in 0..self.sequences {
+            let at = 2 * (number * whole + before) as u64;
+            file.seek(SeekFrom::Start(at)).map_err(failed)?;
+            let mut part = |width: usize| {
+                let mut bytes = vec![0; 2 * width * self.length];
+                file.read_exact(&mut bytes).map_err(failed)?;
+                let numbers = bytes.chunks_exact(2).map(|b| {
+                    let mut two = [0; 2];
+                    two.copy_from_slice(b);
+                    f16::from_le_bytes(two).to_f32()
+                });
+                Ok::<Vec<f32>, ReconstructError>(numbers.collect())
+            };
+            let [queries, keys, values] = widths(layer);
+            let (queries, keys, values) = (part(queries)?, part(keys)?, part(values)?);
+            all.push(Sequence {
+                length: self.length,
+                queries,
+                keys,
+                values,
+            });
+        }
+        Ok(all)
+    }
+}
+
+/// What one layer read, with tokens as the rows of keys and values; the keys are those that latents of `form` are made of.
+///
+/// # Errors
+/// [`ReconstructError::Calibrate`] when the model shows something else.
+pub fn sequence(
+    layer: &ObservedLayer,
+    form: LatentForm,
+    outputs: &std::collections::BTreeMap<String, crate::runtime::tensor::Tensor>,
+    length: usize,
+) -> Result<Sequence, ReconstructError> {
+    let site = &layer.site;
+    let get = |quantity, heads, size| shown(layer, outputs, quantity, &[heads, length, size]);
+    let queries = get(Quantity::Query, site.heads, site.key.size)?.into_owned();
+    let values = get(Quantity::Value, site.kv_heads, site.value.size)?;
+    let keys = match form {
+        LatentForm::Expanded => unrotated(layer, outputs, length)?,
+        _ => None,
+    };
+    let keys = match keys {
+        Some(keys) => keys,
+        None => {
+            let keys = get(Quantity::Key, site.kv_heads, site.key.size)?;
+            by_token(&keys, site.kv_heads, length, site.key.size)
+        }
+    };
+    Ok(Sequence {
+        length,
+        queries,
+        keys,
+        values: by_token(&values, site.kv_heads, length, site.value.size),
+    })
+}
+
+/// The attention of `layer` for the descent, given what a query sees and what rotates the keys of its latents.
+#[must_use]
+pub fn attention(
+    layer: &ObservedLayer,
+    window: Option<usize>,
+    rotary: Option<Rotary>,
+) -> Option<Attention> {
+    let site = &layer.site;
+    let scoring = layer.scoring?;
+    Some(Attention {
+        heads: site.heads,
+        kv_heads: site.kv_heads,
+        key_size: site.key.size,
+        value_size: site.value.size,
+        scale: scoring.scale * site.key.scale,
+        value_scale: site.value.scale,
+        softcap: scoring.softcap,
+        window,
+        rotary,
+        readers: layer.output_projection.as_ref().map(|w| w.dot(&w.t())),
+    })
+}

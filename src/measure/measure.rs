@@ -1,0 +1,36 @@
+//! Two models on one text.
+
+use crate::files::load::LoadedModel;
+use crate::measure::quality::{Quality, Reader, compare};
+use crate::measure::text::Text;
+use crate::runtime::{RuntimeOptions, open};
+use crate::validate::ValidateError;
+use crate::validate::ports::subject;
+
+/// Reads `text` with both models; `progress` is told how many sequences of how many are read.
+///
+/// # Errors
+/// [`ValidateError`] when a model cannot be opened, fails, or gives logits that cannot be scored.
+pub fn measure(
+    original: &LoadedModel,
+    rewritten: &LoadedModel,
+    text: &Text,
+    options: &RuntimeOptions,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Quality, ValidateError> {
+    let interfaces = (
+        subject(&original.model.proto)?.interface,
+        subject(&rewritten.model.proto)?.interface,
+    );
+    let mut before = open(&original.path, options)?;
+    let mut after = open(&rewritten.path, options)?;
+    let before = Reader {
+        session: before.as_mut(),
+        interface: &interfaces.0,
+    };
+    let after = Reader {
+        session: after.as_mut(),
+        interface: &interfaces.1,
+    };
+    compare(before, after, text, progress)
+}

@@ -1,0 +1,5 @@
+//! What a rewritten model loses: on text, and layer by layer.
+
+pub mod measure;
+pub mod quality;
+pub mod text;

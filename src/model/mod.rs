@@ -1,8 +1,0 @@
-//! Models on disk: read without copying weights, written whole or not at all.
-
-mod copy;
-pub mod identity;
-pub mod load;
-mod location;
-pub mod mapped;
-pub mod save;

@@ -1,0 +1,208 @@
+//! Statistics of a text, the factors made from them, and what is refused.
+
+#[path = "calibration/refused.rs"]
+mod refused;
+#[path = "calibration/sizes.rs"]
+mod sizes;
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use crate::common::{IN_BF16, fixture, folder, loaded, recognised_fixtures, root, run, with};
+use gqa2mla::fit::calibrate::{calibrate, store};
+use gqa2mla::measure::text::{Text, TextSource};
+use gqa2mla::runtime::{RuntimeKind, RuntimeOptions};
+use serde_json::{Value, json};
+
+/// Sequences of the length that the smallest fixture has positions for.
+const LENGTH: &str = "64";
+
+fn ids() -> PathBuf {
+    root().join("fixtures/tokens.json")
+}
+
+fn text(tokens: usize) -> Text {
+    Text::read(&TextSource::Ids(ids()), 128, tokens, 64).unwrap()
+}
+
+fn runtime() -> RuntimeOptions {
+    RuntimeOptions {
+        runtime: RuntimeKind::Ort,
+        threads: 1,
+        ..RuntimeOptions::default()
+    }
+}
+
+/// Statistics of a fixture in `place`.
+fn statistics(name: &str, place: &Path) -> PathBuf {
+    let out = place.join(format!("{name}.stats"));
+    let ran = with(&[
+        &"calibrate",
+        &fixture(name),
+        &"--token-ids",
+        &ids(),
+        &"--length",
+        &LENGTH,
+        &"-o",
+        &out,
+    ]);
+    assert_eq!(ran.code, 0, "{name}: {ran:?}");
+    out
+}
+
+/// Rewrites at half the cache; gives the report.
+fn half(name: &str, out: &Path, more: &[&str]) -> Value {
+    let mut arguments: Vec<String> = ["rewrite", "--cache-ratio", "0.5", "--json", "-o"]
+        .map(str::to_owned)
+        .to_vec();
+    arguments.push(out.display().to_string());
+    arguments.push(fixture(name).display().to_string());
+    arguments.extend(more.iter().map(|&m| m.to_owned()));
+    let ran = run(arguments.iter().map(PathBuf::from));
+    assert_eq!(ran.code, 0, "{name} {more:?}: {ran:?}");
+    ran.json()
+}
+
+fn kl_on_text(name: &str, rewritten: &Path) -> f64 {
+    let ran = with(&[
+        &"validate",
+        &fixture(name),
+        &rewritten,
+        &"--token-ids",
+        &ids(),
+        &"--text-tokens",
+        &"512",
+        &"--text-length",
+        &LENGTH,
+        &"--json",
+    ]);
+    assert_eq!(ran.code, 0, "{name}: {ran:?}");
+    ran.json()["quality"]["mean_kl"].as_f64().unwrap()
+}
+
+#[test]
+fn every_dialect_can_be_calibrated_and_its_cache_is_halved() {
+    let place = folder();
+    for name in recognised_fixtures() {
+        // ONNX Runtime's CPU has no kernels for it.
+        if name == IN_BF16 {
+            continue;
+        }
+        let statistics = statistics(&name, place.path());
+        let out = place.path().join("model.onnx");
+        let statistics = statistics.display().to_string();
+        let told = half(&name, &out, &["--calibration", &statistics]);
+        let bytes = |key: &str| told["validation"]["proof"][key].as_f64().unwrap();
+        let (before, after) = (
+            bytes("original_cache_bytes"),
+            bytes("rewritten_cache_bytes"),
+        );
+        assert_eq!(after, before / 2.0, "{name}");
+        assert_eq!(told["rewrite"]["exact"], json!(false), "{name}");
+        for key in ["predicted_key_loss", "predicted_value_loss"] {
+            let share = told["rewrite"][key].as_f64().unwrap();
+            assert!((0.0..1.0).contains(&share), "{name}: {key} {share}");
+        }
+    }
+}
+
+#[test]
+fn a_run_that_was_stopped_goes_on_where_it_was() {
+    let place = folder();
+    let (model, text) = (loaded("optimum-llama"), text(512));
+    let whole = calibrate(&model, &text, &runtime(), None, &mut |_, _| {}).unwrap();
+    let partial = place.path().join("partial");
+    let stopped = catch_unwind(AssertUnwindSafe(|| {
+        calibrate(&model, &text, &runtime(), Some(&partial), &mut |done, _| {
+            assert!(done < 5, "stopped");
+        })
+    }));
+    assert!(stopped.is_err());
+    assert_eq!(store::load(&partial).unwrap().sequences, 5);
+    let mut first = None;
+    let resumed = calibrate(&model, &text, &runtime(), Some(&partial), &mut |done, _| {
+        first.get_or_insert(done);
+    });
+    assert_eq!(first, Some(5), "what was read is not read again");
+    assert_eq!(resumed.unwrap(), whole);
+    // Another text begins anew.
+    let other = calibrate(
+        &model,
+        &self::text(256),
+        &runtime(),
+        Some(&partial),
+        &mut |_, _| {},
+    );
+    assert_eq!(other.unwrap().sequences, 4);
+}
+
+#[test]
+fn a_file_gives_back_what_was_put_into_it() {
+    let place = folder();
+    let path = place.path().join("stats");
+    let made = calibrate(
+        &loaded("genai-qwen3"),
+        &text(128),
+        &runtime(),
+        None,
+        &mut |_, _| {},
+    )
+    .unwrap();
+    store::save(&made, &path).unwrap();
+    assert_eq!(store::load(&path).unwrap(), made);
+    // No broken file is believed.
+    let bytes = fs::read(&path).unwrap();
+    for cut in [0, 7, 100, bytes.len() / 2, bytes.len() - 1] {
+        fs::write(&path, &bytes[..cut]).unwrap();
+        let error = store::load(&path).unwrap_err().to_string();
+        assert!(error.contains("stats"), "{error}");
+    }
+}
+
+#[test]
+fn the_same_inputs_give_the_same_file() {
+    let place = folder();
+    let statistics = statistics("optimum-llama", place.path())
+        .display()
+        .to_string();
+    let ids = ids().display().to_string();
+    let more = [
+        "--calibration",
+        &statistics,
+        "--token-ids",
+        &ids,
+        "--text-length",
+        LENGTH,
+        "--reconstruct",
+        "20",
+    ];
+    let files = ["one", "two"].map(|name| {
+        let out = place.path().join(name).join("model.onnx");
+        half("optimum-llama", &out, &more);
+        fs::read(out).unwrap()
+    });
+    assert!(files[0] == files[1], "two runs, two files");
+    let left: Vec<_> = fs::read_dir(place.path().join("one"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["model.onnx"], "work that is done is cleared away");
+}
+
+#[test]
+fn token_ids_come_from_npy_files_as_well() {
+    let place = folder();
+    for kind in ["int64", "int32", "uint32", "uint16"] {
+        let path = place.path().join("ids.npy");
+        crate::common::python(
+            &format!(
+                "import numpy, sys; numpy.save(sys.argv[1], numpy.arange(2, 130, dtype='{kind}').reshape(2, 64) % 128)"
+            ),
+            &[&path],
+        );
+        let read = Text::read(&TextSource::Ids(path), 128, 100, 50).unwrap();
+        assert_eq!(read.ids[..3], [2, 3, 4], "{kind}");
+        assert_eq!((read.ids.len(), read.length), (100, 50));
+    }
+}

@@ -1,0 +1,184 @@
+//! Folders in, folders out: what goes along, what is refused, and what is left when something goes wrong.
+
+#[path = "folders/configurations.rs"]
+mod configurations;
+#[path = "folders/trouble.rs"]
+mod trouble;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::common::{Ran, command, fixture, folder, root, run};
+use serde_json::json;
+
+fn rewrite(from: &Path, to: &Path, more: &[&str]) -> Ran {
+    let mut arguments = vec![
+        PathBuf::from("rewrite"),
+        from.into(),
+        "-o".into(),
+        to.into(),
+    ];
+    arguments.extend(more.iter().map(PathBuf::from));
+    run(arguments)
+}
+
+/// Every file under `folder` with its content.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut left = vec![folder.to_path_buf()];
+    while let Some(next) = left.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => left.push(path),
+                false => {
+                    let relative = path.strip_prefix(folder).unwrap().to_path_buf();
+                    found.insert(relative, fs::read(&path).unwrap());
+                }
+            }
+        }
+    }
+    found
+}
+
+fn names(files: &BTreeMap<PathBuf, Vec<u8>>) -> Vec<String> {
+    files
+        .keys()
+        .map(|name| name.display().to_string())
+        .collect()
+}
+
+/// A folder as a hub lays it out: two decoders, another model, and what people put beside them.
+fn hub(place: &Path) -> PathBuf {
+    let hub = place.join("hub");
+    fs::create_dir_all(hub.join("onnx")).unwrap();
+    let model = |name: &str| fixture(name).join("model.onnx");
+    fs::copy(model("optimum-llama"), hub.join("onnx/model.onnx")).unwrap();
+    fs::copy(model("optimum14-llama"), hub.join("onnx/model_other.onnx")).unwrap();
+    fs::copy(
+        fixture("optimum-llama").join("config.json"),
+        hub.join("config.json"),
+    )
+    .unwrap();
+    for (name, text) in [
+        ("README.md", "# A model"),
+        ("tokenizer.json", "{ \"not\": \"touched\" }"),
+        ("generation_config.json", "{\"eos_token_id\": 2}"),
+        (".gitattributes", "*.onnx filter=lfs"),
+        ("notes/more/deep.txt", "kept"),
+    ] {
+        let path = hub.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    fs::create_dir_all(hub.join(".git")).unwrap();
+    fs::write(hub.join(".git/HEAD"), "ref").unwrap();
+    hub
+}
+
+#[test]
+fn what_the_rewrite_does_not_concern_is_copied_as_it_is() {
+    let place = folder();
+    let (hub, out) = (hub(place.path()), place.path().join("out"));
+    let ran = rewrite(&hub, &out, &["--json", "--no-validate"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let (before, after) = (contents(&hub), contents(&out));
+    let mut expected = names(&before);
+    expected.retain(|name| !name.starts_with(".git/"));
+    assert_eq!(names(&after), expected);
+    let changed = after
+        .iter()
+        .filter(|(name, data)| before.get(*name) != Some(*data));
+    let changed: Vec<_> = changed
+        .map(|(name, _)| name.display().to_string())
+        .collect();
+    assert_eq!(
+        changed,
+        ["config.json", "onnx/model.onnx", "onnx/model_other.onnx"]
+    );
+    let told = ran.json();
+    assert_eq!(told["models"].as_array().unwrap().len(), 2);
+    assert_eq!(told["folder"]["copied"], json!(5));
+    // A second time, into the folder that is there now.
+    let again = rewrite(&hub, &out, &["--no-validate"]);
+    assert_eq!(again.code, 0, "{again:?}");
+    assert_eq!(contents(&out), after);
+}
+
+#[test]
+fn one_model_of_several_can_be_asked_for() {
+    let place = folder();
+    let (hub, out) = (hub(place.path()), place.path().join("out"));
+    let ran = rewrite(
+        &hub,
+        &out,
+        &["--json", "--no-validate", "--file", "onnx/model.onnx"],
+    );
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(
+        ran.json()["folder"]["left_out"],
+        json!(["onnx/model_other.onnx"])
+    );
+    assert!(
+        !out.join("onnx/model_other.onnx").exists(),
+        "its cache is not what the configuration says"
+    );
+    let ran = rewrite(&hub, &place.path().join("no"), &["--file", "model.onnx"]);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.stderr
+            .contains("onnx/model.onnx, onnx/model_other.onnx"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn a_rejected_folder_is_kept_under_another_name() {
+    let place = folder();
+    let out = place.path().join("out");
+    let strict = ["--tolerance", "1e-30", "--rank", "8"];
+    for _ in 0..2 {
+        let ran = rewrite(&fixture("optimum-llama"), &out, &strict);
+        assert_eq!(ran.code, 4, "{ran:?}");
+        assert!(!out.exists());
+        assert!(place.path().join("out.rejected/config.json").is_file());
+    }
+    let names: Vec<_> = fs::read_dir(place.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["out.rejected"]);
+}
+
+#[test]
+fn a_folder_is_rewritten_in_its_own_place_and_out_of_the_way_of_its_output() {
+    let place = folder();
+    let from = place.path().join("model");
+    fs::create_dir_all(&from).unwrap();
+    for name in ["model.onnx", "config.json"] {
+        fs::copy(fixture("optimum-llama").join(name), from.join(name)).unwrap();
+    }
+    let written = ["config.json", "model.onnx", "model.onnx.data"];
+    // The output lies in the input: it is no part of it, also the second time.
+    let inside = from.join("latent");
+    for _ in 0..2 {
+        let ran = rewrite(&from, &inside, &[]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert_eq!(names(&contents(&inside)), written);
+    }
+    fs::remove_dir_all(&inside).unwrap();
+    let ran = rewrite(&from, &from, &[]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(names(&contents(&from)), written);
+    assert_eq!(
+        run([PathBuf::from("inspect"), from]).code,
+        3,
+        "it is latent now"
+    );
+    assert!(root().join("fixtures/optimum-llama/model.onnx").is_file());
+}

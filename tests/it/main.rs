@@ -1,0 +1,37 @@
+//! The tests of the command and of the library, in one binary; a module a subject.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    missing_docs
+)]
+
+mod bad_input;
+mod bf16;
+mod calibration;
+mod catalogue;
+mod checker;
+mod cli;
+mod common;
+mod folders;
+mod json;
+mod layers;
+mod messages;
+mod model_files;
+mod mutations;
+mod noticed;
+mod numerics;
+mod operators;
+mod packaging;
+mod print_and_diff;
+mod real_model;
+mod refuse;
+mod report;
+mod rewrite;
+mod runtime;
+mod scopes;
+mod serving;
+mod untouched;
+mod without_ort;

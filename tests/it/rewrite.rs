@@ -167,7 +167,7 @@ fn report(name: &str, target: Target, form: LatentForm) -> String {
         })
         .collect();
     let matched = match site.dialect {
-        Dialect::MatMul => matched(&all_nodes(graph(&before)), site),
+        Dialect::MATMUL => matched(&all_nodes(graph(&before)), site),
         dialect => up_to(&gone, &format!("{}(", dialect.name())),
     };
     let sections = [

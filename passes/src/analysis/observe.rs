@@ -21,7 +21,7 @@ use crate::onnx::{
     GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
     tensor_proto::DataType, type_proto,
 };
-use crate::operators::Target;
+use crate::operators::{Target, is_attention, output_facts};
 use crate::recognize::rotation::{Rotated, rotation};
 use crate::recognize::scoring::{Scoring, masked_scores, scoring};
 use crate::recognize::site::Site;
@@ -98,9 +98,9 @@ pub enum ObserveError {
 
 /// Makes the model that shows `quantities` of every attention.
 pub fn observe(model: &Model, quantities: &[Quantity]) -> Result<Observed, ObserveError> {
-    let inlined = inline(&model.proto).map(|(graph, _)| graph);
-    let main = inlined
-        .as_ref()
+    let inlined = inline(&model.proto, is_attention);
+    let main = inlined.as_ref().map(|i| &i.graph);
+    let main = main
         .or(model.proto.graph.as_ref())
         .ok_or(ObserveError::Nothing)?;
     let found = understand(model, main, &HashSet::new(), Target::MatMul)
@@ -109,11 +109,16 @@ pub fn observe(model: &Model, quantities: &[Quantity]) -> Result<Observed, Obser
         return Err(ObserveError::Nothing);
     }
     let mut views = Views::default();
-    visit(model, &found.main, &mut |scope, _, graph, facts| {
-        for placed in found.sites.iter().filter(|p| p.scope == *scope) {
-            views.look(model, placed, &found.main, graph, facts, quantities);
-        }
-    });
+    visit(
+        model,
+        &found.main,
+        output_facts,
+        &mut |scope, _, graph, facts| {
+            for placed in found.sites.iter().filter(|p| p.scope == *scope) {
+                views.look(model, placed, &found.main, graph, facts, quantities);
+            }
+        },
+    );
     let mut graph = found.main;
     let before = Live::of(&graph);
     graph.output.clear();
@@ -132,6 +137,8 @@ pub fn observe(model: &Model, quantities: &[Quantity]) -> Result<Observed, Obser
     cleanup(&mut graph, &before);
     let mut proto = model.proto.clone();
     proto.graph = Some(graph);
+    let imports = inlined.into_iter().flat_map(|i| i.imports);
+    proto.opset_import.extend(imports);
     Ok(Observed {
         proto,
         layers: views.layers,

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::analysis::placed::{OutputPlace, Placed};
 use crate::facts::Facts;
 use crate::facts::scoped::visit;
-use crate::graph::inline::{Key, called, foreign};
+use crate::graph::functions::{Functions, Key, called};
 use crate::graph::patch::{PatchError, apply};
 use crate::graph::scopes::{Body, Scope};
 use crate::graph::{Graph, is_op, label};
 use crate::onnx::stored::Model;
 use crate::onnx::{GraphProto, NodeProto};
-use crate::operators::{Lowered, Target, lower};
+use crate::operators::{Lowered, Target, is_attention, lower, output_facts};
 use crate::recognize::reject::{Operand, Reason, Reject};
 use crate::recognize::shape_reader::shape_readers;
 use crate::recognize::site::Site;
@@ -40,7 +40,7 @@ pub fn understand(
     target: Target,
 ) -> Result<Understood, PatchError> {
     let mut lowered: BTreeMap<Scope, Lowered> = BTreeMap::new();
-    visit(model, main, &mut |scope, _, graph, facts| {
+    visit(model, main, output_facts, &mut |scope, _, graph, facts| {
         lowered.insert(scope.clone(), lower(graph, facts, except, target));
     });
     let spelled = spell_out(main, &mut lowered)?;
@@ -51,15 +51,20 @@ pub fn understand(
         others: Vec::new(),
         in_vain: HashSet::new(),
     };
-    let foreign = foreign(&model.proto);
-    visit(model, &spelled.main, &mut |scope, body, graph, facts| {
-        all.rejects.extend(calls_of(graph, &foreign));
-        let Some(lowered) = spelled.lowered.get(scope) else {
-            return;
-        };
-        let found = recognize(graph, facts, &lowered.refused);
-        all.take(scope, body, graph, lowered, found);
-    });
+    let functions = Functions::of(&model.proto, is_attention);
+    visit(
+        model,
+        &spelled.main,
+        output_facts,
+        &mut |scope, body, graph, facts| {
+            all.rejects.extend(calls_of(graph, &functions.kept));
+            let Some(lowered) = spelled.lowered.get(scope) else {
+                return;
+            };
+            let found = recognize(graph, facts, &lowered.refused);
+            all.take(scope, body, graph, lowered, found);
+        },
+    );
     all.caches_reach_the_interface(&spelled.main);
     all.caches_come_back_as_themselves(&spelled.main);
     all.nobody_else_reads_pasts(model, &spelled.main);
@@ -261,7 +266,7 @@ impl Understood {
             }
         }
         let mut clashes: HashMap<String, Reason> = HashMap::new();
-        visit(model, main, &mut |scope, _, graph, facts| {
+        visit(model, main, output_facts, &mut |scope, _, graph, facts| {
             for (past, scopes) in &served {
                 if !scopes.contains(scope)
                     && let Some(reason) = foreign_reader(graph, facts, past)
@@ -318,20 +323,19 @@ fn cache_stem(name: &str) -> String {
 }
 
 /// Calls of functions that hold attention and cannot be put in place of their calls.
-fn calls_of(graph: &Graph, foreign: &HashSet<Key>) -> Vec<Reject> {
-    let calls = graph.nodes().filter(|(_, n)| foreign.contains(&called(n)));
+fn calls_of(graph: &Graph, kept: &BTreeMap<Key, String>) -> Vec<Reject> {
     let reject = |(_, node): (_, &NodeProto)| {
-        Reject {
-        layer: 0,
-        node: label(node).to_owned(),
-        reason: Reason::UnsupportedOperator {
-            op: format!("{}.{}", node.domain(), node.op_type()),
-            detail: "it is a function with attention inside that is written for another opset than the model"
-                .to_owned(),
-        },
-    }
+        let detail = kept.get(&called(node))?;
+        Some(Reject {
+            layer: 0,
+            node: label(node).to_owned(),
+            reason: Reason::UnsupportedOperator {
+                op: format!("{}.{}", node.domain(), node.op_type()),
+                detail: detail.clone(),
+            },
+        })
     };
-    calls.map(reject).collect()
+    graph.nodes().filter_map(reject).collect()
 }
 
 /// A node of a graph without a site that computes with `past`, or needs a size of it that changes.

@@ -10,23 +10,22 @@ use crate::graph::build::node;
 use crate::graph::patch::Patch;
 use crate::graph::{Graph, float_attribute, int_attribute};
 use crate::onnx::NodeProto;
-use crate::operators::Grouped;
 use crate::recognize::site::{Side, Site};
 
 /// The operator's head sizes are multiples of this.
 pub const RANK_STEP: usize = 8;
 
-/// Builds the patch of one site that was `grouped`.
+/// Builds the patch of one site that was `operator`.
 pub fn grouped(
     graph: &Graph,
     prefix: String,
     site: &Site,
-    grouped: &Grouped,
+    operator: &NodeProto,
     weights: &Weights,
     rank: usize,
 ) -> Patch {
     let mut builder = Builder::new(graph, prefix, site, weights, Ranks::uniform(rank));
-    builder.operator(&grouped.node);
+    builder.operator(operator);
     builder.patch
 }
 

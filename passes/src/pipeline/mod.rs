@@ -13,12 +13,13 @@ use crate::factor::Ranks;
 use crate::facts::scoped::visit;
 use crate::forms::Store;
 use crate::graph::cleanup::{Live, cleanup};
-use crate::graph::inline::{calls, inline, key_of};
+use crate::graph::functions::{calls, key_of};
+use crate::graph::inline::inline;
 use crate::graph::patch::{PatchError, apply};
 use crate::graph::scopes::Scope;
 use crate::graph::verify::{VerifyError, verify};
 use crate::onnx::stored::Model;
-use crate::operators::Target;
+use crate::operators::{Target, is_attention, output_facts};
 use crate::pipeline::changes::{Changes, Outlets, RewrittenSite};
 use crate::pipeline::error::RewriteError;
 use crate::pipeline::options::{RewriteOptions, check};
@@ -53,8 +54,9 @@ pub enum InspectError {
 /// Finds every attention of `model`.
 pub fn inspect(model: &Model) -> Result<Inspection, InspectError> {
     verify(&model.proto)?;
-    let inlined = inline(&model.proto).map(|(graph, _)| graph);
-    let proto = inlined.as_ref().or(model.proto.graph.as_ref());
+    let inlined = inline(&model.proto, is_attention);
+    let proto = inlined.as_ref().map(|i| &i.graph);
+    let proto = proto.or(model.proto.graph.as_ref());
     let proto = proto.ok_or(VerifyError::NoGraph)?;
     let found = understand(model, proto, &HashSet::new(), Target::MatMul)?;
     Ok(Inspection {
@@ -78,8 +80,9 @@ pub struct Planned {
 /// What [`rewrite`] would do with these options, or why it would refuse. Branches that share a cache are one.
 pub fn plan(model: &Model, options: &RewriteOptions) -> Result<Vec<Planned>, RewriteError> {
     verify(&model.proto).map_err(RewriteError::Malformed)?;
-    let inlined = inline(&model.proto).map(|(graph, _)| graph);
-    let proto = inlined.as_ref().or(model.proto.graph.as_ref());
+    let inlined = inline(&model.proto, is_attention);
+    let proto = inlined.as_ref().map(|i| &i.graph);
+    let proto = proto.or(model.proto.graph.as_ref());
     let proto = proto.ok_or(RewriteError::Malformed(VerifyError::NoGraph))?;
     let mut found =
         understand(model, proto, &HashSet::new(), options.target).map_err(RewriteError::Patch)?;
@@ -117,8 +120,9 @@ pub fn rewrite(
     // The input has to be sound before anything is claimed about it.
     verify(&model.proto).map_err(RewriteError::Malformed)?;
     // Attention in a function is rewritten where the function is called.
-    let (inlined, functions) = inline(&model.proto).unzip();
-    let proto = inlined.as_ref().or(model.proto.graph.as_ref());
+    let inlined = inline(&model.proto, is_attention);
+    let proto = inlined.as_ref().map(|i| &i.graph);
+    let proto = proto.or(model.proto.graph.as_ref());
     let proto = proto.ok_or(RewriteError::Malformed(VerifyError::NoGraph))?;
     // Operators become primitives, and symbolic shapes prove what the primitives do.
     let mut found =
@@ -132,14 +136,19 @@ pub fn rewrite(
     choose(&mut found, options);
     // Factors and new nodes, one layer at a time.
     let mut changes = Changes::new(&found);
-    visit(model, &found.main, &mut |scope, _, graph, facts| {
-        let outlets = Outlets {
-            factorize: &mut *factorize,
-            store: &mut *store,
-            progress: &mut *progress,
-        };
-        changes.rewrite_scope(model, scope, graph, facts, options, outlets);
-    });
+    visit(
+        model,
+        &found.main,
+        output_facts,
+        &mut |scope, _, graph, facts| {
+            let outlets = Outlets {
+                factorize: &mut *factorize,
+                store: &mut *store,
+                progress: &mut *progress,
+            };
+            changes.rewrite_scope(model, scope, graph, facts, options, outlets);
+        },
+    );
     changes.failed?;
     let (done, patches, seams) = (changes.done, changes.patches, changes.seams);
     // From here on the graph changes, inner graphs first; then the result is looked at as critically as the input.
@@ -156,16 +165,18 @@ pub fn rewrite(
         cleanup(graph, before);
     }
     let original = model.proto.graph.replace(main);
+    let imported = model.proto.opset_import.len();
+    let imports = inlined.iter().flat_map(|i| i.imports.iter().cloned());
+    model.proto.opset_import.extend(imports);
     if let Err(error) = accept(model, &seams) {
         model.proto.graph = original;
+        model.proto.opset_import.truncate(imported);
         return Err(error);
     }
     // A function whose calls are gone is dead.
-    if let (Some(functions), Some(main)) = (functions, &model.proto.graph) {
-        model
-            .proto
-            .functions
-            .retain(|f| !functions.contains(&key_of(f)) || calls(main, &key_of(f)));
+    if let (Some(inlined), Some(main)) = (inlined, &model.proto.graph) {
+        let dead = |key: &_| inlined.functions.contains(key) && !calls(main, key);
+        model.proto.functions.retain(|f| !dead(&key_of(f)));
     }
     Ok(Rewritten {
         sites: done,

@@ -9,6 +9,7 @@ use crate::graph::Graph;
 use crate::graph::scopes::Scope;
 use crate::onnx::GraphProto;
 use crate::onnx::stored::Model;
+use crate::operators::output_facts;
 
 /// What is known of one value: constant sizes, and unknown ones as `None`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +38,7 @@ impl Seams {
     /// The first value that is of another type or shape in `main`, the rewritten graph.
     pub fn broken(&self, model: &Model, main: &GraphProto) -> Option<String> {
         let mut found = HashMap::new();
-        visit(model, main, &mut |_, _, graph, facts| {
+        visit(model, main, output_facts, &mut |_, _, graph, facts| {
             for (_, value) in self.0.keys() {
                 if graph.producer(value).is_some() {
                     // A branch may use the name of its sibling, for a value that is the same.

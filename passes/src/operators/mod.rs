@@ -11,11 +11,13 @@ mod spell;
 
 mod attention;
 mod grouped_query;
+mod multi_head;
 
 /// Every operator that can be spelled out.
 const TABLE: &[&Operator] = &[
     &attention::OPERATOR,
     &grouped_query::OPERATOR,
+    &multi_head::OPERATOR,
 ];
 
 use std::collections::{BTreeMap, HashMap, HashSet};

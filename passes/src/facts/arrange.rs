@@ -11,17 +11,19 @@ use crate::onnx::{NodeProto, tensor_proto::DataType};
 const INT64: Option<i32> = Some(DataType::Int64 as i32);
 
 /// `Shape`, or the part of it that the node asks for.
-pub fn shape(node: &NodeProto, input: &Fact) -> Option<Fact> {
-    let sizes = input.shape.as_ref()?;
-    let sizes = sizes.get(shape_range(node, sizes.len()))?.to_vec();
+pub fn shape(node: &NodeProto, input: &Fact) -> Fact {
+    let sizes = input.shape.as_ref();
+    let Some(sizes) = sizes.and_then(|s| s.get(shape_range(node, s.len()))) else {
+        return Fact::new(INT64, None);
+    };
     let rank = TDim::from(sizes.len());
-    Some(Fact::new(INT64, Some(vec![rank])).holding(Some(Content::Ints(sizes))))
+    Fact::new(INT64, Some(vec![rank])).holding(Some(Content::Ints(sizes.to_vec())))
 }
 
 /// `Size`.
-pub fn size(input: &Fact) -> Option<Fact> {
-    let content = dim::product(input.shape.as_ref()?).map(|n| Content::Ints(vec![n]));
-    Some(Fact::new(INT64, Some(Vec::new())).holding(content))
+pub fn size(input: &Fact) -> Fact {
+    let count = input.shape.as_ref().and_then(dim::product);
+    Fact::new(INT64, Some(Vec::new())).holding(count.map(|n| Content::Ints(vec![n])))
 }
 
 /// `Reshape`.

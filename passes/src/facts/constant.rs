@@ -30,8 +30,9 @@ pub fn constant(model: &Model, node: &NodeProto) -> Option<Fact> {
 }
 
 /// `ConstantOfShape`; its value is the float 0 where the node names none.
-pub fn constant_of_shape(facts: &Facts, model: &Model, node: &NodeProto) -> Option<Fact> {
-    let shape = shapes::sizes(facts.ints(node.input.first()?)?)?;
+pub fn constant_of_shape(facts: &Facts, model: &Model, node: &NodeProto) -> Fact {
+    let sizes = node.input.first().and_then(|input| facts.ints(input));
+    let shape = sizes.and_then(shapes::sizes);
     let (elem_type, value) = match attribute(node, "value").and_then(|a| a.t.as_ref()) {
         Some(tensor) => {
             let value = content::of_tensor(model, tensor);
@@ -42,8 +43,9 @@ pub fn constant_of_shape(facts: &Facts, model: &Model, node: &NodeProto) -> Opti
             Some(Content::Floats(vec![0.0])),
         ),
     };
-    let content = value.and_then(|c| c.repeated(&shape));
-    Some(Fact::new(elem_type, Some(shape)).holding(content))
+    let content = value.zip(shape.as_ref());
+    let content = content.and_then(|(value, shape)| value.repeated(shape));
+    Fact::new(elem_type, shape).holding(content)
 }
 
 /// `Range`; its length is known for a step of one.

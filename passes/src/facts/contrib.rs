@@ -7,7 +7,7 @@ use crate::facts::{Fact, Facts};
 use crate::graph::int_attribute;
 use crate::onnx::NodeProto;
 
-/// The facts of the outputs of `node`, an operator of that domain.
+/// The facts of the outputs of `node`, an operator of that domain; `None` as in [`crate::facts::node`].
 pub fn contrib(facts: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<Vec<Fact>> {
     let first = inputs.first()?;
     let like_first = |shape| Fact::new(first.elem_type, shape);
@@ -37,6 +37,22 @@ pub fn contrib(facts: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<Vec<
             let b = transposed(inputs.get(1)?, "transB")?;
             Some(vec![like_first(Some(matmul(facts, &a, &b)?))])
         }
-        _ => None,
+        "DequantizeLinear" => Some(vec![Fact::new(
+            inputs.get(1)?.elem_type,
+            first.shape.clone(),
+        )]),
+        // The product of quantized matrices comes out in the type of their scales.
+        "MatMulIntegerToFloat" | "GatherBlockQuantized" => {
+            Some(vec![Fact::new(inputs.get(2)?.elem_type, None)])
+        }
+        "DynamicQuantizeMatMul" => {
+            let shapes = first.shape.as_ref().zip(inputs.get(1)?.shape.as_ref());
+            let shape = shapes.and_then(|(a, b)| matmul(facts, a, b));
+            Some(vec![like_first(shape)])
+        }
+        "BiasAdd" | "BiasSoftmax" | "FusedGemm" | "MoE" | "QMoE" | "FusedConv" => {
+            Some(vec![like_first(None)])
+        }
+        _ => Some(Vec::new()),
     }
 }

@@ -14,6 +14,7 @@
 //!   the shape of the value cannot be inferred.
 //! * Two sizes of different names are equal where the graph itself demands it: see [`equalities`].
 
+mod agree;
 mod arrange;
 mod constant;
 pub mod content;
@@ -27,6 +28,8 @@ pub mod equalities;
 mod node;
 pub mod scoped;
 pub mod shapes;
+pub mod typed;
+pub mod types;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

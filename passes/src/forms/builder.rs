@@ -4,7 +4,7 @@ use crate::analysis::SiteView;
 use crate::factor::Ranks;
 use crate::facts::Facts;
 use crate::forms::layout::Layout;
-use crate::graph::build::{Dim, int64_vector, node, vector_name};
+use crate::graph::build::{NewSize, int64_vector, node, vector_name};
 use crate::graph::patch::Patch;
 use crate::graph::{Graph, NodeId, is_alias};
 use crate::onnx::NodeProto;
@@ -130,7 +130,12 @@ impl Builder<'_> {
 
     /// Gives past and present of `cache` the shape [B, 1, length, rank].
     pub fn narrow(&mut self, cache: &Cache, rank: usize) {
-        let dims = vec![Dim::Keep, Dim::Fixed(1), Dim::Keep, Dim::Fixed(rank as i64)];
+        let dims = vec![
+            NewSize::Keep,
+            NewSize::Fixed(1),
+            NewSize::Keep,
+            NewSize::Fixed(rank as i64),
+        ];
         for name in cache.past.iter().chain([&cache.present]) {
             self.patch.interface.insert(name.clone(), dims.clone());
         }

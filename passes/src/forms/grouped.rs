@@ -78,7 +78,7 @@ impl Form for Grouped {
 /// The `GroupQueryAttention` that the attention was spelled out from.
 fn operator<'v>(view: &SiteView<'v>) -> Option<&'v NodeProto> {
     let origin = view.placed.origin.as_ref()?;
-    origin.grouped.as_ref().map(|g| &g.node)
+    origin.grouped.as_ref()
 }
 
 impl Builder<'_> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::facts::Facts;
 use crate::forms::builder::Builder;
-use crate::graph::build::Dim;
+use crate::graph::build::NewSize;
 use crate::graph::{Graph, NodeId, is_op, label};
 use crate::onnx::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::recognize::rotation::{Form, Positions, Rotation};
@@ -80,7 +80,7 @@ impl Builder<'_> {
         let shared = |name: &str| name != mask && length(name) == length(mask);
         let symbolic = length(mask).is_some_and(|l| l.as_i64().is_none());
         if symbolic && self.graph.reachable_inputs().any(shared) {
-            let dims = vec![Dim::Keep, Dim::Symbol(format!("{mask}_length"))];
+            let dims = vec![NewSize::Keep, NewSize::Symbol(format!("{mask}_length"))];
             self.patch.interface.insert(mask.to_owned(), dims);
         }
     }

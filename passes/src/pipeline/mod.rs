@@ -13,14 +13,15 @@ use crate::analysis::identity::{CacheId, SiteId};
 use crate::analysis::{Analysis, AnalysisError};
 use crate::factor::Ranks;
 use crate::facts::scoped::ScopeFacts;
+use crate::facts::types;
 use crate::forms::Store;
 use crate::graph::cleanup::{Live, cleanup};
-use crate::graph::inline::{calls, key_of};
+use crate::graph::functions::{calls, key_of};
 use crate::graph::patch::apply;
 use crate::graph::scopes::Scope;
 use crate::graph::verify::{VerifyError, verify};
 use crate::onnx::stored::Model;
-use crate::operators::Target;
+use crate::operators::{Target, output_facts};
 use crate::recognize::Recognized;
 use crate::recognize::reject::Reject;
 use crate::recognize::site::Site;
@@ -162,8 +163,11 @@ pub fn rewrite_analysed(
         cleanup(graph, before);
     }
     let original = model.proto.graph.replace(main);
+    let imported = model.proto.opset_import.len();
+    model.proto.opset_import.extend(analysis.imports);
     if let Err(error) = accept(model, &seams) {
         model.proto.graph = original;
+        model.proto.opset_import.truncate(imported);
         return Err(error);
     }
     // A function whose calls are gone is dead.
@@ -193,7 +197,8 @@ fn accept(model: &Model, seams: &Seams) -> Result<(), RewriteError> {
     verify(&model.proto).map_err(RewriteError::Broken)?;
     let main = model.proto.graph.as_ref();
     let main = main.ok_or(RewriteError::Broken(VerifyError::NoGraph))?;
-    let facts = ScopeFacts::infer(model, main);
+    let facts = ScopeFacts::infer(model, main, output_facts);
+    types::verify(main, &facts).map_err(|e| RewriteError::Broken(e.into()))?;
     let broken = seams.broken(main, &facts);
     broken.map_or(Ok(()), |value| Err(RewriteError::Seam(value)))
 }

@@ -80,9 +80,14 @@ impl<'g> TypedPatch<'g> {
         &self.facts
     }
 
-    /// Whether the patch replaces the node `id`.
-    pub fn replaces(&self, id: NodeId) -> bool {
-        self.patch.replaced.contains_key(&id)
+    /// Whether a node of the patch makes what `node`, a node of the graph, makes.
+    pub fn stands_for(&self, node: &NodeProto) -> bool {
+        let mut new = self.patch.replaced.values().flatten();
+        new.any(|n| {
+            n.output
+                .iter()
+                .any(|o| !o.is_empty() && node.output.contains(o))
+        })
     }
 
     /// Adds an initializer, or none where the patch has one of that name.

@@ -26,6 +26,7 @@ pub mod dim;
 mod elementwise;
 pub mod equalities;
 mod node;
+pub mod precision;
 pub mod scoped;
 pub mod shapes;
 pub mod typed;

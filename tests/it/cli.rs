@@ -52,7 +52,9 @@ fn every_kind_of_ending_has_its_exit_code() {
         (0, &[&"--version"]),
         (0, &[&"inspect", &llama]),
         (0, &[&"print", &llama]),
-        (0, &[&"diff", &llama, &good]),
+        (0, &[&"diff", &llama, &llama]),
+        (1, &[&"diff", &llama, &good]),
+        (0, &[&"diff", &llama, &good, &"--exit-zero"]),
         (0, &[&"validate", &llama, &good]),
         (0, &[&"rewrite", &llama, &"-o", &out]),
         // An approximation is not held to the tolerance of an exact rewrite.

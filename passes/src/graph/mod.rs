@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod cleanup;
+pub mod elements;
 pub mod functions;
 pub mod inline;
 pub mod patch;

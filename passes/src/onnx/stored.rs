@@ -220,6 +220,17 @@ pub fn byte_size(tensor: &TensorProto) -> Result<u64, TensorError> {
     })
 }
 
+/// The bytes of a tensor that holds them itself, as [`Model::tensor_bytes`] gives them; `None` for any other, and where
+/// their number does not fit type and shape.
+pub fn inline_bytes(tensor: &TensorProto) -> Option<Bytes> {
+    if tensor.data_location() == DataLocation::External {
+        return None;
+    }
+    let raw = tensor.raw_data.clone();
+    let bytes = raw.unwrap_or_else(|| typed_fields(tensor));
+    (byte_size(tensor).ok()? == bytes.len() as u64).then_some(bytes)
+}
+
 /// The elements in the typed fields, as the bytes that `raw_data` would hold.
 fn typed_fields(tensor: &TensorProto) -> Bytes {
     fn all<const N: usize>(values: impl Iterator<Item = [u8; N]>) -> Bytes {

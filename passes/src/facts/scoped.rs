@@ -1,6 +1,7 @@
 //! Facts of every graph of a model: the main one, and those in the branches of `If` and the bodies of `Loop` and `Scan`.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use crate::facts::{Facts, Rules};
@@ -13,8 +14,17 @@ use crate::onnx::{GraphProto, NodeProto};
 #[derive(Debug, Default)]
 pub struct ScopeFacts(BTreeMap<Scope, Arc<Facts>>);
 
-/// What a visitor is shown of one graph.
-pub type Visitor<'v> = dyn FnMut(&Scope, Body, &Graph, &Arc<Facts>) + 'v;
+/// One graph of a model with what is known of it.
+pub struct Scoped<'s> {
+    /// Where the graph stands.
+    pub scope: &'s Scope,
+    /// What the graph is the body of.
+    pub body: Body,
+    /// The graph.
+    pub graph: &'s Graph<'s>,
+    /// The facts of its values.
+    pub facts: &'s Arc<Facts>,
+}
 
 impl ScopeFacts {
     /// Infers the facts of `main`, the main graph of `model`, and of all graphs inside it. Linear in their nodes.
@@ -34,8 +44,9 @@ impl ScopeFacts {
             &Graph::new(main),
             None,
             &mut infer,
-            &mut |_, _, _, _| {},
-        );
+            &mut |_| Ok::<(), Infallible>(()),
+        )
+        .unwrap_or_else(|never| match never {});
         all
     }
 
@@ -45,32 +56,48 @@ impl ScopeFacts {
     }
 
     /// Calls `visit` on every graph of `main`, the graph these facts are of, outer ones first.
-    pub fn visit(&self, main: &GraphProto, visit: &mut Visitor) {
+    ///
+    /// # Errors
+    /// The first error of `visit`.
+    pub fn visit<E>(
+        &self,
+        main: &GraphProto,
+        visit: &mut dyn FnMut(&Scoped) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut known = |scope: &Scope, _: &Graph, _: Option<&Arc<Facts>>| self.get(scope).cloned();
         let place = (&Scope::default(), Body::Main);
-        descend(place, &Graph::new(main), None, &mut known, visit);
+        descend(place, &Graph::new(main), None, &mut known, visit)
     }
-}
 
-/// Infers the facts of all graphs of `main` and calls `visit` on each, outer ones first.
-pub fn visit(model: &Model, main: &GraphProto, rules: Rules, visit: &mut Visitor) {
-    ScopeFacts::infer(model, main, rules).visit(main, visit);
+    /// [`Self::visit`] for visitors that cannot fail.
+    pub fn for_each(&self, main: &GraphProto, visit: &mut dyn FnMut(&Scoped)) {
+        self.visit(main, &mut |scoped| {
+            visit(scoped);
+            Ok::<(), Infallible>(())
+        })
+        .unwrap_or_else(|never| match never {});
+    }
 }
 
 /// Gives the facts of a graph, from those of the graph around it.
 type FactsOf<'f> = dyn FnMut(&Scope, &Graph, Option<&Arc<Facts>>) -> Option<Arc<Facts>> + 'f;
 
-fn descend(
+fn descend<E>(
     (scope, body): (&Scope, Body),
     graph: &Graph,
     outer: Option<&Arc<Facts>>,
     facts_of: &mut FactsOf,
-    visit: &mut Visitor,
-) {
+    visit: &mut dyn FnMut(&Scoped) -> Result<(), E>,
+) -> Result<(), E> {
     let Some(facts) = facts_of(scope, graph, outer) else {
-        return;
+        return Ok(());
     };
-    visit(scope, body, graph, &facts);
+    visit(&Scoped {
+        scope,
+        body,
+        graph,
+        facts: &facts,
+    })?;
     for (id, node) in graph.nodes() {
         for (attribute, inner) in bodies(node) {
             let step = ScopeStep {
@@ -88,9 +115,10 @@ fn descend(
                 Some(&facts),
                 facts_of,
                 visit,
-            );
+            )?;
         }
     }
+    Ok(())
 }
 
 fn bodies(node: &NodeProto) -> impl Iterator<Item = (usize, &GraphProto)> {

@@ -145,16 +145,13 @@ pub fn check(node: &NodeProto, facts: &[&Fact]) -> Result<(), OperandError> {
 /// Holds every node of `main` and of the graphs inside it to what its operator takes: invariant 8 of
 /// [`crate::graph::verify`]. `facts` are those of `main`.
 pub fn verify(main: &GraphProto, facts: &ScopeFacts) -> Result<(), OperandError> {
-    let mut result = Ok(());
-    facts.visit(main, &mut |_, _, graph, facts| {
-        for (_, node) in graph.nodes() {
-            let inputs: Vec<&Fact> = node.input.iter().map(|name| facts.get(name)).collect();
-            if result.is_ok() {
-                result = check(node, &inputs);
-            }
+    facts.visit(main, &mut |scoped| {
+        for (_, node) in scoped.graph.nodes() {
+            let inputs: Vec<&Fact> = node.input.iter().map(|v| scoped.facts.get(v)).collect();
+            check(node, &inputs)?;
         }
-    });
-    result
+        Ok(())
+    })
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ const TABLE: &[&Operator] = &[
     &multi_head::OPERATOR,
 ];
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use crate::facts::{Facts, OutputFacts};
 use crate::graph::patch::Patch;
@@ -104,8 +104,8 @@ pub struct Lowered {
     pub refused: BTreeMap<String, Reason>,
 }
 
-/// Spells out every attention operator of `graph` whose label is not in `except`.
-pub fn lower(graph: &Graph, facts: &Facts, except: &HashSet<String>, target: Target) -> Lowered {
+/// Spells out every attention operator of `graph`.
+pub fn lower(graph: &Graph, facts: &Facts, target: Target) -> Lowered {
     let mut lowered = Lowered::default();
     let mut shared = HashMap::new();
     for (id, node) in graph.nodes() {
@@ -113,7 +113,7 @@ pub fn lower(graph: &Graph, facts: &Facts, except: &HashSet<String>, target: Tar
             let output = node.output.first().cloned().unwrap_or_default();
             lowered.refused.insert(output, reason);
         };
-        let Some(operator) = operator(node).filter(|_| !except.contains(label(node))) else {
+        let Some(operator) = operator(node) else {
             if let Some(reason) = refused::reason(node) {
                 refuse(reason);
             }

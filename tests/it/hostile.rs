@@ -207,3 +207,34 @@ fn keys_that_are_rounded_to_another_half_precision_are_refused() {
     let said = "rounds to a narrower type and back";
     assert!(reasons.iter().any(|r| r.contains(said)), "{reasons:?}");
 }
+
+#[test]
+fn a_constant_is_not_shared_with_another_of_its_name() {
+    for (fixture, name) in [
+        ("optimum-llama", "mla/[0,2,-1,16]"),
+        ("dynamo23-llama", "mla/[2]"),
+    ] {
+        let with_a_namesake = || {
+            let mut model = loaded(fixture);
+            let other = gqa2mla_passes::graph::build::int64_vector(name, &[0, 2, -1, 8]);
+            graph(&mut model).initializer.push(other);
+            model
+        };
+        let (before, mut after) = (with_a_namesake(), with_a_namesake());
+        rewritten(&mut after, RewriteOptions::default()).unwrap();
+        let comparison = compared(&before, &after, in_ort(SINGLE)).unwrap();
+        assert!(
+            comparison.passed(),
+            "{fixture}: {:e}",
+            comparison.max_ratio()
+        );
+        let other = graph(&mut after)
+            .initializer
+            .iter()
+            .any(|t| t.name() == format!("{name}+"));
+        assert!(
+            other,
+            "{fixture}: nothing is called '{name}', so this shows nothing"
+        );
+    }
+}

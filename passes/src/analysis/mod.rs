@@ -18,8 +18,8 @@ use crate::graph::patch::PatchError;
 use crate::graph::scopes::{Body, Scope};
 use crate::graph::verify::{VerifyError, verify};
 use crate::graph::{Graph, label};
-use crate::onnx::{GraphProto, NodeProto, OperatorSetIdProto};
 use crate::onnx::stored::Model;
+use crate::onnx::{GraphProto, NodeProto, OperatorSetIdProto};
 use crate::operators::{Lowered, Target, is_attention, output_facts};
 use crate::recognize::reject::{Reason, Reject};
 use crate::recognize::{Recognized, recognize};
@@ -83,7 +83,9 @@ impl Analysis {
             true => before,
             false => ScopeFacts::infer(model, &spelled.main, output_facts),
         };
-        let (inlined, imports) = inlined.map(|i| (i.functions, i.imports)).unwrap_or_default();
+        let (inlined, imports) = inlined
+            .map(|i| (i.functions, i.imports))
+            .unwrap_or_default();
         let mut all = Self {
             main: spelled.main,
             facts,
@@ -127,7 +129,11 @@ impl Analysis {
         })
     }
 
-    fn recognize(&mut self, kept_functions: &BTreeMap<Key, String>, lowered: &BTreeMap<Scope, Lowered>) {
+    fn recognize(
+        &mut self,
+        kept_functions: &BTreeMap<Key, String>,
+        lowered: &BTreeMap<Scope, Lowered>,
+    ) {
         let (mut sites, mut rejects, mut others) = (Vec::new(), Vec::new(), Vec::new());
         self.facts.for_each(&self.main, &mut |scoped| {
             rejects.extend(calls_of(scoped.graph, kept_functions));

@@ -39,13 +39,9 @@ impl ScopeFacts {
             Some(facts)
         };
         let place = (&Scope::default(), Body::Main);
-        descend(
-            place,
-            &Graph::new(main),
-            None,
-            &mut infer,
-            &mut |_| Ok::<(), Infallible>(()),
-        )
+        descend(place, &Graph::new(main), None, &mut infer, &mut |_| {
+            Ok::<(), Infallible>(())
+        })
         .unwrap_or_else(|never| match never {});
         all
     }

@@ -4,7 +4,7 @@ use crate::analysis::SiteView;
 use crate::factor::Ranks;
 use crate::facts::Facts;
 use crate::forms::layout::Layout;
-use crate::graph::build::{NewSize, int64_vector, node, vector_name};
+use crate::graph::build::{NewSize, int64_vector, node, shared_constant, vector_name};
 use crate::graph::patch::Patch;
 use crate::graph::{Graph, NodeId, is_alias};
 use crate::onnx::NodeProto;
@@ -51,11 +51,9 @@ impl Builder<'_> {
 
     /// An int64 vector, named by its content so that equal ones are one, in this model and in one rewritten before.
     pub fn vector(&mut self, values: &[i64]) -> String {
-        let name = vector_name(values);
-        if self.graph.initializer(&name).is_none() {
-            self.patch
-                .add_initializers(vec![int64_vector(&name, values)]);
-        }
+        let vector = int64_vector(&vector_name(values), values);
+        let (name, new) = shared_constant(self.graph, vector);
+        self.patch.add_initializers(new.into_iter().collect());
         name
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::facts::Facts;
 use crate::forms::builder::Builder;
-use crate::graph::build::NewSize;
+use crate::graph::build::{NewSize, shared_constant};
 use crate::graph::{Graph, NodeId, is_op, label};
 use crate::onnx::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::recognize::rotation::{Form, Positions, Rotation};
@@ -203,15 +203,14 @@ impl Builder<'_> {
 
     /// An int64 scalar, one a model.
     fn scalar(&mut self, name: &str, value: i64) -> String {
-        let name = format!("mla/{name}");
-        if self.graph.initializer(&name).is_none() {
-            self.patch.add_initializers(vec![TensorProto {
-                name: Some(name.clone()),
-                data_type: Some(DataType::Int64 as i32),
-                raw_data: Some(value.to_le_bytes().to_vec().into()),
-                ..TensorProto::default()
-            }]);
-        }
+        let scalar = TensorProto {
+            name: Some(format!("mla/{name}")),
+            data_type: Some(DataType::Int64 as i32),
+            raw_data: Some(value.to_le_bytes().to_vec().into()),
+            ..TensorProto::default()
+        };
+        let (name, new) = shared_constant(self.graph, scalar);
+        self.patch.add_initializers(new.into_iter().collect());
         name
     }
 }

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::graph::Graph;
+use crate::onnx::stored::inline_bytes;
 use crate::onnx::{
     AttributeProto, NodeProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
     attribute_proto::AttributeType,
@@ -72,6 +74,24 @@ pub fn int64_vector(name: &str, values: &[i64]) -> TensorProto {
         raw_data: Some(Bytes::from(bytes)),
         ..TensorProto::default()
     }
+}
+
+/// The name under which `graph` may use the constant `tensor`, and the tensor where it has to be added. An initializer
+/// with the same content is used as it is; a name that anything else has is left to it.
+pub fn shared_constant(graph: &Graph, mut tensor: TensorProto) -> (String, Option<TensorProto>) {
+    loop {
+        let name = tensor.name().to_owned();
+        match graph.initializer(&name) {
+            Some(known) if same_content(known, &tensor) => return (name, None),
+            None if !graph.is_taken(&name) => return (name, Some(tensor)),
+            _ => tensor.name = Some(format!("{name}+")),
+        }
+    }
+}
+
+fn same_content(a: &TensorProto, b: &TensorProto) -> bool {
+    let bytes = inline_bytes(a);
+    a.dims == b.dims && a.data_type == b.data_type && bytes.is_some() && bytes == inline_bytes(b)
 }
 
 /// What one size of an input or output of the graph becomes.

@@ -36,6 +36,8 @@ pub struct Graph<'a> {
     initializers: HashMap<&'a str, &'a TensorProto>,
     inputs: HashMap<&'a str, &'a ValueInfoProto>,
     outputs: HashSet<&'a str>,
+    /// Values of the graphs in attributes of nodes, to any depth.
+    inner: HashSet<&'a str>,
     outer: Option<&'a Graph<'a>>,
 }
 
@@ -44,6 +46,7 @@ impl<'a> Graph<'a> {
     pub fn new(proto: &'a GraphProto) -> Self {
         let mut producers = HashMap::new();
         let mut uses: HashMap<&str, Vec<Use>> = HashMap::new();
+        let mut inner = HashSet::new();
         for (index, node) in proto.node.iter().enumerate() {
             let id = NodeId(index);
             for output in node.output.iter().filter(|name| !name.is_empty()) {
@@ -58,6 +61,7 @@ impl<'a> Graph<'a> {
                 }
             }
             for body in subgraphs(node) {
+                inner.extend(defined(body));
                 for name in captured(body) {
                     uses.entry(name).or_default().push(Use {
                         node: id,
@@ -73,6 +77,7 @@ impl<'a> Graph<'a> {
             initializers: proto.initializer.iter().map(|t| (t.name(), t)).collect(),
             inputs: proto.input.iter().map(|v| (v.name(), v)).collect(),
             outputs: proto.output.iter().map(|v| v.name()).collect(),
+            inner,
             outer: None,
         }
     }
@@ -157,6 +162,15 @@ impl<'a> Graph<'a> {
     /// Whether `value` is an output of the graph.
     pub fn is_output(&self, value: &str) -> bool {
         self.outputs.contains(value)
+    }
+
+    /// Whether this graph, one around it or one inside it has a value called `name`.
+    pub fn is_taken(&self, name: &str) -> bool {
+        let own = self.producers.contains_key(name)
+            || self.initializers.contains_key(name)
+            || self.inputs.contains_key(name)
+            || self.inner.contains(name);
+        own || self.outer.is_some_and(|outer| outer.is_taken(name))
     }
 
     /// `value` with the nodes in front of it looked through that only give it another name.
@@ -247,6 +261,18 @@ pub fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
     node.attribute
         .iter()
         .flat_map(|a| a.g.iter().chain(a.graphs.iter()))
+}
+
+/// Names of the values that `body` and the graphs inside it define.
+fn defined(body: &GraphProto) -> Vec<&str> {
+    let mut names: Vec<&str> = body.input.iter().map(|v| v.name()).collect();
+    names.extend(body.initializer.iter().map(|t| t.name()));
+    for node in &body.node {
+        names.extend(node.output.iter().map(String::as_str));
+        names.extend(subgraphs(node).flat_map(defined));
+    }
+    names.retain(|name| !name.is_empty());
+    names
 }
 
 /// Names that `body` reads and does not define itself: values of the graphs around it.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::facts::Facts;
-use crate::graph::build::{int64_vector, node, vector_name};
+use crate::graph::build::{int64_vector, node, shared_constant, vector_name};
 use crate::graph::{Graph, label};
 use crate::onnx::{NodeProto, TensorProto, tensor_proto::DataType};
 
@@ -119,10 +119,7 @@ impl<'g> Speller<'g> {
 
     /// `name`, or one made from it that no value of the graph has.
     pub fn free(&self, mut name: String) -> String {
-        while self.graph.producer(&name).is_some()
-            || self.graph.input(&name).is_some()
-            || self.graph.initializer(&name).is_some()
-        {
+        while self.graph.is_taken(&name) {
             name.push('+');
         }
         name
@@ -149,9 +146,7 @@ impl<'g> Speller<'g> {
 
     /// An int64 vector, named by its content.
     pub fn vector(&mut self, values: &[i64]) -> String {
-        let name = vector_name(values);
-        self.initializer(int64_vector(&name, values));
-        name
+        self.constant(int64_vector(&vector_name(values), values))
     }
 
     /// A scalar of the type `elem_type`, named by its content.
@@ -169,21 +164,20 @@ impl<'g> Speller<'g> {
             Ok(DataType::Int64) => ("i64", (value as i64).to_le_bytes().to_vec().into()),
             _ => ("f32", (value as f32).to_le_bytes().to_vec().into()),
         };
-        let name = format!("mla/{kind}({value})");
-        self.initializer(TensorProto {
-            name: Some(name.clone()),
+        self.constant(TensorProto {
+            name: Some(format!("mla/{kind}({value})")),
             data_type: Some(elem_type),
             raw_data: Some(bytes),
             ..TensorProto::default()
-        });
-        name
+        })
     }
 
-    fn initializer(&mut self, tensor: TensorProto) {
-        let known = self.initializers.iter().any(|t| t.name() == tensor.name());
-        if !known && self.graph.initializer(tensor.name()).is_none() {
-            self.initializers.push(tensor);
+    fn constant(&mut self, tensor: TensorProto) -> String {
+        let (name, new) = shared_constant(self.graph, tensor);
+        if let Some(new) = new.filter(|_| !self.initializers.iter().any(|t| t.name() == name)) {
+            self.initializers.push(new);
         }
+        name
     }
 
     /// A value that every operator with the same `key` shares: made once, found again afterwards.

@@ -29,6 +29,9 @@ mod node;
 pub mod precision;
 pub mod scoped;
 pub mod shapes;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 pub mod typed;
 pub mod types;
 
@@ -74,7 +77,7 @@ impl Fact {
     }
 }
 
-/// The facts of the outputs of a node, from those of its inputs; `None` where nothing can be told.
+/// The facts of the outputs of a node, from those of its inputs; `None` where nothing is known.
 pub type OutputFacts = fn(&Facts, &NodeProto, &[&Fact]) -> Option<Vec<Fact>>;
 
 /// Finds the rule of an operator that this module does not know itself. Its rule goes before the ones here.

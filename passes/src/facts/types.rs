@@ -84,7 +84,7 @@ fn contrib(op: &str) -> Option<&'static [Operand]> {
         "FusedMatMul" => &[Float],
         "RotaryEmbedding" => &[Float, INT64, Float, Float],
         "SkipSimplifiedLayerNormalization" | "SkipLayerNormalization" => &[Float, Float, Any],
-        "MatMulNBits" => &[Float, Of(&[DataType::Uint8]), Any],
+        "MatMulNBits" => &[Float, Of(&[DataType::Uint8, DataType::Int32]), Any],
         _ => return None,
     })
 }

@@ -158,3 +158,24 @@ pub fn value(name: &str, elem_type: i32, sizes: &[i64]) -> ValueInfoProto {
         ..ValueInfoProto::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::GraphProto;
+
+    #[test]
+    fn a_constant_is_shared_only_with_its_like() {
+        let shared = |there: &[i64]| {
+            let proto = GraphProto {
+                initializer: vec![int64_vector("mla/[2]", there)],
+                ..GraphProto::default()
+            };
+            shared_constant(&Graph::new(&proto), int64_vector("mla/[2]", &[2]))
+        };
+        assert_eq!(shared(&[2]), ("mla/[2]".to_owned(), None));
+        let (name, new) = shared(&[3]);
+        assert_eq!(name, "mla/[2]+");
+        assert_eq!(new, Some(int64_vector("mla/[2]+", &[2])));
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::onnx::GraphProto;
 
-/// Where a graph stands: from the main graph, node by node and attribute by attribute.
+/// Path of a graph: from the main graph through the nodes and attributes that hold it. Empty for the main graph.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Scope(pub Vec<ScopeStep>);
 

@@ -1,4 +1,4 @@
-//! What holds of every well-formed graph; checked before and after a rewrite.
+//! Invariants of a well-formed graph, checked before and after a rewrite.
 //!
 //! 1. A value is made once: by one node, as one input, or as one initializer (which may give an input its default).
 //! 2. A node reads only values made before it, inputs, initializers, or values of a graph around it.

@@ -9,7 +9,7 @@ use crate::onnx::{
     tensor_proto::{DataLocation, DataType},
 };
 
-/// A model whose weights stay where they are until somebody asks for them.
+/// A decoded model. External weights are ranges of the data files and are copied only when a tensor is read.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     /// The messages.
@@ -273,12 +273,12 @@ fn packed_six(elements: &[i32]) -> impl Iterator<Item = u8> + use<> {
     bits.to_le_bytes().into_iter().take(length)
 }
 
-/// What a tensor is to the one who holds it.
+/// How a tensor is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// A value by itself.
+    /// As a dense tensor.
     Dense,
-    /// The elements or the indices of a sparse tensor. The checker of onnx reads them only where they are inline.
+    /// As the elements or the indices of a sparse tensor, which the onnx checker reads only where they are inline.
     Sparse,
 }
 

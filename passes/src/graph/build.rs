@@ -64,6 +64,16 @@ pub fn vector_name(values: &[i64]) -> String {
     format!("mla/[{}]", text.join(","))
 }
 
+/// An int64 scalar as an initializer.
+pub fn int64_scalar(name: &str, value: i64) -> TensorProto {
+    TensorProto {
+        name: Some(name.to_owned()),
+        data_type: Some(DataType::Int64 as i32),
+        raw_data: Some(value.to_le_bytes().to_vec().into()),
+        ..TensorProto::default()
+    }
+}
+
 /// An int64 vector as an initializer.
 pub fn int64_vector(name: &str, values: &[i64]) -> TensorProto {
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();

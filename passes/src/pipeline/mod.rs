@@ -5,7 +5,6 @@ pub mod explain;
 pub mod factorize;
 pub mod options;
 pub mod patches;
-mod seam;
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -30,7 +29,6 @@ use explain::Explanation;
 use factorize::Factorize;
 use options::{RewriteOptions, check};
 use patches::{Callbacks, Patches, RewrittenSite};
-use seam::Seams;
 
 /// What a model holds.
 pub type Inspection = Recognized;
@@ -148,7 +146,6 @@ pub fn rewrite_analysed(
         explained,
         ..
     } = Patches::make(model, &analysis, options, &mut callbacks)?;
-    let seams = Seams::of(&analysis);
     // From here on the graph changes, inner graphs first; then the result is looked at as critically as the input.
     let mut main = analysis.main;
     let before: BTreeMap<Scope, Live> = by_scope
@@ -165,7 +162,7 @@ pub fn rewrite_analysed(
     let original = model.proto.graph.replace(main);
     let imported = model.proto.opset_import.len();
     model.proto.opset_import.extend(analysis.imports);
-    if let Err(error) = accept(model, &seams) {
+    if let Err(error) = accept(model) {
         model.proto.graph = original;
         model.proto.opset_import.truncate(imported);
         return Err(error);
@@ -193,12 +190,10 @@ fn chosen(analysis: &Analysis, options: &RewriteOptions) -> HashSet<CacheId> {
     sites.map(|p| p.cache.clone()).collect()
 }
 
-fn accept(model: &Model, seams: &Seams) -> Result<(), RewriteError> {
+fn accept(model: &Model) -> Result<(), RewriteError> {
     verify(&model.proto).map_err(RewriteError::Broken)?;
     let main = model.proto.graph.as_ref();
     let main = main.ok_or(RewriteError::Broken(VerifyError::NoGraph))?;
     let facts = ScopeFacts::infer(model, main, output_facts);
-    types::verify(main, &facts).map_err(|e| RewriteError::Broken(e.into()))?;
-    let broken = seams.broken(main, &facts);
-    broken.map_or(Ok(()), |value| Err(RewriteError::Seam(value)))
+    types::verify(main, &facts).map_err(|e| RewriteError::Broken(e.into()))
 }

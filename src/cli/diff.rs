@@ -13,7 +13,7 @@ use crate::cli::screen::{emit, emit_json};
 
 /// Show the nodes, initializers and interface in which two models differ; exits with 1 where they do.
 ///
-/// Example: gqa2mla diff fixtures/optimum-llama fixtures/optimum-qwen2
+/// Example: gqa2mla diff --exit-zero fixtures/optimum-llama fixtures/optimum-qwen2
 #[derive(Debug, Args)]
 pub struct Diff {
     /// A .onnx file, or a folder that holds one.

@@ -35,13 +35,14 @@ mod tests;
 pub mod typed;
 pub mod types;
 
+use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tract_data::prelude::{Symbol, SymbolScope, TDim};
 
-use crate::graph::{Graph, attribute, input_at, int_attribute};
+use crate::graph::{ByName, Graph, attribute, input_at, int_attribute};
 use crate::onnx::stored::Model;
 use crate::onnx::{NodeProto, ValueInfoProto};
 use content::Content;
@@ -88,7 +89,7 @@ pub type Rules = fn(&NodeProto) -> Option<OutputFacts>;
 pub struct Facts {
     symbols: SymbolScope,
     rules: Rules,
-    values: HashMap<String, Fact>,
+    values: ByName<String, Fact>,
     /// Sizes by the names that are equal to them.
     equal: HashMap<Symbol, TDim>,
     /// Names of dimensions that promise nothing; those of the main graph count everywhere.
@@ -110,7 +111,7 @@ impl Facts {
         let mut facts = Self {
             symbols: SymbolScope::default(),
             rules,
-            values: HashMap::new(),
+            values: ByName::default(),
             equal: HashMap::new(),
             unreliable: declared::unreliable(graph.proto()),
             fresh: AtomicUsize::new(0),
@@ -132,7 +133,7 @@ impl Facts {
         Self {
             symbols: outer.symbols.clone(),
             rules: outer.rules,
-            values: HashMap::new(),
+            values: ByName::default(),
             equal: HashMap::new(),
             unreliable: HashSet::new(),
             fresh: AtomicUsize::new(outer.fresh.load(Ordering::Relaxed)),
@@ -221,9 +222,12 @@ impl Facts {
             }
             self.values.insert(tensor.name().to_owned(), fact);
         }
-        let described = proto.value_info.iter().chain(&proto.output);
-        let described: HashMap<&str, &ValueInfoProto> =
-            described.map(|info| (info.name(), info)).collect();
+        // Most values are inferred, so descriptions are indexed only when one is needed.
+        let described = LazyCell::new(|| -> ByName<&str, &ValueInfoProto> {
+            let described = proto.value_info.iter().chain(&proto.output);
+            described.map(|info| (info.name(), info)).collect()
+        });
+        self.values.reserve(proto.node.len());
         let mut equalities = Equalities::default();
         for (_, node) in graph.nodes() {
             equalities.demanded_by(self, graph, node);

@@ -12,7 +12,13 @@ pub mod verify;
 
 use std::collections::{HashMap, HashSet};
 
+use foldhash::fast::RandomState;
+
 use crate::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
+
+/// Something of each value, by its name. Exporters write long names and a node needs some ten lookups, so that hashing
+/// them would be a third of the time to read a graph with the standard library's hasher.
+pub type ByName<K, V> = HashMap<K, V, RandomState>;
 
 /// Position of a node in its graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,10 +37,10 @@ pub struct Use {
 #[derive(Debug)]
 pub struct Graph<'a> {
     proto: &'a GraphProto,
-    producers: HashMap<&'a str, NodeId>,
-    uses: HashMap<&'a str, Vec<Use>>,
-    initializers: HashMap<&'a str, &'a TensorProto>,
-    inputs: HashMap<&'a str, &'a ValueInfoProto>,
+    producers: ByName<&'a str, NodeId>,
+    uses: ByName<&'a str, Vec<Use>>,
+    initializers: ByName<&'a str, &'a TensorProto>,
+    inputs: ByName<&'a str, &'a ValueInfoProto>,
     outputs: HashSet<&'a str>,
     /// Values of the graphs in attributes of nodes, to any depth.
     inner: HashSet<&'a str>,
@@ -44,8 +50,10 @@ pub struct Graph<'a> {
 impl<'a> Graph<'a> {
     /// Indexes `proto`.
     pub fn new(proto: &'a GraphProto) -> Self {
-        let mut producers = HashMap::new();
-        let mut uses: HashMap<&str, Vec<Use>> = HashMap::new();
+        let count = proto.node.len();
+        let mut producers = ByName::with_capacity_and_hasher(count, RandomState::default());
+        let mut uses: ByName<&str, Vec<Use>> =
+            ByName::with_capacity_and_hasher(count, RandomState::default());
         let mut inner = HashSet::new();
         for (index, node) in proto.node.iter().enumerate() {
             let id = NodeId(index);

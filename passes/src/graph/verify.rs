@@ -58,7 +58,7 @@ pub enum VerifyError {
     },
     /// Invariant 8.
     #[error(transparent)]
-    Operand(#[from] OperandError),
+    Operand(Box<OperandError>),
     /// No graph at all.
     #[error("the model has no graph")]
     NoGraph,
@@ -78,6 +78,12 @@ pub struct OperandError {
     pub found: String,
     /// What the operator takes.
     pub expected: String,
+}
+
+impl From<OperandError> for VerifyError {
+    fn from(error: OperandError) -> Self {
+        Self::Operand(Box::new(error))
+    }
 }
 
 /// Checks the main graph of `model` and all graphs inside it.

@@ -16,6 +16,7 @@ mod checker;
 mod cli;
 mod common;
 mod folders;
+mod hostile;
 mod json;
 mod layers;
 mod messages;

@@ -25,7 +25,7 @@ pub struct Contradiction {
     /// The rule that made the patch.
     pub rule: String,
     /// What is wrong, with the node.
-    pub what: Contradicted,
+    pub what: Box<Contradicted>,
 }
 
 /// What a node contradicts.
@@ -148,7 +148,7 @@ impl<'g> TypedPatch<'g> {
     fn add(&mut self, node: &NodeProto) -> Result<(), Contradiction> {
         let refuse = |rule: &str, what: Contradicted| Contradiction {
             rule: rule.to_owned(),
-            what,
+            what: Box::new(what),
         };
         let inputs: Vec<&Fact> = node.input.iter().map(|name| self.facts.get(name)).collect();
         types::check(node, &inputs)

@@ -4,8 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use gqa2mla::files::load::load;
-use gqa2mla_passes::operators::Target;
-use gqa2mla_passes::{LatentForm, RankPlan, RewriteOptions, by_weights, inspect, rewrite};
+use gqa2mla_passes::{RankPlan, RewriteOptions, by_weights, forms, inspect, rewrite};
 
 use crate::choices::Choices;
 
@@ -58,13 +57,7 @@ pub fn attempt(place: &Path, bytes: &[u8], choices: &mut Choices<'_>) -> Ending 
     }
 }
 
-fn options(choices: &mut Choices<'_>) -> RewriteOptions {
-    let forms = [
-        LatentForm::Absorbed,
-        LatentForm::Absorbed,
-        LatentForm::Expanded,
-        LatentForm::Decoupled,
-    ];
+fn options(choices: &mut Choices<'_>) -> RewriteOptions<'static> {
     let ranks = match choices.below(4) {
         0 | 1 => RankPlan::Full,
         2 => RankPlan::Uniform(1 + choices.below(40)),
@@ -73,8 +66,7 @@ fn options(choices: &mut Choices<'_>) -> RewriteOptions {
     RewriteOptions {
         ranks,
         allow_partial: !choices.once_in(4),
-        target: choices.pick(&[Target::MatMul, Target::MatMul, Target::Gqa]),
-        form: choices.pick(&forms),
+        form: choices.pick(&forms::ALL),
         context: Some(64),
         ..RewriteOptions::default()
     }

@@ -49,7 +49,7 @@ deny:
 
 # What would be published: both crates, built from what is packed.
 package:
-	$(CARGO) publish --workspace --dry-run --exclude gqa2mla-fuzz
+	$(CARGO) publish --workspace --dry-run
 
 # Long fuzzing; `make test` runs a slice. docs/fuzzing.md
 fuzz:

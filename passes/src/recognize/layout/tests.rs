@@ -154,7 +154,7 @@ fn chain(element: DataType, ops: Vec<Op>) -> GraphProto {
 fn after_in(element: DataType, ops: Vec<Op>) -> Result<Layout, Reason> {
     let proto = chain(element, ops);
     let graph = Graph::new(&proto);
-    let facts = Facts::infer(&Model::default(), &graph, None);
+    let facts = Facts::of_main(&Model::default(), &graph, |_| None);
     let mut layout = Layout::of_source(facts.shape("v0").unwrap());
     for node in &proto.node {
         layout.step(&facts, node, 0, Operand::Key)?;

@@ -1,12 +1,14 @@
 //! Running a model file: one trait, two runtimes.
 //!
 //! ONNX Runtime is what serves models, so it is what proofs should be run in; it is loaded at run time from wherever
-//! the machine has it. tract is built in and runs simple graphs where ONNX Runtime is not installed.
+//! the machine has it. tract is built in, unless the feature `tract` is off, and runs simple graphs where ONNX Runtime
+//! is not installed.
 
 mod library;
 pub mod locate;
 mod ort;
 pub mod tensor;
+#[cfg(feature = "tract")]
 mod tract;
 
 use std::path::{Path, PathBuf};
@@ -30,7 +32,7 @@ pub trait Session {
 /// Which runtime to run a model in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum RuntimeKind {
-    /// ONNX Runtime where it is installed, else tract.
+    /// ONNX Runtime where it is installed, else tract where it is built in.
     #[default]
     Auto,
     /// ONNX Runtime or an error.
@@ -65,12 +67,19 @@ pub struct RuntimeOptions {
     pub threads: usize,
 }
 
+/// What an error about a missing ONNX Runtime adds in a build that has no tract to fall back to.
+const IN_ITS_PLACE: &str = if cfg!(feature = "tract") {
+    ""
+} else {
+    ", and this gqa2mla is built without tract, which runs simple models in its place"
+};
+
 /// Why a model could not be opened or run.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     /// No ONNX Runtime anywhere on this machine.
     #[error(
-        "ONNX Runtime was not found (looked in {looked_in}). Install it with: pip install onnxruntime==1.32.0"
+        "ONNX Runtime was not found (looked in {looked_in}){IN_ITS_PLACE}. Install it with: pip install onnxruntime==1.32.0"
     )]
     NotFound {
         /// Places that were searched, in order.
@@ -86,6 +95,11 @@ pub enum RuntimeError {
         /// What is wrong with it.
         reason: String,
     },
+    /// tract was asked for, and this build has none.
+    #[error(
+        "this gqa2mla is built without tract: choose ONNX Runtime (--runtime ort), or build it with the feature `tract`"
+    )]
+    WithoutTract,
     /// A process can hold one ONNX Runtime, and it holds another one.
     #[error("cannot load ONNX Runtime from {}: this process already uses {}", asked.display(), loaded.display())]
     AlreadyLoaded {
@@ -165,7 +179,9 @@ pub fn open(model: &Path, options: &RuntimeOptions) -> Result<Box<dyn Session>, 
         // Only a machine without ONNX Runtime falls back: a library or device that was named and does not work is an
         // error, or a check could pass in another runtime than the one it was meant for.
         Err(RuntimeError::NotFound { .. })
-            if options.runtime == RuntimeKind::Auto && options.provider == Provider::Cpu =>
+            if cfg!(feature = "tract")
+                && options.runtime == RuntimeKind::Auto
+                && options.provider == Provider::Cpu =>
         {
             open_tract(model, options)
         }
@@ -203,7 +219,10 @@ fn open_tract(model: &Path, options: &RuntimeOptions) -> Result<Box<dyn Session>
             reason: "tract is built for the processor only; choose ONNX Runtime".to_owned(),
         });
     }
-    Ok(Box::new(tract::TractSession::open(model, options)?))
+    #[cfg(feature = "tract")]
+    return Ok(Box::new(tract::TractSession::open(model, options)?));
+    #[cfg(not(feature = "tract"))]
+    Err(RuntimeError::WithoutTract)
 }
 
 /// The message of a panic that was caught in a runtime.

@@ -397,3 +397,6 @@ pub fn text(shape: &[TDim]) -> String {
     let sizes: Vec<String> = shape.iter().map(ToString::to_string).collect();
     format!("[{}]", sizes.join(", "))
 }
+
+#[cfg(test)]
+mod tests;

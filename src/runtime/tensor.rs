@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use half::{bf16, f16};
 
-use crate::runtime::RuntimeError;
+use crate::runtime::error::RuntimeError;
 
 /// The element types a session of a language model takes and gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -17,8 +17,9 @@ use gqa2mla_passes::onnx::ModelProto;
 use crate::files::load::LoadedModel;
 use crate::files::save::DataFile;
 use crate::validate::ValidateError;
-use crate::validate::interface::{Cache, Dim, Interface, Port};
-use crate::validate::ports::{declared, subject};
+use crate::validate::interface::{Cache, Interface};
+use crate::validate::port::{AxisSize, Port};
+use crate::validate::ports::{LanguageModel, declared};
 
 pub use config::{Config, Edit};
 
@@ -143,8 +144,8 @@ impl Latent {
     ) -> Result<Self, ValidateError> {
         let file = before.path.file_name().unwrap_or_default();
         Ok(Self {
-            before: subject(&before.model.proto)?.interface,
-            after: subject(after)?.interface,
+            before: LanguageModel::of(&before.model.proto)?.interface,
+            after: LanguageModel::of(after)?.interface,
             fused,
             ports: declared(after),
             file: file.to_string_lossy().into_owned(),
@@ -184,7 +185,7 @@ impl Latent {
 /// Of [B, 1, P, r].
 fn latent_width(cache: &Cache) -> Option<usize> {
     match cache.dims.as_slice() {
-        [_, Dim::Fixed(1), _, Dim::Fixed(width)] => Some(*width),
+        [_, AxisSize::Fixed(1), _, AxisSize::Fixed(width)] => Some(*width),
         _ => None,
     }
 }

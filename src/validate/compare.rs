@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::runtime::tensor::{ElementType, Tensor};
-use crate::validate::ValidateError;
+use crate::validate::error::ValidateError;
 
 /// One run of both models, compared over every position that holds a token.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -2,8 +2,9 @@
 
 use crate::runtime::RuntimeError;
 use crate::runtime::tensor::{ElementType, Tensor};
-use crate::validate::ValidateError;
-use crate::validate::interface::{Dim, Input, Interface, Role};
+use crate::validate::error::ValidateError;
+use crate::validate::interface::{Input, Interface};
+use crate::validate::port::{AxisSize, Role};
 use crate::validate::scenario::Random;
 
 /// Tokens of the made-up source text of an encoder-decoder.
@@ -145,8 +146,8 @@ impl Moment<'_> {
 
     /// Made-up states of a short source text, each row's the same in every run; nothing of it is masked.
     fn context(&self, input: &Input) -> Result<Tensor, RuntimeError> {
-        let extent = |(axis, dim): (usize, &Dim)| match dim {
-            Dim::Fixed(extent) => *extent,
+        let extent = |(axis, dim): (usize, &AxisSize)| match dim {
+            AxisSize::Fixed(extent) => *extent,
             _ if axis == 0 => self.pads.len(),
             _ => SOURCE_LENGTH,
         };
@@ -162,7 +163,7 @@ impl Moment<'_> {
 
     /// Made-up embeddings that depend on the token alone, so that both models read the same.
     fn embeddings(&self, input: &Input) -> Result<Tensor, RuntimeError> {
-        let width = if let Some(Dim::Fixed(width)) = input.dims.last() {
+        let width = if let Some(AxisSize::Fixed(width)) = input.dims.last() {
             *width
         } else {
             0

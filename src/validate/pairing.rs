@@ -1,8 +1,8 @@
 //! Pairs the inputs that are caches with the outputs that continue them, and finds the logits among the rest.
 
 use crate::runtime::tensor::ElementType;
-use crate::validate::ValidateError;
-use crate::validate::interface::{Dim, Port};
+use crate::validate::error::ValidateError;
+use crate::validate::port::{AxisSize, Port};
 
 /// Words that only say which side of the model a cache is on, or that it is one.
 const SIDE_WORDS: [&str; 13] = [
@@ -151,12 +151,12 @@ pub fn length_axis(past: &Port, present: &Port, batch_axis: usize) -> Result<usi
         .dims
         .iter()
         .enumerate()
-        .filter(|(axis, dim)| *axis != batch_axis && !matches!(dim, Dim::Fixed(_)))
+        .filter(|(axis, dim)| *axis != batch_axis && !matches!(dim, AxisSize::Fixed(_)))
         .map(|(axis, _)| axis)
         .collect();
     let grows = |axis: &usize| {
         let (before, after) = (past.dims.get(*axis), present.dims.get(*axis));
-        before != after || matches!(before, Some(Dim::Unknown))
+        before != after || matches!(before, Some(AxisSize::Unknown))
     };
     let growing: Vec<usize> = open.iter().copied().filter(grows).collect();
     let usual = if past.dims.len() == 3 {

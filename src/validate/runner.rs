@@ -2,7 +2,7 @@
 
 use crate::runtime::Session;
 use crate::runtime::tensor::Tensor;
-use crate::validate::ValidateError;
+use crate::validate::error::ValidateError;
 use crate::validate::feed::{Moment, bounded};
 use crate::validate::interface::{Cache, Interface};
 

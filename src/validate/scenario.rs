@@ -1,7 +1,8 @@
 //! What both models are put through: whole prompts, single steps, several tokens on top of a cache, and a padded batch.
 //! The same seed gives the same tokens.
 
-use crate::validate::interface::{Interface, Role};
+use crate::validate::interface::Interface;
+use crate::validate::port::Role;
 
 /// Tokens of the prefill, of the multi-token step, and padding of the first row of a batch.
 const PREFILL: usize = 8;
@@ -18,12 +19,12 @@ pub struct Scenario {
     /// Padded positions in front of each row.
     pub pads: Vec<usize>,
     /// The runs, in order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<ScenarioStep>,
 }
 
 /// One run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub struct ScenarioStep {
     /// What it is: `prefill`, `step 2`, `3 tokens at once`.
     pub name: String,
     /// Tokens in each row.
@@ -127,7 +128,7 @@ impl<'a> TokenSource<'a> {
                     (before..before + length).map(|at| if at < *pads { 0 } else { self.next() }),
                 );
             }
-            steps.push(Step {
+            steps.push(ScenarioStep {
                 name,
                 length,
                 tokens,

@@ -6,10 +6,10 @@ use clap::Args;
 use gqa2mla::files::load::load;
 use gqa2mla::fit::calibrate::{calibrate, store};
 use gqa2mla::report::grouped;
-use gqa2mla::validate::ports::subject;
+use gqa2mla::validate::ports::LanguageModel;
 use serde_json::json;
 
-use crate::cli::Outcome;
+use crate::cli::exit::Exit;
 use crate::cli::runtime::RuntimeArgs;
 use crate::cli::screen::{emit, emit_json, progress};
 use crate::cli::text::TextArgs;
@@ -40,15 +40,15 @@ pub struct Calibrate {
 }
 
 impl Calibrate {
-    pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
+    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
         let started = Instant::now();
         let model = load(&self.model)?;
         let shown = model.path.display().to_string();
-        let subject = subject(&model.model.proto).with_context(|| shown.clone())?;
+        let subject = LanguageModel::of(&model.model.proto).with_context(|| shown.clone())?;
         let text = self
             .text
             .read(subject.vocabulary, self.tokens, self.length)?
-            .ok_or_else(crate::cli::no_text)?;
+            .ok_or_else(crate::cli::exit::no_text)?;
         let mut partial = self.out.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
@@ -76,6 +76,6 @@ impl Calibrate {
                 text.length
             ));
         }
-        Ok(Outcome::Done)
+        Ok(Exit::Done)
     }
 }

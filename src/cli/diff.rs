@@ -8,7 +8,7 @@ use gqa2mla_passes::graph::{label, text};
 use gqa2mla_passes::onnx::{NodeProto, TensorProto};
 use serde_json::{Value, json};
 
-use crate::cli::Outcome;
+use crate::cli::exit::Exit;
 use crate::cli::screen::{emit, emit_json};
 
 /// Show the nodes, initializers and interface in which two models differ.
@@ -30,7 +30,7 @@ struct Section {
 }
 
 impl Diff {
-    pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
+    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
         let (before, after) = (load(&self.before)?, load(&self.after)?);
         let sections: Vec<Section> = [
             ("model", header as fn(&LoadedModel) -> Vec<String>),
@@ -49,7 +49,7 @@ impl Diff {
                 )
             });
             emit_json(&Value::Object(parts.collect()));
-            return Ok(Outcome::Done);
+            return Ok(Exit::Done);
         }
         let mut out = String::new();
         for part in sections
@@ -76,7 +76,7 @@ impl Diff {
             };
         }
         emit(&out);
-        Ok(Outcome::Done)
+        Ok(Exit::Done)
     }
 }
 

@@ -2,18 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::{Args, ValueEnum};
-use gqa2mla::files::load::LoadedModel;
-use gqa2mla::fit::calibrate::{ModelStatistics, calibrate, store};
+use gqa2mla::compress::request::TextRequest;
+use gqa2mla::fit::calibrate::{ModelStatistics, store};
 use gqa2mla::fit::factors::Factorization;
-use gqa2mla::measure::text::Text;
-use gqa2mla::runtime::RuntimeOptions;
-use gqa2mla_passes::factor::reconstruct::Descent;
 
-use crate::cli::screen::progress;
+use crate::cli::exit::UsageError;
 use crate::cli::text::TextArgs;
-use crate::cli::{UsageError, no_text};
 
 /// Factors and what they are made from.
 #[derive(Debug, Clone, Args)]
@@ -68,20 +63,10 @@ impl Method {
     }
 }
 
-/// Queries that one step of the reconstruction looks at, and the rate it begins with: of those tried, the ones that
-/// lower the error of a layer most in the same time (docs/trials.md).
-const QUERIES: usize = 256;
-const RATE: f64 = 1e-3;
-
 impl FactorArgs {
-    /// Which factorization; `exact` says that nothing is to be lost, so that none is better than another.
-    pub fn factorization(&self, exact: bool) -> Factorization {
-        let data = self.calibration.is_some() || self.text.source().is_some();
-        match self.factors {
-            Some(method) => method.factorization(),
-            None if data && !exact => Factorization::Calibrated,
-            None => Factorization::Weights,
-        }
+    /// The factorization that was asked for by name.
+    pub fn factorization(&self) -> Option<Factorization> {
+        self.factors.map(Method::factorization)
     }
 
     /// Positions to average over.
@@ -89,42 +74,29 @@ impl FactorArgs {
         usize::try_from(self.context).ok()
     }
 
-    /// Whether TransMLA's recipe is asked for.
-    pub fn is_transmla(&self) -> bool {
-        self.factors == Some(Method::Transmla)
+    /// Steps of local reconstruction.
+    pub fn reconstruction_steps(&self) -> usize {
+        self.reconstruct
     }
 
-    /// How to reconstruct on the text, if that is wanted.
-    pub fn descent(&self, factorization: Factorization) -> Option<Descent> {
-        let wanted = self.reconstruct > 0 && factorization == Factorization::Calibrated;
-        wanted.then_some(Descent {
-            steps: self.reconstruct,
-            queries: QUERIES,
-            rate: RATE,
+    /// The text to fit to, if one was given.
+    pub fn text(&self) -> Option<TextRequest> {
+        Some(TextRequest {
+            source: self.text.source()?,
+            tokens: self.text_tokens,
+            length: self.text_length,
         })
     }
 
-    /// The statistics that `factorization` needs: from their file, or from the text.
-    pub fn statistics(
-        &self,
-        factorization: Factorization,
-        model: &LoadedModel,
-        text: Option<&Text>,
-        runtime: &RuntimeOptions,
-    ) -> anyhow::Result<Option<ModelStatistics>> {
-        if factorization == Factorization::Weights {
-            if self.calibration.is_some() && self.factors == Some(Method::Weights) {
-                let words = "--factors weights makes no use of --calibration".to_owned();
-                return Err(UsageError(words).into());
-            }
+    /// The statistics file, if one was given.
+    pub fn statistics(&self) -> anyhow::Result<Option<ModelStatistics>> {
+        let Some(path) = &self.calibration else {
             return Ok(None);
+        };
+        if self.factors == Some(Method::Weights) {
+            let words = "--factors weights makes no use of --calibration".to_owned();
+            return Err(UsageError(words).into());
         }
-        if let Some(path) = &self.calibration {
-            return Ok(Some(store::load(path)?));
-        }
-        let text = text.ok_or_else(no_text)?;
-        let sums = calibrate(model, text, runtime, None, &mut progress("calibrating"))
-            .with_context(|| model.path.display().to_string())?;
-        Ok(Some(sums))
+        Ok(Some(store::load(path)?))
     }
 }

@@ -12,7 +12,7 @@ use gqa2mla_passes::recognize::site::Site;
 use gqa2mla_passes::{Inspection, inspect};
 use serde_json::{Value, json};
 
-use crate::cli::Outcome;
+use crate::cli::exit::Exit;
 use crate::cli::screen::{emit, emit_json, table};
 
 /// List every attention found, and every one not recognised with the reason and the node.
@@ -28,7 +28,7 @@ pub struct Inspect {
 }
 
 impl Inspect {
-    pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
+    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
         let loaded = load(&self.model)?;
         let path = loaded.path.display().to_string();
         let found = inspect(&loaded.model).with_context(|| path.clone())?;
@@ -38,9 +38,9 @@ impl Inspect {
             emit(&as_text(&path, &loaded.model.proto, &found, self.why));
         }
         Ok(if found.sites.is_empty() || !found.rejects.is_empty() {
-            Outcome::Nothing
+            Exit::Nothing
         } else {
-            Outcome::Done
+            Exit::Done
         })
     }
 }

@@ -2,10 +2,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 
+use crate::cli::exit::Exit;
 use crate::cli::screen::emit;
-use crate::cli::{Cli, Outcome};
 
 /// Write the manual pages, one for each command, into a folder.
 ///
@@ -18,11 +18,11 @@ pub struct Man {
 }
 
 impl Man {
-    pub fn run(self) -> anyhow::Result<Outcome> {
+    pub fn run(self, command: Command) -> anyhow::Result<Exit> {
         let shown = || self.out.display().to_string();
         fs::create_dir_all(&self.out).with_context(shown)?;
-        clap_mangen::generate_to(Cli::command(), &self.out).with_context(shown)?;
+        clap_mangen::generate_to(command, &self.out).with_context(shown)?;
         emit(&format!("wrote the manual pages to {}", shown()));
-        Ok(Outcome::Done)
+        Ok(Exit::Done)
     }
 }

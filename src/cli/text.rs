@@ -26,40 +26,17 @@ pub struct TextArgs {
 }
 
 impl TextArgs {
-    /// Another text, split by the same tokenizer.
-    pub fn for_test(
-        text: Option<PathBuf>,
-        tokenizer: Option<PathBuf>,
-        token_ids: Option<PathBuf>,
-    ) -> Self {
-        Self {
-            text: text.into_iter().collect(),
-            tokenizer,
-            token_ids,
-        }
-    }
-
     /// The tokenizer, if one was given.
-    pub fn tokenizer(&self) -> Option<PathBuf> {
-        self.tokenizer.clone()
+    pub fn tokenizer(&self) -> Option<&PathBuf> {
+        self.tokenizer.as_ref()
     }
 
     /// The text, if one was given.
     pub fn source(&self) -> Option<TextSource> {
-        let ids = || self.token_ids.clone().map(TextSource::Ids);
-        let text = || {
-            if self.text.is_empty() {
-                return None;
-            }
-            Some(TextSource::Text {
-                files: self.text.clone(),
-                tokenizer: self.tokenizer.clone()?,
-            })
-        };
-        ids().or_else(text)
+        source(&self.text, self.tokenizer(), self.token_ids.as_ref())
     }
 
-    /// Reads it, for a model of `vocabulary` tokens.
+    /// Reads the text for a model of `vocabulary` token ids.
     pub fn read(
         &self,
         vocabulary: usize,
@@ -70,4 +47,22 @@ impl TextArgs {
             .map(|source| Text::read(&source, vocabulary, tokens, length))
             .transpose()
     }
+}
+
+/// The text of `files` or of `token_ids`, if one of them was given.
+pub fn source(
+    files: &[PathBuf],
+    tokenizer: Option<&PathBuf>,
+    token_ids: Option<&PathBuf>,
+) -> Option<TextSource> {
+    if let Some(path) = token_ids {
+        return Some(TextSource::Ids(path.clone()));
+    }
+    if files.is_empty() {
+        return None;
+    }
+    Some(TextSource::Text {
+        files: files.to_vec(),
+        tokenizer: tokenizer?.clone(),
+    })
 }

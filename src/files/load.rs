@@ -17,7 +17,7 @@ use crate::files::mapped::Source;
 const NEWEST_IR: i64 = 14;
 
 /// A model and the files it came from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LoadedModel {
     /// Messages and mapped data files.
     pub model: Model,

@@ -1,19 +1,22 @@
 //! A folder rewritten to a folder that the same stack serves.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::ValueEnum;
+use gqa2mla::compress::compressor::Destination;
+use gqa2mla::compress::request::Request;
+use gqa2mla::compress::run::compress;
+use gqa2mla::compress::widths::Widths;
 use gqa2mla::files::load::load;
 use gqa2mla::serving::bundle::{Assembly, Bundle};
 use gqa2mla::serving::{self, Edit, Latent, Stack, edited};
+use gqa2mla_passes::operators::Target;
 
-use crate::cli::Outcome;
-use crate::cli::rewrite::layout::LayoutArg;
-use crate::cli::rewrite::told::{ReportFile, Told};
-use crate::cli::rewrite::{Rewrite, TargetArg};
+use crate::cli::exit::in_options;
+use crate::cli::rewrite::ending::Ending;
+use crate::cli::screen::observer;
 
 /// The stack that a folder is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -39,31 +42,46 @@ impl ServingArg {
     }
 }
 
-impl Rewrite {
-    /// Rewrites every model with a cache of a folder, and gives a folder that the same stack serves.
-    pub fn folder(
-        self,
-        started: Instant,
-        json: bool,
-        report: Option<ReportFile>,
-    ) -> anyhow::Result<Outcome> {
-        let bundle = Bundle::read(&self.model, self.file.as_deref(), &self.out)?;
+/// What a folder is rewritten to, and how.
+pub struct FolderRewrite<'f> {
+    /// The folder.
+    pub folder: &'f Path,
+    /// The model to rewrite; `None` rewrites every one with a cache.
+    pub only: Option<&'f Path>,
+    /// The folder to make.
+    pub out: &'f Path,
+    /// The stack it is for.
+    pub serving: ServingArg,
+    /// How each model is compressed.
+    pub request: &'f Request,
+}
+
+impl FolderRewrite<'_> {
+    /// Rewrites every model with a cache, and makes a folder that the same stack serves. Adds each model to `ending`;
+    /// returns where the folder is.
+    pub fn run(&self, ending: &mut Ending) -> anyhow::Result<PathBuf> {
+        let bundle = Bundle::read(self.folder, self.only, self.out)?;
         let stacks = self.serving.stacks(&bundle.names());
         let files: Vec<&str> = stacks.iter().map(|s| s.file()).collect();
         let texts = bundle.texts(&files)?;
-        let in_folder = || self.model.display().to_string();
-        serving::check(&stacks, &texts, self.layout == LayoutArg::Uniform)
-            .with_context(in_folder)?;
-        let mut assembly = Assembly::begin(&self.out)?;
-        let mut attempts = Vec::new();
+        let in_folder = || self.folder.display().to_string();
+        let uniform = self.request.widths == Widths::Uniform;
+        serving::check(&stacks, &texts, uniform).with_context(in_folder)?;
+        let mut assembly = Assembly::begin(self.out)?;
+        let mut compressions = Vec::new();
         let mut changed: Option<(BTreeMap<String, String>, Vec<Edit>)> = None;
         for file in &bundle.models {
             let model = load(&bundle.root.join(file))?;
-            let data = serving::data_file(&stacks, &model);
             let place = assembly.path(&serving::place(&stacks, &texts, file));
-            let attempt = self.attempt(&model, &place, data, self.out.parent())?;
-            let after = &attempt.compressed.staged.model.model.proto;
-            let latent = Latent::of(&model, after, self.target == TargetArg::Gqa);
+            let destination = Destination {
+                out: &place,
+                data: serving::data_file(&stacks, &model),
+                work: self.out.parent(),
+            };
+            let made = compress(&model, &destination, self.request, &mut observer());
+            let compression = made.map_err(in_options)?;
+            let after = &compression.compressed.written()?.model.proto;
+            let latent = Latent::of(&model, after, self.request.options.target == Target::Gqa);
             let latent = latent.with_context(|| model.path.display().to_string())?;
             let edited = edited(&stacks, &texts, &latent).with_context(in_folder)?;
             if changed.as_ref().is_some_and(|known| *known != edited) {
@@ -71,7 +89,7 @@ impl Rewrite {
                 return Err(anyhow::anyhow!(words).context(in_folder()));
             }
             changed = Some(edited);
-            attempts.push((file, attempt));
+            compressions.push((file, compression));
         }
         let (changed, edits) = changed.unwrap_or_default();
         for file in &bundle.others {
@@ -80,24 +98,21 @@ impl Rewrite {
                 None => assembly.copy(&bundle.root, file)?,
             }
         }
-        for (file, text) in changed
+        let new = changed
             .iter()
-            .filter(|(file, _)| !texts.contains_key(*file))
-        {
+            .filter(|(file, _)| !texts.contains_key(*file));
+        for (file, text) in new {
             assembly.write(Path::new(file), text)?;
         }
-        let mut told = Told::new(&self.model, started);
-        let copied =
-            bundle.others.len() - changed.keys().filter(|c| texts.contains_key(*c)).count();
-        told.folder(&bundle, &stacks, edits, copied);
-        for (file, attempt) in attempts {
-            told.add(file, &attempt, self.report.is_some());
-            attempt.compressed.publish()?;
+        let edited = changed.keys().filter(|c| texts.contains_key(*c)).count();
+        ending.folder(&bundle, &stacks, edits, bundle.others.len() - edited);
+        for (file, compression) in compressions {
+            ending.add(file, &compression);
+            compression.compressed.publish()?;
         }
-        let output = match told.accepted {
+        Ok(match ending.accepted {
             true => assembly.publish()?,
             false => assembly.reject()?,
-        };
-        told.finish(&output, json, report)
+        })
     }
 }

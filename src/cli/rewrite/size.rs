@@ -1,6 +1,7 @@
 //! How small the cache is to be: four ways to say it.
 
 use clap::Args;
+use gqa2mla::compress::search::Promise;
 use gqa2mla_passes::RankPlan;
 
 /// Nothing is lost without any of these.
@@ -21,40 +22,6 @@ pub struct Size {
     max_kl: Option<f64>,
 }
 
-/// What a search has to keep.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Promise {
-    /// Increase of perplexity, as a share.
-    Perplexity(f64),
-    /// Mean KL in nats.
-    Kl(f64),
-}
-
-impl Promise {
-    /// The largest loss that keeps it.
-    pub fn limit(self) -> f64 {
-        match self {
-            Self::Perplexity(limit) | Self::Kl(limit) => limit,
-        }
-    }
-
-    /// What it speaks of.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Perplexity(_) => "perplexity increase",
-            Self::Kl(_) => "KL",
-        }
-    }
-
-    /// A loss as people read it.
-    pub fn shown(self, loss: f64) -> String {
-        match self {
-            Self::Perplexity(_) => format!("{:+.2}%", 100.0 * loss),
-            Self::Kl(_) => format!("{loss:.4} nats"),
-        }
-    }
-}
-
 impl Size {
     /// The widths, where they are given.
     pub fn plan(&self) -> RankPlan {
@@ -67,13 +34,10 @@ impl Size {
 
     /// The promise, where one is given.
     pub fn promise(&self) -> Option<Promise> {
-        let perplexity = self.max_perplexity_increase.map(Promise::Perplexity);
+        let perplexity = self
+            .max_perplexity_increase
+            .map(Promise::PerplexityIncrease);
         perplexity.or(self.max_kl.map(Promise::Kl))
-    }
-
-    /// Whether nothing may be lost.
-    pub fn is_exact(&self) -> bool {
-        self.plan() == RankPlan::Full && self.promise().is_none()
     }
 }
 

@@ -1,28 +1,28 @@
-//! What a rewrite tells when it is done: on the terminal, as JSON, and in a report.
+//! The end of a rewrite: what is printed, or emitted as JSON, and what goes into the report.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Context;
-use gqa2mla::compress::convert::MadeFolders;
+use gqa2mla::compress::run::Compression;
 use gqa2mla::report;
 use gqa2mla::serving::bundle::Bundle;
 use gqa2mla::serving::{Edit, Stack};
 use serde_json::{Value, json};
-use tempfile::NamedTempFile;
 
-use crate::cli::rewrite::attempt::Attempt;
+use crate::cli::exit::Exit;
+use crate::cli::rewrite::report_file::ReportFile;
+use crate::cli::rewrite::shown;
+use crate::cli::rewrite::summary::Summary;
 use crate::cli::screen::{complain, emit, emit_json};
-use crate::cli::{Outcome, UsageError};
 
-/// Of all models that were rewritten.
-pub struct Told {
+/// What there is to say at the end of a rewrite, collected model by model.
+pub struct Ending {
     started: Instant,
     input: PathBuf,
-    /// Whether every one of them passed.
+    target: &'static str,
+    in_detail: bool,
+    /// Whether every model is accepted.
     pub accepted: bool,
     text: String,
     models: Vec<Value>,
@@ -32,12 +32,14 @@ pub struct Told {
     several: bool,
 }
 
-impl Told {
-    /// Of a rewrite of `input`.
-    pub fn new(input: &Path, started: Instant) -> Self {
+impl Ending {
+    /// Nothing yet, of a rewrite of `input` to `target` that began at `started`; `in_detail` is for a report.
+    pub fn new(input: &Path, target: &'static str, in_detail: bool, started: Instant) -> Self {
         Self {
             started,
             input: input.to_path_buf(),
+            target,
+            in_detail,
             accepted: true,
             text: String::new(),
             models: Vec::new(),
@@ -48,7 +50,7 @@ impl Told {
         }
     }
 
-    /// What became of the files around the models, of which `copied` are as they were.
+    /// Adds what became of the other files of a folder; `copied` of them are unchanged.
     pub fn folder(&mut self, bundle: &Bundle, stacks: &[Stack], edits: Vec<Edit>, copied: usize) {
         let names: Vec<&str> = stacks.iter().map(|s| s.name()).collect();
         for edit in &edits {
@@ -71,34 +73,36 @@ impl Told {
         }));
     }
 
-    /// One model; with `in_detail` for a report too.
-    pub fn add(&mut self, file: &Path, attempt: &Attempt, in_detail: bool) {
+    /// Adds one model.
+    pub fn add(&mut self, file: &Path, compression: &Compression) {
+        let summary = Summary::of(&compression.compressed.staged.rewritten, self.target);
         let file = file.display().to_string();
         if self.several {
             let _ = writeln!(self.text, "{file}:");
         }
-        self.text.push_str(&attempt.text());
-        self.accepted &= attempt.accepted;
+        self.text.push_str(&shown::text(compression, &summary));
+        self.accepted &= compression.accepted;
         let named = |mut value: Value| {
             if let Some(value) = value.as_object_mut() {
                 value.insert("file".to_owned(), json!(file));
-                value.insert("accepted".to_owned(), json!(attempt.accepted));
+                value.insert("accepted".to_owned(), json!(compression.accepted));
             }
             value
         };
-        self.models.push(named(attempt.json()));
-        if in_detail {
-            self.reports.push(named(attempt.report()));
+        self.models.push(named(shown::data(compression, &summary)));
+        if self.in_detail {
+            self.reports
+                .push(named(shown::detailed(compression, &summary)));
         }
     }
 
-    /// Tells it, now that the output is `output`.
+    /// Prints it all and writes the report: the output is at `output`.
     pub fn finish(
         mut self,
         output: &Path,
         json: bool,
         report: Option<ReportFile>,
-    ) -> anyhow::Result<Outcome> {
+    ) -> anyhow::Result<Exit> {
         let seconds = self.started.elapsed().as_secs_f64();
         let shown = output.display().to_string();
         let ended = |mut value: Value| {
@@ -111,11 +115,11 @@ impl Told {
             value
         };
         if let Some(file) = report {
-            let told = ended(json!({
+            let data = ended(json!({
                 "schema": report::SCHEMA, "version": env!("CARGO_PKG_VERSION"),
                 "input": self.input, "models": self.reports,
             }));
-            file.write(&told)?;
+            file.write(&data)?;
         }
         if json {
             emit_json(&ended(match self.models.as_mut_slice() {
@@ -130,64 +134,11 @@ impl Told {
             emit(&format!("{}{}{closing}", self.text, self.folder_text));
         }
         if self.accepted {
-            return Ok(Outcome::Done);
+            return Ok(Exit::Done);
         }
         complain(&format!(
             "error: validation failed; what was rejected is kept in {shown}"
         ));
-        Ok(Outcome::Rejected)
-    }
-}
-
-/// A report on its way to its name: what cannot be written is known before a model is rewritten.
-pub struct ReportFile {
-    path: PathBuf,
-    file: NamedTempFile,
-    page: bool,
-    /// After the file: what was made for it goes when it is gone.
-    _made: MadeFolders,
-}
-
-impl ReportFile {
-    /// Begins the report `path`, whose ending says its kind.
-    pub fn begin(path: &Path) -> anyhow::Result<Self> {
-        let page = match path.extension().and_then(|e| e.to_str()) {
-            Some("html") => true,
-            Some("json") => false,
-            _ => {
-                let words = format!(
-                    "--report {}: the name has to end in .html or .json",
-                    path.display()
-                );
-                return Err(UsageError(words).into());
-            }
-        };
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let made = MadeFolders::up_to(folder);
-        fs::create_dir_all(folder)
-            .with_context(|| format!("{}: making the report's folder", folder.display()))?;
-        let file = gqa2mla::files::save::temporary(folder)
-            .with_context(|| format!("{}: making a temporary file", folder.display()))?;
-        Ok(Self {
-            path: path.to_path_buf(),
-            file,
-            page,
-            _made: made,
-        })
-    }
-
-    fn write(mut self, told: &Value) -> anyhow::Result<()> {
-        let shown = self.path.display().to_string();
-        let text = match self.page {
-            true => report::html(told).with_context(|| shown.clone())?,
-            false => format!("{told:#}\n"),
-        };
-        let written = self.file.write_all(text.as_bytes());
-        written.with_context(|| shown.clone())?;
-        self.file.persist(&self.path).with_context(|| shown)?;
-        Ok(())
+        Ok(Exit::Rejected)
     }
 }

@@ -6,7 +6,10 @@ use std::ops::Range;
 
 use gqa2mla_passes::onnx::tensor_proto::DataType;
 
-use crate::serving::{Edit, Latent, ServingError, Stack};
+use crate::serving::config::Edit;
+use crate::serving::error::ServingError;
+use crate::serving::latent::Latent;
+use crate::serving::stack::Stack;
 use crate::validate::port::{AxisSize, Port};
 
 /// Fields that name a tensor.

@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use gqa2mla::compress::run::Compression;
 use gqa2mla::report;
-use gqa2mla::serving::bundle::Bundle;
-use gqa2mla::serving::{Edit, Stack};
+use gqa2mla::serving::folder::RewrittenFolder;
 use serde_json::{Value, json};
 
 use crate::cli::exit::Exit;
@@ -50,26 +49,26 @@ impl Ending {
         }
     }
 
-    /// Adds what became of the other files of a folder; `copied` of them are unchanged.
-    pub fn folder(&mut self, bundle: &Bundle, stacks: &[Stack], edits: Vec<Edit>, copied: usize) {
-        let names: Vec<&str> = stacks.iter().map(|s| s.name()).collect();
-        for edit in &edits {
+    /// Adds what became of the other files of a folder.
+    pub fn folder(&mut self, folder: &RewrittenFolder) {
+        let names: Vec<&str> = folder.stacks.iter().map(|s| s.name()).collect();
+        for edit in &folder.edits {
             let old = edit.old.as_deref().unwrap_or("nothing");
             let line = format!("{}: {} {old} -> {}\n", edit.file, edit.key, edit.new);
             self.folder_text.push_str(&line);
         }
         if !names.is_empty() {
-            self.folder_text
-                .push_str(&format!("made for {}\n", names.join(", ")));
+            let line = format!("made for {}\n", names.join(", "));
+            self.folder_text.push_str(&line);
         }
-        for path in &bundle.left_out {
-            self.folder_text
-                .push_str(&format!("left out: {}\n", path.display()));
+        for path in &folder.bundle.left_out {
+            let line = format!("left out: {}\n", path.display());
+            self.folder_text.push_str(&line);
         }
-        self.several = bundle.models.len() > 1;
+        self.several = folder.models.len() > 1;
         self.folder = Some(json!({
-            "serving": names, "edits": edits, "copied": copied,
-            "left_out": bundle.left_out,
+            "serving": names, "edits": folder.edits, "copied": folder.copied,
+            "left_out": folder.bundle.left_out,
         }));
     }
 

@@ -1,6 +1,6 @@
 mod ending;
-mod folder;
 mod report_file;
+mod serving;
 mod shown;
 mod size;
 mod summary;
@@ -15,12 +15,13 @@ use gqa2mla::compress::run::compress;
 use gqa2mla::compress::widths::Widths;
 use gqa2mla::files::load::load;
 use gqa2mla::files::save::{DataFile, names_a_file};
+use gqa2mla::serving::folder::{FolderError, FolderRequest, rewrite_folder};
 use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::{LatentForm, RewriteOptions};
 
 use ending::Ending;
-use folder::{FolderRewrite, ServingArg};
 use report_file::ReportFile;
+use serving::ServingArg;
 use size::Size;
 
 use crate::cli::exit::{Exit, UsageError, in_options};
@@ -117,18 +118,31 @@ impl Rewrite {
         let in_detail = report.is_some();
         let mut ending = Ending::new(&self.model, self.target.name(), in_detail, started);
         let output = if self.model.is_dir() && !names_a_file(&self.out) {
-            let rewrite = FolderRewrite {
-                folder: &self.model,
-                only: self.file.as_deref(),
-                out: &self.out,
-                serving: self.serving,
-                request: &request,
-            };
-            rewrite.run(&mut ending)?
+            self.folder(&request, &mut ending)?
         } else {
             self.one(&request, &mut ending)?
         };
         ending.finish(&output, json, report)
+    }
+
+    /// Rewrites a folder to a folder; returns where it is.
+    fn folder(&self, request: &Request, ending: &mut Ending) -> anyhow::Result<PathBuf> {
+        let request = FolderRequest {
+            folder: &self.model,
+            only: self.file.as_deref(),
+            out: &self.out,
+            stacks: self.serving.stacks(),
+            compression: request,
+        };
+        let folder = rewrite_folder(&request, &mut observer()).map_err(|error| match error {
+            FolderError::Compress(error) => in_options(error),
+            error => error.into(),
+        })?;
+        ending.folder(&folder);
+        for (file, compression) in &folder.models {
+            ending.add(file, compression);
+        }
+        Ok(folder.finish()?)
     }
 
     /// Rewrites one model to a file; returns where it is.

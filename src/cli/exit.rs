@@ -6,6 +6,7 @@ use gqa2mla::compress::convert::ConvertError;
 use gqa2mla::compress::error::{CompressError, FreeWidthsError};
 use gqa2mla::validate::ValidateError;
 use gqa2mla_passes::RewriteError;
+use gqa2mla_passes::forms::FormError;
 
 /// How a run ended. The numbers are the exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,11 +85,11 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         Some(ConvertError::Rewrite { cause, .. }) => match **cause {
             RewriteError::Nothing(_) | RewriteError::Partial { .. } => Exit::Nothing,
             RewriteError::Rank { .. }
-            | RewriteError::RankStep { .. }
-            | RewriteError::RanksDiffer { .. }
             | RewriteError::Ratio(_)
-            | RewriteError::Form { .. }
-            | RewriteError::NotGrouped { .. } => Exit::Usage,
+            | RewriteError::Form {
+                cause: FormError::Refused(_),
+                ..
+            } => Exit::Usage,
             _ => Exit::Failed,
         },
         _ => Exit::Failed,

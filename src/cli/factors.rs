@@ -69,6 +69,11 @@ impl FactorArgs {
         self.factors.map(Method::factorization)
     }
 
+    /// Whether TransMLA's recipe is asked for.
+    pub fn is_transmla(&self) -> bool {
+        self.factors == Some(Method::Transmla)
+    }
+
     /// Positions to average over.
     pub fn context(&self) -> Option<usize> {
         usize::try_from(self.context).ok()

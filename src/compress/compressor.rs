@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use gqa2mla_passes::analysis::layer::Layer;
 use gqa2mla_passes::factor::Made;
 use gqa2mla_passes::factor::reconstruct::Descent;
+use gqa2mla_passes::pipeline::factorize::Wanted;
 use gqa2mla_passes::pipeline::{Planned, plan};
-use gqa2mla_passes::{LatentForm, RankPlan, RewriteOptions, Rewritten, by_weights};
+use gqa2mla_passes::{
+    Analysis, RankPlan, RewriteError, RewriteOptions, Rewritten, SiteView, by_weights,
+};
 
 use crate::compress::compressed::Compressed;
 use crate::compress::convert::{ConvertError, stage};
@@ -59,10 +61,14 @@ impl Compressor<'_> {
     /// # Errors
     /// [`CompressError`] with the model's path.
     pub fn check(&self, options: &RewriteOptions) -> Result<Vec<Planned>, CompressError> {
-        let planned = plan(&self.model.model, options).map_err(|cause| ConvertError::Rewrite {
-            path: self.model.path.display().to_string(),
-            cause: Box::new(cause),
-        })?;
+        let model = &self.model.model;
+        let planned = Analysis::of(model, options.form.target())
+            .map_err(RewriteError::from)
+            .and_then(|analysis| plan(model, &analysis, options))
+            .map_err(|cause| ConvertError::Rewrite {
+                path: self.model.path.display().to_string(),
+                cause: Box::new(cause),
+            })?;
         let Some(statistics) = self.statistics else {
             return Ok(planned);
         };
@@ -101,10 +107,10 @@ impl Compressor<'_> {
             _ => self.check(options)?,
         };
         let is_lossy = planned.iter().any(|p| {
-            options.form == LatentForm::Decoupled
+            !options.form.is_exact_at_full_rank()
                 || p.ranks.key.min(p.ranks.value) < p.site.full_rank()
         });
-        let reconstructs = is_lossy && options.form != LatentForm::Decoupled;
+        let reconstructs = is_lossy && options.form.is_exact_at_full_rank();
         let (mut done, mut folder) = (None, None);
         if let (Some((text, descent)), Some(statistics), true) =
             (self.reconstruction, self.statistics, reconstructs)
@@ -131,7 +137,8 @@ impl Compressor<'_> {
             done = Some(reconstruct::run(&job, &kept, &mut tell)?);
             folder = Some(kept);
         }
-        let mut factorize = |layer: &Layer| self.factors(layer, done.as_ref(), options);
+        let mut factorize =
+            |view: &SiteView, wanted: Wanted| self.factors(view, wanted, done.as_ref(), options);
         let descent_steps = self.reconstruction.map_or(0, |(_, descent)| descent.steps);
         let mut describe = |done: &Rewritten| {
             is_lossy.then(|| note(options, self.factorization, descent_steps, done))
@@ -151,31 +158,32 @@ impl Compressor<'_> {
     /// The factors of one attention: reconstructed ones where there are any, else by the factorization.
     fn factors(
         &self,
-        layer: &Layer,
+        view: &SiteView,
+        wanted: Wanted,
         done: Option<&Reconstruction>,
         options: &RewriteOptions,
     ) -> Result<Made, Box<dyn std::error::Error + Send + Sync>> {
-        let ready = done.map(|d| d.factors(layer.id)).transpose()?;
+        let ready = done.map(|d| d.factors(view.id())).transpose()?;
         if let Some(factors) = ready.flatten() {
             return Ok(factors.into());
         }
-        let Some(sums) = self.statistics.and_then(|s| s.layers.get(layer.id)) else {
-            return by_weights(layer);
+        let Some(sums) = self.statistics.and_then(|s| s.layers.get(view.id())) else {
+            return by_weights(view, wanted);
         };
         if let Factorization::TransMla { fold } = self.factorization {
-            let made = decoupled(layer.site, &layer.rotation(), sums, layer.ranks, fold)?;
+            let made = decoupled(view.site(), view.rotation(), sums, wanted.ranks, fold)?;
             let missing = "its statistics hold no keys before rotation";
             return made.map(Made::Decoupled).ok_or_else(|| missing.into());
         }
         let moments = moments(
-            layer.site,
-            layer.scoring().as_ref(),
-            layer.output_projection().as_ref(),
+            view.site(),
+            view.scoring().as_ref(),
+            view.output_projection().as_ref(),
             sums,
             self.factorization,
-            options.form,
+            options.form.cached_keys(),
         );
-        Ok(from_moments(layer.site, &moments, layer.ranks)?.into())
+        Ok(from_moments(view.site(), &moments, wanted.ranks)?.into())
     }
 
     /// Rewrites the model, reads `text` with it and with the original, and drops it again.

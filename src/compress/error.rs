@@ -1,5 +1,7 @@
 //! Why there is no rewritten model.
 
+use gqa2mla_passes::analysis::identity::SiteId;
+
 use crate::compress::convert::ConvertError;
 use crate::files::load::LoadError;
 use crate::files::tensors::ArraysError;
@@ -36,7 +38,7 @@ pub enum CompressError {
         /// The layer.
         layer: usize,
         /// Its id.
-        id: String,
+        id: SiteId,
     },
     /// Observing the model.
     #[error("{path}: {cause}")]

@@ -31,9 +31,9 @@ pub struct TextRequest {
 
 /// How a model is to be compressed. The default is the exact rewrite, validated.
 #[derive(Debug, Clone)]
-pub struct Request {
-    /// Ranks, target, form and what else the rewrite itself takes.
-    pub options: RewriteOptions,
+pub struct Request<'f> {
+    /// Ranks, form and what else the rewrite itself takes.
+    pub options: RewriteOptions<'f>,
     /// Search for the smallest rank that keeps this promise on held-out text; the ranks of `options` are not read then.
     pub promise: Option<Promise>,
     /// How the widths of the layers go together.
@@ -55,7 +55,7 @@ pub struct Request {
     pub measure_layers: bool,
 }
 
-impl Default for Request {
+impl Default for Request<'_> {
     fn default() -> Self {
         Self {
             options: RewriteOptions::default(),
@@ -75,7 +75,7 @@ impl Default for Request {
     }
 }
 
-impl Request {
+impl Request<'_> {
     /// Whether nothing may be lost.
     #[must_use]
     pub fn is_exact(&self) -> bool {
@@ -111,7 +111,7 @@ impl Request {
         if self.is_exact() || self.promise.is_some() {
             return Err(FreeWidthsError::NoBudget);
         }
-        if self.options.target == Target::Gqa {
+        if self.options.form.target() == Target::Gqa {
             return Err(FreeWidthsError::OneWidth);
         }
         match self.factorization() {

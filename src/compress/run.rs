@@ -1,8 +1,8 @@
 //! One model compressed as a request says: what cannot be done is refused first, then factors are fitted, a size is
 //! found, the model is rewritten, and the result is validated and measured before it may have its name.
 
-use gqa2mla_passes::pipeline::changes::RewrittenSite;
-use gqa2mla_passes::{LatentForm, RewriteOptions};
+use gqa2mla_passes::pipeline::patches::RewrittenSite;
+use gqa2mla_passes::{Decoupled, RewriteOptions};
 
 use crate::compress::acceptance::{Held, Verdict, accepts};
 use crate::compress::compressed::Compressed;
@@ -82,7 +82,7 @@ pub fn compress(
     let factorization = request.factorization();
     let mut options = request.options.clone();
     if matches!(factorization, Factorization::TransMla { .. }) {
-        options.form = LatentForm::Decoupled;
+        options.form = &Decoupled;
     }
     let mut compressor = Compressor {
         model,

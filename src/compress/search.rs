@@ -1,7 +1,5 @@
 //! The smallest cache that keeps a promise, found by measuring.
 
-use gqa2mla_passes::forms::grouped::RANK_STEP;
-use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::{RankPlan, RewriteOptions};
 
 use crate::compress::bisect::{Found, smallest};
@@ -89,9 +87,9 @@ pub fn search(
     let planned = compressor.check(options)?;
     let ranks = planned.iter().map(|p| p.site.full_rank());
     let full = ranks.min().unwrap_or(1);
-    let step = match options.target {
-        Target::Gqa => RANK_STEP,
-        Target::MatMul => (full / SEARCHED).max(1),
+    let step = match options.form.rank_step() {
+        1 => (full / SEARCHED).max(1),
+        step => step,
     };
     let mut loss = |by: &Compressor, rank: usize| {
         let options = RewriteOptions {

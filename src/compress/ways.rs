@@ -1,6 +1,6 @@
 //! A model compressed in several ways at several sizes, to compare what each loses on a text.
 
-use gqa2mla_passes::{LatentForm, RankPlan, RewriteOptions};
+use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, RankPlan, RewriteOptions};
 
 use crate::compress::compressor::{Compressor, Destination};
 use crate::compress::error::CompressError;
@@ -89,11 +89,11 @@ impl Way {
         }
     }
 
-    fn form(self) -> LatentForm {
+    fn form(self) -> &'static dyn Form {
         match self {
-            Self::Expanded | Self::ExpandedReconstructed => LatentForm::Expanded,
-            Self::TransMla => LatentForm::Decoupled,
-            _ => LatentForm::Absorbed,
+            Self::Expanded | Self::ExpandedReconstructed => &Expanded,
+            Self::TransMla => &Decoupled,
+            _ => &Absorbed,
         }
     }
 

@@ -14,7 +14,7 @@ pub(crate) struct Inputs<'i> {
     pub statistics: &'i ModelStatistics,
     pub text: &'i Text,
     pub factorization: Factorization,
-    pub options: &'i RewriteOptions,
+    pub options: &'i RewriteOptions<'i>,
     pub descent: Descent,
 }
 
@@ -27,14 +27,13 @@ impl Inputs<'_> {
             hasher.update(&id.to_le_bytes());
         }
         let inputs = format!(
-            "{} {} {} {:?} {:?} {:?} {:?} {:?} {}",
+            "{} {} {} {:?} {:?} {:?} {:?} {}",
             self.statistics.model,
             self.statistics.text,
             self.statistics.sequences,
             self.factorization,
             self.options.form,
             self.options.ranks,
-            self.options.target,
             self.descent,
             self.text.length
         );

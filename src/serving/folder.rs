@@ -33,7 +33,7 @@ pub struct FolderRequest<'f> {
     /// The stacks whose configurations are edited; `None` goes by the files that are there.
     pub stacks: Option<Vec<Stack>>,
     /// How each model is compressed.
-    pub compression: &'f Request,
+    pub compression: &'f Request<'f>,
 }
 
 /// A rewritten folder that does not have its name yet; dropped, it disappears.
@@ -126,7 +126,7 @@ pub fn rewrite_folder(
         };
         let compression = compress(&model, &destination, request.compression, observer)?;
         let after = &compression.compressed.written()?.model.proto;
-        let fused = request.compression.options.target == Target::Gqa;
+        let fused = request.compression.options.form.target() == Target::Gqa;
         let latent = Latent::of(&model, after, fused).map_err(|cause| FolderError::Interface {
             path: model.path.display().to_string(),
             cause,

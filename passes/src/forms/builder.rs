@@ -1,44 +1,43 @@
 //! What the target forms have in common: names, shapes and the way to latent rows.
 
+use crate::analysis::SiteView;
 use crate::factor::Ranks;
-use crate::forms::weights::Weights;
+use crate::facts::Facts;
+use crate::forms::layout::Layout;
 use crate::graph::build::{Dim, int64_vector, node, vector_name};
 use crate::graph::patch::Patch;
 use crate::graph::{Graph, NodeId, is_alias};
 use crate::onnx::NodeProto;
 use crate::recognize::site::{Cache, Side, Site};
 
-/// Collects the patch of one site.
+/// Collects the patch of one attention.
 pub struct Builder<'s> {
     /// What every new name begins with.
     pub prefix: String,
     /// What has been asked for so far.
     pub patch: Patch,
-    /// The graph of the site.
+    /// The graph of the attention.
     pub graph: &'s Graph<'s>,
+    /// The facts of the graph's values.
+    pub facts: &'s Facts,
     /// The attention that is rewritten.
     pub site: &'s Site,
     /// Names of its factors.
-    pub weights: &'s Weights,
+    pub layout: &'s Layout,
     /// Latent widths.
     pub ranks: Ranks,
 }
 
 impl<'s> Builder<'s> {
-    /// An empty patch for `site`, whose new names begin with `prefix`.
-    pub fn new(
-        graph: &'s Graph<'s>,
-        prefix: String,
-        site: &'s Site,
-        weights: &'s Weights,
-        ranks: Ranks,
-    ) -> Self {
+    /// An empty patch for the attention of `view`, whose new names begin with `prefix`.
+    pub fn new(view: &SiteView<'s>, prefix: &str, layout: &'s Layout, ranks: Ranks) -> Self {
         Self {
-            prefix,
+            prefix: prefix.to_owned(),
             patch: Patch::default(),
-            graph,
-            site,
-            weights,
+            graph: view.graph,
+            facts: view.facts,
+            site: view.site(),
+            layout,
             ranks,
         }
     }
@@ -63,16 +62,11 @@ impl Builder<'_> {
     /// The nodes that give the value product's output, its bias included, from heads [B, G, (H/G)*T, dv] called `rows`.
     pub fn heads_out(&mut self, rows: &str, node_name: &str, output: &str) -> Vec<NodeProto> {
         let shape = self.vector(&[0, self.site.heads as i64, -1, self.site.value.size as i64]);
-        match self.weights.bias.clone() {
+        match self.layout.find("b_v") {
             None => vec![node("Reshape", node_name, &[rows, &shape], &[output])],
             Some(bias) => vec![
                 self.unary("Reshape", "out_BHTd", &[rows, &shape]),
-                node(
-                    "Add",
-                    node_name,
-                    &[&self.name("out_BHTd"), &bias],
-                    &[output],
-                ),
+                node("Add", node_name, &[&self.name("out_BHTd"), bias], &[output]),
             ],
         }
     }
@@ -101,8 +95,8 @@ impl Builder<'_> {
     pub fn latent_rows(&mut self, side: &Side, letter: char, rows: &str) -> Vec<NodeProto> {
         let packed = self.vector(&[0, 0, self.site.kv_heads as i64 * side.size as i64]);
         let down = match letter {
-            'k' => &self.weights.w_dk,
-            _ => &self.weights.w_dv,
+            'k' => self.layout.name("w_dk"),
+            _ => self.layout.name("w_dv"),
         };
         let part = |p: &str| format!("{letter}_{p}");
         vec![
@@ -140,5 +134,12 @@ impl Builder<'_> {
         for name in cache.past.iter().chain([&cache.present]) {
             self.patch.interface.insert(name.clone(), dims.clone());
         }
+    }
+
+    /// The names of a product and of its output, which what stands for it takes over.
+    pub fn names_of(&self, product: NodeId) -> (String, String) {
+        let output = |n: &NodeProto| n.output.first().cloned().unwrap_or_default();
+        let node = self.graph.node(product);
+        node.map_or_else(Default::default, |n| (n.name().to_owned(), output(n)))
     }
 }

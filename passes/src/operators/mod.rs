@@ -8,7 +8,7 @@ mod grouped_query;
 mod multi_head;
 mod spell;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use crate::facts::Facts;
 use crate::graph::patch::Patch;
@@ -61,12 +61,12 @@ pub struct Lowered {
     pub refused: BTreeMap<String, Reason>,
 }
 
-/// Spells out every attention operator of `graph` whose label is not in `except`.
-pub fn lower(graph: &Graph, facts: &Facts, except: &HashSet<String>, target: Target) -> Lowered {
+/// Spells out every attention operator of `graph`.
+pub fn lower(graph: &Graph, facts: &Facts, target: Target) -> Lowered {
     let mut lowered = Lowered::default();
     let mut shared = HashMap::new();
     for (id, node) in graph.nodes() {
-        let Some(dialect) = dialect(node).filter(|_| !except.contains(label(node))) else {
+        let Some(dialect) = dialect(node) else {
             if let Some(reason) = refused_by_name(node) {
                 let output = node.output.first().cloned().unwrap_or_default();
                 lowered.refused.insert(output, reason);

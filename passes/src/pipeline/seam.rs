@@ -2,13 +2,11 @@
 
 use std::collections::HashMap;
 
-use crate::analysis::placed::Placed;
+use crate::analysis::Analysis;
 use crate::facts::Facts;
-use crate::facts::scoped::visit;
-use crate::graph::Graph;
+use crate::facts::scoped::ScopeFacts;
 use crate::graph::scopes::Scope;
 use crate::onnx::GraphProto;
-use crate::onnx::stored::Model;
 
 /// What is known of one value: constant sizes, and unknown ones as `None`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,31 +15,36 @@ struct Known {
     shape: Option<Vec<Option<i64>>>,
 }
 
-/// The outputs of all products that a rewrite replaces.
+/// The outputs of all products that a rewrite replaces, by their graph before the rewrite.
 #[derive(Debug, Default)]
 pub struct Seams(HashMap<(Scope, String), Known>);
 
 impl Seams {
-    /// Adds the seams of the sites in `scope`, before they are rewritten.
-    pub fn add(&mut self, scope: &Scope, graph: &Graph, facts: &Facts, sites: &[Placed]) {
-        for placed in sites.iter().filter(|p| p.scope == *scope) {
+    /// The seams of all attentions of `analysis`.
+    pub fn of(analysis: &Analysis) -> Self {
+        let mut seams = HashMap::new();
+        for placed in &analysis.sites {
+            let graph = placed.scope.get(&analysis.main);
+            let (Some(graph), Some(facts)) = (graph, analysis.facts.get(&placed.scope)) else {
+                continue;
+            };
             for id in [placed.site.score, placed.site.output] {
-                if let Some(value) = graph.node(id).and_then(|n| n.output.first()) {
-                    self.0
-                        .insert((scope.clone(), value.clone()), known(facts, value));
+                if let Some(value) = graph.node.get(id.0).and_then(|n| n.output.first()) {
+                    seams.insert((placed.scope.clone(), value.clone()), known(facts, value));
                 }
             }
         }
+        Self(seams)
     }
 
-    /// The first value that is of another type or shape in `main`, the rewritten graph.
-    pub fn broken(&self, model: &Model, main: &GraphProto) -> Option<String> {
+    /// The first value that is of another type or shape in `main`, the rewritten graph with the facts `facts`.
+    pub fn broken(&self, main: &GraphProto, facts: &ScopeFacts) -> Option<String> {
         let mut found = HashMap::new();
-        visit(model, main, &mut |_, _, graph, facts| {
+        facts.for_each(main, &mut |scoped| {
             for (_, value) in self.0.keys() {
-                if graph.producer(value).is_some() {
+                if scoped.graph.producer(value).is_some() {
                     // A branch may use the name of its sibling, for a value that is the same.
-                    found.insert(value.clone(), known(facts, value));
+                    found.insert(value.clone(), known(scoped.facts, value));
                 }
             }
         });

@@ -16,8 +16,7 @@ use gqa2mla::compress::widths::Widths;
 use gqa2mla::files::load::load;
 use gqa2mla::files::save::{DataFile, names_a_file};
 use gqa2mla::serving::folder::{FolderError, FolderRequest, rewrite_folder};
-use gqa2mla_passes::operators::Target;
-use gqa2mla_passes::{LatentForm, RewriteOptions};
+use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, Grouped, RewriteOptions};
 
 use ending::Ending;
 use report_file::ReportFile;
@@ -166,20 +165,28 @@ impl Rewrite {
         })
     }
 
+    /// The target form that the options ask for.
+    fn form(&self) -> Result<&'static dyn Form, UsageError> {
+        let transmla = self.factors.is_transmla();
+        match (self.target, self.form) {
+            (TargetArg::Matmul, _) if transmla => Ok(&Decoupled),
+            (TargetArg::Matmul, FormArg::Absorbed) => Ok(&Absorbed),
+            (TargetArg::Matmul, FormArg::Expanded) => Ok(&Expanded),
+            (TargetArg::Gqa, FormArg::Absorbed) if !transmla => Ok(&Grouped),
+            (TargetArg::Gqa, _) => Err(UsageError(
+                "the target gqa caches what its operator reads, which is the form absorbed: use --target matmul"
+                    .to_owned(),
+            )),
+        }
+    }
+
     /// What the options ask for.
-    fn request(&self) -> anyhow::Result<Request> {
+    fn request(&self) -> anyhow::Result<Request<'static>> {
         Ok(Request {
             options: RewriteOptions {
                 ranks: self.size.plan(),
                 allow_partial: self.allow_partial,
-                target: match self.target {
-                    TargetArg::Matmul => Target::MatMul,
-                    TargetArg::Gqa => Target::Gqa,
-                },
-                form: match self.form {
-                    FormArg::Absorbed => LatentForm::Absorbed,
-                    FormArg::Expanded => LatentForm::Expanded,
-                },
+                form: self.form()?,
                 context: self.factors.context(),
                 ..RewriteOptions::default()
             },

@@ -5,18 +5,20 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use gqa2mla::compress::request::TextRequest;
 use gqa2mla::compress::ways::{Way, WayMeasured, WaysRequest, compare_ways};
 use gqa2mla::files::load::load;
+use gqa2mla::report::{grouped, measured};
 use serde_json::{Value, json};
 
 use crate::cli::exit::{Exit, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::runtime::RuntimeArgs;
 use crate::cli::screen::{emit, emit_json, observer, table};
-use crate::cli::text::source;
+use crate::cli::text::text_source;
+use crate::cli::values::share;
 
 /// Rewrite a model in several ways at several sizes, and compare what each loses on a text.
 ///
 /// Nothing is kept but the table. Factors are fitted to the text of --text or --token-ids (and to the statistics of
-/// --calibration, if there are any) and measured on that of --test-text or --test-ids, or else on the last part of the
+/// --calibration, if there are any) and measured on that of --test-text or --test-token-ids, or else on the last part of the
 /// same text, which is then left out of the fit.
 ///
 /// Example: gqa2mla compare fixtures/optimum-llama --token-ids fixtures/tokens.json
@@ -24,11 +26,12 @@ use crate::cli::text::source;
 pub struct Compare {
     /// A .onnx file, or a folder that holds one.
     model: PathBuf,
-    /// Shares of the cache that are kept.
+    /// Shares of the cache that are kept, such as 50% or 0.5.
     #[arg(
         long,
         value_delimiter = ',',
         default_value = "0.75,0.625,0.5",
+        value_parser = share,
         value_name = "SHARES"
     )]
     cache_ratios: Vec<f64>,
@@ -49,12 +52,12 @@ pub struct Compare {
 /// The text to measure on.
 #[derive(Debug, Args)]
 struct TestArgs {
-    /// Text file to measure on; needs --tokenizer.
-    #[arg(long, value_name = "FILE", conflicts_with = "test_ids")]
+    /// Text file to measure on.
+    #[arg(long, value_name = "FILE", conflicts_with = "test_token_ids")]
     test_text: Option<PathBuf>,
     /// Token ids to measure on: one JSON list, or a .npy file of integers.
-    #[arg(long, value_name = "FILE")]
-    test_ids: Option<PathBuf>,
+    #[arg(long, alias = "test-ids", value_name = "FILE")]
+    test_token_ids: Option<PathBuf>,
     /// Measure on at most this many tokens.
     #[arg(long, default_value_t = 8192, value_name = "N")]
     test_tokens: usize,
@@ -83,8 +86,8 @@ impl Compare {
     /// What the options ask for.
     fn request(&self) -> anyhow::Result<WaysRequest> {
         let files: Vec<PathBuf> = self.test.test_text.iter().cloned().collect();
-        let tokenizer = self.factors.text.tokenizer();
-        let test = source(&files, tokenizer, self.test.test_ids.as_ref());
+        let tokenizer = self.factors.text.tokenizer(&self.model);
+        let test = text_source(&files, tokenizer, self.test.test_token_ids.as_deref())?;
         Ok(WaysRequest {
             ratios: self.cache_ratios.clone(),
             ways: self.ways.clone(),
@@ -92,11 +95,11 @@ impl Compare {
             context: self.factors.context(),
             reconstruction_steps: self.factors.reconstruction_steps(),
             statistics: self.factors.statistics()?,
-            text: self.factors.text(),
+            text: self.factors.text(&self.model)?,
             test: test.map(|source| TextRequest {
                 source,
                 tokens: self.test.test_tokens,
-                length: self.factors.text_length,
+                length: self.factors.length,
             }),
             test_tokens: self.test.test_tokens,
             runtime: self.runtime.options(true),
@@ -119,7 +122,7 @@ fn as_text(rows: &[WayMeasured]) -> String {
         table.add_row([
             format!("{:.1}%", 100.0 * row.ratio),
             row.way.name().to_owned(),
-            format!("{}", quality.rewritten_cache_bytes),
+            measured(quality.rewritten_cache_bytes),
             format!("{:.3}", quality.rewritten_perplexity),
             format!("{:+.2}%", 100.0 * quality.increase()),
             format!("{:.4}", quality.mean_kl),
@@ -128,7 +131,10 @@ fn as_text(rows: &[WayMeasured]) -> String {
     }
     let original = rows.first().map_or(0.0, |r| r.quality.original_perplexity);
     let tokens = rows.first().map_or(0, |r| r.quality.tokens);
-    format!("original perplexity {original:.3} on {tokens} tokens\n\n{table}")
+    format!(
+        "original perplexity {original:.3} on {} tokens\n\n{table}",
+        grouped(tokens as u64)
+    )
 }
 
 fn as_json(rows: &[WayMeasured]) -> Value {

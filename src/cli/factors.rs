@@ -1,6 +1,6 @@
 //! The options that say where factors come from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use gqa2mla::compress::request::TextRequest;
@@ -21,12 +21,17 @@ pub struct FactorArgs {
     calibration: Option<PathBuf>,
     #[command(flatten)]
     pub text: TextArgs,
-    /// Read at most this many tokens of the text.
-    #[arg(long, default_value_t = 16_384, value_name = "N")]
-    pub text_tokens: usize,
+    /// Fit to at most this many tokens of the text.
+    #[arg(
+        long,
+        alias = "text-tokens",
+        default_value_t = 16_384,
+        value_name = "N"
+    )]
+    calibration_tokens: usize,
     /// Tokens of the text that are read together.
-    #[arg(long, default_value_t = 1024, value_name = "L")]
-    pub text_length: usize,
+    #[arg(long, alias = "text-length", default_value_t = 1024, value_name = "L")]
+    pub length: usize,
     /// Positions of the contexts to be served: factors from weights alone average rotated keys over them.
     #[arg(long, default_value_t = 4096, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     context: u32,
@@ -84,13 +89,14 @@ impl FactorArgs {
         self.reconstruct
     }
 
-    /// The text to fit to, if one was given.
-    pub fn text(&self) -> Option<TextRequest> {
-        Some(TextRequest {
-            source: self.text.source()?,
-            tokens: self.text_tokens,
-            length: self.text_length,
-        })
+    /// The text to fit to, if one was given; a tokenizer is looked for beside `model`.
+    pub fn text(&self, model: &Path) -> anyhow::Result<Option<TextRequest>> {
+        let source = self.text.source(model)?;
+        Ok(source.map(|source| TextRequest {
+            source,
+            tokens: self.calibration_tokens,
+            length: self.length,
+        }))
     }
 
     /// The statistics file, if one was given.

@@ -6,6 +6,7 @@ use clap::{Args, Command};
 
 use crate::cli::exit::Exit;
 use crate::cli::screen::emit;
+use crate::cli::values::output;
 
 /// Write the manual pages, one for each command, into a folder.
 ///
@@ -13,7 +14,7 @@ use crate::cli::screen::emit;
 #[derive(Debug, Args)]
 pub struct Man {
     /// The folder, such as ~/.local/share/man/man1.
-    #[arg(short, long, value_name = "FOLDER")]
+    #[arg(short, long, value_name = "FOLDER", value_parser = output())]
     out: PathBuf,
 }
 

@@ -16,6 +16,7 @@ mod runtime;
 mod screen;
 mod text;
 mod validate;
+mod values;
 
 use std::process::ExitCode;
 

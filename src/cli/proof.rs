@@ -1,6 +1,7 @@
 //! The options of a validation, and what it prints.
 
 use clap::Args;
+use gqa2mla::report::measured;
 use gqa2mla::runtime::RuntimeOptions;
 use gqa2mla::validate::proof::{Proof, ProofOptions};
 use serde_json::{Value, json};
@@ -14,8 +15,8 @@ pub struct ProofArgs {
     #[command(flatten)]
     runtime: RuntimeArgs,
     /// Token ids to run, comma-separated, in place of random ones.
-    #[arg(long, value_delimiter = ',', value_name = "IDS")]
-    tokens: Option<Vec<i64>>,
+    #[arg(long, alias = "tokens", value_delimiter = ',', value_name = "IDS")]
+    prompt_ids: Option<Vec<i64>>,
     /// Largest logit difference that passes, relative to the largest logit: 1e-3 in single precision, 2e-2 in half
     /// precision and where activations are quantized.
     #[arg(long, value_name = "RATIO")]
@@ -29,7 +30,7 @@ impl ProofArgs {
     /// As the library takes them.
     pub fn options(&self) -> ProofOptions {
         ProofOptions {
-            tokens: self.tokens.clone(),
+            tokens: self.prompt_ids.clone(),
             seed: self.seed,
             tolerance: self.tolerance,
         }
@@ -87,7 +88,8 @@ pub fn proof_text(proof: &Proof, approximate: bool) -> String {
     }
     text.push_str(&format!(
         "measured cache: {} -> {} bytes a token\n",
-        proof.unoptimized.original_cache_bytes, proof.unoptimized.rewritten_cache_bytes
+        measured(proof.unoptimized.original_cache_bytes),
+        measured(proof.unoptimized.rewritten_cache_bytes)
     ));
     text
 }

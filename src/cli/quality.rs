@@ -2,7 +2,7 @@
 
 use gqa2mla::fit::layer_errors::LayerError;
 use gqa2mla::measure::quality::Quality;
-use gqa2mla::report::grouped;
+use gqa2mla::report::{grouped, measured};
 use serde_json::Value;
 
 use crate::cli::screen::table;
@@ -48,7 +48,7 @@ pub fn quality_text(quality: &Quality) -> String {
         quality.mean_kl,
         quality.top1_agreement,
         grouped(quality.tokens as u64),
-        quality.original_cache_bytes,
-        quality.rewritten_cache_bytes,
+        measured(quality.original_cache_bytes),
+        measured(quality.rewritten_cache_bytes),
     )
 }

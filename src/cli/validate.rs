@@ -30,11 +30,11 @@ pub struct Validate {
     #[command(flatten)]
     text: TextArgs,
     /// Score at most this many tokens of the text.
-    #[arg(long, default_value_t = 8192, value_name = "N")]
-    text_tokens: usize,
+    #[arg(long, alias = "text-tokens", default_value_t = 8192, value_name = "N")]
+    test_tokens: usize,
     /// Tokens of one sequence of the text.
-    #[arg(long, default_value_t = 1024, value_name = "L")]
-    text_length: usize,
+    #[arg(long, alias = "text-length", default_value_t = 1024, value_name = "L")]
+    length: usize,
     #[command(flatten)]
     how: ProofArgs,
 }
@@ -42,7 +42,7 @@ pub struct Validate {
 impl Validate {
     pub fn run(self, json: bool) -> anyhow::Result<Exit> {
         let (original, rewritten) = (load(&self.original)?, load(&self.rewritten)?);
-        if self.text.source().is_some() {
+        if self.text.is_given() {
             return self.on_text(&original, &rewritten, json);
         }
         let mut bar = Bar::default();
@@ -73,7 +73,7 @@ impl Validate {
         let vocabulary = LanguageModel::of(&original.model.proto)?.vocabulary;
         let text = self
             .text
-            .read(vocabulary, self.text_tokens, self.text_length)?
+            .read(&self.original, vocabulary, self.test_tokens, self.length)?
             .ok_or_else(no_text)?;
         let runtime = self.how.runtime();
         let quality = measure(

@@ -8,7 +8,7 @@ mod numbers;
 mod page;
 
 pub use error::ReportError;
-pub use numbers::grouped;
+pub use numbers::{grouped, measured};
 pub use page::html;
 
 /// Version of the data's schema: it changes when a key changes its meaning or goes away.

@@ -13,3 +13,25 @@ pub fn grouped(number: u64) -> String {
     }
     text
 }
+
+/// A measured number of bytes: grouped where it is whole, else with one decimal.
+#[must_use]
+pub fn measured(number: f64) -> String {
+    match number.fract() == 0.0 && (0.0..1e15).contains(&number) {
+        true => grouped(number as u64),
+        false => format!("{number:.1}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{grouped, measured};
+
+    #[test]
+    fn long_numbers_are_grouped() {
+        assert_eq!(grouped(7), "7");
+        assert_eq!(grouped(46_080), "46,080");
+        assert_eq!(measured(46_080.0), "46,080");
+        assert_eq!(measured(46_080.25), "46080.2");
+    }
+}

@@ -12,6 +12,7 @@ use crate::compress::events::Observer;
 use crate::compress::request::Request;
 use crate::compress::run::{Compression, compress};
 use crate::compress::widths::Widths;
+use crate::files::foreign;
 use crate::files::load::{LoadError, load};
 use crate::serving::bundle::{Assembly, Bundle, BundleError};
 use crate::serving::config::Edit;
@@ -101,7 +102,11 @@ pub fn rewrite_folder(
     request: &FolderRequest,
     observer: &mut Observer,
 ) -> Result<RewrittenFolder, FolderError> {
-    let bundle = Bundle::read(request.folder, request.only, request.out)?;
+    let bundle = Bundle::read(request.folder, request.only, request.out);
+    let bundle = bundle.map_err(|error| match (error, foreign::folder(request.folder)) {
+        (BundleError::Empty(path), Some(advice)) => LoadError::Foreign { path, advice }.into(),
+        (error, _) => FolderError::from(error),
+    })?;
     let guess = || Stack::guess(&bundle.names());
     let stacks = request.stacks.clone().unwrap_or_else(guess);
     let files: Vec<&str> = stacks.iter().map(|s| s.file()).collect();

@@ -27,6 +27,7 @@ use crate::cli::exit::{Exit, UsageError, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::proof::ProofArgs;
 use crate::cli::screen::observer;
+use crate::cli::values::output;
 
 /// Rewrite every attention to latent attention, write the model, and validate it.
 ///
@@ -41,7 +42,7 @@ pub struct Rewrite {
     model: PathBuf,
     /// The output: a .onnx path, or a folder. A folder made from a folder gets every other file as well, with the
     /// configurations edited so that the same stack serves it.
-    #[arg(short, long, value_name = "OUT")]
+    #[arg(short, long, value_name = "OUT", value_parser = output())]
     out: PathBuf,
     #[command(flatten)]
     size: Size,
@@ -197,7 +198,7 @@ impl Rewrite {
             },
             factorization: self.factors.factorization(),
             statistics: self.factors.statistics()?,
-            text: self.factors.text(),
+            text: self.factors.text(&self.model)?,
             reconstruction_steps: self.factors.reconstruction_steps(),
             runtime: self.how.runtime(),
             proof: (!self.no_validate).then(|| self.how.options()),

@@ -4,6 +4,7 @@ use gqa2mla_passes::graph::{Graph, int_attribute, is_contrib, is_op};
 use gqa2mla_passes::onnx::{
     GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
 };
+use gqa2mla_passes::operators::counts_positions;
 
 use crate::validate::error::ValidateError;
 use crate::validate::interface::Interface;
@@ -40,10 +41,7 @@ impl LanguageModel {
         let view = Graph::new(graph);
         let (inputs, outputs) = ports(graph, &view);
         let interface = Interface::of(&inputs, &outputs)?;
-        let counts_itself = graph
-            .node
-            .iter()
-            .any(|n| is_contrib(n, "GroupQueryAttention"));
+        let counts_itself = graph.node.iter().any(counts_positions);
         let rounds = |n: &NodeProto| {
             let quantized = [
                 "DynamicQuantizeLinear",

@@ -11,14 +11,16 @@ pub mod view;
 use std::collections::{BTreeMap, HashSet};
 
 use crate::facts::scoped::{ScopeFacts, Scoped};
-use crate::graph::inline::{Key, called, foreign, inline};
+use crate::facts::types;
+use crate::graph::functions::{Functions, Key, called};
+use crate::graph::inline::inline;
 use crate::graph::patch::PatchError;
 use crate::graph::scopes::{Body, Scope};
 use crate::graph::verify::{VerifyError, verify};
 use crate::graph::{Graph, label};
-use crate::onnx::GraphProto;
 use crate::onnx::stored::Model;
-use crate::operators::{Lowered, Target};
+use crate::onnx::{GraphProto, NodeProto, OperatorSetIdProto};
+use crate::operators::{Lowered, Target, is_attention, output_facts};
 use crate::recognize::reject::{Reason, Reject};
 use crate::recognize::{Recognized, recognize};
 use caches::Refusals;
@@ -44,6 +46,8 @@ pub struct Analysis {
     pub operators: Vec<SpelledOperator>,
     /// The functions that were inlined.
     pub inlined: HashSet<Key>,
+    /// Operator sets that the inlined bodies need and that the model does not import.
+    pub imports: Vec<OperatorSetIdProto>,
 }
 
 /// Why a model could not be analysed.
@@ -68,15 +72,20 @@ impl Analysis {
     pub fn of(model: &Model, target: Target) -> Result<Self, AnalysisError> {
         verify(&model.proto)?;
         // Attention in a function is rewritten where the function is called.
-        let (inlined_graph, inlined) = inline(&model.proto).unzip();
-        let main = inlined_graph.as_ref().or(model.proto.graph.as_ref());
+        let inlined = inline(&model.proto, is_attention);
+        let main = inlined.as_ref().map(|i| &i.graph);
+        let main = main.or(model.proto.graph.as_ref());
         let main = main.ok_or(VerifyError::NoGraph)?;
-        let before = ScopeFacts::infer(model, main);
+        let before = ScopeFacts::infer(model, main, output_facts);
+        types::verify(main, &before).map_err(VerifyError::from)?;
         let spelled = spell_out(main, &before, target)?;
         let facts = match spelled.operators.is_empty() {
             true => before,
-            false => ScopeFacts::infer(model, &spelled.main),
+            false => ScopeFacts::infer(model, &spelled.main, output_facts),
         };
+        let (inlined, imports) = inlined
+            .map(|i| (i.functions, i.imports))
+            .unwrap_or_default();
         let mut all = Self {
             main: spelled.main,
             facts,
@@ -84,9 +93,11 @@ impl Analysis {
             rejects: Vec::new(),
             others: Vec::new(),
             operators: spelled.operators,
-            inlined: inlined.unwrap_or_default(),
+            inlined,
+            imports,
         };
-        all.recognize(&foreign(&model.proto), &spelled.lowered);
+        let functions = Functions::of(&model.proto, is_attention);
+        all.recognize(&functions.kept, &spelled.lowered);
         all.reject(caches::caches_that_do_not_reach_the_interface(
             &all.sites, &all.main,
         ));
@@ -118,10 +129,14 @@ impl Analysis {
         })
     }
 
-    fn recognize(&mut self, foreign: &HashSet<Key>, lowered: &BTreeMap<Scope, Lowered>) {
+    fn recognize(
+        &mut self,
+        kept_functions: &BTreeMap<Key, String>,
+        lowered: &BTreeMap<Scope, Lowered>,
+    ) {
         let (mut sites, mut rejects, mut others) = (Vec::new(), Vec::new(), Vec::new());
         self.facts.for_each(&self.main, &mut |scoped| {
-            rejects.extend(calls_of(scoped.graph, foreign));
+            rejects.extend(calls_of(scoped.graph, kept_functions));
             let Some(lowered) = lowered.get(scoped.scope) else {
                 return;
             };
@@ -191,18 +206,18 @@ fn placed(
     (kept, rejects)
 }
 
-/// Calls of functions that hold attention and cannot be put in place of their calls.
-fn calls_of(graph: &Graph, foreign: &HashSet<Key>) -> Vec<Reject> {
-    let calls = graph.nodes().filter(|(_, n)| foreign.contains(&called(n)));
-    calls
-        .map(|(_, node)| Reject {
+/// Calls of the functions `kept`, which hold attention and cannot be put in place of their calls, with the reason.
+fn calls_of(graph: &Graph, kept: &BTreeMap<Key, String>) -> Vec<Reject> {
+    let reject = |(_, node): (_, &NodeProto)| {
+        let detail = kept.get(&called(node))?;
+        Some(Reject {
             layer: 0,
             node: label(node).to_owned(),
             reason: Reason::UnsupportedOperator {
                 op: format!("{}.{}", node.domain(), node.op_type()),
-                detail: "it is a function with attention inside that is written for another opset than the model"
-                    .to_owned(),
+                detail: detail.clone(),
             },
         })
-        .collect()
+    };
+    graph.nodes().filter_map(reject).collect()
 }

@@ -1,6 +1,7 @@
 //! One attention in its graph, with everything that can be asked of it.
 
 use std::cell::OnceCell;
+use std::sync::Arc;
 
 use ndarray::Array2;
 
@@ -27,7 +28,7 @@ pub struct SiteView<'v> {
     /// The graph that the attention stands in.
     pub graph: &'v Graph<'v>,
     /// The facts of the graph's values.
-    pub facts: &'v Facts,
+    pub facts: &'v Arc<Facts>,
     /// The attention and its place.
     pub placed: &'v PlacedSite,
     rotated: OnceCell<Rotated>,
@@ -38,7 +39,7 @@ impl<'v> SiteView<'v> {
     pub fn new(
         model: &'v Model,
         graph: &'v Graph<'v>,
-        facts: &'v Facts,
+        facts: &'v Arc<Facts>,
         placed: &'v PlacedSite,
     ) -> Self {
         Self {

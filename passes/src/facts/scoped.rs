@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 
-use crate::facts::Facts;
+use crate::facts::{Facts, Rules};
 use crate::graph::Graph;
 use crate::graph::scopes::{Body, Scope, Step};
 use crate::onnx::stored::Model;
 use crate::onnx::{GraphProto, NodeProto};
 
-/// The facts of every graph of a model, inferred once.
-pub struct ScopeFacts(BTreeMap<Scope, Facts>);
+/// The facts of every graph of a model, inferred once. They describe that model as it was: a changed graph needs new ones.
+#[derive(Debug, Default)]
+pub struct ScopeFacts(BTreeMap<Scope, Arc<Facts>>);
 
 /// One graph of a model with what is known of it.
 pub struct Scoped<'s> {
@@ -21,29 +23,35 @@ pub struct Scoped<'s> {
     /// The graph.
     pub graph: &'s Graph<'s>,
     /// The facts of its values.
-    pub facts: &'s Facts,
+    pub facts: &'s Arc<Facts>,
 }
 
 impl ScopeFacts {
-    /// Infers the facts of `main`, the main graph of `model`, and of all graphs inside it.
-    pub fn infer(model: &Model, main: &GraphProto) -> Self {
-        let mut all = BTreeMap::new();
-        infer_inside(
-            model,
-            &Graph::new(main),
-            &Scope::default(),
-            Facts::infer(model, &Graph::new(main), None),
-            &mut all,
-        );
-        Self(all)
+    /// Infers the facts of `main`, the main graph of `model`, and of all graphs inside it. Linear in their nodes.
+    pub fn infer(model: &Model, main: &GraphProto, rules: Rules) -> Self {
+        let mut all = Self::default();
+        let mut infer = |scope: &Scope, graph: &Graph, outer: Option<&Arc<Facts>>| {
+            let facts = Arc::new(match outer {
+                Some(outer) => Facts::of_inner(model, graph, outer),
+                None => Facts::of_main(model, graph, rules),
+            });
+            all.0.insert(scope.clone(), facts.clone());
+            Some(facts)
+        };
+        let place = (&Scope::default(), Body::Main);
+        descend(place, &Graph::new(main), None, &mut infer, &mut |_| {
+            Ok::<(), Infallible>(())
+        })
+        .unwrap_or_else(|never| match never {});
+        all
     }
 
     /// The facts of the graph at `scope`.
-    pub fn get(&self, scope: &Scope) -> Option<&Facts> {
+    pub fn get(&self, scope: &Scope) -> Option<&Arc<Facts>> {
         self.0.get(scope)
     }
 
-    /// Calls `visit` on every graph of `main`, the graph these facts were inferred from, outer ones first.
+    /// Calls `visit` on every graph of `main`, the graph these facts are of, outer ones first.
     ///
     /// # Errors
     /// The first error of `visit`.
@@ -52,74 +60,61 @@ impl ScopeFacts {
         main: &GraphProto,
         visit: &mut dyn FnMut(&Scoped) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.descend(&Graph::new(main), &Scope::default(), Body::Main, visit)
+        let mut known = |scope: &Scope, _: &Graph, _: Option<&Arc<Facts>>| self.get(scope).cloned();
+        let place = (&Scope::default(), Body::Main);
+        descend(place, &Graph::new(main), None, &mut known, visit)
     }
 
     /// [`Self::visit`] for visitors that cannot fail.
     pub fn for_each(&self, main: &GraphProto, visit: &mut dyn FnMut(&Scoped)) {
-        let done = self.visit::<Infallible>(main, &mut |scoped| {
+        self.visit(main, &mut |scoped| {
             visit(scoped);
-            Ok(())
-        });
-        match done {
-            Ok(()) => {}
-            Err(never) => match never {},
-        }
-    }
-
-    fn descend<E>(
-        &self,
-        graph: &Graph,
-        scope: &Scope,
-        body: Body,
-        visit: &mut dyn FnMut(&Scoped) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let Some(facts) = self.get(scope) else {
-            return Ok(());
-        };
-        visit(&Scoped {
-            scope,
-            body,
-            graph,
-            facts,
-        })?;
-        for (id, node) in graph.nodes() {
-            for (attribute, inner) in bodies(node) {
-                let step = Step {
-                    node: id.0,
-                    attribute,
-                };
-                let kind = match node.op_type() {
-                    "If" => Body::Branch,
-                    _ => Body::Iterated,
-                };
-                let inner = Graph::within(inner, graph);
-                self.descend(&inner, &scope.inside(step), kind, visit)?;
-            }
-        }
-        Ok(())
+            Ok::<(), Infallible>(())
+        })
+        .unwrap_or_else(|never| match never {});
     }
 }
 
-fn infer_inside(
-    model: &Model,
+/// Gives the facts of a graph, from those of the graph around it.
+type FactsOf<'f> = dyn FnMut(&Scope, &Graph, Option<&Arc<Facts>>) -> Option<Arc<Facts>> + 'f;
+
+fn descend<E>(
+    (scope, body): (&Scope, Body),
     graph: &Graph,
-    scope: &Scope,
-    facts: Facts,
-    all: &mut BTreeMap<Scope, Facts>,
-) {
+    outer: Option<&Arc<Facts>>,
+    facts_of: &mut FactsOf,
+    visit: &mut dyn FnMut(&Scoped) -> Result<(), E>,
+) -> Result<(), E> {
+    let Some(facts) = facts_of(scope, graph, outer) else {
+        return Ok(());
+    };
+    visit(&Scoped {
+        scope,
+        body,
+        graph,
+        facts: &facts,
+    })?;
     for (id, node) in graph.nodes() {
         for (attribute, inner) in bodies(node) {
             let step = Step {
                 node: id.0,
                 attribute,
             };
-            let inner = Graph::within(inner, graph);
-            let known = Facts::infer(model, &inner, Some(&facts));
-            infer_inside(model, &inner, &scope.inside(step), known, all);
+            let body = match node.op_type() {
+                "If" => Body::Branch,
+                _ => Body::Iterated,
+            };
+            let place = (&scope.inside(step), body);
+            descend(
+                place,
+                &Graph::within(inner, graph),
+                Some(&facts),
+                facts_of,
+                visit,
+            )?;
         }
     }
-    all.insert(scope.clone(), facts);
+    Ok(())
 }
 
 fn bodies(node: &NodeProto) -> impl Iterator<Item = (usize, &GraphProto)> {

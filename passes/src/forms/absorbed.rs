@@ -12,6 +12,7 @@ use crate::analysis::SiteView;
 use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
 use crate::forms::layout::{Layout, latents};
+use crate::forms::names::SiteNames;
 use crate::forms::{Form, FormError};
 use crate::graph::NodeId;
 use crate::graph::build::node;
@@ -32,8 +33,13 @@ impl Form for Absorbed {
         Ok(())
     }
 
-    fn layout(&self, view: &SiteView, factors: &Made, prefix: &str) -> Result<Layout, FormError> {
-        Ok(latents(view, factors.latent()?, prefix)?)
+    fn layout(
+        &self,
+        view: &SiteView,
+        factors: &Made,
+        names: &SiteNames,
+    ) -> Result<Layout, FormError> {
+        Ok(latents(view, factors.latent()?, names)?)
     }
 
     fn patch(
@@ -41,10 +47,11 @@ impl Form for Absorbed {
         view: &SiteView,
         layout: &Layout,
         ranks: Ranks,
-        prefix: &str,
+        names: &SiteNames,
     ) -> Result<Patch, FormError> {
-        let mut builder = Builder::new(view, prefix, layout, ranks);
+        let mut builder = Builder::new(self.name(), view, names, layout, ranks);
         let site = view.site();
+        builder.narrow_caches();
         let keys = builder.latent(&site.key, 'k', site.score);
         let values = builder.latent(&site.value, 'v', site.output);
         builder.score(&keys);
@@ -53,7 +60,7 @@ impl Form for Absorbed {
         for reader in readers.chain(&site.value.shape_readers) {
             builder.shape(reader);
         }
-        Ok(builder.patch)
+        Ok(builder.finish()?)
     }
 }
 
@@ -65,12 +72,6 @@ impl Builder<'_> {
         let latent = match &side.cache {
             Some(cache) => {
                 self.cached(side, cache, letter, &new);
-                let rank = if letter == 'k' {
-                    self.ranks.key
-                } else {
-                    self.ranks.value
-                };
-                self.narrow(cache, rank);
                 cache.present.clone()
             }
             None => {

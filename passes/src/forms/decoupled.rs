@@ -16,6 +16,7 @@ use crate::analysis::identity::SiteId;
 use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
 use crate::forms::layout::Layout;
+use crate::forms::names::SiteNames;
 use crate::forms::{Form, FormError, RankPlan};
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
@@ -66,14 +67,19 @@ impl Form for Decoupled {
     }
 
     /// `w_kr` [G*d, d], `w_ck` [G*d, r], `w_cv` [G*dv, r], `w_qr` [G, d, d], `w_qc` [G, d, r], `w_uv` [G, r, dv].
-    fn layout(&self, view: &SiteView, factors: &Made, prefix: &str) -> Result<Layout, FormError> {
+    fn layout(
+        &self,
+        view: &SiteView,
+        factors: &Made,
+        names: &SiteNames,
+    ) -> Result<Layout, FormError> {
         let Made::Decoupled(factors) = factors else {
             return Err(FormError::missing("its factors are not TransMLA's"));
         };
         let site = view.site();
         let (cached, product) = (site.elem_type, site.product_type);
         let mut layout = Layout::default();
-        let mut add = |role, elem_type, values| layout.add(prefix, role, elem_type, &values);
+        let mut add = |role, elem_type, values| layout.add(names, role, elem_type, &values);
         add("w_kr", cached, factors.rope_key.clone().into_dyn())?;
         add("w_ck", cached, factors.down_key.clone().into_dyn())?;
         add("w_cv", cached, factors.down_value.clone().into_dyn())?;
@@ -91,16 +97,17 @@ impl Form for Decoupled {
         view: &SiteView,
         layout: &Layout,
         ranks: Ranks,
-        prefix: &str,
+        names: &SiteNames,
     ) -> Result<Patch, FormError> {
         let keys = key_rotation(view)?;
         let queries = view.query_rotation();
-        let builder = Builder::new(view, prefix, layout, ranks);
-        let patch = match &queries {
+        let mut builder = Builder::new(self.name(), view, names, layout, ranks);
+        let done = match &queries {
             Rotated::By(queries) if !queries.packed => builder.decouple(keys, queries),
             _ => None,
         };
-        patch.ok_or_else(|| FormError::missing("the rotation of its queries is not followed"))
+        done.ok_or_else(|| FormError::missing("the rotation of its queries is not followed"))?;
+        Ok(builder.finish()?)
     }
 }
 
@@ -125,10 +132,11 @@ fn key_rotation<'v>(view: &'v SiteView) -> Result<&'v Rotation, FormError> {
 }
 
 impl Builder<'_> {
-    /// The whole patch; `None` where a shape in a rotation does not fit other rows.
-    fn decouple(mut self, keys: &Rotation, queries: &Rotation) -> Option<Patch> {
+    /// Makes the whole patch; `None` where a shape in a rotation does not fit other rows.
+    fn decouple(&mut self, keys: &Rotation, queries: &Rotation) -> Option<()> {
         let site = self.site;
         let (key_cache, value_cache) = (site.key.cache.as_ref()?, site.value.cache.as_ref()?);
+        self.narrow_caches();
         let key_nodes = self.keys(keys)?;
         self.place(key_cache.append, key_nodes);
         let value_nodes = self.latents(keys)?;
@@ -136,13 +144,11 @@ impl Builder<'_> {
         let score_nodes = self.scores(queries)?;
         self.place(site.score, score_nodes);
         self.values();
-        self.narrow(key_cache, self.ranks.key);
-        self.narrow(value_cache, self.ranks.value);
         let readers = site.key.shape_readers.iter();
         for reader in readers.chain(&site.value.shape_readers) {
             self.shape(reader);
         }
-        Some(self.patch)
+        Some(())
     }
 
     /// Rows [B, G, T, size] called `rows` as [B, T, G*size].

@@ -21,6 +21,7 @@ use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
 use crate::forms::folded::Projections;
 use crate::forms::layout::Layout;
+use crate::forms::names::SiteNames;
 use crate::forms::{CachedKeys, Form, FormError};
 use crate::graph::NodeId;
 use crate::graph::build::node;
@@ -48,7 +49,12 @@ impl Form for Expanded {
 
     /// As the absorbed form has them, with `w_uk` [G, r, d] on the side of the cache, or [r, G*d] where heads are split
     /// after the rotation; `w_ak` [E, r] and `w_av` [E, r], with biases, where a projection is folded.
-    fn layout(&self, view: &SiteView, factors: &Made, prefix: &str) -> Result<Layout, FormError> {
+    fn layout(
+        &self,
+        view: &SiteView,
+        factors: &Made,
+        names: &SiteNames,
+    ) -> Result<Layout, FormError> {
         let (site, factors) = (view.site(), factors.latent()?);
         let packed = known_rotation(view)?.is_some_and(|r| r.packed);
         // The exporter's own nodes go on scaling keys and values, so the factors must not; and rebuilt rows are of the
@@ -62,11 +68,11 @@ impl Form for Expanded {
         let up_value = factors.value.up.clone().permuted_axes([0, 2, 1]).into_dyn();
         let projections = Projections::of(view);
         let mut layout = Layout::default();
-        projections.add_key(&mut layout, prefix, cached, &factors.key)?;
-        layout.add(prefix, "w_uk", cached, &up_key)?;
-        projections.add_value(&mut layout, prefix, cached, &factors.value)?;
-        layout.add(prefix, "w_uv", cached, &up_value)?;
-        layout.add_output_bias(prefix, site, factors)?;
+        projections.add_key(&mut layout, names, cached, &factors.key)?;
+        layout.add(names, "w_uk", cached, &up_key)?;
+        projections.add_value(&mut layout, names, cached, &factors.value)?;
+        layout.add(names, "w_uv", cached, &up_value)?;
+        layout.add_output_bias(names, site, factors)?;
         Ok(layout)
     }
 
@@ -75,13 +81,13 @@ impl Form for Expanded {
         view: &SiteView,
         layout: &Layout,
         ranks: Ranks,
-        prefix: &str,
+        names: &SiteNames,
     ) -> Result<Patch, FormError> {
         let rotation = known_rotation(view)?;
-        let builder = Builder::new(view, prefix, layout, ranks);
-        builder
-            .expand(rotation)
-            .ok_or_else(|| FormError::missing("a shape in its rotation does not fit all positions"))
+        let mut builder = Builder::new(self.name(), view, names, layout, ranks);
+        let missing = || FormError::missing("a shape in its rotation does not fit all positions");
+        builder.expand(rotation).ok_or_else(missing)?;
+        Ok(builder.finish()?)
     }
 }
 
@@ -111,10 +117,11 @@ fn all_rows(side: &Side) -> &str {
 }
 
 impl Builder<'_> {
-    /// The whole patch; `None` where a shape on the way does not fit any number of positions.
-    fn expand(mut self, rotation: Option<&Rotation>) -> Option<Patch> {
+    /// Makes the whole patch; `None` where a shape on the way does not fit any number of positions.
+    fn expand(&mut self, rotation: Option<&Rotation>) -> Option<()> {
         let (site, graph) = (self.site, self.graph);
         let packed = rotation.is_some_and(|r| r.packed);
+        self.narrow_caches();
         let (mut nodes, rows) = match rotation {
             Some(rotation) => rotation.rows(graph, &|part| self.name(part))?,
             None => self.new_rows(&site.key, 'k'),
@@ -136,11 +143,10 @@ impl Builder<'_> {
         nodes.extend(more);
         self.put(&site.value, nodes);
         self.redirect(&[(&site.key, keys), (&site.value, values)]);
-        for (side, rank) in [(&site.key, self.ranks.key), (&site.value, self.ranks.value)] {
+        for side in [&site.key, &site.value] {
             let Some(cache) = &side.cache else {
                 continue;
             };
-            self.narrow(cache, rank);
             for reader in &side.shape_readers {
                 let asked = graph.node(reader.node).and_then(|n| n.input.first());
                 let pasts = || cache.past.iter().chain(&cache.aliases);
@@ -149,7 +155,7 @@ impl Builder<'_> {
                 }
             }
         }
-        Some(self.patch)
+        Some(())
     }
 
     /// The rows of this step, with the nodes that make them where it is the first.

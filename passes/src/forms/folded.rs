@@ -3,6 +3,7 @@
 use crate::analysis::SiteView;
 use crate::factor::SideFactors;
 use crate::forms::layout::Layout;
+use crate::forms::names::SiteNames;
 use crate::forms::tensors::TensorRange;
 use crate::recognize::rotation::Rotated;
 use crate::recognize::site::Side;
@@ -70,11 +71,11 @@ impl Projections {
     pub fn add_key(
         &self,
         layout: &mut Layout,
-        prefix: &str,
+        names: &SiteNames,
         elem_type: i32,
         factors: &SideFactors,
     ) -> Result<(), TensorRange> {
-        add(self.key.as_ref(), KEY, layout, (prefix, elem_type), factors)
+        add(self.key.as_ref(), KEY, layout, (names, elem_type), factors)
     }
 
     /// [`Self::add_key`] for the values.
@@ -84,12 +85,12 @@ impl Projections {
     pub fn add_value(
         &self,
         layout: &mut Layout,
-        prefix: &str,
+        names: &SiteNames,
         elem_type: i32,
         factors: &SideFactors,
     ) -> Result<(), TensorRange> {
         let projection = self.value.as_ref();
-        add(projection, VALUE, layout, (prefix, elem_type), factors)
+        add(projection, VALUE, layout, (names, elem_type), factors)
     }
 }
 
@@ -97,20 +98,20 @@ fn add(
     projection: Option<&Projected>,
     roles: Roles,
     layout: &mut Layout,
-    (prefix, elem_type): (&str, i32),
+    (names, elem_type): (&SiteNames, i32),
     factors: &SideFactors,
 ) -> Result<(), TensorRange> {
     let Some(projection) = projection else {
         let down = factors.down.clone().into_dyn();
-        return layout.add(prefix, roles.down, elem_type, &down);
+        return layout.add(names, roles.down, elem_type, &down);
     };
     let own = projection.elem_type;
     let weight = projection.weight.dot(&factors.down).into_dyn();
-    layout.add(prefix, roles.folded, own, &weight)?;
+    layout.add(names, roles.folded, own, &weight)?;
     layout.set(roles.down, layout.name(roles.folded).to_owned());
     layout.set(roles.input, projection.input.clone());
     if let Some(bias) = &projection.bias {
-        layout.add(prefix, roles.bias, own, &bias.dot(&factors.down).into_dyn())?;
+        layout.add(names, roles.bias, own, &bias.dot(&factors.down).into_dyn())?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use crate::analysis::SiteView;
 use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
 use crate::forms::layout::{Layout, latents};
+use crate::forms::names::SiteNames;
 use crate::forms::{Form, FormError};
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
@@ -57,8 +58,13 @@ impl Form for Grouped {
         Ok(())
     }
 
-    fn layout(&self, view: &SiteView, factors: &Made, prefix: &str) -> Result<Layout, FormError> {
-        Ok(latents(view, factors.latent()?, prefix)?)
+    fn layout(
+        &self,
+        view: &SiteView,
+        factors: &Made,
+        names: &SiteNames,
+    ) -> Result<Layout, FormError> {
+        Ok(latents(view, factors.latent()?, names)?)
     }
 
     fn patch(
@@ -66,19 +72,20 @@ impl Form for Grouped {
         view: &SiteView,
         layout: &Layout,
         ranks: Ranks,
-        prefix: &str,
+        names: &SiteNames,
     ) -> Result<Patch, FormError> {
         let old = operator(view).ok_or_else(|| FormError::missing("its operator is gone"))?;
-        let mut builder = Builder::new(view, prefix, layout, ranks);
+        let mut builder = Builder::new(self.name(), view, names, layout, ranks);
+        builder.narrow_caches();
         builder.operator(old);
-        Ok(builder.patch)
+        Ok(builder.finish()?)
     }
 }
 
 /// The `GroupQueryAttention` that the attention was spelled out from.
 fn operator<'v>(view: &SiteView<'v>) -> Option<&'v NodeProto> {
     let origin = view.placed.origin.as_ref()?;
-    origin.grouped.as_ref().map(|g| &g.node)
+    origin.grouped.as_ref()
 }
 
 impl Builder<'_> {
@@ -130,7 +137,6 @@ impl Builder<'_> {
         for cache in [&site.key.cache, &site.value.cache].into_iter().flatten() {
             // The operator makes the presents now.
             self.place(cache.append, Vec::new());
-            self.narrow(cache, self.ranks.key);
         }
     }
 

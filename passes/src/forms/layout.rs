@@ -6,6 +6,7 @@ use ndarray::{ArrayD, Axis};
 
 use crate::analysis::SiteView;
 use crate::factor::{Factors, SideFactors};
+use crate::forms::names::SiteNames;
 use crate::forms::tensors::{TensorRange, tensor};
 use crate::onnx::TensorProto;
 use crate::recognize::site::Site;
@@ -15,6 +16,8 @@ use crate::recognize::site::Site;
 pub struct Layout {
     /// The name of the initializer, or of the value, that serves each role: `w_dk`, for example.
     names: BTreeMap<&'static str, String>,
+    /// Element type and shape of each initializer, by its name.
+    declared: BTreeMap<String, (i32, Vec<usize>)>,
     /// The initializers themselves.
     pub tensors: Vec<TensorProto>,
 }
@@ -35,25 +38,33 @@ impl Layout {
         self.names.insert(role, name);
     }
 
-    /// Adds `values` as the initializer `<prefix>/<role>` of element type `elem_type`, and lets it serve `role`.
+    /// Adds `values` as the initializer `role` of element type `elem_type`, and lets it serve `role`.
     ///
     /// # Errors
     /// [`TensorRange`] where the type cannot hold a value.
     pub fn add(
         &mut self,
-        prefix: &str,
+        names: &SiteNames,
         role: &'static str,
         elem_type: i32,
         values: &ArrayD<f64>,
     ) -> Result<(), TensorRange> {
-        let name = format!("{prefix}/{role}");
+        let name = names.name(role);
         self.tensors.push(tensor(
             &name,
             elem_type,
             &values.as_standard_layout().view(),
         )?);
+        let shape = (elem_type, values.shape().to_vec());
+        self.declared.insert(name.clone(), shape);
         self.set(role, name);
         Ok(())
+    }
+
+    /// Name, element type and shape of every initializer.
+    pub fn declared(&self) -> impl Iterator<Item = (&str, i32, &[usize])> {
+        let all = self.declared.iter();
+        all.map(|(name, (elem_type, shape))| (name.as_str(), *elem_type, shape.as_slice()))
     }
 
     /// Adds the bias `b_v` [H, 1, dv] of the outputs, where the factors have one.
@@ -62,13 +73,13 @@ impl Layout {
     /// [`TensorRange`] where the type cannot hold a value.
     pub fn add_output_bias(
         &mut self,
-        prefix: &str,
+        names: &SiteNames,
         site: &Site,
         factors: &Factors,
     ) -> Result<(), TensorRange> {
         if let Some(bias) = &factors.bias {
             let by_head = (bias * site.value.scale).insert_axis(Axis(1));
-            self.add(prefix, "b_v", site.product_type, &by_head.into_dyn())?;
+            self.add(names, "b_v", site.product_type, &by_head.into_dyn())?;
         }
         Ok(())
     }
@@ -86,17 +97,21 @@ impl Layout {
 ///
 /// # Errors
 /// [`TensorRange`] where the model's element type cannot hold a factor.
-pub fn latents(view: &SiteView, factors: &Factors, prefix: &str) -> Result<Layout, TensorRange> {
+pub fn latents(
+    view: &SiteView,
+    factors: &Factors,
+    names: &SiteNames,
+) -> Result<Layout, TensorRange> {
     let site = view.site();
     let (cached, product) = (site.elem_type, site.product_type);
     let mut layout = Layout::default();
     let down = |side: &SideFactors| side.down.clone().into_dyn();
     let up_key = (&factors.key.up * site.key.scale).into_dyn();
-    layout.add(prefix, "w_dk", cached, &down(&factors.key))?;
-    layout.add(prefix, "w_uk", product, &up_key)?;
-    layout.add(prefix, "w_dv", cached, &down(&factors.value))?;
+    layout.add(names, "w_dk", cached, &down(&factors.key))?;
+    layout.add(names, "w_uk", product, &up_key)?;
+    layout.add(names, "w_dv", cached, &down(&factors.value))?;
     let up_value = (&factors.value.up * site.value.scale).permuted_axes([0, 2, 1]);
-    layout.add(prefix, "w_uv", product, &up_value.into_dyn())?;
-    layout.add_output_bias(prefix, site, factors)?;
+    layout.add(names, "w_uv", product, &up_value.into_dyn())?;
+    layout.add_output_bias(names, site, factors)?;
     Ok(layout)
 }

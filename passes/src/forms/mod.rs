@@ -24,6 +24,7 @@ use std::fmt;
 use crate::analysis::SiteView;
 use crate::analysis::identity::SiteId;
 use crate::factor::{Made, NotLatent, Ranks};
+use crate::facts::typed::Contradiction;
 use crate::graph::patch::Patch;
 use crate::onnx::TensorProto;
 use crate::operators::Target;
@@ -35,7 +36,7 @@ pub use decoupled::Decoupled;
 pub use expanded::Expanded;
 pub use grouped::Grouped;
 pub use layout::{Layout, latents};
-pub use names::Names;
+pub use names::{Names, SiteNames};
 pub use ranks::RankPlan;
 pub use tensors::{TensorRange, tensor};
 
@@ -103,15 +104,20 @@ pub trait Form: Sync {
     /// [`FormError`] with what is missing and the way out.
     fn check(&self, view: &SiteView, ranks: Ranks) -> Result<(), FormError>;
 
-    /// The initializers of one attention, under names that begin with `prefix`. Branches of an `If` that fill one cache
+    /// The initializers of one attention, under the names of `names`. Branches of an `If` that fill one cache
     /// share them.
     ///
     /// # Errors
     /// [`FormError`] where a factor does not fit the model's element type.
-    fn layout(&self, view: &SiteView, factors: &Made, prefix: &str) -> Result<Layout, FormError>;
+    fn layout(
+        &self,
+        view: &SiteView,
+        factors: &Made,
+        names: &SiteNames,
+    ) -> Result<Layout, FormError>;
 
-    /// The nodes of one attention in place of the exporter's. `layout` names the initializers; new values have names that
-    /// begin with `prefix`.
+    /// The nodes of one attention in place of the exporter's. `layout` names the initializers, and `names` gives the names of new
+    /// values.
     ///
     /// # Errors
     /// [`FormError`] where a node of the exporter cannot serve the latents.
@@ -120,7 +126,7 @@ pub trait Form: Sync {
         view: &SiteView,
         layout: &Layout,
         ranks: Ranks,
-        prefix: &str,
+        names: &SiteNames,
     ) -> Result<Patch, FormError>;
 }
 
@@ -149,6 +155,9 @@ pub enum FormError {
     /// The factors are of another kind than the form needs.
     #[error(transparent)]
     Factors(#[from] NotLatent),
+    /// The form contradicts the types or shapes of the graph; the model is unchanged.
+    #[error("internal error, {0}")]
+    Contradiction(#[from] Contradiction),
 }
 
 impl FormError {

@@ -11,7 +11,7 @@ impl Builder<'_> {
             return;
         };
         let output = old.output.first().map_or("", String::as_str);
-        let sizes = format!("{}/{}", self.prefix, output);
+        let sizes = self.name(output);
         let mut nodes = Vec::new();
         let mut parts = Vec::new();
         if reader

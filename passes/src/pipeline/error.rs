@@ -72,9 +72,6 @@ pub enum RewriteError {
     /// The rewritten graph is broken; nothing was changed.
     #[error("internal error, the rewritten graph is not well-formed: {0}")]
     Broken(VerifyError),
-    /// A value that stays has changed its type or shape.
-    #[error("internal error, the rewrite changes the type or shape of '{0}'")]
-    Seam(String),
 }
 
 impl RewriteError {

@@ -5,7 +5,6 @@ pub mod explain;
 pub mod factorize;
 pub mod options;
 pub mod patches;
-mod seam;
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -13,14 +12,15 @@ use crate::analysis::identity::{CacheId, SiteId};
 use crate::analysis::{Analysis, AnalysisError};
 use crate::factor::Ranks;
 use crate::facts::scoped::ScopeFacts;
+use crate::facts::types;
 use crate::forms::Store;
 use crate::graph::cleanup::{Live, cleanup};
-use crate::graph::inline::{calls, key_of};
+use crate::graph::functions::{calls, key_of};
 use crate::graph::patch::apply;
 use crate::graph::scopes::Scope;
 use crate::graph::verify::{VerifyError, verify};
 use crate::onnx::stored::Model;
-use crate::operators::Target;
+use crate::operators::{Target, output_facts};
 use crate::recognize::Recognized;
 use crate::recognize::reject::Reject;
 use crate::recognize::site::Site;
@@ -29,7 +29,6 @@ use explain::Explanation;
 use factorize::Factorize;
 use options::{RewriteOptions, check};
 use patches::{Callbacks, Patches, RewrittenSite};
-use seam::Seams;
 
 /// What a model holds.
 pub type Inspection = Recognized;
@@ -147,7 +146,6 @@ pub fn rewrite_analysed(
         explained,
         ..
     } = Patches::make(model, &analysis, options, &mut callbacks)?;
-    let seams = Seams::of(&analysis);
     // From here on the graph changes, inner graphs first; then the result is looked at as critically as the input.
     let mut main = analysis.main;
     let before: BTreeMap<Scope, Live> = by_scope
@@ -162,8 +160,11 @@ pub fn rewrite_analysed(
         cleanup(graph, before);
     }
     let original = model.proto.graph.replace(main);
-    if let Err(error) = accept(model, &seams) {
+    let imported = model.proto.opset_import.len();
+    model.proto.opset_import.extend(analysis.imports);
+    if let Err(error) = accept(model) {
         model.proto.graph = original;
+        model.proto.opset_import.truncate(imported);
         return Err(error);
     }
     // A function whose calls are gone is dead.
@@ -189,11 +190,10 @@ fn chosen(analysis: &Analysis, options: &RewriteOptions) -> HashSet<CacheId> {
     sites.map(|p| p.cache.clone()).collect()
 }
 
-fn accept(model: &Model, seams: &Seams) -> Result<(), RewriteError> {
+fn accept(model: &Model) -> Result<(), RewriteError> {
     verify(&model.proto).map_err(RewriteError::Broken)?;
     let main = model.proto.graph.as_ref();
     let main = main.ok_or(RewriteError::Broken(VerifyError::NoGraph))?;
-    let facts = ScopeFacts::infer(model, main);
-    let broken = seams.broken(main, &facts);
-    broken.map_or(Ok(()), |value| Err(RewriteError::Seam(value)))
+    let facts = ScopeFacts::infer(model, main, output_facts);
+    types::verify(main, &facts).map_err(|e| RewriteError::Broken(e.into()))
 }

@@ -6,7 +6,7 @@ use crate::analysis::identity::{CacheId, SiteId};
 use crate::analysis::placed::PlacedSite;
 use crate::analysis::{Analysis, SiteView};
 use crate::factor::{Made, Ranks, SideFactors};
-use crate::forms::{Layout, Names, Store};
+use crate::forms::{Layout, Names, SiteNames, Store};
 use crate::graph::patch::Patch;
 use crate::graph::scopes::Scope;
 use crate::graph::{Graph, label};
@@ -124,9 +124,9 @@ impl<'a> Patches<'a> {
         let site = view.site();
         let form = self.options.form;
         let refused = |cause| RewriteError::form(site.layer, form, cause);
-        let prefix = self
-            .names
-            .prefix(view.graph.node(site.score).map_or("", label));
+        let score = view.graph.node(site.score).map_or("", label);
+        let prefix = self.names.prefix(score);
+        let names = SiteNames::new(prefix, &self.names);
         let mut shared = match self.shared.remove(&view.placed.cache) {
             Some(shared) => shared,
             None => self.factors(view, callbacks.factorize)?,
@@ -136,7 +136,7 @@ impl<'a> Patches<'a> {
         let layout = match known.map(|(_, layout)| layout.clone()) {
             Some(layout) => layout,
             None => {
-                let made = form.layout(view, &shared.factors, &prefix);
+                let made = form.layout(view, &shared.factors, &names);
                 let mut layout = made.map_err(refused)?;
                 let main = self.by_scope.entry(Scope::default()).or_default();
                 for tensor in layout.tensors.drain(..) {
@@ -148,13 +148,13 @@ impl<'a> Patches<'a> {
             }
         };
         let mut patch = form
-            .patch(view, &layout, shared.ranks, &prefix)
+            .patch(view, &layout, shared.ranks, &names)
             .map_err(refused)?;
         self.explained.push(Explained::of(
             view,
             self.analysis,
             (form, shared.ranks),
-            (&patch, &prefix),
+            (&patch, names.prefix()),
         ));
         for (scope, change) in view.placed.interface(&self.analysis.main, &mut patch) {
             let outer = self.by_scope.entry(scope).or_default();

@@ -80,6 +80,11 @@ impl<'g> TypedPatch<'g> {
         &self.facts
     }
 
+    /// Whether the patch replaces the node `id`.
+    pub fn replaces(&self, id: NodeId) -> bool {
+        self.patch.replaced.contains_key(&id)
+    }
+
     /// Adds an initializer, or none where the patch has one of that name.
     pub fn initializer(&mut self, tensor: TensorProto) {
         let fact = content::of_tensor(&self.model, &tensor);

@@ -1,5 +1,7 @@
 //! What the target forms have in common: names, shapes and the way to latent rows.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::analysis::SiteView;
 use crate::factor::Ranks;
 use crate::facts::Facts;
@@ -24,6 +26,8 @@ pub struct Builder<'s> {
     pub ranks: Ranks,
     names: &'s SiteNames<'s>,
     patch: TypedPatch<'s>,
+    /// Values of the graph, each with the value that its readers are to read in its place.
+    redirected: BTreeMap<String, String>,
     /// The first node that contradicts what is known.
     contradiction: Option<Contradiction>,
 }
@@ -48,6 +52,7 @@ impl<'s> Builder<'s> {
             ranks,
             names,
             patch,
+            redirected: BTreeMap::new(),
             contradiction: None,
         }
     }
@@ -61,7 +66,14 @@ impl<'s> Builder<'s> {
     ///
     /// # Errors
     /// [`Contradiction`] with the first node that contradicts the types or shapes of the graph.
-    pub fn finish(self) -> Result<Patch, Contradiction> {
+    pub fn finish(mut self) -> Result<Patch, Contradiction> {
+        let readers = self.redirected.keys().flat_map(|v| self.graph.uses(v));
+        let readers: BTreeSet<NodeId> = readers.map(|usage| usage.node).collect();
+        for id in readers {
+            if let Some(reader) = self.reader(id).filter(|_| !self.patch.replaces(id)) {
+                self.place(id, vec![reader]);
+            }
+        }
         match self.contradiction {
             Some(contradiction) => Err(contradiction),
             None => self.patch.finish(),
@@ -174,6 +186,22 @@ impl Builder<'_> {
             }
         }
         (nodes, rows)
+    }
+
+    /// Lets every node of the graph that reads `value` read `other` in its place, but for those that the patch replaces.
+    pub fn redirect(&mut self, value: &str, other: String) {
+        self.redirected.insert(value.to_owned(), other);
+    }
+
+    /// The node `id` of the graph, as it reads after [`Self::redirect`].
+    pub fn reader(&self, id: NodeId) -> Option<NodeProto> {
+        let mut reader = self.graph.node(id)?.clone();
+        for input in &mut reader.input {
+            if let Some(other) = self.redirected.get(input.as_str()) {
+                input.clone_from(other);
+            }
+        }
+        Some(reader)
     }
 
     /// Gives past and present of both caches the shape [B, 1, length, r].

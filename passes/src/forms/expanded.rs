@@ -12,8 +12,6 @@
 //! cached keys and values reads K and V, so that the exporter's repetition, masks and products stay. The position of a
 //! cached row follows from the mask, or is its place; without a cache all rows are this step's, at its own positions.
 
-use std::collections::HashMap;
-
 use ndarray::Array3;
 
 use crate::analysis::SiteView;
@@ -23,7 +21,6 @@ use crate::forms::folded::Projections;
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
 use crate::forms::{CachedKeys, Form, FormError};
-use crate::graph::NodeId;
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
 use crate::onnx::NodeProto;
@@ -142,7 +139,9 @@ impl Builder<'_> {
         let (more, values) = self.rebuilt(&latents, 'v', false);
         nodes.extend(more);
         self.put(&site.value, nodes);
-        self.redirect(&[(&site.key, keys), (&site.value, values)]);
+        self.redirect(all_rows(&site.key), keys);
+        self.redirect(all_rows(&site.value), values);
+        self.add_bias();
         for side in [&site.key, &site.value] {
             let Some(cache) = &side.cache else {
                 continue;
@@ -242,43 +241,17 @@ impl Builder<'_> {
         (nodes, self.name(&part))
     }
 
-    /// Who read the rows of a side reads what was rebuilt from its latents; the value product gets its bias.
-    fn redirect(&mut self, rebuilt: &[(&Side, String)]) {
-        let mut changed: HashMap<NodeId, NodeProto> = HashMap::new();
-        for (side, whole) in rebuilt {
-            let rows = all_rows(side);
-            for usage in self.graph.uses(rows) {
-                let Some(old) = self.graph.node(usage.node) else {
-                    continue;
-                };
-                let reader = changed.entry(usage.node).or_insert_with(|| old.clone());
-                for input in reader.input.iter_mut().filter(|i| *i == rows) {
-                    input.clone_from(whole);
-                }
-            }
-        }
-        if let (Some(bias), Some(old)) =
-            (self.layout.find("b_v"), self.graph.node(self.site.output))
-        {
-            let (name, output) = self.names_of(self.site.output);
-            let product = self.name("out_BHTd");
-            let mut node_before = changed
-                .remove(&self.site.output)
-                .unwrap_or_else(|| old.clone());
-            node_before.name = Some(product.clone());
-            node_before.output = vec![product.clone()];
-            self.place(
-                self.site.output,
-                vec![
-                    node_before,
-                    node("Add", &name, &[&product, bias], &[&output]),
-                ],
-            );
-        }
-        let mut changed: Vec<_> = changed.into_iter().collect();
-        changed.sort_by_key(|(id, _)| *id);
-        for (id, reader) in changed {
-            self.place(id, vec![reader]);
-        }
+    /// The value product gets its bias, where there is one.
+    fn add_bias(&mut self) {
+        let product = self.site.output;
+        let (Some(bias), Some(mut reader)) = (self.layout.find("b_v"), self.reader(product)) else {
+            return;
+        };
+        let (name, output) = self.names_of(product);
+        let plain = self.name("out_BHTd");
+        reader.name = Some(plain.clone());
+        reader.output = vec![plain.clone()];
+        let sum = node("Add", &name, &[&plain, bias], &[&output]);
+        self.place(product, vec![reader, sum]);
     }
 }

@@ -71,7 +71,7 @@ pub enum RuntimeError {
         /// The runtime.
         runtime: &'static str,
     },
-    /// An input that no machine could hold.
+    /// An input whose declared shape is too large to be generated.
     #[error("input {name} of shape {shape:?} is too large to be made up: check its declared shape")]
     TooLarge {
         /// The input.

@@ -1,4 +1,4 @@
-//! What can be asked of a runtime, and how a model is opened in one.
+//! A model opened in a runtime, and the options of opening it.
 
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
-//! What a language model's inputs and outputs mean, told from their types, ranks and names alone.
+//! The meaning of a language model's inputs and outputs, inferred from their types, ranks and names alone.
 //!
 //! Exporters agree on little: caches are listed key by key or layer by layer, under `past_key_values.3.key`,
-//! `past_3_key` or `cache_k_3`. A cache is whatever comes in under one name and goes out longer under its partner's.
+//! `past_3_key` or `cache_k_3`. A cache is an input that an output with a matching name continues, longer by the new tokens.
 
 use crate::runtime::tensor::ElementType;
 use crate::validate::error::ValidateError;
@@ -77,7 +77,7 @@ pub struct Interface {
     pub logits: String,
     /// Element type of the logits.
     pub logits_element: ElementType,
-    /// The batch the model is fixed to, if it is.
+    /// The batch size, if the model declares it as a number.
     pub fixed_batch: Option<usize>,
 }
 
@@ -152,7 +152,7 @@ impl Interface {
         self.inputs.iter().any(|input| input.role == role)
     }
 
-    /// Whether some cache has an axis whose extent the model does not say.
+    /// Whether some cache has an axis whose extent the model does not declare.
     #[must_use]
     pub fn has_open_axes(&self) -> bool {
         self.caches
@@ -160,7 +160,7 @@ impl Interface {
             .any(|cache| !cache.open_axes().is_empty())
     }
 
-    /// Gives every open axis of the caches this extent, as a caller does who knows the head size.
+    /// Sets every open axis of the caches to `extent`, the head size.
     pub fn close_open_axes(&mut self, extent: usize) {
         for cache in &mut self.caches {
             for axis in cache.open_axes() {

@@ -8,10 +8,10 @@ use crate::validate::interface::Interface;
 use crate::validate::runner::Runner;
 use crate::validate::scenario::{ScenarioOptions, scenarios};
 
-/// More tokens than any scenario has in one row.
+/// An upper bound of the tokens of one row in any scenario.
 const LONGEST_SCENARIO: usize = 1 << 12;
 
-/// What to put the models through, and what to ask of them.
+/// The scenarios to run, and the tolerance that passes.
 #[derive(Debug, Clone)]
 pub struct ValidateOptions {
     /// Token ids are drawn below this.
@@ -20,8 +20,8 @@ pub struct ValidateOptions {
     pub tokens: Option<Vec<i64>>,
     /// Seed of the draw.
     pub seed: u64,
-    /// The graph counts positions from the left by itself (`GroupQueryAttention` without position ids), so padding on
-    /// the left would mean nothing.
+    /// Whether the graph counts positions from the left by itself (`GroupQueryAttention` without position ids), so that
+    /// padding on the left would shift them.
     pub right_padded_only: bool,
     /// The largest `max |delta logit| / max |logit|` that passes; none takes 1e-3 for single and 2e-2 for half precision.
     pub tolerance: Option<f64>,

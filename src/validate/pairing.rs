@@ -4,7 +4,7 @@ use crate::runtime::tensor::ElementType;
 use crate::validate::error::ValidateError;
 use crate::validate::port::{AxisSize, Port};
 
-/// Words that only say which side of the model a cache is on, or that it is one.
+/// Words of a name that say only that it is a cache, or whether it is the past or the present one.
 const SIDE_WORDS: [&str; 13] = [
     "past", "present", "cache", "caches", "kv", "in", "out", "input", "output", "new", "updated",
     "next", "states",
@@ -99,7 +99,7 @@ fn partner<'a>(past: &Port, presents: &[&'a Port]) -> Option<&'a Port> {
     }
 }
 
-/// What a cache's name says besides its side: its layer, key or value, and anything else, in sorted words.
+/// The words of a cache's name without [`SIDE_WORDS`]: its layer, key or value, and anything else, sorted.
 fn signature(port: &Port) -> Vec<String> {
     // In these the words key and value stand for the cache as a whole.
     let mut name = port.name.to_lowercase();

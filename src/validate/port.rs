@@ -37,7 +37,7 @@ pub enum Role {
     CachePosition,
     /// Whether there is a cache to read, in models that hold both decoders.
     UseCacheBranch,
-    /// What an encoder gives, the same in every run: its states or caches, and the mask over them.
+    /// The output of an encoder, the same in every run: its states or caches, or the mask over them.
     Context,
     /// For how many of the last tokens logits are wanted.
     LogitsToKeep,

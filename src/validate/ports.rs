@@ -1,4 +1,4 @@
-//! What validation needs to know of a model, read from its messages.
+//! The description of a language model that validation needs, read from the messages of its file.
 
 use gqa2mla_passes::graph::{Graph, int_attribute, is_contrib, is_op};
 use gqa2mla_passes::onnx::{
@@ -10,7 +10,7 @@ use crate::validate::error::ValidateError;
 use crate::validate::interface::Interface;
 use crate::validate::port::{AxisSize, Port, Role};
 
-/// Token ids are drawn below this where the model does not tell how many it knows.
+/// Random token ids are below this where the graph does not tell the size of the vocabulary.
 const SMALL_VOCABULARY: usize = 32;
 
 /// A language model as its messages describe it.
@@ -24,7 +24,7 @@ pub struct LanguageModel {
     pub vocabulary_is_known: bool,
     /// Whether the graph counts positions from the mask by itself, so that padding has to be on the right.
     pub right_padded_only: bool,
-    /// Whether activations are rounded to integers on the way, where a difference in the last digit becomes a step.
+    /// Whether some activations are quantized to integers: a difference in the last digit may then become a whole step.
     pub rounds_activations: bool,
 }
 

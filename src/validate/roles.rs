@@ -4,7 +4,7 @@ use crate::runtime::tensor::ElementType;
 use crate::validate::error::ValidateError;
 use crate::validate::port::{AxisSize, Port, Role};
 
-/// The role of an input that its name and type give away; nothing for what may be a cache or token ids.
+/// The role of an input that its name and type tell; `None` for inputs that may be caches or token ids.
 ///
 /// # Errors
 /// [`ValidateError::Input`] when name and type contradict each other.
@@ -52,7 +52,7 @@ pub fn plain_role(port: &Port) -> Result<Option<Role>, ValidateError> {
     }
 }
 
-/// Settles which input holds the tokens, by name, else as the only integer matrix nobody else claims.
+/// Finds the input that holds the tokens: by name, else as the only integer matrix without another role.
 ///
 /// # Errors
 /// [`ValidateError::Interface`] when nothing holds tokens.

@@ -1,4 +1,4 @@
-//! What both models are put through: whole prompts, single steps, several tokens on top of a cache, and a padded batch.
+//! The scenarios that both models run: whole prompts, single steps, several tokens on top of a cache, and a padded batch.
 //! The same seed gives the same tokens.
 
 use crate::validate::interface::Interface;
@@ -42,11 +42,11 @@ pub struct ScenarioOptions<'a> {
     pub given: Option<&'a [i64]>,
     /// Seed of the draw.
     pub seed: u64,
-    /// The graph finds positions by counting from the left, so that padding there would mean nothing.
+    /// Whether the graph counts positions from the left by itself, so that padding on the left would shift them.
     pub right_padded_only: bool,
 }
 
-/// The scenarios a model with this interface can be put through.
+/// The scenarios that a model with this interface can run.
 #[must_use]
 pub fn scenarios(interface: &Interface, options: &ScenarioOptions<'_>) -> Vec<Scenario> {
     let mut source = TokenSource::new(options);

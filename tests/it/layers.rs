@@ -28,8 +28,8 @@ const PASSES: [&[&str]; 9] = [
 /// The rooms of `src`.
 const SHELL: [&[&str]; 8] = [
     &["files", "runtime"],
-    &["validate"],
-    &["measure"],
+    &["validate", "model"],
+    &["measure", "rewriter"],
     &["fit"],
     &["compress"],
     &["serving"],

@@ -14,8 +14,9 @@ use tract_onnx::prelude::{
     TVec, TractResult, TypedRunnableModel,
 };
 
+use crate::runtime::error::{RuntimeError, panic_message};
+use crate::runtime::session::{RuntimeOptions, Session};
 use crate::runtime::tensor::{Data, Tensor};
-use crate::runtime::{RuntimeError, RuntimeOptions, Session, panic_message};
 
 const NAME: &str = "tract";
 
@@ -109,7 +110,7 @@ fn build(
     typed.into_runnable()
 }
 
-/// Runs something of tract's, turning errors and panics into words: tract asserts on graphs it does not expect.
+/// Calls `work` and turns tract's errors and panics into text: tract asserts on graphs that it does not expect.
 fn guarded<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| format!("{error:#}")),

@@ -141,7 +141,12 @@ fn version() -> String {
     let runtime = match gqa2mla::runtime::version() {
         Ok((version, path)) => format!("ONNX Runtime {version} ({})", path.display()),
         Err(RuntimeError::NotFound { looked_in }) => {
-            format!("no ONNX Runtime (looked in {looked_in}); the embedded tract runs models")
+            let instead = if cfg!(feature = "tract") {
+                "the embedded tract runs models"
+            } else {
+                "built without tract, so no models can be run"
+            };
+            format!("no ONNX Runtime (looked in {looked_in}); {instead}")
         }
         Err(error) => format!("ONNX Runtime cannot be used: {error}"),
     };

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::cli::exit::Exit;
 use crate::cli::screen::{emit, emit_json};
 
-/// Print the graph as stable text, never the numbers of a weight.
+/// Print the graph as stable text: short constants in full, weights as shapes.
 ///
 /// Example: gqa2mla print fixtures/optimum-llama --layer 0
 #[derive(Debug, Args)]

@@ -2,12 +2,19 @@
 
 use std::path::PathBuf;
 
+/// What an error about a missing ONNX Runtime adds in a build that has no tract to fall back to.
+const IN_ITS_PLACE: &str = if cfg!(feature = "tract") {
+    ""
+} else {
+    ", and this gqa2mla is built without tract, which runs simple models in its place"
+};
+
 /// Why a model could not be opened or run.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     /// No ONNX Runtime anywhere on this machine.
     #[error(
-        "ONNX Runtime was not found (looked in {looked_in}). Install it with: pip install onnxruntime==1.32.0"
+        "ONNX Runtime was not found (looked in {looked_in}){IN_ITS_PLACE}. Install it with: pip install onnxruntime==1.32.0"
     )]
     NotFound {
         /// Places that were searched, in order.
@@ -23,6 +30,11 @@ pub enum RuntimeError {
         /// What is wrong with it.
         reason: String,
     },
+    /// tract was asked for, and this build has none.
+    #[error(
+        "this gqa2mla is built without tract: choose ONNX Runtime (--runtime ort), or build it with the feature `tract`"
+    )]
+    WithoutTract,
     /// A process can hold one ONNX Runtime, and it holds another one.
     #[error("cannot load ONNX Runtime from {}: this process already uses {}", asked.display(), loaded.display())]
     AlreadyLoaded {

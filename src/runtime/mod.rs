@@ -1,7 +1,8 @@
 //! Running a model file: one trait, two runtimes.
 //!
 //! ONNX Runtime is what serves models, so it is what proofs should be run in; it is loaded at run time from wherever
-//! the machine has it. tract is built in and runs simple graphs where ONNX Runtime is not installed.
+//! the machine has it. tract is built in, unless the feature `tract` is off, and runs simple graphs where ONNX Runtime
+//! is not installed.
 
 mod error;
 mod library;
@@ -10,6 +11,7 @@ mod open;
 mod ort;
 mod session;
 pub mod tensor;
+#[cfg(feature = "tract")]
 mod tract;
 
 pub use error::RuntimeError;

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::runtime::error::RuntimeError;
 use crate::runtime::session::{Provider, RuntimeKind, RuntimeOptions, Session};
-use crate::runtime::{library, locate, ort, tract};
+#[cfg(feature = "tract")]
+use crate::runtime::tract;
+use crate::runtime::{library, locate, ort};
 
 /// Opens a model file, with external data relative to it.
 ///
@@ -19,7 +21,9 @@ pub fn open(model: &Path, options: &RuntimeOptions) -> Result<Box<dyn Session>, 
         // Only a machine without ONNX Runtime falls back: a library or device that was named and does not work is an
         // error, or a check could pass in another runtime than the one it was meant for.
         Err(RuntimeError::NotFound { .. })
-            if options.runtime == RuntimeKind::Auto && options.provider == Provider::Cpu =>
+            if cfg!(feature = "tract")
+                && options.runtime == RuntimeKind::Auto
+                && options.provider == Provider::Cpu =>
         {
             open_tract(model, options)
         }
@@ -57,5 +61,8 @@ fn open_tract(model: &Path, options: &RuntimeOptions) -> Result<Box<dyn Session>
             reason: "tract is built for the processor only; choose ONNX Runtime".to_owned(),
         });
     }
-    Ok(Box::new(tract::TractSession::open(model, options)?))
+    #[cfg(feature = "tract")]
+    return Ok(Box::new(tract::TractSession::open(model, options)?));
+    #[cfg(not(feature = "tract"))]
+    Err(RuntimeError::WithoutTract)
 }

@@ -17,6 +17,7 @@ mod cli;
 mod common;
 mod compress;
 mod folders;
+mod hostile;
 mod json;
 mod layers;
 mod messages;

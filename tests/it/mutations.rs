@@ -91,7 +91,12 @@ fn fate(model: LoadedModel, what: &str, tolerance: f64) -> Fate {
         &mut |tensor| Ok(tensor),
         &mut |_, _| {},
     );
-    if done.is_err() {
+    if let Err(error) = done {
+        // A rewrite that contradicts itself is a fault of the rewrite, whatever the model.
+        assert!(
+            !error.to_string().contains("internal error"),
+            "{what}: {error}"
+        );
         return Fate::Refused;
     }
     let Ok(mut first) = session(&original) else {
@@ -253,11 +258,26 @@ fn random_change(graph: &mut GraphProto, random: &mut Random) -> String {
 }
 
 #[test]
-fn random_changes_never_give_a_silent_wrong_answer() {
+#[ignore = "takes a minute"]
+fn random_changes_of_four_exports_never_give_a_silent_wrong_answer() {
+    random_changes(&MANY.map(str::to_owned), 120);
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn random_changes_of_any_other_export_never_give_a_silent_wrong_answer() {
+    let others: Vec<String> = bases()
+        .into_iter()
+        .filter(|name| !MANY.contains(&name.as_str()))
+        .collect();
+    random_changes(&others, 20);
+}
+
+/// Changes each of `names` once for each seed below `count`.
+fn random_changes(names: &[String], count: u64) {
     let mut fates: BTreeMap<Fate, usize> = BTreeMap::new();
-    for name in &bases() {
-        let many = MANY.contains(&name.as_str());
-        for seed in 0..if many { 120 } else { 20 } {
+    for name in names {
+        for seed in 0..count {
             let mut random = Random(seed * 7919 + name.len() as u64);
             let mut model = base(name);
             let what = random_change(graph(&mut model), &mut random);

@@ -1,13 +1,12 @@
 //! The meaning of every rewrite: both models are run, and their logits compared. The shape is shown in rewrite.rs.
 
+#[cfg(feature = "tract")]
 #[path = "numerics/tract.rs"]
 mod tract;
 
-use std::collections::BTreeMap;
-
 use crate::common::{
-    HALF, How, IN_BF16, SEEN, SINGLE, compared, exchange_two_heads, fixture, fixtures, folder,
-    in_ort, loaded, pair, recognised_fixtures, rewritten, root, session, with,
+    HALF, IN_BF16, SEEN, SINGLE, compared, exchange_two_heads, fixture, fixtures, folder, in_ort,
+    loaded, pair, recognised_fixtures, rewritten, root, session, with,
 };
 use std::path::Path;
 

@@ -134,6 +134,7 @@ fn cache_bytes(results: &Value) -> Vec<f64> {
 }
 
 #[test]
+#[ignore = "needs the serving stacks"]
 fn half_a_cache_is_half_a_cache_in_the_running_stack() {
     let place = folder();
     let half = ["--cache-ratio", "0.5", "--factors", "weights"];

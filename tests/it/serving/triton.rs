@@ -58,6 +58,7 @@ fn triton_config(inputs: &[Input], logits: &str) -> String {
 }
 
 #[test]
+#[ignore = "needs the serving stacks"]
 fn in_a_triton_configuration_the_dims_of_caches_change_and_nothing_else() {
     let place = folder();
     let repository = place.path().join("llama");
@@ -104,6 +105,7 @@ fn in_a_triton_configuration_the_dims_of_caches_change_and_nothing_else() {
 }
 
 #[test]
+#[ignore = "needs the serving stacks"]
 fn a_triton_configuration_is_made_where_there_is_none() {
     let place = folder();
     // Two take batches; the third has an input that says which branch to take, and no batch in front of it.

@@ -8,7 +8,7 @@ use gqa2mla_passes::graph::{label, text};
 use gqa2mla_passes::onnx::{NodeProto, TensorProto};
 use serde_json::{Value, json};
 
-use crate::cli::Outcome;
+use crate::cli::exit::Exit;
 use crate::cli::screen::{emit, emit_json};
 
 /// Show the nodes, initializers and interface in which two models differ; exits with 1 where they do.
@@ -39,7 +39,7 @@ impl Section {
 }
 
 impl Diff {
-    pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
+    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
         let (before, after) = (load(&self.before)?, load(&self.after)?);
         let sections: Vec<Section> = [
             ("model", header as fn(&LoadedModel) -> Vec<String>),
@@ -53,8 +53,8 @@ impl Diff {
         let same = sections.iter().all(Section::is_empty)
             && identity(&before.model)? == identity(&after.model)?;
         let outcome = match same || self.exit_zero {
-            true => Outcome::Done,
-            false => Outcome::Failed,
+            true => Exit::Done,
+            false => Exit::Failed,
         };
         if json {
             let parts = sections.iter().map(|s| {

@@ -186,9 +186,16 @@ fn tokenized(
     let mut ids = Vec::new();
     for file in files {
         let path = file.display().to_string();
-        let text = fs::read_to_string(file).map_err(|cause| TextError::Io {
-            path: path.clone(),
-            cause,
+        let text = fs::read_to_string(file).map_err(|cause| match cause.kind() {
+            io::ErrorKind::InvalidData => TextError::Format {
+                path: path.clone(),
+                detail: "it is not UTF-8 text: give plain text, or token ids with --token-ids"
+                    .to_owned(),
+            },
+            _ => TextError::Io {
+                path: path.clone(),
+                cause,
+            },
         })?;
         let encoded = known
             .encode_fast(text, false)

@@ -15,8 +15,9 @@ use tract_onnx::prelude::{
 };
 use tract_onnx::tract_core::internal::bail;
 
+use crate::runtime::error::{RuntimeError, panic_message};
+use crate::runtime::session::{RuntimeOptions, Session};
 use crate::runtime::tensor::{Data, Tensor};
-use crate::runtime::{RuntimeError, RuntimeOptions, Session, panic_message};
 
 const NAME: &str = "tract";
 

@@ -11,7 +11,7 @@ use deliberate::{mutations, places};
 use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla::files::save::save;
 use gqa2mla::runtime::{RuntimeKind, RuntimeOptions, Session, open};
-use gqa2mla::validate::ports::subject;
+use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla::validate::{ValidateOptions, validate};
 use gqa2mla_passes::onnx::{GraphProto, tensor_proto::DataType};
 use gqa2mla_passes::{RewriteOptions, by_weights, rewrite};
@@ -82,7 +82,7 @@ fn fate(model: LoadedModel, what: &str, tolerance: f64) -> Fate {
     let folder = tempfile::tempdir().unwrap();
     let original = folder.path().join("original.onnx");
     save(&model, &original).unwrap();
-    let before = subject(&model.model.proto).unwrap();
+    let before = LanguageModel::of(&model.model.proto).unwrap();
     let mut changed = load(&original).unwrap();
     let done = rewrite(
         &mut changed.model,
@@ -104,7 +104,7 @@ fn fate(model: LoadedModel, what: &str, tolerance: f64) -> Fate {
     };
     let rewritten = folder.path().join("rewritten.onnx");
     save(&changed, &rewritten).unwrap();
-    let after = subject(&changed.model.proto).unwrap();
+    let after = LanguageModel::of(&changed.model.proto).unwrap();
     let mut second =
         session(&rewritten).unwrap_or_else(|e| panic!("{what}: the rewrite does not load: {e}"));
     let options = ValidateOptions {

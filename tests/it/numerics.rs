@@ -12,7 +12,7 @@ use std::path::Path;
 
 use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla::runtime::RuntimeKind;
-use gqa2mla::validate::ports::subject;
+use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla::validate::runner::Runner;
 use gqa2mla_passes::onnx::tensor_proto::DataType;
 use gqa2mla_passes::pipeline::plan;
@@ -202,7 +202,7 @@ fn the_decoupled_form_is_right_where_there_is_nothing_to_rotate() {
         );
         let alone = |path: &Path| {
             let loaded = load(path).unwrap();
-            let interface = subject(&loaded.model.proto).unwrap().interface;
+            let interface = LanguageModel::of(&loaded.model.proto).unwrap().interface;
             let mut session = session(&loaded.path, RuntimeKind::Ort).unwrap();
             let mut runner = Runner::new(session.as_mut(), &interface).unwrap();
             runner.start(&[0]).unwrap();

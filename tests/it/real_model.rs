@@ -12,7 +12,7 @@ use crate::common::{python, real_model as model, session, shared, with};
 use gqa2mla::files::load::load;
 use gqa2mla::runtime::RuntimeKind;
 use gqa2mla::validate::greedy;
-use gqa2mla::validate::ports::subject;
+use gqa2mla::validate::ports::LanguageModel;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -70,7 +70,9 @@ fn same_bytes(one: &Path, other: &Path) -> bool {
 }
 
 fn continuation(path: &Path) -> Vec<i64> {
-    let interface = subject(&load(path).unwrap().model.proto).unwrap().interface;
+    let interface = LanguageModel::of(&load(path).unwrap().model.proto)
+        .unwrap()
+        .interface;
     let mut session = session(path, RuntimeKind::Ort).unwrap();
     greedy(session.as_mut(), &interface, &PROMPT, WRITTEN).unwrap()
 }

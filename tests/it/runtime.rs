@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use gqa2mla::runtime::locate::{Surroundings, locate};
 use gqa2mla::runtime::tensor::{Data, ElementType, Tensor};
 use gqa2mla::runtime::{Provider, RuntimeError, RuntimeKind, RuntimeOptions, open};
-use gqa2mla::validate::interface::{Dim, Interface, Port, Role};
+use gqa2mla::validate::interface::Interface;
+use gqa2mla::validate::port::{AxisSize, Port, Role};
 use gqa2mla::validate::{ValidateError, ValidateOptions, greedy, validate};
 
 const FLOAT: i32 = 1;
@@ -52,8 +53,8 @@ fn runtimes() -> Vec<RuntimeOptions> {
 
 fn port(name: &str, elem_type: i32, dims: &[&str]) -> Port {
     let dim = |text: &&str| match text.parse() {
-        Ok(number) => Dim::Fixed(number),
-        Err(_) => Dim::Symbol((*text).to_owned()),
+        Ok(number) => AxisSize::Fixed(number),
+        Err(_) => AxisSize::Symbol((*text).to_owned()),
     };
     Port {
         name: name.to_owned(),

@@ -15,8 +15,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::common::{Ran, fixture, folder, loaded, real_model, root, run};
-use gqa2mla::validate::interface::{Dim, Input};
-use gqa2mla::validate::ports::subject;
+use gqa2mla::validate::interface::Input;
+use gqa2mla::validate::port::AxisSize;
+use gqa2mla::validate::ports::LanguageModel;
 use serde_json::{Value, json};
 
 /// Prompts for the models of the fixtures, and for the real one ("The capital of France is").

@@ -8,7 +8,7 @@ use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla::files::save::save;
 use gqa2mla::runtime::{RuntimeKind, RuntimeOptions, Session, open};
 use gqa2mla::validate::compare::Comparison;
-use gqa2mla::validate::ports::subject;
+use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla::validate::{ValidateOptions, validate};
 use gqa2mla_passes::onnx::{GraphProto, NodeProto};
 use gqa2mla_passes::pipeline::factorize::Factorize;
@@ -163,8 +163,8 @@ pub fn compared(before: &LoadedModel, after: &LoadedModel, how: How) -> Result<C
     save(before, &paths.0).unwrap();
     save(after, &paths.1).unwrap();
     let subjects = (
-        subject(&before.model.proto).unwrap(),
-        subject(&after.model.proto).unwrap(),
+        LanguageModel::of(&before.model.proto).unwrap(),
+        LanguageModel::of(&after.model.proto).unwrap(),
     );
     let mut original = session(&paths.0, how.runtime).map_err(|e| format!("the original: {e}"))?;
     let mut changed = session(&paths.1, how.runtime).map_err(|e| format!("the rewritten: {e}"))?;

@@ -129,7 +129,7 @@ fn refuse_boolean_masks(graph: &TypedModel) -> TractResult<()> {
     Ok(())
 }
 
-/// Runs something of tract's, turning errors and panics into words: tract asserts on graphs it does not expect.
+/// Calls `work` and turns tract's errors and panics into text: tract asserts on graphs that it does not expect.
 fn guarded<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| format!("{error:#}")),

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ndarray::ArrayD;
-use ndarray_npy::{ReadNpyError, ReadableElement, read_npy};
+use ndarray_npy::{ReadNpyError, ReadNpyExt, ReadableElement};
 use tokenizers::Tokenizer;
 
 /// A model's embedding may have this share of rows more than its tokenizer has tokens: exporters pad it.
@@ -203,16 +203,16 @@ fn tokenized(
 
 fn listed(path: &Path) -> Result<Vec<i64>, TextError> {
     let shown = path.display().to_string();
-    if path.extension().is_some_and(|e| e == "npy") {
-        return npy(path).map_err(|e| TextError::Format {
-            path: shown,
-            detail: format!("expected a .npy file of integers: {e}"),
-        });
-    }
     let bytes = fs::read(path).map_err(|cause| TextError::Io {
         path: shown.clone(),
         cause,
     })?;
+    if path.extension().is_some_and(|e| e == "npy") {
+        return npy(&bytes).map_err(|e| TextError::Format {
+            path: shown,
+            detail: format!("expected a .npy file of integers: {e}"),
+        });
+    }
     serde_json::from_slice(&bytes).map_err(|e| TextError::Format {
         path: shown,
         detail: format!("expected one JSON list of token ids: {e}"),
@@ -220,14 +220,53 @@ fn listed(path: &Path) -> Result<Vec<i64>, TextError> {
 }
 
 /// Integers of any width that token ids come in, in any number of dimensions.
-fn npy(path: &Path) -> Result<Vec<i64>, ReadNpyError> {
-    fn of<T: ReadableElement + Into<i64>>(path: &Path) -> Result<Vec<i64>, ReadNpyError> {
-        let array: ArrayD<T> = read_npy(path)?;
+fn npy(bytes: &[u8]) -> Result<Vec<i64>, String> {
+    fn of<T: ReadableElement + Into<i64>>(bytes: &[u8]) -> Result<Vec<i64>, ReadNpyError> {
+        let array = ArrayD::<T>::read_npy(bytes)?;
         Ok(array.into_iter().map(Into::into).collect())
     }
+    // Before the reader makes room for what the header claims.
+    check_npy_length(bytes)?;
     // The header says which one fits; the last refusal is the one to tell.
-    of::<i64>(path)
-        .or_else(|_| of::<i32>(path))
-        .or_else(|_| of::<u32>(path))
-        .or_else(|_| of::<u16>(path))
+    of::<i64>(bytes)
+        .or_else(|_| of::<i32>(bytes))
+        .or_else(|_| of::<u32>(bytes))
+        .or_else(|_| of::<u16>(bytes))
+        .map_err(|e| e.to_string())
+}
+
+/// Refuses a .npy file whose header claims more numbers than there are bytes after it, which no element type fits into.
+/// The format: 6 bytes of magic, 2 of version, the header's length in 2 bytes (version 1) or 4, the header as a Python
+/// dictionary.
+fn check_npy_length(bytes: &[u8]) -> Result<(), String> {
+    let cut = || "its header is not whole".to_owned();
+    let number = |at: std::ops::Range<usize>| -> Option<usize> {
+        let bytes = bytes.get(at)?.iter().rev();
+        Some(bytes.fold(0, |number, byte| number << 8 | usize::from(*byte)))
+    };
+    let (start, length) = match bytes.get(6) {
+        Some(1) => (10, number(8..10)),
+        _ => (12, number(8..12)),
+    };
+    let end = start + length.ok_or_else(cut)?;
+    let header = String::from_utf8_lossy(bytes.get(start..end).ok_or_else(cut)?);
+    let shape = header
+        .split_once("'shape'")
+        .and_then(|(_, rest)| rest.split_once('(')?.1.split_once(')'))
+        .map(|(shape, _)| shape.to_owned())
+        .ok_or("its header has no shape")?;
+    let held = bytes.len() - end;
+    let claimed = shape
+        .split(',')
+        .map(str::trim)
+        .filter(|extent| !extent.is_empty())
+        .try_fold(1_usize, |product, extent| {
+            product.checked_mul(extent.parse().ok()?)
+        });
+    match claimed {
+        Some(claimed) if claimed <= held => Ok(()),
+        _ => Err(format!(
+            "its header claims a shape of ({shape}), and {held} bytes follow it: the file is truncated or broken"
+        )),
+    }
 }

@@ -4,6 +4,7 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::Args;
 use gqa2mla::files::load::load;
+use gqa2mla::files::outputs::{check_file, check_inputs};
 use gqa2mla::fit::calibrate::{calibrate, store};
 use gqa2mla::report::grouped;
 use gqa2mla::validate::ports::subject;
@@ -43,6 +44,10 @@ impl Calibrate {
     pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
         let started = Instant::now();
         let model = load(&self.model)?;
+        check_inputs(&model, &self.out)?;
+        for input in self.text.files() {
+            check_file(&self.out, &[input])?;
+        }
         let shown = model.path.display().to_string();
         let subject = subject(&model.model.proto).with_context(|| shown.clone())?;
         let text = self

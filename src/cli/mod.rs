@@ -4,6 +4,7 @@ mod calibrate;
 mod compare;
 mod completions;
 mod diff;
+mod escaped;
 mod factors;
 mod inspect;
 mod man;
@@ -19,10 +20,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use gqa2mla::compress::compressor::CompressError;
 use gqa2mla::compress::convert::ConvertError;
+use gqa2mla::files::interrupted;
+use gqa2mla::files::outputs::OutputError;
 use gqa2mla::runtime::RuntimeError;
 use gqa2mla_passes::RewriteError;
 use serde_json::json;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
@@ -95,6 +98,12 @@ pub fn run() -> ExitCode {
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
     };
+    for path in interrupted::cleared() {
+        screen::complain(&format!(
+            "removed {}, which a run that was killed has left",
+            path.display()
+        ));
+    }
     match result {
         Ok(outcome) => match screen::broken() {
             None => outcome.into(),
@@ -116,12 +125,20 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Lets a run that the user stops leave nothing half done.
+/// Lets a run that the user stops leave nothing half done, and say what the next one goes on from.
 fn clear_when_stopped() -> std::io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    gqa2mla::files::mapped::report_truncation()?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     std::thread::Builder::new().spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            gqa2mla::files::interrupted::clear();
+            interrupted::clear();
+            for (folder, bytes) in interrupted::unfinished() {
+                screen::complain(&format!(
+                    "stopped; {} keeps what is done ({}): the same command goes on from there, and --clean removes it",
+                    folder.display(),
+                    screen::size(bytes)
+                ));
+            }
             // At once: what a library does at the end of a process would meet threads that still work.
             low_level::exit(STOPPED + signal);
         }
@@ -153,7 +170,12 @@ fn usage(error: &clap::Error) -> ExitCode {
 /// The version, and the runtime that models would run in.
 fn version() -> String {
     let runtime = match gqa2mla::runtime::version() {
-        Ok((version, path)) => format!("ONNX Runtime {version} ({})", path.display()),
+        Ok(used) => format!(
+            "ONNX Runtime {} ({}, by {})",
+            used.version,
+            used.path.display(),
+            used.origin
+        ),
         Err(RuntimeError::NotFound { looked_in }) => {
             format!("no ONNX Runtime (looked in {looked_in}); the embedded tract runs models")
         }
@@ -174,7 +196,7 @@ fn no_text() -> anyhow::Error {
 }
 
 fn outcome_of(error: &anyhow::Error) -> Outcome {
-    if error.downcast_ref::<UsageError>().is_some() {
+    if error.is::<UsageError>() || error.is::<OutputError>() {
         return Outcome::Usage;
     }
     let convert = match error.downcast_ref::<CompressError>() {
@@ -182,6 +204,7 @@ fn outcome_of(error: &anyhow::Error) -> Outcome {
         _ => error.downcast_ref::<ConvertError>(),
     };
     match convert {
+        Some(ConvertError::Output(_)) => Outcome::Usage,
         Some(ConvertError::Rewrite { cause, .. }) => match **cause {
             RewriteError::Nothing(_) | RewriteError::Partial { .. } => Outcome::Nothing,
             RewriteError::Rank { .. }

@@ -1,6 +1,6 @@
 //! The options that name a text.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use gqa2mla::measure::text::{Text, TextError, TextSource};
@@ -42,6 +42,12 @@ impl TextArgs {
     /// The tokenizer, if one was given.
     pub fn tokenizer(&self) -> Option<PathBuf> {
         self.tokenizer.clone()
+    }
+
+    /// Every file that is read for it.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let named = self.text.iter().chain(&self.tokenizer);
+        named.chain(&self.token_ids).map(PathBuf::as_path)
     }
 
     /// The text, if one was given.

@@ -13,6 +13,7 @@ use gqa2mla_passes::{LatentForm, RankPlan, RewriteError, RewriteOptions, Rewritt
 use serde_json::json;
 
 use crate::compress::convert::{ConvertError, Staged, stage};
+use crate::files::interrupted::{WORK, keep_work};
 use crate::files::load::{LoadError, LoadedModel, load};
 use crate::files::save::{DataFile, output_path};
 use crate::files::tensors::ArraysError;
@@ -26,7 +27,7 @@ use crate::runtime::RuntimeOptions;
 use crate::validate::ValidateError;
 
 /// Key of the model's metadata under which an approximation says how it was made.
-pub const METADATA: &str = "gqa2mla";
+pub use crate::files::origin::MARK as METADATA;
 
 /// What rewrites of one model have in common.
 #[derive(Clone)]
@@ -172,6 +173,10 @@ impl Compressor<'_> {
             planned.iter().any(lossy) && options.form != LatentForm::Decoupled,
         ) {
             let folder = self.work_folder(out, options, text, descent, statistics);
+            keep_work(&folder).map_err(|cause| ReconstructError::Io {
+                path: folder.display().to_string(),
+                cause,
+            })?;
             let job = Job {
                 model: self.model,
                 text,
@@ -294,7 +299,7 @@ impl Compressor<'_> {
             text.length
         );
         hasher.update(inputs.as_bytes());
-        let name = format!(".gqa2mla-work-{:08x}", hasher.finalize());
+        let name = format!("{WORK}{:08x}", hasher.finalize());
         match self.work.or(target.parent()) {
             Some(parent) if !parent.as_os_str().is_empty() => parent.join(name),
             _ => PathBuf::from(name),

@@ -216,7 +216,9 @@ pub fn check(
     Ok(())
 }
 
-/// Where the weights of a model in a folder for `stacks` go: transformers.js fetches files by the names that it expects.
+/// Where the weights of a model in a folder for `stacks` go: to the file that they were in, or else to one of a fixed name,
+/// as transformers.js fetches files by the names that it expects. The folder is published as a whole, so that no old model
+/// meets new weights.
 #[must_use]
 pub fn data_file(stacks: &[Stack], model: &LoadedModel) -> DataFile {
     let locations: Vec<&String> = model.sources.keys().collect();
@@ -227,11 +229,14 @@ pub fn data_file(stacks: &[Stack], model: &LoadedModel) -> DataFile {
         {
             DataFile::Inline
         }
-        _ if stacks.contains(&Stack::TransformersJs) => {
+        _ => {
             let name = model.path.file_name().unwrap_or_default();
-            DataFile::Named(format!("{}_data", name.to_string_lossy()))
+            let ending = match stacks.contains(&Stack::TransformersJs) {
+                true => "_data",
+                false => ".data",
+            };
+            DataFile::Named(format!("{}{ending}", name.to_string_lossy()))
         }
-        _ => DataFile::Beside,
     }
 }
 

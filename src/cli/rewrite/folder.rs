@@ -1,13 +1,15 @@
 //! A folder rewritten to a folder that the same stack serves.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
 use clap::ValueEnum;
 use gqa2mla::files::load::load;
-use gqa2mla::serving::bundle::{Assembly, Bundle};
+use gqa2mla::files::outputs::{check_file, check_folder};
+use gqa2mla::files::staging::Staging;
+use gqa2mla::serving::bundle::Bundle;
 use gqa2mla::serving::{self, Edit, Latent, Stack, edited};
 
 use crate::cli::Outcome;
@@ -54,13 +56,26 @@ impl Rewrite {
         let in_folder = || self.model.display().to_string();
         serving::check(&stacks, &texts, self.layout == LayoutArg::Uniform)
             .with_context(in_folder)?;
-        let mut assembly = Assembly::begin(&self.out)?;
+        let written: Vec<PathBuf> = bundle
+            .models
+            .iter()
+            .map(|model| serving::place(&stacks, &texts, model))
+            .chain(bundle.others.iter().cloned())
+            .chain(files.iter().map(PathBuf::from))
+            .collect();
+        check_folder(&self.model, &self.out, &written, self.force)?;
+        if let Some(report) = &report {
+            for file in bundle.models.iter().chain(&bundle.others) {
+                check_file(report.path(), &[&bundle.root.join(file)])?;
+            }
+        }
+        let staging = Staging::folder(&self.out, &bundle.root)?;
         let mut attempts = Vec::new();
         let mut changed: Option<(BTreeMap<String, String>, Vec<Edit>)> = None;
         for file in &bundle.models {
             let model = load(&bundle.root.join(file))?;
             let data = serving::data_file(&stacks, &model);
-            let place = assembly.path(&serving::place(&stacks, &texts, file));
+            let place = staging.path(&serving::place(&stacks, &texts, file));
             let attempt = self.attempt(&model, &place, data, self.out.parent())?;
             let after = &attempt.compressed.staged.model.model.proto;
             let latent = Latent::of(&model, after, self.target == TargetArg::Gqa);
@@ -76,15 +91,15 @@ impl Rewrite {
         let (changed, edits) = changed.unwrap_or_default();
         for file in &bundle.others {
             match changed.get(file.to_string_lossy().as_ref()) {
-                Some(text) => assembly.write(file, text)?,
-                None => assembly.copy(&bundle.root, file)?,
+                Some(text) => staging.write(file, text.as_bytes())?,
+                None => staging.copy(file)?,
             }
         }
         for (file, text) in changed
             .iter()
             .filter(|(file, _)| !texts.contains_key(*file))
         {
-            assembly.write(Path::new(file), text)?;
+            staging.write(Path::new(file), text.as_bytes())?;
         }
         let mut told = Told::new(&self.model, started);
         let copied =
@@ -95,8 +110,8 @@ impl Rewrite {
             attempt.compressed.publish()?;
         }
         let output = match told.accepted {
-            true => assembly.publish()?,
-            false => assembly.reject()?,
+            true => staging.publish()?,
+            false => staging.reject()?,
         };
         told.finish(&output, json, report)
     }

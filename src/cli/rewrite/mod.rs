@@ -9,10 +9,14 @@ mod told;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use gqa2mla::compress::compressor::{Compressed, Compressor, Progress};
+use gqa2mla::files::interrupted::remove_work;
 use gqa2mla::files::load::{LoadedModel, load};
-use gqa2mla::files::save::{DataFile, names_a_file};
+use gqa2mla::files::outputs::check_model;
+use gqa2mla::files::save::{DataFile, names_a_file, output_path};
+use gqa2mla::files::staging::Staging;
 use gqa2mla::fit::factors::Factorization;
 use gqa2mla::fit::layer_errors::{LayerError, layer_errors};
 use gqa2mla::fit::reconstruct;
@@ -23,6 +27,7 @@ use gqa2mla::validate::ports::subject;
 use gqa2mla::validate::scenario::Random;
 use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::{LatentForm, RewriteOptions};
+use serde_json::json;
 
 use attempt::Attempt;
 use folder::ServingArg;
@@ -33,7 +38,7 @@ use summary::Summary;
 use told::{ReportFile, Told};
 
 use crate::cli::factors::FactorArgs;
-use crate::cli::screen::{Bar, progress};
+use crate::cli::screen::{Bar, emit, emit_json, progress, size};
 use crate::cli::validate::{Report, ValidateArgs};
 use crate::cli::{Outcome, UsageError, no_text};
 
@@ -80,6 +85,12 @@ pub struct Rewrite {
     /// Write a report of all that was done and measured: a page (.html) or the same as data (.json).
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Replace an output that gqa2mla did not write.
+    #[arg(long)]
+    force: bool,
+    /// Rewrite nothing: remove the work that stopped runs have kept beside OUT to go on from.
+    #[arg(long)]
+    clean: bool,
     /// Write the model without running it.
     #[arg(long)]
     no_validate: bool,
@@ -119,6 +130,9 @@ impl Rewrite {
     pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
         let started = Instant::now();
         self.check_layout()?;
+        if self.clean {
+            return self.remove_work(json);
+        }
         let report = self.report.as_deref().map(ReportFile::begin).transpose()?;
         if self.model.is_dir() && !names_a_file(&self.out) {
             return self.folder(started, json, report);
@@ -128,6 +142,10 @@ impl Rewrite {
             return Err(UsageError(words.to_owned()).into());
         }
         let model = load(&self.model)?;
+        let target = output_path(&model.path, &self.out);
+        check_model(&model, &target, self.force)?;
+        // From here on the output is this run's: another one is refused before it computes anything.
+        let _held = Staging::model(&target, &model.path)?;
         let attempt = self.attempt(&model, &self.out, DataFile::Beside, None)?;
         let mut told = Told::new(&self.model, started);
         told.add(&model.path, &attempt, self.report.is_some());
@@ -136,6 +154,34 @@ impl Rewrite {
             false => attempt.compressed.reject()?,
         };
         told.finish(&output, json, report)
+    }
+
+    /// Removes what stopped runs have kept where this one would go on from it.
+    fn remove_work(&self, json: bool) -> anyhow::Result<Outcome> {
+        let target = output_path(&self.model, &self.out);
+        let beside = match self.model.is_dir() && !names_a_file(&self.out) {
+            true => self.out.parent(),
+            false => target.parent(),
+        };
+        let folder = beside.filter(|p| !p.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        let removed = match folder.is_dir() {
+            true => remove_work(folder).with_context(|| folder.display().to_string())?,
+            false => Vec::new(),
+        };
+        if json {
+            let removed = removed.iter();
+            let removed = removed.map(|(path, bytes)| json!({ "path": path, "bytes": bytes }));
+            emit_json(&json!({ "removed": removed.collect::<Vec<_>>() }));
+        } else if removed.is_empty() {
+            emit(&format!("no unfinished work in {}", folder.display()));
+        } else {
+            let line = |(path, bytes): &(PathBuf, u64)| {
+                format!("removed {} ({})\n", path.display(), size(*bytes))
+            };
+            emit(&removed.iter().map(line).collect::<String>());
+        }
+        Ok(Outcome::Done)
     }
 
     /// Rewrites one model beside `out` and looks at the result, before it gets its name.

@@ -2,18 +2,18 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use gqa2mla::compress::convert::MadeFolders;
+use gqa2mla::files::staging::Staging;
 use gqa2mla::report;
+use gqa2mla::runtime;
 use gqa2mla::serving::bundle::Bundle;
 use gqa2mla::serving::{Edit, Stack};
 use serde_json::{Value, json};
-use tempfile::NamedTempFile;
 
+use crate::cli::escaped::{escaped, escaped_json};
 use crate::cli::rewrite::attempt::Attempt;
 use crate::cli::screen::{complain, emit, emit_json};
 use crate::cli::{Outcome, UsageError};
@@ -113,7 +113,7 @@ impl Told {
         if let Some(file) = report {
             let told = ended(json!({
                 "schema": report::SCHEMA, "version": env!("CARGO_PKG_VERSION"),
-                "input": self.input, "models": self.reports,
+                "input": self.input, "onnxruntime": used_runtime(), "models": self.reports,
             }));
             file.write(&told)?;
         }
@@ -139,17 +139,22 @@ impl Told {
     }
 }
 
-/// A report on its way to its name: what cannot be written is known before a model is rewritten.
+/// The ONNX Runtime that ran the models, if one did.
+fn used_runtime() -> Value {
+    json!(runtime::used().map(|used| json!({
+        "version": used.version, "path": used.path, "chosen_by": used.origin,
+    })))
+}
+
+/// A report that is to be written when all is done.
 pub struct ReportFile {
     path: PathBuf,
-    file: NamedTempFile,
     page: bool,
-    /// After the file: what was made for it goes when it is gone.
-    _made: MadeFolders,
 }
 
 impl ReportFile {
-    /// Begins the report `path`, whose ending says its kind.
+    /// Takes the path of a report, whose ending says its kind; one that cannot be written is known before a model is
+    /// rewritten.
     pub fn begin(path: &Path) -> anyhow::Result<Self> {
         let page = match path.extension().and_then(|e| e.to_str()) {
             Some("html") => true,
@@ -162,32 +167,28 @@ impl ReportFile {
                 return Err(UsageError(words).into());
             }
         };
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let made = MadeFolders::up_to(folder);
-        fs::create_dir_all(folder)
-            .with_context(|| format!("{}: making the report's folder", folder.display()))?;
-        let file = gqa2mla::files::save::temporary(folder)
-            .with_context(|| format!("{}: making a temporary file", folder.display()))?;
+        // Staged anew at the end: the folder it is in may be an output, which is exchanged as a whole.
+        drop(Staging::file(path)?);
         Ok(Self {
             path: path.to_path_buf(),
-            file,
             page,
-            _made: made,
         })
     }
 
-    fn write(mut self, told: &Value) -> anyhow::Result<()> {
-        let shown = self.path.display().to_string();
+    /// The path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn write(self, told: &Value) -> anyhow::Result<()> {
+        let shown = || self.path.display().to_string();
         let text = match self.page {
-            true => report::html(told).with_context(|| shown.clone())?,
-            false => format!("{told:#}\n"),
+            true => escaped(&report::html(told).with_context(shown)?).into_owned(),
+            false => escaped_json(&format!("{told:#}\n")).into_owned(),
         };
-        let written = self.file.write_all(text.as_bytes());
-        written.with_context(|| shown.clone())?;
-        self.file.persist(&self.path).with_context(|| shown)?;
+        let staging = Staging::file(&self.path)?;
+        fs::write(staging.staged(), text).with_context(shown)?;
+        staging.publish()?;
         Ok(())
     }
 }

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use tensor::Tensor;
 
+pub use library::Used;
+
 /// A loaded model that can be run.
 pub trait Session {
     /// Runs the model once. Inputs are given by name, in any order; every output of the model is returned, in the
@@ -185,14 +187,24 @@ pub fn open_messages(
     Ok(Box::new(ort::open(model, Some(messages), options)?))
 }
 
-/// The version of the ONNX Runtime that [`open`] would use, and where it is.
+/// The ONNX Runtime that [`open`] would use; it is loaded for that.
 ///
 /// # Errors
 /// [`RuntimeError::NotFound`] where there is none; [`RuntimeError::BadLibrary`] where it cannot be loaded.
-pub fn version() -> Result<(String, PathBuf), RuntimeError> {
+pub fn version() -> Result<Used, RuntimeError> {
     let located = locate::locate(None, &locate::Surroundings::of_process())?;
     let (_, version) = library::load(&located, false)?;
-    Ok((version, located.path))
+    Ok(Used {
+        version,
+        path: located.path,
+        origin: located.origin,
+    })
+}
+
+/// The ONNX Runtime that models of this process have run in, if any did.
+#[must_use]
+pub fn used() -> Option<Used> {
+    library::used()
 }
 
 fn open_tract(model: &Path, options: &RuntimeOptions) -> Result<Box<dyn Session>, RuntimeError> {

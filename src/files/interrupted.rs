@@ -10,7 +10,7 @@ use walkdir::WalkDir;
 use crate::files::lock::{Lock, lock};
 
 /// Staging folders of this process, and the folders that were made to hold each of them, innermost first.
-static TEMPORARY: Mutex<BTreeMap<PathBuf, Vec<PathBuf>>> = Mutex::new(BTreeMap::new());
+static STAGED: Mutex<BTreeMap<PathBuf, Vec<PathBuf>>> = Mutex::new(BTreeMap::new());
 /// Held while an output takes its name, so that the run does not end between two steps of that.
 static PUBLISHING: Mutex<()> = Mutex::new(());
 /// Folders of unfinished work, each locked by this process where the system can.
@@ -18,8 +18,10 @@ static UNFINISHED: Mutex<BTreeMap<PathBuf, Option<File>>> = Mutex::new(BTreeMap:
 /// What earlier runs left and this one has removed.
 static CLEARED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// How the name of a staging folder begins; the rest is the output's name.
+/// How the name of a staging folder begins; the output's name follows.
 pub const HIDDEN: &str = ".gqa2mla-stage-";
+/// How it ends, so that nobody takes the folder of a model for the model.
+pub const TEMPORARY: &str = ".tmp";
 /// How the name of a folder of unfinished work begins.
 pub const WORK: &str = ".gqa2mla-work-";
 
@@ -29,12 +31,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Registers a staging folder, to be removed by [`clear`] together with those of `made` that are empty then.
 pub fn remember(folder: &Path, made: &[PathBuf]) {
-    locked(&TEMPORARY).insert(folder.to_path_buf(), made.to_vec());
+    locked(&STAGED).insert(folder.to_path_buf(), made.to_vec());
 }
 
 /// Takes a staging folder off the register, as it is gone.
 pub fn forget(folder: &Path) {
-    locked(&TEMPORARY).remove(folder);
+    locked(&STAGED).remove(folder);
 }
 
 /// Keeps [`clear`] waiting as long as the guard lives.
@@ -46,7 +48,7 @@ pub fn publishing() -> MutexGuard<'static, ()> {
 pub fn clear() {
     // Never released: what another thread would publish from now on has no staging folder any more.
     std::mem::forget(publishing());
-    for (folder, made) in locked(&TEMPORARY).iter() {
+    for (folder, made) in locked(&STAGED).iter() {
         // Another thread may still write into it: once more takes that as well. The next run removes what stays.
         let _ = fs::remove_dir_all(folder).or_else(|_| fs::remove_dir_all(folder));
         for folder in made {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::files::interrupted::{self, HIDDEN};
+use crate::files::interrupted::{self, HIDDEN, TEMPORARY};
 use crate::files::lock::{Lock, is_own, is_still, lock};
 use crate::files::publish;
 
@@ -62,6 +62,7 @@ impl Place {
             let parent = fs::canonicalize(parent)?;
             let mut hidden = OsString::from(HIDDEN);
             hidden.push(name);
+            hidden.push(TEMPORARY);
             let folder = parent.join(hidden);
             if let Some(place) = known.get(&folder).and_then(Weak::upgrade) {
                 return Ok((folder, Err(place)));
@@ -154,14 +155,19 @@ fn claim(folder: &Path) -> Result<File, Unplaced> {
                 return Err(Unplaced::Busy(folder.to_path_buf()));
             }
             publish::recover(folder)?;
+            let mut left = false;
             for entry in fs::read_dir(folder)? {
                 let path = entry?.path();
+                left = true;
                 match path.is_dir() {
                     true => fs::remove_dir_all(&path)?,
                     false => fs::remove_file(&path)?,
                 }
             }
-            interrupted::has_cleared(folder);
+            // An empty one may be that of a run which has only just begun, and is refused now.
+            if left {
+                interrupted::has_cleared(folder);
+            }
         }
         return Ok(held);
     }

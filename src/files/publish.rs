@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use crate::files::interrupted::{HIDDEN, publishing};
+use crate::files::interrupted::{HIDDEN, TEMPORARY, publishing};
 use crate::files::origin::{Origin, is_data_name};
 
 /// File of a place that lists the data files, old and new, of which the ones that no model refers to have to go.
@@ -78,11 +78,14 @@ pub fn owned_data(path: &Path) -> Vec<String> {
 /// Removes those of `names` in `folder` that no model there refers to.
 fn sweep(folder: &Path, names: &BTreeSet<String>) {
     let mut used = BTreeSet::new();
-    for entry in fs::read_dir(folder).into_iter().flatten() {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries {
         let Ok(path) = entry.map(|e| e.path()) else {
             return;
         };
-        if is_model(&path) {
+        if is_model(&path) && path.is_file() {
             match Origin::of(&path) {
                 Ok(model) => used.extend(model.locations),
                 // Nobody knows what it refers to: everything stays.
@@ -106,7 +109,10 @@ fn sweep(folder: &Path, names: &BTreeSet<String>) {
 /// it, and data files that no model came to refer to go.
 pub fn recover(place: &Path) -> io::Result<()> {
     let name = place.file_name().unwrap_or_default().to_string_lossy();
-    let target = place.with_file_name(name.strip_prefix(HIDDEN).unwrap_or_default());
+    let name = name
+        .strip_prefix(HIDDEN)
+        .and_then(|n| n.strip_suffix(TEMPORARY));
+    let target = place.with_file_name(name.unwrap_or_default());
     let aside = place.join(ASIDE);
     if aside.is_dir() && !target.exists() {
         fs::rename(&aside, &target)?;

@@ -15,6 +15,8 @@ use crate::files::swap;
 /// An output in its hidden folder.
 pub struct Staging {
     folder: PathBuf,
+    /// The output, as it was named; a link to a folder leads to `target`.
+    named: PathBuf,
     target: PathBuf,
     kind: Kind,
     place: Arc<Place>,
@@ -103,21 +105,20 @@ impl Staging {
             return Self::beside(target, kind(false));
         }
         // A link to a folder stays one: what it leads to is replaced.
-        let target = fs::canonicalize(target).map_err(failed(target, "reading"))?;
-        if stays_in_place(&target) {
-            return Self::within(&target, &target, kind(true));
-        }
-        match Self::beside(&target, kind(false)) {
-            Err(StagingError::Io { cause, .. })
-                if matches!(
-                    cause.kind(),
-                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
-                ) =>
-            {
-                Self::within(&target, &target, kind(true))
-            }
-            staged => staged,
-        }
+        let real = fs::canonicalize(target).map_err(failed(target, "reading"))?;
+        let beside = match stays_in_place(&real) {
+            true => None,
+            false => match Self::beside(&real, kind(false)) {
+                Err(StagingError::Io { cause, .. }) if keeps_out(&cause) => None,
+                staged => Some(staged?),
+            },
+        };
+        let mut staging = match beside {
+            Some(staging) => staging,
+            None => Self::within(&real, &real, kind(true))?,
+        };
+        staging.named = target.to_path_buf();
+        Ok(staging)
     }
 
     fn beside(target: &Path, kind: Kind) -> Result<Self, StagingError> {
@@ -141,6 +142,7 @@ impl Staging {
         let folder = place.new_folder().map_err(error)?;
         Ok(Self {
             folder,
+            named: target.to_path_buf(),
             target: target.to_path_buf(),
             kind,
             place,
@@ -150,7 +152,7 @@ impl Staging {
     /// Where the output will be.
     #[must_use]
     pub fn target(&self) -> &Path {
-        &self.target
+        &self.named
     }
 
     /// Where the file or model is now.
@@ -217,8 +219,8 @@ impl Staging {
             Kind::Folder { in_place: true, .. } => swap::into_folder(staged, target),
             Kind::Folder { .. } => swap::folder(staged, target, self.place.folder()),
         });
-        published.map_err(failed(target, "giving the output its name"))?;
-        Ok(self.target.clone())
+        published.map_err(failed(&self.named, "giving the output its name"))?;
+        Ok(self.named.clone())
     }
 
     /// Keeps an output that failed in a folder `<name>.rejected` beside its name, where it can be looked into.
@@ -226,17 +228,17 @@ impl Staging {
     /// # Errors
     /// [`StagingError::Io`].
     pub fn reject(self) -> Result<PathBuf, StagingError> {
-        let beside = publish::parent(self.place.folder());
+        // In a folder that stays in place, as nothing else is sure to be on its file system.
         let named = match &self.kind {
-            Kind::Folder { in_place: true, .. } => {
-                beside.join(self.target.file_name().unwrap_or_default())
-            }
-            _ => self.target.clone(),
+            Kind::Folder { in_place: true, .. } => self
+                .target
+                .join(self.target.file_name().unwrap_or_default()),
+            _ => self.named.clone(),
         };
         let kept = self
             .settle()
             .and_then(|()| keep_rejected(&named, &self.folder));
-        kept.map_err(failed(&self.target, "keeping the rejected output"))
+        kept.map_err(failed(&self.named, "keeping the rejected output"))
     }
 
     /// Gives the staged files their permissions, and has the system write them out.
@@ -244,11 +246,14 @@ impl Staging {
         match &self.kind {
             Kind::File => File::open(self.staged())?.sync_all(),
             Kind::Model(like) => {
-                let like = fs::metadata(like)?;
+                let like = fs::metadata(like);
                 for entry in fs::read_dir(&self.folder)? {
                     let path = entry?.path();
                     let file = File::open(&path)?;
-                    follow(&like, &path)?;
+                    // A model is in memory even when its file is gone.
+                    if let Ok(like) = &like {
+                        follow(like, &path)?;
+                    }
                     file.sync_all()?;
                 }
                 Ok(())
@@ -274,6 +279,12 @@ impl Drop for Staging {
         // What has been published is here no more; what an exchange left here is the old output.
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Whether nothing can be written there, whatever it is.
+fn keeps_out(cause: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    matches!(cause.kind(), PermissionDenied | ReadOnlyFilesystem)
 }
 
 /// Whether a folder has to stay the same folder: others have it as their working folder, or a file system begins in it.

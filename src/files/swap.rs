@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
 use crate::files::copy::copy_file;
 use crate::files::interrupted::{HIDDEN, publishing};
@@ -74,7 +74,11 @@ pub fn into_folder(staged: &Path, target: &Path) -> io::Result<()> {
 /// The models of a folder that rewrites wrote, and the data files that came with them, relative to it.
 fn written_in(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let mut written = BTreeSet::new();
-    for entry in WalkDir::new(folder) {
+    let staged = |e: &DirEntry| e.file_name().to_string_lossy().starts_with(HIDDEN);
+    for entry in WalkDir::new(folder)
+        .into_iter()
+        .filter_entry(|e| !staged(e))
+    {
         let entry = entry?;
         let path = entry.path();
         let (true, Ok(relative)) = (is_model(path), path.strip_prefix(folder)) else {

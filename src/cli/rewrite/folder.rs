@@ -49,6 +49,7 @@ impl Rewrite {
         json: bool,
         report: Option<ReportFile>,
     ) -> anyhow::Result<Outcome> {
+        check_folder(&self.model, &self.out, &[], self.force)?;
         let bundle = Bundle::read(&self.model, self.file.as_deref(), &self.out)?;
         let stacks = self.serving.stacks(&bundle.names());
         let files: Vec<&str> = stacks.iter().map(|s| s.file()).collect();

@@ -1,14 +1,14 @@
-//! One rewrite from a file into a staging, from which the output takes its name.
+//! One rewrite into a staging, from which the output takes its name.
 
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use gqa2mla_passes::analysis::layer::Factorize;
 use gqa2mla_passes::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
+use gqa2mla_passes::pipeline::factorize::Factorize;
 use gqa2mla_passes::{RewriteError, RewriteOptions, Rewritten, rewrite};
 
-use crate::files::load::{LoadError, LoadedModel, load};
+use crate::files::load::{LoadError, LoadedModel};
 use crate::files::origin::mark;
 use crate::files::outputs::{OutputError, check_inputs};
 use crate::files::save::{DataFile, SaveError, output_path, write};
@@ -64,20 +64,21 @@ pub struct Staged {
 /// What the model's metadata are to say of what was done, if anything.
 pub type Note<'n> = dyn FnMut(&Rewritten) -> Option<StringStringEntryProto> + 'n;
 
-/// Rewrites `input` into a staging of `out`, its weights into `data`. `note` goes into the model's metadata; `progress` is
+/// Rewrites `original` into a staging of `out`, its weights into `data`. `note` goes into the model's metadata; `progress` is
 /// called with the number of attentions done and of all.
 ///
 /// # Errors
 /// [`ConvertError`].
 pub fn stage(
-    input: &Path,
+    original: &LoadedModel,
     (out, data): (&Path, &DataFile),
     options: &RewriteOptions,
     factorize: &mut Factorize,
     note: &mut Note,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Staged, ConvertError> {
-    let mut model = load(input)?;
+    // The weights are shared; only the messages are copied.
+    let mut model = original.clone();
     let target = output_path(&model.path, out);
     check_inputs(&model, &target)?;
     let staging = Staging::model(&target, &model.path)?;

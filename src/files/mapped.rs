@@ -20,7 +20,7 @@ pub struct Source {
 }
 
 /// What tells whether a file is the one that was mapped, and as it was then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct State {
     /// Device and number, where the system has such.
     identity: Option<(u64, u64)>,
@@ -70,6 +70,15 @@ impl Source {
         })
     }
 
+    /// Bytes that are in memory and in no file.
+    pub fn in_memory(bytes: Bytes) -> Self {
+        Self {
+            path: PathBuf::new(),
+            bytes,
+            state: State::default(),
+        }
+    }
+
     /// Where the file was found.
     pub fn path(&self) -> &Path {
         &self.path
@@ -106,7 +115,10 @@ impl Source {
 
     fn compare(&self, metadata: &Metadata) -> io::Result<()> {
         let (found, path) = (State::of(metadata), self.path.display());
-        if found.identity != self.state.identity || found == self.state {
+        if self.state.identity.is_none()
+            || found.identity != self.state.identity
+            || found == self.state
+        {
             return Ok(());
         }
         Err(match found.length < self.state.length {

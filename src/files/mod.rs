@@ -2,6 +2,7 @@
 
 mod copy;
 mod data;
+pub mod foreign;
 pub mod identity;
 pub mod interrupted;
 pub mod load;

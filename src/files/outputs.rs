@@ -106,6 +106,17 @@ pub fn check_folder(
     }
 }
 
+/// Refuses `output` where it is there, in the folder `root` that is read.
+///
+/// # Errors
+/// [`OutputError::Input`].
+pub fn check_outside(output: &Path, root: &Path) -> Result<(), OutputError> {
+    match (fs::canonicalize(output), fs::canonicalize(root)) {
+        (Ok(file), Ok(root)) if file.starts_with(&root) => Err(is_input(output, &file)),
+        _ => Ok(()),
+    }
+}
+
 /// Whether a folder holds models, and all of them were written by this tool.
 fn is_ours(folder: &Path) -> bool {
     let hidden = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with(HIDDEN);

@@ -4,9 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ndarray::ArrayD;
-use ndarray_npy::{ReadNpyError, ReadNpyExt, ReadableElement};
 use tokenizers::Tokenizer;
+
+use crate::measure::npy;
 
 /// A model's embedding may have this share of rows more than its tokenizer has tokens: exporters pad it.
 const PADDED_VOCABULARY: f64 = 1.1;
@@ -186,9 +186,16 @@ fn tokenized(
     let mut ids = Vec::new();
     for file in files {
         let path = file.display().to_string();
-        let text = fs::read_to_string(file).map_err(|cause| TextError::Io {
-            path: path.clone(),
-            cause,
+        let text = fs::read_to_string(file).map_err(|cause| match cause.kind() {
+            io::ErrorKind::InvalidData => TextError::Format {
+                path: path.clone(),
+                detail: "it is not UTF-8 text: give plain text, or token ids with --token-ids"
+                    .to_owned(),
+            },
+            _ => TextError::Io {
+                path: path.clone(),
+                cause,
+            },
         })?;
         let encoded = known
             .encode_fast(text, false)
@@ -208,7 +215,7 @@ fn listed(path: &Path) -> Result<Vec<i64>, TextError> {
         cause,
     })?;
     if path.extension().is_some_and(|e| e == "npy") {
-        return npy(&bytes).map_err(|e| TextError::Format {
+        return npy::integers(&bytes).map_err(|e| TextError::Format {
             path: shown,
             detail: format!("expected a .npy file of integers: {e}"),
         });
@@ -217,56 +224,4 @@ fn listed(path: &Path) -> Result<Vec<i64>, TextError> {
         path: shown,
         detail: format!("expected one JSON list of token ids: {e}"),
     })
-}
-
-/// Integers of any width that token ids come in, in any number of dimensions.
-fn npy(bytes: &[u8]) -> Result<Vec<i64>, String> {
-    fn of<T: ReadableElement + Into<i64>>(bytes: &[u8]) -> Result<Vec<i64>, ReadNpyError> {
-        let array = ArrayD::<T>::read_npy(bytes)?;
-        Ok(array.into_iter().map(Into::into).collect())
-    }
-    // Before the reader makes room for what the header claims.
-    check_npy_length(bytes)?;
-    // The header says which one fits; the last refusal is the one to tell.
-    of::<i64>(bytes)
-        .or_else(|_| of::<i32>(bytes))
-        .or_else(|_| of::<u32>(bytes))
-        .or_else(|_| of::<u16>(bytes))
-        .map_err(|e| e.to_string())
-}
-
-/// Refuses a .npy file whose header claims more numbers than there are bytes after it, which no element type fits into.
-/// The format: 6 bytes of magic, 2 of version, the header's length in 2 bytes (version 1) or 4, the header as a Python
-/// dictionary.
-fn check_npy_length(bytes: &[u8]) -> Result<(), String> {
-    let cut = || "its header is not whole".to_owned();
-    let number = |at: std::ops::Range<usize>| -> Option<usize> {
-        let bytes = bytes.get(at)?.iter().rev();
-        Some(bytes.fold(0, |number, byte| number << 8 | usize::from(*byte)))
-    };
-    let (start, length) = match bytes.get(6) {
-        Some(1) => (10, number(8..10)),
-        _ => (12, number(8..12)),
-    };
-    let end = start + length.ok_or_else(cut)?;
-    let header = String::from_utf8_lossy(bytes.get(start..end).ok_or_else(cut)?);
-    let shape = header
-        .split_once("'shape'")
-        .and_then(|(_, rest)| rest.split_once('(')?.1.split_once(')'))
-        .map(|(shape, _)| shape.to_owned())
-        .ok_or("its header has no shape")?;
-    let held = bytes.len() - end;
-    let claimed = shape
-        .split(',')
-        .map(str::trim)
-        .filter(|extent| !extent.is_empty())
-        .try_fold(1_usize, |product, extent| {
-            product.checked_mul(extent.parse().ok()?)
-        });
-    match claimed {
-        Some(claimed) if claimed <= held => Ok(()),
-        _ => Err(format!(
-            "its header claims a shape of ({shape}), and {held} bytes follow it: the file is truncated or broken"
-        )),
-    }
 }

@@ -1,30 +1,30 @@
 //! The meaning of every rewrite: both models are run, and their logits compared. The shape is shown in rewrite.rs.
 
+#[cfg(feature = "tract")]
 #[path = "numerics/tract.rs"]
 mod tract;
 
-use std::collections::BTreeMap;
-
 use crate::common::{
-    HALF, How, IN_BF16, SEEN, SINGLE, compared, exchange_two_heads, fixture, fixtures, folder,
-    in_ort, loaded, pair, recognised_fixtures, rewritten, root, session, with,
+    HALF, IN_BF16, SEEN, SINGLE, compared, exchange_two_heads, fixture, fixtures, folder, in_ort,
+    loaded, pair, recognised_fixtures, rewritten, root, session, with,
 };
 use std::path::Path;
 
 use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla::runtime::RuntimeKind;
-use gqa2mla::validate::ports::subject;
+use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla::validate::runner::Runner;
 use gqa2mla_passes::onnx::tensor_proto::DataType;
-use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::pipeline::plan;
-use gqa2mla_passes::{LatentForm, RankPlan, RewriteOptions, inspect};
+use gqa2mla_passes::{
+    Absorbed, Analysis, Expanded, Form, Grouped, RankPlan, RewriteOptions, inspect,
+};
 
 const FLOAT: i32 = DataType::Float as i32;
 const FLOAT16: i32 = DataType::Float16 as i32;
 const BFLOAT16: i32 = DataType::Bfloat16 as i32;
 
-fn to_rank(rank: usize) -> RewriteOptions {
+fn to_rank(rank: usize) -> RewriteOptions<'static> {
     RewriteOptions {
         ranks: RankPlan::Uniform(rank),
         ..RewriteOptions::default()
@@ -94,7 +94,7 @@ fn the_expanded_form_loses_nothing_at_full_rank_and_halves_the_cache_at_half() {
         let full = measures(&name).1;
         for (rank, exact) in [(full, true), (full / 2, false)] {
             let options = RewriteOptions {
-                form: LatentForm::Expanded,
+                form: &Expanded,
                 ..to_rank(rank)
             };
             let before = loaded(&name);
@@ -119,13 +119,14 @@ fn the_expanded_form_loses_nothing_at_full_rank_and_halves_the_cache_at_half() {
 #[test]
 fn one_attention_alone_can_be_rewritten() {
     for name in ["optimum-llama", "genai-llama", "merged-llama"] {
-        for form in [LatentForm::Absorbed, LatentForm::Expanded] {
+        for form in [&Absorbed as &dyn Form, &Expanded] {
             let before = loaded(name);
             let options = RewriteOptions {
                 form,
                 ..RewriteOptions::default()
             };
-            let all = plan(&before.model, &options).unwrap();
+            let analysis = Analysis::of(&before.model, options.form.target()).unwrap();
+            let all = plan(&before.model, &analysis, &options).unwrap();
             let options = RewriteOptions {
                 only: Some([all[1].id.clone()].into()),
                 ..options
@@ -201,7 +202,7 @@ fn the_decoupled_form_is_right_where_there_is_nothing_to_rotate() {
         );
         let alone = |path: &Path| {
             let loaded = load(path).unwrap();
-            let interface = subject(&loaded.model.proto).unwrap().interface;
+            let interface = LanguageModel::of(&loaded.model.proto).unwrap().interface;
             let mut session = session(&loaded.path, RuntimeKind::Ort).unwrap();
             let mut runner = Runner::new(session.as_mut(), &interface).unwrap();
             runner.start(&[0]).unwrap();
@@ -230,7 +231,7 @@ fn the_target_gqa_loses_nothing_at_full_rank_and_halves_the_cache_at_half() {
         let full = measures(name).1;
         for (rank, exact) in [(full, true), (full / 2, false)] {
             let options = RewriteOptions {
-                target: Target::Gqa,
+                form: &Grouped,
                 ..to_rank(rank)
             };
             let (before, after) = pair(name, options);

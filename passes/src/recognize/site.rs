@@ -3,28 +3,17 @@
 use crate::graph::NodeId;
 use crate::recognize::shape_reader::ShapeReader;
 
-/// How an attention is spelled in the graph.
+/// How an attention is spelled in the graph: `Attention`, say. Reports use the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
-    /// MatMul, Softmax, MatMul with the repetition written out.
-    MatMul,
-    /// `Attention` of the default domain.
-    Attention,
-    /// `com.microsoft.GroupQueryAttention`.
-    GroupQueryAttention,
-    /// `com.microsoft.MultiHeadAttention`.
-    MultiHeadAttention,
-}
+pub struct Dialect(pub &'static str);
 
 impl Dialect {
-    /// The name reports use.
+    /// MatMul, Softmax, MatMul with the repetition written out. Every other dialect is called as its operator.
+    pub const MATMUL: Self = Self("matmul-softmax");
+
+    /// The name.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::MatMul => "matmul-softmax",
-            Self::Attention => "Attention",
-            Self::GroupQueryAttention => "GroupQueryAttention",
-            Self::MultiHeadAttention => "MultiHeadAttention",
-        }
+        self.0
     }
 }
 
@@ -54,6 +43,8 @@ pub struct Side {
     pub scale: f64,
     /// Width of one head: d for keys, dv for values.
     pub size: usize,
+    /// ONNX element type in which the product with this side runs.
+    pub product_type: i32,
     /// The values from `source` (included) to the operand of the product (included).
     pub path: Vec<String>,
     /// Nodes that ask for the shape of one of these values, or of the past.
@@ -75,8 +66,6 @@ pub struct Site {
     pub kv_heads: usize,
     /// ONNX element type of what is cached.
     pub elem_type: i32,
-    /// ONNX element type in which the products run.
-    pub product_type: i32,
     /// The query [B, H, T, d] as it enters the score product.
     pub query: String,
     /// The product of queries and keys; its output is [B, H, T, S].

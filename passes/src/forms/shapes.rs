@@ -1,0 +1,57 @@
+//! Shapes that are asked of values which a form removes or narrows: they are put together from what stays.
+
+use crate::forms::builder::Builder;
+use crate::graph::build::node;
+use crate::recognize::shape_reader::{Element, ShapeReader};
+
+impl Builder<'_> {
+    /// Answers every question for a shape that the attention's caches, or the values between them and the products, were
+    /// asked; these values are no longer made. For forms that read the latent caches themselves.
+    pub fn drop_paths(&mut self) {
+        let site = self.site;
+        for side in [&site.key, &site.value] {
+            for reader in &side.shape_readers {
+                self.shape(reader);
+            }
+            for value in side.path.iter().filter(|v| **v != side.source) {
+                if let Some((id, _)) = self.graph.producer(value) {
+                    self.place(id, Vec::new());
+                }
+            }
+        }
+    }
+
+    /// The shape that `reader` asks for, put together from what stays.
+    pub fn shape(&mut self, reader: &ShapeReader) {
+        let Some(old) = self.graph.node(reader.node) else {
+            return;
+        };
+        let output = old.output.first().map_or("", String::as_str);
+        let sizes = self.name(output);
+        let mut nodes = Vec::new();
+        let mut parts = Vec::new();
+        if reader
+            .elements
+            .iter()
+            .any(|e| matches!(e, Element::Axis(_)))
+        {
+            nodes.push(node("Shape", &sizes, &[&reader.anchor], &[&sizes]));
+        }
+        for (position, element) in reader.elements.iter().enumerate() {
+            match element {
+                Element::Fixed(size) => parts.push(self.vector(&[*size])),
+                Element::Axis(axis) => {
+                    let index = self.vector(&[*axis]);
+                    let part = format!("{sizes}/{position}");
+                    nodes.push(
+                        node("Gather", &part, &[&sizes, &index], &[&part]).with_int("axis", 0),
+                    );
+                    parts.push(part);
+                }
+            }
+        }
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        nodes.push(node("Concat", old.name(), &parts, &[output]).with_int("axis", 0));
+        self.place(reader.node, nodes);
+    }
+}

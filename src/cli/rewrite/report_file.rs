@@ -1,0 +1,55 @@
+//! The file of a report, which is claimed before a model is rewritten and written when all is done.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use gqa2mla::files::staging::Staging;
+use gqa2mla::report;
+use serde_json::Value;
+
+use crate::cli::escaped::{escaped, escaped_json};
+use crate::cli::exit::UsageError;
+
+/// A report that is to be written when all is done.
+pub struct ReportFile {
+    path: PathBuf,
+    page: bool,
+}
+
+impl ReportFile {
+    /// Takes the path of a report, whose suffix says its kind: a page or data. One that cannot be written is known before
+    /// a model is rewritten.
+    pub fn begin(path: &Path) -> anyhow::Result<Self> {
+        let page = match path.extension().and_then(|e| e.to_str()) {
+            Some("html") => true,
+            Some("json") => false,
+            _ => {
+                let words = format!(
+                    "--report {}: the name has to end in .html or .json",
+                    path.display()
+                );
+                return Err(UsageError(words).into());
+            }
+        };
+        // Staged anew at the end: the folder it is in may be an output, which is exchanged as a whole.
+        drop(Staging::file(path)?);
+        Ok(Self {
+            path: path.to_path_buf(),
+            page,
+        })
+    }
+
+    /// Writes the page or the data of `report`, and gives the file its name.
+    pub fn write(self, data: &Value) -> anyhow::Result<()> {
+        let shown = || self.path.display().to_string();
+        let text = match self.page {
+            true => escaped(&report::html(data).with_context(shown)?).into_owned(),
+            false => escaped_json(&format!("{data:#}\n")).into_owned(),
+        };
+        let staging = Staging::file(&self.path)?;
+        fs::write(staging.staged(), text).with_context(shown)?;
+        staging.publish()?;
+        Ok(())
+    }
+}

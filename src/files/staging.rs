@@ -15,9 +15,10 @@ use crate::files::swap;
 /// An output in its hidden folder.
 pub struct Staging {
     folder: PathBuf,
-    /// The output, as it was named; a link to a folder leads to `target`.
-    named: PathBuf,
+    /// The output, as it was named.
     target: PathBuf,
+    /// What it leads to where it is a link to a folder, else the same.
+    real: PathBuf,
     kind: Kind,
     place: Arc<Place>,
 }
@@ -117,7 +118,7 @@ impl Staging {
             Some(staging) => staging,
             None => Self::within(&real, &real, kind(true))?,
         };
-        staging.named = target.to_path_buf();
+        staging.target = target.to_path_buf();
         Ok(staging)
     }
 
@@ -142,8 +143,8 @@ impl Staging {
         let folder = place.new_folder().map_err(error)?;
         Ok(Self {
             folder,
-            named: target.to_path_buf(),
             target: target.to_path_buf(),
+            real: target.to_path_buf(),
             kind,
             place,
         })
@@ -152,13 +153,13 @@ impl Staging {
     /// Where the output will be.
     #[must_use]
     pub fn target(&self) -> &Path {
-        &self.named
+        &self.target
     }
 
     /// Where the file or model is now.
     #[must_use]
     pub fn staged(&self) -> PathBuf {
-        self.path(Path::new(self.target.file_name().unwrap_or_default()))
+        self.path(Path::new(self.real.file_name().unwrap_or_default()))
     }
 
     /// Where the file with this path, relative to the hidden folder, is now.
@@ -212,15 +213,15 @@ impl Staging {
     /// # Errors
     /// [`StagingError::Io`].
     pub fn publish(self) -> Result<PathBuf, StagingError> {
-        let (staged, target) = (&self.folder, &self.target);
+        let (staged, target) = (&self.folder, &self.real);
         let published = self.settle().and_then(|()| match &self.kind {
             Kind::File => publish::file(staged, target),
             Kind::Model(_) => publish::model(staged, target, self.place.folder()),
             Kind::Folder { in_place: true, .. } => swap::into_folder(staged, target),
             Kind::Folder { .. } => swap::folder(staged, target, self.place.folder()),
         });
-        published.map_err(failed(&self.named, "giving the output its name"))?;
-        Ok(self.named.clone())
+        published.map_err(failed(&self.target, "giving the output its name"))?;
+        Ok(self.target.clone())
     }
 
     /// Keeps an output that failed in a folder `<name>.rejected` beside its name, where it can be looked into.
@@ -232,13 +233,13 @@ impl Staging {
         let named = match &self.kind {
             Kind::Folder { in_place: true, .. } => self
                 .target
-                .join(self.target.file_name().unwrap_or_default()),
-            _ => self.named.clone(),
+                .join(self.real.file_name().unwrap_or_default()),
+            _ => self.target.clone(),
         };
         let kept = self
             .settle()
             .and_then(|()| keep_rejected(&named, &self.folder));
-        kept.map_err(failed(&self.named, "keeping the rejected output"))
+        kept.map_err(failed(&self.target, "keeping the rejected output"))
     }
 
     /// Gives the staged files their permissions, and has the system write them out.

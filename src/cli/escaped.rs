@@ -10,6 +10,12 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     })
 }
 
+/// A name that takes part of a line: line ends and tabs of it are escaped as well, so that it cannot make up lines.
+pub fn in_line(name: &str) -> String {
+    let shown = name.replace('\n', "\\n").replace('\t', "\\t");
+    escaped(&shown).into_owned()
+}
+
 /// JSON with those control characters escaped that JSON allows in texts and terminals obey.
 pub fn escaped_json(text: &str) -> Cow<'_, str> {
     with(text, |escaped, c| {
@@ -39,13 +45,14 @@ fn is_obeyed(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{escaped, escaped_json};
+    use super::{escaped, escaped_json, in_line};
 
     #[test]
     fn what_a_terminal_obeys_is_shown() {
         assert_eq!(escaped("a\tb\u{e9}\n"), "a\tb\u{e9}\n");
         assert_eq!(escaped("\u{1b}[31m\r\u{7f}"), "\\u{1b}[31m\\u{d}\\u{7f}");
         assert_eq!(escaped("\u{9b}2J\u{202e}"), "\\u{9b}2J\\u{202e}");
+        assert_eq!(in_line("a\nb\u{1b}"), "a\\nb\\u{1b}");
         assert_eq!(escaped_json("\"\u{9b}\""), "\"\\u009b\"");
     }
 }

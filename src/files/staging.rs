@@ -231,9 +231,9 @@ impl Staging {
     pub fn reject(self) -> Result<PathBuf, StagingError> {
         // In a folder that stays in place, as nothing else is sure to be on its file system.
         let named = match &self.kind {
-            Kind::Folder { in_place: true, .. } => self
-                .target
-                .join(self.real.file_name().unwrap_or_default()),
+            Kind::Folder { in_place: true, .. } => {
+                self.target.join(self.real.file_name().unwrap_or_default())
+            }
             _ => self.target.clone(),
         };
         let kept = self

@@ -154,11 +154,10 @@ fn a_call_that_the_system_refuses_leaves_the_old_output() {
             files(place.path()) == references[which],
             "{limit}: something is left"
         );
-        assert_eq!(
-            names(place.path()).len(),
-            references[which].len(),
-            "{limit}"
-        );
+        // Without files to open a folder cannot be removed either: the next run does that.
+        let mut names = names(place.path());
+        names.retain(|n| !n.starts_with(".gqa2mla-stage-"));
+        assert_eq!(names.len(), references[which].len(), "{limit}");
     }
     assert!(refused > 20, "{refused}");
 }

@@ -170,7 +170,12 @@ fn no_code_of_the_working_folder_is_run() {
             }
             let output = command.output().unwrap();
             let told = String::from_utf8_lossy(&output.stdout);
-            assert!(output.status.success(), "{path}: {arguments:?}: {output:?}");
+            // Without tract there is nothing that could validate, and the rewrite says so.
+            let ends_well = cfg!(feature = "tract") || arguments == ["--version"];
+            assert!(
+                output.status.success() || !ends_well,
+                "{path}: {arguments:?}: {output:?}"
+            );
             assert!(
                 !told.contains(&place.display().to_string()),
                 "{path}: {told}"

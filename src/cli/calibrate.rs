@@ -4,6 +4,7 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::Args;
 use gqa2mla::files::load::load;
+use gqa2mla::files::outputs::{check_file, check_inputs};
 use gqa2mla::fit::calibrate::{calibrate, store};
 use gqa2mla::report::grouped;
 use gqa2mla::validate::ports::LanguageModel;
@@ -44,6 +45,10 @@ impl Calibrate {
     pub fn run(self, json: bool) -> anyhow::Result<Exit> {
         let started = Instant::now();
         let model = load(&self.model)?;
+        check_inputs(&model, &self.out)?;
+        for input in self.text.files() {
+            check_file(&self.out, &[input])?;
+        }
         let shown = model.path.display().to_string();
         let subject = LanguageModel::of(&model.model.proto).with_context(|| shown.clone())?;
         let text = self

@@ -4,6 +4,7 @@ use gqa2mla_passes::analysis::identity::SiteId;
 
 use crate::compress::convert::ConvertError;
 use crate::files::load::LoadError;
+use crate::files::staging::StagingError;
 use crate::files::tensors::ArraysError;
 use crate::fit::calibrate::CalibrateError;
 use crate::fit::reconstruct::ReconstructError;
@@ -67,11 +68,8 @@ pub enum CompressError {
     #[error(transparent)]
     Measure(#[from] ValidateError),
     /// No folder for models that are measured and dropped.
-    #[error("making a temporary folder: {cause}")]
-    Scratch {
-        /// The system's answer.
-        cause: std::io::Error,
-    },
+    #[error(transparent)]
+    Scratch(#[from] StagingError),
     /// The models do not run, so that nothing is proved.
     #[error("the rewrite cannot be validated because the models could not be run: {0}")]
     CannotRun(ValidateError),

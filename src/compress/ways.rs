@@ -1,5 +1,7 @@
 //! A model compressed in several ways at several sizes, to compare what each loses on a text.
 
+use std::path::Path;
+
 use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, RankPlan, RewriteOptions};
 
 use crate::compress::compressor::{Compressor, Destination};
@@ -8,6 +10,7 @@ use crate::compress::events::{Observer, Stage, steps};
 use crate::compress::request::{TextRequest, descent};
 use crate::files::load::LoadedModel;
 use crate::files::save::DataFile;
+use crate::files::staging::Staging;
 use crate::fit::calibrate::{ModelStatistics, calibrate};
 use crate::fit::factors::Factorization;
 use crate::measure::quality::Quality;
@@ -161,9 +164,12 @@ pub fn compare_ways(
         }
     };
     let statistics = request.statistics.as_ref().or(made.as_ref());
-    let folder = tempfile::tempdir().map_err(|cause| CompressError::Scratch { cause })?;
+    // What a run that is killed leaves there is cleared by the next one.
+    let scratch = std::env::temp_dir().join(format!("compare-{}", std::process::id()));
+    let scratch = Staging::file(&scratch)?;
+    let folder = scratch.path(Path::new(""));
     let destination = Destination {
-        out: folder.path(),
+        out: &folder,
         data: DataFile::Beside,
         work: None,
     };

@@ -13,6 +13,7 @@ use common::Random;
 use gqa2mla_passes::factor::reconstruct::{
     Attention, Descent, Example, Rotary, Sequence, error, gradient, outputs, reconstruct,
 };
+use gqa2mla_passes::factor::rope::Rope;
 use gqa2mla_passes::factor::{Factors, Moments, Ranks, SideMoments, factor};
 use ndarray::{Array2, s};
 
@@ -34,6 +35,7 @@ fn attention() -> Attention {
         softcap: None,
         window: None,
         rotary: None,
+        rope: None,
         readers: Some(reader.dot(&reader.t())),
     }
 }
@@ -205,6 +207,7 @@ fn descent_lowers_the_error_on_a_sequence_that_it_has_not_seen() {
         steps: 200,
         queries: 16,
         rate: 5e-3,
+        positions: LENGTH,
     };
     for (name, attention) in attentions() {
         let (moments, start) = start(5);
@@ -236,6 +239,7 @@ fn a_descent_that_runs_away_leaves_the_factors_as_they_were() {
         steps: 20,
         queries: 16,
         rate: 10.0,
+        positions: LENGTH,
     };
     let (found, [before, after]) = reconstruct(
         &attention(),
@@ -258,6 +262,7 @@ fn the_same_inputs_give_the_same_factors() {
         steps: 30,
         queries: 8,
         rate: 1e-3,
+        positions: LENGTH,
     };
     let run = || {
         let run = reconstruct(
@@ -358,4 +363,64 @@ fn a_rotation_is_found_between_rows_and_does_the_same_to_others() {
     for after in [exchanged, sequence(2).keys, vec![f32::NAN; rows.len()]] {
         assert_eq!(Rotary::between(&rows, &after, GROUPS, SIZE), None);
     }
+}
+
+/// The attention with its keys rotated slowly in halves, as text read from position 0 shows them.
+fn rotated_before() -> Attention {
+    let frequencies = vec![0.3, 0.01, 0.002];
+    Attention {
+        rope: Rope::new(SIZE, halves(SIZE), frequencies),
+        ..attention()
+    }
+}
+
+#[test]
+fn a_sequence_at_another_position_has_the_same_outputs_and_another_error() {
+    let attention = rotated_before();
+    let (_, factors) = start(5);
+    let example = Example::of(&attention, sequence(11));
+    let moved = example.moved(&attention, 700);
+    for (a, b) in outputs(&attention, &moved.sequence)
+        .iter()
+        .zip(&example.target)
+    {
+        // Scores of a few units, from products in single precision.
+        assert!((a - b).abs() < 1e-4 * (1.0 + b.abs()), "{a}, expected {b}");
+    }
+    let [here, there] = [example, moved].map(|e| error(&attention, &factors, &[e]));
+    assert!((here - there).abs() > 1e-2 * here, "{here} and {there}");
+}
+
+#[test]
+fn descent_over_positions_loses_less_far_from_the_text_than_descent_on_it() {
+    let attention = rotated_before();
+    let (moments, start) = start(5);
+    let examples = examples(&attention, 20..28);
+    let far = [
+        examples[7].moved(&attention, 900),
+        examples[7].moved(&attention, 1700),
+    ];
+    let found = |positions: usize| {
+        let descent = Descent {
+            steps: 300,
+            queries: 16,
+            rate: 5e-3,
+            positions,
+        };
+        let run = reconstruct(
+            &attention,
+            &moments,
+            &start,
+            &examples,
+            descent,
+            &mut |_, _| {},
+        );
+        error(&attention, &run.unwrap().0, &far)
+    };
+    let (near, all) = (found(LENGTH), found(2000));
+    assert!(
+        all < near,
+        "{all} over all positions, {near} on the text's own"
+    );
+    assert!(all < error(&attention, &start, &far));
 }

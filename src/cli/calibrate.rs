@@ -10,8 +10,9 @@ use gqa2mla::validate::ports::subject;
 use serde_json::json;
 
 use crate::cli::Outcome;
+use crate::cli::factors::{FEW, few_tokens};
 use crate::cli::runtime::RuntimeArgs;
-use crate::cli::screen::{emit, emit_json, progress};
+use crate::cli::screen::{complain, emit, emit_json, progress};
 use crate::cli::text::TextArgs;
 
 /// Read text with a model and keep statistics of its keys, values and queries, for `rewrite --calibration`.
@@ -63,19 +64,35 @@ impl Calibrate {
         store::save(&statistics, &self.out)?;
         let _ = std::fs::remove_file(&partial);
         let seconds = started.elapsed().as_secs_f64();
+        let tokens = statistics.tokens_a_direction();
+        if tokens < FEW {
+            complain(&few_tokens(tokens));
+        }
+        let bound = statistics.bound_to_positions().count();
         let (out, layers) = (self.out.display().to_string(), statistics.layers.len());
         if json {
             emit_json(&json!({
                 "model": shown, "statistics": out, "tokens": text.ids.len(), "length": text.length,
-                "layers": layers, "seconds": seconds,
+                "layers": layers, "tokens_a_direction": tokens, "bound_to_positions": bound, "seconds": seconds,
             }));
         } else {
             emit(&format!(
-                "{layers} attentions, {} tokens in sequences of {}, {seconds:.1} s\nwrote {out}",
+                "{layers} attentions, {} tokens in sequences of {}, {tokens:.1} for each direction, {seconds:.1} s\n{}wrote {out}",
                 grouped(text.ids.len() as u64),
-                text.length
+                text.length,
+                bound_text(bound, text.length),
             ));
         }
         Ok(Outcome::Done)
+    }
+}
+
+/// What is said of `bound` attentions whose rotation is not recognised; nothing where there are none.
+pub fn bound_text(bound: usize, length: usize) -> String {
+    match bound {
+        0 => String::new(),
+        _ => format!(
+            "the rotation of {bound} attentions is not recognised: factors of their keys hold for the first {length} positions, which were read; read sequences as long as the contexts to be served\n"
+        ),
     }
 }

@@ -145,6 +145,7 @@ impl Compare {
         let model = load(&self.model)?;
         let vocabulary = subject(&model.model.proto)?.vocabulary;
         let runtime = self.runtime.options(true);
+        let served = self.factors.context(&model);
         let (tokens, length) = (self.factors.text_tokens, self.factors.text_length);
         let test = TextArgs::for_test(
             self.test.test_text.clone(),
@@ -161,6 +162,7 @@ impl Compare {
                 parts.1
             }
         };
+        let test = test.in_sequences_of(served.positions);
         let statistics = self.factors.statistics(
             Factorization::Calibrated,
             &model,
@@ -172,7 +174,7 @@ impl Compare {
         for &ratio in &self.cache_ratios {
             for &way in &self.ways {
                 let data = statistics.as_ref().filter(|_| way != Way::Weights);
-                let descent = self.factors.descent(Factorization::Calibrated);
+                let descent = self.factors.descent(Factorization::Calibrated, &served);
                 let compressor = Compressor {
                     model: &model,
                     statistics: data,
@@ -185,7 +187,7 @@ impl Compare {
                 let options = RewriteOptions {
                     ranks: RankPlan::Ratio(ratio),
                     form: way.form(),
-                    context: self.factors.context(),
+                    context: Some(served.positions),
                     ..RewriteOptions::default()
                 };
                 let made = compressor.rewrite(folder.path(), &options, &mut bars())?;
@@ -213,6 +215,7 @@ fn as_text(rows: &[Row]) -> String {
         "bytes a token",
         "perplexity",
         "increase",
+        "worst positions",
         "KL",
         "top-1",
     ]);
@@ -224,6 +227,7 @@ fn as_text(rows: &[Row]) -> String {
             format!("{}", quality.rewritten_cache_bytes),
             format!("{:.3}", quality.rewritten_perplexity),
             format!("{:+.2}%", 100.0 * quality.increase()),
+            format!("{:+.2}%", 100.0 * quality.worst_increase()),
             format!("{:.4}", quality.mean_kl),
             format!("{:.3}", quality.top1_agreement),
         ]);
@@ -238,6 +242,7 @@ fn as_json(rows: &[Row]) -> Value {
         json!({
             "cache_ratio": row.ratio, "way": row.way.name(), "quality": row.quality,
             "perplexity_increase": row.quality.increase(),
+            "worst_perplexity_increase": row.quality.worst_increase(),
         })
     });
     json!({ "rows": rows.collect::<Vec<_>>() })

@@ -6,12 +6,13 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use gqa2mla::files::load::LoadedModel;
 use gqa2mla::fit::calibrate::{ModelStatistics, calibrate, store};
+use gqa2mla::fit::context::Context as Served;
 use gqa2mla::fit::factors::Factorization;
 use gqa2mla::measure::text::Text;
 use gqa2mla::runtime::RuntimeOptions;
 use gqa2mla_passes::factor::reconstruct::Descent;
 
-use crate::cli::screen::progress;
+use crate::cli::screen::{complain, progress};
 use crate::cli::text::TextArgs;
 use crate::cli::{UsageError, no_text};
 
@@ -32,9 +33,13 @@ pub struct FactorArgs {
     /// Tokens of the text that are read together.
     #[arg(long, default_value_t = 1024, value_name = "L")]
     pub text_length: usize,
-    /// Positions of the contexts to be served: factors from weights alone average rotated keys over them.
-    #[arg(long, default_value_t = 4096, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    context: u32,
+    /// Positions of the contexts to be served: rotated keys are averaged over them, and what is lost is measured up to
+    /// them; the default is the maximum in config.json or genai_config.json beside the model, or else 4096.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    context: Option<u32>,
+    /// Make factors of statistics of fewer than 10 tokens a direction, which say little about other text.
+    #[arg(long)]
+    force: bool,
     /// Steps of local reconstruction in each layer, on the text; 0 leaves it out.
     #[arg(long, default_value_t = 300, value_name = "STEPS")]
     reconstruct: usize,
@@ -73,6 +78,18 @@ impl Method {
 const QUERIES: usize = 256;
 const RATE: f64 = 1e-3;
 
+/// Tokens for each direction of a second moment: below the first number its smaller eigenvalues are those of the text and
+/// not of the model, below the second they are off by some tens of percent.
+const FEWEST: f64 = 10.0;
+pub const FEW: f64 = 50.0;
+
+/// A warning of statistics of so many `tokens` for each direction.
+pub fn few_tokens(tokens: f64) -> String {
+    format!(
+        "warning: {tokens:.1} tokens for each direction of the cache are few: from {FEW} on, more text hardly changes the factors"
+    )
+}
+
 impl FactorArgs {
     /// Which factorization; `exact` says that nothing is to be lost, so that none is better than another.
     pub fn factorization(&self, exact: bool) -> Factorization {
@@ -84,9 +101,10 @@ impl FactorArgs {
         }
     }
 
-    /// Positions to average over.
-    pub fn context(&self) -> Option<usize> {
-        usize::try_from(self.context).ok()
+    /// The positions that `model` is to serve.
+    pub fn context(&self, model: &LoadedModel) -> Served {
+        let asked = self.context.and_then(|n| usize::try_from(n).ok());
+        Served::of(asked, &model.path)
     }
 
     /// Whether TransMLA's recipe is asked for.
@@ -95,12 +113,13 @@ impl FactorArgs {
     }
 
     /// How to reconstruct on the text, if that is wanted.
-    pub fn descent(&self, factorization: Factorization) -> Option<Descent> {
+    pub fn descent(&self, factorization: Factorization, context: &Served) -> Option<Descent> {
         let wanted = self.reconstruct > 0 && factorization == Factorization::Calibrated;
         wanted.then_some(Descent {
             steps: self.reconstruct,
             queries: QUERIES,
             rate: RATE,
+            positions: context.positions,
         })
     }
 
@@ -119,12 +138,24 @@ impl FactorArgs {
             }
             return Ok(None);
         }
-        if let Some(path) = &self.calibration {
-            return Ok(Some(store::load(path)?));
+        let sums = match &self.calibration {
+            Some(path) => store::load(path)?,
+            None => {
+                let text = text.ok_or_else(no_text)?;
+                calibrate(model, text, runtime, None, &mut progress("calibrating"))
+                    .with_context(|| model.path.display().to_string())?
+            }
+        };
+        let tokens = sums.tokens_a_direction();
+        if tokens < FEWEST && !self.force {
+            let words = format!(
+                "the statistics hold {tokens:.1} tokens for each direction of the cache, and at least {FEWEST} are needed: give more text, or --force"
+            );
+            return Err(anyhow::anyhow!(words));
         }
-        let text = text.ok_or_else(no_text)?;
-        let sums = calibrate(model, text, runtime, None, &mut progress("calibrating"))
-            .with_context(|| model.path.display().to_string())?;
+        if tokens < FEW {
+            complain(&few_tokens(tokens));
+        }
         Ok(Some(sums))
     }
 }

@@ -1,9 +1,10 @@
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::Context as _;
 use clap::Args;
 use gqa2mla::compress::compressor::METADATA;
 use gqa2mla::files::load::{LoadedModel, load};
+use gqa2mla::fit::context::Context;
 use gqa2mla::fit::layer_errors::{LayerError, layer_errors};
 use gqa2mla::measure::measure::measure;
 use gqa2mla::measure::quality::Quality;
@@ -37,9 +38,10 @@ pub struct Validate {
     /// Score at most this many tokens of the text.
     #[arg(long, default_value_t = 8192, value_name = "N")]
     text_tokens: usize,
-    /// Tokens of one sequence of the text.
-    #[arg(long, default_value_t = 1024, value_name = "L")]
-    text_length: usize,
+    /// Tokens of one sequence of the text, at most; the default is the maximum in config.json or genai_config.json beside
+    /// the model, or else 4096.
+    #[arg(long, value_name = "L")]
+    text_length: Option<usize>,
     #[command(flatten)]
     how: ValidateArgs,
 }
@@ -96,9 +98,10 @@ impl Validate {
         json: bool,
     ) -> anyhow::Result<Outcome> {
         let vocabulary = subject(&original.model.proto)?.vocabulary;
+        let served = Context::of(self.text_length, &original.path);
         let text = self
             .text
-            .read(vocabulary, self.text_tokens, self.text_length)?
+            .read(vocabulary, self.text_tokens, served.positions)?
             .ok_or_else(crate::cli::no_text)?;
         let runtime = self.how.runtime.options(true);
         let quality = measure(
@@ -166,8 +169,9 @@ fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
 
 /// For people.
 pub fn quality_text(quality: &Quality) -> String {
+    let positions = positions_text(quality);
     format!(
-        "perplexity {:.3} -> {:.3} ({:+.2}%), KL {:.4}, top-1 agreement {:.3}, on {} tokens\nmeasured cache: {} -> {} bytes a token",
+        "perplexity {:.3} -> {:.3} ({:+.2}%), KL {:.4}, top-1 agreement {:.3}, on {} tokens\nmeasured cache: {} -> {} bytes a token{positions}",
         quality.original_perplexity,
         quality.rewritten_perplexity,
         100.0 * quality.increase(),
@@ -177,6 +181,35 @@ pub fn quality_text(quality: &Quality) -> String {
         quality.original_cache_bytes,
         quality.rewritten_cache_bytes,
     )
+}
+
+/// The same by position, where there is more than one range of positions.
+fn positions_text(quality: &Quality) -> String {
+    if quality.positions.len() < 2 {
+        return String::new();
+    }
+    let header = [
+        "positions",
+        "tokens",
+        "perplexity",
+        "rewritten",
+        "increase",
+        "KL",
+        "top-1",
+    ];
+    let mut table = table(&header);
+    for bin in &quality.positions {
+        table.add_row([
+            format!("{} to {}", bin.first, bin.last),
+            grouped(bin.tokens as u64),
+            format!("{:.3}", bin.original_perplexity),
+            format!("{:.3}", bin.rewritten_perplexity),
+            format!("{:+.2}%", 100.0 * bin.increase()),
+            format!("{:.4}", bin.mean_kl),
+            format!("{:.3}", bin.top1_agreement),
+        ]);
+    }
+    format!("\n\n{table}")
 }
 
 impl ValidateArgs {

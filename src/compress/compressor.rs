@@ -18,7 +18,8 @@ use crate::files::save::{DataFile, output_path};
 use crate::files::tensors::ArraysError;
 use crate::fit::calibrate::{CalibrateError, ModelStatistics};
 use crate::fit::factors::{Factorization, decoupled, from_moments, moments};
-use crate::fit::reconstruct::{self, Job, Outcome, ReconstructError, Reconstruction};
+use crate::fit::reconstruct::error::ReconstructError;
+use crate::fit::reconstruct::{self, Job, Outcome, Reconstruction};
 use crate::measure::measure::measure;
 use crate::measure::quality::Quality;
 use crate::measure::text::Text;
@@ -207,7 +208,7 @@ impl Compressor<'_> {
                     layer.output_projection().as_ref(),
                     sums,
                     self.factorization,
-                    options.form,
+                    options,
                 );
                 Ok(from_moments(layer.site, &moments, layer.ranks)?.into())
             };
@@ -283,7 +284,7 @@ impl Compressor<'_> {
             .iter()
             .for_each(|id| hasher.update(&id.to_le_bytes()));
         let inputs = format!(
-            "{} {} {} {:?} {:?} {:?} {:?} {descent:?} {}",
+            "{} {} {} {:?} {:?} {:?} {:?} {:?} {descent:?} {}",
             statistics.model,
             statistics.text,
             statistics.sequences,
@@ -291,6 +292,7 @@ impl Compressor<'_> {
             options.form,
             options.ranks,
             options.target,
+            options.context,
             text.length
         );
         hasher.update(inputs.as_bytes());

@@ -5,7 +5,8 @@ use std::error::Error;
 use ndarray::Array2;
 
 use crate::factor::moments::value_readers;
-use crate::factor::weights_only::{self, Turn};
+use crate::factor::rope::Rope;
+use crate::factor::weights_only;
 use crate::factor::{Made, Moments, Ranks, SideMoments, factor};
 use crate::facts::Facts;
 use crate::graph::Graph;
@@ -13,7 +14,7 @@ use crate::onnx::stored::Model;
 use crate::recognize::rotation::{Rotated, rotation};
 use crate::recognize::scoring::{Scoring, scoring};
 use crate::recognize::site::{Side, Site};
-use crate::weights::frequencies::frequencies;
+use crate::weights::frequencies::rope;
 use crate::weights::output_projection::output_projection;
 use crate::weights::projection::projection;
 
@@ -31,7 +32,7 @@ pub struct Layer<'l> {
     pub id: &'l str,
     /// The latent widths to make factors for.
     pub ranks: Ranks,
-    /// Positions over which the moments of rotated keys are averaged where no text tells.
+    /// Positions over which the moments of rotated keys and queries are averaged.
     pub context: usize,
 }
 
@@ -67,7 +68,7 @@ impl Layer<'_> {
     pub fn weight_moments(&self) -> Moments {
         let site = self.site;
         let lossy = self.ranks.key < site.kv_heads * site.key.size;
-        let turn = lossy.then(|| self.turn()).flatten();
+        let rope = lossy.then(|| self.rope()).flatten();
         let weight = |value: &str, width: usize| {
             projection(self.model, self.graph, self.facts, value, width)
         };
@@ -83,13 +84,13 @@ impl Layer<'_> {
         let mut key = side(&site.key, self.ranks.key);
         let mut value = side(&site.value, self.ranks.value);
         if lossy {
-            if let Some(turn) = &turn {
-                key.cached = weights_only::over_positions(&key.cached, turn, self.context);
+            if let Some(rope) = &rope {
+                key.cached = rope.mean_square(&key.cached, self.context);
             }
             let queries = weight(&site.query, site.heads * site.key.size);
             key.weight = queries.map(|w| {
                 let groups = site.kv_heads;
-                weights_only::readers_of_keys(&w, site.heads, groups, turn.as_ref(), self.context)
+                weights_only::readers_of_keys(&w, site.heads, groups, rope.as_ref(), self.context)
             });
         }
         if self.ranks.value < value.cached.nrows() {
@@ -103,17 +104,9 @@ impl Layer<'_> {
         }
     }
 
-    /// The rotation of the keys in numbers, where all of a head is rotated.
-    fn turn(&self) -> Option<Turn> {
-        let Rotated::By(rotation) = self.rotation() else {
-            return None;
-        };
-        let half = self.site.key.size / 2;
-        let frequencies = frequencies(self.model, self.graph, self.facts, &rotation, half)
-            .filter(|_| rotation.whole)?;
-        Some(Turn {
-            frequencies,
-            interleaved: rotation.interleaved,
-        })
+    /// The rotation of the keys in numbers, where the graph tells it.
+    fn rope(&self) -> Option<Rope> {
+        let size = self.site.key.size;
+        rope(self.model, self.graph, self.facts, &self.rotation(), size)
     }
 }

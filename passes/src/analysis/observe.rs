@@ -9,6 +9,7 @@ use ndarray::Array2;
 
 use crate::analysis::placed::Placed;
 use crate::analysis::understand::understand;
+use crate::factor::rope::Rope;
 use crate::facts::Facts;
 use crate::facts::scoped::visit;
 use crate::graph::build::{int64_vector, node, vector_name};
@@ -25,6 +26,7 @@ use crate::operators::Target;
 use crate::recognize::rotation::{Rotated, rotation};
 use crate::recognize::scoring::{Scoring, masked_scores, scoring};
 use crate::recognize::site::Site;
+use crate::weights::frequencies::rope;
 use crate::weights::output_projection::output_projection;
 
 /// Something to look at in every attention.
@@ -65,6 +67,8 @@ pub struct ObservedLayer {
     pub scoring: Option<Scoring>,
     /// How its keys are rotated.
     pub rotated: Rotated,
+    /// The same in numbers, where the graph's constants tell it.
+    pub rope: Option<Rope>,
     /// W_O [H*dv, E], where it is plainly there.
     pub output_projection: Option<Array2<f64>>,
     /// The model's output for each quantity; one that this attention cannot show is absent.
@@ -195,6 +199,7 @@ impl Views {
                 score: output_of(graph, site.score),
                 output: output_of(graph, site.output),
                 scoring: scoring(graph, facts, site),
+                rope: rope(model, graph, facts, &rotated, site.key.size),
                 rotated,
                 output_projection: output_projection(model, graph, facts, site),
                 outputs,

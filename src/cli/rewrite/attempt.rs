@@ -1,15 +1,47 @@
 //! One model rewritten, and what is told of it.
 
 use gqa2mla::compress::compressor::Compressed;
+use gqa2mla::fit::context::Context;
 use gqa2mla::fit::layer_errors::LayerError;
 use gqa2mla::fit::reconstruct::Outcome as Reconstructed;
 use gqa2mla::measure::quality::Quality;
 use serde_json::{Value, json};
 
+use crate::cli::calibrate::bound_text;
 use crate::cli::rewrite::layout::Layouts;
 use crate::cli::rewrite::search::Searched;
 use crate::cli::rewrite::summary::Summary;
 use crate::cli::validate::{Report, quality_text};
+
+/// What the statistics of a smaller latent reach.
+pub struct Reach {
+    /// The positions to be served.
+    pub served: Context,
+    /// Positions that were read.
+    pub read: usize,
+    /// Attentions whose rotation is not recognised.
+    pub bound: usize,
+    /// Tokens for each direction of the cache.
+    pub tokens_a_direction: f64,
+}
+
+impl Reach {
+    fn text(&self) -> String {
+        format!(
+            "factors for {}, from {:.1} tokens for each direction\n{}",
+            self.served.text(),
+            self.tokens_a_direction,
+            bound_text(self.bound, self.read)
+        )
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "positions": self.served.positions, "source": self.served.source, "read": self.read,
+            "bound_to_positions": self.bound, "tokens_a_direction": self.tokens_a_direction,
+        })
+    }
+}
 
 /// One model rewritten, with all that is known of it, before it has its name.
 pub struct Attempt {
@@ -17,6 +49,8 @@ pub struct Attempt {
     pub compressed: Compressed,
     /// What was done.
     pub summary: Summary,
+    /// Where its factors hold, if they were made from statistics.
+    pub reach: Option<Reach>,
     /// How its size was found, if it was searched.
     pub searched: Option<Searched>,
     /// Both layouts, if two were made.
@@ -37,6 +71,7 @@ impl Attempt {
     /// For people.
     pub fn text(&self) -> String {
         let mut text = self.summary.text();
+        text.push_str(&self.reach.as_ref().map(Reach::text).unwrap_or_default());
         text.push_str(
             &self
                 .searched
@@ -67,6 +102,7 @@ impl Attempt {
     pub fn json(&self) -> Value {
         json!({
             "rewrite": self.summary.json(),
+            "context": self.reach.as_ref().map(Reach::json),
             "search": self.searched.as_ref().map(Searched::json),
             "layouts": self.layouts.map(Layouts::json),
             "reconstruction": self.compressed.outcomes.iter().map(outcome_json).collect::<Vec<_>>(),

@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 use gqa2mla::compress::compressor::{Compressed, Compressor, Progress};
 use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla::files::save::{DataFile, names_a_file};
+use gqa2mla::fit::context::{Context, Source};
 use gqa2mla::fit::factors::Factorization;
 use gqa2mla::fit::layer_errors::{LayerError, layer_errors};
 use gqa2mla::fit::reconstruct;
@@ -24,7 +25,7 @@ use gqa2mla::validate::scenario::Random;
 use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::{LatentForm, RewriteOptions};
 
-use attempt::Attempt;
+use attempt::{Attempt, Reach};
 use folder::ServingArg;
 use layout::{LayoutArg, better_layout};
 use search::search;
@@ -146,6 +147,7 @@ impl Rewrite {
         data: DataFile,
         work: Option<&Path>,
     ) -> anyhow::Result<Attempt> {
+        let served = self.factors.context(model);
         let mut options = RewriteOptions {
             ranks: self.size.plan(),
             allow_partial: self.allow_partial,
@@ -157,7 +159,7 @@ impl Rewrite {
                 FormArg::Absorbed => LatentForm::Absorbed,
                 FormArg::Expanded => LatentForm::Expanded,
             },
-            context: self.factors.context(),
+            context: Some(served.positions),
             ..RewriteOptions::default()
         };
         let factorization = self.factors.factorization(self.size.is_exact());
@@ -178,15 +180,18 @@ impl Rewrite {
         if !self.size.is_exact() {
             compressor.check(&options)?;
         }
-        let (fitted, held_out) = self.texts(model)?;
+        let (fitted, held_out) = self.texts(model, &served)?;
         let statistics =
             self.factors
                 .statistics(factorization, model, fitted.as_ref(), &runtime)?;
         compressor.statistics = statistics.as_ref();
-        compressor.reconstruction = fitted.as_ref().zip(self.factors.descent(factorization));
+        compressor.reconstruction = fitted
+            .as_ref()
+            .zip(self.factors.descent(factorization, &served));
         let mut searched = None;
         if let Some(promise) = self.size.promise() {
             let held_out = held_out.as_ref().ok_or_else(|| self.no_held_out())?;
+            self.reaches(held_out, &served)?;
             let found = search(&compressor, &options, promise, out, held_out)?;
             options.ranks = found.plan();
             searched = Some(found);
@@ -228,7 +233,15 @@ impl Rewrite {
             let tokens = fitted.as_ref().and_then(|t| t.sequences().next());
             measured_layers(model, &compressed, tokens, &runtime)
         });
+        let factors = statistics.as_ref().filter(|_| summary.lossy);
+        let reach = factors.map(|sums| Reach {
+            served,
+            read: sums.length,
+            bound: sums.bound_to_positions().count(),
+            tokens_a_direction: sums.tokens_a_direction(),
+        });
         Ok(Attempt {
+            reach,
             measured,
             compressed,
             summary,
@@ -271,7 +284,11 @@ impl Rewrite {
     }
 
     /// The text to fit factors to, and the one to measure on.
-    fn texts(&self, model: &LoadedModel) -> anyhow::Result<(Option<Text>, Option<Text>)> {
+    fn texts(
+        &self,
+        model: &LoadedModel,
+        served: &Context,
+    ) -> anyhow::Result<(Option<Text>, Option<Text>)> {
         let (args, length) = (&self.factors, self.factors.text_length);
         if args.text.source().is_none() {
             return Ok((None, None));
@@ -280,15 +297,34 @@ impl Rewrite {
         if self.size.is_exact() {
             return Ok((args.text.read(vocabulary, args.text_tokens, length)?, None));
         }
-        let wanted = args.text_tokens.saturating_add(MEASURED);
+        let most = match served.source {
+            Source::Asked => MEASURED.max(served.positions),
+            _ => MEASURED,
+        };
+        let wanted = args.text_tokens.saturating_add(most);
         let Some(text) = args.text.read(vocabulary, wanted, length)? else {
             return Ok((None, None));
         };
         // Too short a text is fitted to as a whole, and nothing can be promised on it.
-        Ok(match text.hold_out(MEASURED) {
-            Some((fitted, measured)) => (Some(fitted), Some(measured)),
+        Ok(match text.hold_out(most) {
+            // What is lost depends on the position: it is measured up to the last one that is served, or that there is.
+            Some((fitted, held_out)) => {
+                let measured = held_out.in_sequences_of(served.positions);
+                (Some(fitted), Some(measured))
+            }
             None => (Some(text), None),
         })
+    }
+
+    /// A promise speaks of the positions that are measured. Those that were asked for have to be among them.
+    fn reaches(&self, held_out: &Text, served: &Context) -> Result<(), UsageError> {
+        let (asked, length) = (served.positions, held_out.length);
+        if served.source != Source::Asked || length >= asked {
+            return Ok(());
+        }
+        Err(UsageError(format!(
+            "a promise for {asked} positions is measured on held-out text of that length, and a third of the text is {length} tokens: give more text, or a --context of at most {length}"
+        )))
     }
 
     fn validate(&self, original: &LoadedModel, compressed: &Compressed) -> anyhow::Result<Report> {

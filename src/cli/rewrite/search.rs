@@ -103,8 +103,8 @@ pub fn search(
         let quality = compressed.quality(model, held_out, runtime, &mut progress("reading"))?;
         compressed.discard();
         Ok(match promise {
-            Promise::Perplexity(_) => quality.increase(),
-            Promise::Kl(_) => quality.mean_kl,
+            Promise::Perplexity(_) => quality.promised_increase(),
+            Promise::Kl(_) => quality.worst_kl(),
         })
     };
     let limit = promise.limit();

@@ -186,7 +186,7 @@ pub fn calibrate(
         let unrotated = layer.outputs.contains_key(&Quantity::Unrotated);
         let (d, dv) = (site.key.size, site.value.size);
         let sums = Statistics::new(site.heads, site.kv_heads, d, dv, unrotated);
-        (layer.id.clone(), sums)
+        (layer.id.clone(), sums.expecting(layer.rope.clone()))
     };
     let mut sums = ModelStatistics {
         model: identity(&model.model)?,
@@ -225,6 +225,27 @@ pub fn calibrate(
 }
 
 impl ModelStatistics {
+    /// Attentions whose rotation is not recognised: factors of their keys hold for the positions that were read alone.
+    pub fn bound_to_positions(&self) -> impl Iterator<Item = &str> {
+        let bound = |sums: &Statistics| sums.position_free.is_none();
+        let layers = self.layers.iter().filter(move |(_, sums)| bound(sums));
+        layers.map(|(id, _)| id.as_str())
+    }
+
+    /// Tokens for each direction that a second moment has to tell apart, in the attention with the fewest: the wider of G*d
+    /// and G*dv. Infinite where there is no attention.
+    #[must_use]
+    pub fn tokens_a_direction(&self) -> f64 {
+        let of_layer = |sums: &Statistics| {
+            let directions = sums.key_sum.len().max(sums.value_square.nrows());
+            sums.tokens / directions.max(1) as f64
+        };
+        self.layers
+            .values()
+            .map(of_layer)
+            .fold(f64::INFINITY, f64::min)
+    }
+
     /// Whether these sums are an earlier state of `fresh`, which has none yet.
     fn continues(&self, fresh: &Self) -> bool {
         let same = |(id, sums): (&String, &Statistics)| {

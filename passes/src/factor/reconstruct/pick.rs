@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn every_query_is_looked_at_before_one_is_looked_at_again() {
-        for stride in 1..=16 {
+        for stride in 1..=16usize {
             for length in [16 * stride, 16 * stride + 5] {
                 let count = length.div_ceil(stride);
                 let rounds = length.div_ceil(count);

@@ -68,7 +68,7 @@ impl Calibrate {
         if tokens < FEW {
             complain(&few_tokens(tokens));
         }
-        let bound = statistics.bound_to_positions().count();
+        let bound = statistics.bound_to_positions();
         let (out, layers) = (self.out.display().to_string(), statistics.layers.len());
         if json {
             emit_json(&json!({

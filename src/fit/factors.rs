@@ -4,11 +4,10 @@ use gqa2mla_passes::factor::moments::value_readers;
 use gqa2mla_passes::factor::statistics::Recipe;
 use gqa2mla_passes::factor::transmla::{Decoupled, Joint, transmla};
 use gqa2mla_passes::factor::{Factors, Moments, Ranks, SpectralError, Statistics, factor};
-use gqa2mla_passes::pipeline::options::CONTEXT;
+use gqa2mla_passes::forms::CachedKeys;
 use gqa2mla_passes::recognize::rotation::Rotated;
 use gqa2mla_passes::recognize::scoring::Scoring;
 use gqa2mla_passes::recognize::site::Site;
-use gqa2mla_passes::{LatentForm, RewriteOptions};
 use ndarray::Array2;
 
 /// Which factorization.
@@ -45,19 +44,19 @@ impl Factorization {
 
     /// The moments it takes of the statistics of an attention with this scoring. A mean may be left out only where
     /// softmax ignores it, and given back only where probabilities add up to one.
-    fn recipe(self, scoring: Option<&Scoring>, options: &RewriteOptions) -> Recipe {
+    fn recipe(self, scoring: Option<&Scoring>, keys: CachedKeys, positions: usize) -> Recipe {
         let calibrated = self == Self::Calibrated;
         Recipe {
             weighted: matches!(self, Self::Weighted | Self::Calibrated),
             centred_keys: calibrated && scoring.is_some_and(Scoring::ignores_shifts),
             received_values: calibrated && scoring.is_some(),
-            unrotated: options.form == LatentForm::Expanded,
-            positions: options.context.unwrap_or(CONTEXT),
+            unrotated: keys == CachedKeys::Unrotated,
+            positions,
         }
     }
 }
 
-/// The moments of one attention, for a rewrite as `options` say.
+/// The moments of one attention, for a form that caches `keys`, over `positions` positions from 0.
 #[must_use]
 pub fn moments(
     site: &Site,
@@ -65,10 +64,11 @@ pub fn moments(
     output_projection: Option<&Array2<f64>>,
     statistics: &Statistics,
     factorization: Factorization,
-    options: &RewriteOptions,
+    keys: CachedKeys,
+    positions: usize,
 ) -> Moments {
     let readers = output_projection.map(|w| value_readers(w, site.heads, site.kv_heads));
-    statistics.moments(factorization.recipe(scoring, options), readers)
+    statistics.moments(factorization.recipe(scoring, keys, positions), readers)
 }
 
 /// TransMLA's factors of one attention; `None` where its statistics do not hold keys before rotation.

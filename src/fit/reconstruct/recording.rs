@@ -6,9 +6,9 @@ use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use gqa2mla_passes::LatentForm;
 use gqa2mla_passes::analysis::observe::{ObservedLayer, Quantity};
 use gqa2mla_passes::factor::reconstruct::Sequence;
+use gqa2mla_passes::forms::CachedKeys;
 use half::f16;
 
 use crate::files::load::LoadedModel;
@@ -25,8 +25,8 @@ const REWRITTEN: &str = "activations-rewritten.f16";
 
 /// How the attentions of a model are reproduced outside it.
 pub struct Subject {
-    /// Which keys are recorded: those that latents of this form are made of.
-    form: LatentForm,
+    /// Which keys are recorded: those that latents of the form are made of.
+    cached: CachedKeys,
     /// The attentions, and how each is reproduced here.
     pub layers: Vec<(ObservedLayer, Reproduced)>,
 }
@@ -49,7 +49,7 @@ impl Subject {
     pub fn of(
         model: &LoadedModel,
         text: &Text,
-        form: LatentForm,
+        cached: CachedKeys,
         runtime: &RuntimeOptions,
     ) -> Result<Self, ReconstructError> {
         let first = text.sequences().next().unwrap_or_default();
@@ -65,11 +65,11 @@ impl Subject {
         let outputs = watched.read(first)?;
         let layers = std::mem::take(&mut watched.layers).into_iter();
         let layers = layers.map(|layer| {
-            let how = reproduce(&layer, form, &outputs, first.len());
+            let how = reproduce(&layer, cached, &outputs, first.len());
             (layer, how)
         });
         Ok(Self {
-            form,
+            cached,
             layers: layers.collect(),
         })
     }
@@ -139,8 +139,8 @@ impl Subject {
             path: unfinished.display().to_string(),
             cause,
         };
-        let keys = match self.form {
-            LatentForm::Expanded => Quantity::Unrotated,
+        let keys = match self.cached {
+            CachedKeys::Unrotated => Quantity::Unrotated,
             _ => Quantity::Key,
         };
         let seen = [Quantity::Query, keys, Quantity::Value];
@@ -155,7 +155,7 @@ impl Subject {
                 let Some(layer) = shown.filter(|_| *numbers > 0) else {
                     continue;
                 };
-                let sequence = sequence(layer, self.form, &outputs, tokens.len())?;
+                let sequence = sequence(layer, self.cached, &outputs, tokens.len())?;
                 for part in [&sequence.queries, &sequence.keys, &sequence.values] {
                     let half: Vec<u8> = part
                         .iter()

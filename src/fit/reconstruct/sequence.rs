@@ -2,21 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use gqa2mla_passes::LatentForm;
 use gqa2mla_passes::analysis::observe::{ObservedLayer, Quantity};
 use gqa2mla_passes::factor::reconstruct::Sequence;
+use gqa2mla_passes::forms::CachedKeys;
 
 use crate::fit::calibrate::{by_token, shown, unrotated};
 use crate::fit::reconstruct::error::ReconstructError;
 use crate::runtime::tensor::Tensor;
 
-/// What one layer read, with tokens as the rows of keys and values; the keys are those that latents of `form` are made of.
+/// What one layer read, with tokens as the rows of keys and values; the keys are those that latents of the form are made of.
 ///
 /// # Errors
 /// [`ReconstructError::Calibrate`] when the model shows something else.
 pub fn sequence(
     layer: &ObservedLayer,
-    form: LatentForm,
+    cached: CachedKeys,
     outputs: &BTreeMap<String, Tensor>,
     length: usize,
 ) -> Result<Sequence, ReconstructError> {
@@ -24,8 +24,8 @@ pub fn sequence(
     let get = |quantity, heads, size| shown(layer, outputs, quantity, &[heads, length, size]);
     let queries = get(Quantity::Query, site.heads, site.key.size)?.into_owned();
     let values = get(Quantity::Value, site.kv_heads, site.value.size)?;
-    let keys = match form {
-        LatentForm::Expanded => unrotated(layer, outputs, length)?,
+    let keys = match cached {
+        CachedKeys::Unrotated => unrotated(layer, outputs, length)?,
         _ => None,
     };
     let keys = match keys {

@@ -388,7 +388,8 @@ fn a_sequence_at_another_position_has_the_same_outputs_and_another_error() {
         assert!((a - b).abs() < 1e-4 * (1.0 + b.abs()), "{a}, expected {b}");
     }
     let [here, there] = [example, moved].map(|e| error(&attention, &factors, &[e]));
-    assert!((here - there).abs() > 1e-2 * here, "{here} and {there}");
+    // Single precision leaves 1e-5 of it.
+    assert!((here - there).abs() > 1e-3 * here, "{here} and {there}");
 }
 
 #[test]

@@ -5,13 +5,14 @@
 //! spectrum; then each number of the budget goes where it saves most.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use gqa2mla_passes::factor::Ranks;
 use gqa2mla_passes::recognize::site::Site;
 use gqa2mla_passes::{RankPlan, RewriteOptions};
 
-use crate::compress::compressor::{CompressError, Compressor};
+use crate::compress::compressor::Compressor;
+use crate::compress::error::CompressError;
+use crate::compress::events::{Observer, Stage, steps};
 use crate::measure::text::Text;
 
 /// Tokens that each probe reads.
@@ -19,7 +20,7 @@ const PROBED: usize = 512;
 /// Cheapest side against the dearest: a probe that finds no loss at all has met a text too short to show it.
 const CHEAPEST: f64 = 1e-4;
 
-/// What narrowing one side costs.
+/// What narrowing one side of a layer, its keys or its values, costs.
 #[derive(Debug, Clone, Copy)]
 pub struct Curve<'c> {
     /// Second moment along each direction, largest first.
@@ -49,32 +50,29 @@ pub fn allot(sides: &[Curve], budget: usize) -> Vec<usize> {
     widths
 }
 
-/// Widths for every attention that together cache as many numbers as those of `options`. Models are written beside `out`
-/// and read on the first tokens of `text`; `progress` is told the probes done of those there are.
+/// Widths for every attention that together cache as many numbers as those of `options`. Probes are models that read the
+/// first tokens of `text`.
 ///
 /// # Errors
 /// [`CompressError`].
 pub fn free(
     compressor: &Compressor,
     options: &RewriteOptions,
-    out: &Path,
     text: &Text,
-    progress: &mut dyn FnMut(usize, usize),
+    observer: &mut Observer,
 ) -> Result<RankPlan, CompressError> {
     let length = text.length.min(PROBED);
     let few = Text {
         ids: text.ids.iter().take(length).copied().collect(),
         length,
     };
-    let quick = Compressor {
-        reconstruction: None,
-        ..compressor.clone()
-    };
+    let quick = compressor.without_reconstruction();
+    let mut progress = steps(Stage::Probing, observer);
     // A side at its full width has no spectrum, as nothing of it is left out: what it would lose shows one below.
     let planned = compressor.check(options)?;
     let below = |rank: usize, whole: usize| rank.min(whole.saturating_sub(1)).max(1);
     let narrower = planned.iter().map(|p| {
-        let [key, value] = widths(&p.site);
+        let [key, value] = full_widths(&p.site);
         let ranks = Ranks {
             key: below(p.ranks.key, key),
             value: below(p.ranks.value, value),
@@ -85,10 +83,10 @@ pub fn free(
         ranks: RankPlan::Each(narrower.collect()),
         ..options.clone()
     };
-    let (common, _) = quick.measure(out, &probed, &few)?;
+    let (common, _) = quick.measure(&probed, &few, &mut |_| {})?;
     let sites = &common.sites;
     let within = planned.iter().map(|p| {
-        let [key, value] = widths(&p.site);
+        let [key, value] = full_widths(&p.site);
         p.ranks.key.min(key) + p.ranks.value.min(value)
     });
     let budget = within.sum();
@@ -118,7 +116,7 @@ pub fn free(
                 ranks: RankPlan::Each(BTreeMap::from([(site.id.clone(), ranks)])),
                 ..options.clone()
             };
-            let (_, quality) = quick.measure(out, &probe, &few)?;
+            let (_, quality) = quick.measure(&probe, &few, &mut |_| {})?;
             let lost = side.loss.unwrap_or(0.0) * side.spectrum.iter().sum::<f64>();
             curves.push(Curve {
                 spectrum: &side.spectrum,
@@ -150,7 +148,7 @@ pub fn free(
 }
 
 /// G*d and G*dv, the widths at which nothing of keys and values is lost.
-fn widths(site: &Site) -> [usize; 2] {
+fn full_widths(site: &Site) -> [usize; 2] {
     [&site.key, &site.value].map(|side| site.kv_heads * side.size)
 }
 

@@ -74,18 +74,6 @@ impl Context {
             },
         }
     }
-
-    /// For people: the positions, and what tells them.
-    #[must_use]
-    pub fn text(&self) -> String {
-        let last = self.positions.saturating_sub(1);
-        let source = match &self.source {
-            Source::Asked => "--context".to_owned(),
-            Source::Configuration(file) => format!("the maximum in {file}"),
-            Source::Usual => "no configuration tells a maximum".to_owned(),
-        };
-        format!("positions 0 to {last} ({source})")
-    }
 }
 
 /// The number at `key` of a configuration, where it is one.

@@ -4,4 +4,6 @@ pub mod calibrate;
 pub mod context;
 pub mod factors;
 pub mod layer_errors;
+pub mod reach;
 pub mod reconstruct;
+pub mod statistics;

@@ -2,5 +2,6 @@
 
 pub mod logits;
 pub mod measure;
+pub mod npy;
 pub mod quality;
 pub mod text;

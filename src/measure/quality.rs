@@ -22,8 +22,8 @@ const CHUNK: usize = 256;
 /// Ranges of positions that are told apart, and the fewest positions of one.
 const BINS: usize = 8;
 const NARROWEST: usize = 64;
-/// Predicted tokens from which on a range of positions is held to a promise: at fewer, chance moves its perplexity by more
-/// than a percent.
+/// Predicted tokens from which on a range of positions is held to a promise, 1,024 but for the last positions of sequences,
+/// which predict nothing: at fewer, chance moves its perplexity by more than a percent.
 const TELLING: usize = 1000;
 /// Nats of KL that go with a nat of loss at most. Where a smaller cache adds noise to the logits, KL is one to three and a
 /// half times the loss it brings; a model that predicts something else has far more.
@@ -275,4 +275,52 @@ fn finite(value: f64) -> Result<f64, ValidateError> {
     Err(ValidateError::Interface(
         "the perplexity is not finite: the model overflows on this text".to_owned(),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Bin, Quality};
+
+    fn quality(bins: &[(usize, f64, f64)]) -> Quality {
+        let bin = |(number, &(tokens, rewritten_perplexity, mean_kl)): (usize, &_)| Bin {
+            first: 512 * number,
+            last: 512 * number + 511,
+            tokens,
+            original_perplexity: 10.0,
+            rewritten_perplexity,
+            mean_kl,
+            top1_agreement: 1.0,
+        };
+        Quality {
+            tokens: bins.iter().map(|bin| bin.0).sum(),
+            original_perplexity: 10.0,
+            rewritten_perplexity: 10.1,
+            mean_kl: 0.02,
+            top1_agreement: 1.0,
+            original_cache_bytes: 512.0,
+            rewritten_cache_bytes: 256.0,
+            positions: bins.iter().enumerate().map(bin).collect(),
+        }
+    }
+
+    fn close(a: f64, b: f64) -> bool {
+        (a - b).abs() < 1e-12
+    }
+
+    #[test]
+    fn the_worst_range_of_positions_is_what_a_promise_is_held_to() {
+        let far = quality(&[(1024, 10.0, 0.01), (1022, 12.0, 0.05)]);
+        assert!(close(far.worst_increase(), 0.2) && close(far.promised_increase(), 0.2));
+        assert!(close(far.worst_kl(), 0.05));
+        // A handful of tokens tells nothing.
+        let few = quality(&[(1024, 10.0, 0.01), (300, 12.0, 0.05)]);
+        assert!(close(few.worst_increase(), 0.01) && close(few.worst_kl(), 0.02));
+    }
+
+    #[test]
+    fn a_model_that_says_something_else_at_the_same_perplexity_breaks_a_promise_on_perplexity() {
+        let other = quality(&[(1024, 9.5, 1.5), (1024, 9.5, 1.5)]);
+        assert!(other.worst_increase() <= 0.01);
+        assert!(other.promised_increase() > 0.4);
+    }
 }

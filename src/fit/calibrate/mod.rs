@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::files::tensors::ArraysError;
-use gqa2mla_passes::analysis::identity::SiteId;
 use gqa2mla_passes::analysis::observe::{ObserveError, Observed, ObservedLayer, Quantity, observe};
 use gqa2mla_passes::analysis::{Analysis, AnalysisError};
 use gqa2mla_passes::factor::Statistics;
@@ -22,28 +21,14 @@ use prost::Message;
 
 use crate::files::identity::identity;
 use crate::files::load::LoadedModel;
+use crate::fit::statistics::ModelStatistics;
 use crate::measure::text::Text;
 use crate::runtime::tensor::Tensor;
 use crate::runtime::{RuntimeError, RuntimeOptions, Session, open_messages};
 use crate::validate::ValidateError;
 use crate::validate::interface::Interface;
-use crate::validate::ports::subject;
+use crate::validate::ports::LanguageModel;
 use crate::validate::prompt::{closed, feeds};
-
-/// The statistics of a whole model.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ModelStatistics {
-    /// The model they belong to, see [`identity`].
-    pub model: String,
-    /// Checksum of the text they were made from.
-    pub text: String,
-    /// Sequences that have been read.
-    pub sequences: usize,
-    /// Tokens of one sequence.
-    pub length: usize,
-    /// By attention, as [`ObservedLayer::id`] names them.
-    pub layers: BTreeMap<SiteId, Statistics>,
-}
 
 /// Why there are no statistics.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +105,7 @@ impl Watched {
         quantities: &[Quantity],
         runtime: &RuntimeOptions,
     ) -> Result<Self, CalibrateError> {
-        let interface = subject(&model.model.proto)?.interface;
+        let interface = LanguageModel::of(&model.model.proto)?.interface;
         let analysis = Analysis::of(&model.model, Target::MatMul)?;
         let Observed { proto, layers } = observe(&model.model, &analysis, quantities)?;
         let session = open_messages(&proto.encode_to_vec(), &model.path, runtime)?;
@@ -229,42 +214,6 @@ pub fn calibrate(
     }
     progress(total, total);
     Ok(sums)
-}
-
-impl ModelStatistics {
-    /// How many attentions there are whose rotation is not recognised: factors of their keys hold for the positions that were read alone.
-    pub fn bound_to_positions(&self) -> usize {
-        let bound = |sums: &&Statistics| sums.position_free.is_none();
-        self.layers.values().filter(bound).count()
-    }
-
-    /// Tokens for each direction that a second moment has to tell apart, in the attention with the fewest: the wider of G*d
-    /// and G*dv. Infinite where there is no attention.
-    #[must_use]
-    pub fn tokens_a_direction(&self) -> f64 {
-        let of_layer = |sums: &Statistics| {
-            let directions = sums.key_sum.len().max(sums.value_square.nrows());
-            sums.tokens / directions.max(1) as f64
-        };
-        self.layers
-            .values()
-            .map(of_layer)
-            .fold(f64::INFINITY, f64::min)
-    }
-
-    /// Whether these sums are an earlier state of `fresh`, which has none yet.
-    fn continues(&self, fresh: &Self) -> bool {
-        let same = |(id, sums): (&SiteId, &Statistics)| {
-            self.layers
-                .get(id)
-                .is_some_and(|s| s.key_square.dim() == sums.key_square.dim())
-        };
-        self.model == fresh.model
-            && self.text == fresh.text
-            && self.length == fresh.length
-            && self.layers.len() == fresh.layers.len()
-            && fresh.layers.iter().all(same)
-    }
 }
 
 fn checksum(text: &Text) -> String {

@@ -10,7 +10,7 @@ use gqa2mla_passes::factor::rope::Rope;
 use ndarray::Array2;
 
 use crate::files::tensors::{Arrays, ArraysError};
-use crate::fit::calibrate::ModelStatistics;
+use crate::fit::statistics::ModelStatistics;
 
 /// What the file is.
 const KIND: &str = "gqa2mla statistics 2";

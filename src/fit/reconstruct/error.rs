@@ -5,7 +5,6 @@ use std::io;
 use gqa2mla_passes::RewriteError;
 use gqa2mla_passes::factor::SpectralError;
 
-use crate::files::load::LoadError;
 use crate::files::tensors::ArraysError;
 use crate::fit::calibrate::CalibrateError;
 
@@ -26,9 +25,6 @@ pub enum ReconstructError {
     /// A file of factors.
     #[error(transparent)]
     Arrays(#[from] ArraysError),
-    /// The model cannot be read once more.
-    #[error(transparent)]
-    Load(#[from] LoadError),
     /// The first layers cannot be rewritten by themselves.
     #[error("rewriting the layers that are done: {0}")]
     Rewrite(#[from] Box<RewriteError>),

@@ -32,10 +32,10 @@ use kept::{layer_file, load, save};
 use recording::{Recording, Subject};
 use reproduce::Reproduced;
 
-use crate::files::load::{LoadedModel, load as load_model};
+use crate::files::load::LoadedModel;
 use crate::files::tensors::ArraysError;
-use crate::fit::calibrate::ModelStatistics;
 use crate::fit::factors::{Factorization, from_moments, moments};
+use crate::fit::statistics::ModelStatistics;
 use crate::measure::text::Text;
 use crate::runtime::RuntimeOptions;
 
@@ -214,7 +214,7 @@ impl Reconstruction {
             allow_partial: true,
             ..job.options.clone()
         };
-        let mut model = load_model(&job.model.path)?;
+        let mut model = job.model.clone();
         let mut factorize = |view: &SiteView, _: Wanted| {
             let factors = self.factors(view.id())?;
             factors.map(Into::into).ok_or_else(|| {

@@ -63,13 +63,13 @@ impl Compressor<'_> {
     /// [`CompressError`] with the model's path.
     pub fn check(&self, options: &RewriteOptions) -> Result<Vec<Planned>, CompressError> {
         let model = &self.model.model;
-        let planned = Analysis::of(model, options.form.target())
-            .map_err(RewriteError::from)
-            .and_then(|analysis| plan(model, &analysis, options))
-            .map_err(|cause| ConvertError::Rewrite {
-                path: self.model.path.display().to_string(),
-                cause: Box::new(cause),
-            })?;
+        let refused = |cause: RewriteError| ConvertError::Rewrite {
+            path: self.model.path.display().to_string(),
+            cause: Box::new(cause),
+        };
+        let analysis = Analysis::of(model, options.form.target());
+        let analysis = analysis.map_err(|cause| refused(cause.into()))?;
+        let planned = plan(model, &analysis, options).map_err(refused)?;
         let Some(statistics) = self.statistics else {
             return Ok(planned);
         };
@@ -218,7 +218,7 @@ impl Compressor<'_> {
     pub(crate) fn unobserved(&self, cause: CalibrateError) -> CompressError {
         CompressError::Calibrate {
             path: self.model.path.display().to_string(),
-            cause,
+            cause: Box::new(cause),
         }
     }
 }

@@ -20,7 +20,7 @@ pub enum CompressError {
     Convert(#[from] ConvertError),
     /// The reconstruction.
     #[error(transparent)]
-    Reconstruct(#[from] ReconstructError),
+    Reconstruct(Box<ReconstructError>),
     /// Statistics that were made from another model.
     #[error(
         "the statistics belong to another model ({found}, this one is {expected}): make them with `gqa2mla calibrate` from this very file"
@@ -47,7 +47,7 @@ pub enum CompressError {
         /// The model.
         path: String,
         /// Why it cannot be observed.
-        cause: CalibrateError,
+        cause: Box<CalibrateError>,
     },
     /// The rewritten model cannot be read again.
     #[error(transparent)]
@@ -110,6 +110,12 @@ pub enum FreeWidthsError {
     /// TransMLA's recipe has a layout of its own.
     #[error("free widths have no meaning for TransMLA's recipe, whose layout is its own")]
     OwnLayout,
+}
+
+impl From<ReconstructError> for CompressError {
+    fn from(error: ReconstructError) -> Self {
+        Self::Reconstruct(Box::new(error))
+    }
 }
 
 impl From<ArraysError> for CompressError {

@@ -163,7 +163,7 @@ pub fn compare_ways(
             let made = calibrate(model, text, &request.runtime, None, progress);
             Some(made.map_err(|cause| CompressError::Calibrate {
                 path: model.path.display().to_string(),
-                cause,
+                cause: Box::new(cause),
             })?)
         }
     };

@@ -49,7 +49,10 @@ const CANNOT_RUN: &str = "the rewrite was not written because the models could n
 pub fn in_options(error: CompressError) -> anyhow::Error {
     let words = match error {
         CompressError::NoText => return no_text(),
-        CompressError::ShortText => error.to_string(),
+        CompressError::FewTokens { .. } => {
+            return anyhow::anyhow!("{error}, or --force");
+        }
+        CompressError::ShortText | CompressError::ShortPromise { .. } => error.to_string(),
         CompressError::FreeWidths(cause) => match cause {
             FreeWidthsError::NoBudget => {
                 "--layout free divides a budget: give it with --cache-ratio or --rank"

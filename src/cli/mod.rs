@@ -12,6 +12,7 @@ mod man;
 mod print;
 mod proof;
 mod quality;
+mod reach;
 mod rewrite;
 mod runtime;
 mod screen;

@@ -20,9 +20,11 @@ use crate::files::identity::identity;
 use crate::files::interrupted::keep_work;
 use crate::files::load::LoadedModel;
 use crate::files::save::{DataFile, output_path};
-use crate::fit::calibrate::{CalibrateError, ModelStatistics};
+use crate::fit::calibrate::CalibrateError;
 use crate::fit::factors::{Factorization, decoupled, from_moments, moments};
-use crate::fit::reconstruct::{self, Job, ReconstructError, Reconstruction};
+use crate::fit::reconstruct::error::ReconstructError;
+use crate::fit::reconstruct::{self, Job, Reconstruction};
+use crate::fit::statistics::ModelStatistics;
 use crate::measure::quality::Quality;
 use crate::measure::text::Text;
 use crate::runtime::RuntimeOptions;
@@ -187,6 +189,7 @@ impl Compressor<'_> {
             sums,
             self.factorization,
             options.form.cached_keys(),
+            options.positions(),
         );
         Ok(from_moments(view.site(), &moments, wanted.ranks)?.into())
     }

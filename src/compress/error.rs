@@ -7,7 +7,8 @@ use crate::files::load::LoadError;
 use crate::files::staging::StagingError;
 use crate::files::tensors::ArraysError;
 use crate::fit::calibrate::CalibrateError;
-use crate::fit::reconstruct::ReconstructError;
+use crate::fit::reach::FEWEST;
+use crate::fit::reconstruct::error::ReconstructError;
 use crate::measure::text::TextError;
 use crate::validate::ValidateError;
 
@@ -61,6 +62,24 @@ pub enum CompressError {
     /// The text is too short to fit on one part of it and to measure on another.
     #[error("the text is too short to measure on a part of it: give one of some hundred tokens")]
     ShortText,
+    /// Statistics of so little text that factors would be made for this text alone.
+    #[error(
+        "the statistics hold {tokens_a_direction:.1} tokens for each direction of the cache, and at least {FEWEST} are needed: give more text"
+    )]
+    FewTokens {
+        /// Tokens for each direction.
+        tokens_a_direction: f64,
+    },
+    /// A promise for positions that the held-out text does not reach.
+    #[error(
+        "a promise for {asked} positions is measured on held-out text of that length, and a third of the text is {length} tokens: give more text, or promise for at most {length} positions"
+    )]
+    ShortPromise {
+        /// Positions that were asked for.
+        asked: usize,
+        /// Tokens of the longest held-out sequence.
+        length: usize,
+    },
     /// Widths of their own for the layers do not go together with the rest of the request.
     #[error(transparent)]
     FreeWidths(#[from] FreeWidthsError),

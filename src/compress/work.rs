@@ -6,8 +6,8 @@ use gqa2mla_passes::RewriteOptions;
 use gqa2mla_passes::factor::reconstruct::Descent;
 
 use crate::files::interrupted::WORK;
-use crate::fit::calibrate::ModelStatistics;
 use crate::fit::factors::Factorization;
+use crate::fit::statistics::ModelStatistics;
 use crate::measure::text::Text;
 
 /// Everything that decides what the finished layers hold.

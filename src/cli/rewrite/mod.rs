@@ -217,6 +217,7 @@ impl Rewrite {
                 LayoutArg::Free => Widths::Free,
             },
             factorization: self.factors.factorization(),
+            takes_few_tokens: self.factors.force,
             statistics: self.factors.statistics()?,
             text: self.factors.text(&self.model)?,
             reconstruction_steps: self.factors.reconstruction_steps(),

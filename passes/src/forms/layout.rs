@@ -74,8 +74,9 @@ impl Layout {
         elem_type: i32,
         values: &ArrayD<f64>,
     ) -> Result<(), TensorRange> {
-        let kind = type_name(elem_type);
-        let name = names.shared(&format!("mla/{role}/{kind}{:?}{content}", values.shape()));
+        let sizes: Vec<String> = values.shape().iter().map(ToString::to_string).collect();
+        let (kind, sizes) = (type_name(elem_type), sizes.join(","));
+        let name = names.shared(&format!("mla/{role}/{kind}[{sizes}]{content}"));
         let view = values.as_standard_layout();
         self.tensors.push(tensor(&name, elem_type, &view.view())?);
         let shape = (elem_type, values.shape().to_vec());

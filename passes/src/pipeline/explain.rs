@@ -32,7 +32,7 @@ impl Explained {
     ) -> Self {
         let site = view.site();
         let score = view.graph.node(site.score).and_then(|n| n.output.first());
-        let operator = analysis.operators.iter().find(|o| {
+        let operator = analysis.spelled.iter().find(|o| {
             o.scope == view.placed.scope && score.is_some_and(|score| o.made.contains(score))
         });
         let spelled = |node: &NodeProto| {

@@ -20,7 +20,7 @@ use crate::graph::patch::apply;
 use crate::graph::scopes::Scope;
 use crate::graph::verify::{VerifyError, verify};
 use crate::onnx::stored::Model;
-use crate::operators::{Target, output_facts};
+use crate::operators::{Operators, Target};
 use crate::recognize::Recognized;
 use crate::recognize::reject::Reject;
 use crate::recognize::site::Site;
@@ -117,7 +117,7 @@ pub fn rewrite(
     store: &mut Store,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Rewritten, RewriteError> {
-    let analysis = Analysis::of(model, options.form.target())?;
+    let analysis = Analysis::with(model, options.operators.clone(), options.form.target())?;
     let callbacks = Callbacks {
         factorize,
         store,
@@ -162,7 +162,7 @@ pub fn rewrite_analysed(
     let original = model.proto.graph.replace(main);
     let imported = model.proto.opset_import.len();
     model.proto.opset_import.extend(analysis.imports);
-    if let Err(error) = accept(model) {
+    if let Err(error) = accept(model, &analysis.operators) {
         model.proto.graph = original;
         model.proto.opset_import.truncate(imported);
         return Err(error);
@@ -190,10 +190,10 @@ fn chosen(analysis: &Analysis, options: &RewriteOptions) -> HashSet<CacheId> {
     sites.map(|p| p.cache.clone()).collect()
 }
 
-fn accept(model: &Model) -> Result<(), RewriteError> {
+fn accept(model: &Model, operators: &Operators) -> Result<(), RewriteError> {
     verify(&model.proto).map_err(RewriteError::Broken)?;
     let main = model.proto.graph.as_ref();
     let main = main.ok_or(RewriteError::Broken(VerifyError::NoGraph))?;
-    let facts = ScopeFacts::infer(model, main, output_facts);
+    let facts = ScopeFacts::infer(model, main, &operators.rules());
     types::verify(main, &facts).map_err(|e| RewriteError::Broken(e.into()))
 }

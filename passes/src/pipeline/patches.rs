@@ -194,7 +194,7 @@ impl<'a> Patches<'a> {
     /// Operators that were spelled out and are not rewritten stand again as they were.
     fn put_back_operators(&mut self) -> Result<(), RewriteError> {
         let analysis = self.analysis;
-        for operator in &analysis.operators {
+        for operator in &analysis.spelled {
             let is_rewritten = |placed: &PlacedSite| {
                 let graph = placed.scope.get(&analysis.main);
                 let score = graph.and_then(|g| g.node.get(placed.site.score.0));

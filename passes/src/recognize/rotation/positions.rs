@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, input_at, is_contrib, is_op};
 use crate::onnx::tensor_proto::DataType;
-use crate::recognize::rotation::MOST;
+use crate::recognize::rotation::rows::MOST;
 use crate::recognize::rotation::numbers::numbers;
 
 /// Positions of the new rows.

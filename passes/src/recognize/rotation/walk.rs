@@ -8,7 +8,7 @@ use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, attribute, int_attribute, is_alias, is_op};
 use crate::onnx::NodeProto;
 use crate::recognize::rotation::numbers::numbers;
-use crate::recognize::rotation::{MOST, Rows, length_of, rows_in};
+use crate::recognize::rotation::rows::{MOST, Rows, length_of, rows_in};
 
 /// The nodes that `value` is made by, as far as the rotation can reach.
 pub fn ancestors(graph: &Graph, value: &str) -> BTreeSet<NodeId> {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use gqa2mla_passes::factor::Ranks;
+use gqa2mla_passes::recognize::site::Site;
 use gqa2mla_passes::{RankPlan, RewriteOptions};
 
 use crate::compress::compressor::Compressor;
@@ -67,9 +68,28 @@ pub fn free(
     };
     let quick = compressor.without_reconstruction();
     let mut progress = steps(Stage::Probing, observer);
-    let (common, _) = quick.measure(options, &few, &mut |_| {})?;
+    // A side at its full width has no spectrum, as nothing of it is left out: what it would lose shows one below.
+    let planned = compressor.check(options)?;
+    let below = |rank: usize, whole: usize| rank.min(whole.saturating_sub(1)).max(1);
+    let narrower = planned.iter().map(|p| {
+        let [key, value] = full_widths(&p.site);
+        let ranks = Ranks {
+            key: below(p.ranks.key, key),
+            value: below(p.ranks.value, value),
+        };
+        (p.id.clone(), ranks)
+    });
+    let probed = RewriteOptions {
+        ranks: RankPlan::Each(narrower.collect()),
+        ..options.clone()
+    };
+    let (common, _) = quick.measure(&probed, &few, &mut |_| {})?;
     let sites = &common.sites;
-    let budget = sites.iter().map(|s| s.ranks.key + s.ranks.value).sum();
+    let within = planned.iter().map(|p| {
+        let [key, value] = full_widths(&p.site);
+        p.ranks.key.min(key) + p.ranks.value.min(value)
+    });
+    let budget = within.sum();
     let (total, mut done) = (2 * sites.len(), 0);
     let mut curves: Vec<Curve> = Vec::new();
     for site in sites {
@@ -125,6 +145,11 @@ pub fn free(
         _ => None,
     });
     Ok(RankPlan::Each(ranks.collect()))
+}
+
+/// G*d and G*dv, the widths at which nothing of keys and values is lost.
+fn full_widths(site: &Site) -> [usize; 2] {
+    [&site.key, &site.value].map(|side| site.kv_heads * side.size)
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod mutations;
 mod noticed;
 mod numerics;
 mod operators;
+mod outputs;
 mod packaging;
 mod print_and_diff;
 mod real_model;

@@ -20,7 +20,7 @@ pub struct RewriteOptions<'f> {
     pub allow_partial: bool,
     /// The target form.
     pub form: &'f dyn Form,
-    /// Positions over which factors from weights alone average rotated keys; `None` is [`CONTEXT`].
+    /// Positions to be served, from 0: moments of rotated keys and queries are averaged over them. `None` is [`CONTEXT`].
     pub context: Option<usize>,
     /// Rewrite these attentions alone; `None` rewrites all.
     pub only: Option<BTreeSet<SiteId>>,
@@ -48,6 +48,11 @@ impl RewriteOptions<'_> {
     /// The latent widths of `site`, which `id` names.
     pub fn ranks_of(&self, id: &SiteId, site: &Site) -> Ranks {
         self.form.ranks(&self.ranks, id, site)
+    }
+
+    /// The positions to be served.
+    pub fn positions(&self) -> usize {
+        self.context.unwrap_or(CONTEXT)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::onnx::stored::Model;
 use crate::pipeline::error::RewriteError;
 use crate::pipeline::explain::Explained;
 use crate::pipeline::factorize::{Factorize, Wanted};
-use crate::pipeline::options::{CONTEXT, RewriteOptions};
+use crate::pipeline::options::RewriteOptions;
 use crate::recognize::site::Site;
 
 /// What was done to one attention.
@@ -178,7 +178,7 @@ impl<'a> Patches<'a> {
         let ranks = self.options.ranks_of(view.id(), view.site());
         let wanted = Wanted {
             ranks,
-            context: self.options.context.unwrap_or(CONTEXT),
+            context: self.options.positions(),
         };
         let made = factorize(view, wanted);
         Ok(Shared {

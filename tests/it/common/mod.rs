@@ -212,7 +212,7 @@ impl From<Output> for Ran {
     }
 }
 
-/// The command, in the repository, where it finds ONNX Runtime in `.venv`.
+/// The command, in the repository; cargo names `.venv` as the environment in which it finds ONNX Runtime.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gqa2mla"));
     command.current_dir(root());

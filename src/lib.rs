@@ -33,8 +33,8 @@ pub mod forms {
     pub use gqa2mla_passes::factor::{Factors, Made, Ranks};
     pub use gqa2mla_passes::forms::*;
     pub use gqa2mla_passes::graph::build::node;
-    pub use gqa2mla_passes::onnx::NodeProto;
     pub use gqa2mla_passes::graph::patch::Patch;
+    pub use gqa2mla_passes::onnx::NodeProto;
     pub use gqa2mla_passes::recognize::site::{Cache, Side, Site};
 }
 

@@ -1,8 +1,8 @@
 //! An attention operator of one's own, added from outside: `toy.Attend(query, key, value, seen, past_key, past_value)`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use gqa2mla::operators::{Core, Fact, Facts, Operator, Reason, Speller, Spelled, Target, unsupported};
-use gqa2mla::{Model, Rewriter, forms::NodeProto};
+use gqa2mla::operators::*;
+use gqa2mla::{Model, Rewriter};
 use gqa2mla_passes::onnx::{ModelProto, OperatorSetIdProto};
 use prost::Message;
 
@@ -29,6 +29,7 @@ fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason
     Ok(Spelled::new(score))
 }
 
+#[rustfmt::skip]
 fn outputs(facts: &Facts, _: &NodeProto, inputs: &[&Fact]) -> Option<Vec<Fact>> {
     let present = |past: &Fact| {
         let mut shape = past.shape.clone()?;
@@ -43,8 +44,11 @@ fn outputs(facts: &Facts, _: &NodeProto, inputs: &[&Fact]) -> Option<Vec<Fact>> 
 fn an_operator_from_outside_is_rewritten() {
     let bytes = std::fs::read("fixtures/attention-past/model.onnx").unwrap();
     let mut proto = ModelProto::decode(bytes.as_slice()).unwrap();
-    let toy = OperatorSetIdProto { domain: Some("toy".to_owned()), version: Some(1) };
-    proto.opset_import.push(toy);
+    let domain = Some("toy".to_owned());
+    let version = Some(1);
+    proto
+        .opset_import
+        .push(OperatorSetIdProto { domain, version });
     let mut nodes = proto.graph.iter_mut().flat_map(|g| &mut g.node);
     let first = nodes.find(|n| n.op_type() == "Attention").unwrap();
     (first.op_type, first.domain) = (Some("Attend".to_owned()), Some("toy".to_owned()));

@@ -56,6 +56,7 @@ pub struct Analysis {
 
 /// Why a model could not be analysed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum AnalysisError {
     /// The graph is broken.
     #[error(transparent)]

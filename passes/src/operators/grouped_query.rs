@@ -17,7 +17,8 @@ use crate::recognize::reject::Reason;
 const CHECK: &str = "check/every_row_must_hold_past_plus_new_tokens";
 
 /// The operator.
-pub const OPERATOR: Operator = Operator::new("com.microsoft", "GroupQueryAttention", outputs, spell).counting_positions();
+pub const OPERATOR: Operator =
+    Operator::new("com.microsoft", "GroupQueryAttention", outputs, spell).counting_positions();
 
 fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, Reason> {
     let refuse = |detail: &str| Err(unsupported(node, detail));

@@ -10,7 +10,7 @@ use crate::graph::{subgraphs, text};
 use crate::onnx::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use crate::recognize::site::Site;
 
-/// What is to be said of one attention.
+/// The text of one attention: its title, its nodes before the rewrite, its plan, and the names of its new values.
 #[derive(Debug, Clone)]
 pub struct Explained {
     title: String,
@@ -109,7 +109,7 @@ struct Section {
 }
 
 impl Explanation {
-    /// Compares the graph `before` with the one in `model`, which was made from it.
+    /// Compares the graph `before` with the graph of `model`, the rewritten one.
     pub fn of(explained: Vec<Explained>, before: &GraphProto, model: &ModelProto) -> Self {
         let opsets = model.opset_import.iter().map(|o| match o.domain() {
             "" => format!("ai.onnx {}", o.version()),

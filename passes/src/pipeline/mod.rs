@@ -30,7 +30,7 @@ use factorize::Factorize;
 use options::{RewriteOptions, check};
 use patches::{Callbacks, Patches, RewrittenSite};
 
-/// What a model holds.
+/// The attentions of a model: recognised ones, rejected ones with their reasons, and those of another kind.
 pub type Inspection = Recognized;
 
 /// What was done to a model.
@@ -39,9 +39,9 @@ pub type Inspection = Recognized;
 pub struct Rewritten {
     /// Every rewritten attention.
     pub sites: Vec<RewrittenSite>,
-    /// Those left as they were.
+    /// The attentions that were not recognised and stay as they were.
     pub rejects: Vec<Reject>,
-    /// The same in text.
+    /// The text of each rewritten attention, before and after.
     pub explanation: Explanation,
 }
 
@@ -70,8 +70,9 @@ pub fn inspect(model: &Model) -> Result<Inspection, AnalysisError> {
     })
 }
 
-/// One attention and what would be made of it.
+/// One attention and the latent widths that a rewrite would give it.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Planned {
     /// The attention.
     pub site: Site,
@@ -146,7 +147,7 @@ pub fn rewrite_analysed(
         explained,
         ..
     } = Patches::make(model, &analysis, options, &mut callbacks)?;
-    // From here on the graph changes, inner graphs first; then the result is looked at as critically as the input.
+    // From here on the graph changes, inner graphs first; then the result is verified like the input.
     let mut main = analysis.main;
     let before: BTreeMap<Scope, Live> = by_scope
         .keys()

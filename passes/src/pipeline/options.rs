@@ -28,7 +28,7 @@ pub struct RewriteOptions<'f> {
     pub operators: Operators,
 }
 
-/// Positions that are averaged over where nobody says how long contexts are.
+/// Positions over which rotated keys are averaged where the options give no context length.
 pub const CONTEXT: usize = 4096;
 
 impl Default for RewriteOptions<'_> {

@@ -10,7 +10,7 @@ use crate::graph::{Graph, NodeId, int_attribute, is_contrib, is_op, label};
 use crate::onnx::NodeProto;
 use crate::recognize::rotation::positions::positions;
 use crate::recognize::rotation::proof;
-use crate::recognize::rotation::rope::{Part, Rotation};
+use crate::recognize::rotation::rope::{RotatedChannels, Rotation};
 use crate::recognize::rotation::rows::{MOST, Rows, length_of, rows_in};
 use crate::recognize::rotation::walk::{
     Through, ancestors, dependents, source, tables, works_by_position,
@@ -44,7 +44,7 @@ pub fn followed(
     proof::are_positions(graph, facts, &positions.value, site.past.as_ref())?;
     proof::count_on(graph, &nodes, &positions)?;
     proof::count_on(graph, &tables, &positions)?;
-    proof::turn_by_position(graph, facts, &tables, &moved)?;
+    proof::rotate_by_position(graph, facts, &tables, &moved)?;
     for node in nodes.iter().filter_map(|id| graph.node(*id)) {
         if !works_by_position(facts, node, length) {
             return Err(format!(
@@ -104,12 +104,7 @@ fn joins_neighbours(facts: &Facts, node: &NodeProto) -> bool {
 }
 
 /// The rotation of `rows` where it works on a part of the channels only, and the others are made without it.
-fn part(
-    graph: &Graph,
-    facts: &Facts,
-    rows: &Rows,
-    moved: &BTreeSet<NodeId>,
-) -> Option<Rotation> {
+fn part(graph: &Graph, facts: &Facts, rows: &Rows, moved: &BTreeSet<NodeId>) -> Option<Rotation> {
     let (concat, node) = graph.producer(rows.value)?;
     if !is_op(node, "Concat") || !matches!(int_attribute(node, "axis", 0), -1 | 3) {
         return None;
@@ -125,27 +120,27 @@ fn part(
         return None;
     }
     let first = before.iter().map(|v| size_of(v)).sum::<Option<usize>>()?;
-    let mut turned = node.input.get(at)?;
+    let mut rotated = node.input.get(at)?;
     let (mut heads, mut join) = (rows.heads, vec![concat]);
-    if let Some((id, expand)) = graph.producer(turned).filter(|(_, n)| is_op(n, "Expand")) {
-        turned = expand.input.first()?;
+    if let Some((id, expand)) = graph.producer(rotated).filter(|(_, n)| is_op(n, "Expand")) {
+        rotated = expand.input.first()?;
         // Whatever is done to a single head fits any number of heads.
         heads = 1;
         join.insert(0, id);
     }
-    let size = size_of(turned)?;
+    let size = size_of(rotated)?;
     let apart = Rows {
-        value: turned,
+        value: rotated,
         heads,
         size,
         past: rows.past.clone(),
     };
-    let rotation = followed(graph, facts, &apart, &ancestors(graph, turned)).ok()?;
+    let rotation = followed(graph, facts, &apart, &ancestors(graph, rotated)).ok()?;
     (!rotation.packed && rotation.part.is_none()).then(|| Rotation {
-        part: Some(Part {
+        part: Some(RotatedChannels {
             first,
             size,
-            turned: turned.clone(),
+            rotated: rotated.clone(),
             join,
         }),
         whole: false,

@@ -23,8 +23,8 @@ use positions::looked_up;
 use rows::Rows;
 use walk::ancestors;
 
-pub use positions::{Form, Positions};
-pub use rope::{Part, Rotated, Rotation};
+pub use positions::{Positions, PositionsShape};
+pub use rope::{Rotated, RotatedChannels, Rotation};
 
 /// The rotation in front of the cached keys of `site`.
 pub fn rotation(graph: &Graph, facts: &Facts, site: &Site) -> Rotated {

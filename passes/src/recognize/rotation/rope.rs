@@ -15,10 +15,10 @@ pub struct Rotation {
     pub interleaved: bool,
     /// Whether all channels of a head are rotated, as far as the tables tell.
     pub whole: bool,
-    /// The nodes that turn `input` into the cached keys, in graph order.
+    /// The nodes from `input` to the cached keys, in graph order.
     pub nodes: Vec<NodeId>,
     /// The channels that `nodes` work on, where the others come from another place and join them afterwards.
-    pub part: Option<Part>,
+    pub part: Option<RotatedChannels>,
     /// The positions that the tables follow from.
     pub positions: Positions,
     /// The nodes that make the tables from the positions, in graph order.
@@ -38,13 +38,13 @@ pub enum Rotated {
 
 /// Channels of each head that are rotated by themselves, and how they join the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct RotatedChannels {
     /// The first of them.
     pub first: usize,
     /// How many they are.
     pub size: usize,
     /// The rotated channels [B, 1 or G, T, size].
-    pub(in crate::recognize::rotation) turned: String,
+    pub(in crate::recognize::rotation) rotated: String,
     /// The nodes that make the keys [B, G, T, d] of them, in graph order.
     pub(in crate::recognize::rotation) join: Vec<NodeId>,
 }
@@ -59,7 +59,7 @@ impl Rotation {
         let Some(part) = &self.part else {
             return Some((Vec::new(), self.input.clone()));
         };
-        let (mut nodes, mut known) = (Vec::new(), (part.turned.clone(), self.input.clone()));
+        let (mut nodes, mut known) = (Vec::new(), (part.rotated.clone(), self.input.clone()));
         for id in &part.join {
             let mut node = graph.node(*id)?.clone();
             for input in node.input.iter_mut().filter(|i| **i == known.0) {

@@ -21,7 +21,7 @@ macro_rules! forms {
 
 forms! {
     absorbed::Absorbed,
-    grouped::Grouped,
+    grouped_query::GroupedQuery,
     expanded::Expanded,
     decoupled::Decoupled,
 }

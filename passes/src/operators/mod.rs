@@ -23,7 +23,7 @@ macro_rules! operators {
 }
 
 operators! {
-    attention,
+    onnx_attention,
     grouped_query,
     multi_head,
 }

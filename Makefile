@@ -39,6 +39,8 @@ affected: $(VENV)/tests
 # What needs no test run: formatting, lints, the smaller build, and dependencies where cargo-deny is installed.
 check:
 	$(CARGO) fmt --all --check
+	@# Files that a macro declares are not seen by cargo fmt.
+	rustfmt --check --edition 2024 passes/src/forms/*.rs passes/src/operators/*.rs
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) deny; \
 		else echo "NOT RUN: cargo deny (cargo install cargo-deny --locked); CI runs it"; fi

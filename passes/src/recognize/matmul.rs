@@ -12,7 +12,7 @@ use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, is_contrib, is_op, label};
 use crate::onnx::NodeProto;
 use crate::recognize::cache::latent_behind;
-use crate::recognize::layout::text;
+use crate::recognize::digits::text;
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::side::{Proved, prove};
 use crate::recognize::site::{Dialect, Side, Site};

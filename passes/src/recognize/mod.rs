@@ -2,7 +2,7 @@
 
 mod cache;
 mod claims;
-pub mod layout;
+pub mod digits;
 mod matmul;
 pub mod reject;
 pub mod rotation;
@@ -22,6 +22,7 @@ use site::Site;
 
 /// The attentions of one graph.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct Recognized {
     /// Those that are proved.
     pub sites: Vec<Site>,

@@ -7,4 +7,6 @@ pub mod measure;
 pub mod report;
 pub mod runtime;
 pub mod serving;
+#[cfg(feature = "train")]
+pub mod tune;
 pub mod validate;

@@ -4,6 +4,8 @@ mod calibrate;
 mod compare;
 mod completions;
 mod diff;
+#[cfg(feature = "train")]
+mod exchange;
 mod factors;
 mod inspect;
 mod man;
@@ -12,6 +14,8 @@ mod rewrite;
 mod runtime;
 mod screen;
 mod text;
+#[cfg(feature = "train")]
+mod tune;
 mod validate;
 
 use std::process::ExitCode;
@@ -46,6 +50,10 @@ enum Command {
     Calibrate(calibrate::Calibrate),
     Rewrite(rewrite::Rewrite),
     Compare(compare::Compare),
+    #[cfg(feature = "train")]
+    Tune(tune::Tune),
+    #[cfg(feature = "train")]
+    Factors(exchange::Factors),
     Validate(validate::Validate),
     Print(print::Print),
     Diff(diff::Diff),
@@ -89,6 +97,10 @@ pub fn run() -> ExitCode {
         Command::Calibrate(command) => command.run(json),
         Command::Compare(command) => command.run(json),
         Command::Rewrite(command) => command.run(json),
+        #[cfg(feature = "train")]
+        Command::Tune(command) => command.run(json),
+        #[cfg(feature = "train")]
+        Command::Factors(command) => command.run(json),
         Command::Validate(command) => command.run(json),
         Command::Print(command) => command.run(json),
         Command::Diff(command) => command.run(json),

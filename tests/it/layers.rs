@@ -21,7 +21,7 @@ const SHELL: [&[&str]; 8] = [
     &["files", "runtime"],
     &["validate"],
     &["measure"],
-    &["fit"],
+    &["fit", "tune"],
     &["compress"],
     &["serving"],
     &["report"],

@@ -34,4 +34,6 @@ mod runtime;
 mod scopes;
 mod serving;
 mod untouched;
+#[cfg(feature = "train")]
+mod tune;
 mod without_ort;

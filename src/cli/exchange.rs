@@ -1,0 +1,70 @@
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use gqa2mla::files::load::load;
+use gqa2mla::files::save::{output_path, save};
+use gqa2mla::tune::exchange::{export, import};
+use serde_json::json;
+
+use crate::cli::Outcome;
+use crate::cli::screen::{emit, emit_json};
+
+/// Take the factors of a rewritten model out to a safetensors file, or put trained ones in.
+///
+/// Example: gqa2mla factors export out/model.onnx -o out/factors.safetensors
+#[derive(Debug, Args)]
+pub struct Factors {
+    #[command(subcommand)]
+    direction: Direction,
+}
+
+#[derive(Debug, Subcommand)]
+enum Direction {
+    /// Write the factors, each under the name of its initializer.
+    Export {
+        /// A model that `rewrite` has written.
+        model: PathBuf,
+        /// The safetensors file.
+        #[arg(short, long, value_name = "OUT")]
+        out: PathBuf,
+    },
+    /// Write the model with other factors of the same names and shapes.
+    Import {
+        /// A model that `rewrite` has written.
+        model: PathBuf,
+        /// The safetensors file.
+        factors: PathBuf,
+        /// The output: a .onnx path, or a folder for the model alone.
+        #[arg(short, long, value_name = "OUT")]
+        out: PathBuf,
+    },
+}
+
+impl Factors {
+    pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
+        let (count, out) = match self.direction {
+            Direction::Export { model, out } => (export(&load(&model)?, &out)?, out),
+            Direction::Import {
+                model,
+                factors,
+                out,
+            } => {
+                let mut model = load(&model)?;
+                let count = import(&mut model, &factors)?;
+                let out = output_path(&model.path, &out);
+                if let Some(folder) = out.parent() {
+                    std::fs::create_dir_all(folder)?;
+                }
+                save(&model, &out)?;
+                (count, out)
+            }
+        };
+        let out = out.display().to_string();
+        if json {
+            emit_json(&json!({ "factors": count, "out": out }));
+        } else {
+            emit(&format!("{count} factors\nwrote {out}"));
+        }
+        Ok(Outcome::Done)
+    }
+}

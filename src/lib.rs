@@ -1,12 +1,44 @@
-//! The shell around [`gqa2mla_passes`]: everything that touches a file, a runtime or a report.
+//! Rewrites ONNX language models from grouped-query attention to multi-head latent attention.
+//!
+//! [`Model`] holds a model, [`Rewriter`] rewrites it, and what it gives explains itself as text:
+//!
+//! ```
+//! let mut model = gqa2mla::Model::open("fixtures/optimum-llama/model.onnx")?;
+//! let found = model.inspect()?;
+//! assert_eq!(found.sites.len(), 2);
+//! let done = gqa2mla::Rewriter::new().rank(16).run(&mut model)?;
+//! println!("{}", done.explain());
+//! let out = tempfile::tempdir()?;
+//! model.save(out.path().join("model.onnx"))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The modules below are what the command `gqa2mla` is made of: everything that touches a file, a runtime or a report.
 
 pub mod compress;
 pub mod files;
 pub mod fit;
 pub mod measure;
+mod model;
 pub mod report;
+mod rewriter;
 pub mod runtime;
 pub mod serving;
 #[cfg(feature = "train")]
 pub mod tune;
 pub mod validate;
+
+/// The target forms, and what a form of one's own is made of.
+pub mod forms {
+    pub use gqa2mla_passes::analysis::SiteView;
+    pub use gqa2mla_passes::analysis::identity::SiteId;
+    pub use gqa2mla_passes::factor::{Factors, Made, Ranks};
+    pub use gqa2mla_passes::forms::*;
+    pub use gqa2mla_passes::graph::build::node;
+    pub use gqa2mla_passes::graph::patch::Patch;
+    pub use gqa2mla_passes::recognize::site::{Cache, Side, Site};
+}
+
+pub use gqa2mla_passes::{Inspection, RewriteError, Rewritten};
+pub use model::Model;
+pub use rewriter::Rewriter;

@@ -7,19 +7,31 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use divan::Bencher;
+use gqa2mla_passes::facts::scoped::ScopeFacts;
 use gqa2mla_passes::inspect;
 use gqa2mla_passes::onnx::stored::Model;
 use gqa2mla_passes::onnx::{GraphProto, ModelProto};
+use gqa2mla_passes::operators::output_facts;
 use prost::Message;
 
 fn main() {
     divan::main();
 }
 
-/// Layers of the grown graph; the export has two, and 625 nodes.
-const LAYERS: [usize; 5] = [2, 10, 20, 40, 80];
+/// Layers of the grown graph; the export has two, and 625 nodes: 625, 2,500 and 20,000 nodes.
+const LAYERS: [usize; 3] = [2, 8, 64];
 
-#[divan::bench(args = LAYERS, max_time = 4)]
+/// Facts alone.
+#[divan::bench(args = LAYERS, max_time = 3)]
+fn infer(bencher: Bencher, layers: usize) {
+    let model = grown(layers);
+    let graph = model.proto.graph.as_ref().unwrap();
+    bencher
+        .counter(divan::counter::ItemsCount::new(graph.node.len()))
+        .bench(|| ScopeFacts::infer(&model, graph, output_facts));
+}
+
+#[divan::bench(args = LAYERS, max_time = 3)]
 fn understand(bencher: Bencher, layers: usize) {
     let model = grown(layers);
     bencher

@@ -14,7 +14,9 @@ pub mod pipeline;
 pub mod recognize;
 pub mod weights;
 
-pub use analysis::layer::{Layer, by_weights};
+pub use analysis::{Analysis, SiteView};
+pub use forms::{Absorbed, Decoupled, Expanded, Form, Grouped, RankPlan};
 pub use pipeline::error::RewriteError;
-pub use pipeline::options::{LatentForm, RankPlan, RewriteOptions};
+pub use pipeline::factorize::by_weights;
+pub use pipeline::options::RewriteOptions;
 pub use pipeline::{Inspection, Rewritten, inspect, rewrite};

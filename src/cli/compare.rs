@@ -7,7 +7,7 @@ use gqa2mla::files::save::DataFile;
 use gqa2mla::fit::factors::Factorization;
 use gqa2mla::measure::quality::Quality;
 use gqa2mla::validate::ports::subject;
-use gqa2mla_passes::{LatentForm, RankPlan, RewriteOptions};
+use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, RankPlan, RewriteOptions};
 use serde_json::{Value, json};
 
 use crate::cli::factors::FactorArgs;
@@ -120,11 +120,11 @@ impl Way {
         }
     }
 
-    fn form(self) -> LatentForm {
+    fn form(self) -> &'static dyn Form {
         match self {
-            Self::Expanded | Self::ExpandedReconstructed => LatentForm::Expanded,
-            Self::Transmla => LatentForm::Decoupled,
-            _ => LatentForm::Absorbed,
+            Self::Expanded | Self::ExpandedReconstructed => &Expanded,
+            Self::Transmla => &Decoupled,
+            _ => &Absorbed,
         }
     }
 

@@ -25,6 +25,7 @@ use gqa2mla::compress::compressor::CompressError;
 use gqa2mla::compress::convert::ConvertError;
 use gqa2mla::runtime::RuntimeError;
 use gqa2mla_passes::RewriteError;
+use gqa2mla_passes::forms::FormError;
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -197,11 +198,11 @@ fn outcome_of(error: &anyhow::Error) -> Outcome {
         Some(ConvertError::Rewrite { cause, .. }) => match **cause {
             RewriteError::Nothing(_) | RewriteError::Partial { .. } => Outcome::Nothing,
             RewriteError::Rank { .. }
-            | RewriteError::RankStep { .. }
-            | RewriteError::RanksDiffer { .. }
             | RewriteError::Ratio(_)
-            | RewriteError::Form { .. }
-            | RewriteError::NotGrouped { .. } => Outcome::Usage,
+            | RewriteError::Form {
+                cause: FormError::Refused(_),
+                ..
+            } => Outcome::Usage,
             _ => Outcome::Failed,
         },
         _ => Outcome::Failed,

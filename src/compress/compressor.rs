@@ -4,12 +4,15 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use gqa2mla_passes::analysis::layer::Layer;
+use gqa2mla_passes::analysis::identity::SiteId;
 use gqa2mla_passes::factor::Made;
 use gqa2mla_passes::factor::reconstruct::Descent;
 use gqa2mla_passes::onnx::StringStringEntryProto;
-use gqa2mla_passes::pipeline::plan;
-use gqa2mla_passes::{LatentForm, RankPlan, RewriteError, RewriteOptions, Rewritten, by_weights};
+use gqa2mla_passes::pipeline::factorize::Wanted;
+use gqa2mla_passes::pipeline::{Planned, plan};
+use gqa2mla_passes::{
+    Analysis, RankPlan, RewriteError, RewriteOptions, Rewritten, SiteView, by_weights,
+};
 use serde_json::json;
 
 use crate::compress::convert::{ConvertError, Staged, stage};
@@ -83,7 +86,7 @@ pub enum CompressError {
         /// The layer.
         layer: usize,
         /// Its id.
-        id: String,
+        id: SiteId,
     },
     /// Watching the model.
     #[error(transparent)]
@@ -110,11 +113,13 @@ impl Compressor<'_> {
     ///
     /// # Errors
     /// [`CompressError`] with the model's path.
-    pub fn check(
-        &self,
-        options: &RewriteOptions,
-    ) -> Result<Vec<gqa2mla_passes::pipeline::Planned>, CompressError> {
-        let planned = plan(&self.model.model, options).map_err(|cause| self.refused(cause))?;
+    pub fn check(&self, options: &RewriteOptions) -> Result<Vec<Planned>, CompressError> {
+        let model = &self.model.model;
+        let analysis = Analysis::of(model, options.form.target());
+        let planned = analysis
+            .map_err(RewriteError::from)
+            .and_then(|analysis| plan(model, &analysis, options))
+            .map_err(|cause| self.refused(cause))?;
         if let Some(statistics) = self.statistics {
             let expected = crate::files::identity::identity(&self.model.model)
                 .map_err(CalibrateError::from)?;
@@ -160,8 +165,8 @@ impl Compressor<'_> {
             (RankPlan::Full, None) => Vec::new(),
             _ => self.check(options)?,
         };
-        let lossy = |p: &gqa2mla_passes::pipeline::Planned| {
-            options.form == LatentForm::Decoupled
+        let lossy = |p: &Planned| {
+            !options.form.is_exact_at_full_rank()
                 || p.ranks.key.min(p.ranks.value) < p.site.full_rank()
         };
         let mut done: Option<Reconstruction> = None;
@@ -169,7 +174,7 @@ impl Compressor<'_> {
         if let (Some((text, descent)), Some(statistics), true) = (
             self.reconstruction,
             self.statistics,
-            planned.iter().any(lossy) && options.form != LatentForm::Decoupled,
+            planned.iter().any(lossy) && options.form.is_exact_at_full_rank(),
         ) {
             let folder = self.work_folder(out, options, text, descent, statistics);
             let job = Job {
@@ -186,31 +191,31 @@ impl Compressor<'_> {
             })?);
             work = Some(folder);
         }
-        let mut factorize =
-            |layer: &Layer| -> Result<Made, Box<dyn std::error::Error + Send + Sync>> {
-                let ready = done.as_ref().map(|d| d.factors(layer.id)).transpose()?;
-                if let Some(factors) = ready.flatten() {
-                    return Ok(factors.into());
-                }
-                let Some(sums) = self.statistics.and_then(|s| s.layers.get(layer.id)) else {
-                    return by_weights(layer);
-                };
-                if let Factorization::TransMla { fold } = self.factorization {
-                    let rotated = layer.rotation();
-                    let made = decoupled(layer.site, &rotated, sums, layer.ranks, fold)?;
-                    let missing = "its statistics hold no keys before rotation";
-                    return made.map(Made::Decoupled).ok_or_else(|| missing.into());
-                }
-                let moments = moments(
-                    layer.site,
-                    layer.scoring().as_ref(),
-                    layer.output_projection().as_ref(),
-                    sums,
-                    self.factorization,
-                    options.form,
-                );
-                Ok(from_moments(layer.site, &moments, layer.ranks)?.into())
+        let mut factorize = |view: &SiteView,
+                             wanted: Wanted|
+         -> Result<Made, Box<dyn std::error::Error + Send + Sync>> {
+            let ready = done.as_ref().map(|d| d.factors(view.id())).transpose()?;
+            if let Some(factors) = ready.flatten() {
+                return Ok(factors.into());
+            }
+            let Some(sums) = self.statistics.and_then(|s| s.layers.get(view.id())) else {
+                return by_weights(view, wanted);
             };
+            if let Factorization::TransMla { fold } = self.factorization {
+                let made = decoupled(view.site(), view.rotation(), sums, wanted.ranks, fold)?;
+                let missing = "its statistics hold no keys before rotation";
+                return made.map(Made::Decoupled).ok_or_else(|| missing.into());
+            }
+            let moments = moments(
+                view.site(),
+                view.scoring().as_ref(),
+                view.output_projection().as_ref(),
+                sums,
+                self.factorization,
+                options.form.cached_keys(),
+            );
+            Ok(from_moments(view.site(), &moments, wanted.ranks)?.into())
+        };
         let is_lossy = planned.iter().any(lossy);
         let mut note = |done: &Rewritten| is_lossy.then(|| self.note(options, done));
         let staged = stage(
@@ -283,14 +288,13 @@ impl Compressor<'_> {
             .iter()
             .for_each(|id| hasher.update(&id.to_le_bytes()));
         let inputs = format!(
-            "{} {} {} {:?} {:?} {:?} {:?} {descent:?} {}",
+            "{} {} {} {:?} {:?} {:?} {descent:?} {}",
             statistics.model,
             statistics.text,
             statistics.sequences,
             self.factorization,
             options.form,
             options.ranks,
-            options.target,
             text.length
         );
         hasher.update(inputs.as_bytes());

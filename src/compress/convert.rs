@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gqa2mla_passes::analysis::layer::Factorize;
 use gqa2mla_passes::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
+use gqa2mla_passes::pipeline::factorize::Factorize;
 use gqa2mla_passes::{RewriteError, RewriteOptions, Rewritten, rewrite};
 use std::io::Write;
 use tempfile::TempDir;

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use gqa2mla_passes::onnx::ModelProto;
 use gqa2mla_passes::onnx::stored::{External, Model, TensorError, byte_size, visit_tensors};
 use prost::Message;
@@ -96,13 +97,26 @@ impl LoadedModel {
 /// Loads the model at `path`: a .onnx file, or a folder that holds `model.onnx` or just one .onnx file.
 ///
 /// Every external tensor is checked: its location, its file, its range.
+///
+/// # Errors
+/// [`LoadError`] with the file.
 pub fn load(path: &Path) -> Result<LoadedModel, LoadError> {
     let path = model_file(path)?;
     let shown = path.display().to_string();
-    let source = Source::map(&path).map_err(|cause| LoadError::Io {
-        path: shown.clone(),
-        cause,
-    })?;
+    let source = Source::map(&path).map_err(|cause| LoadError::Io { path: shown, cause })?;
+    load_from(source, path)
+}
+
+/// Loads a model from the bytes of a .onnx file; no tensor may be external.
+///
+/// # Errors
+/// [`LoadError`]; the file is called `<memory>`.
+pub fn from_bytes(bytes: Bytes) -> Result<LoadedModel, LoadError> {
+    load_from(Source::in_memory(bytes), PathBuf::from("<memory>"))
+}
+
+fn load_from(source: Source, path: PathBuf) -> Result<LoadedModel, LoadError> {
+    let shown = path.display().to_string();
     let not_onnx = |detail: String| LoadError::NotOnnx {
         path: shown.clone(),
         detail,

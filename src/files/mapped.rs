@@ -42,6 +42,15 @@ impl Source {
         })
     }
 
+    /// Bytes that are in memory and in no file.
+    pub fn in_memory(bytes: Bytes) -> Self {
+        Self {
+            path: PathBuf::new(),
+            bytes,
+            identity: None,
+        }
+    }
+
     /// Where the file was found.
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,10 +1,10 @@
 //! How every layer of a model gets its factors.
 
-use gqa2mla_passes::LatentForm;
 use gqa2mla_passes::factor::moments::value_readers;
 use gqa2mla_passes::factor::statistics::Recipe;
 use gqa2mla_passes::factor::transmla::{Decoupled, Joint, transmla};
 use gqa2mla_passes::factor::{Factors, Moments, Ranks, SpectralError, Statistics, factor};
+use gqa2mla_passes::forms::CachedKeys;
 use gqa2mla_passes::recognize::rotation::Rotated;
 use gqa2mla_passes::recognize::scoring::Scoring;
 use gqa2mla_passes::recognize::site::Site;
@@ -44,13 +44,13 @@ impl Factorization {
 
     /// The moments it takes of the statistics of an attention with this scoring. A mean may be left out only where
     /// softmax ignores it, and given back only where probabilities add up to one.
-    fn recipe(self, scoring: Option<&Scoring>, form: LatentForm) -> Recipe {
+    fn recipe(self, scoring: Option<&Scoring>, keys: CachedKeys) -> Recipe {
         let calibrated = self == Self::Calibrated;
         Recipe {
             weighted: matches!(self, Self::Weighted | Self::Calibrated),
             centred_keys: calibrated && scoring.is_some_and(Scoring::ignores_shifts),
             received_values: calibrated && scoring.is_some(),
-            unrotated: form == LatentForm::Expanded,
+            unrotated: keys == CachedKeys::Unrotated,
         }
     }
 }
@@ -63,10 +63,10 @@ pub fn moments(
     output_projection: Option<&Array2<f64>>,
     statistics: &Statistics,
     factorization: Factorization,
-    form: LatentForm,
+    keys: CachedKeys,
 ) -> Moments {
     let readers = output_projection.map(|w| value_readers(w, site.heads, site.kv_heads));
-    statistics.moments(factorization.recipe(scoring, form), readers)
+    statistics.moments(factorization.recipe(scoring, keys), readers)
 }
 
 /// TransMLA's factors of one attention; `None` where its statistics do not hold keys before rotation.

@@ -4,6 +4,7 @@ use gqa2mla_passes::graph::{Graph, int_attribute, is_contrib, is_op};
 use gqa2mla_passes::onnx::{
     GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
 };
+use gqa2mla_passes::operators::counts_positions;
 
 use crate::validate::ValidateError;
 use crate::validate::interface::{Dim, Interface, Port, Role};
@@ -33,10 +34,7 @@ pub fn subject(model: &ModelProto) -> Result<Subject, ValidateError> {
     let view = Graph::new(graph);
     let (inputs, outputs) = ports(graph, &view);
     let interface = Interface::of(&inputs, &outputs)?;
-    let counts_itself = graph
-        .node
-        .iter()
-        .any(|n| is_contrib(n, "GroupQueryAttention"));
+    let counts_itself = graph.node.iter().any(counts_positions);
     let rounds = |n: &NodeProto| {
         let quantized = [
             "DynamicQuantizeLinear",

@@ -16,15 +16,16 @@ use gqa2mla::runtime::RuntimeKind;
 use gqa2mla::validate::ports::subject;
 use gqa2mla::validate::runner::Runner;
 use gqa2mla_passes::onnx::tensor_proto::DataType;
-use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::pipeline::plan;
-use gqa2mla_passes::{LatentForm, RankPlan, RewriteOptions, inspect};
+use gqa2mla_passes::{
+    Absorbed, Analysis, Expanded, Form, Grouped, RankPlan, RewriteOptions, inspect,
+};
 
 const FLOAT: i32 = DataType::Float as i32;
 const FLOAT16: i32 = DataType::Float16 as i32;
 const BFLOAT16: i32 = DataType::Bfloat16 as i32;
 
-fn to_rank(rank: usize) -> RewriteOptions {
+fn to_rank(rank: usize) -> RewriteOptions<'static> {
     RewriteOptions {
         ranks: RankPlan::Uniform(rank),
         ..RewriteOptions::default()
@@ -94,7 +95,7 @@ fn the_expanded_form_loses_nothing_at_full_rank_and_halves_the_cache_at_half() {
         let full = measures(&name).1;
         for (rank, exact) in [(full, true), (full / 2, false)] {
             let options = RewriteOptions {
-                form: LatentForm::Expanded,
+                form: &Expanded,
                 ..to_rank(rank)
             };
             let before = loaded(&name);
@@ -119,13 +120,14 @@ fn the_expanded_form_loses_nothing_at_full_rank_and_halves_the_cache_at_half() {
 #[test]
 fn one_attention_alone_can_be_rewritten() {
     for name in ["optimum-llama", "genai-llama", "merged-llama"] {
-        for form in [LatentForm::Absorbed, LatentForm::Expanded] {
+        for form in [&Absorbed as &dyn Form, &Expanded] {
             let before = loaded(name);
             let options = RewriteOptions {
                 form,
                 ..RewriteOptions::default()
             };
-            let all = plan(&before.model, &options).unwrap();
+            let analysis = Analysis::of(&before.model, options.form.target()).unwrap();
+            let all = plan(&before.model, &analysis, &options).unwrap();
             let options = RewriteOptions {
                 only: Some([all[1].id.clone()].into()),
                 ..options
@@ -230,7 +232,7 @@ fn the_target_gqa_loses_nothing_at_full_rank_and_halves_the_cache_at_half() {
         let full = measures(name).1;
         for (rank, exact) in [(full, true), (full / 2, false)] {
             let options = RewriteOptions {
-                target: Target::Gqa,
+                form: &Grouped,
                 ..to_rank(rank)
             };
             let (before, after) = pair(name, options);

@@ -5,9 +5,8 @@ use gqa2mla::files::load::LoadedModel;
 use gqa2mla::files::save::save;
 use gqa2mla::runtime::RuntimeKind;
 use gqa2mla::runtime::tensor::{Data, ElementType, Tensor};
-use gqa2mla_passes::RewriteOptions;
 use gqa2mla_passes::onnx::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType};
-use gqa2mla_passes::operators::Target;
+use gqa2mla_passes::{Absorbed, Form, Grouped, RewriteOptions};
 
 fn graph(model: &mut LoadedModel) -> &mut GraphProto {
     model.model.proto.graph.as_mut().unwrap()
@@ -39,13 +38,13 @@ fn floats(name: &str, dims: &[i64], values: impl Iterator<Item = f32>) -> Tensor
 type Change = fn(&mut GraphProto);
 
 /// Changes the fixture, and holds the rewrite to exactness and to having changed something.
-fn holds(fixture: &str, what: &str, change: Change, target: Target) {
+fn holds(fixture: &str, what: &str, change: Change, form: &dyn Form) {
     let mut before = loaded(fixture);
     change(graph(&mut before));
     let mut after = loaded(fixture);
     change(graph(&mut after));
     let options = RewriteOptions {
-        target,
+        form,
         ..RewriteOptions::default()
     };
     rewritten(&mut after, options).unwrap_or_else(|error| panic!("{fixture}, {what}: {error}"));
@@ -89,7 +88,7 @@ fn attention() {
         }),
     ];
     for (what, change) in changes {
-        holds("attention-past", what, change, Target::MatMul);
+        holds("attention-past", what, change, &Absorbed);
     }
 }
 
@@ -161,8 +160,8 @@ fn grouped_query_attention() {
         }),
     ];
     for (what, change) in changes {
-        for target in [Target::MatMul, Target::Gqa] {
-            holds("genai-llama", what, change, target);
+        for form in [&Absorbed as &dyn Form, &Grouped] {
+            holds("genai-llama", what, change, form);
         }
     }
 }
@@ -197,7 +196,7 @@ fn multi_head_attention() {
         }),
     ];
     for (what, change) in changes {
-        holds("multi_head-llama", what, change, Target::MatMul);
+        holds("multi_head-llama", what, change, &Absorbed);
     }
 }
 
@@ -328,21 +327,21 @@ fn ragged_logits(model: &LoadedModel, heads: usize, size: usize) -> Result<Vec<f
 #[test]
 fn ragged_rows_never_give_a_silent_difference() {
     let expected = ragged_logits(&loaded("genai-llama"), 2, 16).unwrap();
-    let target = |target| {
+    let ran = |form: &dyn Form| {
         let mut model = loaded("genai-llama");
         let options = RewriteOptions {
-            target,
+            form,
             ..RewriteOptions::default()
         };
         rewritten(&mut model, options).unwrap();
         ragged_logits(&model, 1, 32)
     };
-    let error = target(Target::MatMul).unwrap_err();
+    let error = ran(&Absorbed).unwrap_err();
     assert!(
         error.contains("every_row_must_hold_past_plus_new_tokens"),
         "{error}"
     );
-    let logits = target(Target::Gqa).unwrap();
+    let logits = ran(&Grouped).unwrap();
     let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     for (before, after) in expected.iter().zip(&logits) {
         assert!(

@@ -3,17 +3,15 @@
 //! Operators are spelled out first, so that one description fits every dialect. What no observed value needs, the
 //! output head above all, is left out.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use ndarray::Array2;
 
-use crate::analysis::placed::Placed;
-use crate::analysis::understand::understand;
-use crate::facts::Facts;
-use crate::facts::scoped::visit;
+use crate::analysis::Analysis;
+use crate::analysis::identity::{CacheId, SiteId};
+use crate::analysis::view::SiteView;
 use crate::graph::build::{int64_vector, node, vector_name};
 use crate::graph::cleanup::{Live, cleanup};
-use crate::graph::inline::inline;
 use crate::graph::scopes::Scope;
 use crate::graph::{Graph, NodeId};
 use crate::onnx::stored::Model;
@@ -21,11 +19,9 @@ use crate::onnx::{
     GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
     tensor_proto::DataType, type_proto,
 };
-use crate::operators::Target;
-use crate::recognize::rotation::{Rotated, rotation};
-use crate::recognize::scoring::{Scoring, masked_scores, scoring};
+use crate::recognize::rotation::Rotated;
+use crate::recognize::scoring::{Scoring, masked_scores};
 use crate::recognize::site::Site;
-use crate::weights::output_projection::output_projection;
 
 /// Something to look at in every attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,7 +50,7 @@ pub enum Quantity {
 #[derive(Debug, Clone)]
 pub struct ObservedLayer {
     /// Tells the attention apart from all others of the model, and is the same in every look at it.
-    pub id: String,
+    pub id: SiteId,
     /// The attention.
     pub site: Site,
     /// The value that the score product makes.
@@ -92,29 +88,28 @@ pub enum ObserveError {
     )]
     Loop(String),
     /// The model contradicts itself.
-    #[error("the model cannot be spelled out: {0}")]
+    #[error("the model cannot be observed: {0}")]
     Malformed(String),
 }
 
-/// Makes the model that shows `quantities` of every attention.
-pub fn observe(model: &Model, quantities: &[Quantity]) -> Result<Observed, ObserveError> {
-    let inlined = inline(&model.proto).map(|(graph, _)| graph);
-    let main = inlined
-        .as_ref()
-        .or(model.proto.graph.as_ref())
-        .ok_or(ObserveError::Nothing)?;
-    let found = understand(model, main, &HashSet::new(), Target::MatMul)
-        .map_err(|e| ObserveError::Malformed(e.to_string()))?;
-    if found.sites.is_empty() {
+/// Makes the model that shows `quantities` of every attention of `model`, which `analysis` is of.
+///
+/// # Errors
+/// [`ObserveError`] when no attention is recognised, or one stands in a loop.
+pub fn observe(
+    model: &Model,
+    analysis: &Analysis,
+    quantities: &[Quantity],
+) -> Result<Observed, ObserveError> {
+    if analysis.sites.is_empty() {
         return Err(ObserveError::Nothing);
     }
     let mut views = Views::default();
-    visit(model, &found.main, &mut |scope, _, graph, facts| {
-        for placed in found.sites.iter().filter(|p| p.scope == *scope) {
-            views.look(model, placed, &found.main, graph, facts, quantities);
-        }
-    });
-    let mut graph = found.main;
+    analysis.visit::<ObserveError>(model, &mut |view| {
+        views.look(view, quantities);
+        Ok(())
+    })?;
+    let mut graph = analysis.main.clone();
     let before = Live::of(&graph);
     graph.output.clear();
     let opset13_axes = int64_vector(&vector_name(&[2]), &[2]);
@@ -149,24 +144,14 @@ struct View {
 struct Views {
     views: Vec<(Scope, View)>,
     layers: Vec<ObservedLayer>,
-    numbers: HashMap<String, usize>,
+    numbers: HashMap<CacheId, usize>,
 }
 
 impl Views {
-    fn look(
-        &mut self,
-        model: &Model,
-        placed: &Placed,
-        main: &GraphProto,
-        graph: &Graph,
-        facts: &Facts,
-        quantities: &[Quantity],
-    ) {
-        let site = &placed.site;
-        let rotated = rotation(graph, facts, site);
-        let key = placed.cache_key(main);
+    fn look(&mut self, seen: &SiteView, quantities: &[Quantity]) {
+        let (site, placed) = (seen.site(), seen.placed);
         // Both branches of an `If` show the same attention under the same names.
-        let known = self.numbers.get(&key).copied();
+        let known = self.numbers.get(&placed.cache).copied();
         let number = known.unwrap_or(self.layers.len());
         let mut view = View {
             nodes: Vec::new(),
@@ -175,11 +160,12 @@ impl Views {
         let mut outputs = BTreeMap::new();
         for &quantity in quantities {
             // Branches have to give the same outputs, and may rotate in different ways.
-            if quantity == Quantity::Unrotated && placed.scope != Scope::default() {
+            if quantity == Quantity::Unrotated && !seen.is_in_main_graph() {
                 continue;
             }
             let shown = format!("observed/{number}/{quantity:?}");
-            let made = source(graph, site, &rotated, quantity, &shown, &mut view.nodes);
+            let rotated = seen.rotation();
+            let made = source(seen.graph, site, rotated, quantity, &shown, &mut view.nodes);
             let Some((value, elem_type)) = made else {
                 continue;
             };
@@ -188,15 +174,15 @@ impl Views {
         }
         self.views.push((placed.scope.clone(), view));
         if known.is_none() {
-            self.numbers.insert(key, number);
+            self.numbers.insert(placed.cache.clone(), number);
             self.layers.push(ObservedLayer {
-                id: placed.id(graph.proto()),
+                id: placed.id.clone(),
                 site: site.clone(),
-                score: output_of(graph, site.score),
-                output: output_of(graph, site.output),
-                scoring: scoring(graph, facts, site),
-                rotated,
-                output_projection: output_projection(model, graph, facts, site),
+                score: output_of(seen.graph, site.score),
+                output: output_of(seen.graph, site.output),
+                scoring: seen.scoring(),
+                rotated: seen.rotation().clone(),
+                output_projection: seen.output_projection(),
                 outputs,
             });
         }

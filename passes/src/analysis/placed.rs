@@ -1,5 +1,6 @@
 //! An attention and where it stands: its caches are followed out to the model's interface.
 
+use crate::analysis::identity::{CacheId, SiteId};
 use crate::graph::patch::Patch;
 use crate::graph::scopes::Scope;
 use crate::onnx::GraphProto;
@@ -7,41 +8,42 @@ use crate::operators::Origin;
 use crate::recognize::site::{Cache, Site};
 
 /// Where a present comes out of an `If`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OutputPlace {
     /// The graph that holds the `If`.
     pub around: Scope,
-    /// The `If`.
+    /// The position of the `If` in that graph.
     pub node: usize,
-    /// Which of its outputs.
+    /// The position of the present among the outputs of the `If`.
     pub position: usize,
-    /// The attribute whose graph the present comes from.
-    pub branch: usize,
 }
 
 /// A site and the graph it stands in.
 #[derive(Debug, Clone)]
-pub struct Placed {
+pub struct PlacedSite {
     /// The graph.
     pub scope: Scope,
     /// The attention.
     pub site: Site,
-    /// The operator it was spelled out from, if it was one.
+    /// The operator that the attention was spelled out from, if it was one.
     pub origin: Option<Origin>,
+    /// Names the attention among those of its model.
+    pub id: SiteId,
+    /// The cache that it fills and reads.
+    pub cache: CacheId,
 }
 
-impl Placed {
-    /// Tells this attention apart from all others of its model: the name of the key cache's output, or of the score
-    /// product where nothing is cached. `graph` is the one it stands in.
-    pub fn id(&self, graph: &GraphProto) -> String {
-        let score = || {
-            let node = graph.node.get(self.site.score.0);
-            node.and_then(|n| n.output.first())
-                .cloned()
-                .unwrap_or_default()
-        };
-        let cache = self.site.key.cache.as_ref();
-        cache.map_or_else(score, |c| c.present.clone())
+impl PlacedSite {
+    /// Places `site`, which was found at `scope` of `main`.
+    pub fn new(main: &GraphProto, scope: &Scope, site: Site, origin: Option<Origin>) -> Self {
+        let cache = CacheId::of(main, scope, &site);
+        Self {
+            scope: scope.clone(),
+            id: SiteId::new(cache.value.clone()),
+            site,
+            origin,
+            cache,
+        }
     }
 
     /// The caches of its keys and values.
@@ -51,8 +53,8 @@ impl Placed {
             .filter_map(|side| side.cache.as_ref())
     }
 
-    /// For each cache, and each `If` around the site: the scope, node and output position where the present comes out.
-    pub fn output_places(&self, main: &GraphProto) -> Vec<OutputPlace> {
+    /// For each cache, and each `If` around the site: where the present comes out, and the attribute that holds the branch.
+    pub fn output_places(&self, main: &GraphProto) -> Vec<(OutputPlace, usize)> {
         let mut places = Vec::new();
         for cache in self.caches() {
             let mut value = cache.present.clone();
@@ -65,12 +67,12 @@ impl Placed {
                 let (Some(position), Some(node)) = (position, node) else {
                     break;
                 };
-                places.push(OutputPlace {
+                let place = OutputPlace {
                     around: around.clone(),
                     node: step.node,
                     position,
-                    branch: step.attribute,
-                });
+                };
+                places.push((place, step.attribute));
                 value = node.output.get(position).cloned().unwrap_or_default();
                 scope = around;
             }
@@ -80,26 +82,17 @@ impl Placed {
 
     /// The past and the present of each cache under the names that the model's interface has for them.
     pub fn model_names(&self, main: &GraphProto) -> Vec<(Option<String>, String)> {
-        let outermost = |value: &str| {
-            let (mut value, mut scope) = (value.to_owned(), self.scope.clone());
-            while let Some((around, step)) = scope.around() {
-                let position = scope
-                    .get(main)
-                    .and_then(|g| g.output.iter().position(|o| o.name() == value));
-                let node = around.get(main).and_then(|g| g.node.get(step.node));
-                if let (Some(position), Some(node)) = (position, node) {
-                    value = node.output.get(position).cloned().unwrap_or_default();
-                }
-                scope = around;
-            }
-            value
-        };
         self.caches()
-            .map(|c| (c.past.clone(), outermost(&c.present)))
+            .map(|c| {
+                let present = CacheId::outermost(main, &self.scope, &c.present);
+                (c.past.clone(), present.value)
+            })
             .collect()
     }
 
-    /// The names that a change of the cache's width reaches, graph by graph: pasts and presents.
+    /// Takes the changes of the interface out of `patch`, a patch of the site's own graph, and gives them to every graph
+    /// that has the value in its interface: a past is captured under its own name, a present goes out under the name of
+    /// the output of the node around it.
     pub fn interface(&self, main: &GraphProto, patch: &mut Patch) -> Vec<(Scope, Patch)> {
         let mut outer: Vec<(Scope, Patch)> = Vec::new();
         let all = std::mem::take(&mut patch.interface);
@@ -124,7 +117,6 @@ impl Placed {
                 let Some((around, step)) = scope.around() else {
                     break;
                 };
-                // A present goes out under the name of the node's output; a past is captured under its own.
                 if let Some(position) = graph.output.iter().position(|o| o.name() == name)
                     && let Some(node) = around.get(main).and_then(|g| g.node.get(step.node))
                 {
@@ -135,13 +127,5 @@ impl Placed {
             }
         }
         outer
-    }
-
-    /// What identifies the cache of this site: sites of two branches that make the same output share their factors.
-    pub fn cache_key(&self, main: &GraphProto) -> String {
-        match self.output_places(main).last() {
-            Some(place) => format!("{:?} {} {}", place.around, place.node, place.position),
-            None => format!("{:?} {}", self.scope, self.site.score.0),
-        }
     }
 }

@@ -36,6 +36,24 @@ pub enum Made {
     Decoupled(transmla::Decoupled),
 }
 
+/// Factors of another kind than the form needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the factors are TransMLA's, which only its own layout takes")]
+pub struct NotLatent;
+
+impl Made {
+    /// The latents of keys and of values.
+    ///
+    /// # Errors
+    /// [`NotLatent`] where the factors are of another kind.
+    pub fn latent(&self) -> Result<&Factors, NotLatent> {
+        match self {
+            Self::Latent(factors) => Ok(factors),
+            Self::Decoupled(_) => Err(NotLatent),
+        }
+    }
+}
+
 impl From<Factors> for Made {
     fn from(factors: Factors) -> Self {
         Self::Latent(factors)

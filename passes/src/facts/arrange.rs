@@ -1,148 +1,116 @@
-//! The operators that join, cut and pick: shapes, and the elements of small tensors that go through them.
+//! Operators that change a shape and keep the elements in their order, or repeat them.
 
 use tract_data::prelude::TDim;
 
-use crate::facts::content::{self, Content};
-use crate::facts::ops::axis;
-use crate::facts::{Fact, Facts, Shape, dim, shapes};
+use crate::facts::content::Content;
+use crate::facts::shapes::axis;
+use crate::facts::{Fact, Facts, Shape, axes, dim, shape_range, shapes};
 use crate::graph::{attribute, input_at, int_attribute};
-use crate::onnx::NodeProto;
+use crate::onnx::{NodeProto, tensor_proto::DataType};
 
-/// `Concat`.
-pub fn concat(facts: &mut Facts, node: &NodeProto, inputs: &[Fact]) -> Option<Fact> {
-    let known: Vec<&Shape> = inputs
-        .iter()
-        .map(|f| f.shape.as_ref())
-        .collect::<Option<_>>()?;
-    let rank = known.first()?.len();
-    let at = axis(int_attribute(node, "axis", 0), rank)?;
-    if known.iter().any(|s| s.len() != rank) {
+const INT64: Option<i32> = Some(DataType::Int64 as i32);
+
+/// `Shape`, or the part of it that the node asks for.
+pub fn shape(node: &NodeProto, input: &Fact) -> Fact {
+    let sizes = input.shape.as_ref();
+    let Some(sizes) = sizes.and_then(|s| s.get(shape_range(node, s.len()))) else {
+        return Fact::new(INT64, None);
+    };
+    let rank = TDim::from(sizes.len());
+    Fact::new(INT64, Some(vec![rank])).holding(Some(Content::Ints(sizes.to_vec())))
+}
+
+/// `Size`.
+pub fn size(input: &Fact) -> Fact {
+    let count = input.shape.as_ref().and_then(dim::product);
+    Fact::new(INT64, Some(Vec::new())).holding(count.map(|n| Content::Ints(vec![n])))
+}
+
+/// `Reshape`.
+pub fn reshape(facts: &Facts, node: &NodeProto, input: &Fact) -> Option<Fact> {
+    let target = facts.ints(node.input.get(1)?)?;
+    let allow_zero = int_attribute(node, "allowzero", 0) != 0;
+    let sizes = shapes::reshape(input.shape.as_deref(), target, allow_zero)?;
+    Some(rearranged(
+        input,
+        shapes::filled(sizes, || facts.fresh()),
+        true,
+    ))
+}
+
+/// `Transpose`.
+pub fn transpose(node: &NodeProto, input: &Fact) -> Option<Fact> {
+    let perm = attribute(node, "perm").map_or(&[][..], |a| a.ints.as_slice());
+    let shape = shapes::transpose(input.shape.as_ref()?, perm)?;
+    let in_order = shape.len() <= 1;
+    Some(rearranged(input, shape, in_order))
+}
+
+/// `Unsqueeze`.
+pub fn unsqueeze(facts: &Facts, node: &NodeProto, input: &Fact) -> Option<Fact> {
+    let sizes = input.shape.as_ref()?;
+    let new = shapes::unsqueezed(&axes(facts, node)?, sizes.len())?;
+    let mut old = sizes.iter().cloned();
+    let size = |&new: &bool| if new { Some(TDim::Val(1)) } else { old.next() };
+    let shape = new.iter().map(size).collect::<Option<Shape>>()?;
+    Some(rearranged(input, shape, true))
+}
+
+/// `Squeeze`.
+pub fn squeeze(facts: &Facts, node: &NodeProto, input: &Fact) -> Option<Fact> {
+    let sizes = input.shape.as_ref()?;
+    let named = input_at(node, 1).is_some() || attribute(node, "axes").is_some();
+    let named = match named {
+        true => Some(axes(facts, node)?),
+        false => None,
+    };
+    let gone = shapes::squeezed(named.as_deref(), sizes)?;
+    let left = sizes.iter().zip(gone).filter(|(_, gone)| !gone);
+    let shape = left.map(|(size, _)| size.clone()).collect();
+    Some(rearranged(input, shape, true))
+}
+
+/// `Flatten`.
+pub fn flatten(node: &NodeProto, input: &Fact) -> Option<Fact> {
+    let sizes = input.shape.as_ref()?;
+    let at = int_attribute(node, "axis", 1);
+    let at = if at == sizes.len() as i64 {
+        sizes.len()
+    } else {
+        axis(at, sizes.len())?
+    };
+    let (outer, inner) = (sizes.get(..at)?, sizes.get(at..)?);
+    let shape = vec![dim::product(outer)?, dim::product(inner)?];
+    Some(rearranged(input, shape, false))
+}
+
+/// `Expand`.
+pub fn expand(facts: &Facts, node: &NodeProto, input: &Fact) -> Option<Fact> {
+    let target = shapes::sizes(facts.ints(node.input.get(1)?)?)?;
+    let sizes = shapes::broadcast(&[input.shape.as_ref()?, &target]);
+    let shape = shapes::filled(sizes, || facts.fresh());
+    let content = input.content.as_ref().and_then(|c| c.repeated(&shape));
+    Some(rearranged(input, shape, false).holding(content))
+}
+
+/// `Tile`.
+pub fn tile(facts: &Facts, node: &NodeProto, input: &Fact) -> Option<Fact> {
+    let repeats = shapes::sizes(facts.ints(node.input.get(1)?)?)?;
+    let sizes = input.shape.as_ref()?;
+    if sizes.len() != repeats.len() {
         return None;
     }
-    let mut shape = known.first()?.to_vec();
-    let sum = known
-        .iter()
-        .try_fold(TDim::Val(0), |sum, s| dim::add(&sum, s.get(at)?));
-    *shape.get_mut(at)? = sum.unwrap_or_else(|| facts.fresh());
-    let mut content = Some(Vec::new());
-    if rank == 1 {
-        for input in inputs {
-            match (&mut content, &input.content) {
-                (Some(all), Some(Content::Ints(part))) if all.len() <= content::LONGEST => {
-                    all.extend(part.iter().cloned());
-                }
-                _ => content = None,
-            }
-        }
-    } else {
-        content = None;
-    }
-    Some(Fact {
-        elem_type: inputs.first()?.elem_type,
-        shape: Some(shape),
-        content: content.map(Content::Ints),
-    })
+    let pairs = sizes.iter().zip(&repeats);
+    let shape = pairs.map(|(a, b)| dim::mul(a, b)).collect();
+    Some(rearranged(
+        input,
+        shapes::filled(shape, || facts.fresh()),
+        false,
+    ))
 }
 
-/// `Slice`.
-pub fn slice(facts: &mut Facts, node: &NodeProto, input: &Fact) -> Option<Fact> {
-    let mut shape = input.shape.clone()?;
-    let part = |position: usize| {
-        let name = input_at(node, position)?;
-        facts.ints(name).map(<[TDim]>::to_vec)
-    };
-    let given = |position| input_at(node, position).is_some();
-    let (starts, ends) = (part(1)?, part(2)?);
-    let axes = match (given(3), part(3)) {
-        (true, axes) => axes?,
-        (false, _) => (0..starts.len()).map(TDim::from).collect(),
-    };
-    let steps = match (given(4), part(4)) {
-        (true, steps) => steps?,
-        (false, _) => vec![TDim::Val(1); starts.len()],
-    };
-    let mut picked = None;
-    for (((start, end), at), step) in starts.iter().zip(&ends).zip(&axes).zip(&steps) {
-        let at = axis(at.as_i64()?, shape.len())?;
-        let size = shape.get(at)?.clone();
-        let length = (*step == TDim::Val(1))
-            .then(|| shapes::slice_length(&size, start, end))
-            .flatten();
-        if let (1, Some(length), Some(from)) = (shape.len(), &length, shapes::bound(&size, start))
-            && let (Some(from), Some(length)) = (from.as_i64(), length.as_i64())
-            && length <= content::LONGEST as i64
-        {
-            picked = Some((from as usize..(from + length) as usize).collect::<Vec<_>>());
-        }
-        *shape.get_mut(at)? = length.unwrap_or_else(|| facts.fresh());
-    }
-    Some(Fact {
-        elem_type: input.elem_type,
-        shape: Some(shape),
-        content: input
-            .content
-            .as_ref()
-            .zip(picked)
-            .and_then(|(c, picked)| c.pick(&picked)),
-    })
-}
-
-/// `Gather`.
-pub fn gather(node: &NodeProto, inputs: &[Fact]) -> Option<Fact> {
-    let [data, indices] = inputs else { return None };
-    let (sizes, index_shape) = (data.shape.as_ref()?, indices.shape.as_ref()?);
-    let at = axis(int_attribute(node, "axis", 0), sizes.len())?;
-    let mut shape = sizes.get(..at)?.to_vec();
-    shape.extend(index_shape.iter().cloned());
-    shape.extend(sizes.get(at + 1..)?.iter().cloned());
-    let content = match (&data.content, &indices.content, sizes.as_slice()) {
-        (Some(content), Some(Content::Ints(indices)), [size]) => {
-            let size = size.as_i64()?;
-            let picked: Option<Vec<usize>> = indices
-                .iter()
-                .map(|i| {
-                    let i = i.as_i64()?;
-                    usize::try_from(if i < 0 { i + size } else { i }).ok()
-                })
-                .collect();
-            picked.and_then(|p| content.pick(&p))
-        }
-        _ => None,
-    };
-    Some(Fact {
-        elem_type: data.elem_type,
-        shape: Some(shape),
-        content,
-    })
-}
-
-/// `Split`.
-pub fn split(facts: &mut Facts, node: &NodeProto, input: &Fact) -> Option<Vec<Fact>> {
-    let shape = input.shape.as_ref()?;
-    let at = axis(int_attribute(node, "axis", 0), shape.len())?;
-    let parts = match input_at(node, 1) {
-        Some(sizes) => facts.ints(sizes)?.to_vec(),
-        None => match attribute(node, "split") {
-            Some(sizes) => sizes.ints.iter().map(|&n| TDim::Val(n)).collect(),
-            None => {
-                let (size, parts) = (shape.get(at)?.as_i64()?, node.output.len() as i64);
-                if parts == 0 || size % parts != 0 {
-                    return None;
-                }
-                vec![TDim::Val(size / parts); node.output.len()]
-            }
-        },
-    };
-    parts
-        .into_iter()
-        .map(|part| {
-            let mut shape = shape.clone();
-            *shape.get_mut(at)? = part;
-            Some(Fact {
-                elem_type: input.elem_type,
-                shape: Some(shape),
-                content: None,
-            })
-        })
-        .collect()
+/// The tensor `input` in another shape; its elements are the same where they stay `in_order`.
+fn rearranged(input: &Fact, shape: Shape, in_order: bool) -> Fact {
+    let content = input.content.clone().filter(|_| in_order);
+    Fact::new(input.elem_type, Some(shape)).holding(content)
 }

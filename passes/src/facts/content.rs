@@ -2,7 +2,7 @@
 
 use tract_data::prelude::TDim;
 
-use crate::facts::{Fact, dim};
+use crate::facts::{Fact, Shape, dim, shapes};
 use crate::onnx::stored::Model;
 use crate::onnx::{TensorProto, tensor_proto::DataType};
 
@@ -49,16 +49,18 @@ impl Content {
             ),
         })
     }
+
+    /// A tensor of shape `shape` filled with the one element that this holds.
+    pub fn repeated(&self, shape: &[TDim]) -> Option<Self> {
+        let count = usize::try_from(dim::product(shape)?.as_i64()?).ok()?;
+        (count <= LONGEST && self.len() == 1).then(|| self.pick(&vec![0; count]))?
+    }
 }
 
 /// The fact of a stored tensor: its type, its shape and, when it is small, its elements.
 pub fn of_tensor(model: &Model, tensor: &TensorProto) -> Fact {
-    let shape = tensor.dims.iter().map(|&n| TDim::Val(n)).collect();
-    Fact {
-        elem_type: tensor.data_type,
-        shape: Some(shape),
-        content: elements(model, tensor),
-    }
+    let shape: Shape = tensor.dims.iter().map(|&n| TDim::Val(n)).collect();
+    Fact::new(tensor.data_type, shapes::sizes(&shape)).holding(elements(model, tensor))
 }
 
 fn elements(model: &Model, tensor: &TensorProto) -> Option<Content> {

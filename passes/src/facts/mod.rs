@@ -1,24 +1,47 @@
 //! What can be known of a value before the graph runs: its type, its symbolic shape and, for small integers and
 //! scalars (the arithmetic that exporters spell shapes and scales with), its content.
+//!
+//! # When two sizes are equal
+//!
+//! Symbols are equal only by name, so a name has to be a promise. Which names are:
+//!
+//! * A name of a dimension of a graph input is the producer's promise that all dimensions of that name are equal in
+//!   every run. ONNX says so (the semantics of `dim_param`), although ONNX Runtime only warns where it is broken.
+//! * A name that stands for two axes of one graph input is no promise (`[f, f]` for batch and length): exporters that
+//!   write it give every axis the same name. Nor is a name without a letter or digit (`?`), one that begins with `?`,
+//!   or one that says that nothing is known (`unknown`, `dynamic`, `none`). Each dimension called so is a size of its own.
+//! * A name in the description of an inner value or an output means the same as in an input, and is used only where
+//!   the shape of the value cannot be inferred.
+//! * Two sizes of different names are equal where the graph itself demands it: see [`equalities`].
 
+mod agree;
 mod arrange;
-mod attention;
+mod constant;
 pub mod content;
+mod contract;
+mod contrib;
+mod cut;
+mod declared;
 pub mod dim;
-mod ops;
+mod elementwise;
+pub mod equalities;
+mod node;
 pub mod scoped;
 pub mod shapes;
+pub mod typed;
+pub mod types;
 
-pub use ops::{axes, shape_range};
-
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tract_data::prelude::{Symbol, SymbolScope, TDim};
 
-use crate::graph::{Graph, int_attribute, is_op};
+use crate::graph::{Graph, attribute, input_at, int_attribute};
 use crate::onnx::stored::Model;
-use crate::onnx::{NodeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto};
+use crate::onnx::{NodeProto, ValueInfoProto};
 use content::Content;
+use equalities::Equalities;
 
 /// A symbolic shape.
 pub type Shape = Vec<TDim>;
@@ -34,74 +57,109 @@ pub struct Fact {
     pub content: Option<Content>,
 }
 
-/// What is known of every value of a graph.
-pub struct Facts {
-    scope: SymbolScope,
-    values: HashMap<String, Fact>,
-    equal: HashMap<Symbol, TDim>,
-    /// Equalities found in this round; another round starts from them.
-    found: Vec<(Symbol, TDim)>,
-    past_length: Option<Symbol>,
-    fresh: usize,
-}
-
-/// Rounds of inference: each takes in the equalities between input sizes that the one before has found.
-const ROUNDS: usize = 4;
-
-impl Facts {
-    /// Infers the facts of `graph`, a graph of `model`; `outer` holds those of the graphs around it.
-    ///
-    /// Two sizes named differently are taken to be equal where the graph itself demands it: the other axes of a
-    /// `Concat`, and the lengths of all caches that grow by the same step.
-    pub fn infer(model: &Model, graph: &Graph, outer: Option<&Self>) -> Self {
-        let scope = outer.map_or_else(SymbolScope::default, |o| o.scope.clone());
-        let mut equal = outer.map(|o| o.equal.clone()).unwrap_or_default();
-        for round in 0..ROUNDS {
-            let mut facts = Self {
-                scope: scope.clone(),
-                values: outer.map(|o| o.values.clone()).unwrap_or_default(),
-                equal: equal.clone(),
-                found: Vec::new(),
-                past_length: None,
-                fresh: outer.map_or(0, |o| o.fresh),
-            };
-            facts.run(model, graph);
-            if facts.found.is_empty() || round + 1 == ROUNDS {
-                return facts;
-            }
-            for (symbol, dim) in std::mem::take(&mut facts.found) {
-                equal.entry(symbol).or_insert(dim);
-            }
-        }
-        // `ROUNDS` is positive, so the loop has returned; this keeps the function total.
+impl Fact {
+    /// A value of which type and shape are known as far as they are given, and no element.
+    pub fn new(elem_type: Option<i32>, shape: Option<Shape>) -> Self {
         Self {
-            scope,
-            values: HashMap::new(),
-            equal,
-            found: Vec::new(),
-            past_length: None,
-            fresh: 0,
+            elem_type,
+            shape,
+            content: None,
         }
     }
 
+    /// The same value with the elements `content`.
+    pub fn holding(self, content: Option<Content>) -> Self {
+        Self { content, ..self }
+    }
+}
+
+/// The facts of the outputs of a node, from those of its inputs; `None` where nothing can be told.
+pub type OutputFacts = fn(&Facts, &NodeProto, &[&Fact]) -> Option<Vec<Fact>>;
+
+/// Finds the rule of an operator that this module does not know itself. Its rule goes before the ones here.
+pub type Rules = fn(&NodeProto) -> Option<OutputFacts>;
+
+/// What is known of every value of a graph, and of the graphs around it.
+#[derive(Debug)]
+pub struct Facts {
+    symbols: SymbolScope,
+    rules: Rules,
+    values: HashMap<String, Fact>,
+    /// Sizes by the names that are equal to them.
+    equal: HashMap<Symbol, TDim>,
+    /// Names of dimensions that promise nothing; those of the main graph count everywhere.
+    unreliable: HashSet<String>,
+    fresh: AtomicUsize,
+    outer: Option<Arc<Self>>,
+}
+
+/// The fact of a value of which nothing is known.
+static UNKNOWN: Fact = Fact {
+    elem_type: None,
+    shape: None,
+    content: None,
+};
+
+impl Facts {
+    /// Infers the facts of the main graph of `model`.
+    pub fn of_main(model: &Model, graph: &Graph, rules: Rules) -> Self {
+        let mut facts = Self {
+            symbols: SymbolScope::default(),
+            rules,
+            values: HashMap::new(),
+            equal: HashMap::new(),
+            unreliable: declared::unreliable(graph.proto()),
+            fresh: AtomicUsize::new(0),
+            outer: None,
+        };
+        facts.infer(model, graph);
+        facts
+    }
+
+    /// Infers the facts of a graph in an attribute of a node; `outer` holds those of the graph around it.
+    pub fn of_inner(model: &Model, graph: &Graph, outer: &Arc<Self>) -> Self {
+        let mut facts = Self::on_top_of(outer);
+        facts.infer(model, graph);
+        facts
+    }
+
+    /// Facts that hold nothing but what `outer` holds.
+    fn on_top_of(outer: &Arc<Self>) -> Self {
+        Self {
+            symbols: outer.symbols.clone(),
+            rules: outer.rules,
+            values: HashMap::new(),
+            equal: HashMap::new(),
+            unreliable: HashSet::new(),
+            fresh: AtomicUsize::new(outer.fresh.load(Ordering::Relaxed)),
+            outer: Some(outer.clone()),
+        }
+    }
+
+    /// These facts and those of the graphs around, from the inside out.
+    fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |facts| facts.outer.as_deref())
+    }
+
     /// What is known of `value`; an empty fact where nothing is.
-    pub fn fact(&self, value: &str) -> Fact {
-        self.values.get(value).cloned().unwrap_or_default()
+    pub fn get(&self, value: &str) -> &Fact {
+        let known = self.chain().find_map(|facts| facts.values.get(value));
+        known.unwrap_or(&UNKNOWN)
     }
 
     /// The shape of `value`.
     pub fn shape(&self, value: &str) -> Option<&[TDim]> {
-        self.values.get(value)?.shape.as_deref()
+        self.get(value).shape.as_deref()
     }
 
     /// The element type of `value`.
     pub fn elem_type(&self, value: &str) -> Option<i32> {
-        self.values.get(value)?.elem_type
+        self.get(value).elem_type
     }
 
     /// The elements of `value` where they are known sizes or integers.
     pub fn ints(&self, value: &str) -> Option<&[TDim]> {
-        match self.values.get(value)?.content.as_ref()? {
+        match self.get(value).content.as_ref()? {
             Content::Ints(dims) => Some(dims),
             Content::Floats(_) => None,
         }
@@ -114,13 +172,37 @@ impl Facts {
 
     /// The elements of `value` where they are known floats.
     pub fn floats(&self, value: &str) -> Option<&[f64]> {
-        match self.values.get(value)?.content.as_ref()? {
+        match self.get(value).content.as_ref()? {
             Content::Floats(values) => Some(values),
             Content::Ints(_) => None,
         }
     }
 
-    fn run(&mut self, model: &Model, graph: &Graph) {
+    /// A size that equals no other.
+    pub fn fresh(&self) -> TDim {
+        let number = self.fresh.fetch_add(1, Ordering::Relaxed) + 1;
+        TDim::Sym(self.symbols.sym(&format!("{}{number}", equalities::FRESH)))
+    }
+
+    /// Infers once, and once more for as long as that has shown sizes of different names to be equal.
+    fn infer(&mut self, model: &Model, graph: &Graph) {
+        let first = self.fresh.load(Ordering::Relaxed);
+        for _ in 0..equalities::ROUNDS {
+            self.values.clear();
+            self.fresh.store(first, Ordering::Relaxed);
+            let found = self.pass(model, graph);
+            let known = self.equal.len();
+            for (symbol, size) in found {
+                self.equal.entry(symbol).or_insert(size);
+            }
+            if self.equal.len() == known {
+                return;
+            }
+        }
+    }
+
+    /// Infers every value of `graph` in order; gives the equalities that it demands.
+    fn pass(&mut self, model: &Model, graph: &Graph) -> Vec<(Symbol, TDim)> {
         let proto = graph.proto();
         for input in &proto.input {
             let fact = self.declared(input);
@@ -135,150 +217,53 @@ impl Facts {
             }
             self.values.insert(tensor.name().to_owned(), fact);
         }
-        let declared: HashMap<&str, &ValueInfoProto> = proto
-            .value_info
-            .iter()
-            .chain(&proto.output)
-            .map(|info| (info.name(), info))
-            .collect();
+        let described = proto.value_info.iter().chain(&proto.output);
+        let described: HashMap<&str, &ValueInfoProto> =
+            described.map(|info| (info.name(), info)).collect();
+        let mut equalities = Equalities::default();
         for (_, node) in graph.nodes() {
-            self.unify(graph, node);
-            let inferred = ops::infer(self, model, node);
-            for (position, name) in node.output.iter().enumerate() {
+            equalities.demanded_by(self, graph, node);
+            let mut inferred = node::infer(self, model, node).into_iter();
+            for name in &node.output {
+                let mut fact = inferred.next().unwrap_or_default();
                 if name.is_empty() {
                     continue;
                 }
-                let mut fact = inferred.get(position).cloned().unwrap_or_default();
                 // What the exporter declared is believed only where nothing could be inferred.
-                if let Some(info) = declared.get(name.as_str()) {
-                    if fact.shape.is_none() {
-                        fact.shape = self.declared(info).shape;
-                    }
-                    fact.elem_type = fact.elem_type.or(self.declared(info).elem_type);
+                if (fact.shape.is_none() || fact.elem_type.is_none())
+                    && let Some(info) = described.get(name.as_str())
+                {
+                    let declared = self.declared(info);
+                    fact.shape = fact.shape.or(declared.shape);
+                    fact.elem_type = fact.elem_type.or(declared.elem_type);
                 }
                 self.values.insert(name.clone(), fact);
             }
         }
+        equalities.found
     }
+}
 
-    /// A size that equals no other.
-    fn fresh(&mut self) -> TDim {
-        self.fresh += 1;
-        TDim::Sym(self.scope.sym(&format!("?{}", self.fresh)))
+/// The `axes` of `Unsqueeze`, `Squeeze` and the reductions: an input since opset 13 (18 for some), an attribute before.
+pub fn axes(facts: &Facts, node: &NodeProto) -> Option<Vec<i64>> {
+    match input_at(node, 1) {
+        Some(input) => facts.integers(input),
+        None => attribute(node, "axes").map(|a| a.ints.clone()),
     }
+}
 
-    fn symbol(&self, name: &str) -> TDim {
-        let symbol = self.scope.sym(name);
-        let mut dim = TDim::Sym(symbol);
-        // Chains of equalities are short; the bound keeps a cycle finite.
-        for _ in 0..ROUNDS {
-            match &dim {
-                TDim::Sym(s) => match self.equal.get(s) {
-                    Some(next) => dim = next.clone(),
-                    None => break,
-                },
-                _ => break,
-            }
-        }
-        dim
-    }
-
-    /// A size as a file writes it: a name, or a sum such as `past + seq`.
-    fn dimension(&mut self, text: &str) -> TDim {
-        let mut sum = TDim::Val(0);
-        for part in text.split('+').map(str::trim) {
-            if part.is_empty()
-                || !part
-                    .chars()
-                    .all(|c| c.is_alphanumeric() || "_.:/".contains(c))
-            {
-                return self.symbol(text);
-            }
-            let term = match part.parse::<i64>() {
-                Ok(number) => TDim::Val(number),
-                Err(_) => self.symbol(part),
-            };
-            match dim::add(&sum, &term) {
-                Some(next) => sum = next,
-                None => return self.fresh(),
-            }
-        }
-        sum
-    }
-
-    fn declared(&mut self, info: &ValueInfoProto) -> Fact {
-        let Some(type_proto::Value::TensorType(tensor)) =
-            info.r#type.as_ref().and_then(|t| t.value.as_ref())
-        else {
-            return Fact::default();
-        };
-        let shape = tensor.shape.as_ref().map(|shape| {
-            shape
-                .dim
-                .iter()
-                .map(|dim| match &dim.value {
-                    Some(dimension::Value::DimValue(n)) if (0..=1 << 31).contains(n) => {
-                        TDim::Val(*n)
-                    }
-                    Some(dimension::Value::DimParam(name)) if !name.is_empty() => {
-                        self.dimension(name)
-                    }
-                    _ => self.fresh(),
-                })
-                .collect()
-        });
-        Fact {
-            elem_type: tensor.elem_type,
-            shape,
-            content: None,
-        }
-    }
-
-    /// Notes the equalities between input sizes that a `Concat` demands.
-    fn unify(&mut self, graph: &Graph, node: &NodeProto) {
-        if !is_op(node, "Concat") || node.input.len() != 2 {
-            return;
-        }
-        let (Some(first), Some(second)) = (node.input.first(), node.input.get(1)) else {
-            return;
-        };
-        let (Some(a), Some(b)) = (self.shape(first), self.shape(second)) else {
-            return;
-        };
-        let rank = a.len();
-        let Some(axis) = ops::axis(int_attribute(node, "axis", 0), rank) else {
-            return;
-        };
-        if rank != b.len() {
-            return;
-        }
-        let (a, b) = (a.to_vec(), b.to_vec());
-        for (position, (a, b)) in a.iter().zip(&b).enumerate() {
-            if position == axis || a == b {
-                continue;
-            }
-            // Only names that the file gives can be unified; made-up sizes are new in every round.
-            let named = |dim: &TDim| matches!(dim, TDim::Sym(s) if !s.to_string().starts_with('?'));
-            match (a, b) {
-                (TDim::Sym(symbol), dim) if named(a) && !dim.symbols().contains(symbol) => {
-                    self.found.push((symbol.clone(), dim.clone()));
-                }
-                (dim, TDim::Sym(symbol)) if named(b) && !dim.symbols().contains(symbol) => {
-                    self.found.push((symbol.clone(), dim.clone()));
-                }
-                _ => {}
-            }
-        }
-        let grows = graph.input(graph.resolve(first)).is_some()
-            && node.output.iter().any(|o| graph.is_output(o));
-        if let (true, Some(TDim::Sym(length))) = (grows, a.get(axis)) {
-            match &self.past_length {
-                None => self.past_length = Some(length.clone()),
-                Some(known) if known != length => {
-                    self.found.push((length.clone(), TDim::Sym(known.clone())));
-                }
-                Some(_) => {}
-            }
-        }
-    }
+/// Which sizes `Shape` of a tensor of rank `rank` gives: its `start` and `end` (since opset 15), clamped.
+pub fn shape_range(node: &NodeProto, rank: usize) -> std::ops::Range<usize> {
+    let at = |name: &str, default: i64| {
+        let rank = rank as i64;
+        let value = int_attribute(node, name, default);
+        (if value < 0 {
+            value.saturating_add(rank)
+        } else {
+            value
+        })
+        .clamp(0, rank) as usize
+    };
+    let (start, end) = (at("start", 0), at("end", rank as i64));
+    start..end.max(start)
 }

@@ -1,46 +1,120 @@
 //! Facts of every graph of a model: the main one, and those in the branches of `If` and the bodies of `Loop` and `Scan`.
 
-use crate::facts::Facts;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use crate::facts::{Facts, Rules};
 use crate::graph::Graph;
 use crate::graph::scopes::{Body, Scope, Step};
 use crate::onnx::stored::Model;
 use crate::onnx::{GraphProto, NodeProto};
 
-/// Calls `visit` on every graph of `main`, outer ones first, each with its view and its facts.
-pub fn visit(
-    model: &Model,
-    main: &GraphProto,
-    visit: &mut dyn FnMut(&Scope, Body, &Graph, &Facts),
-) {
-    let graph = Graph::new(main);
-    let facts = Facts::infer(model, &graph, None);
-    descend(model, &Scope::default(), Body::Main, &graph, &facts, visit);
+/// The facts of every graph of a model, inferred once. They describe that model as it was: a changed graph needs new ones.
+#[derive(Debug, Default)]
+pub struct ScopeFacts(BTreeMap<Scope, Arc<Facts>>);
+
+/// One graph of a model with what is known of it.
+pub struct Scoped<'s> {
+    /// Where the graph stands.
+    pub scope: &'s Scope,
+    /// What the graph is the body of.
+    pub body: Body,
+    /// The graph.
+    pub graph: &'s Graph<'s>,
+    /// The facts of its values.
+    pub facts: &'s Arc<Facts>,
 }
 
-fn descend(
-    model: &Model,
-    scope: &Scope,
-    body: Body,
+impl ScopeFacts {
+    /// Infers the facts of `main`, the main graph of `model`, and of all graphs inside it. Linear in their nodes.
+    pub fn infer(model: &Model, main: &GraphProto, rules: Rules) -> Self {
+        let mut all = Self::default();
+        let mut infer = |scope: &Scope, graph: &Graph, outer: Option<&Arc<Facts>>| {
+            let facts = Arc::new(match outer {
+                Some(outer) => Facts::of_inner(model, graph, outer),
+                None => Facts::of_main(model, graph, rules),
+            });
+            all.0.insert(scope.clone(), facts.clone());
+            Some(facts)
+        };
+        let place = (&Scope::default(), Body::Main);
+        descend(place, &Graph::new(main), None, &mut infer, &mut |_| {
+            Ok::<(), Infallible>(())
+        })
+        .unwrap_or_else(|never| match never {});
+        all
+    }
+
+    /// The facts of the graph at `scope`.
+    pub fn get(&self, scope: &Scope) -> Option<&Arc<Facts>> {
+        self.0.get(scope)
+    }
+
+    /// Calls `visit` on every graph of `main`, the graph these facts are of, outer ones first.
+    ///
+    /// # Errors
+    /// The first error of `visit`.
+    pub fn visit<E>(
+        &self,
+        main: &GraphProto,
+        visit: &mut dyn FnMut(&Scoped) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut known = |scope: &Scope, _: &Graph, _: Option<&Arc<Facts>>| self.get(scope).cloned();
+        let place = (&Scope::default(), Body::Main);
+        descend(place, &Graph::new(main), None, &mut known, visit)
+    }
+
+    /// [`Self::visit`] for visitors that cannot fail.
+    pub fn for_each(&self, main: &GraphProto, visit: &mut dyn FnMut(&Scoped)) {
+        self.visit(main, &mut |scoped| {
+            visit(scoped);
+            Ok::<(), Infallible>(())
+        })
+        .unwrap_or_else(|never| match never {});
+    }
+}
+
+/// Gives the facts of a graph, from those of the graph around it.
+type FactsOf<'f> = dyn FnMut(&Scope, &Graph, Option<&Arc<Facts>>) -> Option<Arc<Facts>> + 'f;
+
+fn descend<E>(
+    (scope, body): (&Scope, Body),
     graph: &Graph,
-    facts: &Facts,
-    visit: &mut dyn FnMut(&Scope, Body, &Graph, &Facts),
-) {
-    visit(scope, body, graph, facts);
+    outer: Option<&Arc<Facts>>,
+    facts_of: &mut FactsOf,
+    visit: &mut dyn FnMut(&Scoped) -> Result<(), E>,
+) -> Result<(), E> {
+    let Some(facts) = facts_of(scope, graph, outer) else {
+        return Ok(());
+    };
+    visit(&Scoped {
+        scope,
+        body,
+        graph,
+        facts: &facts,
+    })?;
     for (id, node) in graph.nodes() {
         for (attribute, inner) in bodies(node) {
             let step = Step {
                 node: id.0,
                 attribute,
             };
-            let kind = match node.op_type() {
+            let body = match node.op_type() {
                 "If" => Body::Branch,
                 _ => Body::Iterated,
             };
-            let graph = Graph::within(inner, graph);
-            let facts = Facts::infer(model, &graph, Some(facts));
-            descend(model, &scope.inside(step), kind, &graph, &facts, visit);
+            let place = (&scope.inside(step), body);
+            descend(
+                place,
+                &Graph::within(inner, graph),
+                Some(&facts),
+                facts_of,
+                visit,
+            )?;
         }
     }
+    Ok(())
 }
 
 fn bodies(node: &NodeProto) -> impl Iterator<Item = (usize, &GraphProto)> {

@@ -125,6 +125,12 @@ pub fn squeezed(axes: Option<&[i64]>, input: &[TDim]) -> Option<Vec<bool>> {
     }
 }
 
+/// `values` as sizes; `None` where one of them is negative, which no size is.
+pub fn sizes(values: &[TDim]) -> Option<Shape> {
+    let negative = |size: &TDim| size.as_i64().is_some_and(|n| n < 0);
+    (!values.iter().any(negative)).then(|| values.to_vec())
+}
+
 /// Number of elements that `Slice` with step 1 takes of an axis, where it can be told.
 pub fn slice_length(size: &TDim, start: &TDim, end: &TDim) -> Option<TDim> {
     let from = bound(size, start)?;
@@ -138,6 +144,10 @@ pub fn slice_length(size: &TDim, start: &TDim, end: &TDim) -> Option<TDim> {
 
 /// A start or an end of `Slice`, counted from the front and clamped to the axis, where that can be told.
 pub fn bound(size: &TDim, at: &TDim) -> Option<TDim> {
+    let size = match size.as_i64() {
+        Some(n) if n < 0 => return None,
+        _ => size,
+    };
     if at == size {
         return Some(size.clone());
     }

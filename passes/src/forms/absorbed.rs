@@ -8,38 +8,60 @@
 //!
 //! Heads become rows: H*T rows against one latent head are one large matrix product, which runtimes do fastest.
 
-use crate::factor::Ranks;
+use crate::analysis::SiteView;
+use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
-use crate::forms::weights::Weights;
+use crate::forms::layout::{Layout, latents};
+use crate::forms::names::SiteNames;
+use crate::forms::{Form, FormError};
+use crate::graph::NodeId;
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
-use crate::graph::{Graph, NodeId};
 use crate::onnx::NodeProto;
-use crate::recognize::shape_reader::{Element, ShapeReader};
-use crate::recognize::site::{Cache, Side, Site};
+use crate::recognize::site::{Cache, Side};
 
-/// Builds the patch of one site; `weights` are initializers that it may read, of ranks `ranks`.
-pub fn absorbed(
-    graph: &Graph,
-    prefix: String,
-    site: &Site,
-    weights: &Weights,
-    ranks: Ranks,
-) -> Patch {
-    let mut builder = Builder::new(graph, prefix, site, weights, ranks);
-    let keys = builder.latent(&site.key, 'k', site.score);
-    let values = builder.latent(&site.value, 'v', site.output);
-    builder.score(&keys);
-    builder.output(&values);
-    for reader in site
-        .key
-        .shape_readers
-        .iter()
-        .chain(&site.value.shape_readers)
-    {
-        builder.shape(reader);
+/// The form `absorbed`, the default.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Absorbed;
+
+impl Form for Absorbed {
+    fn name(&self) -> &'static str {
+        "absorbed"
     }
-    builder.patch
+
+    fn check(&self, _: &SiteView, _: Ranks) -> Result<(), FormError> {
+        Ok(())
+    }
+
+    fn layout(
+        &self,
+        view: &SiteView,
+        factors: &Made,
+        names: &SiteNames,
+    ) -> Result<Layout, FormError> {
+        Ok(latents(view, factors.latent()?, names)?)
+    }
+
+    fn patch(
+        &self,
+        view: &SiteView,
+        layout: &Layout,
+        ranks: Ranks,
+        names: &SiteNames,
+    ) -> Result<Patch, FormError> {
+        let mut builder = Builder::new(self.name(), view, names, layout, ranks);
+        let site = view.site();
+        builder.narrow_caches();
+        let keys = builder.latent(&site.key, 'k', site.score);
+        let values = builder.latent(&site.value, 'v', site.output);
+        builder.score(&keys);
+        builder.output(&values);
+        let readers = site.key.shape_readers.iter();
+        for reader in readers.chain(&site.value.shape_readers) {
+            builder.shape(reader);
+        }
+        Ok(builder.finish()?)
+    }
 }
 
 impl Builder<'_> {
@@ -50,12 +72,6 @@ impl Builder<'_> {
         let latent = match &side.cache {
             Some(cache) => {
                 self.cached(side, cache, letter, &new);
-                let rank = if letter == 'k' {
-                    self.ranks.key
-                } else {
-                    self.ranks.value
-                };
-                self.narrow(cache, rank);
                 cache.present.clone()
             }
             None => {
@@ -108,11 +124,11 @@ impl Builder<'_> {
         let grouped = self.vector(&[0, site.kv_heads as i64, -1, site.key.size as i64]);
         let rows = self.vector(&[0, 1, -1, self.ranks.key as i64]);
         let heads = self.vector(&[0, site.heads as i64, -1, 0]);
-        let up = self.weights.w_uk.clone();
+        let up = self.layout.name("w_uk");
         let (name, output) = self.names_of(site.score);
         let nodes = vec![
             self.unary("Reshape", "q_BGxd", &[&site.query, &grouped]),
-            self.unary("MatMul", "q_BGxr", &[&self.name("q_BGxd"), &up]),
+            self.unary("MatMul", "q_BGxr", &[&self.name("q_BGxd"), up]),
             self.unary("Reshape", "q_B1xr", &[&self.name("q_BGxr"), &rows]),
             self.unary("Transpose", "k_B1rS", &[latent])
                 .with_ints("perm", &[0, 1, 3, 2]),
@@ -135,56 +151,15 @@ impl Builder<'_> {
         let site = self.site;
         let rows = self.vector(&[0, 1, -1, 0]);
         let grouped = self.vector(&[0, site.kv_heads as i64, -1, self.ranks.value as i64]);
-        let up = self.weights.w_uv.clone();
+        let up = self.layout.name("w_uv");
         let mut nodes = vec![
             self.unary("Reshape", "p_B1xS", &[&site.probabilities, &rows]),
             self.unary("MatMul", "out_B1xr", &[&self.name("p_B1xS"), latent]),
             self.unary("Reshape", "out_BGxr", &[&self.name("out_B1xr"), &grouped]),
-            self.unary("MatMul", "out_BGxd", &[&self.name("out_BGxr"), &up]),
+            self.unary("MatMul", "out_BGxd", &[&self.name("out_BGxr"), up]),
         ];
         let (name, output) = self.names_of(site.output);
         nodes.extend(self.heads_out(&self.name("out_BGxd"), &name, &output));
         self.place(site.output, nodes);
-    }
-
-    /// The names of a product and of its output, which what stands for it takes over.
-    pub(super) fn names_of(&self, product: NodeId) -> (String, String) {
-        let output = |n: &NodeProto| n.output.first().cloned().unwrap_or_default();
-        let node = self.graph.node(product);
-        node.map_or_else(Default::default, |n| (n.name().to_owned(), output(n)))
-    }
-
-    /// The shape that `reader` asks for, put together from what stays.
-    pub(super) fn shape(&mut self, reader: &ShapeReader) {
-        let Some(old) = self.graph.node(reader.node) else {
-            return;
-        };
-        let output = old.output.first().map_or("", String::as_str);
-        let sizes = format!("{}/{}", self.prefix, output);
-        let mut nodes = Vec::new();
-        let mut parts = Vec::new();
-        if reader
-            .elements
-            .iter()
-            .any(|e| matches!(e, Element::Axis(_)))
-        {
-            nodes.push(node("Shape", &sizes, &[&reader.anchor], &[&sizes]));
-        }
-        for (position, element) in reader.elements.iter().enumerate() {
-            match element {
-                Element::Fixed(size) => parts.push(self.vector(&[*size])),
-                Element::Axis(axis) => {
-                    let index = self.vector(&[*axis]);
-                    let part = format!("{sizes}/{position}");
-                    nodes.push(
-                        node("Gather", &part, &[&sizes, &index], &[&part]).with_int("axis", 0),
-                    );
-                    parts.push(part);
-                }
-            }
-        }
-        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        nodes.push(node("Concat", old.name(), &parts, &[output]).with_int("axis", 0));
-        self.place(reader.node, nodes);
     }
 }

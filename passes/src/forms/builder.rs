@@ -1,45 +1,82 @@
 //! What the target forms have in common: names, shapes and the way to latent rows.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::analysis::SiteView;
 use crate::factor::Ranks;
-use crate::forms::weights::Weights;
-use crate::graph::build::{Dim, int64_vector, node, vector_name};
+use crate::facts::Facts;
+use crate::facts::typed::{Contradiction, TypedPatch};
+use crate::forms::layout::Layout;
+use crate::forms::names::SiteNames;
+use crate::graph::build::{NewSize, int64_scalar, int64_vector, node, vector_name};
 use crate::graph::patch::Patch;
 use crate::graph::{Graph, NodeId, is_alias};
-use crate::onnx::NodeProto;
+use crate::onnx::{NodeProto, TensorProto};
 use crate::recognize::site::{Cache, Side, Site};
 
-/// Collects the patch of one site.
+/// Collects the patch of one attention, and holds every node to the types and shapes that are known.
 pub struct Builder<'s> {
-    /// What every new name begins with.
-    pub prefix: String,
-    /// What has been asked for so far.
-    pub patch: Patch,
-    /// The graph of the site.
+    /// The graph of the attention.
     pub graph: &'s Graph<'s>,
     /// The attention that is rewritten.
     pub site: &'s Site,
     /// Names of its factors.
-    pub weights: &'s Weights,
+    pub layout: &'s Layout,
     /// Latent widths.
     pub ranks: Ranks,
+    names: &'s SiteNames<'s>,
+    patch: TypedPatch<'s>,
+    /// Values of the graph, each with the value that its readers are to read in its place.
+    redirected: BTreeMap<String, String>,
+    /// The first node that contradicts what is known.
+    contradiction: Option<Contradiction>,
 }
 
 impl<'s> Builder<'s> {
-    /// An empty patch for `site`, whose new names begin with `prefix`.
+    /// An empty patch that the form called `form` makes for the attention of `view`.
     pub fn new(
-        graph: &'s Graph<'s>,
-        prefix: String,
-        site: &'s Site,
-        weights: &'s Weights,
+        form: &str,
+        view: &SiteView<'s>,
+        names: &'s SiteNames<'s>,
+        layout: &'s Layout,
         ranks: Ranks,
     ) -> Self {
+        let mut patch = TypedPatch::new(form, view.graph, view.facts);
+        for (name, elem_type, shape) in layout.declared() {
+            patch.declare(name, elem_type, shape);
+        }
         Self {
-            prefix,
-            patch: Patch::default(),
-            graph,
-            site,
-            weights,
+            graph: view.graph,
+            site: view.site(),
+            layout,
             ranks,
+            names,
+            patch,
+            redirected: BTreeMap::new(),
+            contradiction: None,
+        }
+    }
+
+    /// What is known of the values of the graph and of the new nodes.
+    pub fn facts(&self) -> &Facts {
+        self.patch.facts()
+    }
+
+    /// The patch.
+    ///
+    /// # Errors
+    /// [`Contradiction`] with the first node that contradicts the types or shapes of the graph.
+    pub fn finish(mut self) -> Result<Patch, Contradiction> {
+        let readers = self.redirected.keys().flat_map(|v| self.graph.uses(v));
+        let readers: BTreeSet<NodeId> = readers.map(|usage| usage.node).collect();
+        for id in readers {
+            if let Some(reader) = self.reader(id).filter(|_| !self.patch.replaces(id)) {
+                self.place(id, vec![reader]);
+            }
+        }
+        match self.contradiction {
+            Some(contradiction) => Err(contradiction),
+            None => self.patch.finish(),
         }
     }
 }
@@ -47,32 +84,48 @@ impl<'s> Builder<'s> {
 impl Builder<'_> {
     /// The name of a new node and its output.
     pub fn name(&self, part: &str) -> String {
-        format!("{}/{part}", self.prefix)
+        self.names.name(part)
     }
 
     /// An int64 vector, named by its content so that equal ones are one, in this model and in one rewritten before.
     pub fn vector(&mut self, values: &[i64]) -> String {
-        let name = vector_name(values);
-        if self.graph.initializer(&name).is_none() {
-            self.patch
-                .add_initializers(vec![int64_vector(&name, values)]);
+        self.constant(int64_vector(&vector_name(values), values), values)
+    }
+
+    /// An int64 scalar, named by its content.
+    pub fn scalar(&mut self, value: i64) -> String {
+        self.constant(int64_scalar(&format!("mla/{value}"), value), &[value])
+    }
+
+    /// The name of an initializer that holds `values` in the shape of `tensor`: one that is there already, or `tensor`
+    /// under a name that nothing else has.
+    fn constant(&mut self, mut tensor: TensorProto, values: &[i64]) -> String {
+        let mut name = tensor.name().to_owned();
+        loop {
+            let fact = self.facts().get(&name);
+            let rank = fact.shape.as_ref().map(Vec::len);
+            let same = rank == Some(tensor.dims.len())
+                && self.facts().integers(&name).as_deref() == Some(values);
+            if same {
+                return name;
+            }
+            if rank.is_none() && !self.names.is_taken(&name) {
+                tensor.name = Some(name.clone());
+                self.patch.initializer(tensor);
+                return name;
+            }
+            name.push('+');
         }
-        name
     }
 
     /// The nodes that give the value product's output, its bias included, from heads [B, G, (H/G)*T, dv] called `rows`.
     pub fn heads_out(&mut self, rows: &str, node_name: &str, output: &str) -> Vec<NodeProto> {
         let shape = self.vector(&[0, self.site.heads as i64, -1, self.site.value.size as i64]);
-        match self.weights.bias.clone() {
+        match self.layout.find("b_v") {
             None => vec![node("Reshape", node_name, &[rows, &shape], &[output])],
             Some(bias) => vec![
                 self.unary("Reshape", "out_BHTd", &[rows, &shape]),
-                node(
-                    "Add",
-                    node_name,
-                    &[&self.name("out_BHTd"), &bias],
-                    &[output],
-                ),
+                node("Add", node_name, &[&self.name("out_BHTd"), bias], &[output]),
             ],
         }
     }
@@ -90,19 +143,20 @@ impl Builder<'_> {
             .node(at)
             .map(|n| n.metadata_props.clone())
             .unwrap_or_default();
-        let slot = self.patch.replaced.entry(at).or_default();
-        slot.extend(nodes.into_iter().map(|mut n| {
-            n.metadata_props.clone_from(&metadata);
-            n
-        }));
+        let mut nodes = nodes;
+        for node in &mut nodes {
+            node.metadata_props.clone_from(&metadata);
+        }
+        let placed = self.patch.place(at, nodes);
+        self.contradiction = self.contradiction.take().or(placed.err());
     }
 
     /// From rows [B, G, T, d] of one side to latent rows [B, T, r], which the last node gives the name `<letter>_BTr`.
     pub fn latent_rows(&mut self, side: &Side, letter: char, rows: &str) -> Vec<NodeProto> {
         let packed = self.vector(&[0, 0, self.site.kv_heads as i64 * side.size as i64]);
         let down = match letter {
-            'k' => &self.weights.w_dk,
-            _ => &self.weights.w_dv,
+            'k' => self.layout.name("w_dk"),
+            _ => self.layout.name("w_dv"),
         };
         let part = |p: &str| format!("{letter}_{p}");
         vec![
@@ -134,11 +188,53 @@ impl Builder<'_> {
         (nodes, rows)
     }
 
-    /// Gives past and present of `cache` the shape [B, 1, length, rank].
-    pub fn narrow(&mut self, cache: &Cache, rank: usize) {
-        let dims = vec![Dim::Keep, Dim::Fixed(1), Dim::Keep, Dim::Fixed(rank as i64)];
-        for name in cache.past.iter().chain([&cache.present]) {
-            self.patch.interface.insert(name.clone(), dims.clone());
+    /// Lets every node of the graph that reads `value` read `other` in its place, but for those that the patch replaces.
+    pub fn redirect(&mut self, value: &str, other: String) {
+        self.redirected.insert(value.to_owned(), other);
+    }
+
+    /// The node `id` of the graph, as it reads after [`Self::redirect`].
+    pub fn reader(&self, id: NodeId) -> Option<NodeProto> {
+        let mut reader = self.graph.node(id)?.clone();
+        for input in &mut reader.input {
+            if let Some(other) = self.redirected.get(input.as_str()) {
+                input.clone_from(other);
+            }
         }
+        Some(reader)
+    }
+
+    /// Gives past and present of both caches the shape [B, 1, length, r].
+    pub fn narrow_caches(&mut self) {
+        let ranks = [self.ranks.key, self.ranks.value];
+        for (side, rank) in [&self.site.key, &self.site.value].into_iter().zip(ranks) {
+            if let Some(cache) = &side.cache {
+                self.narrow(cache, rank);
+            }
+        }
+    }
+
+    fn narrow(&mut self, cache: &Cache, rank: usize) {
+        let dims = vec![
+            NewSize::Keep,
+            NewSize::Fixed(1),
+            NewSize::Keep,
+            NewSize::Fixed(rank as i64),
+        ];
+        for name in cache.past.iter().chain([&cache.present]) {
+            self.resize(name, dims.clone());
+        }
+    }
+
+    /// Gives an input or output of the graph another shape.
+    pub fn resize(&mut self, value: &str, sizes: Vec<NewSize>) {
+        self.patch.narrow(value, sizes);
+    }
+
+    /// The names of a product and of its output, which what stands for it takes over.
+    pub fn names_of(&self, product: NodeId) -> (String, String) {
+        let output = |n: &NodeProto| n.output.first().cloned().unwrap_or_default();
+        let node = self.graph.node(product);
+        node.map_or_else(Default::default, |n| (n.name().to_owned(), output(n)))
     }
 }

@@ -11,76 +11,146 @@
 
 use std::collections::HashMap;
 
-use crate::factor::Ranks;
-use crate::factor::transmla::Decoupled;
-use crate::facts::Facts;
+use crate::analysis::SiteView;
+use crate::analysis::identity::SiteId;
+use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
-use crate::forms::tensors::{TensorRange, tensor};
-use crate::forms::weights::Weights;
-use crate::graph::Graph;
+use crate::forms::layout::Layout;
+use crate::forms::names::SiteNames;
+use crate::forms::{Form, FormError, RankPlan};
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
-use crate::onnx::{NodeProto, TensorProto};
-use crate::recognize::rotation::Rotation;
-use crate::recognize::site::Site;
+use crate::onnx::NodeProto;
+use crate::recognize::rotation::{Rotated, Rotation};
+use crate::recognize::site::{Cache, Site};
 
-/// The initializers of one site, under names that begin with `prefix`.
-pub fn tensors(
-    prefix: &str,
-    site: &Site,
-    factors: &Decoupled,
-) -> Result<Vec<TensorProto>, TensorRange> {
-    let (cached, product) = (site.elem_type, site.product_type);
-    let name = |part: &str| format!("{prefix}/{part}");
-    let (rope_query, up_query) = (
-        &factors.rope_query * site.key.scale,
-        &factors.up_query * site.key.scale,
-    );
-    let up_value = (&factors.up_value * site.value.scale).permuted_axes([0, 2, 1]);
-    Ok(vec![
-        tensor(&name("w_kr"), cached, &factors.rope_key.view())?,
-        tensor(&name("w_ck"), cached, &factors.down_key.view())?,
-        tensor(&name("w_cv"), cached, &factors.down_value.view())?,
-        tensor(&name("w_qr"), product, &rope_query.view())?,
-        tensor(&name("w_qc"), product, &up_query.view())?,
-        tensor(
-            &name("w_uv"),
-            product,
-            &up_value.as_standard_layout().view(),
-        )?,
-    ])
+/// The form `decoupled`, for comparison. It is never exact.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Decoupled;
+
+impl Form for Decoupled {
+    fn name(&self) -> &'static str {
+        "decoupled"
+    }
+
+    fn is_exact_at_full_rank(&self) -> bool {
+        false
+    }
+
+    fn largest_rank(&self, site: &Site) -> usize {
+        site.cached_numbers()
+    }
+
+    /// As many numbers as the other forms would cache; d of them are rotated.
+    fn ranks(&self, plan: &RankPlan, id: &SiteId, site: &Site) -> Ranks {
+        let all = match plan {
+            RankPlan::Ratio(ratio) => (ratio * site.cached_numbers() as f64 + 1e-9) as usize,
+            other => {
+                let ranks = other.ranks(id, site, self.rank_step());
+                ranks.key + ranks.value
+            }
+        };
+        Ranks {
+            key: site.key.size,
+            value: all.saturating_sub(site.key.size),
+        }
+    }
+
+    fn check(&self, view: &SiteView, _: Ranks) -> Result<(), FormError> {
+        if !view.is_in_main_graph() {
+            return Err(FormError::missing("it stands in a branch"));
+        }
+        if !view.site().is_cached() {
+            return Err(FormError::missing("it has no cache"));
+        }
+        key_rotation(view).map(|_| ())
+    }
+
+    /// `w_kr` [G*d, d], `w_ck` [G*d, r], `w_cv` [G*dv, r], `w_qr` [G, d, d], `w_qc` [G, d, r], `w_uv` [G, r, dv].
+    fn layout(
+        &self,
+        view: &SiteView,
+        factors: &Made,
+        names: &SiteNames,
+    ) -> Result<Layout, FormError> {
+        let Made::Decoupled(factors) = factors else {
+            return Err(FormError::missing("its factors are not TransMLA's"));
+        };
+        let site = view.site();
+        let (cached, product) = (site.elem_type, site.product_type);
+        let mut layout = Layout::default();
+        let mut add = |role, elem_type, values| layout.add(names, role, elem_type, &values);
+        add("w_kr", cached, factors.rope_key.clone().into_dyn())?;
+        add("w_ck", cached, factors.down_key.clone().into_dyn())?;
+        add("w_cv", cached, factors.down_value.clone().into_dyn())?;
+        let rope_query = &factors.rope_query * site.key.scale;
+        add("w_qr", product, rope_query.into_dyn())?;
+        let up_query = &factors.up_query * site.key.scale;
+        add("w_qc", product, up_query.into_dyn())?;
+        let up_value = (&factors.up_value * site.value.scale).permuted_axes([0, 2, 1]);
+        add("w_uv", product, up_value.into_dyn())?;
+        Ok(layout)
+    }
+
+    fn patch(
+        &self,
+        view: &SiteView,
+        layout: &Layout,
+        ranks: Ranks,
+        names: &SiteNames,
+    ) -> Result<Patch, FormError> {
+        let keys = key_rotation(view)?;
+        let queries = view.query_rotation();
+        let mut builder = Builder::new(self.name(), view, names, layout, ranks);
+        let done = match &queries {
+            Rotated::By(queries) if !queries.packed => builder.decouple(keys, queries),
+            _ => None,
+        };
+        done.ok_or_else(|| FormError::missing("the rotation of its queries is not followed"))?;
+        Ok(builder.finish()?)
+    }
 }
 
-/// Builds the patch of one cached site whose initializers are there under `prefix`; `ranks` are d and the latent's.
-/// `None` where a shape in a rotation does not fit other rows.
-pub fn decoupled(
-    graph: &Graph,
-    facts: &Facts,
-    prefix: String,
-    site: &Site,
-    (keys, queries): (&Rotation, &Rotation),
-    ranks: Ranks,
-) -> Option<Patch> {
-    let (key_cache, value_cache) = (site.key.cache.as_ref()?, site.value.cache.as_ref()?);
-    let none = Weights::default();
-    let mut builder = Builder::new(graph, prefix, site, &none, ranks);
-    let key_nodes = builder.keys(facts, keys)?;
-    builder.place(key_cache.append, key_nodes);
-    let value_nodes = builder.latents(facts, keys)?;
-    builder.place(value_cache.append, value_nodes);
-    let score_nodes = builder.scores(facts, queries)?;
-    builder.place(site.score, score_nodes);
-    builder.values();
-    builder.narrow(key_cache, ranks.key);
-    builder.narrow(value_cache, ranks.value);
-    let readers = site.key.shape_readers.iter();
-    for reader in readers.chain(&site.value.shape_readers) {
-        builder.shape(reader);
+/// The rotation of the keys, which has to turn whole heads by themselves.
+fn key_rotation<'v>(view: &'v SiteView) -> Result<&'v Rotation, FormError> {
+    let rotation = match view.rotation() {
+        Rotated::By(rotation) => rotation,
+        Rotated::No => return Err(FormError::missing("its keys are not rotated")),
+        Rotated::Unknown(missing) => {
+            return Err(FormError::missing(&format!(
+                "the rotation of its keys is not recognised: {missing}"
+            )));
+        }
+    };
+    if rotation.packed {
+        return Err(FormError::missing("its heads are split after the rotation"));
     }
-    Some(builder.patch)
+    if rotation.part.is_some() || !rotation.interleaved && !rotation.whole {
+        return Err(FormError::missing("only a part of each head is rotated"));
+    }
+    Ok(rotation)
 }
 
 impl Builder<'_> {
+    /// Makes the whole patch; `None` where a shape in a rotation does not fit other rows.
+    fn decouple(&mut self, keys: &Rotation, queries: &Rotation) -> Option<()> {
+        let site = self.site;
+        let (key_cache, value_cache) = (site.key.cache.as_ref()?, site.value.cache.as_ref()?);
+        self.narrow_caches();
+        let key_nodes = self.keys(keys)?;
+        self.place(key_cache.append, key_nodes);
+        let value_nodes = self.latents(keys)?;
+        self.place(value_cache.append, value_nodes);
+        let score_nodes = self.scores(queries)?;
+        self.place(site.score, score_nodes);
+        self.values();
+        let readers = site.key.shape_readers.iter();
+        for reader in readers.chain(&site.value.shape_readers) {
+            self.shape(reader);
+        }
+        Some(())
+    }
+
     /// Rows [B, G, T, size] called `rows` as [B, T, G*size].
     fn by_token(&mut self, part: &str, rows: &str, size: usize) -> (Vec<NodeProto>, String) {
         let packed = self.vector(&[0, 0, (self.site.kv_heads * size) as i64]);
@@ -95,63 +165,60 @@ impl Builder<'_> {
     }
 
     /// What `rotation` makes of its own rows at position 0.
-    fn at_zero(
-        &mut self,
-        facts: &Facts,
-        rotation: &Rotation,
-        tag: &str,
-    ) -> Option<(Vec<NodeProto>, String)> {
+    fn at_zero(&mut self, rotation: &Rotation, tag: &str) -> Option<(Vec<NodeProto>, String)> {
         let (zero, of) = (format!("{tag}/zero"), &rotation.positions.value);
         let mut nodes = vec![self.unary("Sub", &zero, &[of, of])];
         let mut names = HashMap::from([(of.clone(), self.name(&zero))]);
         let all: Vec<_> = rotation.tables.iter().chain(&rotation.nodes).collect();
-        nodes.extend(self.copies(facts, rotation, &all, &mut names, tag)?);
+        nodes.extend(self.copies(rotation, &all, &mut names, tag)?);
         Some((nodes, self.last_of(rotation, &names)?))
     }
 
     /// `rows`, other rows at the same positions, rotated.
     fn turned(
         &mut self,
-        facts: &Facts,
         rotation: &Rotation,
         rows: String,
         tag: &str,
     ) -> Option<(Vec<NodeProto>, String)> {
         let mut names = HashMap::from([(rotation.input.clone(), rows)]);
         let all: Vec<_> = rotation.nodes.iter().collect();
-        let nodes = self.copies(facts, rotation, &all, &mut names, tag)?;
+        let nodes = self.copies(rotation, &all, &mut names, tag)?;
         Some((nodes, self.last_of(rotation, &names)?))
     }
 
-    fn keys(&mut self, facts: &Facts, rotation: &Rotation) -> Option<Vec<NodeProto>> {
+    fn keys(&mut self, rotation: &Rotation) -> Option<Vec<NodeProto>> {
         let cache = self.site.key.cache.as_ref()?;
         let one = self.vector(&[1]);
         let (mut nodes, flat) = self.by_token("k", &rotation.input, self.site.key.size);
-        let (down, head) = (self.name("w_kr"), self.name("k_B1Td"));
+        let (down, head) = (self.layout.name("w_kr").to_owned(), self.name("k_B1Td"));
         nodes.push(self.unary("MatMul", "k_BTd", &[&flat, &down]));
         nodes.push(self.unary("Unsqueeze", "k_B1Td", &[&self.name("k_BTd"), &one]));
-        let (more, rotated) = self.turned(facts, rotation, head, "rope")?;
+        let (more, rotated) = self.turned(rotation, head, "rope")?;
         nodes.extend(more);
         nodes.push(self.appended(cache, &rotated)?);
         Some(nodes)
     }
 
     /// The node that appends `rows` to a cache.
-    fn appended(&self, cache: &crate::recognize::site::Cache, rows: &str) -> Option<NodeProto> {
+    fn appended(&self, cache: &Cache, rows: &str) -> Option<NodeProto> {
         let name = self.graph.node(cache.append).map_or("", NodeProto::name);
         let past = cache.past.as_ref()?;
         Some(node("Concat", name, &[past, rows], &[&cache.present]).with_int("axis", 2))
     }
 
-    fn latents(&mut self, facts: &Facts, rotation: &Rotation) -> Option<Vec<NodeProto>> {
+    fn latents(&mut self, rotation: &Rotation) -> Option<Vec<NodeProto>> {
         let cache = self.site.value.cache.as_ref()?;
         let one = self.vector(&[1]);
-        let (mut nodes, unrotated) = self.at_zero(facts, rotation, "still_k")?;
+        let (mut nodes, unrotated) = self.at_zero(rotation, "still_k")?;
         let (more, keys) = self.by_token("still_k", &unrotated, self.site.key.size);
         nodes.extend(more);
         let (more, values) = self.by_token("v", &self.site.value.new, self.site.value.size);
         nodes.extend(more);
-        let (w_ck, w_cv) = (self.name("w_ck"), self.name("w_cv"));
+        let (w_ck, w_cv) = (
+            self.layout.name("w_ck").to_owned(),
+            self.layout.name("w_cv").to_owned(),
+        );
         nodes.extend([
             self.unary("MatMul", "c_of_k_BTr", &[&keys, &w_ck]),
             self.unary("MatMul", "c_of_v_BTr", &[&values, &w_cv]),
@@ -166,7 +233,7 @@ impl Builder<'_> {
         Some(nodes)
     }
 
-    fn scores(&mut self, facts: &Facts, rotation: &Rotation) -> Option<Vec<NodeProto>> {
+    fn scores(&mut self, rotation: &Rotation) -> Option<Vec<NodeProto>> {
         let site = self.site;
         let (key, value) = (site.key.cache.as_ref()?, site.value.cache.as_ref()?);
         let size = site.key.size as i64;
@@ -175,7 +242,10 @@ impl Builder<'_> {
         let rope_rows = self.vector(&[0, 1, -1, size]);
         let latent_rows = self.vector(&[0, 1, -1, self.ranks.value as i64]);
         let scores = self.vector(&[0, site.heads as i64, -1, 0]);
-        let (w_qr, w_qc) = (self.name("w_qr"), self.name("w_qc"));
+        let (w_qr, w_qc) = (
+            self.layout.name("w_qr").to_owned(),
+            self.layout.name("w_qc").to_owned(),
+        );
         let mut nodes = vec![
             self.unary("Reshape", "qr_BGxd", &[&rotation.input, &grouped]),
             self.unary("MatMul", "qr_mixed_BGxd", &[&self.name("qr_BGxd"), &w_qr]),
@@ -185,9 +255,9 @@ impl Builder<'_> {
                 &[&self.name("qr_mixed_BGxd"), &by_head],
             ),
         ];
-        let (more, rotated) = self.turned(facts, rotation, self.name("qr_BHTd"), "rope_q")?;
+        let (more, rotated) = self.turned(rotation, self.name("qr_BHTd"), "rope_q")?;
         nodes.extend(more);
-        let (more, still) = self.at_zero(facts, rotation, "still_q")?;
+        let (more, still) = self.at_zero(rotation, "still_q")?;
         nodes.extend(more);
         let turn = |n: NodeProto| n.with_ints("perm", &[0, 1, 3, 2]);
         let (name, output) = self.names_of(site.score);
@@ -230,7 +300,7 @@ impl Builder<'_> {
         };
         let rows = self.vector(&[0, 1, -1, 0]);
         let grouped = self.vector(&[0, site.kv_heads as i64, -1, self.ranks.value as i64]);
-        let up = self.name("w_uv");
+        let up = self.layout.name("w_uv").to_owned();
         let mut nodes = vec![
             self.unary("Reshape", "p_B1xS", &[&site.probabilities, &rows]),
             self.unary(

@@ -12,71 +12,100 @@
 //! cached keys and values reads K and V, so that the exporter's repetition, masks and products stay. The position of a
 //! cached row follows from the mask, or is its place; without a cache all rows are this step's, at its own positions.
 
-use std::collections::HashMap;
+use ndarray::Array3;
 
-use crate::factor::Ranks;
-use crate::facts::Facts;
+use crate::analysis::SiteView;
+use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
-use crate::forms::weights::{Folded, Weights};
+use crate::forms::folded::Projections;
+use crate::forms::layout::Layout;
+use crate::forms::names::SiteNames;
+use crate::forms::{CachedKeys, Form, FormError};
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
-use crate::graph::{Graph, NodeId};
 use crate::onnx::NodeProto;
-use crate::recognize::rotation::Rotated;
-use crate::recognize::site::{Side, Site};
+use crate::recognize::rotation::{Rotated, Rotation};
+use crate::recognize::site::Side;
 
-/// Builds the patch of one site; `weights` are initializers that it may read, of ranks `ranks`. `None` where a shape on
-/// the way does not fit any number of positions.
-pub fn expanded(
-    graph: &Graph,
-    facts: &Facts,
-    prefix: String,
-    site: &Site,
-    rotated: &Rotated,
-    weights: &Weights,
-    ranks: Ranks,
-) -> Option<Patch> {
-    let mut builder = Builder::new(graph, prefix, site, weights, ranks);
-    let rotation = match rotated {
-        Rotated::By(rotation) => Some(rotation),
-        Rotated::No => None,
-        Rotated::Unknown(_) => return None,
-    };
-    let packed = rotation.is_some_and(|r| r.packed);
-    let (mut nodes, rows) = match rotation {
-        Some(rotation) => rotation.rows(graph, &|part| builder.name(part))?,
-        None => builder.new_rows(&site.key, 'k'),
-    };
-    let (more, latents) = builder.append(&site.key, 'k', &rows, packed);
-    nodes.extend(more);
-    let (more, mut keys) = builder.rebuilt(&latents, 'k', packed);
-    nodes.extend(more);
-    if let Some(rotation) = rotation {
-        let (more, rotated) = builder.rotate(facts, rotation, &keys)?;
-        nodes.extend(more);
-        keys = rotated;
+/// The form `expanded`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Expanded;
+
+impl Form for Expanded {
+    fn name(&self) -> &'static str {
+        "expanded"
     }
-    builder.put(&site.key, nodes);
-    let (mut nodes, rows) = builder.new_rows(&site.value, 'v');
-    let (more, latents) = builder.append(&site.value, 'v', &rows, false);
-    nodes.extend(more);
-    let (more, values) = builder.rebuilt(&latents, 'v', false);
-    nodes.extend(more);
-    builder.put(&site.value, nodes);
-    builder.redirect(&[(&site.key, keys), (&site.value, values)]);
-    for (side, rank) in [(&site.key, ranks.key), (&site.value, ranks.value)] {
-        let Some(cache) = &side.cache else {
-            continue;
+
+    fn cached_keys(&self) -> CachedKeys {
+        CachedKeys::Unrotated
+    }
+
+    fn check(&self, view: &SiteView, _: Ranks) -> Result<(), FormError> {
+        known_rotation(view).map(|_| ())
+    }
+
+    /// As the absorbed form has them, with `w_uk` [G, r, d] on the side of the cache, or [r, G*d] where heads are split
+    /// after the rotation; `w_ak` [E, r] and `w_av` [E, r], with biases, where a projection is folded.
+    fn layout(
+        &self,
+        view: &SiteView,
+        factors: &Made,
+        names: &SiteNames,
+    ) -> Result<Layout, FormError> {
+        let (site, factors) = (view.site(), factors.latent()?);
+        let packed = known_rotation(view)?.is_some_and(|r| r.packed);
+        // The exporter's own nodes go on scaling keys and values, so the factors must not; and rebuilt rows are of the
+        // cache's type, as the rows that they stand for.
+        let cached = site.elem_type;
+        let up_key = factors.key.up.clone();
+        let up_key = match packed {
+            true => side_by_side(up_key),
+            false => up_key.permuted_axes([0, 2, 1]).into_dyn(),
         };
-        builder.narrow(cache, rank);
-        for reader in &side.shape_readers {
-            let asked = graph.node(reader.node).and_then(|n| n.input.first());
-            if asked.is_some_and(|v| cache.past.iter().chain(&cache.aliases).any(|p| p == v)) {
-                builder.shape(reader);
-            }
-        }
+        let up_value = factors.value.up.clone().permuted_axes([0, 2, 1]).into_dyn();
+        let projections = Projections::of(view);
+        let mut layout = Layout::default();
+        projections.add_key(&mut layout, names, cached, &factors.key)?;
+        layout.add(names, "w_uk", cached, &up_key)?;
+        projections.add_value(&mut layout, names, cached, &factors.value)?;
+        layout.add(names, "w_uv", cached, &up_value)?;
+        layout.add_output_bias(names, site, factors)?;
+        Ok(layout)
     }
-    Some(builder.patch)
+
+    fn patch(
+        &self,
+        view: &SiteView,
+        layout: &Layout,
+        ranks: Ranks,
+        names: &SiteNames,
+    ) -> Result<Patch, FormError> {
+        let rotation = known_rotation(view)?;
+        let mut builder = Builder::new(self.name(), view, names, layout, ranks);
+        let missing = || FormError::missing("a shape in its rotation does not fit all positions");
+        builder.expand(rotation).ok_or_else(missing)?;
+        Ok(builder.finish()?)
+    }
+}
+
+/// The rotation of the keys, which the form has to repeat at all positions; `None` where there is none.
+fn known_rotation<'v>(view: &'v SiteView) -> Result<Option<&'v Rotation>, FormError> {
+    match view.rotation() {
+        Rotated::By(rotation) => Ok(Some(rotation)),
+        Rotated::No => Ok(None),
+        Rotated::Unknown(missing) => Err(FormError::missing(&format!(
+            "the rotation of its keys is not recognised: {missing}"
+        ))),
+    }
+}
+
+/// w_uk [G, d, r] as [r, G*d].
+fn side_by_side(up: Array3<f64>) -> ndarray::ArrayD<f64> {
+    let (groups, size, rank) = up.dim();
+    let flat = up.permuted_axes([2, 0, 1]);
+    let flat = flat.as_standard_layout().into_owned();
+    flat.into_shape_with_order((rank, groups * size))
+        .map_or_else(|_| Array3::zeros((0, 0, 0)).into_dyn(), |a| a.into_dyn())
 }
 
 /// The value that the attention reads all rows of `side` from.
@@ -85,6 +114,49 @@ fn all_rows(side: &Side) -> &str {
 }
 
 impl Builder<'_> {
+    /// Makes the whole patch; `None` where a shape on the way does not fit any number of positions.
+    fn expand(&mut self, rotation: Option<&Rotation>) -> Option<()> {
+        let (site, graph) = (self.site, self.graph);
+        let packed = rotation.is_some_and(|r| r.packed);
+        self.narrow_caches();
+        let (mut nodes, rows) = match rotation {
+            Some(rotation) => rotation.rows(graph, &|part| self.name(part))?,
+            None => self.new_rows(&site.key, 'k'),
+        };
+        let (more, latents) = self.append(&site.key, 'k', &rows, packed);
+        nodes.extend(more);
+        let (more, mut keys) = self.rebuilt(&latents, 'k', packed);
+        nodes.extend(more);
+        if let Some(rotation) = rotation {
+            let (more, rotated) = self.rotate(rotation, &keys)?;
+            nodes.extend(more);
+            keys = rotated;
+        }
+        self.put(&site.key, nodes);
+        let (mut nodes, rows) = self.new_rows(&site.value, 'v');
+        let (more, latents) = self.append(&site.value, 'v', &rows, false);
+        nodes.extend(more);
+        let (more, values) = self.rebuilt(&latents, 'v', false);
+        nodes.extend(more);
+        self.put(&site.value, nodes);
+        self.redirect(all_rows(&site.key), keys);
+        self.redirect(all_rows(&site.value), values);
+        self.add_bias();
+        for side in [&site.key, &site.value] {
+            let Some(cache) = &side.cache else {
+                continue;
+            };
+            for reader in &side.shape_readers {
+                let asked = graph.node(reader.node).and_then(|n| n.input.first());
+                let pasts = || cache.past.iter().chain(&cache.aliases);
+                if asked.is_some_and(|v| pasts().any(|p| p == v)) {
+                    self.shape(reader);
+                }
+            }
+        }
+        Some(())
+    }
+
     /// The rows of this step, with the nodes that make them where it is the first.
     fn new_rows(&self, side: &Side, letter: char) -> (Vec<NodeProto>, String) {
         match &side.cache {
@@ -113,26 +185,20 @@ impl Builder<'_> {
         packed: bool,
     ) -> (Vec<NodeProto>, String) {
         let part = |p: &str| format!("{letter}_{p}");
-        let (down, folded) = match letter {
-            'k' => (&self.weights.w_dk, &self.weights.key_from),
-            _ => (&self.weights.w_dv, &self.weights.value_from),
+        let (down, input, bias) = match letter {
+            'k' => ("w_dk", "x_k", "b_ak"),
+            _ => ("w_dv", "x_v", "b_av"),
         };
-        let mut nodes = match (folded, packed) {
-            (Some(Folded { input, bias: None }), _) => {
-                vec![self.unary("MatMul", &part("BTr"), &[input, down])]
-            }
-            (
-                Some(Folded {
-                    input,
-                    bias: Some(bias),
-                }),
-                _,
-            ) => vec![
+        let down = self.layout.name(down);
+        let (input, bias) = (self.layout.find(input), self.layout.find(bias));
+        let mut nodes = match (input, bias) {
+            (Some(input), None) => vec![self.unary("MatMul", &part("BTr"), &[input, down])],
+            (Some(input), Some(bias)) => vec![
                 self.unary("MatMul", &part("xw"), &[input, down]),
                 self.unary("Add", &part("BTr"), &[&self.name(&part("xw")), bias]),
             ],
-            (None, true) => vec![self.unary("MatMul", &part("BTr"), &[rows, down])],
-            (None, false) => self.latent_rows(side, letter, rows),
+            (None, _) if packed => vec![self.unary("MatMul", &part("BTr"), &[rows, down])],
+            (None, _) => self.latent_rows(side, letter, rows),
         };
         let one = self.vector(&[1]);
         let (flat, new) = (self.name(&part("BTr")), self.name(&part("B1Tr")));
@@ -157,12 +223,12 @@ impl Builder<'_> {
     /// All rows of one side out of its latents: [B, G, S, size], or [B, S, G*size] where `packed`.
     fn rebuilt(&mut self, latents: &str, letter: char, packed: bool) -> (Vec<NodeProto>, String) {
         let up = match letter {
-            'k' => self.weights.w_uk.clone(),
-            _ => self.weights.w_uv.clone(),
+            'k' => self.layout.name("w_uk"),
+            _ => self.layout.name("w_uv"),
         };
         if !packed {
             let part = format!("{letter}_BGSd");
-            let node = self.unary("MatMul", &part, &[latents, &up]);
+            let node = self.unary("MatMul", &part, &[latents, up]);
             return (vec![node], self.name(&part));
         }
         let one = self.vector(&[1]);
@@ -170,48 +236,22 @@ impl Builder<'_> {
         let part = format!("{letter}_BSx");
         let nodes = vec![
             self.unary("Squeeze", &flat, &[latents, &one]),
-            self.unary("MatMul", &part, &[&self.name(&flat), &up]),
+            self.unary("MatMul", &part, &[&self.name(&flat), up]),
         ];
         (nodes, self.name(&part))
     }
 
-    /// Who read the rows of a side reads what was rebuilt from its latents; the value product gets its bias.
-    fn redirect(&mut self, rebuilt: &[(&Side, String)]) {
-        let mut changed: HashMap<NodeId, NodeProto> = HashMap::new();
-        for (side, whole) in rebuilt {
-            let rows = all_rows(side);
-            for usage in self.graph.uses(rows) {
-                let Some(old) = self.graph.node(usage.node) else {
-                    continue;
-                };
-                let reader = changed.entry(usage.node).or_insert_with(|| old.clone());
-                for input in reader.input.iter_mut().filter(|i| *i == rows) {
-                    input.clone_from(whole);
-                }
-            }
-        }
-        if let (Some(bias), Some(old)) =
-            (self.weights.bias.clone(), self.graph.node(self.site.output))
-        {
-            let (name, output) = self.names_of(self.site.output);
-            let product = self.name("out_BHTd");
-            let mut node_before = changed
-                .remove(&self.site.output)
-                .unwrap_or_else(|| old.clone());
-            node_before.name = Some(product.clone());
-            node_before.output = vec![product.clone()];
-            self.place(
-                self.site.output,
-                vec![
-                    node_before,
-                    node("Add", &name, &[&product, &bias], &[&output]),
-                ],
-            );
-        }
-        let mut changed: Vec<_> = changed.into_iter().collect();
-        changed.sort_by_key(|(id, _)| *id);
-        for (id, reader) in changed {
-            self.place(id, vec![reader]);
-        }
+    /// The value product gets its bias, where there is one.
+    fn add_bias(&mut self) {
+        let product = self.site.output;
+        let (Some(bias), Some(mut reader)) = (self.layout.find("b_v"), self.reader(product)) else {
+            return;
+        };
+        let (name, output) = self.names_of(product);
+        let plain = self.name("out_BHTd");
+        reader.name = Some(plain.clone());
+        reader.output = vec![plain.clone()];
+        let sum = node("Add", &name, &[&plain, bias], &[&output]);
+        self.place(product, vec![reader, sum]);
     }
 }

@@ -3,36 +3,94 @@
 //! The operator goes on keeping the cache, so past and present may share a buffer and rows of a batch may have their
 //! own lengths. Rotation has happened before; every factor of the scores is in w_uk.
 
-use crate::factor::Ranks;
+use crate::analysis::SiteView;
+use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
-use crate::forms::weights::Weights;
+use crate::forms::layout::{Layout, latents};
+use crate::forms::names::SiteNames;
+use crate::forms::{Form, FormError};
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
-use crate::graph::{Graph, float_attribute, int_attribute};
+use crate::graph::{float_attribute, int_attribute};
 use crate::onnx::NodeProto;
-use crate::operators::Grouped;
-use crate::recognize::site::{Side, Site};
+use crate::operators::Target;
+use crate::recognize::site::Side;
 
 /// The operator's head sizes are multiples of this.
-pub const RANK_STEP: usize = 8;
+const RANK_STEP: usize = 8;
 
-/// Builds the patch of one site that was `grouped`.
-pub fn grouped(
-    graph: &Graph,
-    prefix: String,
-    site: &Site,
-    grouped: &Grouped,
-    weights: &Weights,
-    rank: usize,
-) -> Patch {
-    let mut builder = Builder::new(graph, prefix, site, weights, Ranks::uniform(rank));
-    builder.operator(&grouped.node);
-    builder.patch
+/// The form `grouped`: the option `--target gqa`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Grouped;
+
+impl Form for Grouped {
+    fn name(&self) -> &'static str {
+        "grouped"
+    }
+
+    fn target(&self) -> Target {
+        Target::Gqa
+    }
+
+    fn rank_step(&self) -> usize {
+        RANK_STEP
+    }
+
+    fn check(&self, view: &SiteView, ranks: Ranks) -> Result<(), FormError> {
+        if operator(view).is_none() {
+            return Err(FormError::Refused(format!(
+                "it is written as {}, and the target gqa keeps GroupQueryAttention: use the target matmul",
+                view.site().dialect.name()
+            )));
+        }
+        if ranks.key != ranks.value {
+            return Err(FormError::Refused(format!(
+                "GroupQueryAttention holds keys and values of one width, and the ranks are {} and {}: use the uniform layout or the target matmul",
+                ranks.key, ranks.value
+            )));
+        }
+        if !ranks.key.is_multiple_of(RANK_STEP) {
+            return Err(FormError::Refused(format!(
+                "rank {} is no multiple of {RANK_STEP}, as GroupQueryAttention needs: use another --rank or the target matmul",
+                ranks.key
+            )));
+        }
+        Ok(())
+    }
+
+    fn layout(
+        &self,
+        view: &SiteView,
+        factors: &Made,
+        names: &SiteNames,
+    ) -> Result<Layout, FormError> {
+        Ok(latents(view, factors.latent()?, names)?)
+    }
+
+    fn patch(
+        &self,
+        view: &SiteView,
+        layout: &Layout,
+        ranks: Ranks,
+        names: &SiteNames,
+    ) -> Result<Patch, FormError> {
+        let old = operator(view).ok_or_else(|| FormError::missing("its operator is gone"))?;
+        let mut builder = Builder::new(self.name(), view, names, layout, ranks);
+        builder.narrow_caches();
+        builder.operator(old);
+        Ok(builder.finish()?)
+    }
+}
+
+/// The `GroupQueryAttention` that the attention was spelled out from.
+fn operator<'v>(view: &SiteView<'v>) -> Option<&'v NodeProto> {
+    let origin = view.placed.origin.as_ref()?;
+    origin.grouped.as_ref()
 }
 
 impl Builder<'_> {
     fn operator(&mut self, old: &NodeProto) {
-        let (site, weights) = (self.site, self.weights);
+        let (site, layout) = (self.site, self.layout);
         let (heads, groups, rank) = (
             site.heads as i64,
             site.kv_heads as i64,
@@ -49,7 +107,11 @@ impl Builder<'_> {
         nodes.extend(self.latent_rows(&site.value, 'v', &site.value.new));
         nodes.extend([
             self.unary("Reshape", "q_BGxd", &[&site.query, &by_group]),
-            self.unary("MatMul", "q_BGxr", &[&self.name("q_BGxd"), &weights.w_uk]),
+            self.unary(
+                "MatMul",
+                "q_BGxr",
+                &[&self.name("q_BGxd"), layout.name("w_uk")],
+            ),
             self.unary("Reshape", "q_BHTr", &[&self.name("q_BGxr"), &by_head]),
             turn(self.unary("Transpose", "q_BTHr", &[&self.name("q_BHTr")])),
             self.unary("Reshape", "q_BTx", &[&self.name("q_BTHr"), &packed]),
@@ -67,7 +129,7 @@ impl Builder<'_> {
             self.unary(
                 "MatMul",
                 "out_BGxd",
-                &[&self.name("out_BGxr"), &weights.w_uv],
+                &[&self.name("out_BGxr"), layout.name("w_uv")],
             ),
         ]);
         nodes.extend(self.heads_out(&self.name("out_BGxd"), &self.name("out"), output));
@@ -75,7 +137,6 @@ impl Builder<'_> {
         for cache in [&site.key.cache, &site.value.cache].into_iter().flatten() {
             // The operator makes the presents now.
             self.place(cache.append, Vec::new());
-            self.narrow(cache, self.ranks.key);
         }
     }
 

@@ -55,3 +55,31 @@ impl Names {
             .any(|name| name == prefix || name.starts_with(&inside))
     }
 }
+
+/// The names of one attention's new nodes and values.
+pub struct SiteNames<'n> {
+    prefix: String,
+    all: &'n Names,
+}
+
+impl<'n> SiteNames<'n> {
+    /// Names that begin with `prefix`, which [`Names::prefix`] gave, in a model whose names are `all`.
+    pub fn new(prefix: String, all: &'n Names) -> Self {
+        Self { prefix, all }
+    }
+
+    /// What every new name begins with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The name of a new node or value.
+    pub fn name(&self, part: &str) -> String {
+        format!("{}/{part}", self.prefix)
+    }
+
+    /// Whether any graph of the model has a node or a value called `name`.
+    pub fn is_taken(&self, name: &str) -> bool {
+        self.all.taken.contains(name)
+    }
+}

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use crate::facts::Facts;
 use crate::forms::builder::Builder;
-use crate::graph::build::Dim;
+use crate::graph::build::NewSize;
 use crate::graph::{Graph, NodeId, is_op, label};
-use crate::onnx::{NodeProto, TensorProto, tensor_proto::DataType};
+use crate::onnx::{NodeProto, tensor_proto::DataType};
 use crate::recognize::rotation::{Form, Positions, Rotation};
 use crate::recognize::site::Cache;
 
@@ -33,21 +33,16 @@ fn mask<'g>(graph: &Graph<'g>, facts: &Facts, keys: &Cache) -> Option<&'g str> {
 
 impl Builder<'_> {
     /// Copies of the nodes that rotate the new rows, which rotate `rows` at all positions.
-    pub fn rotate(
-        &mut self,
-        facts: &Facts,
-        rotation: &Rotation,
-        rows: &str,
-    ) -> Option<(Vec<NodeProto>, String)> {
+    pub fn rotate(&mut self, rotation: &Rotation, rows: &str) -> Option<(Vec<NodeProto>, String)> {
         let (mut nodes, mut names) = (Vec::new(), HashMap::new());
         let mut copied: Vec<&NodeId> = rotation.nodes.iter().collect();
         // Without a cache all positions are those of this step.
         if let Some(cache) = &self.site.key.cache {
-            let mask = mask(self.graph, facts, cache);
+            let mask = mask(self.graph, self.facts(), cache);
             if let (Some(mask), Some(_)) = (mask, &cache.past) {
-                self.length_of_its_own(facts, mask);
+                self.length_of_its_own(mask);
             }
-            let (more, positions) = self.all_positions(facts, &rotation.positions, mask, cache);
+            let (more, positions) = self.all_positions(&rotation.positions, mask, cache);
             nodes.extend(more);
             names.insert(rotation.positions.value.clone(), positions);
             copied.extend(&rotation.tables);
@@ -61,7 +56,7 @@ impl Builder<'_> {
         };
         nodes.extend(more);
         names.insert(rotation.input.clone(), own);
-        nodes.extend(self.copies(facts, rotation, &copied, &mut names, "rotate")?);
+        nodes.extend(self.copies(rotation, &copied, &mut names, "rotate")?);
         let turned = self.last_of(rotation, &names)?;
         let Some(part) = &rotation.part else {
             return Some((nodes, turned));
@@ -79,13 +74,14 @@ impl Builder<'_> {
 
     /// Gives the length of `mask` a symbol of its own where it shares one with the new tokens, as some merged decoders say:
     /// positions are made of the mask, and a runtime that believes the symbol gives them the memory of other tensors.
-    fn length_of_its_own(&mut self, facts: &Facts, mask: &str) {
+    fn length_of_its_own(&mut self, mask: &str) {
+        let facts = self.facts();
         let length = |name: &str| facts.shape(name).filter(|s| s.len() == 2)?.get(1);
         let shared = |name: &str| name != mask && length(name) == length(mask);
         let symbolic = length(mask).is_some_and(|l| l.as_i64().is_none());
         if symbolic && self.graph.reachable_inputs().any(shared) {
-            let dims = vec![Dim::Keep, Dim::Symbol(format!("{mask}_length"))];
-            self.patch.interface.insert(mask.to_owned(), dims);
+            let dims = vec![NewSize::Keep, NewSize::Symbol(format!("{mask}_length"))];
+            self.resize(mask, dims);
         }
     }
 
@@ -108,7 +104,6 @@ impl Builder<'_> {
     /// Copies of `nodes`, which are of `rotation`, with other inputs: `names` gives them, and takes the copies' outputs.
     pub fn copies(
         &mut self,
-        facts: &Facts,
         rotation: &Rotation,
         nodes: &[&NodeId],
         names: &mut HashMap<String, String>,
@@ -127,7 +122,7 @@ impl Builder<'_> {
                 }
             }
             if rotation.nodes.contains(id) && is_op(old, "Reshape") {
-                let target = self.vector(&any_length(facts, old)?);
+                let target = self.vector(&any_length(self.facts(), old)?);
                 if let Some(shape) = copy.input.get_mut(1) {
                     *shape = target;
                 }
@@ -156,13 +151,12 @@ impl Builder<'_> {
     /// Positions of all cached rows, in the form and type of `of`.
     fn all_positions(
         &mut self,
-        facts: &Facts,
         of: &Positions,
         mask: Option<&str>,
         keys: &Cache,
     ) -> (Vec<NodeProto>, String) {
         let int64 = DataType::Int64 as i64;
-        let (zero, one) = (self.scalar("zero", 0), self.scalar("one", 1));
+        let (zero, one) = (self.scalar(0), self.scalar(1));
         let part = |p: &str| format!("positions/{p}");
         let mut nodes = Vec::new();
         let mut last = match (of.form, mask) {
@@ -179,7 +173,7 @@ impl Builder<'_> {
                 self.name(&part("all"))
             }
             _ => {
-                let two = self.scalar("two", 2);
+                let two = self.scalar(2);
                 nodes.extend([
                     self.unary("Shape", &part("shape"), &[&keys.present]),
                     self.unary("Gather", &part("S"), &[&self.name(&part("shape")), &two])
@@ -198,27 +192,13 @@ impl Builder<'_> {
             nodes.push(self.unary("Unsqueeze", &part("row"), &[&last, &first]));
             last = self.name(&part("row"));
         }
-        let wanted = facts.elem_type(&of.value).map_or(int64, i64::from);
+        let wanted = self.facts().elem_type(&of.value).map_or(int64, i64::from);
         if wanted != int64 {
             let cast = self.unary("Cast", &part("cast"), &[&last]);
             nodes.push(cast.with_int("to", wanted));
             last = self.name(&part("cast"));
         }
         (nodes, last)
-    }
-
-    /// An int64 scalar, one a model.
-    fn scalar(&mut self, name: &str, value: i64) -> String {
-        let name = format!("mla/{name}");
-        if self.graph.initializer(&name).is_none() {
-            self.patch.add_initializers(vec![TensorProto {
-                name: Some(name.clone()),
-                data_type: Some(DataType::Int64 as i32),
-                raw_data: Some(value.to_le_bytes().to_vec().into()),
-                ..TensorProto::default()
-            }]);
-        }
-        name
     }
 }
 

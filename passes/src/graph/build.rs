@@ -62,6 +62,16 @@ pub fn vector_name(values: &[i64]) -> String {
     format!("mla/[{}]", text.join(","))
 }
 
+/// An int64 scalar as an initializer.
+pub fn int64_scalar(name: &str, value: i64) -> TensorProto {
+    TensorProto {
+        name: Some(name.to_owned()),
+        data_type: Some(DataType::Int64 as i32),
+        raw_data: Some(value.to_le_bytes().to_vec().into()),
+        ..TensorProto::default()
+    }
+}
+
 /// An int64 vector as an initializer.
 pub fn int64_vector(name: &str, values: &[i64]) -> TensorProto {
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -74,19 +84,19 @@ pub fn int64_vector(name: &str, values: &[i64]) -> TensorProto {
     }
 }
 
-/// A dimension of a value description: a number or a symbol.
+/// What one size of an input or output of the graph becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Dim {
-    /// Known size.
+pub enum NewSize {
+    /// A number.
     Fixed(i64),
-    /// Taken over from the value that is described anew, at the same axis.
+    /// What it was, at the same axis.
     Keep,
     /// A symbol.
     Symbol(String),
 }
 
 /// `info` with the shape replaced by `dims`; type, name, doc string and denotations stay.
-pub fn reshaped(info: &ValueInfoProto, dims: &[Dim]) -> ValueInfoProto {
+pub fn reshaped(info: &ValueInfoProto, dims: &[NewSize]) -> ValueInfoProto {
     let mut info = info.clone();
     if let Some(TypeProto {
         value: Some(type_proto::Value::TensorType(tensor)),
@@ -100,12 +110,12 @@ pub fn reshaped(info: &ValueInfoProto, dims: &[Dim]) -> ValueInfoProto {
             .map(|(axis, dim)| {
                 let kept = old.dim.get(axis).cloned().unwrap_or_default();
                 match dim {
-                    Dim::Keep => kept,
-                    Dim::Fixed(n) => Dimension {
+                    NewSize::Keep => kept,
+                    NewSize::Fixed(n) => Dimension {
                         value: Some(dimension::Value::DimValue(*n)),
                         denotation: kept.denotation,
                     },
-                    Dim::Symbol(name) => Dimension {
+                    NewSize::Symbol(name) => Dimension {
                         value: Some(dimension::Value::DimParam(name.clone())),
                         denotation: kept.denotation,
                     },
@@ -115,4 +125,26 @@ pub fn reshaped(info: &ValueInfoProto, dims: &[Dim]) -> ValueInfoProto {
         tensor.shape = Some(TensorShapeProto { dim });
     }
     info
+}
+
+/// The description of a tensor of constant sizes.
+pub fn value(name: &str, elem_type: i32, sizes: &[i64]) -> ValueInfoProto {
+    let size = |&n: &i64| Dimension {
+        value: Some(dimension::Value::DimValue(n)),
+        ..Dimension::default()
+    };
+    let tensor = type_proto::Tensor {
+        elem_type: Some(elem_type),
+        shape: Some(TensorShapeProto {
+            dim: sizes.iter().map(size).collect(),
+        }),
+    };
+    ValueInfoProto {
+        name: Some(name.to_owned()),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(tensor)),
+            ..TypeProto::default()
+        }),
+        ..ValueInfoProto::default()
+    }
 }

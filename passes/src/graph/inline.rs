@@ -5,155 +5,58 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::graph::{label, subgraphs};
+use crate::graph::functions::{Functions, Key, called};
+use crate::graph::label;
 use crate::onnx::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
 };
 
-/// Deepest nesting of calls that is followed.
-const DEEPEST: usize = 32;
-/// Most nodes that a graph may grow to.
-const MOST_NODES: usize = 1 << 20;
+/// A model's main graph with functions in place of their calls.
+#[derive(Debug, Clone)]
+pub struct Inlined {
+    /// The main graph.
+    pub graph: GraphProto,
+    /// The functions that it no longer calls.
+    pub functions: HashSet<Key>,
+    /// Operator sets that their bodies need and that the model has not imported.
+    pub imports: Vec<OperatorSetIdProto>,
+}
 
-/// The main graph without calls of functions that hold attention, and those functions' keys; `None` where there are none.
-pub fn inline(model: &ModelProto) -> Option<(GraphProto, HashSet<Key>)> {
-    let functions: HashMap<Key, &FunctionProto> =
-        model.functions.iter().map(|f| (key_of(f), f)).collect();
-    let attentive = attentive(&functions);
-    let opsets = &model.opset_import;
-    // A body written for another opset means something else; it stays a function, and is not looked into.
-    let inlined: HashSet<Key> = attentive
-        .into_iter()
-        .filter(|key| functions.get(key).is_some_and(|f| same_opsets(f, opsets)))
-        .collect();
-    if inlined.is_empty() {
+/// The main graph of `model` without calls of functions that hold attention, as [`Functions::of`] chooses them; `None`
+/// where there are none. `is_attention` knows the operators that are attention.
+pub fn inline(model: &ModelProto, is_attention: fn(&NodeProto) -> bool) -> Option<Inlined> {
+    let functions = Functions::of(model, is_attention);
+    if functions.inlined.is_empty() {
         return None;
     }
     let mut graph = model.graph.clone()?;
-    let inliner = Inliner { functions, inlined };
-    graph.node = inliner.expand(graph.node, 0)?;
-    Some((graph, inliner.inlined))
+    graph.node = expand(&functions, graph.node);
+    Some(Inlined {
+        graph,
+        functions: functions.inlined,
+        imports: functions.imports,
+    })
 }
 
-/// What calls name a function by: domain, name, overload.
-pub type Key = (String, String, String);
-
-/// The key of `function`.
-pub fn key_of(function: &FunctionProto) -> Key {
-    (
-        function.domain().to_owned(),
-        function.name().to_owned(),
-        function.overload().to_owned(),
-    )
-}
-
-/// The key of the function that `node` calls, if it calls one.
-pub fn called(node: &NodeProto) -> Key {
-    (
-        node.domain().to_owned(),
-        node.op_type().to_owned(),
-        node.overload().to_owned(),
-    )
-}
-
-/// Functions that hold a softmax or an attention operator, themselves or through the functions they call.
-fn attentive(functions: &HashMap<Key, &FunctionProto>) -> HashSet<Key> {
-    let direct = |node: &NodeProto| {
-        matches!(
-            node.op_type(),
-            "Softmax" | "Attention" | "GroupQueryAttention" | "MultiHeadAttention"
-        )
-    };
-    let mut found: HashSet<Key> = HashSet::new();
-    loop {
-        let more: Vec<Key> = functions
-            .iter()
-            .filter(|(key, f)| {
-                !found.contains(*key)
-                    && f.node
-                        .iter()
-                        .any(|n| anywhere(n, &|n| direct(n) || found.contains(&called(n))))
-            })
-            .map(|(key, _)| key.clone())
-            .collect();
-        if more.is_empty() {
-            return found;
-        }
-        found.extend(more);
-    }
-}
-
-/// Whether `is` holds for `node` or a node of the graphs inside it.
-fn anywhere(node: &NodeProto, is: &dyn Fn(&NodeProto) -> bool) -> bool {
-    is(node) || subgraphs(node).any(|graph| graph.node.iter().any(|n| anywhere(n, is)))
-}
-
-/// The functions that hold attention and are written for other opsets than the model, which cannot be put in place of
-/// their calls.
-pub fn foreign(model: &ModelProto) -> HashSet<Key> {
-    let functions: HashMap<Key, &FunctionProto> =
-        model.functions.iter().map(|f| (key_of(f), f)).collect();
-    let stays = |key: &Key| {
-        let function = functions.get(key);
-        function.is_some_and(|f| !same_opsets(f, &model.opset_import))
-    };
-    attentive(&functions).into_iter().filter(stays).collect()
-}
-
-fn same_opsets(function: &FunctionProto, model: &[OperatorSetIdProto]) -> bool {
-    let version = |sets: &[OperatorSetIdProto], domain: &str| {
-        let same = |a: &str, b: &str| {
-            a == b || (matches!(a, "" | "ai.onnx") && matches!(b, "" | "ai.onnx"))
-        };
-        sets.iter()
-            .find(|o| same(o.domain(), domain))
-            .map(|o| o.version())
-    };
-    function
-        .opset_import
-        .iter()
-        .all(|o| version(model, o.domain()).is_none_or(|v| v == o.version()))
-}
-
-struct Inliner<'f> {
-    functions: HashMap<Key, &'f FunctionProto>,
-    inlined: HashSet<Key>,
-}
-
-impl Inliner<'_> {
-    /// `nodes` with every call replaced by a body, bodies' own calls included; `None` past the bounds.
-    fn expand(&self, nodes: Vec<NodeProto>, depth: usize) -> Option<Vec<NodeProto>> {
-        if depth > DEEPEST {
-            return None;
-        }
-        let mut expanded = Vec::with_capacity(nodes.len());
-        for node in nodes {
-            let key = called(&node);
-            match self
-                .functions
-                .get(&key)
-                .filter(|_| self.inlined.contains(&key))
-            {
-                Some(function) => expanded.extend(self.expand(body(function, &node), depth + 1)?),
-                None => expanded.push(self.inside(node, depth)?),
-            }
-            if expanded.len() > MOST_NODES {
-                return None;
+/// `nodes` with every call replaced by a body, the calls of that body included. Their number is known to be bounded.
+fn expand(functions: &Functions, nodes: Vec<NodeProto>) -> Vec<NodeProto> {
+    let mut expanded = Vec::with_capacity(nodes.len());
+    for mut node in nodes {
+        match functions.to_inline(&called(&node)) {
+            Some(function) => expanded.extend(expand(functions, instance(function, &node))),
+            None => {
+                for graph in node.attribute.iter_mut().filter_map(|a| a.g.as_mut()) {
+                    graph.node = expand(functions, std::mem::take(&mut graph.node));
+                }
+                expanded.push(node);
             }
         }
-        Some(expanded)
     }
-
-    fn inside(&self, mut node: NodeProto, depth: usize) -> Option<NodeProto> {
-        for graph in node.attribute.iter_mut().filter_map(|a| a.g.as_mut()) {
-            graph.node = self.expand(std::mem::take(&mut graph.node), depth + 1)?;
-        }
-        Some(node)
-    }
+    expanded
 }
 
 /// The nodes of `function` for one `call`: its values take the names the call gives them, inner ones a prefix.
-fn body(function: &FunctionProto, call: &NodeProto) -> Vec<NodeProto> {
+fn instance(function: &FunctionProto, call: &NodeProto) -> Vec<NodeProto> {
     let prefix = label(call);
     let mut names: HashMap<String, String> = HashMap::new();
     let given = |list: &[String], position: usize| list.get(position).cloned().unwrap_or_default();
@@ -247,12 +150,4 @@ fn resolved(
     let mut value = find(&call.attribute).or_else(|| find(&function.attribute_proto))?;
     value.name = attribute.name.clone();
     Some(value)
-}
-
-/// Whether any node of `graph`, or of a graph inside it, calls the function `key`.
-pub fn calls(graph: &GraphProto, key: &Key) -> bool {
-    graph
-        .node
-        .iter()
-        .any(|node| called(node) == *key || subgraphs(node).any(|inner| calls(inner, key)))
 }

@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod cleanup;
+pub mod functions;
 pub mod inline;
 pub mod patch;
 pub mod scopes;
@@ -26,6 +27,7 @@ pub struct Use {
 }
 
 /// An index over a [`GraphProto`]; built once, linear in the graph.
+#[derive(Debug)]
 pub struct Graph<'a> {
     proto: &'a GraphProto,
     producers: HashMap<&'a str, NodeId>,
@@ -181,9 +183,14 @@ pub fn is_alias(node: &NodeProto) -> bool {
     is_op(node, "Identity") || (is_op(node, "Concat") && node.input.len() == 1)
 }
 
+/// Whether `node` is an operator of the default ONNX domain.
+pub fn is_standard(node: &NodeProto) -> bool {
+    matches!(node.domain(), "" | "ai.onnx")
+}
+
 /// Whether `node` is operator `op` of the default ONNX domain.
 pub fn is_op(node: &NodeProto, op: &str) -> bool {
-    node.op_type() == op && matches!(node.domain(), "" | "ai.onnx")
+    node.op_type() == op && is_standard(node)
 }
 
 /// Whether `node` is operator `op` of the `com.microsoft` domain.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::graph::build::{Dim, reshaped};
+use crate::graph::build::{NewSize, reshaped};
 use crate::graph::{Graph, NodeId};
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
 
@@ -14,7 +14,7 @@ pub struct Patch {
     /// New initializers.
     pub initializers: Vec<TensorProto>,
     /// New shapes of graph inputs and outputs; the names stay.
-    pub interface: BTreeMap<String, Vec<Dim>>,
+    pub interface: BTreeMap<String, Vec<NewSize>>,
 }
 
 /// A patch that does not fit its graph.

@@ -6,11 +6,14 @@
 //! 4. Every operator belongs to a domain that the model imports, or to a function of the model.
 //! 5. A node has no two attributes of one name.
 //! 6. The same holds of the graphs in its attributes.
+//! 7. No size of a stored tensor is negative.
+//! 8. Inputs are of element types that the operator takes. That needs the facts of the graph, so it is checked by
+//!    `facts::types::verify`.
 
 use std::collections::HashSet;
 
 use crate::graph::{label, subgraphs};
-use crate::onnx::{GraphProto, ModelProto};
+use crate::onnx::{GraphProto, ModelProto, TensorProto};
 
 /// The first invariant that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,9 +48,36 @@ pub enum VerifyError {
         /// The attribute.
         attribute: String,
     },
+    /// Invariant 7.
+    #[error("tensor '{tensor}' has the shape {dims:?}: a size is never negative")]
+    NegativeSize {
+        /// The tensor, or the node that holds it.
+        tensor: String,
+        /// Its shape.
+        dims: Vec<i64>,
+    },
+    /// Invariant 8.
+    #[error(transparent)]
+    Operand(#[from] OperandError),
     /// No graph at all.
     #[error("the model has no graph")]
     NoGraph,
+}
+
+/// An input that its operator does not take.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("node '{node}' ({operator}): its input '{input}' is {found}, expected {expected}")]
+pub struct OperandError {
+    /// The node.
+    pub node: String,
+    /// Its operator.
+    pub operator: String,
+    /// The input.
+    pub input: String,
+    /// Its element type or shape.
+    pub found: String,
+    /// What the operator takes.
+    pub expected: String,
 }
 
 /// Checks the main graph of `model` and all graphs inside it.
@@ -60,6 +90,16 @@ pub fn verify(model: &ModelProto) -> Result<(), VerifyError> {
         .collect();
     domains.extend(model.functions.iter().map(|f| normal(f.domain())));
     verify_graph(graph, &domains, &mut Vec::new())
+}
+
+fn verify_sizes(tensor: &str, dims: &[i64]) -> Result<(), VerifyError> {
+    if dims.iter().all(|&size| size >= 0) {
+        return Ok(());
+    }
+    Err(VerifyError::NegativeSize {
+        tensor: tensor.to_owned(),
+        dims: dims.to_vec(),
+    })
 }
 
 fn normal(domain: &str) -> &str {
@@ -87,6 +127,13 @@ fn verify_graph<'a>(
             return Err(VerifyError::MadeTwice(tensor.name().to_owned()));
         }
     }
+    for tensor in &graph.initializer {
+        verify_sizes(tensor.name(), &tensor.dims)?;
+    }
+    for sparse in &graph.sparse_initializer {
+        let name = sparse.values.as_ref().map_or("", TensorProto::name);
+        verify_sizes(name, &sparse.dims)?;
+    }
     made.extend(initialized);
     outer.push(made);
     for node in &graph.node {
@@ -103,6 +150,9 @@ fn verify_graph<'a>(
                     node: label(node).to_owned(),
                     attribute: attribute.name().to_owned(),
                 });
+            }
+            for tensor in attribute.t.iter().chain(&attribute.tensors) {
+                verify_sizes(label(node), &tensor.dims)?;
             }
         }
         for value in node.input.iter().filter(|v| !v.is_empty()) {

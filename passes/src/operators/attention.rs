@@ -1,12 +1,24 @@
 //! `Attention` of the default domain, opset 23 and 24 (ONNX operator specification).
 
+use tract_data::prelude::TDim;
+
+use crate::facts::{Fact, Facts, dim};
 use crate::graph::{float_attribute, input_at, int_attribute, output_at};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
 use crate::operators::spell::{Core, Speller};
-use crate::operators::{Spelled, unsupported};
+use crate::operators::{Operator, Spelled, Target, unsupported};
 use crate::recognize::reject::Reason;
 
-pub fn spell(s: &mut Speller, node: &NodeProto) -> Result<Spelled, Reason> {
+/// Its line in the table.
+pub const OPERATOR: Operator = Operator {
+    domain: "",
+    name: "Attention",
+    outputs,
+    spell,
+    counts_positions: false,
+};
+
+fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason> {
     let refuse = |detail: &str| Err(unsupported(node, detail));
     let input = |position| input_at(node, position);
     let output = |position| output_at(node, position);
@@ -161,4 +173,47 @@ pub fn spell(s: &mut Speller, node: &NodeProto) -> Result<Spelled, Reason> {
         score,
         grouped: None,
     })
+}
+
+/// Inputs have four axes, or three with the heads packed in the last one; a present is a past and what is new.
+fn outputs(_: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<Vec<Fact>> {
+    let (query, key, value) = (inputs.first()?, inputs.get(1)?, inputs.get(2)?);
+    let (q, k, v) = (
+        query.shape.as_ref()?,
+        key.shape.as_ref()?,
+        value.shape.as_ref()?,
+    );
+    let heads = |name: &str| TDim::Val(int_attribute(node, name, 0));
+    let split = |shape: &[TDim], heads: TDim| match shape {
+        [batch, length, packed] => Some(vec![
+            batch.clone(),
+            heads.clone(),
+            length.clone(),
+            dim::div(packed, &heads)?,
+        ]),
+        _ => Some(shape.to_vec()),
+    };
+    let (k4, v4) = (
+        split(k, heads("kv_num_heads"))?,
+        split(v, heads("kv_num_heads"))?,
+    );
+    let width = v4.last()?.clone();
+    let mut output = q.clone();
+    *output.last_mut()? = match q.len() {
+        3 => dim::mul(&width, &heads("q_num_heads"))?,
+        _ => width,
+    };
+    let past = |position: usize, present: &[TDim]| {
+        let mut shape = present.to_vec();
+        if let Some(past) = inputs.get(position).and_then(|f| f.shape.as_ref()) {
+            let length = dim::add(past.get(2)?, shape.get(2)?)?;
+            *shape.get_mut(2)? = length;
+        }
+        Some(shape)
+    };
+    Some(vec![
+        Fact::new(query.elem_type, Some(output)),
+        Fact::new(key.elem_type, past(4, &k4)),
+        Fact::new(value.elem_type, past(5, &v4)),
+    ])
 }

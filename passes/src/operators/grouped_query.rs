@@ -4,16 +4,28 @@
 //! right-padded batch write at their own lengths, and a buffer can be longer than what it holds. A check in the graph
 //! stops the run in those cases, so that the difference is never silent; the target `gqa` keeps the operator for them.
 
+use tract_data::prelude::TDim;
+
+use crate::facts::{Fact, Facts};
 use crate::graph::{float_attribute, input_at, int_attribute, output_at};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
 use crate::operators::spell::{Core, Speller};
-use crate::operators::{Grouped, Spelled, Target, unsupported};
+use crate::operators::{Operator, Spelled, Target, unsupported};
 use crate::recognize::reject::Reason;
 
 /// Name of the node that stops the run; runtimes print it with their error.
 const CHECK: &str = "check/every_row_must_hold_past_plus_new_tokens";
 
-pub fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, Reason> {
+/// Its line in the table.
+pub const OPERATOR: Operator = Operator {
+    domain: "com.microsoft",
+    name: "GroupQueryAttention",
+    outputs,
+    spell,
+    counts_positions: true,
+};
+
+fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, Reason> {
     let refuse = |detail: &str| Err(unsupported(node, detail));
     let input = |position| input_at(node, position);
     let output = |position| output_at(node, position);
@@ -197,10 +209,7 @@ pub fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelle
     });
     Ok(Spelled {
         score,
-        grouped: Some(Grouped {
-            node: node.clone(),
-            scale,
-        }),
+        grouped: Some(node.clone()),
     })
 }
 
@@ -288,4 +297,28 @@ fn normalized(
         },
     );
     s.op("Reshape", &format!("{part}_normed"), &[&x, &joined])
+}
+
+/// Packed or separate inputs. The presents have a length of their own: a buffer may be longer than what it holds.
+fn outputs(facts: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<Vec<Fact>> {
+    let query = inputs.first()?;
+    let (heads, kv_heads) = (
+        int_attribute(node, "num_heads", 0),
+        int_attribute(node, "kv_num_heads", 0),
+    );
+    let mut output = query.shape.clone()?;
+    let packed = input_at(node, 1).is_none();
+    if packed {
+        let width = output.last()?.as_i64()?;
+        let head_size = width.checked_div(heads + 2 * kv_heads)?;
+        *output.last_mut()? = TDim::Val(heads * head_size);
+    }
+    let present = |position: usize| {
+        let mut shape = inputs.get(position)?.shape.clone()?;
+        *shape.get_mut(2)? = facts.fresh();
+        Some(shape)
+    };
+    let (key, value) = (present(3), present(4));
+    let fact = |shape| Fact::new(query.elem_type, shape);
+    Some(vec![fact(Some(output)), fact(key), fact(value)])
 }

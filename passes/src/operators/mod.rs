@@ -1,23 +1,75 @@
-//! Spells attention operators out as primitives, so that one recogniser proves them all.
+//! Operators that are attention by themselves: what each one is, in one table, and how it is spelled out as primitives,
+//! so that one recogniser proves them all.
 //!
 //! An operator becomes exactly what its specification says: split, rotation, cache append, repetition, products, mask,
 //! softmax. What cannot be spelled out stays as it is and is refused by name.
+//!
+//! A new operator is a file with an [`Operator`] in it, and its line below.
+
+mod refused;
+mod spell;
 
 mod attention;
 mod grouped_query;
 mod multi_head;
-mod spell;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+/// Every operator that can be spelled out.
+const TABLE: &[&Operator] = &[
+    &attention::OPERATOR,
+    &grouped_query::OPERATOR,
+    &multi_head::OPERATOR,
+];
 
-use crate::facts::Facts;
+use std::collections::{BTreeMap, HashMap};
+
+use crate::facts::{Facts, OutputFacts};
 use crate::graph::patch::Patch;
-use crate::graph::{Graph, is_contrib, is_op, label};
+use crate::graph::{Graph, label};
 use crate::onnx::NodeProto;
 use crate::recognize::reject::Reason;
 use crate::recognize::site::Dialect;
 
 pub use spell::Speller;
+
+/// An operator that is attention by itself.
+#[derive(Debug)]
+struct Operator {
+    /// Its domain; empty for the standard one.
+    domain: &'static str,
+    /// Its name, which is also that of its dialect in reports.
+    name: &'static str,
+    /// Types and shapes of its outputs.
+    outputs: OutputFacts,
+    /// Spells one node out, for one target.
+    spell: fn(&mut Speller, &NodeProto, Target) -> Result<Spelled, Reason>,
+    /// Whether it counts positions from the mask by itself, which is right only where padding is on the right.
+    counts_positions: bool,
+}
+
+/// The operator that `node` is.
+fn operator(node: &NodeProto) -> Option<&'static Operator> {
+    let domain = match node.domain() {
+        "ai.onnx" => "",
+        domain => domain,
+    };
+    let mut all = TABLE.iter().copied();
+    all.find(|o| o.name == node.op_type() && o.domain == domain)
+}
+
+/// The rule of [`crate::facts`] for `node`, where it is one of these operators.
+pub fn output_facts(node: &NodeProto) -> Option<OutputFacts> {
+    operator(node).map(|o| o.outputs)
+}
+
+/// Whether `node` is one of these operators, or one that is refused by name.
+pub fn is_attention(node: &NodeProto) -> bool {
+    operator(node).is_some() || refused::reason(node).is_some()
+}
+
+/// Whether `node` counts positions from the mask by itself, so that padding has to be on the right.
+pub fn counts_positions(node: &NodeProto) -> bool {
+    operator(node).is_some_and(|o| o.counts_positions)
+}
 
 /// What a rewritten attention runs as.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,15 +82,6 @@ pub enum Target {
     Gqa,
 }
 
-/// What is needed to put `GroupQueryAttention` back around a latent cache.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Grouped {
-    /// The operator as it was.
-    pub node: NodeProto,
-    /// Factor of the scores.
-    pub scale: f64,
-}
-
 /// One operator that was spelled out.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Origin {
@@ -46,8 +89,8 @@ pub struct Origin {
     pub dialect: Dialect,
     /// Label of the operator.
     pub label: String,
-    /// The operator itself, where a target needs it back.
-    pub grouped: Option<Grouped>,
+    /// The operator itself, where the target `gqa` can put it back around a latent cache.
+    pub grouped: Option<NodeProto>,
 }
 
 /// How the attention operators of one graph are spelled out.
@@ -61,29 +104,26 @@ pub struct Lowered {
     pub refused: BTreeMap<String, Reason>,
 }
 
-/// Spells out every attention operator of `graph` whose label is not in `except`.
-pub fn lower(graph: &Graph, facts: &Facts, except: &HashSet<String>, target: Target) -> Lowered {
+/// Spells out every attention operator of `graph`.
+pub fn lower(graph: &Graph, facts: &Facts, target: Target) -> Lowered {
     let mut lowered = Lowered::default();
     let mut shared = HashMap::new();
     for (id, node) in graph.nodes() {
-        let Some(dialect) = dialect(node).filter(|_| !except.contains(label(node))) else {
-            if let Some(reason) = refused_by_name(node) {
-                let output = node.output.first().cloned().unwrap_or_default();
-                lowered.refused.insert(output, reason);
+        let mut refuse = |reason| {
+            let output = node.output.first().cloned().unwrap_or_default();
+            lowered.refused.insert(output, reason);
+        };
+        let Some(operator) = operator(node) else {
+            if let Some(reason) = refused::reason(node) {
+                refuse(reason);
             }
             continue;
         };
         let mut speller = Speller::new(graph, facts, node, &mut shared);
-        let spelled = match dialect {
-            Dialect::Attention => attention::spell(&mut speller, node),
-            Dialect::GroupQueryAttention => grouped_query::spell(&mut speller, node, target),
-            Dialect::MultiHeadAttention => multi_head::spell(&mut speller, node),
-            Dialect::MatMul => Err(unsupported(node, "it is no attention operator")),
-        };
-        match spelled {
+        match (operator.spell)(&mut speller, node, target) {
             Ok(spelled) => {
                 let origin = Origin {
-                    dialect,
+                    dialect: Dialect(operator.name),
                     label: label(node).to_owned(),
                     grouped: spelled.grouped,
                 };
@@ -93,52 +133,13 @@ pub fn lower(graph: &Graph, facts: &Facts, except: &HashSet<String>, target: Tar
                 lowered.patch.add_initializers(initializers);
                 shared.extend(keys);
             }
-            Err(reason) => {
-                let output = node.output.first().cloned().unwrap_or_default();
-                lowered.refused.insert(output, reason);
-            }
+            Err(reason) => refuse(reason),
         }
     }
     lowered
 }
 
-/// Which attention operator `node` is, if it is one.
-fn dialect(node: &NodeProto) -> Option<Dialect> {
-    if is_op(node, "Attention") {
-        return Some(Dialect::Attention);
-    }
-    if is_contrib(node, "GroupQueryAttention") {
-        return Some(Dialect::GroupQueryAttention);
-    }
-    is_contrib(node, "MultiHeadAttention").then_some(Dialect::MultiHeadAttention)
-}
-
-/// Operators that are attention and have no spelled-out form here.
-fn refused_by_name(node: &NodeProto) -> Option<Reason> {
-    let detail = match (node.domain(), node.op_type()) {
-        ("com.microsoft", "PagedAttention") => {
-            "its cache is paged and holds packed tokens, which only the CUDA provider runs"
-        }
-        ("com.microsoft", "SparseAttention") => "its block-sparse layout has no latent form",
-        ("com.microsoft", "Attention") => {
-            "it projects queries, keys and values itself, packed and with its own cache layout: export without that fusion"
-        }
-        (
-            "com.microsoft",
-            "DecoderMaskedMultiHeadAttention"
-            | "DecoderMaskedSelfAttention"
-            | "PackedAttention"
-            | "PackedMultiHeadAttention"
-            | "MultiHeadAttentionVarlen",
-        ) => "its cache layout belongs to one runtime: export without that fusion",
-        ("com.microsoft", "LinearAttention") => {
-            "it keeps no keys and values, so there is no cache to make latent"
-        }
-        _ => return None,
-    };
-    Some(unsupported(node, detail))
-}
-
+/// Refuses `node` because of `detail`.
 fn unsupported(node: &NodeProto, detail: &str) -> Reason {
     let op = match node.domain() {
         "" | "ai.onnx" => node.op_type().to_owned(),
@@ -154,6 +155,6 @@ fn unsupported(node: &NodeProto, detail: &str) -> Reason {
 struct Spelled {
     /// Output name of the score product.
     score: String,
-    /// The operator, where a target needs it back.
-    grouped: Option<Grouped>,
+    /// The operator, where the target `gqa` can put it back.
+    grouped: Option<NodeProto>,
 }

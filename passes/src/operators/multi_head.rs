@@ -1,12 +1,24 @@
 //! `com.microsoft.MultiHeadAttention` (ONNX Runtime contrib operator specification), as optimizers leave it.
 
+use tract_data::prelude::TDim;
+
+use crate::facts::{Fact, Facts, dim};
 use crate::graph::{float_attribute, input_at, int_attribute, output_at};
 use crate::onnx::NodeProto;
 use crate::operators::spell::{Core, Speller};
-use crate::operators::{Spelled, unsupported};
+use crate::operators::{Operator, Spelled, Target, unsupported};
 use crate::recognize::reject::Reason;
 
-pub fn spell(s: &mut Speller, node: &NodeProto) -> Result<Spelled, Reason> {
+/// Its line in the table.
+pub const OPERATOR: Operator = Operator {
+    domain: "com.microsoft",
+    name: "MultiHeadAttention",
+    outputs,
+    spell,
+    counts_positions: false,
+};
+
+fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason> {
     let refuse = |detail: &str| Err(unsupported(node, detail));
     let input = |position| input_at(node, position);
     let output = |position| output_at(node, position);
@@ -102,4 +114,35 @@ pub fn spell(s: &mut Speller, node: &NodeProto) -> Result<Spelled, Reason> {
         score,
         grouped: None,
     })
+}
+
+/// Queries are packed as [B, T, H*d], keys and values likewise or [B, H, S, d]; a present is a past and what is new.
+fn outputs(_: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<Vec<Fact>> {
+    let (query, key, value) = (inputs.first()?, inputs.get(1)?, inputs.get(2)?);
+    let heads = TDim::Val(int_attribute(node, "num_heads", 0));
+    let unpacked = |fact: &Fact| match fact.shape.as_deref()? {
+        [batch, length, width] => Some(vec![
+            batch.clone(),
+            heads.clone(),
+            length.clone(),
+            dim::div(width, &heads)?,
+        ]),
+        shape => Some(shape.to_vec()),
+    };
+    let (k4, v4) = (unpacked(key)?, unpacked(value)?);
+    let mut output = query.shape.clone().filter(|shape| shape.len() == 3)?;
+    *output.last_mut()? = dim::mul(v4.last()?, &heads)?;
+    let present = |past: usize, new: &[TDim]| {
+        let mut shape = new.to_vec();
+        if let Some(past) = inputs.get(past).and_then(|f| f.shape.as_ref()) {
+            let length = dim::add(past.get(2)?, new.get(2)?)?;
+            *shape.get_mut(2)? = length;
+        }
+        Some(shape)
+    };
+    Some(vec![
+        Fact::new(query.elem_type, Some(output)),
+        Fact::new(key.elem_type, present(6, &k4)),
+        Fact::new(value.elem_type, present(7, &v4)),
+    ])
 }

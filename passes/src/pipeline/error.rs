@@ -2,8 +2,8 @@
 
 use std::error::Error;
 
-use crate::forms::grouped::RANK_STEP;
-use crate::forms::{OLDEST_OPSET, TensorRange};
+use crate::analysis::AnalysisError;
+use crate::forms::{Form, FormError, OLDEST_OPSET};
 use crate::graph::patch::PatchError;
 use crate::graph::verify::VerifyError;
 use crate::recognize::reject::Reject;
@@ -11,9 +11,9 @@ use crate::recognize::reject::Reject;
 /// Why a model was not rewritten; it is unchanged then.
 #[derive(Debug, thiserror::Error)]
 pub enum RewriteError {
-    /// The graph was broken before.
+    /// The model could not be analysed.
     #[error("the model is not well-formed: {0}")]
-    Malformed(VerifyError),
+    Malformed(AnalysisError),
     /// Opset too old.
     #[error(
         "the model uses opset {0}, the rewrite needs at least {OLDEST_OPSET}: export it with a newer opset, or convert it with onnx.version_converter"
@@ -42,26 +42,6 @@ pub enum RewriteError {
         /// Its full rank.
         full: usize,
     },
-    /// The target keeps an operator that the model does not have.
-    #[error(
-        "layer {layer} is written as {dialect}, and the target gqa keeps GroupQueryAttention: use the target matmul"
-    )]
-    NotGrouped {
-        /// The layer.
-        layer: usize,
-        /// How it is written.
-        dialect: &'static str,
-    },
-    /// A rank that the operator cannot hold.
-    #[error(
-        "rank {rank} of layer {layer} is no multiple of {RANK_STEP}, as GroupQueryAttention needs: use another --rank or the target matmul"
-    )]
-    RankStep {
-        /// The rank.
-        rank: usize,
-        /// The layer.
-        layer: usize,
-    },
     /// No factors.
     #[error("layer {layer}: {cause}")]
     Factor {
@@ -70,32 +50,19 @@ pub enum RewriteError {
         /// What went wrong.
         cause: Box<dyn Error + Send + Sync>,
     },
-    /// Ranks of keys and values differ where one operator caches both.
-    #[error(
-        "layer {layer}: GroupQueryAttention holds keys and values of one width, and the ranks are {key} and {value}: use the uniform layout or the target matmul"
-    )]
-    RanksDiffer {
-        /// The layer.
-        layer: usize,
-        /// Rank of the keys.
-        key: usize,
-        /// Rank of the values.
-        value: usize,
-    },
     /// The form needs more than the attention shows.
-    #[error("layer {layer} cannot take this form: {reason}; use the form absorbed")]
+    #[error("layer {layer} cannot take the form {form}: {cause}")]
     Form {
         /// The layer.
         layer: usize,
-        /// What is missing.
-        reason: String,
+        /// The form.
+        form: String,
+        /// What is missing, and the way out.
+        cause: FormError,
     },
     /// A share of the cache that no rank gives.
     #[error("the cache ratio {0} is out of range: it is a share, above 0 and at most 1")]
     Ratio(f64),
-    /// A factor out of the type's range.
-    #[error(transparent)]
-    Range(#[from] TensorRange),
     /// The new tensors could not be stored.
     #[error("the new weights could not be stored: {0}")]
     Store(Box<dyn Error + Send + Sync>),
@@ -105,9 +72,23 @@ pub enum RewriteError {
     /// The rewritten graph is broken; nothing was changed.
     #[error("internal error, the rewritten graph is not well-formed: {0}")]
     Broken(VerifyError),
-    /// A value that stays has changed its type or shape.
-    #[error("internal error, the rewrite changes the type or shape of '{0}'")]
-    Seam(String),
+}
+
+impl RewriteError {
+    /// The refusal of `form` for `layer`.
+    pub fn form(layer: usize, form: &dyn Form, cause: FormError) -> Self {
+        Self::Form {
+            layer,
+            form: form.name().to_owned(),
+            cause,
+        }
+    }
+}
+
+impl From<AnalysisError> for RewriteError {
+    fn from(cause: AnalysisError) -> Self {
+        Self::Malformed(cause)
+    }
 }
 
 fn misses(rejects: &[Reject]) -> String {

@@ -1,62 +1,68 @@
 //! The passes in their order.
 
-pub mod changes;
 pub mod error;
+pub mod explain;
+pub mod factorize;
 pub mod options;
-mod seam;
+pub mod patches;
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::analysis::layer::Factorize;
-use crate::analysis::understand::{Understood, understand};
+use crate::analysis::identity::{CacheId, SiteId};
+use crate::analysis::{Analysis, AnalysisError};
 use crate::factor::Ranks;
-use crate::facts::scoped::visit;
+use crate::facts::scoped::ScopeFacts;
+use crate::facts::types;
 use crate::forms::Store;
 use crate::graph::cleanup::{Live, cleanup};
-use crate::graph::inline::{calls, inline, key_of};
-use crate::graph::patch::{PatchError, apply};
+use crate::graph::functions::{calls, key_of};
+use crate::graph::patch::apply;
 use crate::graph::scopes::Scope;
 use crate::graph::verify::{VerifyError, verify};
 use crate::onnx::stored::Model;
-use crate::operators::Target;
-use crate::pipeline::changes::{Changes, Outlets, RewrittenSite};
-use crate::pipeline::error::RewriteError;
-use crate::pipeline::options::{RewriteOptions, check};
-use crate::pipeline::seam::Seams;
+use crate::operators::{Target, output_facts};
 use crate::recognize::Recognized;
 use crate::recognize::reject::Reject;
 use crate::recognize::site::Site;
+use error::RewriteError;
+use explain::Explanation;
+use factorize::Factorize;
+use options::{RewriteOptions, check};
+use patches::{Callbacks, Patches, RewrittenSite};
 
 /// What a model holds.
 pub type Inspection = Recognized;
 
 /// What was done to a model.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Rewritten {
     /// Every rewritten attention.
     pub sites: Vec<RewrittenSite>,
     /// Those left as they were.
     pub rejects: Vec<Reject>,
+    /// The same in text.
+    pub explanation: Explanation,
 }
 
-/// Why a model could not be looked into.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum InspectError {
-    /// It is broken.
-    #[error(transparent)]
-    Malformed(#[from] VerifyError),
-    /// Its operators could not be spelled out.
-    #[error("internal error, an operator cannot be spelled out: {0}")]
-    Spell(#[from] PatchError),
+impl Rewritten {
+    /// The text of the first attention, in every branch that it stands in: what it was, what stands in its place, and how
+    /// the model's interface changes.
+    pub fn explain(&self) -> String {
+        let first = self.sites.first().map(|s| &s.id);
+        let same = self.sites.iter().enumerate();
+        let same = same.filter(|(_, s)| Some(&s.id) == first);
+        self.explanation
+            .of_sites(same.map(|(position, _)| position))
+    }
 }
 
 /// Finds every attention of `model`.
-pub fn inspect(model: &Model) -> Result<Inspection, InspectError> {
-    verify(&model.proto)?;
-    let inlined = inline(&model.proto).map(|(graph, _)| graph);
-    let proto = inlined.as_ref().or(model.proto.graph.as_ref());
-    let proto = proto.ok_or(VerifyError::NoGraph)?;
-    let found = understand(model, proto, &HashSet::new(), Target::MatMul)?;
+///
+/// # Errors
+/// [`AnalysisError`] when the model is not well-formed.
+pub fn inspect(model: &Model) -> Result<Inspection, AnalysisError> {
+    let found = Analysis::of(model, Target::MatMul)?;
     Ok(Inspection {
         sites: found.sites.into_iter().map(|p| p.site).collect(),
         rejects: found.rejects,
@@ -69,44 +75,41 @@ pub fn inspect(model: &Model) -> Result<Inspection, InspectError> {
 pub struct Planned {
     /// The attention.
     pub site: Site,
-    /// Names it among those of its model.
-    pub id: String,
+    /// The name of the attention among those of its model.
+    pub id: SiteId,
     /// Its latent widths.
     pub ranks: Ranks,
 }
 
-/// What [`rewrite`] would do with these options, or why it would refuse. Branches that share a cache are one.
-pub fn plan(model: &Model, options: &RewriteOptions) -> Result<Vec<Planned>, RewriteError> {
-    verify(&model.proto).map_err(RewriteError::Malformed)?;
-    let inlined = inline(&model.proto).map(|(graph, _)| graph);
-    let proto = inlined.as_ref().or(model.proto.graph.as_ref());
-    let proto = proto.ok_or(RewriteError::Malformed(VerifyError::NoGraph))?;
-    let mut found =
-        understand(model, proto, &HashSet::new(), options.target).map_err(RewriteError::Patch)?;
-    check(model, &found.sites, &found.ids(), &found.rejects, options)?;
-    choose(&mut found, options);
-    let ids = found.ids();
-    let mut seen = HashSet::new();
-    let planned = found.sites.iter().zip(ids).map(|(placed, id)| Planned {
+/// What [`rewrite`] would do with these options. Branches that share a cache are one.
+///
+/// # Errors
+/// [`RewriteError`] when the rewrite would be refused.
+pub fn plan(
+    model: &Model,
+    analysis: &Analysis,
+    options: &RewriteOptions,
+) -> Result<Vec<Planned>, RewriteError> {
+    check(model, analysis, options)?;
+    let chosen = chosen(analysis, options);
+    let mut seen: HashSet<&CacheId> = HashSet::new();
+    let sites = analysis.sites.iter();
+    let first = sites.filter(|p| chosen.contains(&p.cache) && seen.insert(&p.cache));
+    let planned = first.map(|placed| Planned {
         site: placed.site.clone(),
-        ranks: options.ranks_of(&id, &placed.site),
-        id,
+        ranks: options.ranks_of(&placed.id, &placed.site),
+        id: placed.id.clone(),
     });
-    let mut planned: Vec<Planned> = planned.collect();
-    let keys: Vec<String> = found
-        .sites
-        .iter()
-        .map(|p| p.cache_key(&found.main))
-        .collect();
-    let mut keys = keys.into_iter();
-    planned.retain(|_| keys.next().is_none_or(|key| seen.insert(key)));
-    Ok(planned)
+    Ok(planned.collect())
 }
 
 /// Rewrites every attention of `model` that the options ask for in place, or none of them.
 ///
-/// `factorize` makes the factors of each attention, [`by_weights`] for example; `store` takes each new tensor as it is made;
-/// `progress` is told how many sites of how many are done.
+/// `factorize` makes the factors of each attention, [`factorize::by_weights`] for example; `store` takes each new tensor as
+/// it is made; `progress` is called after each attention with (done, total).
+///
+/// # Errors
+/// [`RewriteError`]; the model is unchanged then.
 pub fn rewrite(
     model: &mut Model,
     options: &RewriteOptions,
@@ -114,41 +117,42 @@ pub fn rewrite(
     store: &mut Store,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Rewritten, RewriteError> {
-    // The input has to be sound before anything is claimed about it.
-    verify(&model.proto).map_err(RewriteError::Malformed)?;
-    // Attention in a function is rewritten where the function is called.
-    let (inlined, functions) = inline(&model.proto).unzip();
-    let proto = inlined.as_ref().or(model.proto.graph.as_ref());
-    let proto = proto.ok_or(RewriteError::Malformed(VerifyError::NoGraph))?;
-    // Operators become primitives, and symbolic shapes prove what the primitives do.
-    let mut found =
-        understand(model, proto, &HashSet::new(), options.target).map_err(RewriteError::Patch)?;
-    let rejects = std::mem::take(&mut found.rejects);
-    check(model, &found.sites, &found.ids(), &rejects, options)?;
-    if !found.in_vain.is_empty() {
-        found = understand(model, proto, &found.in_vain, options.target)
-            .map_err(RewriteError::Patch)?;
-    }
-    choose(&mut found, options);
+    let analysis = Analysis::of(model, options.form.target())?;
+    let callbacks = Callbacks {
+        factorize,
+        store,
+        progress,
+    };
+    rewrite_analysed(model, analysis, options, callbacks)
+}
+
+/// [`rewrite`] of a model that is analysed already, with operators spelled out as the form needs them.
+///
+/// # Errors
+/// [`RewriteError`]; the model is unchanged then.
+pub fn rewrite_analysed(
+    model: &mut Model,
+    mut analysis: Analysis,
+    options: &RewriteOptions,
+    mut callbacks: Callbacks,
+) -> Result<Rewritten, RewriteError> {
+    check(model, &analysis, options)?;
+    let chosen = chosen(&analysis, options);
+    analysis.sites.retain(|p| chosen.contains(&p.cache));
     // Factors and new nodes, one layer at a time.
-    let mut changes = Changes::new(&found);
-    visit(model, &found.main, &mut |scope, _, graph, facts| {
-        let outlets = Outlets {
-            factorize: &mut *factorize,
-            store: &mut *store,
-            progress: &mut *progress,
-        };
-        changes.rewrite_scope(model, scope, graph, facts, options, outlets);
-    });
-    changes.failed?;
-    let (done, patches, seams) = (changes.done, changes.patches, changes.seams);
+    let Patches {
+        by_scope,
+        done,
+        explained,
+        ..
+    } = Patches::make(model, &analysis, options, &mut callbacks)?;
     // From here on the graph changes, inner graphs first; then the result is looked at as critically as the input.
-    let mut main = found.main;
-    let before: BTreeMap<Scope, Live> = patches
+    let mut main = analysis.main;
+    let before: BTreeMap<Scope, Live> = by_scope
         .keys()
         .filter_map(|scope| Some((scope.clone(), Live::of(scope.get(&main)?))))
         .collect();
-    for (scope, patch) in patches.into_iter().rev() {
+    for (scope, patch) in by_scope.into_iter().rev() {
         let (Some(graph), Some(before)) = (scope.get_mut(&mut main), before.get(&scope)) else {
             continue;
         };
@@ -156,41 +160,40 @@ pub fn rewrite(
         cleanup(graph, before);
     }
     let original = model.proto.graph.replace(main);
-    if let Err(error) = accept(model, &seams) {
+    let imported = model.proto.opset_import.len();
+    model.proto.opset_import.extend(analysis.imports);
+    if let Err(error) = accept(model) {
         model.proto.graph = original;
+        model.proto.opset_import.truncate(imported);
         return Err(error);
     }
     // A function whose calls are gone is dead.
-    if let (Some(functions), Some(main)) = (functions, &model.proto.graph) {
+    if let Some(main) = &model.proto.graph {
+        let inlined = &analysis.inlined;
         model
             .proto
             .functions
-            .retain(|f| !functions.contains(&key_of(f)) || calls(main, &key_of(f)));
+            .retain(|f| !inlined.contains(&key_of(f)) || calls(main, &key_of(f)));
     }
+    let explanation = original.map(|before| Explanation::of(explained, &before, &model.proto));
     Ok(Rewritten {
         sites: done,
-        rejects,
+        rejects: analysis.rejects,
+        explanation: explanation.unwrap_or_default(),
     })
 }
 
-/// Leaves out the attentions that are not to be rewritten. Branches that share a cache go together.
-fn choose(found: &mut Understood, options: &RewriteOptions) {
-    let Some(only) = &options.only else {
-        return;
-    };
-    let ids = found.ids();
-    let chosen = ids
-        .iter()
-        .zip(&found.sites)
-        .filter(|(id, _)| only.contains(*id));
-    let caches: HashSet<String> = chosen.map(|(_, p)| p.cache_key(&found.main)).collect();
-    let main = &found.main;
-    found.sites.retain(|p| caches.contains(&p.cache_key(main)));
+/// The caches of the attentions that are to be rewritten. Branches that share a cache go together.
+fn chosen(analysis: &Analysis, options: &RewriteOptions) -> HashSet<CacheId> {
+    let wanted = |id: &SiteId| options.only.as_ref().is_none_or(|only| only.contains(id));
+    let sites = analysis.sites.iter().filter(|p| wanted(&p.id));
+    sites.map(|p| p.cache.clone()).collect()
 }
 
-fn accept(model: &Model, seams: &Seams) -> Result<(), RewriteError> {
+fn accept(model: &Model) -> Result<(), RewriteError> {
     verify(&model.proto).map_err(RewriteError::Broken)?;
     let main = model.proto.graph.as_ref();
-    let broken = main.and_then(|main| seams.broken(model, main));
-    broken.map_or(Ok(()), |value| Err(RewriteError::Seam(value)))
+    let main = main.ok_or(RewriteError::Broken(VerifyError::NoGraph))?;
+    let facts = ScopeFacts::infer(model, main, output_facts);
+    types::verify(main, &facts).map_err(|e| RewriteError::Broken(e.into()))
 }

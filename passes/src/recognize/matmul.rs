@@ -296,7 +296,7 @@ pub fn recognize(
     Ok(Site {
         layer,
         name: module_of(graph, score),
-        dialect: Dialect::MatMul,
+        dialect: Dialect::MATMUL,
         heads,
         kv_heads: key.kv_heads,
         elem_type,

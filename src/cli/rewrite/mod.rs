@@ -13,7 +13,6 @@ use clap::{Args, ValueEnum};
 use gqa2mla::compress::compressor::{Compressed, Compressor, Progress};
 use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla::files::save::{DataFile, names_a_file};
-use gqa2mla::fit::factors::Factorization;
 use gqa2mla::fit::layer_errors::{LayerError, layer_errors};
 use gqa2mla::fit::reconstruct;
 use gqa2mla::measure::text::Text;
@@ -21,8 +20,7 @@ use gqa2mla::runtime::RuntimeOptions;
 use gqa2mla::validate::ValidateError;
 use gqa2mla::validate::ports::subject;
 use gqa2mla::validate::scenario::Random;
-use gqa2mla_passes::operators::Target;
-use gqa2mla_passes::{LatentForm, RewriteOptions};
+use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, Grouped, RewriteOptions};
 
 use attempt::Attempt;
 use folder::ServingArg;
@@ -149,21 +147,11 @@ impl Rewrite {
         let mut options = RewriteOptions {
             ranks: self.size.plan(),
             allow_partial: self.allow_partial,
-            target: match self.target {
-                TargetArg::Matmul => Target::MatMul,
-                TargetArg::Gqa => Target::Gqa,
-            },
-            form: match self.form {
-                FormArg::Absorbed => LatentForm::Absorbed,
-                FormArg::Expanded => LatentForm::Expanded,
-            },
+            form: self.form()?,
             context: self.factors.context(),
             ..RewriteOptions::default()
         };
         let factorization = self.factors.factorization(self.size.is_exact());
-        if matches!(factorization, Factorization::TransMla { .. }) {
-            options.form = LatentForm::Decoupled;
-        }
         let runtime = self.how.runtime(true);
         let mut compressor = Compressor {
             model,
@@ -239,6 +227,21 @@ impl Rewrite {
             quality,
             accepted,
         })
+    }
+
+    /// The target form that the options ask for.
+    fn form(&self) -> Result<&'static dyn Form, UsageError> {
+        let transmla = self.factors.is_transmla();
+        match (self.target, self.form) {
+            (TargetArg::Matmul, _) if transmla => Ok(&Decoupled),
+            (TargetArg::Matmul, FormArg::Absorbed) => Ok(&Absorbed),
+            (TargetArg::Matmul, FormArg::Expanded) => Ok(&Expanded),
+            (TargetArg::Gqa, FormArg::Absorbed) if !transmla => Ok(&Grouped),
+            (TargetArg::Gqa, _) => Err(UsageError(
+                "the target gqa caches what its operator reads, which is the form absorbed: use --target matmul"
+                    .to_owned(),
+            )),
+        }
     }
 
     /// Why there is no text to measure on.

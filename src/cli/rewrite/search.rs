@@ -5,8 +5,6 @@ use std::path::Path;
 use gqa2mla::compress::compressor::Compressor;
 use gqa2mla::compress::search::{Found, smallest};
 use gqa2mla::measure::text::Text;
-use gqa2mla_passes::forms::grouped::RANK_STEP;
-use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::{RankPlan, RewriteOptions};
 use serde_json::{Value, json};
 
@@ -85,9 +83,9 @@ pub fn search(
         .map(|p| p.site.full_rank())
         .min()
         .unwrap_or(1);
-    let step = match options.target {
-        Target::Gqa => RANK_STEP,
-        Target::MatMul => (full / SEARCHED).max(1),
+    let step = match options.form.rank_step() {
+        1 => (full / SEARCHED).max(1),
+        step => step,
     };
     let quick = Compressor {
         reconstruction: None,

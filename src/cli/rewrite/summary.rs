@@ -2,7 +2,7 @@
 
 use gqa2mla::report::grouped;
 use gqa2mla_passes::Rewritten;
-use gqa2mla_passes::pipeline::changes::RewrittenSite;
+use gqa2mla_passes::pipeline::patches::RewrittenSite;
 use serde_json::{Value, json};
 
 use crate::cli::inspect::{bytes, rejects_json};
@@ -115,7 +115,7 @@ impl Summary {
 
 fn layer_json(done: &RewrittenSite) -> Value {
     json!({
-        "layer": done.site.layer, "id": done.id, "name": done.site.name, "dialect": done.site.dialect.name(),
+        "layer": done.site.layer, "id": done.id.as_str(), "name": done.site.name, "dialect": done.site.dialect.name(),
         "heads": done.site.heads, "kv_heads": done.site.kv_heads, "head_size": done.site.key.size, "key_rank": done.ranks.key, "value_rank": done.ranks.value,
         "predicted_key_loss": done.key.loss, "predicted_value_loss": done.value.loss,
     })

@@ -9,10 +9,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::files::tensors::ArraysError;
+use gqa2mla_passes::analysis::identity::SiteId;
 use gqa2mla_passes::analysis::observe::{ObserveError, Observed, ObservedLayer, Quantity, observe};
+use gqa2mla_passes::analysis::{Analysis, AnalysisError};
 use gqa2mla_passes::factor::Statistics;
 use gqa2mla_passes::factor::statistics::Activations;
 use gqa2mla_passes::onnx::stored::TensorError;
+use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::recognize::rotation::Rotated;
 use ndarray::{ArrayView2, ArrayView3};
 use prost::Message;
@@ -39,7 +42,7 @@ pub struct ModelStatistics {
     /// Tokens of one sequence.
     pub length: usize,
     /// By attention, as [`ObservedLayer::id`] names them.
-    pub layers: BTreeMap<String, Statistics>,
+    pub layers: BTreeMap<SiteId, Statistics>,
 }
 
 /// Why there are no statistics.
@@ -48,6 +51,9 @@ pub enum CalibrateError {
     /// Nothing to look at.
     #[error(transparent)]
     Observe(#[from] ObserveError),
+    /// The model is not well-formed.
+    #[error(transparent)]
+    Analysis(#[from] AnalysisError),
     /// The model's interface.
     #[error(transparent)]
     Interface(#[from] ValidateError),
@@ -115,7 +121,8 @@ impl Watched {
         runtime: &RuntimeOptions,
     ) -> Result<Self, CalibrateError> {
         let interface = subject(&model.model.proto)?.interface;
-        let Observed { proto, layers } = observe(&model.model, quantities)?;
+        let analysis = Analysis::of(&model.model, Target::MatMul)?;
+        let Observed { proto, layers } = observe(&model.model, &analysis, quantities)?;
         let session = open_messages(&proto.encode_to_vec(), &model.path, runtime)?;
         let widths = layers.iter().filter_map(|layer| {
             let cache = |side: &gqa2mla_passes::recognize::site::Side| {
@@ -227,7 +234,7 @@ pub fn calibrate(
 impl ModelStatistics {
     /// Whether these sums are an earlier state of `fresh`, which has none yet.
     fn continues(&self, fresh: &Self) -> bool {
-        let same = |(id, sums): (&String, &Statistics)| {
+        let same = |(id, sums): (&SiteId, &Statistics)| {
             self.layers
                 .get(id)
                 .is_some_and(|s| s.key_square.dim() == sums.key_square.dim())

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use gqa2mla_passes::analysis::identity::SiteId;
 use gqa2mla_passes::factor::Statistics;
 
 use crate::files::tensors::{Arrays, ArraysError};
@@ -17,7 +18,7 @@ const KIND: &str = "gqa2mla statistics 1";
 /// [`ArraysError::Io`].
 pub fn save(statistics: &ModelStatistics, path: &Path) -> Result<(), ArraysError> {
     let mut file = Arrays::default();
-    let ids: Vec<&String> = statistics.layers.keys().collect();
+    let ids: Vec<&str> = statistics.layers.keys().map(SiteId::as_str).collect();
     let text = [
         ("model", statistics.model.clone()),
         ("text", statistics.text.clone()),
@@ -71,7 +72,7 @@ fn parse(file: &Arrays) -> Result<ModelStatistics, String> {
         serde_json::from_str(file.entry("layers")?).map_err(|e| e.to_string())?;
     let mut layers = BTreeMap::new();
     for (position, id) in ids.into_iter().enumerate() {
-        layers.insert(id, layer(file, position)?);
+        layers.insert(SiteId::new(id), layer(file, position)?);
     }
     Ok(ModelStatistics {
         model: file.entry("model")?.to_owned(),

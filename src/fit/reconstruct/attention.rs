@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use gqa2mla_passes::LatentForm;
 use gqa2mla_passes::analysis::observe::{ObservedLayer, Quantity};
 use gqa2mla_passes::factor::reconstruct::{Attention, Rotary, Sequence, outputs};
+use gqa2mla_passes::forms::CachedKeys;
 use gqa2mla_passes::recognize::rotation::Rotated;
 
 use crate::fit::calibrate::shown;
@@ -30,7 +30,7 @@ pub enum Reproduced {
 #[must_use]
 pub fn reproduce(
     layer: &ObservedLayer,
-    form: LatentForm,
+    cached: CachedKeys,
     seen: &BTreeMap<String, Tensor>,
     length: usize,
 ) -> Reproduced {
@@ -42,17 +42,17 @@ pub fn reproduce(
         Quantity::Output,
         &[site.heads, length, site.value.size],
     );
-    if form == LatentForm::Expanded && !layer.outputs.contains_key(&Quantity::Unrotated) {
+    if cached == CachedKeys::Unrotated && !layer.outputs.contains_key(&Quantity::Unrotated) {
         return Reproduced::Not("its keys before rotation cannot be seen".to_owned());
     }
-    let rows = recorded(layer, form, seen, length);
+    let rows = recorded(layer, cached, seen, length);
     let (Ok(scores), Ok(made), Ok(sequence)) = (scores, made, rows) else {
         return Reproduced::Not("its scores or outputs cannot be seen".to_owned());
     };
     let Some(window) = window(&scores, length) else {
         return Reproduced::Not("its mask is not causal with a fixed window".to_owned());
     };
-    let rotary = match rotary(layer, form, seen, &sequence) {
+    let rotary = match rotary(layer, cached, seen, &sequence) {
         Ok(rotary) => rotary,
         Err(why) => return Reproduced::Not(why.to_owned()),
     };
@@ -69,18 +69,18 @@ pub fn reproduce(
     }
 }
 
-/// What rotates the keys of `sequence` before they are scored, if latents of `form` are made of keys before rotation.
+/// What rotates the keys of `sequence` before they are scored, if latents of the form are made of keys before rotation.
 fn rotary(
     layer: &ObservedLayer,
-    form: LatentForm,
+    cached: CachedKeys,
     seen: &BTreeMap<String, Tensor>,
     sequence: &Sequence,
 ) -> Result<Option<Rotary>, &'static str> {
-    if form != LatentForm::Expanded || layer.rotated == Rotated::No {
+    if cached != CachedKeys::Unrotated || layer.rotated == Rotated::No {
         return Ok(None);
     }
     let unknown = "its keys are rotated in another way than by halves or neighbours";
-    let scored = recorded(layer, LatentForm::Absorbed, seen, sequence.length);
+    let scored = recorded(layer, CachedKeys::Rotated, seen, sequence.length);
     let scored = scored.map_err(|_| unknown)?.keys;
     let site = &layer.site;
     Rotary::between(&sequence.keys, &scored, site.kv_heads, site.key.size)

@@ -18,12 +18,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use gqa2mla_passes::analysis::layer::Layer;
+use gqa2mla_passes::analysis::identity::SiteId;
 use gqa2mla_passes::analysis::observe::ObservedLayer;
 use gqa2mla_passes::factor::reconstruct::{Attention, Descent, Example, outputs, reconstruct};
 use gqa2mla_passes::factor::{Factors, SpectralError};
 use gqa2mla_passes::operators::Target;
-use gqa2mla_passes::{RankPlan, RewriteError, RewriteOptions, rewrite};
+use gqa2mla_passes::pipeline::factorize::Wanted;
+use gqa2mla_passes::{Absorbed, RankPlan, RewriteError, RewriteOptions, SiteView, rewrite};
 use kept::{layer_file, load, save};
 use recording::{Recording, Subject};
 
@@ -83,7 +84,7 @@ pub struct Job<'j> {
     /// Where the descent starts.
     pub factorization: Factorization,
     /// How the model is to be rewritten.
-    pub options: &'j RewriteOptions,
+    pub options: &'j RewriteOptions<'j>,
     /// How to descend.
     pub descent: Descent,
     /// Where the model runs.
@@ -105,7 +106,7 @@ pub struct Outcome {
 /// Reconstructed factors, one file a layer.
 pub struct Reconstruction {
     folder: PathBuf,
-    numbers: BTreeMap<String, usize>,
+    numbers: BTreeMap<SiteId, usize>,
     /// What came of each layer.
     pub outcomes: Vec<Outcome>,
 }
@@ -133,7 +134,12 @@ pub fn run(
         path: folder.display().to_string(),
         cause,
     })?;
-    let subject = Subject::of(job.model, job.text, job.options.form, job.runtime)?;
+    let subject = Subject::of(
+        job.model,
+        job.text,
+        job.options.form.cached_keys(),
+        job.runtime,
+    )?;
     let record = &mut |n, of| progress(Progress::Recording(n, of));
     let original = subject.record(job.model, job.text, folder, job.runtime, record)?;
     let count = subject.layers.len();
@@ -226,19 +232,24 @@ impl Reconstruction {
             (layer.id.clone(), ranks)
         };
         let ranks: BTreeMap<_, _> = subject.layers.iter().take(position).map(ranks).collect();
+        // An operator of the runtime's own keeps its keys to itself; primitives of the same keys show them.
+        let form = match job.options.form.target() {
+            Target::MatMul => job.options.form,
+            Target::Gqa => &Absorbed,
+        };
         let options = RewriteOptions {
+            form,
             only: Some(ranks.keys().cloned().collect()),
             ranks: RankPlan::Each(ranks),
-            target: Target::MatMul,
             allow_partial: true,
             ..job.options.clone()
         };
         let mut model = load_model(&job.model.path)?;
-        let mut factorize = |layer: &Layer| {
-            let factors = self.factors(layer.id)?;
-            factors
-                .map(Into::into)
-                .ok_or_else(|| format!("there are no factors of layer {}", layer.site.layer).into())
+        let mut factorize = |view: &SiteView, _: Wanted| {
+            let factors = self.factors(view.id())?;
+            factors.map(Into::into).ok_or_else(|| {
+                format!("there are no factors of layer {}", view.site().layer).into()
+            })
         };
         let store = &mut |tensor| Ok(tensor);
         rewrite(
@@ -256,7 +267,7 @@ impl Reconstruction {
     ///
     /// # Errors
     /// [`ArraysError`] when its file is gone.
-    pub fn factors(&self, id: &str) -> Result<Option<Factors>, ArraysError> {
+    pub fn factors(&self, id: &SiteId) -> Result<Option<Factors>, ArraysError> {
         let Some(number) = self.numbers.get(id) else {
             return Ok(None);
         };
@@ -306,7 +317,7 @@ fn layer(
             observed.output_projection.as_ref(),
             statistics,
             job.factorization,
-            job.options.form,
+            job.options.form.cached_keys(),
         );
         let ranks = job.options.ranks_of(&observed.id, site);
         let start = from_moments(site, &moments, ranks).map_err(failed)?;

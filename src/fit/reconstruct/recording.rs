@@ -6,9 +6,9 @@ use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use gqa2mla_passes::LatentForm;
 use gqa2mla_passes::analysis::observe::{ObservedLayer, Quantity};
 use gqa2mla_passes::factor::reconstruct::{Attention, Rotary, Sequence};
+use gqa2mla_passes::forms::CachedKeys;
 use half::f16;
 
 use crate::files::load::LoadedModel;
@@ -24,8 +24,8 @@ const REWRITTEN: &str = "activations-rewritten.f16";
 
 /// How the attentions of a model are reproduced outside it.
 pub struct Subject {
-    /// Which keys are recorded: those that latents of this form are made of.
-    form: LatentForm,
+    /// Which keys are recorded: those that latents of the form are made of.
+    cached: CachedKeys,
     /// The attentions, and how each is reproduced here.
     pub layers: Vec<(ObservedLayer, Reproduced)>,
 }
@@ -48,7 +48,7 @@ impl Subject {
     pub fn of(
         model: &LoadedModel,
         text: &Text,
-        form: LatentForm,
+        cached: CachedKeys,
         runtime: &RuntimeOptions,
     ) -> Result<Self, ReconstructError> {
         let first = text.sequences().next().unwrap_or_default();
@@ -64,11 +64,11 @@ impl Subject {
         let outputs = watched.read(first)?;
         let layers = std::mem::take(&mut watched.layers).into_iter();
         let layers = layers.map(|layer| {
-            let how = reproduce(&layer, form, &outputs, first.len());
+            let how = reproduce(&layer, cached, &outputs, first.len());
             (layer, how)
         });
         Ok(Self {
-            form,
+            cached,
             layers: layers.collect(),
         })
     }
@@ -138,8 +138,8 @@ impl Subject {
             path: unfinished.display().to_string(),
             cause,
         };
-        let keys = match self.form {
-            LatentForm::Expanded => Quantity::Unrotated,
+        let keys = match self.cached {
+            CachedKeys::Unrotated => Quantity::Unrotated,
             _ => Quantity::Key,
         };
         let seen = [Quantity::Query, keys, Quantity::Value];
@@ -154,7 +154,7 @@ impl Subject {
                 let Some(layer) = shown.filter(|_| *numbers > 0) else {
                     continue;
                 };
-                let sequence = sequence(layer, self.form, &outputs, tokens.len())?;
+                let sequence = sequence(layer, self.cached, &outputs, tokens.len())?;
                 for part in [&sequence.queries, &sequence.keys, &sequence.values] {
                     let half: Vec<u8> = part
                         .iter()
@@ -228,13 +228,13 @@ impl Recording {
     }
 }
 
-/// What one layer read, with tokens as the rows of keys and values; the keys are those that latents of `form` are made of.
+/// What one layer read, with tokens as the rows of keys and values; the keys are those that latents of the form are made of.
 ///
 /// # Errors
 /// [`ReconstructError::Calibrate`] when the model shows something else.
 pub fn sequence(
     layer: &ObservedLayer,
-    form: LatentForm,
+    cached: CachedKeys,
     outputs: &std::collections::BTreeMap<String, crate::runtime::tensor::Tensor>,
     length: usize,
 ) -> Result<Sequence, ReconstructError> {
@@ -242,8 +242,8 @@ pub fn sequence(
     let get = |quantity, heads, size| shown(layer, outputs, quantity, &[heads, length, size]);
     let queries = get(Quantity::Query, site.heads, site.key.size)?.into_owned();
     let values = get(Quantity::Value, site.kv_heads, site.value.size)?;
-    let keys = match form {
-        LatentForm::Expanded => unrotated(layer, outputs, length)?,
+    let keys = match cached {
+        CachedKeys::Unrotated => unrotated(layer, outputs, length)?,
         _ => None,
     };
     let keys = match keys {

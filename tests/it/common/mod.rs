@@ -11,8 +11,8 @@ use gqa2mla::runtime::{RuntimeKind, RuntimeOptions, Session, open};
 use gqa2mla::validate::compare::Comparison;
 use gqa2mla::validate::ports::subject;
 use gqa2mla::validate::{ValidateOptions, validate};
-use gqa2mla_passes::analysis::layer::Factorize;
 use gqa2mla_passes::onnx::{GraphProto, NodeProto};
+use gqa2mla_passes::pipeline::factorize::Factorize;
 use gqa2mla_passes::{RewriteError, RewriteOptions, Rewritten, by_weights, inspect, rewrite};
 use tempfile::TempDir;
 

@@ -1,0 +1,145 @@
+//! One attention in its graph, with everything that can be asked of it.
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+
+use ndarray::Array2;
+
+use crate::analysis::identity::SiteId;
+use crate::analysis::placed::PlacedSite;
+use crate::factor::moments::value_readers;
+use crate::factor::weights_only::{self, Turn};
+use crate::factor::{Moments, Ranks, SideMoments};
+use crate::facts::Facts;
+use crate::graph::Graph;
+use crate::graph::scopes::Scope;
+use crate::onnx::stored::Model;
+use crate::recognize::rotation::{Rotated, query_rotation, rotation};
+use crate::recognize::scoring::{Scoring, scoring};
+use crate::recognize::site::{Side, Site};
+use crate::weights::frequencies::frequencies;
+use crate::weights::output_projection::output_projection;
+use crate::weights::projection::projection;
+
+/// An attention, the graph it stands in, and the numbers behind it.
+pub struct SiteView<'v> {
+    /// The model.
+    pub model: &'v Model,
+    /// The graph that the attention stands in.
+    pub graph: &'v Graph<'v>,
+    /// The facts of the graph's values.
+    pub facts: &'v Arc<Facts>,
+    /// The attention and its place.
+    pub placed: &'v PlacedSite,
+    rotated: OnceCell<Rotated>,
+}
+
+impl<'v> SiteView<'v> {
+    /// A view of `placed`, which stands in `graph`, a graph of `model` with the facts `facts`.
+    pub fn new(
+        model: &'v Model,
+        graph: &'v Graph<'v>,
+        facts: &'v Arc<Facts>,
+        placed: &'v PlacedSite,
+    ) -> Self {
+        Self {
+            model,
+            graph,
+            facts,
+            placed,
+            rotated: OnceCell::new(),
+        }
+    }
+
+    /// The attention.
+    pub fn site(&self) -> &'v Site {
+        &self.placed.site
+    }
+
+    /// The name of the attention among those of its model.
+    pub fn id(&self) -> &'v SiteId {
+        &self.placed.id
+    }
+
+    /// Whether the attention stands in the main graph, and not in a branch or a loop.
+    pub fn is_in_main_graph(&self) -> bool {
+        self.placed.scope == Scope::default()
+    }
+
+    /// What happens to the scores between their product and the softmax; `None` where that is not followed.
+    pub fn scoring(&self) -> Option<Scoring> {
+        scoring(self.graph, self.facts, self.site())
+    }
+
+    /// The rotation (RoPE) of the keys.
+    pub fn rotation(&self) -> &Rotated {
+        self.rotated
+            .get_or_init(|| rotation(self.graph, self.facts, self.site()))
+    }
+
+    /// The rotation (RoPE) of the queries.
+    pub fn query_rotation(&self) -> Rotated {
+        query_rotation(self.graph, self.facts, self.site())
+    }
+
+    /// W_O [H*dv, E]; `None` where the outputs are not plainly projected.
+    pub fn output_projection(&self) -> Option<Array2<f64>> {
+        output_projection(self.model, self.graph, self.facts, self.site())
+    }
+
+    /// Second moments of keys, values and queries for white layer inputs, from the projection weights, for factors of
+    /// `ranks`. Rotated keys are averaged over the positions 0 to `context`. A projection that is not plainly there counts
+    /// every direction alike.
+    pub fn weight_moments(&self, ranks: Ranks, context: usize) -> Moments {
+        let site = self.site();
+        let lossy = ranks.key < site.kv_heads * site.key.size;
+        let turn = lossy.then(|| self.turn()).flatten();
+        let weight = |value: &str, width: usize| {
+            projection(self.model, self.graph, self.facts, value, width)
+        };
+        // At full rank channels stay as they are, and nothing has to be known of them.
+        let side = |side: &Side, rank: usize| {
+            let width = site.kv_heads * side.size;
+            let known = (rank < width).then(|| weight(&side.new, width)).flatten();
+            match known {
+                Some(weight) => weights_only::white_input(&weight),
+                None => SideMoments::white(width),
+            }
+        };
+        let mut key = side(&site.key, ranks.key);
+        let mut value = side(&site.value, ranks.value);
+        if lossy {
+            if let Some(turn) = &turn {
+                key.cached = weights_only::over_positions(&key.cached, turn, context);
+            }
+            let queries = weight(&site.query, site.heads * site.key.size);
+            key.weight = queries.map(|w| {
+                let groups = site.kv_heads;
+                weights_only::readers_of_keys(&w, site.heads, groups, turn.as_ref(), context)
+            });
+        }
+        if ranks.value < value.cached.nrows() {
+            let readers = self.output_projection();
+            value.weight = readers.map(|w| value_readers(&w, site.heads, site.kv_heads));
+        }
+        Moments {
+            key,
+            value,
+            mean_output: None,
+        }
+    }
+
+    /// The rotation of the keys in numbers, where all of a head is rotated.
+    fn turn(&self) -> Option<Turn> {
+        let Rotated::By(rotation) = self.rotation() else {
+            return None;
+        };
+        let half = self.site().key.size / 2;
+        let frequencies = frequencies(self.model, self.graph, self.facts, rotation, half)
+            .filter(|_| rotation.whole)?;
+        Some(Turn {
+            frequencies,
+            interleaved: rotation.interleaved,
+        })
+    }
+}

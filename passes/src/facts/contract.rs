@@ -1,0 +1,59 @@
+//! Operators that sum over axes: products and reductions.
+
+use tract_data::prelude::TDim;
+
+use crate::facts::content::Content;
+use crate::facts::shapes::axis;
+use crate::facts::{Fact, Facts, Shape, axes, dim, shapes};
+use crate::graph::{attribute, input_at, int_attribute};
+use crate::onnx::NodeProto;
+
+/// The shape of a product of shapes `a` and `b`, batch axes broadcast.
+pub fn matmul(facts: &Facts, a: &[TDim], b: &[TDim]) -> Option<Shape> {
+    let ([batch_a @ .., rows, _], [batch_b @ .., _, columns]) = (a, b) else {
+        return None;
+    };
+    let mut shape = shapes::filled(shapes::broadcast(&[batch_a, batch_b]), || facts.fresh());
+    shape.push(rows.clone());
+    shape.push(columns.clone());
+    Some(shape)
+}
+
+/// `Gemm` of `a` and `b`, each possibly transposed.
+pub fn gemm(node: &NodeProto, a: &Fact, b: &Fact) -> Option<Fact> {
+    let (sizes_a, sizes_b) = (a.shape.as_ref()?, b.shape.as_ref()?);
+    let rows = sizes_a.get(usize::from(int_attribute(node, "transA", 0) != 0))?;
+    let columns = sizes_b.get(usize::from(int_attribute(node, "transB", 0) == 0))?;
+    Some(Fact::new(
+        a.elem_type,
+        Some(vec![rows.clone(), columns.clone()]),
+    ))
+}
+
+/// A reduction; the product of sizes is followed, which is how exporters count elements.
+pub fn reduced(facts: &Facts, node: &NodeProto, input: &Fact) -> Option<Fact> {
+    let sizes = input.shape.as_deref()?;
+    let keep = int_attribute(node, "keepdims", 1) != 0;
+    let named = input_at(node, 1).is_some() || attribute(node, "axes").is_some();
+    let mut gone = vec![!named; sizes.len()];
+    if named {
+        for a in axes(facts, node)? {
+            *gone.get_mut(axis(a, sizes.len())?)? = true;
+        }
+    }
+    let left = |(size, gone): (&TDim, bool)| match (gone, keep) {
+        (false, _) => Some(size.clone()),
+        (true, true) => Some(TDim::Val(1)),
+        (true, false) => None,
+    };
+    let shape: Shape = sizes.iter().zip(gone).filter_map(left).collect();
+    let content = match &input.content {
+        Some(Content::Ints(sizes))
+            if node.op_type() == "ReduceProd" && dim::product(&shape) == Some(TDim::Val(1)) =>
+        {
+            dim::product(sizes).map(|n| Content::Ints(vec![n]))
+        }
+        _ => None,
+    };
+    Some(Fact::new(input.elem_type, Some(shape)).holding(content))
+}

@@ -1,0 +1,321 @@
+//! A patch under construction that knows what its values are: a node that contradicts the facts is refused when it is
+//! added, with the rule that wanted it.
+//!
+//! The facts of a new node follow from those of the graph and of the nodes added before it. A node that takes over a
+//! value of the graph has to make what was there: the same element type, and the same constant sizes, or those that
+//! [`TypedPatch::narrow`] has declared.
+
+use std::sync::Arc;
+
+use tract_data::prelude::TDim;
+
+use crate::facts::{Fact, Facts, Shape, agree, content, node, types};
+use crate::graph::build::NewSize;
+use crate::graph::patch::Patch;
+use crate::graph::text::type_name;
+use crate::graph::verify::OperandError;
+use crate::graph::{Graph, NodeId, label};
+use crate::onnx::stored::Model;
+use crate::onnx::{NodeProto, TensorProto};
+
+/// A node of a patch that contradicts what is known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{rule}: {what}")]
+pub struct Contradiction {
+    /// The rule that made the patch.
+    pub rule: String,
+    /// What is wrong, with the node.
+    pub what: Contradicted,
+}
+
+/// What a node contradicts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Contradicted {
+    /// Its own operator.
+    #[error(transparent)]
+    Operand(#[from] OperandError),
+    /// The value that it takes over.
+    #[error("node '{node}' makes '{value}' as {new}, and it was {old}")]
+    Value {
+        /// The node.
+        node: String,
+        /// The value.
+        value: String,
+        /// Type and shape that the node gives it.
+        new: String,
+        /// Type and shape that it had, or was declared to have.
+        old: String,
+    },
+}
+
+/// The patch of one rule for one graph.
+#[derive(Debug)]
+pub struct TypedPatch<'g> {
+    rule: String,
+    graph: &'g Graph<'g>,
+    facts: Facts,
+    model: Model,
+    patch: Patch,
+}
+
+impl<'g> TypedPatch<'g> {
+    /// An empty patch that `rule` makes for `graph`, whose facts are `facts`.
+    pub fn new(rule: &str, graph: &'g Graph<'g>, facts: &Arc<Facts>) -> Self {
+        Self {
+            rule: rule.to_owned(),
+            graph,
+            facts: Facts::on_top_of(facts),
+            model: Model::default(),
+            patch: Patch::default(),
+        }
+    }
+
+    /// The graph that is patched.
+    pub fn graph(&self) -> &'g Graph<'g> {
+        self.graph
+    }
+
+    /// What is known of the values of the graph and of the patch.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Whether the patch replaces the node `id`.
+    pub fn replaces(&self, id: NodeId) -> bool {
+        self.patch.replaced.contains_key(&id)
+    }
+
+    /// Adds an initializer, or none where the patch has one of that name.
+    pub fn initializer(&mut self, tensor: TensorProto) {
+        let fact = content::of_tensor(&self.model, &tensor);
+        self.set(tensor.name(), fact);
+        self.patch.add_initializers(vec![tensor]);
+    }
+
+    /// Declares a tensor of constant sizes that is stored elsewhere.
+    pub fn declare(&mut self, name: &str, elem_type: i32, dims: &[usize]) {
+        let shape = dims.iter().map(|&n| TDim::from(n)).collect();
+        self.set(name, Fact::new(Some(elem_type), Some(shape)));
+    }
+
+    /// Gives an input or output of the graph the shape `sizes`; nodes added from now on see that shape.
+    pub fn narrow(&mut self, value: &str, sizes: Vec<NewSize>) {
+        let old = self.facts.get(value);
+        let size = |(axis, size): (usize, &NewSize)| match size {
+            NewSize::Fixed(n) => TDim::Val(*n),
+            NewSize::Keep => match old.shape.as_ref().and_then(|shape| shape.get(axis)) {
+                Some(kept) => kept.clone(),
+                None => self.facts.fresh(),
+            },
+            NewSize::Symbol(name) => self.facts.symbol(name),
+        };
+        let shape: Shape = sizes.iter().enumerate().map(size).collect();
+        let fact = Fact::new(old.elem_type, Some(shape));
+        self.set(value, fact);
+        self.patch.interface.insert(value.to_owned(), sizes);
+    }
+
+    /// Puts `nodes` where the node `at` was, after what has been put there already.
+    pub fn place(&mut self, at: NodeId, nodes: Vec<NodeProto>) -> Result<(), Contradiction> {
+        for node in &nodes {
+            self.add(node)?;
+        }
+        self.patch.replaced.entry(at).or_default().extend(nodes);
+        Ok(())
+    }
+
+    /// The patch, after a second look at all of its nodes in the order of the graph: a node may have been placed before
+    /// what it reads.
+    pub fn finish(mut self) -> Result<Patch, Contradiction> {
+        let replaced = std::mem::take(&mut self.patch.replaced);
+        for node in replaced.values().flatten() {
+            self.add(node)?;
+        }
+        self.patch.replaced = replaced;
+        Ok(self.patch)
+    }
+
+    fn set(&mut self, value: &str, fact: Fact) {
+        self.facts.values.insert(value.to_owned(), fact);
+    }
+
+    /// Infers `node` and holds it to what is known.
+    fn add(&mut self, node: &NodeProto) -> Result<(), Contradiction> {
+        let refuse = |rule: &str, what: Contradicted| Contradiction {
+            rule: rule.to_owned(),
+            what,
+        };
+        let inputs: Vec<&Fact> = node.input.iter().map(|name| self.facts.get(name)).collect();
+        types::check(node, &inputs)
+            .and_then(|()| agree::check(&self.facts, node))
+            .map_err(|error| refuse(&self.rule, error.into()))?;
+        let made = node::infer(&self.facts, &self.model, node);
+        for (value, new) in node.output.iter().zip(made) {
+            if value.is_empty() {
+                continue;
+            }
+            let old = self.facts.get(value);
+            if contradicts(old, &new) {
+                let what = Contradicted::Value {
+                    node: label(node).to_owned(),
+                    value: value.clone(),
+                    new: described(&new),
+                    old: described(old),
+                };
+                return Err(refuse(&self.rule, what));
+            }
+            // What was known before stays known: of a value that is taken over, the old fact may say more.
+            let fact = Fact {
+                elem_type: new.elem_type.or(old.elem_type),
+                shape: new.shape.or_else(|| old.shape.clone()),
+                content: new.content,
+            };
+            self.set(value, fact);
+        }
+        Ok(())
+    }
+}
+
+/// Whether two facts of one value cannot both be true. What is not known contradicts nothing.
+fn contradicts(a: &Fact, b: &Fact) -> bool {
+    let types = a.elem_type.zip(b.elem_type);
+    let shapes = a.shape.as_ref().zip(b.shape.as_ref());
+    types.is_some_and(|(a, b)| a != b)
+        || shapes.is_some_and(|(a, b)| {
+            a.len() != b.len() || a.iter().zip(b).any(|(a, b)| agree::differ(a, b))
+        })
+}
+
+fn described(fact: &Fact) -> String {
+    let elem_type = fact.elem_type.map_or_else(|| "?".to_owned(), type_name);
+    let shape = fact.shape.as_deref().map_or_else(String::new, agree::text);
+    format!("{elem_type}{shape}")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::facts::scoped::ScopeFacts;
+    use crate::graph::build::{int64_vector, node, value};
+    use crate::graph::scopes::Scope;
+    use crate::onnx::GraphProto;
+    use crate::onnx::tensor_proto::DataType;
+
+    const FLOAT: i32 = DataType::Float as i32;
+    const HALF: i32 = DataType::Float16 as i32;
+
+    /// y [2, 8] = x [2, 4] w [4, 8], then z = y + y.
+    fn graph() -> GraphProto {
+        GraphProto {
+            input: vec![value("x", FLOAT, &[2, 4]), value("w", FLOAT, &[4, 8])],
+            node: vec![
+                node("MatMul", "product", &["x", "w"], &["y"]),
+                node("Add", "sum", &["y", "y"], &["z"]),
+            ],
+            output: vec![value("z", FLOAT, &[2, 8])],
+            ..GraphProto::default()
+        }
+    }
+
+    fn patched(
+        build: impl FnOnce(&mut TypedPatch) -> Result<(), Contradiction>,
+    ) -> Result<Patch, String> {
+        let proto = graph();
+        let graph = Graph::new(&proto);
+        let facts = ScopeFacts::infer(&Model::default(), &proto, |_| None);
+        let facts = facts.get(&Scope::default()).unwrap();
+        let mut patch = TypedPatch::new("split", &graph, facts);
+        let built = build(&mut patch);
+        built
+            .and_then(|()| patch.finish())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_product_through_a_narrower_middle_is_accepted() {
+        let patch = patched(|patch| {
+            patch.declare("down", FLOAT, &[4, 3]);
+            patch.declare("up", FLOAT, &[3, 8]);
+            let nodes = vec![
+                node("MatMul", "x_down", &["x", "down"], &["c"]),
+                node("MatMul", "x_up", &["c", "up"], &["y"]),
+            ];
+            patch.place(NodeId(0), nodes)
+        });
+        assert_eq!(patch.unwrap().replaced.len(), 1);
+    }
+
+    #[test]
+    fn operands_of_two_types_are_refused_with_rule_and_node() {
+        let error = patched(|patch| {
+            patch.declare("down", HALF, &[4, 8]);
+            patch.place(
+                NodeId(0),
+                vec![node("MatMul", "x_down", &["x", "down"], &["y"])],
+            )
+        });
+        assert_eq!(
+            error.unwrap_err(),
+            "split: node 'x_down' (MatMul): its input 'down' is float16, expected float as 'x'"
+        );
+    }
+
+    #[test]
+    fn sizes_that_do_not_meet_are_refused() {
+        let error = patched(|patch| {
+            patch.declare("down", FLOAT, &[5, 8]);
+            patch.place(
+                NodeId(0),
+                vec![node("MatMul", "x_down", &["x", "down"], &["y"])],
+            )
+        });
+        assert_eq!(
+            error.unwrap_err(),
+            "split: node 'x_down' (MatMul): its input 'down' is [5, 8], expected 4 rows"
+        );
+    }
+
+    #[test]
+    fn a_value_that_is_taken_over_keeps_its_type_and_sizes() {
+        let error = patched(|patch| {
+            let cast = node("Cast", "cast", &["x"], &["y"]).with_int("to", HALF.into());
+            patch.place(NodeId(0), vec![cast])
+        });
+        assert_eq!(
+            error.unwrap_err(),
+            "split: node 'cast' makes 'y' as float16[2, 4], and it was float[2, 8]"
+        );
+    }
+
+    #[test]
+    fn an_interface_that_is_narrowed_is_seen_by_later_nodes() {
+        let narrowed = |width: i64| {
+            patched(|patch| {
+                patch.narrow("w", vec![NewSize::Keep, NewSize::Fixed(2)]);
+                patch.initializer(int64_vector("shape", &[4, width]));
+                let nodes = vec![
+                    node("Reshape", "cut", &["w", "shape"], &["v"]),
+                    node("MatMul", "x_v", &["x", "v"], &["u"]),
+                    node("Concat", "four", &["u", "u", "u", "u"], &["y"]).with_int("axis", 1),
+                ];
+                patch.place(NodeId(0), nodes)
+            })
+        };
+        assert!(narrowed(2).is_ok());
+        assert!(narrowed(8).unwrap_err().contains("as many elements"));
+    }
+
+    #[test]
+    fn a_node_placed_before_what_it_reads_is_looked_at_again() {
+        let error = patched(|patch| {
+            patch.place(NodeId(1), vec![node("Add", "sum", &["y", "late"], &["z"])])?;
+            let made = node("Cast", "late", &["x"], &["late"]).with_int("to", HALF.into());
+            patch.place(
+                NodeId(0),
+                vec![made, node("MatMul", "product", &["x", "w"], &["y"])],
+            )
+        });
+        assert!(error.unwrap_err().contains("its input 'late' is float16"));
+    }
+}

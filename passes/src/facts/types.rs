@@ -1,0 +1,193 @@
+//! The element types that operators take (ONNX and ONNX Runtime operator specifications).
+//!
+//! Only what every version of an operator says is here, so that no valid model is refused: which inputs are of one
+//! type, and which inputs are indices, sizes, conditions or floats. A type that is not known contradicts nothing.
+
+use crate::facts::Fact;
+use crate::facts::scoped::ScopeFacts;
+use crate::graph::text::type_name;
+use crate::graph::verify::OperandError;
+use crate::graph::{is_standard, label};
+use crate::onnx::tensor_proto::DataType;
+use crate::onnx::{GraphProto, NodeProto};
+
+/// What one input of an operator may be.
+#[derive(Debug, Clone, Copy)]
+enum Operand {
+    /// Anything.
+    Any,
+    /// Of the same type as every other input marked so.
+    Shared,
+    /// The same, and a float.
+    Float,
+    /// One of these types.
+    Of(&'static [DataType]),
+}
+
+use Operand::{Any, Float, Of, Shared};
+
+const FLOATS: &[DataType] = &[
+    DataType::Float,
+    DataType::Double,
+    DataType::Float16,
+    DataType::Bfloat16,
+];
+const BOOL: Operand = Of(&[DataType::Bool]);
+const INT64: Operand = Of(&[DataType::Int64]);
+const INDEX: Operand = Of(&[DataType::Int32, DataType::Int64]);
+
+/// The inputs of an operator; the last entry stands for all that follow it.
+fn inputs(node: &NodeProto) -> Option<&'static [Operand]> {
+    if is_standard(node) {
+        standard(node.op_type())
+    } else if node.domain() == "com.microsoft" {
+        contrib(node.op_type())
+    } else {
+        None
+    }
+}
+
+fn standard(op: &str) -> Option<&'static [Operand]> {
+    Some(match op {
+        "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Min" | "Max" | "Sum" | "Mean" | "MatMul"
+        | "Gemm" | "Concat" | "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual"
+        | "Einsum" | "PRelu" | "Range" | "Conv" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" => {
+            &[Shared]
+        }
+        "And" | "Or" | "Xor" | "Not" => &[BOOL],
+        "Where" => &[BOOL, Shared],
+        "If" => &[BOOL],
+        "Loop" => &[INT64, BOOL, Any],
+        "Softmax" | "LogSoftmax" | "Tanh" | "Sigmoid" | "Erf" | "Exp" | "Log" | "Sqrt" | "Cos"
+        | "Sin" | "Reciprocal" | "Softplus" | "Gelu" | "HardSwish" | "Elu" | "Selu" | "Mish" => {
+            &[Float]
+        }
+        "LayerNormalization" => &[Float, Any],
+        "RotaryEmbedding" => &[Float, Float, Float, INT64],
+        "Clip" => &[Shared],
+        "Reshape" | "Expand" | "Tile" | "Unsqueeze" | "Squeeze" | "Split" | "ReduceSum"
+        | "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL2" | "TopK"
+        | "Trilu" | "GatherND" => &[Any, INT64],
+        "ConstantOfShape" => &[INT64],
+        "Gather" | "GatherElements" | "CumSum" => &[Any, INDEX],
+        "Slice" => &[Any, INDEX],
+        "ScatterElements" => &[Shared, INDEX, Shared],
+        "ScatterND" => &[Shared, INT64, Shared],
+        "Pad" => &[Shared, INT64, Shared, INDEX],
+        _ => return None,
+    })
+}
+
+fn contrib(op: &str) -> Option<&'static [Operand]> {
+    Some(match op {
+        "FusedMatMul" => &[Float],
+        "RotaryEmbedding" => &[Float, INT64, Float, Float],
+        "SkipSimplifiedLayerNormalization" | "SkipLayerNormalization" => &[Float, Float, Any],
+        "MatMulNBits" => &[Float, Of(&[DataType::Uint8]), Any],
+        _ => return None,
+    })
+}
+
+/// Holds the inputs of `node`, whose facts are `facts`, to what its operator takes.
+pub fn check(node: &NodeProto, facts: &[&Fact]) -> Result<(), OperandError> {
+    let Some(operands) = inputs(node) else {
+        return Ok(());
+    };
+    let mut shared: Option<(i32, &str)> = None;
+    for (position, (input, fact)) in node.input.iter().zip(facts).enumerate() {
+        let (Some(elem_type), false) = (fact.elem_type, input.is_empty()) else {
+            continue;
+        };
+        let error = |expected: String| OperandError {
+            node: label(node).to_owned(),
+            operator: node.op_type().to_owned(),
+            input: input.clone(),
+            found: type_name(elem_type),
+            expected,
+        };
+        let operand = operands.get(position).or(operands.last());
+        let one_of = |types: &[DataType]| {
+            if types.iter().any(|&t| t as i32 == elem_type) {
+                return Ok(());
+            }
+            let names: Vec<String> = types.iter().map(|&t| type_name(t as i32)).collect();
+            Err(error(names.join(" or ")))
+        };
+        match operand {
+            Some(Of(types)) => one_of(types)?,
+            Some(Float) => one_of(FLOATS)?,
+            _ => {}
+        }
+        if let Some(Shared | Float) = operand {
+            match shared {
+                Some((other, name)) if other != elem_type => {
+                    return Err(error(format!("{} as '{name}'", type_name(other))));
+                }
+                Some(_) => {}
+                None => shared = Some((elem_type, input)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Holds every node of `main` and of the graphs inside it to what its operator takes: invariant 8 of
+/// [`crate::graph::verify`]. `facts` are those of `main`.
+pub fn verify(main: &GraphProto, facts: &ScopeFacts) -> Result<(), OperandError> {
+    facts.visit(main, &mut |scoped| {
+        for (_, node) in scoped.graph.nodes() {
+            let inputs: Vec<&Fact> = node.input.iter().map(|v| scoped.facts.get(v)).collect();
+            check(node, &inputs)?;
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::graph::build::node;
+
+    fn of(elem_type: DataType) -> Fact {
+        Fact::new(Some(elem_type as i32), None)
+    }
+
+    #[test]
+    fn a_product_of_two_types_is_refused_with_both() {
+        let product = node("MatMul", "scores", &["q", "k"], &["s"]);
+        let (q, k) = (of(DataType::Float), of(DataType::Float16));
+        let error = check(&product, &[&q, &k]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "node 'scores' (MatMul): its input 'k' is float16, expected float as 'q'"
+        );
+        assert_eq!(check(&product, &[&q, &Fact::default()]), Ok(()));
+    }
+
+    #[test]
+    fn an_index_is_an_integer_and_a_condition_a_boolean() {
+        let gather = node("Gather", "g", &["table", "ids"], &["rows"]);
+        let (float, int32) = (of(DataType::Float), of(DataType::Int32));
+        assert_eq!(check(&gather, &[&float, &int32]), Ok(()));
+        let error = check(&gather, &[&float, &float]).unwrap_err();
+        assert_eq!(
+            (error.input.as_str(), error.expected.as_str()),
+            ("ids", "int32 or int64")
+        );
+        let choice = node("Where", "w", &["c", "a", "b"], &["y"]);
+        assert!(check(&choice, &[&float, &float, &float]).is_err());
+        assert_eq!(
+            check(&choice, &[&of(DataType::Bool), &float, &float]),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn the_same_name_in_another_domain_is_another_operator() {
+        let mut custom = node("MatMul", "m", &["a", "b"], &["y"]);
+        custom.domain = Some("custom".to_owned());
+        let facts = (of(DataType::Float), of(DataType::Int64));
+        assert_eq!(check(&custom, &[&facts.0, &facts.1]), Ok(()));
+    }
+}

@@ -1,0 +1,117 @@
+//! Down-projections of the expanded form, folded into the projections of the layer's input where these are plainly there.
+
+use crate::analysis::SiteView;
+use crate::factor::SideFactors;
+use crate::forms::layout::Layout;
+use crate::forms::names::SiteNames;
+use crate::forms::tensors::TensorRange;
+use crate::recognize::rotation::Rotated;
+use crate::recognize::site::Side;
+use crate::weights::rows::{Projected, projected};
+
+/// The roles of one side's down-projection in a layout.
+struct Roles {
+    /// W_a = W w_d [E, r], which meets the layer's input.
+    folded: &'static str,
+    /// w_d [G*d, r], which meets the rows.
+    down: &'static str,
+    /// b_a [r].
+    bias: &'static str,
+    /// The layer's input x [B, T, E].
+    input: &'static str,
+}
+
+const KEY: Roles = Roles {
+    folded: "w_ak",
+    down: "w_dk",
+    bias: "b_ak",
+    input: "x_k",
+};
+const VALUE: Roles = Roles {
+    folded: "w_av",
+    down: "w_dv",
+    bias: "b_av",
+    input: "x_v",
+};
+
+/// The projections that the latents of one attention can be folded into.
+#[derive(Debug, Clone, Default)]
+pub struct Projections {
+    key: Option<Projected>,
+    value: Option<Projected>,
+}
+
+impl Projections {
+    /// The projections of the keys before rotation and of the values. Branches that share factors have an input each, so
+    /// that nothing is folded in them.
+    pub fn of(view: &SiteView) -> Self {
+        if !view.is_in_main_graph() {
+            return Self::default();
+        }
+        let site = view.site();
+        let rows = match view.rotation() {
+            Rotated::By(rotation) if rotation.part.is_some() => None,
+            Rotated::By(rotation) => Some(&rotation.input),
+            _ => Some(&site.key.new),
+        };
+        let of = |rows: &str, side: &Side| {
+            let width = site.kv_heads * side.size;
+            projected(view.model, view.graph, view.facts, rows, width)
+        };
+        Self {
+            key: rows.and_then(|rows| of(rows, &site.key)),
+            value: of(&site.value.new, &site.value),
+        }
+    }
+
+    /// Adds the down-projection of the keys to `layout`: c = x W_a + b_a where their projection is folded, else c = k w_d.
+    ///
+    /// # Errors
+    /// [`TensorRange`] where the model's element type cannot hold a factor.
+    pub fn add_key(
+        &self,
+        layout: &mut Layout,
+        names: &SiteNames,
+        elem_type: i32,
+        factors: &SideFactors,
+    ) -> Result<(), TensorRange> {
+        add(self.key.as_ref(), KEY, layout, (names, elem_type), factors)
+    }
+
+    /// [`Self::add_key`] for the values.
+    ///
+    /// # Errors
+    /// [`TensorRange`] where the model's element type cannot hold a factor.
+    pub fn add_value(
+        &self,
+        layout: &mut Layout,
+        names: &SiteNames,
+        elem_type: i32,
+        factors: &SideFactors,
+    ) -> Result<(), TensorRange> {
+        let projection = self.value.as_ref();
+        add(projection, VALUE, layout, (names, elem_type), factors)
+    }
+}
+
+fn add(
+    projection: Option<&Projected>,
+    roles: Roles,
+    layout: &mut Layout,
+    (names, elem_type): (&SiteNames, i32),
+    factors: &SideFactors,
+) -> Result<(), TensorRange> {
+    let Some(projection) = projection else {
+        let down = factors.down.clone().into_dyn();
+        return layout.add(names, roles.down, elem_type, &down);
+    };
+    let own = projection.elem_type;
+    let weight = projection.weight.dot(&factors.down).into_dyn();
+    layout.add(names, roles.folded, own, &weight)?;
+    layout.set(roles.down, layout.name(roles.folded).to_owned());
+    layout.set(roles.input, projection.input.clone());
+    if let Some(bias) = &projection.bias {
+        layout.add(names, roles.bias, own, &bias.dot(&factors.down).into_dyn())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! Factors as initializers: what a form writes beside its nodes.
+
+use std::collections::BTreeMap;
+
+use ndarray::{ArrayD, Axis};
+
+use crate::analysis::SiteView;
+use crate::factor::{Factors, SideFactors};
+use crate::forms::names::SiteNames;
+use crate::forms::tensors::{TensorRange, tensor};
+use crate::onnx::TensorProto;
+use crate::recognize::site::Site;
+
+/// The initializers of one attention.
+#[derive(Debug, Clone, Default)]
+pub struct Layout {
+    /// The name of the initializer, or of the value, that serves each role: `w_dk`, for example.
+    names: BTreeMap<&'static str, String>,
+    /// Element type and shape of each initializer, by its name.
+    declared: BTreeMap<String, (i32, Vec<usize>)>,
+    /// The initializers themselves.
+    pub tensors: Vec<TensorProto>,
+}
+
+impl Layout {
+    /// The name of what serves `role`; empty where nothing does.
+    pub fn name(&self, role: &str) -> &str {
+        self.names.get(role).map_or("", String::as_str)
+    }
+
+    /// The name of what serves `role`, where something does.
+    pub fn find(&self, role: &str) -> Option<&str> {
+        self.names.get(role).map(String::as_str)
+    }
+
+    /// Lets the value `name` serve `role`.
+    pub fn set(&mut self, role: &'static str, name: String) {
+        self.names.insert(role, name);
+    }
+
+    /// Adds `values` as the initializer `role` of element type `elem_type`, and lets it serve `role`.
+    ///
+    /// # Errors
+    /// [`TensorRange`] where the type cannot hold a value.
+    pub fn add(
+        &mut self,
+        names: &SiteNames,
+        role: &'static str,
+        elem_type: i32,
+        values: &ArrayD<f64>,
+    ) -> Result<(), TensorRange> {
+        let name = names.name(role);
+        self.tensors.push(tensor(
+            &name,
+            elem_type,
+            &values.as_standard_layout().view(),
+        )?);
+        let shape = (elem_type, values.shape().to_vec());
+        self.declared.insert(name.clone(), shape);
+        self.set(role, name);
+        Ok(())
+    }
+
+    /// Name, element type and shape of every initializer.
+    pub fn declared(&self) -> impl Iterator<Item = (&str, i32, &[usize])> {
+        let all = self.declared.iter();
+        all.map(|(name, (elem_type, shape))| (name.as_str(), *elem_type, shape.as_slice()))
+    }
+
+    /// Adds the bias `b_v` [H, 1, dv] of the outputs, where the factors have one.
+    ///
+    /// # Errors
+    /// [`TensorRange`] where the type cannot hold a value.
+    pub fn add_output_bias(
+        &mut self,
+        names: &SiteNames,
+        site: &Site,
+        factors: &Factors,
+    ) -> Result<(), TensorRange> {
+        if let Some(bias) = &factors.bias {
+            let by_head = (bias * site.value.scale).insert_axis(Axis(1));
+            self.add(names, "b_v", site.product_type, &by_head.into_dyn())?;
+        }
+        Ok(())
+    }
+}
+
+/// The initializers of the absorbed forms:
+///
+/// ```text
+/// w_dk [G*d, r]     keys to latent
+/// w_uk [G, d, r]    queries to latent; holds every constant factor of the keys
+/// w_dv [G*dv, r]    values to latent
+/// w_uv [G, r, dv]   latent to outputs; holds every constant factor of the values
+/// b_v  [H, 1, dv]   added to the outputs, where the latent leaves out a mean
+/// ```
+///
+/// # Errors
+/// [`TensorRange`] where the model's element type cannot hold a factor.
+pub fn latents(
+    view: &SiteView,
+    factors: &Factors,
+    names: &SiteNames,
+) -> Result<Layout, TensorRange> {
+    let site = view.site();
+    let (cached, product) = (site.elem_type, site.product_type);
+    let mut layout = Layout::default();
+    let down = |side: &SideFactors| side.down.clone().into_dyn();
+    let up_key = (&factors.key.up * site.key.scale).into_dyn();
+    layout.add(names, "w_dk", cached, &down(&factors.key))?;
+    layout.add(names, "w_uk", product, &up_key)?;
+    layout.add(names, "w_dv", cached, &down(&factors.value))?;
+    let up_value = (&factors.value.up * site.value.scale).permuted_axes([0, 2, 1]);
+    layout.add(names, "w_uv", product, &up_value.into_dyn())?;
+    layout.add_output_bias(names, site, factors)?;
+    Ok(layout)
+}

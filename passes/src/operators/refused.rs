@@ -1,0 +1,39 @@
+//! Operators that are attention and have no spelled-out form: each with the reason that reports give.
+
+use crate::onnx::NodeProto;
+use crate::operators::unsupported;
+use crate::recognize::reject::Reason;
+
+const OTHER_CACHE: &str = "its cache layout belongs to one runtime: export without that fusion";
+
+/// Names of the domain `com.microsoft`.
+const TABLE: &[(&str, &str)] = &[
+    (
+        "PagedAttention",
+        "its cache is paged and holds packed tokens, which only the CUDA provider runs",
+    ),
+    (
+        "SparseAttention",
+        "its block-sparse layout has no latent form",
+    ),
+    (
+        "Attention",
+        "it projects queries, keys and values itself, packed and with its own cache layout: export without that fusion",
+    ),
+    ("DecoderMaskedMultiHeadAttention", OTHER_CACHE),
+    ("DecoderMaskedSelfAttention", OTHER_CACHE),
+    ("PackedAttention", OTHER_CACHE),
+    ("PackedMultiHeadAttention", OTHER_CACHE),
+    ("MultiHeadAttentionVarlen", OTHER_CACHE),
+    (
+        "LinearAttention",
+        "it keeps no keys and values, so there is no cache to make latent",
+    ),
+];
+
+/// Why `node` is refused, if it is one of these.
+pub fn reason(node: &NodeProto) -> Option<Reason> {
+    let mut table = TABLE.iter().filter(|_| node.domain() == "com.microsoft");
+    let (_, detail) = table.find(|(name, _)| *name == node.op_type())?;
+    Some(unsupported(node, detail))
+}

@@ -1,0 +1,216 @@
+//! The patches of all graphs of a model, made attention by attention while no graph changes yet.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::analysis::identity::{CacheId, SiteId};
+use crate::analysis::placed::PlacedSite;
+use crate::analysis::{Analysis, SiteView};
+use crate::factor::{Made, Ranks, SideFactors};
+use crate::forms::{Layout, Names, SiteNames, Store};
+use crate::graph::patch::Patch;
+use crate::graph::scopes::Scope;
+use crate::graph::{Graph, label};
+use crate::onnx::stored::Model;
+use crate::pipeline::error::RewriteError;
+use crate::pipeline::explain::Explained;
+use crate::pipeline::factorize::{Factorize, Wanted};
+use crate::pipeline::options::{CONTEXT, RewriteOptions};
+use crate::recognize::site::Site;
+
+/// What was done to one attention.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RewrittenSite {
+    /// The attention as it was.
+    pub site: Site,
+    /// The name of the attention among those of its model.
+    pub id: SiteId,
+    /// Latent widths of its keys and of its values.
+    pub ranks: Ranks,
+    /// What the factors of the keys are expected to lose.
+    pub key: Expected,
+    /// What the factors of the values are expected to lose.
+    pub value: Expected,
+}
+
+/// What the factors of one side are expected to lose.
+#[derive(Debug, Clone, Default)]
+pub struct Expected {
+    /// Weighted second moment along each direction, largest first; empty where nothing is left out or nothing is told.
+    pub spectrum: Vec<f64>,
+    /// Share of it that is lost, 0 to 1; `None` where no spectrum tells.
+    pub loss: Option<f64>,
+}
+
+impl Expected {
+    fn of(side: &SideFactors) -> Self {
+        Self {
+            spectrum: side.spectrum.to_vec(),
+            loss: Some(side.predicted_error()),
+        }
+    }
+
+    /// Of keys and of values. What dropping the rotation costs is in no spectrum.
+    fn of_both(factors: &Made) -> (Self, Self) {
+        match factors {
+            Made::Latent(f) => (Self::of(&f.key), Self::of(&f.value)),
+            Made::Decoupled(_) => Default::default(),
+        }
+    }
+}
+
+/// The work that a rewrite leaves to its caller.
+pub struct Callbacks<'o, 'f, 's> {
+    /// Makes factors.
+    pub factorize: &'o mut Factorize<'f>,
+    /// Takes each new tensor.
+    pub store: &'o mut Store<'s>,
+    /// Called after each attention with (done, total).
+    pub progress: &'o mut dyn FnMut(usize, usize),
+}
+
+/// The factors of one cache, which branches of an `If` share.
+struct Shared {
+    factors: Made,
+    ranks: Ranks,
+    /// Layouts by the constant factors of keys and values that they hold.
+    layouts: Vec<((f64, f64), Layout)>,
+}
+
+/// The patches of all graphs of a model.
+pub struct Patches<'a> {
+    analysis: &'a Analysis,
+    options: &'a RewriteOptions<'a>,
+    names: Names,
+    shared: HashMap<CacheId, Shared>,
+    /// What changes in each graph.
+    pub by_scope: BTreeMap<Scope, Patch>,
+    /// Every attention that is rewritten.
+    pub done: Vec<RewrittenSite>,
+    /// What is to be said of each of them.
+    pub explained: Vec<Explained>,
+}
+
+impl<'a> Patches<'a> {
+    /// The patches that rewrite every site of `analysis`, a model's, and put back the operators that no site needs.
+    ///
+    /// # Errors
+    /// [`RewriteError`] with the layer.
+    pub fn make(
+        model: &Model,
+        analysis: &'a Analysis,
+        options: &'a RewriteOptions,
+        callbacks: &mut Callbacks,
+    ) -> Result<Self, RewriteError> {
+        let mut all = Self {
+            analysis,
+            options,
+            names: Names::of(&analysis.main),
+            shared: HashMap::new(),
+            by_scope: BTreeMap::new(),
+            done: Vec::new(),
+            explained: Vec::new(),
+        };
+        analysis.visit::<RewriteError>(model, &mut |view| {
+            all.rewrite(view, callbacks)?;
+            (callbacks.progress)(all.done.len(), analysis.sites.len());
+            Ok(())
+        })?;
+        all.put_back_operators()?;
+        Ok(all)
+    }
+
+    fn rewrite(&mut self, view: &SiteView, callbacks: &mut Callbacks) -> Result<(), RewriteError> {
+        let site = view.site();
+        let form = self.options.form;
+        let refused = |cause| RewriteError::form(site.layer, form, cause);
+        let score = view.graph.node(site.score).map_or("", label);
+        let prefix = self.names.prefix(score);
+        let names = SiteNames::new(prefix, &self.names);
+        let mut shared = match self.shared.remove(&view.placed.cache) {
+            Some(shared) => shared,
+            None => self.factors(view, callbacks.factorize)?,
+        };
+        let scales = (site.key.scale, site.value.scale);
+        let known = shared.layouts.iter().find(|(s, _)| *s == scales);
+        let layout = match known.map(|(_, layout)| layout.clone()) {
+            Some(layout) => layout,
+            None => {
+                let made = form.layout(view, &shared.factors, &names);
+                let mut layout = made.map_err(refused)?;
+                let main = self.by_scope.entry(Scope::default()).or_default();
+                for tensor in layout.tensors.drain(..) {
+                    let stored = (callbacks.store)(tensor).map_err(RewriteError::Store)?;
+                    main.initializers.push(stored);
+                }
+                shared.layouts.push((scales, layout.clone()));
+                layout
+            }
+        };
+        let mut patch = form
+            .patch(view, &layout, shared.ranks, &names)
+            .map_err(refused)?;
+        self.explained.push(Explained::of(
+            view,
+            self.analysis,
+            (form, shared.ranks),
+            (&patch, names.prefix()),
+        ));
+        for (scope, change) in view.placed.interface(&self.analysis.main, &mut patch) {
+            let outer = self.by_scope.entry(scope).or_default();
+            outer.merge(change).map_err(RewriteError::Patch)?;
+        }
+        let own = self.by_scope.entry(view.placed.scope.clone()).or_default();
+        own.merge(patch).map_err(RewriteError::Patch)?;
+        let (key, value) = Expected::of_both(&shared.factors);
+        self.done.push(RewrittenSite {
+            site: site.clone(),
+            id: view.id().clone(),
+            ranks: shared.ranks,
+            key,
+            value,
+        });
+        self.shared.insert(view.placed.cache.clone(), shared);
+        Ok(())
+    }
+
+    fn factors(&self, view: &SiteView, factorize: &mut Factorize) -> Result<Shared, RewriteError> {
+        let ranks = self.options.ranks_of(view.id(), view.site());
+        let wanted = Wanted {
+            ranks,
+            context: self.options.context.unwrap_or(CONTEXT),
+        };
+        let made = factorize(view, wanted);
+        Ok(Shared {
+            factors: made.map_err(|cause| RewriteError::Factor {
+                layer: view.site().layer,
+                cause,
+            })?,
+            ranks,
+            layouts: Vec::new(),
+        })
+    }
+
+    /// Operators that were spelled out and are not rewritten stand again as they were.
+    fn put_back_operators(&mut self) -> Result<(), RewriteError> {
+        let analysis = self.analysis;
+        for operator in &analysis.operators {
+            let is_rewritten = |placed: &PlacedSite| {
+                let graph = placed.scope.get(&analysis.main);
+                let score = graph.and_then(|g| g.node.get(placed.site.score.0));
+                placed.scope == operator.scope
+                    && score.is_some_and(|n| n.output.iter().any(|o| operator.made.contains(o)))
+            };
+            if analysis.sites.iter().any(is_rewritten) {
+                continue;
+            }
+            let Some(graph) = operator.scope.get(&analysis.main) else {
+                continue;
+            };
+            let own = self.by_scope.entry(operator.scope.clone()).or_default();
+            let patch = operator.put_back(&Graph::new(graph));
+            own.merge(patch).map_err(RewriteError::Patch)?;
+        }
+        Ok(())
+    }
+}

@@ -1,13 +1,10 @@
 //! A model as training sees it: its spelled-out graph compiled for the logits, and how it is fed.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
-use gqa2mla_passes::analysis::understand::understand;
-use gqa2mla_passes::graph::inline::inline;
-use gqa2mla_passes::graph::verify::verify;
+use gqa2mla_passes::analysis::Analysis;
 use gqa2mla_passes::onnx::GraphProto;
-use gqa2mla_passes::onnx::stored::Model;
 use gqa2mla_passes::operators::Target;
 use gqa2mla_train::error::TrainError;
 use gqa2mla_train::program::Program;
@@ -41,24 +38,18 @@ pub struct SpelledOut {
 /// The main graph of `model` as primitives.
 ///
 /// # Errors
-/// [`TuneError::Graph`].
+/// [`TuneError::Analysis`].
 pub fn spelled_out(model: &LoadedModel) -> Result<SpelledOut, TuneError> {
     let path = model.path.display().to_string();
-    let broken = |detail: String| TuneError::Graph {
-        path: path.clone(),
-        detail,
-    };
-    let Model { proto, .. } = &model.model;
-    verify(proto).map_err(|e| broken(e.to_string()))?;
-    let inlined = inline(proto).map(|(graph, _)| graph);
-    let main = inlined.as_ref().or(proto.graph.as_ref());
-    let main = main.ok_or_else(|| broken("it holds no graph".to_owned()))?;
-    let found = understand(&model.model, main, &HashSet::new(), Target::MatMul);
-    let found = found.map_err(|e| broken(e.to_string()))?;
-    let sides = found.sites.iter().flat_map(|p| [&p.site.key, &p.site.value]);
+    let analysis = Analysis::of(&model.model, Target::MatMul);
+    let analysis = analysis.map_err(|cause| TuneError::Analysis { path, cause })?;
+    let sides = analysis
+        .sites
+        .iter()
+        .flat_map(|p| [&p.site.key, &p.site.value]);
     Ok(SpelledOut {
         sources: sides.map(|side| side.new.clone()).collect(),
-        main: found.main,
+        main: analysis.main,
     })
 }
 

@@ -8,6 +8,7 @@ pub mod select;
 
 use std::io;
 
+use gqa2mla_passes::analysis::AnalysisError;
 use gqa2mla_passes::onnx::stored::TensorError;
 use gqa2mla_train::error::TrainError;
 
@@ -18,12 +19,12 @@ use crate::validate::ValidateError;
 #[derive(Debug, thiserror::Error)]
 pub enum TuneError {
     /// Its graph contradicts itself, or cannot be spelled out.
-    #[error("{path}: {detail}")]
-    Graph {
+    #[error("{path}: {cause}")]
+    Analysis {
         /// The model.
         path: String,
         /// What is wrong.
-        detail: String,
+        cause: AnalysisError,
     },
     /// An input or output that a decoder does not have.
     #[error("{path}: {cause}")]

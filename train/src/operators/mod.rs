@@ -10,7 +10,7 @@ mod logic;
 mod normalize;
 mod pieces;
 mod product;
-pub mod quantized;
+pub(crate) mod quantized;
 mod reduce;
 mod rotary;
 mod shapes;

@@ -1,22 +1,60 @@
 PYTHON ?= python3
 VENV := .venv
 CARGO := cargo
+# `none` leaves the tests of trained models out, and says so: they need files beside the repository.
+MODELS ?= ../shared
+# What `make affected` compares with, and whether it runs what it prints.
+BASE ?= main
+RUN ?=
+# Fuzzing: how many mutants of each kind, and the number of the first.
+MUTANTS ?= 1000000
+SEED ?= 0
 
-.PHONY: demo test check lapack clean
+.PHONY: demo test test-fast affected check deny package fuzz lapack clean
 
-# Builds, installs ONNX Runtime beside the sources, rewrites a fixture and proves the result.
+# Builds without tract, which is half of a first build, installs ONNX Runtime beside the sources, rewrites a fixture and
+# proves the result.
 demo: $(VENV)/runtime
-	$(CARGO) run --release --quiet -- rewrite fixtures/optimum-llama -o out/demo
+	$(CARGO) run --release --quiet --no-default-features -- rewrite fixtures/optimum-llama -o out/demo
 
-# Installs what the tests need and runs them all.
+# Installs what the tests need and runs them all, ignored ones included.
 test: $(VENV)/tests $(VENV)/serving/ready tests/js/node_modules /usr/bin/chromium check
-	$(CARGO) test --release --workspace
+ifeq ($(MODELS),none)
+	@echo "NOT RUN: the tests of trained models (MODELS=none):"
+	@$(CARGO) test --release --quiet --test it -- --list --ignored real_model:: a_trained_model exports_survive
+	$(CARGO) test --release --workspace -- --include-ignored --skip real_model:: --skip a_trained_model --skip exports_survive
+else
+	GQA2MLA_SHARED=$(abspath $(MODELS)) $(CARGO) test --release --workspace -- --include-ignored
+endif
 	$(MAKE) lapack
 
-# What needs no test run: formatting and lints.
+# The tests that take seconds and need no more than Python packages.
+test-fast: $(VENV)/tests
+	$(CARGO) test --release
+
+# Prints the tests that an edit touches; RUN=1 runs them.
+affected: $(VENV)/tests
+	@tests/affected.sh $(BASE) $(if $(RUN),run)
+
+# What needs no test run: formatting, lints, the smaller build, and dependencies where cargo-deny is installed.
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) deny; \
+		else echo "NOT RUN: cargo deny (cargo install cargo-deny --locked); CI runs it"; fi
+
+# Advisories need the network; the rest does not.
+deny:
+	$(CARGO) deny check
+
+# What would be published: both crates, built from what is packed.
+package:
+	$(CARGO) publish --workspace --dry-run
+
+# Long fuzzing; `make test` runs a slice. docs/fuzzing.md
+fuzz:
+	GQA2MLA_FUZZ_MUTANTS=$(MUTANTS) GQA2MLA_FUZZ_SEED=$(SEED) \
+		$(CARGO) test --release -p gqa2mla-fuzz -- --nocapture mutants_of
 
 # The two eigenvalue back ends agree. OpenBLAS comes from the system.
 lapack:

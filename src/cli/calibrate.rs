@@ -6,13 +6,14 @@ use clap::Args;
 use gqa2mla::files::load::load;
 use gqa2mla::fit::calibrate::{calibrate, store};
 use gqa2mla::report::grouped;
-use gqa2mla::validate::ports::subject;
+use gqa2mla::validate::ports::LanguageModel;
 use serde_json::json;
 
-use crate::cli::Outcome;
+use crate::cli::exit::Exit;
 use crate::cli::runtime::RuntimeArgs;
 use crate::cli::screen::{emit, emit_json, progress};
 use crate::cli::text::TextArgs;
+use crate::cli::values::output;
 
 /// Read text with a model and keep statistics of its keys, values and queries, for `rewrite --calibration`.
 ///
@@ -27,11 +28,11 @@ pub struct Calibrate {
     #[command(flatten)]
     text: TextArgs,
     /// The statistics file.
-    #[arg(short, long, value_name = "OUT")]
+    #[arg(short, long, value_name = "OUT", value_parser = output())]
     out: PathBuf,
     /// Read at most this many tokens; 10 for each cached number of a layer are enough.
-    #[arg(long, default_value_t = 16_384, value_name = "N")]
-    tokens: usize,
+    #[arg(long, alias = "tokens", default_value_t = 16_384, value_name = "N")]
+    calibration_tokens: usize,
     /// Tokens that are read together: as long as the contexts to be served.
     #[arg(long, default_value_t = 1024, value_name = "L")]
     length: usize,
@@ -40,15 +41,20 @@ pub struct Calibrate {
 }
 
 impl Calibrate {
-    pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
+    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
         let started = Instant::now();
         let model = load(&self.model)?;
         let shown = model.path.display().to_string();
-        let subject = subject(&model.model.proto).with_context(|| shown.clone())?;
+        let subject = LanguageModel::of(&model.model.proto).with_context(|| shown.clone())?;
         let text = self
             .text
-            .read(subject.vocabulary, self.tokens, self.length)?
-            .ok_or_else(crate::cli::no_text)?;
+            .read(
+                &self.model,
+                subject.vocabulary,
+                self.calibration_tokens,
+                self.length,
+            )?
+            .ok_or_else(crate::cli::exit::no_text)?;
         let mut partial = self.out.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
@@ -76,6 +82,6 @@ impl Calibrate {
                 text.length
             ));
         }
-        Ok(Outcome::Done)
+        Ok(Exit::Done)
     }
 }

@@ -1,8 +1,8 @@
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
+use crate::cli::exit::Exit;
 use crate::cli::screen::emit;
-use crate::cli::{Cli, Outcome};
 
 /// Print a script that completes the command's words in a shell.
 ///
@@ -15,10 +15,10 @@ pub struct Completions {
 }
 
 impl Completions {
-    pub fn run(self) -> anyhow::Result<Outcome> {
+    pub fn run(self, mut command: Command) -> anyhow::Result<Exit> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "gqa2mla", &mut script);
+        clap_complete::generate(self.shell, &mut command, "gqa2mla", &mut script);
         emit(&String::from_utf8(script)?);
-        Ok(Outcome::Done)
+        Ok(Exit::Done)
     }
 }

@@ -8,18 +8,21 @@ use gqa2mla_passes::graph::{label, text};
 use gqa2mla_passes::onnx::{NodeProto, TensorProto};
 use serde_json::{Value, json};
 
-use crate::cli::Outcome;
+use crate::cli::exit::Exit;
 use crate::cli::screen::{emit, emit_json};
 
-/// Show the nodes, initializers and interface in which two models differ.
+/// Show the nodes, initializers and interface in which two models differ; exits with 1 where they do.
 ///
-/// Example: gqa2mla diff fixtures/optimum-llama fixtures/optimum-qwen2
+/// Example: gqa2mla diff --exit-zero fixtures/optimum-llama fixtures/optimum-qwen2
 #[derive(Debug, Args)]
 pub struct Diff {
     /// A .onnx file, or a folder that holds one.
     before: PathBuf,
     /// Another.
     after: PathBuf,
+    /// Exit with 0 where the models differ, too.
+    #[arg(long)]
+    exit_zero: bool,
 }
 
 /// One part of the models, as lines.
@@ -29,8 +32,14 @@ struct Section {
     added: Vec<String>,
 }
 
+impl Section {
+    fn is_empty(&self) -> bool {
+        self.removed.is_empty() && self.added.is_empty()
+    }
+}
+
 impl Diff {
-    pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
+    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
         let (before, after) = (load(&self.before)?, load(&self.after)?);
         let sections: Vec<Section> = [
             ("model", header as fn(&LoadedModel) -> Vec<String>),
@@ -41,6 +50,12 @@ impl Diff {
         .into_iter()
         .map(|(name, lines)| section(name, lines(&before), lines(&after)))
         .collect();
+        let same = sections.iter().all(Section::is_empty)
+            && identity(&before.model)? == identity(&after.model)?;
+        let outcome = match same || self.exit_zero {
+            true => Exit::Done,
+            false => Exit::Failed,
+        };
         if json {
             let parts = sections.iter().map(|s| {
                 (
@@ -49,13 +64,10 @@ impl Diff {
                 )
             });
             emit_json(&Value::Object(parts.collect()));
-            return Ok(Outcome::Done);
+            return Ok(outcome);
         }
         let mut out = String::new();
-        for part in sections
-            .iter()
-            .filter(|s| !s.removed.is_empty() || !s.added.is_empty())
-        {
+        for part in sections.iter().filter(|s| !s.is_empty()) {
             out.push_str(&format!(
                 "{}: {} removed, {} added\n",
                 part.name,
@@ -70,13 +82,13 @@ impl Diff {
                 .for_each(|line| out.push_str(&format!("+ {line}\n")));
         }
         if out.is_empty() {
-            out = match identity(&before.model)? == identity(&after.model)? {
+            out = match same {
                 true => "the models are the same".to_owned(),
                 false => "the models differ in what this text does not show: doc strings, inner value descriptions, metadata of nodes or order".to_owned(),
             };
         }
         emit(&out);
-        Ok(Outcome::Done)
+        Ok(outcome)
     }
 }
 

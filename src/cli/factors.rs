@@ -1,19 +1,14 @@
 //! The options that say where factors come from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::{Args, ValueEnum};
-use gqa2mla::files::load::LoadedModel;
-use gqa2mla::fit::calibrate::{ModelStatistics, calibrate, store};
+use gqa2mla::compress::request::TextRequest;
+use gqa2mla::fit::calibrate::{ModelStatistics, store};
 use gqa2mla::fit::factors::Factorization;
-use gqa2mla::measure::text::Text;
-use gqa2mla::runtime::RuntimeOptions;
-use gqa2mla_passes::factor::reconstruct::Descent;
 
-use crate::cli::screen::progress;
+use crate::cli::exit::UsageError;
 use crate::cli::text::TextArgs;
-use crate::cli::{UsageError, no_text};
 
 /// Factors and what they are made from.
 #[derive(Debug, Clone, Args)]
@@ -26,12 +21,17 @@ pub struct FactorArgs {
     calibration: Option<PathBuf>,
     #[command(flatten)]
     pub text: TextArgs,
-    /// Read at most this many tokens of the text.
-    #[arg(long, default_value_t = 16_384, value_name = "N")]
-    pub text_tokens: usize,
+    /// Fit to at most this many tokens of the text.
+    #[arg(
+        long,
+        alias = "text-tokens",
+        default_value_t = 16_384,
+        value_name = "N"
+    )]
+    calibration_tokens: usize,
     /// Tokens of the text that are read together.
-    #[arg(long, default_value_t = 1024, value_name = "L")]
-    pub text_length: usize,
+    #[arg(long, alias = "text-length", default_value_t = 1024, value_name = "L")]
+    pub length: usize,
     /// Positions of the contexts to be served: factors from weights alone average rotated keys over them.
     #[arg(long, default_value_t = 4096, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     context: u32,
@@ -68,25 +68,10 @@ impl Method {
     }
 }
 
-/// Queries that one step of the reconstruction looks at, and the rate it begins with: of those tried, the ones that
-/// lower the error of a layer most in the same time (docs/trials.md).
-const QUERIES: usize = 256;
-const RATE: f64 = 1e-3;
-
 impl FactorArgs {
-    /// Which factorization; `exact` says that nothing is to be lost, so that none is better than another.
-    pub fn factorization(&self, exact: bool) -> Factorization {
-        let data = self.calibration.is_some() || self.text.source().is_some();
-        match self.factors {
-            Some(method) => method.factorization(),
-            None if data && !exact => Factorization::Calibrated,
-            None => Factorization::Weights,
-        }
-    }
-
-    /// Positions to average over.
-    pub fn context(&self) -> Option<usize> {
-        usize::try_from(self.context).ok()
+    /// The factorization that was asked for by name.
+    pub fn factorization(&self) -> Option<Factorization> {
+        self.factors.map(Method::factorization)
     }
 
     /// Whether TransMLA's recipe is asked for.
@@ -94,37 +79,35 @@ impl FactorArgs {
         self.factors == Some(Method::Transmla)
     }
 
-    /// How to reconstruct on the text, if that is wanted.
-    pub fn descent(&self, factorization: Factorization) -> Option<Descent> {
-        let wanted = self.reconstruct > 0 && factorization == Factorization::Calibrated;
-        wanted.then_some(Descent {
-            steps: self.reconstruct,
-            queries: QUERIES,
-            rate: RATE,
-        })
+    /// Positions to average over.
+    pub fn context(&self) -> Option<usize> {
+        usize::try_from(self.context).ok()
     }
 
-    /// The statistics that `factorization` needs: from their file, or from the text.
-    pub fn statistics(
-        &self,
-        factorization: Factorization,
-        model: &LoadedModel,
-        text: Option<&Text>,
-        runtime: &RuntimeOptions,
-    ) -> anyhow::Result<Option<ModelStatistics>> {
-        if factorization == Factorization::Weights {
-            if self.calibration.is_some() && self.factors == Some(Method::Weights) {
-                let words = "--factors weights makes no use of --calibration".to_owned();
-                return Err(UsageError(words).into());
-            }
+    /// Steps of local reconstruction.
+    pub fn reconstruction_steps(&self) -> usize {
+        self.reconstruct
+    }
+
+    /// The text to fit to, if one was given; a tokenizer is looked for beside `model`.
+    pub fn text(&self, model: &Path) -> anyhow::Result<Option<TextRequest>> {
+        let source = self.text.source(model)?;
+        Ok(source.map(|source| TextRequest {
+            source,
+            tokens: self.calibration_tokens,
+            length: self.length,
+        }))
+    }
+
+    /// The statistics file, if one was given.
+    pub fn statistics(&self) -> anyhow::Result<Option<ModelStatistics>> {
+        let Some(path) = &self.calibration else {
             return Ok(None);
+        };
+        if self.factors == Some(Method::Weights) {
+            let words = "--factors weights makes no use of --calibration".to_owned();
+            return Err(UsageError(words).into());
         }
-        if let Some(path) = &self.calibration {
-            return Ok(Some(store::load(path)?));
-        }
-        let text = text.ok_or_else(no_text)?;
-        let sums = calibrate(model, text, runtime, None, &mut progress("calibrating"))
-            .with_context(|| model.path.display().to_string())?;
-        Ok(Some(sums))
+        Ok(Some(store::load(path)?))
     }
 }

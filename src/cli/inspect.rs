@@ -12,7 +12,7 @@ use gqa2mla_passes::recognize::site::Site;
 use gqa2mla_passes::{Inspection, inspect};
 use serde_json::{Value, json};
 
-use crate::cli::Outcome;
+use crate::cli::exit::Exit;
 use crate::cli::screen::{emit, emit_json, table};
 
 /// List every attention found, and every one not recognised with the reason and the node.
@@ -28,7 +28,7 @@ pub struct Inspect {
 }
 
 impl Inspect {
-    pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
+    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
         let loaded = load(&self.model)?;
         let path = loaded.path.display().to_string();
         let found = inspect(&loaded.model).with_context(|| path.clone())?;
@@ -38,9 +38,9 @@ impl Inspect {
             emit(&as_text(&path, &loaded.model.proto, &found, self.why));
         }
         Ok(if found.sites.is_empty() || !found.rejects.is_empty() {
-            Outcome::Nothing
+            Exit::Nothing
         } else {
-            Outcome::Done
+            Exit::Done
         })
     }
 }
@@ -96,22 +96,10 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
             "dialect",
             "module",
         ]);
-        for site in sites {
-            table.add_row([
-                site.layer.to_string(),
-                site.heads.to_string(),
-                site.kv_heads.to_string(),
-                site.key.size.to_string(),
-                site.value.size.to_string(),
-                type_name(site.elem_type),
-                if site.is_cached() {
-                    grouped(site_bytes(site))
-                } else {
-                    "no cache".to_owned()
-                },
-                site.dialect.name().to_owned(),
-                site.name.clone(),
-            ]);
+        for group in sites.chunk_by(|a, b| shape(a) == shape(b)) {
+            if let (Some(first), Some(last)) = (group.first(), group.last()) {
+                table.add_row(row(first, last, group.len()));
+            }
         }
         text.push_str(&format!("\n{table}\n"));
     }
@@ -138,6 +126,37 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
         }
     }
     text
+}
+
+/// One line for `count` attentions that differ in nothing but their layer and module.
+fn row(first: &Site, last: &Site, count: usize) -> Vec<String> {
+    let (layers, module) = match count {
+        1 => (first.layer.to_string(), first.name.clone()),
+        _ => (
+            format!("{}-{}", first.layer, last.layer),
+            format!("{} and {} more", first.name, count - 1),
+        ),
+    };
+    let mut cells = vec![layers];
+    cells.extend(shape(first));
+    cells.push(module);
+    cells
+}
+
+/// What a line says of an attention besides its layer and module.
+fn shape(site: &Site) -> [String; 7] {
+    [
+        site.heads.to_string(),
+        site.kv_heads.to_string(),
+        site.key.size.to_string(),
+        site.value.size.to_string(),
+        type_name(site.elem_type),
+        match site.is_cached() {
+            true => grouped(site_bytes(site)),
+            false => "no cache".to_owned(),
+        },
+        site.dialect.name().to_owned(),
+    ]
 }
 
 fn as_json(path: &str, model: &ModelProto, found: &Inspection) -> Value {

@@ -2,10 +2,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 
+use crate::cli::exit::Exit;
 use crate::cli::screen::emit;
-use crate::cli::{Cli, Outcome};
+use crate::cli::values::output;
 
 /// Write the manual pages, one for each command, into a folder.
 ///
@@ -13,16 +14,16 @@ use crate::cli::{Cli, Outcome};
 #[derive(Debug, Args)]
 pub struct Man {
     /// The folder, such as ~/.local/share/man/man1.
-    #[arg(short, long, value_name = "FOLDER")]
+    #[arg(short, long, value_name = "FOLDER", value_parser = output())]
     out: PathBuf,
 }
 
 impl Man {
-    pub fn run(self) -> anyhow::Result<Outcome> {
+    pub fn run(self, command: Command) -> anyhow::Result<Exit> {
         let shown = || self.out.display().to_string();
         fs::create_dir_all(&self.out).with_context(shown)?;
-        clap_mangen::generate_to(Cli::command(), &self.out).with_context(shown)?;
+        clap_mangen::generate_to(command, &self.out).with_context(shown)?;
         emit(&format!("wrote the manual pages to {}", shown()));
-        Ok(Outcome::Done)
+        Ok(Exit::Done)
     }
 }

@@ -6,10 +6,13 @@ mod completions;
 mod diff;
 #[cfg(feature = "train")]
 mod exchange;
+mod exit;
 mod factors;
 mod inspect;
 mod man;
 mod print;
+mod proof;
+mod quality;
 mod rewrite;
 mod runtime;
 mod screen;
@@ -17,15 +20,13 @@ mod text;
 #[cfg(feature = "train")]
 mod tune;
 mod validate;
+mod values;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use gqa2mla::compress::compressor::CompressError;
-use gqa2mla::compress::convert::ConvertError;
+use clap::{CommandFactory, Parser, Subcommand};
+use exit::{Exit, exit_of};
 use gqa2mla::runtime::RuntimeError;
-use gqa2mla_passes::RewriteError;
-use gqa2mla_passes::forms::FormError;
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -62,22 +63,6 @@ enum Command {
     Man(man::Man),
 }
 
-/// How a run ended, apart from errors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Done = 0,
-    Failed = 1,
-    Usage = 2,
-    Nothing = 3,
-    Rejected = 4,
-}
-
-impl From<Outcome> for ExitCode {
-    fn from(outcome: Outcome) -> Self {
-        Self::from(outcome as u8)
-    }
-}
-
 /// Exit code of a run that was stopped, less the number of the signal, as shells have it.
 const STOPPED: i32 = 128;
 
@@ -105,26 +90,26 @@ pub fn run() -> ExitCode {
         Command::Validate(command) => command.run(json),
         Command::Print(command) => command.run(json),
         Command::Diff(command) => command.run(json),
-        Command::Completions(command) => command.run(),
-        Command::Man(command) => command.run(),
+        Command::Completions(command) => command.run(Cli::command()),
+        Command::Man(command) => command.run(Cli::command()),
     };
     match result {
-        Ok(outcome) => match screen::broken() {
-            None => outcome.into(),
+        Ok(exit) => match screen::broken() {
+            None => exit.into(),
             Some(error) => {
                 screen::complain(&format!("error: writing to standard output: {error}"));
-                Outcome::Failed.into()
+                Exit::Failed.into()
             }
         },
         Err(error) => {
-            let outcome = outcome_of(&error);
+            let exit = exit_of(&error);
             if json {
                 screen::emit_json(
-                    &json!({ "status": "failed", "exit_code": outcome as u8, "error": format!("{error:#}") }),
+                    &json!({ "status": "failed", "exit_code": exit as u8, "error": format!("{error:#}") }),
                 );
             }
             screen::complain(&format!("error: {error:#}"));
-            outcome.into()
+            exit.into()
         }
     }
 }
@@ -146,20 +131,20 @@ fn clear_when_stopped() -> std::io::Result<()> {
 fn usage(error: &clap::Error) -> ExitCode {
     if error.kind() == clap::error::ErrorKind::DisplayVersion {
         screen::emit(&version());
-        return Outcome::Done.into();
+        return Exit::Done.into();
     }
     let asked_for = std::env::args_os().any(|a| a == "--json");
     if error.use_stderr() && asked_for {
         let text = error.render().to_string();
         screen::emit_json(
-            &json!({ "status": "failed", "exit_code": Outcome::Usage as u8, "error": text.trim_end() }),
+            &json!({ "status": "failed", "exit_code": Exit::Usage as u8, "error": text.trim_end() }),
         );
     }
     let _ = error.print();
     if error.use_stderr() {
-        Outcome::Usage.into()
+        Exit::Usage.into()
     } else {
-        Outcome::Done.into()
+        Exit::Done.into()
     }
 }
 
@@ -168,43 +153,14 @@ fn version() -> String {
     let runtime = match gqa2mla::runtime::version() {
         Ok((version, path)) => format!("ONNX Runtime {version} ({})", path.display()),
         Err(RuntimeError::NotFound { looked_in }) => {
-            format!("no ONNX Runtime (looked in {looked_in}); the embedded tract runs models")
+            let instead = if cfg!(feature = "tract") {
+                "the embedded tract runs models"
+            } else {
+                "built without tract, so no models can be run"
+            };
+            format!("no ONNX Runtime (looked in {looked_in}); {instead}")
         }
         Err(error) => format!("ONNX Runtime cannot be used: {error}"),
     };
     format!("gqa2mla {}\n{runtime}", env!("CARGO_PKG_VERSION"))
-}
-
-/// Options that contradict each other in a way that clap cannot see.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct UsageError(String);
-
-/// Said where a command needs a text and has none.
-fn no_text() -> anyhow::Error {
-    UsageError("no text: give --text FILE with --tokenizer FILE, or --token-ids FILE".to_owned())
-        .into()
-}
-
-fn outcome_of(error: &anyhow::Error) -> Outcome {
-    if error.downcast_ref::<UsageError>().is_some() {
-        return Outcome::Usage;
-    }
-    let convert = match error.downcast_ref::<CompressError>() {
-        Some(CompressError::Convert(convert)) => Some(convert),
-        _ => error.downcast_ref::<ConvertError>(),
-    };
-    match convert {
-        Some(ConvertError::Rewrite { cause, .. }) => match **cause {
-            RewriteError::Nothing(_) | RewriteError::Partial { .. } => Outcome::Nothing,
-            RewriteError::Rank { .. }
-            | RewriteError::Ratio(_)
-            | RewriteError::Form {
-                cause: FormError::Refused(_),
-                ..
-            } => Outcome::Usage,
-            _ => Outcome::Failed,
-        },
-        _ => Outcome::Failed,
-    }
 }

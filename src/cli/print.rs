@@ -6,10 +6,10 @@ use gqa2mla::files::load::load;
 use gqa2mla_passes::graph::text;
 use serde_json::json;
 
-use crate::cli::Outcome;
+use crate::cli::exit::Exit;
 use crate::cli::screen::{emit, emit_json};
 
-/// Print the graph as stable text, never the numbers of a weight.
+/// Print the graph as stable text: short constants in full, weights as shapes.
 ///
 /// Example: gqa2mla print fixtures/optimum-llama --layer 0
 #[derive(Debug, Args)]
@@ -22,7 +22,7 @@ pub struct Print {
 }
 
 impl Print {
-    pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
+    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
         let loaded = load(&self.model)?;
         let path = loaded.path.display().to_string();
         let proto = &loaded.model.proto;
@@ -41,6 +41,6 @@ impl Print {
             true => emit_json(&json!({ "model": path, "lines": lines })),
             false => emit(&lines.join("\n")),
         }
-        Ok(Outcome::Done)
+        Ok(Exit::Done)
     }
 }

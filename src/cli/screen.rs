@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
+use gqa2mla::compress::events::{Event, Stage};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
@@ -48,48 +49,67 @@ pub fn table(header: &[&str]) -> Table {
     table
 }
 
-/// A progress bar on a terminal, nothing elsewhere. It appears with the first step.
-pub struct Bar {
-    bar: ProgressBar,
-    what: &'static str,
+/// A progress bar on a terminal, nothing elsewhere. It appears with the first step of a stage and goes with the last.
+pub struct Bar(ProgressBar);
+
+impl Default for Bar {
+    fn default() -> Self {
+        Self(ProgressBar::hidden())
+    }
 }
 
 impl Bar {
-    /// A bar for `what`.
-    pub fn new(what: &'static str) -> Self {
-        Self {
-            bar: ProgressBar::hidden(),
-            what,
-        }
-    }
-
-    /// `done` of `total` steps, under a message of their own.
+    /// Shows `done` of `total` steps under `message`.
     pub fn say(&mut self, done: usize, total: usize, message: &str) {
-        if self.bar.is_hidden() && done < total && io::stderr().is_terminal() {
-            self.bar = ProgressBar::new(0);
+        if self.0.is_hidden() && done < total && io::stderr().is_terminal() {
+            self.0 = ProgressBar::new(0);
             let template = "{msg} [{bar:30}] {pos}/{len} {elapsed}";
             if let Ok(style) = ProgressStyle::with_template(template) {
-                self.bar.set_style(style);
+                self.0.set_style(style);
             }
-            self.bar.enable_steady_tick(Duration::from_millis(200));
+            self.0.enable_steady_tick(Duration::from_millis(200));
         }
-        self.bar.set_message(message.to_owned());
-        self.bar.set_length(total as u64);
-        self.bar.set_position(done as u64);
+        self.0.set_message(message.to_owned());
+        self.0.set_length(total as u64);
+        self.0.set_position(done as u64);
         if done >= total {
-            self.bar.finish_and_clear();
-            self.bar = ProgressBar::hidden();
+            self.0.finish_and_clear();
+            self.0 = ProgressBar::hidden();
         }
-    }
-
-    /// `done` of `total` steps.
-    pub fn step(&mut self, done: usize, total: usize) {
-        self.say(done, total, self.what);
     }
 }
 
-/// A bar as a function of steps done and steps there are.
+/// A bar for `what`, as a function of steps done and steps there are.
 pub fn progress(what: &'static str) -> impl FnMut(usize, usize) + Send {
-    let mut bar = Bar::new(what);
-    move |done, total| bar.step(done, total)
+    let mut bar = Bar::default();
+    move |done, total| bar.say(done, total, what)
+}
+
+/// The bar of a compression, which changes its words with the stage.
+pub fn observer() -> impl FnMut(Event) + Send {
+    let mut bar = Bar::default();
+    move |Event { stage, done, total }| {
+        let words = match stage {
+            Stage::Calibrating => "calibrating",
+            Stage::Probing => "probing",
+            Stage::Recording => "reading the text",
+            Stage::Reconstructing { error } => {
+                return bar.say(done, total, &format!("reconstructing, error {error:.4}"));
+            }
+            Stage::Rewriting => "rewriting",
+            Stage::Measuring => "reading",
+            Stage::Validating => validating(false),
+            Stage::ValidatingOptimized => validating(true),
+            _ => "working",
+        };
+        bar.say(done, total, words);
+    }
+}
+
+/// The words for a validation with the runtime's graph optimizations on or off.
+pub fn validating(optimized: bool) -> &'static str {
+    match optimized {
+        false => "validating",
+        true => "validating, optimized",
+    }
 }

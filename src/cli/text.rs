@@ -1,23 +1,19 @@
 //! The options that name a text.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use gqa2mla::measure::text::{Text, TextError, TextSource};
+use gqa2mla::measure::text::{Text, TextSource};
+
+use crate::cli::exit::UsageError;
 
 /// Text, or the token ids of one.
 #[derive(Debug, Clone, Args)]
 pub struct TextArgs {
-    /// Text files, UTF-8, read one after another; needs --tokenizer.
-    #[arg(
-        long,
-        num_args = 1..,
-        value_name = "FILE",
-        requires = "tokenizer",
-        conflicts_with = "token_ids"
-    )]
+    /// Text file, UTF-8; given more than once, the files are read one after another.
+    #[arg(long, value_name = "FILE", conflicts_with = "token_ids")]
     text: Vec<PathBuf>,
-    /// The model's tokenizer.json.
+    /// The model's tokenizer.json; the default is the one beside the model.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Token ids in place of text: one JSON list, or a .npy file of integers.
@@ -26,48 +22,62 @@ pub struct TextArgs {
 }
 
 impl TextArgs {
-    /// Another text, split by the same tokenizer.
-    pub fn for_test(
-        text: Option<PathBuf>,
-        tokenizer: Option<PathBuf>,
-        token_ids: Option<PathBuf>,
-    ) -> Self {
-        Self {
-            text: text.into_iter().collect(),
-            tokenizer,
-            token_ids,
-        }
+    /// Whether a text was given.
+    pub fn is_given(&self) -> bool {
+        !self.text.is_empty() || self.token_ids.is_some()
     }
 
-    /// The tokenizer, if one was given.
-    pub fn tokenizer(&self) -> Option<PathBuf> {
-        self.tokenizer.clone()
+    /// The tokenizer that was given, or else the one beside `model`.
+    pub fn tokenizer(&self, model: &Path) -> Option<PathBuf> {
+        self.tokenizer.clone().or_else(|| beside(model))
     }
 
-    /// The text, if one was given.
-    pub fn source(&self) -> Option<TextSource> {
-        let ids = || self.token_ids.clone().map(TextSource::Ids);
-        let text = || {
-            if self.text.is_empty() {
-                return None;
-            }
-            Some(TextSource::Text {
-                files: self.text.clone(),
-                tokenizer: self.tokenizer.clone()?,
-            })
-        };
-        ids().or_else(text)
+    /// The text, if one was given; a tokenizer is looked for beside `model`.
+    pub fn source(&self, model: &Path) -> Result<Option<TextSource>, UsageError> {
+        text_source(&self.text, self.tokenizer(model), self.token_ids.as_deref())
     }
 
-    /// Reads it, for a model of `vocabulary` tokens.
+    /// Reads the text for `model`, which has `vocabulary` token ids.
     pub fn read(
         &self,
+        model: &Path,
         vocabulary: usize,
         tokens: usize,
         length: usize,
-    ) -> Result<Option<Text>, TextError> {
-        self.source()
-            .map(|source| Text::read(&source, vocabulary, tokens, length))
-            .transpose()
+    ) -> anyhow::Result<Option<Text>> {
+        let Some(source) = self.source(model)? else {
+            return Ok(None);
+        };
+        Ok(Some(Text::read(&source, vocabulary, tokens, length)?))
     }
+}
+
+/// The text of `files` or of `token_ids`, if one of them was given.
+pub fn text_source(
+    files: &[PathBuf],
+    tokenizer: Option<PathBuf>,
+    token_ids: Option<&Path>,
+) -> Result<Option<TextSource>, UsageError> {
+    if let Some(path) = token_ids {
+        return Ok(Some(TextSource::Ids(path.to_path_buf())));
+    }
+    if files.is_empty() {
+        return Ok(None);
+    }
+    let missing = "a text needs the model's tokenizer, and there is no tokenizer.json beside the model: give --tokenizer FILE, or the text's ids with --token-ids FILE";
+    Ok(Some(TextSource::Text {
+        files: files.to_vec(),
+        tokenizer: tokenizer.ok_or_else(|| UsageError(missing.to_owned()))?,
+    }))
+}
+
+/// The tokenizer in the folder of `model`, or in the one above, where hubs have it when models are in `onnx/`.
+fn beside(model: &Path) -> Option<PathBuf> {
+    let folder = match model.is_dir() {
+        true => model,
+        false => model.parent()?,
+    };
+    let folders = [Some(folder), folder.parent()];
+    let mut files = folders.iter().flatten().map(|f| f.join("tokenizer.json"));
+    files.find(|file| file.is_file())
 }

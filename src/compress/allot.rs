@@ -5,12 +5,13 @@
 //! spectrum; then each number of the budget goes where it saves most.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use gqa2mla_passes::factor::Ranks;
 use gqa2mla_passes::{RankPlan, RewriteOptions};
 
-use crate::compress::compressor::{CompressError, Compressor};
+use crate::compress::compressor::Compressor;
+use crate::compress::error::CompressError;
+use crate::compress::events::{Observer, Stage, steps};
 use crate::measure::text::Text;
 
 /// Tokens that each probe reads.
@@ -18,7 +19,7 @@ const PROBED: usize = 512;
 /// Cheapest side against the dearest: a probe that finds no loss at all has met a text too short to show it.
 const CHEAPEST: f64 = 1e-4;
 
-/// What narrowing one side costs.
+/// What narrowing one side of a layer, its keys or its values, costs.
 #[derive(Debug, Clone, Copy)]
 pub struct Curve<'c> {
     /// Second moment along each direction, largest first.
@@ -48,28 +49,25 @@ pub fn allot(sides: &[Curve], budget: usize) -> Vec<usize> {
     widths
 }
 
-/// Widths for every attention that together cache as many numbers as those of `options`. Models are written beside `out`
-/// and read on the first tokens of `text`; `progress` is told the probes done of those there are.
+/// Widths for every attention that together cache as many numbers as those of `options`. Probes are models that read the
+/// first tokens of `text`.
 ///
 /// # Errors
 /// [`CompressError`].
 pub fn free(
     compressor: &Compressor,
     options: &RewriteOptions,
-    out: &Path,
     text: &Text,
-    progress: &mut dyn FnMut(usize, usize),
+    observer: &mut Observer,
 ) -> Result<RankPlan, CompressError> {
     let length = text.length.min(PROBED);
     let few = Text {
         ids: text.ids.iter().take(length).copied().collect(),
         length,
     };
-    let quick = Compressor {
-        reconstruction: None,
-        ..compressor.clone()
-    };
-    let (common, _) = quick.measure(out, options, &few)?;
+    let quick = compressor.without_reconstruction();
+    let mut progress = steps(Stage::Probing, observer);
+    let (common, _) = quick.measure(options, &few, &mut |_| {})?;
     let sites = &common.sites;
     let budget = sites.iter().map(|s| s.ranks.key + s.ranks.value).sum();
     let (total, mut done) = (2 * sites.len(), 0);
@@ -98,7 +96,7 @@ pub fn free(
                 ranks: RankPlan::Each(BTreeMap::from([(site.id.clone(), ranks)])),
                 ..options.clone()
             };
-            let (_, quality) = quick.measure(out, &probe, &few)?;
+            let (_, quality) = quick.measure(&probe, &few, &mut |_| {})?;
             let lost = side.loss.unwrap_or(0.0) * side.spectrum.iter().sum::<f64>();
             curves.push(Curve {
                 spectrum: &side.spectrum,

@@ -1,4 +1,4 @@
-//! One rewrite from file to file: load, rewrite, save beside the final name, and only then take that name.
+//! One rewrite to a file: rewrite, save beside the final name, and only then take that name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use walkdir::WalkDir;
 
 use crate::files::interrupted::Temporary;
-use crate::files::load::{LoadError, LoadedModel, load};
+use crate::files::load::{LoadError, LoadedModel};
 use crate::files::save::{DataFile, SaveError, output_path, save_with};
 
 /// New tensors of at least this many bytes wait in a file, so that one layer's factors leave memory before the next.
@@ -64,16 +64,17 @@ pub struct Staged {
 /// What the model's metadata are to say of what was done, if anything.
 pub type Note<'n> = dyn FnMut(&Rewritten) -> Option<StringStringEntryProto> + 'n;
 
-/// Rewrites `input` into a folder beside `out`, its weights into `data`. `note` goes into the model's metadata; `progress` is told how many attentions of how many are done.
+/// Rewrites `original` into a folder beside `out`, its weights into `data`. `note` goes into the model's metadata; `progress` is told how many attentions of how many are done.
 pub fn stage(
-    input: &Path,
+    original: &LoadedModel,
     (out, data): (&Path, &DataFile),
     options: &RewriteOptions,
     factorize: &mut Factorize,
     note: &mut Note,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Staged, ConvertError> {
-    let mut model = load(input)?;
+    // The weights are shared; only the messages are copied.
+    let mut model = original.clone();
     let target = output_path(&model.path, out);
     let parent = match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),

@@ -1,102 +1,118 @@
-//! The smallest cache that keeps a promise, by measuring.
-//!
-//! What is returned has been measured and keeps the promise; that quality falls with the rank only decides which ranks
-//! are tried.
+//! The smallest cache that keeps a promise, found by measuring.
 
-use std::collections::BTreeMap;
+use gqa2mla_passes::{RankPlan, RewriteOptions};
 
-/// What was measured at one rank.
+use crate::compress::bisect::{Found, smallest};
+use crate::compress::compressor::Compressor;
+use crate::compress::error::CompressError;
+use crate::compress::events::Observer;
+use crate::measure::quality::Quality;
+use crate::measure::text::Text;
+
+/// Ranks that a search tells apart: this many between nothing and the full rank.
+const SEARCHED: usize = 48;
+
+/// The most that a rewritten model may lose on held-out text.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Point {
-    /// The rank.
-    pub rank: usize,
-    /// What the promise speaks of, such as the increase of perplexity.
-    pub loss: f64,
+pub enum Promise {
+    /// Increase of perplexity, as a share of the original's.
+    PerplexityIncrease(f64),
+    /// Mean KL from the original, in nats.
+    Kl(f64),
 }
 
-/// Every rank that was tried, and the smallest that keeps the promise.
+impl Promise {
+    /// The largest loss that keeps it.
+    #[must_use]
+    pub fn limit(self) -> f64 {
+        match self {
+            Self::PerplexityIncrease(limit) | Self::Kl(limit) => limit,
+        }
+    }
+
+    /// What it limits.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PerplexityIncrease(_) => "perplexity increase",
+            Self::Kl(_) => "KL",
+        }
+    }
+
+    /// The loss of a model of this quality, to be compared with the limit.
+    #[must_use]
+    pub fn loss(self, quality: &Quality) -> f64 {
+        match self {
+            Self::PerplexityIncrease(_) => quality.increase(),
+            Self::Kl(_) => quality.mean_kl,
+        }
+    }
+
+    /// Whether a model of this quality keeps it.
+    #[must_use]
+    pub fn is_kept(self, quality: &Quality) -> bool {
+        self.loss(quality) <= self.limit()
+    }
+}
+
+/// What was promised, and what was found.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Found {
-    /// By falling rank.
-    pub curve: Vec<Point>,
-    /// The smallest rank whose loss is within the limit; nothing where even the largest that was tried breaks it.
-    pub best: Option<usize>,
+pub struct Search {
+    /// The promise.
+    pub promise: Promise,
+    /// The ranks that were measured, and the smallest that keeps it.
+    pub found: Found,
 }
 
-/// Bisects the multiples of `step` in `lowest..=highest` for the smallest rank whose loss is at most `limit`.
+impl Search {
+    /// The widths that keep the promise; the full rank, which loses nothing, where no smaller one does.
+    #[must_use]
+    pub fn plan(&self) -> RankPlan {
+        self.found.best.map_or(RankPlan::Full, RankPlan::Uniform)
+    }
+}
+
+/// Measures ranks on `held_out` until the smallest that keeps `promise` is found: first without reconstruction, which is
+/// quick and gives a rank that is too large, then with it below that rank.
 ///
 /// # Errors
-/// Those of `measure`.
-pub fn smallest<E>(
-    (lowest, highest): (usize, usize),
-    step: usize,
-    limit: f64,
-    measure: &mut dyn FnMut(usize) -> Result<f64, E>,
-) -> Result<Found, E> {
-    let step = step.max(1);
-    // Ranks in units of `step`: those below `low` break the promise or are not allowed, `high` is tried or above all.
-    let (mut low, mut high) = (lowest.div_ceil(step).max(1), highest / step + 1);
-    let mut curve: BTreeMap<usize, f64> = BTreeMap::new();
-    let mut best = None;
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let loss = measure(middle * step)?;
-        curve.insert(middle * step, loss);
-        if loss <= limit {
-            best = Some(middle * step);
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
+/// [`CompressError`].
+pub fn search(
+    compressor: &Compressor,
+    options: &RewriteOptions,
+    promise: Promise,
+    held_out: &Text,
+    observer: &mut Observer,
+) -> Result<Search, CompressError> {
+    let planned = compressor.check(options)?;
+    let ranks = planned.iter().map(|p| p.site.full_rank());
+    let full = ranks.min().unwrap_or(1);
+    let step = match options.form.rank_step() {
+        1 => (full / SEARCHED).max(1),
+        step => step,
+    };
+    let mut loss = |by: &Compressor, rank: usize| {
+        let options = RewriteOptions {
+            ranks: RankPlan::Uniform(rank),
+            ..options.clone()
+        };
+        let (_, quality) = by.measure(&options, held_out, observer)?;
+        Ok::<_, CompressError>(promise.loss(&quality))
+    };
+    let limit = promise.limit();
+    let quick = compressor.without_reconstruction();
+    let mut found = smallest((step, full), step, limit, &mut |rank| loss(&quick, rank))?;
+    if compressor.reconstruction.is_none() {
+        return Ok(Search { promise, found });
     }
-    let points = curve.into_iter().rev();
-    Ok(Found {
-        curve: points.map(|(rank, loss)| Point { rank, loss }).collect(),
-        best,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Found, smallest};
-
-    fn search(range: (usize, usize), step: usize, limit: f64) -> Found {
-        let found = smallest::<()>(range, step, limit, &mut |rank| Ok(1.0 / rank as f64));
-        found.unwrap_or(Found {
-            curve: Vec::new(),
-            best: None,
-        })
-    }
-
-    #[test]
-    fn the_smallest_rank_within_the_limit_is_found_and_was_measured() {
-        for limit in [0.0011, 0.02, 0.1, 0.5, 2.0] {
-            let found = search((1, 1000), 1, limit);
-            let best = found.best.unwrap_or(0);
-            assert_eq!(
-                best,
-                (1.0 / limit).ceil().max(1.0) as usize,
-                "limit {limit}"
-            );
-            assert!(
-                found
-                    .curve
-                    .iter()
-                    .any(|p| p.rank == best && p.loss <= limit)
-            );
-            assert!(found.curve.len() <= 10);
-        }
-    }
-
-    #[test]
-    fn only_multiples_of_the_step_are_tried() {
-        let found = search((1, 100), 8, 0.03);
-        assert_eq!(found.best, Some(40));
-        assert!(found.curve.iter().all(|p| p.rank % 8 == 0));
-    }
-
-    #[test]
-    fn a_promise_that_nothing_keeps_finds_nothing() {
-        assert_eq!(search((1, 100), 1, 0.001).best, None);
-    }
+    // Reconstruction takes off up to half of what is lost, never more in any model measured so far.
+    let hopeless = found.curve.iter().filter(|p| p.loss > 3.0 * limit);
+    let lowest = hopeless.map(|p| p.rank + step).max().unwrap_or(step);
+    let highest = found.best.unwrap_or(full);
+    let better = smallest((lowest, highest), step, limit, &mut |rank| {
+        loss(compressor, rank)
+    })?;
+    found.best = better.best;
+    found.curve = better.curve;
+    Ok(Search { promise, found })
 }

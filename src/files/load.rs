@@ -11,6 +11,7 @@ use gqa2mla_passes::onnx::ModelProto;
 use gqa2mla_passes::onnx::stored::{External, Model, TensorError, byte_size, visit_tensors};
 use prost::Message;
 
+use crate::files::foreign;
 use crate::files::location::data_file;
 use crate::files::mapped::Source;
 
@@ -18,7 +19,7 @@ use crate::files::mapped::Source;
 const NEWEST_IR: i64 = 14;
 
 /// A model and the files it came from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LoadedModel {
     /// Messages and mapped data files.
     pub model: Model,
@@ -40,6 +41,14 @@ pub enum LoadError {
         path: String,
         /// The system's answer.
         cause: io::Error,
+    },
+    /// A model in another format, or the name of one that is not here.
+    #[error("{path}: {advice}")]
+    Foreign {
+        /// The path.
+        path: String,
+        /// What it is, and what to do.
+        advice: String,
     },
     /// A folder without exactly one model.
     #[error("{path}: expected one .onnx file in this folder, found {found}: name the file")]
@@ -94,7 +103,7 @@ impl LoadedModel {
     }
 }
 
-/// Loads the model at `path`: a .onnx file, or a folder that holds `model.onnx` or just one .onnx file.
+/// Loads the model at `path`: a .onnx file, or a folder that holds `model.onnx` or just one .onnx file, itself or in `onnx/`.
 ///
 /// Every external tensor is checked: its location, its file, its range.
 ///
@@ -123,6 +132,9 @@ fn load_from(source: Source, path: PathBuf) -> Result<LoadedModel, LoadError> {
     };
     if source.bytes().is_empty() {
         return Err(not_onnx("the file is empty".to_owned()));
+    }
+    if let Some(advice) = foreign::file(source.bytes()) {
+        return Err(not_onnx(advice));
     }
     let mut proto =
         ModelProto::decode(source.bytes().clone()).map_err(|e| not_onnx(e.to_string()))?;
@@ -190,7 +202,14 @@ fn model_file(path: &Path) -> Result<PathBuf, LoadError> {
         path: path.display().to_string(),
         cause,
     };
-    if !fs::metadata(path).map_err(io)?.is_dir() {
+    let metadata = fs::metadata(path).map_err(|cause| match foreign::hub_name(path) {
+        Some(advice) if cause.kind() == io::ErrorKind::NotFound => LoadError::Foreign {
+            path: path.display().to_string(),
+            advice,
+        },
+        _ => io(cause),
+    })?;
+    if !metadata.is_dir() {
         return Ok(path.to_path_buf());
     }
     let mut models = Vec::new();
@@ -207,7 +226,15 @@ fn model_file(path: &Path) -> Result<PathBuf, LoadError> {
     }
     match models.as_slice() {
         [only] => Ok(only.clone()),
-        [] => Err(folder_error(path, "none".to_owned())),
+        // Hubs keep the models of a folder in `onnx/`.
+        [] if path.join("onnx").is_dir() => model_file(&path.join("onnx")),
+        [] => Err(match foreign::folder(path) {
+            Some(advice) => LoadError::Foreign {
+                path: path.display().to_string(),
+                advice,
+            },
+            None => folder_error(path, "none".to_owned()),
+        }),
         many => {
             let names: Vec<String> = many
                 .iter()

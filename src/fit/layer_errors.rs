@@ -13,7 +13,7 @@ use crate::files::load::LoadedModel;
 use crate::fit::calibrate::{CalibrateError, Watched};
 use crate::runtime::tensor::Tensor;
 use crate::runtime::{RuntimeOptions, open_messages};
-use crate::validate::ports::subject;
+use crate::validate::ports::LanguageModel;
 use crate::validate::prompt::feeds;
 
 /// Tokens that are read: scores of all layers and heads are in memory together.
@@ -70,7 +70,7 @@ fn same_values(
     tokens: &[i64],
     runtime: &RuntimeOptions,
 ) -> Result<BTreeMap<String, Tensor>, CalibrateError> {
-    let interface = subject(&rewritten.model.proto)?.interface;
+    let interface = LanguageModel::of(&rewritten.model.proto)?.interface;
     let mut proto = rewritten.model.proto.clone();
     if let Some(graph) = &mut proto.graph {
         let made: Vec<&String> = graph.node.iter().flat_map(|n| &n.output).collect();

@@ -5,7 +5,7 @@ use crate::measure::quality::{Quality, Reader, compare};
 use crate::measure::text::Text;
 use crate::runtime::{RuntimeOptions, open};
 use crate::validate::ValidateError;
-use crate::validate::ports::subject;
+use crate::validate::ports::LanguageModel;
 
 /// Reads `text` with both models; `progress` is told how many sequences of how many are read.
 ///
@@ -19,8 +19,8 @@ pub fn measure(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Quality, ValidateError> {
     let interfaces = (
-        subject(&original.model.proto)?.interface,
-        subject(&rewritten.model.proto)?.interface,
+        LanguageModel::of(&original.model.proto)?.interface,
+        LanguageModel::of(&rewritten.model.proto)?.interface,
     );
     let mut before = open(&original.path, options)?;
     let mut after = open(&rewritten.path, options)?;

@@ -4,9 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ndarray::ArrayD;
-use ndarray_npy::{ReadNpyError, ReadableElement, read_npy};
 use tokenizers::Tokenizer;
+
+use crate::measure::npy;
 
 /// A model's embedding may have this share of rows more than its tokenizer has tokens: exporters pad it.
 const PADDED_VOCABULARY: f64 = 1.1;
@@ -186,9 +186,16 @@ fn tokenized(
     let mut ids = Vec::new();
     for file in files {
         let path = file.display().to_string();
-        let text = fs::read_to_string(file).map_err(|cause| TextError::Io {
-            path: path.clone(),
-            cause,
+        let text = fs::read_to_string(file).map_err(|cause| match cause.kind() {
+            io::ErrorKind::InvalidData => TextError::Format {
+                path: path.clone(),
+                detail: "it is not UTF-8 text: give plain text, or token ids with --token-ids"
+                    .to_owned(),
+            },
+            _ => TextError::Io {
+                path: path.clone(),
+                cause,
+            },
         })?;
         let encoded = known
             .encode_fast(text, false)
@@ -203,31 +210,18 @@ fn tokenized(
 
 fn listed(path: &Path) -> Result<Vec<i64>, TextError> {
     let shown = path.display().to_string();
-    if path.extension().is_some_and(|e| e == "npy") {
-        return npy(path).map_err(|e| TextError::Format {
-            path: shown,
-            detail: format!("expected a .npy file of integers: {e}"),
-        });
-    }
     let bytes = fs::read(path).map_err(|cause| TextError::Io {
         path: shown.clone(),
         cause,
     })?;
+    if path.extension().is_some_and(|e| e == "npy") {
+        return npy::integers(&bytes).map_err(|e| TextError::Format {
+            path: shown,
+            detail: format!("expected a .npy file of integers: {e}"),
+        });
+    }
     serde_json::from_slice(&bytes).map_err(|e| TextError::Format {
         path: shown,
         detail: format!("expected one JSON list of token ids: {e}"),
     })
-}
-
-/// Integers of any width that token ids come in, in any number of dimensions.
-fn npy(path: &Path) -> Result<Vec<i64>, ReadNpyError> {
-    fn of<T: ReadableElement + Into<i64>>(path: &Path) -> Result<Vec<i64>, ReadNpyError> {
-        let array: ArrayD<T> = read_npy(path)?;
-        Ok(array.into_iter().map(Into::into).collect())
-    }
-    // The header says which one fits; the last refusal is the one to tell.
-    of::<i64>(path)
-        .or_else(|_| of::<i32>(path))
-        .or_else(|_| of::<u32>(path))
-        .or_else(|_| of::<u16>(path))
 }

@@ -2,7 +2,7 @@
 
 use plotters::prelude::*;
 
-use crate::report::ReportError;
+use crate::report::error::ReportError;
 
 const SIZE: (u32, u32) = (440, 250);
 

@@ -13,8 +13,8 @@ use ort::LoadDynamicError;
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 
+use crate::runtime::error::{RuntimeError, panic_message};
 use crate::runtime::locate::Located;
-use crate::runtime::{RuntimeError, panic_message};
 
 /// The library this process uses. It stays loaded to the end: ONNX Runtime cannot be unloaded safely, and the crate
 /// cannot make a second environment.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::runtime::RuntimeError;
+use crate::runtime::error::RuntimeError;
 
 /// A shared library that should be ONNX Runtime.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,10 +10,11 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session as OrtSessionInner, SessionInputValue};
 use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 
+use crate::runtime::error::{RuntimeError, panic_message};
 use crate::runtime::library::{guarded, load};
 use crate::runtime::locate::{Surroundings, locate};
+use crate::runtime::session::{Provider, RuntimeOptions, Session};
 use crate::runtime::tensor::{Data, Tensor};
-use crate::runtime::{Provider, RuntimeError, RuntimeOptions, Session, panic_message};
 
 const NAME: &str = "ONNX Runtime";
 /// Where the data files of a model are that is given as bytes (onnxruntime_session_options_config_keys.h).

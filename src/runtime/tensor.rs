@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use half::{bf16, f16};
 
-use crate::runtime::RuntimeError;
+use crate::runtime::error::RuntimeError;
 
-/// The element types a session of a language model takes and gives.
+/// The element types of the inputs and outputs of a language model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ElementType {
     /// IEEE single precision.
@@ -166,7 +166,7 @@ impl Tensor {
         Self::new(shape, data)
     }
 
-    /// A tensor of floats of the given width; integer types round towards zero, booleans ask for not zero.
+    /// A tensor of floats of the given width; integer types round towards zero, and a boolean is whether the number is not zero.
     ///
     /// # Errors
     /// As [`Tensor::new`].

@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use tract_onnx::prelude::{
     DatumType, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, TValue,
-    TVec, TractResult, TypedModel, TypedRunnableModel,
+    TVec, TractResult, TypedRunnableModel,
 };
-use tract_onnx::tract_core::internal::bail;
 
+use crate::runtime::error::{RuntimeError, panic_message};
+use crate::runtime::session::{RuntimeOptions, Session};
 use crate::runtime::tensor::{Data, Tensor};
-use crate::runtime::{RuntimeError, RuntimeOptions, Session, panic_message};
 
 const NAME: &str = "tract";
 
@@ -102,7 +102,6 @@ fn build(
         graph.set_input_fact(at, InferenceFact::dt_shape(*element, shape.as_slice()))?;
     }
     let typed = graph.into_typed()?;
-    refuse_boolean_masks(&typed)?;
     let typed = if optimize {
         typed.into_optimized()?
     } else {
@@ -111,24 +110,7 @@ fn build(
     typed.into_runnable()
 }
 
-/// tract adds the mask of an attention operator to the scores whatever its type, so a boolean one would give wrong
-/// numbers and no error.
-fn refuse_boolean_masks(graph: &TypedModel) -> TractResult<()> {
-    for node in graph.nodes.iter().filter(|node| node.op.name() == "SDPA") {
-        for fact in graph.node_input_facts(node.id)? {
-            if fact.datum_type == DatumType::Bool {
-                bail!(
-                    "node {} ({}): tract does not take boolean attention masks",
-                    node.name,
-                    node.op.name()
-                );
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Runs something of tract's, turning errors and panics into words: tract asserts on graphs it does not expect.
+/// Calls `work` and turns tract's errors and panics into text: tract asserts on graphs that it does not expect.
 fn guarded<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| format!("{error:#}")),

@@ -16,7 +16,7 @@ use walkdir::WalkDir;
 use crate::compress::convert::{MadeFolders, keep_rejected};
 use crate::files::interrupted::Temporary;
 use crate::files::load::{LoadError, load};
-use crate::validate::ports::subject;
+use crate::validate::ports::LanguageModel;
 
 /// Configurations are texts; one larger than this is something else.
 const LARGEST_CONFIG: u64 = 16 << 20;
@@ -166,7 +166,7 @@ fn slashed(path: &Path) -> String {
 
 /// Whether the model keeps a cache, or one half of it, as far as its interface and its attentions tell.
 fn holds_cache(model: &Model) -> bool {
-    subject(&model.proto).is_ok_and(|s| !s.interface.caches.is_empty())
+    LanguageModel::of(&model.proto).is_ok_and(|s| !s.interface.caches.is_empty())
         || inspect(model).is_ok_and(|found| {
             let half = |r: &Reject| {
                 matches!(

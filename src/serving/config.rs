@@ -5,7 +5,7 @@ use jsonc_parser::ParseOptions;
 use jsonc_parser::cst::{CstInputValue, CstNode, CstObject, CstRootNode};
 use serde::Serialize;
 
-use crate::serving::ServingError;
+use crate::serving::error::ServingError;
 
 /// One key of one file, before and after.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

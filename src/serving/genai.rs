@@ -2,7 +2,9 @@
 //! `GroupQueryAttention` writes into it.
 
 use crate::serving::config::{Edit, read};
-use crate::serving::{Latent, ServingError, Stack};
+use crate::serving::error::ServingError;
+use crate::serving::latent::Latent;
+use crate::serving::stack::Stack;
 
 const DECODER: [&str; 2] = ["model", "decoder"];
 const SHARE: [&str; 2] = ["search", "past_present_share_buffer"];

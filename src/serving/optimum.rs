@@ -2,7 +2,9 @@
 //! wide as the model type says. The graph itself reads none of these keys.
 
 use crate::serving::config::{Config, Edit, read};
-use crate::serving::{Latent, ServingError, Stack};
+use crate::serving::error::ServingError;
+use crate::serving::latent::Latent;
+use crate::serving::stack::Stack;
 
 /// Types whose caches are as wide as `head_dim`; those of all others as `hidden_size // num_attention_heads`.
 const BY_HEAD_DIM: [&str; 4] = ["gemma", "gemma3_text", "gpt_oss", "nemotron"];

@@ -2,7 +2,10 @@
 //! Optimum does.
 
 use crate::serving::config::{Edit, read};
-use crate::serving::{Latent, ServingError, Stack, optimum};
+use crate::serving::error::ServingError;
+use crate::serving::latent::Latent;
+use crate::serving::optimum;
+use crate::serving::stack::Stack;
 
 pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingError> {
     let stack = Stack::TransformersJs;

@@ -6,8 +6,11 @@ use std::ops::Range;
 
 use gqa2mla_passes::onnx::tensor_proto::DataType;
 
-use crate::serving::{Edit, Latent, ServingError, Stack};
-use crate::validate::interface::{Dim, Port};
+use crate::serving::config::Edit;
+use crate::serving::error::ServingError;
+use crate::serving::latent::Latent;
+use crate::serving::stack::Stack;
+use crate::validate::port::{AxisSize, Port};
 
 /// Fields that name a tensor.
 const NAMES: [&str; 4] = ["name", "input_name", "output_name", "key"];
@@ -71,7 +74,7 @@ const BATCH: usize = 8;
 pub fn made(latent: &Latent) -> (String, Vec<Edit>) {
     let (inputs, outputs) = &latent.ports;
     let open =
-        |port: &Port| port.dims.len() > 1 && !matches!(port.dims.first(), Some(Dim::Fixed(_)));
+        |port: &Port| port.dims.len() > 1 && !matches!(port.dims.first(), Some(AxisSize::Fixed(_)));
     let batch = match inputs.iter().chain(outputs).all(open) {
         true => BATCH,
         false => 0,
@@ -83,8 +86,8 @@ pub fn made(latent: &Latent) -> (String, Vec<Edit>) {
                 .iter()
                 .skip(usize::from(batch > 0))
                 .map(|dim| match dim {
-                    Dim::Fixed(extent) => extent.to_string(),
-                    Dim::Symbol(_) | Dim::Unknown => "-1".to_owned(),
+                    AxisSize::Fixed(extent) => extent.to_string(),
+                    AxisSize::Symbol(_) | AxisSize::Unknown => "-1".to_owned(),
                 });
             let dims: Vec<String> = dims.collect();
             let (name, kind) = (&port.name, kind(port.elem_type));

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::runtime::tensor::{ElementType, Tensor};
-use crate::validate::ValidateError;
+use crate::validate::error::ValidateError;
 
 /// One run of both models, compared over every position that holds a token.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -107,7 +107,7 @@ pub fn default_tolerance(element: ElementType) -> f64 {
     }
 }
 
-/// What a run was, for [`compare_step`].
+/// The run that [`compare_step`] compares.
 #[derive(Debug, Clone, Copy)]
 pub struct StepLabel<'a> {
     /// The scenario.
@@ -198,7 +198,7 @@ struct Sums {
 }
 
 impl Sums {
-    /// Adds one position's logits. Minus infinity is an impossible token, which is a fair thing to say twice.
+    /// Adds the logits of one position. Minus infinity marks an impossible token: where both models have it, they agree.
     fn add(&mut self, p: &[f32], q: &[f32]) {
         let meaningless = |x: &f32| x.is_nan() || *x == f32::INFINITY;
         if p.iter().any(meaningless) || p.iter().all(|x| !x.is_finite()) {

@@ -1,18 +1,19 @@
-//! Makes every input of one run from its role.
+//! Builds the tensor of every input of one run from the role of the input.
 
 use crate::runtime::RuntimeError;
 use crate::runtime::tensor::{ElementType, Tensor};
-use crate::validate::ValidateError;
-use crate::validate::interface::{Dim, Input, Interface, Role};
+use crate::validate::error::ValidateError;
+use crate::validate::interface::{Input, Interface};
+use crate::validate::port::{AxisSize, Role};
 use crate::validate::scenario::Random;
 
-/// Tokens of the made-up source text of an encoder-decoder.
+/// Tokens of the generated source text of an encoder-decoder.
 const SOURCE_LENGTH: usize = 5;
 
-/// Most elements of one made-up input, 1 GiB of fp32: a larger one is a mistake in the model's interface.
+/// Most elements of one generated input, 1 GiB of fp32: a larger one is a mistake in the declared shapes.
 const MOST_ELEMENTS: usize = 1 << 28;
 
-/// How many elements `shape` has.
+/// The number of elements of `shape`; shapes of more than [`MOST_ELEMENTS`] are refused.
 pub fn bounded(name: &str, shape: &[usize]) -> Result<usize, RuntimeError> {
     let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     count
@@ -23,7 +24,7 @@ pub fn bounded(name: &str, shape: &[usize]) -> Result<usize, RuntimeError> {
         })
 }
 
-/// Everything the inputs of one run follow from.
+/// What determines every input of one run.
 pub struct Moment<'a> {
     /// Padded positions in front of each row.
     pub pads: &'a [usize],
@@ -108,8 +109,8 @@ impl Moment<'_> {
         }
     }
 
-    /// A matrix says which slots hold tokens. A mask of rank 4 says so for every pair of query and key: booleans mark
-    /// what may be read, floats are added to the scores.
+    /// A mask of rank 2 marks the slots that hold tokens. A mask of rank 4 has an entry for every pair of query and key:
+    /// booleans mark the keys that may be read, floats are added to the scores.
     fn mask(&self, input: &Input) -> Result<Tensor, RuntimeError> {
         let (batch, total) = (self.pads.len(), self.past + self.length);
         if input.dims.len() == 2 {
@@ -143,10 +144,10 @@ impl Moment<'_> {
         Tensor::from_integers(input.element, shape, &seen)
     }
 
-    /// Made-up states of a short source text, each row's the same in every run; nothing of it is masked.
+    /// Generated encoder states of a short source text: the same for each row in every run, and not masked.
     fn context(&self, input: &Input) -> Result<Tensor, RuntimeError> {
-        let extent = |(axis, dim): (usize, &Dim)| match dim {
-            Dim::Fixed(extent) => *extent,
+        let extent = |(axis, dim): (usize, &AxisSize)| match dim {
+            AxisSize::Fixed(extent) => *extent,
             _ if axis == 0 => self.pads.len(),
             _ => SOURCE_LENGTH,
         };
@@ -160,9 +161,9 @@ impl Moment<'_> {
         Tensor::from_integers(input.element, shape, &vec![1; count])
     }
 
-    /// Made-up embeddings that depend on the token alone, so that both models read the same.
+    /// Generated embeddings that depend on the token id alone, so that both models read the same.
     fn embeddings(&self, input: &Input) -> Result<Tensor, RuntimeError> {
-        let width = if let Some(Dim::Fixed(width)) = input.dims.last() {
+        let width = if let Some(AxisSize::Fixed(width)) = input.dims.last() {
             *width
         } else {
             0

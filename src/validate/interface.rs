@@ -1,57 +1,13 @@
-//! What a language model's inputs and outputs mean, told from their types, ranks and names alone.
+//! The meaning of a language model's inputs and outputs, inferred from their types, ranks and names alone.
 //!
 //! Exporters agree on little: caches are listed key by key or layer by layer, under `past_key_values.3.key`,
-//! `past_3_key` or `cache_k_3`. A cache is whatever comes in under one name and goes out longer under its partner's.
+//! `past_3_key` or `cache_k_3`. A cache is an input that an output with a matching name continues, longer by the new tokens.
 
 use crate::runtime::tensor::ElementType;
-use crate::validate::ValidateError;
+use crate::validate::error::ValidateError;
 use crate::validate::pairing::{length_axis, pair};
+use crate::validate::port::{AxisSize, Port, Role};
 use crate::validate::roles::{batch_axis, element, plain_role, token_port, unknown};
-
-/// An extent in the declared type of an input or output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Dim {
-    /// A number.
-    Fixed(usize),
-    /// A symbol or an expression of symbols, compared as text.
-    Symbol(String),
-    /// Nothing declared.
-    Unknown,
-}
-
-/// An input or output of a model as its file declares it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Port {
-    /// The value's name.
-    pub name: String,
-    /// ONNX `TensorProto.DataType`.
-    pub elem_type: i32,
-    /// Extent of each axis.
-    pub dims: Vec<Dim>,
-}
-
-/// What an input is for. `B` is the batch, `T` the tokens of this run, `P` those in the cache, `S` their sum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Token ids `[B, T]`.
-    TokenIds,
-    /// Embedded tokens `[B, T, E]` in place of token ids.
-    InputsEmbeds,
-    /// Which positions hold a token: `[B, S]`, or `[B, 1, T, S]` with causality spelled out.
-    AttentionMask,
-    /// Positions of the tokens, `[B, T]` or `[T]`.
-    PositionIds,
-    /// Slots of the cache the tokens are written to, `[T]`.
-    CachePosition,
-    /// Whether there is a cache to read, in models that hold both decoders.
-    UseCacheBranch,
-    /// What an encoder gives, the same in every run: its states or caches, and the mask over them.
-    Context,
-    /// For how many of the last tokens logits are wanted.
-    LogitsToKeep,
-    /// The cache with this index in [`Interface::caches`].
-    Past(usize),
-}
 
 /// An input and its role.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +17,7 @@ pub struct Input {
     /// Element type.
     pub element: ElementType,
     /// Declared extents.
-    pub dims: Vec<Dim>,
+    pub dims: Vec<AxisSize>,
     /// What it is for.
     pub role: Role,
 }
@@ -76,7 +32,7 @@ pub struct Cache {
     /// Element type of both.
     pub element: ElementType,
     /// Declared extents of the input.
-    pub dims: Vec<Dim>,
+    pub dims: Vec<AxisSize>,
     /// The axis that holds the batch.
     pub batch_axis: usize,
     /// The axis that grows with every token.
@@ -91,7 +47,7 @@ impl Cache {
             .dims
             .iter()
             .enumerate()
-            .filter(|(_, dim)| !matches!(dim, Dim::Fixed(_)));
+            .filter(|(_, dim)| !matches!(dim, AxisSize::Fixed(_)));
         open.map(|(axis, _)| axis)
             .filter(|axis| *axis != self.batch_axis && *axis != self.length_axis)
             .collect()
@@ -100,11 +56,11 @@ impl Cache {
     /// The input's shape for a batch and a number of cached tokens; nothing while an axis is open.
     #[must_use]
     pub fn shape(&self, batch: usize, length: usize) -> Option<Vec<usize>> {
-        let extent = |(axis, dim): (usize, &Dim)| match dim {
+        let extent = |(axis, dim): (usize, &AxisSize)| match dim {
             _ if axis == self.batch_axis => Some(batch),
             _ if axis == self.length_axis => Some(length),
-            Dim::Fixed(extent) => Some(*extent),
-            Dim::Symbol(_) | Dim::Unknown => None,
+            AxisSize::Fixed(extent) => Some(*extent),
+            AxisSize::Symbol(_) | AxisSize::Unknown => None,
         };
         self.dims.iter().enumerate().map(extent).collect()
     }
@@ -121,7 +77,7 @@ pub struct Interface {
     pub logits: String,
     /// Element type of the logits.
     pub logits_element: ElementType,
-    /// The batch the model is fixed to, if it is.
+    /// The batch size, if the model declares it as a number.
     pub fixed_batch: Option<usize>,
 }
 
@@ -137,7 +93,7 @@ impl Interface {
             .map(plain_role)
             .collect::<Result<Vec<_>, _>>()?;
         let tokens = token_port(inputs, &mut roles)?;
-        let batch = tokens.dims.first().cloned().unwrap_or(Dim::Unknown);
+        let batch = tokens.dims.first().cloned().unwrap_or(AxisSize::Unknown);
         let pasts: Vec<&Port> = inputs
             .iter()
             .zip(&roles)
@@ -176,7 +132,7 @@ impl Interface {
                 role,
             });
         }
-        let fixed_batch = if let Dim::Fixed(batch) = batch {
+        let fixed_batch = if let AxisSize::Fixed(batch) = batch {
             Some(batch)
         } else {
             None
@@ -196,7 +152,7 @@ impl Interface {
         self.inputs.iter().any(|input| input.role == role)
     }
 
-    /// Whether some cache has an axis whose extent the model does not say.
+    /// Whether some cache has an axis whose extent the model does not declare.
     #[must_use]
     pub fn has_open_axes(&self) -> bool {
         self.caches
@@ -204,12 +160,12 @@ impl Interface {
             .any(|cache| !cache.open_axes().is_empty())
     }
 
-    /// Gives every open axis of the caches this extent, as a caller does who knows the head size.
+    /// Sets every open axis of the caches to `extent`, the head size.
     pub fn close_open_axes(&mut self, extent: usize) {
         for cache in &mut self.caches {
             for axis in cache.open_axes() {
                 if let Some(dim) = cache.dims.get_mut(axis) {
-                    *dim = Dim::Fixed(extent);
+                    *dim = AxisSize::Fixed(extent);
                 }
             }
         }

@@ -1,10 +1,10 @@
 //! Pairs the inputs that are caches with the outputs that continue them, and finds the logits among the rest.
 
 use crate::runtime::tensor::ElementType;
-use crate::validate::ValidateError;
-use crate::validate::interface::{Dim, Port};
+use crate::validate::error::ValidateError;
+use crate::validate::port::{AxisSize, Port};
 
-/// Words that only say which side of the model a cache is on, or that it is one.
+/// Words of a name that say only that it is a cache, or whether it is the past or the present one.
 const SIDE_WORDS: [&str; 13] = [
     "past", "present", "cache", "caches", "kv", "in", "out", "input", "output", "new", "updated",
     "next", "states",
@@ -99,7 +99,7 @@ fn partner<'a>(past: &Port, presents: &[&'a Port]) -> Option<&'a Port> {
     }
 }
 
-/// What a cache's name says besides its side: its layer, key or value, and anything else, in sorted words.
+/// The words of a cache's name without [`SIDE_WORDS`]: its layer, key or value, and anything else, sorted.
 fn signature(port: &Port) -> Vec<String> {
     // In these the words key and value stand for the cache as a whole.
     let mut name = port.name.to_lowercase();
@@ -151,12 +151,12 @@ pub fn length_axis(past: &Port, present: &Port, batch_axis: usize) -> Result<usi
         .dims
         .iter()
         .enumerate()
-        .filter(|(axis, dim)| *axis != batch_axis && !matches!(dim, Dim::Fixed(_)))
+        .filter(|(axis, dim)| *axis != batch_axis && !matches!(dim, AxisSize::Fixed(_)))
         .map(|(axis, _)| axis)
         .collect();
     let grows = |axis: &usize| {
         let (before, after) = (past.dims.get(*axis), present.dims.get(*axis));
-        before != after || matches!(before, Some(Dim::Unknown))
+        before != after || matches!(before, Some(AxisSize::Unknown))
     };
     let growing: Vec<usize> = open.iter().copied().filter(grows).collect();
     let usual = if past.dims.len() == 3 {

@@ -1,4 +1,4 @@
-//! What validation needs to know of a model, read from its messages.
+//! The description of a language model that validation needs, read from the messages of its file.
 
 use gqa2mla_passes::graph::{Graph, int_attribute, is_contrib, is_op};
 use gqa2mla_passes::onnx::{
@@ -6,51 +6,62 @@ use gqa2mla_passes::onnx::{
 };
 use gqa2mla_passes::operators::counts_positions;
 
-use crate::validate::ValidateError;
-use crate::validate::interface::{Dim, Interface, Port, Role};
+use crate::validate::error::ValidateError;
+use crate::validate::interface::Interface;
+use crate::validate::port::{AxisSize, Port, Role};
 
-/// Token ids are drawn below this where the model does not tell how many it knows.
+/// Random token ids are below this where the graph does not tell the size of the vocabulary.
 const SMALL_VOCABULARY: usize = 32;
 
-/// A model as validation sees it.
+/// A language model as its messages describe it.
 #[derive(Debug, Clone)]
-pub struct Subject {
+pub struct LanguageModel {
     /// Inputs and outputs with their roles.
     pub interface: Interface,
-    /// Number of tokens, as far as the graph tells.
+    /// Number of token ids; a small number that is safe to draw below where the graph does not tell.
     pub vocabulary: usize,
+    /// Whether the graph tells the number of token ids.
+    pub vocabulary_is_known: bool,
     /// Whether the graph counts positions from the mask by itself, so that padding has to be on the right.
     pub right_padded_only: bool,
-    /// Whether activations are rounded to integers on the way, where a difference in the last digit becomes a step.
+    /// Whether some activations are quantized to integers: a difference in the last digit may then become a whole step.
     pub rounds_activations: bool,
 }
 
-/// Reads the interface of `model`.
-pub fn subject(model: &ModelProto) -> Result<Subject, ValidateError> {
-    let graph = model
-        .graph
-        .as_ref()
-        .ok_or_else(|| ValidateError::Interface("the model has no graph".to_owned()))?;
-    let view = Graph::new(graph);
-    let (inputs, outputs) = ports(graph, &view);
-    let interface = Interface::of(&inputs, &outputs)?;
-    let counts_itself = graph.node.iter().any(counts_positions);
-    let rounds = |n: &NodeProto| {
-        let quantized = [
-            "DynamicQuantizeLinear",
-            "MatMulInteger",
-            "QLinearMatMul",
-            "QuantizeLinear",
-        ];
-        let by_blocks = is_contrib(n, "MatMulNBits") && int_attribute(n, "accuracy_level", 0) == 4;
-        by_blocks || quantized.contains(&n.op_type()) || n.op_type() == "DynamicQuantizeMatMul"
-    };
-    Ok(Subject {
-        rounds_activations: graph.node.iter().any(rounds),
-        vocabulary: vocabulary(&view, graph, &interface),
-        right_padded_only: counts_itself && !interface.has(Role::PositionIds),
-        interface,
-    })
+impl LanguageModel {
+    /// Reads the description of `model` off its graph.
+    ///
+    /// # Errors
+    /// [`ValidateError`] when the inputs and outputs are not those of a language model.
+    pub fn of(model: &ModelProto) -> Result<Self, ValidateError> {
+        let graph = model
+            .graph
+            .as_ref()
+            .ok_or_else(|| ValidateError::Interface("the model has no graph".to_owned()))?;
+        let view = Graph::new(graph);
+        let (inputs, outputs) = ports(graph, &view);
+        let interface = Interface::of(&inputs, &outputs)?;
+        let counts_itself = graph.node.iter().any(counts_positions);
+        let rounds = |n: &NodeProto| {
+            let quantized = [
+                "DynamicQuantizeLinear",
+                "MatMulInteger",
+                "QLinearMatMul",
+                "QuantizeLinear",
+            ];
+            let by_blocks =
+                is_contrib(n, "MatMulNBits") && int_attribute(n, "accuracy_level", 0) == 4;
+            by_blocks || quantized.contains(&n.op_type()) || n.op_type() == "DynamicQuantizeMatMul"
+        };
+        let vocabulary = vocabulary(&view, graph, &interface);
+        Ok(Self {
+            rounds_activations: graph.node.iter().any(rounds),
+            vocabulary: vocabulary.unwrap_or(SMALL_VOCABULARY),
+            vocabulary_is_known: vocabulary.is_some(),
+            right_padded_only: counts_itself && !interface.has(Role::PositionIds),
+            interface,
+        })
+    }
 }
 
 /// The inputs that a caller feeds, and the outputs.
@@ -88,19 +99,19 @@ fn port(info: &ValueInfoProto) -> Port {
             .iter()
             .map(|dim| match &dim.value {
                 Some(dimension::Value::DimValue(n)) => {
-                    usize::try_from(*n).map_or(Dim::Unknown, Dim::Fixed)
+                    usize::try_from(*n).map_or(AxisSize::Unknown, AxisSize::Fixed)
                 }
                 Some(dimension::Value::DimParam(name)) if !name.is_empty() => {
-                    Dim::Symbol(name.clone())
+                    AxisSize::Symbol(name.clone())
                 }
-                _ => Dim::Unknown,
+                _ => AxisSize::Unknown,
             })
             .collect(),
     }
 }
 
 /// Rows of the embedding table that the token ids pick from, or else the width of the logits.
-fn vocabulary(view: &Graph, graph: &GraphProto, interface: &Interface) -> usize {
+fn vocabulary(view: &Graph, graph: &GraphProto, interface: &Interface) -> Option<usize> {
     let ids = interface
         .inputs
         .iter()
@@ -123,11 +134,9 @@ fn vocabulary(view: &Graph, graph: &GraphProto, interface: &Interface) -> usize 
             .find(|o| o.name() == interface.logits)
             .map(port)?;
         match logits.dims.last() {
-            Some(Dim::Fixed(n)) => Some(*n),
+            Some(AxisSize::Fixed(n)) => Some(*n),
             _ => None,
         }
     };
-    rows.or_else(width)
-        .filter(|&n| n > 0)
-        .unwrap_or(SMALL_VOCABULARY)
+    rows.or_else(width).filter(|&n| n > 0)
 }

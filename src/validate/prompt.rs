@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use crate::runtime::tensor::Tensor;
-use crate::validate::ValidateError;
+use crate::validate::error::ValidateError;
 use crate::validate::feed::Moment;
-use crate::validate::interface::{Dim, Interface};
+use crate::validate::interface::Interface;
+use crate::validate::port::AxisSize;
 
 /// `interface` with the extents that its caches leave open taken from `widths`: heads and head size by past name.
 #[must_use]
@@ -21,7 +22,7 @@ pub fn closed(mut interface: Interface, widths: &HashMap<String, [usize; 2]>) ->
         let places: Vec<(usize, usize)> = others.zip(known.iter().copied()).collect();
         for (axis, extent) in places {
             if let Some(dim) = cache.dims.get_mut(axis).filter(|_| open.contains(&axis)) {
-                *dim = Dim::Fixed(extent);
+                *dim = AxisSize::Fixed(extent);
             }
         }
     }

@@ -1,10 +1,10 @@
 //! Tells an input's role from its name, type and rank.
 
 use crate::runtime::tensor::ElementType;
-use crate::validate::ValidateError;
-use crate::validate::interface::{Dim, Port, Role};
+use crate::validate::error::ValidateError;
+use crate::validate::port::{AxisSize, Port, Role};
 
-/// The role of an input that its name and type give away; nothing for what may be a cache or token ids.
+/// The role of an input that its name and type tell; `None` for inputs that may be caches or token ids.
 ///
 /// # Errors
 /// [`ValidateError::Input`] when name and type contradict each other.
@@ -35,7 +35,7 @@ pub fn plain_role(port: &Port) -> Result<Option<Role>, ValidateError> {
             element.is_integer() && (rank == 1 || rank == 2),
         )
     } else if has("embeds") {
-        let width_known = matches!(port.dims.last(), Some(Dim::Fixed(_)));
+        let width_known = matches!(port.dims.last(), Some(AxisSize::Fixed(_)));
         (
             Role::InputsEmbeds,
             element.is_float() && rank == 3 && width_known,
@@ -52,7 +52,7 @@ pub fn plain_role(port: &Port) -> Result<Option<Role>, ValidateError> {
     }
 }
 
-/// Settles which input holds the tokens, by name, else as the only integer matrix nobody else claims.
+/// Finds the input that holds the tokens: by name, else as the only integer matrix without another role.
 ///
 /// # Errors
 /// [`ValidateError::Interface`] when nothing holds tokens.
@@ -98,13 +98,13 @@ pub fn token_port<'a>(
 }
 
 /// The axis that carries the batch's own symbol. Failing that it is the first, unless key and value are stacked there.
-pub fn batch_axis(past: &Port, batch: &Dim) -> usize {
+pub fn batch_axis(past: &Port, batch: &AxisSize) -> usize {
     let by_symbol = match batch {
-        Dim::Symbol(_) => past.dims.iter().position(|dim| dim == batch),
-        Dim::Fixed(_) | Dim::Unknown => None,
+        AxisSize::Symbol(_) => past.dims.iter().position(|dim| dim == batch),
+        AxisSize::Fixed(_) | AxisSize::Unknown => None,
     };
     by_symbol.unwrap_or(usize::from(
-        past.dims.len() == 5 && past.dims.first() == Some(&Dim::Fixed(2)),
+        past.dims.len() == 5 && past.dims.first() == Some(&AxisSize::Fixed(2)),
     ))
 }
 

@@ -1,8 +1,8 @@
-//! Runs one model step by step, handing its own presents back as pasts.
+//! Runs one model step by step: the present caches of a run are the past caches of the next.
 
 use crate::runtime::Session;
 use crate::runtime::tensor::Tensor;
-use crate::validate::ValidateError;
+use crate::validate::error::ValidateError;
 use crate::validate::feed::{Moment, bounded};
 use crate::validate::interface::{Cache, Interface};
 
@@ -98,7 +98,7 @@ impl<'a> Runner<'a> {
         self.past
     }
 
-    /// Bytes the caches that the model returned really take for each token of each row.
+    /// Bytes per token and row of the caches that the last run returned, measured from the tensors.
     #[must_use]
     #[allow(clippy::cast_precision_loss)]
     pub fn cache_bytes_per_token(&self) -> f64 {
@@ -113,8 +113,8 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// Finds the extent of the axes that a model leaves open, such as a head size that only the cache's own shape says:
-/// runs one token with each likely extent, and keeps the first whose presents come out as the pasts went in.
+/// Finds the extent of the axes that a model leaves open, such as a head size that is declared nowhere: runs one token
+/// with each likely extent, and keeps the first with which the present caches have the shape of the past ones.
 fn close_by_trying(
     session: &mut dyn Session,
     interface: &mut Interface,

@@ -1,7 +1,8 @@
-//! What both models are put through: whole prompts, single steps, several tokens on top of a cache, and a padded batch.
+//! The scenarios that both models run: whole prompts, single steps, several tokens on top of a cache, and a padded batch.
 //! The same seed gives the same tokens.
 
-use crate::validate::interface::{Interface, Role};
+use crate::validate::interface::Interface;
+use crate::validate::port::Role;
 
 /// Tokens of the prefill, of the multi-token step, and padding of the first row of a batch.
 const PREFILL: usize = 8;
@@ -18,12 +19,12 @@ pub struct Scenario {
     /// Padded positions in front of each row.
     pub pads: Vec<usize>,
     /// The runs, in order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<ScenarioStep>,
 }
 
 /// One run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub struct ScenarioStep {
     /// What it is: `prefill`, `step 2`, `3 tokens at once`.
     pub name: String,
     /// Tokens in each row.
@@ -41,11 +42,11 @@ pub struct ScenarioOptions<'a> {
     pub given: Option<&'a [i64]>,
     /// Seed of the draw.
     pub seed: u64,
-    /// The graph finds positions by counting from the left, so that padding there would mean nothing.
+    /// Whether the graph counts positions from the left by itself, so that padding on the left would shift them.
     pub right_padded_only: bool,
 }
 
-/// The scenarios a model with this interface can be put through.
+/// The scenarios that a model with this interface can run.
 #[must_use]
 pub fn scenarios(interface: &Interface, options: &ScenarioOptions<'_>) -> Vec<Scenario> {
     let mut source = TokenSource::new(options);
@@ -127,7 +128,7 @@ impl<'a> TokenSource<'a> {
                     (before..before + length).map(|at| if at < *pads { 0 } else { self.next() }),
                 );
             }
-            steps.push(Step {
+            steps.push(ScenarioStep {
                 name,
                 length,
                 tokens,

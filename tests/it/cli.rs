@@ -52,7 +52,9 @@ fn every_kind_of_ending_has_its_exit_code() {
         (0, &[&"--version"]),
         (0, &[&"inspect", &llama]),
         (0, &[&"print", &llama]),
-        (0, &[&"diff", &llama, &good]),
+        (0, &[&"diff", &llama, &llama]),
+        (1, &[&"diff", &llama, &good]),
+        (0, &[&"diff", &llama, &good, &"--exit-zero"]),
         (0, &[&"validate", &llama, &good]),
         (0, &[&"rewrite", &llama, &"-o", &out]),
         // An approximation is not held to the tolerance of an exact rewrite.
@@ -86,10 +88,11 @@ fn every_kind_of_ending_has_its_exit_code() {
         assert_eq!(ran.code, *code, "{}: {ran:?}", shown.join(" "));
         // Whatever fails says so, and whatever succeeds keeps quiet where nobody watches.
         let said = !ran.stderr.is_empty();
-        let tells_by_result = matches!(
-            shown.first().map(String::as_str),
-            Some("inspect" | "validate")
-        ) && *code > 2;
+        let tells_by_result = match shown.first().map(String::as_str) {
+            Some("inspect" | "validate") => *code > 2,
+            Some("diff") => !ran.stdout.is_empty(),
+            _ => false,
+        };
         assert_eq!(
             said,
             *code != 0 && !tells_by_result,

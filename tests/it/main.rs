@@ -15,7 +15,9 @@ mod catalogue;
 mod checker;
 mod cli;
 mod common;
+mod compress;
 mod folders;
+mod hostile;
 mod json;
 mod layers;
 mod messages;
@@ -36,4 +38,5 @@ mod serving;
 mod untouched;
 #[cfg(feature = "train")]
 mod tune;
+mod ways_out;
 mod without_ort;

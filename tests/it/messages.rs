@@ -5,10 +5,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::common::shared;
 use bytes::Bytes;
 use gqa2mla_passes::onnx::attribute_proto::AttributeType;
 use gqa2mla_passes::onnx::tensor_proto::{DataLocation, DataType};
@@ -99,21 +99,10 @@ fn fixtures_survive() {
 }
 
 #[test]
+#[ignore = "needs the exports of ../shared"]
 fn exports_survive() {
-    let shared = root().join("../shared");
-    if !shared.is_dir() {
-        // Not through a print macro, whose output the test harness hides when a test passes.
-        let mut screen = std::io::stderr();
-        writeln!(
-            screen,
-            "NOT RUN: the exports are not there: {}",
-            shared.display()
-        )
-        .unwrap();
-        return;
-    }
-    let mut models = below(&shared.join("exports"), 2, "model.onnx");
-    models.extend(below(&shared.join("models/smollm2-135m"), 1, "graph.onnx"));
+    let mut models = below(&shared("exports"), 2, "model.onnx");
+    models.extend(below(&shared("models/smollm2-135m"), 1, "graph.onnx"));
     survive(&models);
 }
 

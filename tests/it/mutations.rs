@@ -11,7 +11,7 @@ use deliberate::{mutations, places};
 use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla::files::save::save;
 use gqa2mla::runtime::{RuntimeKind, RuntimeOptions, Session, open};
-use gqa2mla::validate::ports::subject;
+use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla::validate::{ValidateOptions, validate};
 use gqa2mla_passes::onnx::{GraphProto, tensor_proto::DataType};
 use gqa2mla_passes::{RewriteOptions, by_weights, rewrite};
@@ -82,7 +82,7 @@ fn fate(model: LoadedModel, what: &str, tolerance: f64) -> Fate {
     let folder = tempfile::tempdir().unwrap();
     let original = folder.path().join("original.onnx");
     save(&model, &original).unwrap();
-    let before = subject(&model.model.proto).unwrap();
+    let before = LanguageModel::of(&model.model.proto).unwrap();
     let mut changed = load(&original).unwrap();
     let done = rewrite(
         &mut changed.model,
@@ -91,7 +91,12 @@ fn fate(model: LoadedModel, what: &str, tolerance: f64) -> Fate {
         &mut |tensor| Ok(tensor),
         &mut |_, _| {},
     );
-    if done.is_err() {
+    if let Err(error) = done {
+        // A rewrite that contradicts itself is a fault of the rewrite, whatever the model.
+        assert!(
+            !error.to_string().contains("internal error"),
+            "{what}: {error}"
+        );
         return Fate::Refused;
     }
     let Ok(mut first) = session(&original) else {
@@ -99,7 +104,7 @@ fn fate(model: LoadedModel, what: &str, tolerance: f64) -> Fate {
     };
     let rewritten = folder.path().join("rewritten.onnx");
     save(&changed, &rewritten).unwrap();
-    let after = subject(&changed.model.proto).unwrap();
+    let after = LanguageModel::of(&changed.model.proto).unwrap();
     let mut second =
         session(&rewritten).unwrap_or_else(|e| panic!("{what}: the rewrite does not load: {e}"));
     let options = ValidateOptions {
@@ -253,11 +258,26 @@ fn random_change(graph: &mut GraphProto, random: &mut Random) -> String {
 }
 
 #[test]
-fn random_changes_never_give_a_silent_wrong_answer() {
+#[ignore = "takes a minute"]
+fn random_changes_of_four_exports_never_give_a_silent_wrong_answer() {
+    random_changes(&MANY.map(str::to_owned), 120);
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn random_changes_of_any_other_export_never_give_a_silent_wrong_answer() {
+    let others: Vec<String> = bases()
+        .into_iter()
+        .filter(|name| !MANY.contains(&name.as_str()))
+        .collect();
+    random_changes(&others, 20);
+}
+
+/// Changes each of `names` once for each seed below `count`.
+fn random_changes(names: &[String], count: u64) {
     let mut fates: BTreeMap<Fate, usize> = BTreeMap::new();
-    for name in &bases() {
-        let many = MANY.contains(&name.as_str());
-        for seed in 0..if many { 120 } else { 20 } {
+    for name in names {
+        for seed in 0..count {
             let mut random = Random(seed * 7919 + name.len() as u64);
             let mut model = base(name);
             let what = random_change(graph(&mut model), &mut random);

@@ -1,19 +1,18 @@
 //! The meaning of every rewrite: both models are run, and their logits compared. The shape is shown in rewrite.rs.
 
+#[cfg(feature = "tract")]
 #[path = "numerics/tract.rs"]
 mod tract;
 
-use std::collections::BTreeMap;
-
 use crate::common::{
-    HALF, How, IN_BF16, SEEN, SINGLE, compared, exchange_two_heads, fixture, fixtures, folder,
-    in_ort, loaded, pair, recognised_fixtures, rewritten, root, session, with,
+    HALF, IN_BF16, SEEN, SINGLE, compared, exchange_two_heads, fixture, fixtures, folder, in_ort,
+    loaded, pair, recognised_fixtures, rewritten, root, session, with,
 };
 use std::path::Path;
 
 use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla::runtime::RuntimeKind;
-use gqa2mla::validate::ports::subject;
+use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla::validate::runner::Runner;
 use gqa2mla_passes::onnx::tensor_proto::DataType;
 use gqa2mla_passes::pipeline::plan;
@@ -203,7 +202,7 @@ fn the_decoupled_form_is_right_where_there_is_nothing_to_rotate() {
         );
         let alone = |path: &Path| {
             let loaded = load(path).unwrap();
-            let interface = subject(&loaded.model.proto).unwrap().interface;
+            let interface = LanguageModel::of(&loaded.model.proto).unwrap().interface;
             let mut session = session(&loaded.path, RuntimeKind::Ort).unwrap();
             let mut runner = Runner::new(session.as_mut(), &interface).unwrap();
             runner.start(&[0]).unwrap();

@@ -197,12 +197,14 @@ for name, args in [('base', base), ('constant', (2.0, 'Mul', 'a', 'Abs')), ('fun
     let same = with(&[&"diff", &at("base"), &at("base")]).stdout;
     assert_eq!(same.trim(), "the models are the same");
     for (name, shown) in [
-        ("constant", "+ c = Constant()"),
+        ("constant", "+ c = Constant() {value=float[2.0]}"),
         ("function", "+ function own.F: r = Add(p, q)"),
         ("note", "+ metadata note = \"b\""),
         ("branch", "then_branch: y = Exp(x)"),
     ] {
-        let text = with(&[&"diff", &at("base"), &at(name)]).stdout;
+        let ran = with(&[&"diff", &at("base"), &at(name)]);
+        assert_eq!(ran.code, 1, "{name}: the models differ");
+        let text = ran.stdout;
         assert!(text.contains(shown), "{name}: no '{shown}' in\n{text}");
     }
 }

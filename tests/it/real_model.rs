@@ -8,11 +8,11 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use crate::common::{python, real_model as model, root, session, with};
+use crate::common::{python, real_model as model, session, shared, with};
 use gqa2mla::files::load::load;
 use gqa2mla::runtime::RuntimeKind;
 use gqa2mla::validate::greedy;
-use gqa2mla::validate::ports::subject;
+use gqa2mla::validate::ports::LanguageModel;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -70,7 +70,9 @@ fn same_bytes(one: &Path, other: &Path) -> bool {
 }
 
 fn continuation(path: &Path) -> Vec<i64> {
-    let interface = subject(&load(path).unwrap().model.proto).unwrap().interface;
+    let interface = LanguageModel::of(&load(path).unwrap().model.proto)
+        .unwrap()
+        .interface;
     let mut session = session(path, RuntimeKind::Ort).unwrap();
     greedy(session.as_mut(), &interface, &PROMPT, WRITTEN).unwrap()
 }
@@ -90,7 +92,7 @@ fn holds_what_is_claimed(variant: &str) {
     let _alone = ALONE
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let Some(folder) = model(variant) else { return };
+    let folder = model(variant);
     let original = folder.join("model.onnx");
 
     let told = with(&[&"inspect", &original, &"--json"]).json();
@@ -176,21 +178,25 @@ fn holds_what_is_claimed(variant: &str) {
 }
 
 #[test]
+#[ignore = "needs the trained models of ../shared"]
 fn the_dynamo_export_holds_what_is_claimed() {
     holds_what_is_claimed("torch-dynamo-opset18");
 }
 
 #[test]
+#[ignore = "needs the trained models of ../shared"]
 fn the_optimum_export_holds_what_is_claimed() {
     holds_what_is_claimed("optimum-opset14");
 }
 
 #[test]
+#[ignore = "needs the trained models of ../shared"]
 fn the_export_with_attention_operators_holds_what_is_claimed() {
     holds_what_is_claimed("torch-dynamo-opset23");
 }
 
 #[test]
+#[ignore = "needs the trained models of ../shared"]
 fn the_genai_export_holds_what_is_claimed() {
     holds_what_is_claimed("genai-builder-fp32");
 }
@@ -199,21 +205,20 @@ fn the_genai_export_holds_what_is_claimed() {
 /// 31.2. Measured: +5.4% at three quarters, +21.2% at half in the expanded form, +22.6% at half with 300 steps of
 /// reconstruction; the margins are for other machines' rounding and for half as many steps.
 const LARGEST_INCREASE: [(&str, &[&str], f64); 3] = [
-    ("0.75", &["--reconstruct", "0"], 0.07),
-    ("0.5", &["--form", "expanded", "--reconstruct", "0"], 0.24),
+    ("0.75", &[], 0.07),
+    ("0.5", &["--form", "expanded"], 0.24),
     ("0.5", &["--reconstruct", "150"], 0.29),
 ];
 
 #[test]
+#[ignore = "needs the trained models of ../shared"]
 fn a_smaller_cache_costs_no_more_than_is_claimed() {
     let _alone = ALONE
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let Some(folder) = model("torch-dynamo-opset18") else {
-        return;
-    };
+    let folder = model("torch-dynamo-opset18");
     let (original, tokenizer) = (folder.join("model.onnx"), folder.join("tokenizer.json"));
-    let text = |name: &str| root().join("../shared/models/wikitext2").join(name);
+    let text = |name: &str| shared("models/wikitext2").join(name);
     let place = outputs(&folder);
     let (statistics, out) = (place.path().join("stats"), place.path().join("small.onnx"));
     let ran = with(&[
@@ -232,9 +237,12 @@ fn a_smaller_cache_costs_no_more_than_is_claimed() {
         arguments.extend(["-o".into(), out.clone(), "--no-validate".into()]);
         arguments.extend(["--cache-ratio".into(), ratio.into()]);
         arguments.extend(["--calibration".into(), statistics.clone()]);
-        arguments.extend(["--text".into(), text("valid.txt")]);
-        arguments.extend(["--tokenizer".into(), tokenizer.clone()]);
         arguments.extend(more.iter().map(PathBuf::from));
+        // A descent reads the text again; the factors themselves need the statistics alone.
+        if more.contains(&"--reconstruct") {
+            arguments.extend(["--text".into(), text("valid.txt")]);
+            arguments.extend(["--tokenizer".into(), tokenizer.clone()]);
+        }
         let ran = crate::common::run(arguments);
         assert_eq!(ran.code, 0, "{ratio} {more:?}: {ran:?}");
         let told = with(&[
@@ -260,12 +268,13 @@ fn a_smaller_cache_costs_no_more_than_is_claimed() {
 }
 
 #[test]
+#[ignore = "needs the trained models of ../shared"]
 fn threads_do_not_change_a_byte() {
     let _alone = ALONE
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     for variant in ["torch-dynamo-opset18", "optimum-opset14"] {
-        let Some(folder) = model(variant) else { return };
+        let folder = model(variant);
         let place = outputs(&folder);
         for threads in ["1", "2"] {
             let mut command = crate::common::command();

@@ -219,6 +219,7 @@ fn browse(arguments: &[&str]) -> String {
 }
 
 #[test]
+#[ignore = "needs Chromium"]
 fn the_page_is_readable_in_the_light_in_the_dark_and_on_a_phone() {
     let place = folder();
     for (name, more) in WAYS {

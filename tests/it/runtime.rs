@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 
 use gqa2mla::runtime::locate::{Surroundings, locate};
 use gqa2mla::runtime::tensor::{Data, ElementType, Tensor};
-use gqa2mla::runtime::{Provider, RuntimeError, RuntimeKind, RuntimeOptions, Session, open};
-use gqa2mla::validate::interface::{Dim, Interface, Port, Role};
+use gqa2mla::runtime::{Provider, RuntimeError, RuntimeKind, RuntimeOptions, open};
+use gqa2mla::validate::interface::Interface;
+use gqa2mla::validate::port::{AxisSize, Port, Role};
 use gqa2mla::validate::{ValidateError, ValidateOptions, greedy, validate};
 
 const FLOAT: i32 = 1;
@@ -41,10 +42,19 @@ fn tract() -> RuntimeOptions {
     }
 }
 
+/// The runtimes of this build.
+fn runtimes() -> Vec<RuntimeOptions> {
+    let mut all = vec![ort()];
+    if cfg!(feature = "tract") {
+        all.push(tract());
+    }
+    all
+}
+
 fn port(name: &str, elem_type: i32, dims: &[&str]) -> Port {
     let dim = |text: &&str| match text.parse() {
-        Ok(number) => Dim::Fixed(number),
-        Err(_) => Dim::Symbol((*text).to_owned()),
+        Ok(number) => AxisSize::Fixed(number),
+        Err(_) => AxisSize::Symbol((*text).to_owned()),
     };
     Port {
         name: name.to_owned(),
@@ -125,7 +135,7 @@ fn a_session_says_what_it_runs_in() {
 
 #[test]
 fn a_cache_without_tokens_goes_in_and_comes_out() {
-    for options in [ort(), tract()] {
+    for options in runtimes() {
         for name in ["optimum-llama", "dynamo18-llama"] {
             let mut session = open(&fixture(name), &options).unwrap();
             let outputs = session.run(&first_run(0)).unwrap();
@@ -150,7 +160,7 @@ fn a_cache_without_tokens_goes_in_and_comes_out() {
 
 #[test]
 fn a_missing_input_is_an_error_that_names_it() {
-    for options in [ort(), tract()] {
+    for options in runtimes() {
         let mut session = open(&fixture("optimum-llama"), &options).unwrap();
         let error = session.run(&first_run(0)[1..]).unwrap_err();
         assert!(error.to_string().contains("input_ids"), "{error}");
@@ -162,16 +172,17 @@ fn a_file_that_is_no_model_is_an_error_in_both_runtimes() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.onnx");
     fs::write(&file, "this is not a model").unwrap();
-    for options in [ort(), tract()] {
+    for options in runtimes() {
         let error = open(&file, &options).err().unwrap();
         assert!(matches!(error, RuntimeError::Load { .. }), "{error}");
     }
 }
 
 #[test]
+#[cfg(feature = "tract")]
 fn onnx_runtime_and_tract_agree() {
     for name in ["optimum-llama", "dynamo18-llama"] {
-        let mut one: Box<dyn Session> = open(&fixture(name), &ort()).unwrap();
+        let mut one = open(&fixture(name), &ort()).unwrap();
         let mut other = open(&fixture(name), &tract()).unwrap();
         let interface = llama_interface();
         let result = validate(

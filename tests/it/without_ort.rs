@@ -16,6 +16,7 @@ fn bare(place: &Path, arguments: &[&str]) -> Ran {
 }
 
 #[test]
+#[cfg(feature = "tract")]
 fn tract_validates_in_its_place_and_says_so() {
     let place = folder();
     let llama = fixture("optimum-llama").display().to_string();
@@ -82,6 +83,7 @@ fn asking_for_onnx_runtime_says_where_it_was_looked_for_and_how_to_get_it() {
 }
 
 #[test]
+#[cfg(feature = "tract")]
 fn a_model_that_tract_cannot_run_is_not_passed_off_as_proved() {
     let place = folder();
     let model = fixture("genai-llama").display().to_string();
@@ -103,6 +105,33 @@ fn a_model_that_tract_cannot_run_is_not_passed_off_as_proved() {
     );
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(place.path().join("out.onnx").is_file());
+}
+
+#[test]
+#[cfg(not(feature = "tract"))]
+fn a_build_without_tract_says_so_and_what_to_do() {
+    let place = folder();
+    let llama = fixture("optimum-llama").display().to_string();
+    let told = bare(place.path(), &["--version"]).stdout;
+    assert!(told.contains("built without tract"), "{told}");
+    for (runtime, way_out) in [
+        ("auto", "pip install onnxruntime=="),
+        ("tract", "--runtime ort"),
+    ] {
+        let ran = bare(
+            place.path(),
+            &["rewrite", &llama, "-o", "out.onnx", "--runtime", runtime],
+        );
+        assert_eq!(ran.code, 1, "{ran:?}");
+        for part in ["built without tract", way_out] {
+            assert!(ran.stderr.contains(part), "no '{part}' in: {}", ran.stderr);
+        }
+        assert_eq!(
+            std::fs::read_dir(place.path()).unwrap().count(),
+            0,
+            "something was written"
+        );
+    }
 }
 
 #[test]

@@ -107,11 +107,44 @@ pub fn pasts_that_others_read(
     refused.collect()
 }
 
+/// The present of a branch goes out through the node around it: no node out there, and none in the graphs inside the other
+/// nodes there, may read it.
+pub fn presents_that_others_read(
+    sites: &[PlacedSite],
+    main: &GraphProto,
+    facts: &ScopeFacts,
+) -> Refusals {
+    let mut outside: HashMap<OutputPlace, Vec<usize>> = HashMap::new();
+    for (position, placed) in sites.iter().enumerate() {
+        for (place, _) in placed.output_places(main) {
+            outside.entry(place).or_default().push(position);
+        }
+    }
+    let mut refused = Refusals::new();
+    facts.for_each(main, &mut |scoped| {
+        for (place, sites) in outside.iter().filter(|(p, _)| p.reaches(scoped.scope)) {
+            let around = place.around.get(main);
+            let node = around.and_then(|g| g.node.get(place.node));
+            let Some(value) = node.and_then(|n| n.output.get(place.position)) else {
+                continue;
+            };
+            if let Some(reason) = foreign_reader(scoped.graph, scoped.facts, value) {
+                refused.extend(sites.iter().map(|position| (*position, reason.clone())));
+            }
+        }
+    });
+    refused.sort_by_key(|(position, _)| *position);
+    refused.dedup_by_key(|(position, _)| *position);
+    refused
+}
+
 /// A node of a graph without a site that computes with `past`, or needs a size of it that changes.
 fn foreign_reader(graph: &Graph, facts: &Facts, past: &str) -> Option<Reason> {
-    for usage in graph.uses(past).iter().filter(|u| u.input.is_some()) {
+    for usage in graph.uses(past) {
         let node = graph.node(usage.node)?;
-        if !is_op(node, "Shape") {
+        // What a graph inside the node does with the value is looked at there.
+        let captured = usage.input.is_none();
+        if !captured && !is_op(node, "Shape") {
             return Some(Reason::SecondReader {
                 operand: Operand::Key,
                 value: past.to_owned(),

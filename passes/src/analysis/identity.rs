@@ -90,7 +90,7 @@ impl CacheId {
 mod tests {
     use super::CacheId;
     use crate::graph::build::node;
-    use crate::graph::scopes::{Scope, Step};
+    use crate::graph::scopes::{Scope, ScopeStep};
     use crate::onnx::{AttributeProto, GraphProto, NodeProto, ValueInfoProto};
 
     fn value(name: &str) -> ValueInfoProto {
@@ -121,7 +121,7 @@ mod tests {
             ..GraphProto::default()
         };
         let seen = |attribute: usize, name: &str| {
-            let scope = Scope(vec![Step { node: 0, attribute }]);
+            let scope = Scope(vec![ScopeStep { node: 0, attribute }]);
             CacheId::outermost(&main, &scope, name)
         };
         assert_eq!(seen(0, "then/present"), seen(1, "else/present"));

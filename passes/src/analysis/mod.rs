@@ -24,6 +24,7 @@ use crate::operators::{Lowered, Target, is_attention, output_facts};
 use crate::recognize::reject::{Reason, Reject};
 use crate::recognize::{Recognized, recognize};
 use caches::Refusals;
+use identity::CacheId;
 use placed::PlacedSite;
 use spelling::spell_out;
 
@@ -107,6 +108,9 @@ impl Analysis {
         all.reject(caches::pasts_that_others_read(
             &all.sites, &all.main, &all.facts,
         ));
+        all.reject(caches::presents_that_others_read(
+            &all.sites, &all.main, &all.facts,
+        ));
         all.rejects.sort_by_key(|r| r.layer);
         Ok(all)
     }
@@ -152,8 +156,21 @@ impl Analysis {
         self.others = others;
     }
 
-    /// Turns the sites at the refused positions into rejects.
+    /// Turns the sites at the refused positions into rejects, and those that fill the same cache in another branch.
     fn reject(&mut self, mut refused: Refusals) {
+        let caches: Vec<(CacheId, Reason)> = refused
+            .iter()
+            .filter_map(|(position, reason)| {
+                Some((self.sites.get(*position)?.cache.clone(), reason.clone()))
+            })
+            .collect();
+        for (position, placed) in self.sites.iter().enumerate() {
+            let known = refused.iter().any(|(known, _)| *known == position);
+            let same = caches.iter().find(|(cache, _)| *cache == placed.cache);
+            if let (Some((_, reason)), false) = (same, known) {
+                refused.push((position, reason.clone()));
+            }
+        }
         refused.sort_by_key(|(position, _)| std::cmp::Reverse(*position));
         let mut rejects: Vec<Reject> = refused
             .into_iter()

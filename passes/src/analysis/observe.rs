@@ -209,7 +209,7 @@ fn source(
     let output = |id| graph.node(id)?.output.first().cloned();
     let part = |p: &str| format!("{shown}/{p}");
     Some(match quantity {
-        Quantity::Query => (site.query.clone(), site.product_type),
+        Quantity::Query => (site.query.clone(), site.key.product_type),
         Quantity::Key => (site.key.new.clone(), site.elem_type),
         Quantity::Unrotated => match rotated {
             Rotated::By(rotation) => {
@@ -221,8 +221,8 @@ fn source(
             Rotated::Unknown(_) => return None,
         },
         Quantity::Value => (site.value.new.clone(), site.elem_type),
-        Quantity::Scores => (output(site.score)?, site.product_type),
-        Quantity::Output => (output(site.output)?, site.product_type),
+        Quantity::Scores => (output(site.score)?, site.key.product_type),
+        Quantity::Output => (output(site.output)?, site.value.product_type),
         Quantity::FirstHeadScores => {
             let scores = masked_scores(graph, site)?;
             let (value, index) = (part("head"), FIRST);

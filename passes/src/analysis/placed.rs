@@ -18,6 +18,17 @@ pub struct OutputPlace {
     pub position: usize,
 }
 
+impl OutputPlace {
+    /// Whether the graph at `scope` can read what comes out here: the graph around the `If`, or one inside another of
+    /// its nodes.
+    pub fn reaches(&self, scope: &Scope) -> bool {
+        let Some(rest) = scope.0.strip_prefix(self.around.0.as_slice()) else {
+            return false;
+        };
+        rest.first().is_none_or(|step| step.node != self.node)
+    }
+}
+
 /// A site and the graph it stands in.
 #[derive(Debug, Clone)]
 pub struct PlacedSite {

@@ -14,6 +14,7 @@ use crate::facts::Facts;
 use crate::graph::Graph;
 use crate::graph::scopes::Scope;
 use crate::onnx::stored::Model;
+use crate::recognize::rotation::fingerprint::fingerprint;
 use crate::recognize::rotation::{Rotated, query_rotation, rotation};
 use crate::recognize::scoring::{Scoring, scoring};
 use crate::recognize::site::{Side, Site};
@@ -80,6 +81,11 @@ impl<'v> SiteView<'v> {
     /// The rotation (RoPE) of the queries.
     pub fn query_rotation(&self) -> Rotated {
         query_rotation(self.graph, self.facts, self.site())
+    }
+
+    /// What the rotation of the keys computes, as text that is equal where two rotations are; `None` where it is unknown.
+    pub fn rotation_fingerprint(&self) -> Option<String> {
+        fingerprint(self.graph, self.facts, self.rotation())
     }
 
     /// W_O [H*dv, E]; `None` where the outputs are not plainly projected.

@@ -1,4 +1,4 @@
-//! Operators that join, cut and pick: shapes, and the elements of small tensors that go through them.
+//! Operators that concatenate, slice and index: shapes, and the elements of small tensors.
 
 use tract_data::prelude::TDim;
 

@@ -11,17 +11,32 @@ const MOST_TERMS: usize = 48;
 
 /// `a * b`.
 pub fn mul(a: &TDim, b: &TDim) -> Option<TDim> {
-    arithmetic(a, b, |a, b| a * b)
+    match (a.as_i64(), b.as_i64()) {
+        (Some(a), Some(b)) => constant(a, b, i64::checked_mul),
+        (Some(1), None) => bounded(b).then(|| b.clone()),
+        (None, Some(1)) => bounded(a).then(|| a.clone()),
+        _ => arithmetic(a, b, |a, b| a * b),
+    }
 }
 
 /// `a + b`.
 pub fn add(a: &TDim, b: &TDim) -> Option<TDim> {
-    arithmetic(a, b, |a, b| a + b)
+    match (a.as_i64(), b.as_i64()) {
+        (Some(a), Some(b)) => constant(a, b, i64::checked_add),
+        (Some(0), None) => bounded(b).then(|| b.clone()),
+        (None, Some(0)) => bounded(a).then(|| a.clone()),
+        _ => arithmetic(a, b, |a, b| a + b),
+    }
 }
 
 /// `a - b`.
 pub fn sub(a: &TDim, b: &TDim) -> Option<TDim> {
-    arithmetic(a, b, |a, b| a - b)
+    match (a.as_i64(), b.as_i64()) {
+        (Some(a), Some(b)) => constant(a, b, i64::checked_sub),
+        (None, Some(0)) => bounded(a).then(|| a.clone()),
+        (None, None) if a == b => Some(TDim::Val(0)),
+        _ => arithmetic(a, b, |a, b| a - b),
+    }
 }
 
 /// `a / b` as integers divide, for a positive constant `b`, or where `b` divides `a` as an expression.
@@ -40,6 +55,13 @@ pub fn product<'d>(dims: impl IntoIterator<Item = &'d TDim>) -> Option<TDim> {
         all = mul(&all, dim)?;
     }
     Some(all)
+}
+
+/// Most sizes are constants, and simplifying an expression costs a hundred times more.
+fn constant(a: i64, b: i64, op: fn(i64, i64) -> Option<i64>) -> Option<TDim> {
+    let small = |n: &i64| n.unsigned_abs() <= LARGEST.unsigned_abs();
+    let result = op(a, b).filter(small);
+    result.filter(|_| small(&a) && small(&b)).map(TDim::Val)
 }
 
 fn arithmetic(a: &TDim, b: &TDim, op: impl Fn(TDim, TDim) -> TDim) -> Option<TDim> {

@@ -26,18 +26,23 @@ pub mod dim;
 mod elementwise;
 pub mod equalities;
 mod node;
+pub mod precision;
 pub mod scoped;
 pub mod shapes;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 pub mod typed;
 pub mod types;
 
+use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tract_data::prelude::{Symbol, SymbolScope, TDim};
 
-use crate::graph::{Graph, attribute, input_at, int_attribute};
+use crate::graph::{ByName, Graph, attribute, input_at, int_attribute};
 use crate::onnx::stored::Model;
 use crate::onnx::{NodeProto, ValueInfoProto};
 use content::Content;
@@ -73,7 +78,7 @@ impl Fact {
     }
 }
 
-/// The facts of the outputs of a node, from those of its inputs; `None` where nothing can be told.
+/// The facts of the outputs of a node, from those of its inputs; `None` where nothing is known.
 pub type OutputFacts = fn(&Facts, &NodeProto, &[&Fact]) -> Option<Vec<Fact>>;
 
 /// Finds the rule of an operator that this module does not know itself. Its rule goes before the ones here.
@@ -84,7 +89,7 @@ pub type Rules = fn(&NodeProto) -> Option<OutputFacts>;
 pub struct Facts {
     symbols: SymbolScope,
     rules: Rules,
-    values: HashMap<String, Fact>,
+    values: ByName<String, Fact>,
     /// Sizes by the names that are equal to them.
     equal: HashMap<Symbol, TDim>,
     /// Names of dimensions that promise nothing; those of the main graph count everywhere.
@@ -106,7 +111,7 @@ impl Facts {
         let mut facts = Self {
             symbols: SymbolScope::default(),
             rules,
-            values: HashMap::new(),
+            values: ByName::default(),
             equal: HashMap::new(),
             unreliable: declared::unreliable(graph.proto()),
             fresh: AtomicUsize::new(0),
@@ -128,7 +133,7 @@ impl Facts {
         Self {
             symbols: outer.symbols.clone(),
             rules: outer.rules,
-            values: HashMap::new(),
+            values: ByName::default(),
             equal: HashMap::new(),
             unreliable: HashSet::new(),
             fresh: AtomicUsize::new(outer.fresh.load(Ordering::Relaxed)),
@@ -217,9 +222,12 @@ impl Facts {
             }
             self.values.insert(tensor.name().to_owned(), fact);
         }
-        let described = proto.value_info.iter().chain(&proto.output);
-        let described: HashMap<&str, &ValueInfoProto> =
-            described.map(|info| (info.name(), info)).collect();
+        // Most values are inferred, so descriptions are indexed only when one is needed.
+        let described = LazyCell::new(|| -> ByName<&str, &ValueInfoProto> {
+            let described = proto.value_info.iter().chain(&proto.output);
+            described.map(|info| (info.name(), info)).collect()
+        });
+        self.values.reserve(proto.node.len());
         let mut equalities = Equalities::default();
         for (_, node) in graph.nodes() {
             equalities.demanded_by(self, graph, node);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::facts::{Facts, Rules};
 use crate::graph::Graph;
-use crate::graph::scopes::{Body, Scope, Step};
+use crate::graph::scopes::{Body, Scope, ScopeStep};
 use crate::onnx::stored::Model;
 use crate::onnx::{GraphProto, NodeProto};
 
@@ -96,7 +96,7 @@ fn descend<E>(
     })?;
     for (id, node) in graph.nodes() {
         for (attribute, inner) in bodies(node) {
-            let step = Step {
+            let step = ScopeStep {
                 node: id.0,
                 attribute,
             };

@@ -12,7 +12,7 @@ pub fn axis(axis: i64, rank: usize) -> Option<usize> {
     (0..rank).contains(&positive).then_some(positive as usize)
 }
 
-/// The common shape of operands that broadcast; `None` for a size means it cannot be told.
+/// The common shape of operands that broadcast; a size that cannot be determined is `None`.
 pub fn broadcast(shapes: &[&[TDim]]) -> Vec<Option<TDim>> {
     let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
     (0..rank)
@@ -131,7 +131,7 @@ pub fn sizes(values: &[TDim]) -> Option<Shape> {
     (!values.iter().any(negative)).then(|| values.to_vec())
 }
 
-/// Number of elements that `Slice` with step 1 takes of an axis, where it can be told.
+/// Number of elements that `Slice` with step 1 takes of an axis of `size` elements; `None` where the symbols do not determine it.
 pub fn slice_length(size: &TDim, start: &TDim, end: &TDim) -> Option<TDim> {
     let from = bound(size, start)?;
     let to = bound(size, end)?;
@@ -142,7 +142,8 @@ pub fn slice_length(size: &TDim, start: &TDim, end: &TDim) -> Option<TDim> {
     }
 }
 
-/// A start or an end of `Slice`, counted from the front and clamped to the axis, where that can be told.
+/// A start or an end of `Slice`, counted from the front and clamped to an axis of `size` elements; `None` where the
+/// symbols do not determine it.
 pub fn bound(size: &TDim, at: &TDim) -> Option<TDim> {
     let size = match size.as_i64() {
         Some(n) if n < 0 => return None,

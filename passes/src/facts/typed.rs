@@ -25,7 +25,7 @@ pub struct Contradiction {
     /// The rule that made the patch.
     pub rule: String,
     /// What is wrong, with the node.
-    pub what: Contradicted,
+    pub what: Box<Contradicted>,
 }
 
 /// What a node contradicts.
@@ -80,9 +80,14 @@ impl<'g> TypedPatch<'g> {
         &self.facts
     }
 
-    /// Whether the patch replaces the node `id`.
-    pub fn replaces(&self, id: NodeId) -> bool {
-        self.patch.replaced.contains_key(&id)
+    /// Whether a node of the patch makes what `node`, a node of the graph, makes.
+    pub fn stands_for(&self, node: &NodeProto) -> bool {
+        let mut new = self.patch.replaced.values().flatten();
+        new.any(|n| {
+            n.output
+                .iter()
+                .any(|o| !o.is_empty() && node.output.contains(o))
+        })
     }
 
     /// Adds an initializer, or none where the patch has one of that name.
@@ -143,7 +148,7 @@ impl<'g> TypedPatch<'g> {
     fn add(&mut self, node: &NodeProto) -> Result<(), Contradiction> {
         let refuse = |rule: &str, what: Contradicted| Contradiction {
             rule: rule.to_owned(),
-            what,
+            what: Box::new(what),
         };
         let inputs: Vec<&Fact> = node.input.iter().map(|name| self.facts.get(name)).collect();
         types::check(node, &inputs)

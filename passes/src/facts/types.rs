@@ -3,11 +3,12 @@
 //! Only what every version of an operator says is here, so that no valid model is refused: which inputs are of one
 //! type, and which inputs are indices, sizes, conditions or floats. A type that is not known contradicts nothing.
 
-use crate::facts::Fact;
+use crate::facts::content::Content;
 use crate::facts::scoped::ScopeFacts;
+use crate::facts::{Fact, agree, shapes};
 use crate::graph::text::type_name;
 use crate::graph::verify::OperandError;
-use crate::graph::{is_standard, label};
+use crate::graph::{is_op, is_standard, label};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto};
 
@@ -83,7 +84,7 @@ fn contrib(op: &str) -> Option<&'static [Operand]> {
         "FusedMatMul" => &[Float],
         "RotaryEmbedding" => &[Float, INT64, Float, Float],
         "SkipSimplifiedLayerNormalization" | "SkipLayerNormalization" => &[Float, Float, Any],
-        "MatMulNBits" => &[Float, Of(&[DataType::Uint8]), Any],
+        "MatMulNBits" => &[Float, Of(&[DataType::Uint8, DataType::Int32]), Any],
         _ => return None,
     })
 }
@@ -113,6 +114,16 @@ pub fn check(node: &NodeProto, facts: &[&Fact]) -> Result<(), OperandError> {
             let names: Vec<String> = types.iter().map(|&t| type_name(t as i32)).collect();
             Err(error(names.join(" or ")))
         };
+        if let (true, Some(Content::Ints(sizes))) = (is_op(node, "ConstantOfShape"), &fact.content)
+            && shapes::sizes(sizes).is_none()
+        {
+            let found = agree::text(sizes);
+            let expected = "sizes, which are never negative".to_owned();
+            return Err(OperandError {
+                found,
+                ..error(expected)
+            });
+        }
         match operand {
             Some(Of(types)) => one_of(types)?,
             Some(Float) => one_of(FLOATS)?,

@@ -56,10 +56,7 @@ impl Form for Absorbed {
         let values = builder.latent(&site.value, 'v', site.output);
         builder.score(&keys);
         builder.output(&values);
-        let readers = site.key.shape_readers.iter();
-        for reader in readers.chain(&site.value.shape_readers) {
-            builder.shape(reader);
-        }
+        builder.drop_paths();
         Ok(builder.finish()?)
     }
 }
@@ -80,12 +77,12 @@ impl Builder<'_> {
                 new
             }
         };
-        if self.site.elem_type == self.site.product_type {
+        if self.site.elem_type == side.product_type {
             return latent;
         }
         let cast = self
             .unary("Cast", &part("B1Sr"), &[&latent])
-            .with_int("to", self.site.product_type.into());
+            .with_int("to", side.product_type.into());
         self.place(product, vec![cast]);
         self.name(&part("B1Sr"))
     }

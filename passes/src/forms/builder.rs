@@ -70,7 +70,7 @@ impl<'s> Builder<'s> {
         let readers = self.redirected.keys().flat_map(|v| self.graph.uses(v));
         let readers: BTreeSet<NodeId> = readers.map(|usage| usage.node).collect();
         for id in readers {
-            if let Some(reader) = self.reader(id).filter(|_| !self.patch.replaces(id)) {
+            if let Some(reader) = self.reader(id).filter(|n| !self.patch.stands_for(n)) {
                 self.place(id, vec![reader]);
             }
         }

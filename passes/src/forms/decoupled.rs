@@ -77,18 +77,18 @@ impl Form for Decoupled {
             return Err(FormError::missing("its factors are not TransMLA's"));
         };
         let site = view.site();
-        let (cached, product) = (site.elem_type, site.product_type);
+        let cached = site.elem_type;
         let mut layout = Layout::default();
         let mut add = |role, elem_type, values| layout.add(names, role, elem_type, &values);
         add("w_kr", cached, factors.rope_key.clone().into_dyn())?;
         add("w_ck", cached, factors.down_key.clone().into_dyn())?;
         add("w_cv", cached, factors.down_value.clone().into_dyn())?;
         let rope_query = &factors.rope_query * site.key.scale;
-        add("w_qr", product, rope_query.into_dyn())?;
+        add("w_qr", site.key.product_type, rope_query.into_dyn())?;
         let up_query = &factors.up_query * site.key.scale;
-        add("w_qc", product, up_query.into_dyn())?;
+        add("w_qc", site.key.product_type, up_query.into_dyn())?;
         let up_value = (&factors.up_value * site.value.scale).permuted_axes([0, 2, 1]);
-        add("w_uv", product, up_value.into_dyn())?;
+        add("w_uv", site.value.product_type, up_value.into_dyn())?;
         Ok(layout)
     }
 
@@ -144,10 +144,7 @@ impl Builder<'_> {
         let score_nodes = self.scores(queries)?;
         self.place(site.score, score_nodes);
         self.values();
-        let readers = site.key.shape_readers.iter();
-        for reader in readers.chain(&site.value.shape_readers) {
-            self.shape(reader);
-        }
+        self.drop_paths();
         Some(())
     }
 

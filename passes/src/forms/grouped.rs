@@ -78,6 +78,7 @@ impl Form for Grouped {
         let mut builder = Builder::new(self.name(), view, names, layout, ranks);
         builder.narrow_caches();
         builder.operator(old);
+        builder.drop_paths();
         Ok(builder.finish()?)
     }
 }

@@ -79,7 +79,7 @@ impl Layout {
     ) -> Result<(), TensorRange> {
         if let Some(bias) = &factors.bias {
             let by_head = (bias * site.value.scale).insert_axis(Axis(1));
-            self.add(names, "b_v", site.product_type, &by_head.into_dyn())?;
+            self.add(names, "b_v", site.value.product_type, &by_head.into_dyn())?;
         }
         Ok(())
     }
@@ -103,14 +103,15 @@ pub fn latents(
     names: &SiteNames,
 ) -> Result<Layout, TensorRange> {
     let site = view.site();
-    let (cached, product) = (site.elem_type, site.product_type);
+    let cached = site.elem_type;
     let mut layout = Layout::default();
     let down = |side: &SideFactors| side.down.clone().into_dyn();
     let up_key = (&factors.key.up * site.key.scale).into_dyn();
     layout.add(names, "w_dk", cached, &down(&factors.key))?;
-    layout.add(names, "w_uk", product, &up_key)?;
+    layout.add(names, "w_uk", site.key.product_type, &up_key)?;
     layout.add(names, "w_dv", cached, &down(&factors.value))?;
     let up_value = (&factors.value.up * site.value.scale).permuted_axes([0, 2, 1]);
+    let product = site.value.product_type;
     layout.add(names, "w_uv", product, &up_value.into_dyn())?;
     layout.add_output_bias(names, site, factors)?;
     Ok(layout)

@@ -5,6 +5,22 @@ use crate::graph::build::node;
 use crate::recognize::shape_reader::{Element, ShapeReader};
 
 impl Builder<'_> {
+    /// Answers every question for a shape that the attention's caches, or the values between them and the products, were
+    /// asked; these values are no longer made. For forms that read the latent caches themselves.
+    pub fn drop_paths(&mut self) {
+        let site = self.site;
+        for side in [&site.key, &site.value] {
+            for reader in &side.shape_readers {
+                self.shape(reader);
+            }
+            for value in side.path.iter().filter(|v| **v != side.source) {
+                if let Some((id, _)) = self.graph.producer(value) {
+                    self.place(id, Vec::new());
+                }
+            }
+        }
+    }
+
     /// The shape that `reader` asks for, put together from what stays.
     pub fn shape(&mut self, reader: &ShapeReader) {
         let Some(old) = self.graph.node(reader.node) else {

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::graph::Graph;
+use crate::onnx::stored::inline_bytes;
 use crate::onnx::{
     AttributeProto, NodeProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
     attribute_proto::AttributeType,
@@ -84,6 +86,24 @@ pub fn int64_vector(name: &str, values: &[i64]) -> TensorProto {
     }
 }
 
+/// The name under which `graph` may use the constant `tensor`, and the tensor where it has to be added. An initializer
+/// with the same content is used as it is; a name that anything else has is left to it.
+pub fn shared_constant(graph: &Graph, mut tensor: TensorProto) -> (String, Option<TensorProto>) {
+    loop {
+        let name = tensor.name().to_owned();
+        match graph.initializer(&name) {
+            Some(known) if same_content(known, &tensor) => return (name, None),
+            None if !graph.is_taken(&name) => return (name, Some(tensor)),
+            _ => tensor.name = Some(format!("{name}+")),
+        }
+    }
+}
+
+fn same_content(a: &TensorProto, b: &TensorProto) -> bool {
+    let bytes = inline_bytes(a);
+    a.dims == b.dims && a.data_type == b.data_type && bytes.is_some() && bytes == inline_bytes(b)
+}
+
 /// What one size of an input or output of the graph becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NewSize {
@@ -146,5 +166,26 @@ pub fn value(name: &str, elem_type: i32, sizes: &[i64]) -> ValueInfoProto {
             ..TypeProto::default()
         }),
         ..ValueInfoProto::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::GraphProto;
+
+    #[test]
+    fn a_constant_is_shared_only_with_its_like() {
+        let shared = |there: &[i64]| {
+            let proto = GraphProto {
+                initializer: vec![int64_vector("mla/[2]", there)],
+                ..GraphProto::default()
+            };
+            shared_constant(&Graph::new(&proto), int64_vector("mla/[2]", &[2]))
+        };
+        assert_eq!(shared(&[2]), ("mla/[2]".to_owned(), None));
+        let (name, new) = shared(&[3]);
+        assert_eq!(name, "mla/[2]+");
+        assert_eq!(new, Some(int64_vector("mla/[2]+", &[2])));
     }
 }

@@ -1,11 +1,12 @@
-//! Removes what a rewrite has left without a reader. What had none before stays as it was.
+//! Dead code elimination after a rewrite. Only what the rewrite has made dead is removed: values that had no reader in
+//! the exported graph stay.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::graph::{captured, subgraphs};
 use crate::onnx::GraphProto;
 
-/// Values that something reads in the end: an output, or a node whose own outputs are read.
+/// The live values of a graph: its outputs, and the inputs of nodes with a live output.
 #[derive(Debug, Clone)]
 pub struct Live {
     values: HashSet<String>,

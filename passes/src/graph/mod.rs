@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod cleanup;
+pub mod elements;
 pub mod functions;
 pub mod inline;
 pub mod patch;
@@ -11,7 +12,13 @@ pub mod verify;
 
 use std::collections::{HashMap, HashSet};
 
+use foldhash::fast::RandomState;
+
 use crate::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
+
+/// Something of each value, by its name. Exporters write long names and a node needs some ten lookups, so that hashing
+/// them would be a third of the time to read a graph with the standard library's hasher.
+pub type ByName<K, V> = HashMap<K, V, RandomState>;
 
 /// Position of a node in its graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,19 +37,24 @@ pub struct Use {
 #[derive(Debug)]
 pub struct Graph<'a> {
     proto: &'a GraphProto,
-    producers: HashMap<&'a str, NodeId>,
-    uses: HashMap<&'a str, Vec<Use>>,
-    initializers: HashMap<&'a str, &'a TensorProto>,
-    inputs: HashMap<&'a str, &'a ValueInfoProto>,
+    producers: ByName<&'a str, NodeId>,
+    uses: ByName<&'a str, Vec<Use>>,
+    initializers: ByName<&'a str, &'a TensorProto>,
+    inputs: ByName<&'a str, &'a ValueInfoProto>,
     outputs: HashSet<&'a str>,
+    /// Values of the graphs in attributes of nodes, to any depth.
+    inner: HashSet<&'a str>,
     outer: Option<&'a Graph<'a>>,
 }
 
 impl<'a> Graph<'a> {
     /// Indexes `proto`.
     pub fn new(proto: &'a GraphProto) -> Self {
-        let mut producers = HashMap::new();
-        let mut uses: HashMap<&str, Vec<Use>> = HashMap::new();
+        let count = proto.node.len();
+        let mut producers = ByName::with_capacity_and_hasher(count, RandomState::default());
+        let mut uses: ByName<&str, Vec<Use>> =
+            ByName::with_capacity_and_hasher(count, RandomState::default());
+        let mut inner = HashSet::new();
         for (index, node) in proto.node.iter().enumerate() {
             let id = NodeId(index);
             for output in node.output.iter().filter(|name| !name.is_empty()) {
@@ -57,6 +69,7 @@ impl<'a> Graph<'a> {
                 }
             }
             for body in subgraphs(node) {
+                inner.extend(defined(body));
                 for name in captured(body) {
                     uses.entry(name).or_default().push(Use {
                         node: id,
@@ -72,6 +85,7 @@ impl<'a> Graph<'a> {
             initializers: proto.initializer.iter().map(|t| (t.name(), t)).collect(),
             inputs: proto.input.iter().map(|v| (v.name(), v)).collect(),
             outputs: proto.output.iter().map(|v| v.name()).collect(),
+            inner,
             outer: None,
         }
     }
@@ -156,6 +170,15 @@ impl<'a> Graph<'a> {
     /// Whether `value` is an output of the graph.
     pub fn is_output(&self, value: &str) -> bool {
         self.outputs.contains(value)
+    }
+
+    /// Whether this graph, one around it or one inside it has a value called `name`.
+    pub fn is_taken(&self, name: &str) -> bool {
+        let own = self.producers.contains_key(name)
+            || self.initializers.contains_key(name)
+            || self.inputs.contains_key(name)
+            || self.inner.contains(name);
+        own || self.outer.is_some_and(|outer| outer.is_taken(name))
     }
 
     /// `value` with the nodes in front of it looked through that only give it another name.
@@ -246,6 +269,18 @@ pub fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
     node.attribute
         .iter()
         .flat_map(|a| a.g.iter().chain(a.graphs.iter()))
+}
+
+/// Names of the values that `body` and the graphs inside it define.
+fn defined(body: &GraphProto) -> Vec<&str> {
+    let mut names: Vec<&str> = body.input.iter().map(|v| v.name()).collect();
+    names.extend(body.initializer.iter().map(|t| t.name()));
+    for node in &body.node {
+        names.extend(node.output.iter().map(String::as_str));
+        names.extend(subgraphs(node).flat_map(defined));
+    }
+    names.retain(|name| !name.is_empty());
+    names
 }
 
 /// Names that `body` reads and does not define itself: values of the graphs around it.

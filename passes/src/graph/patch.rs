@@ -1,4 +1,4 @@
-//! What a rewrite asks for, and the one function that changes a graph.
+//! A patch: the changes that a rewrite makes to one graph, as a value; [`apply`] is the only function that changes a graph.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -67,7 +67,7 @@ impl Patch {
         }
     }
 
-    /// Whether nothing is asked for.
+    /// Whether the patch changes nothing.
     pub fn is_empty(&self) -> bool {
         self.replaced.is_empty() && self.initializers.is_empty() && self.interface.is_empty()
     }
@@ -154,4 +154,92 @@ fn check(patch: &Patch, proto: &GraphProto) -> Result<(), PatchError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::graph::build::{int64_vector, node, value};
+    use crate::graph::text;
+
+    /// x -> Neg -> a -> Abs -> y
+    fn chain() -> GraphProto {
+        GraphProto {
+            input: vec![value("x", 1, &[2])],
+            node: vec![
+                node("Neg", "neg", &["x"], &["a"]),
+                node("Abs", "abs", &["a"], &["y"]),
+            ],
+            output: vec![value("y", 1, &[2])],
+            ..GraphProto::default()
+        }
+    }
+
+    fn replacing(id: usize, nodes: Vec<NodeProto>) -> Patch {
+        Patch {
+            replaced: BTreeMap::from([(NodeId(id), nodes)]),
+            ..Patch::default()
+        }
+    }
+
+    #[test]
+    fn nodes_take_the_place_of_the_one_they_replace() {
+        let mut graph = chain();
+        let mut patch = replacing(
+            0,
+            vec![
+                node("Exp", "exp", &["x"], &["e"]),
+                node("Log", "log", &["e"], &["a"]),
+            ],
+        );
+        patch
+            .interface
+            .insert("y".to_owned(), vec![NewSize::Fixed(3)]);
+        apply(patch, &mut graph).unwrap();
+        let lines = text::graph(&graph);
+        let expected = [
+            "input x: float[2]",
+            "e = Exp(x)",
+            "a = Log(e)",
+            "y = Abs(a)",
+            "output y: float[3]",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn a_patch_that_does_not_fit_changes_nothing() {
+        let lost = replacing(0, vec![node("Exp", "exp", &["x"], &["e"])]);
+        let twice = replacing(0, vec![node("Exp", "exp", &["x"], &["y"])]);
+        let named = Patch {
+            initializers: vec![int64_vector("x", &[1])],
+            ..Patch::default()
+        };
+        let inner = Patch {
+            interface: BTreeMap::from([("a".to_owned(), vec![NewSize::Keep])]),
+            ..Patch::default()
+        };
+        let cases = [
+            (
+                lost,
+                "the replacement of node 'neg' no longer makes 'a', which is read elsewhere",
+            ),
+            (twice, "the new name 'y' is already taken"),
+            (named, "the new name 'x' is already taken"),
+            (inner, "'a' is neither an input nor an output of the graph"),
+        ];
+        for (patch, message) in cases {
+            let mut graph = chain();
+            assert_eq!(apply(patch, &mut graph).unwrap_err().to_string(), message);
+            assert_eq!(graph, chain());
+        }
+    }
+
+    #[test]
+    fn two_rewrites_of_one_node_do_not_merge() {
+        let mut one = replacing(1, vec![node("Exp", "exp", &["a"], &["y"])]);
+        let other = replacing(1, vec![node("Log", "log", &["a"], &["y"])]);
+        assert_eq!(one.merge(other), Err(PatchError::Overlap(1)));
+    }
 }

@@ -2,13 +2,13 @@
 
 use crate::onnx::GraphProto;
 
-/// Where a graph stands: from the main graph, node by node and attribute by attribute.
+/// Path of a graph: from the main graph through the nodes and attributes that hold it. Empty for the main graph.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Scope(pub Vec<Step>);
+pub struct Scope(pub Vec<ScopeStep>);
 
 /// One step into a graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Step {
+pub struct ScopeStep {
     /// Position of the node in its graph.
     pub node: usize,
     /// Position of the attribute that holds the graph.
@@ -28,14 +28,14 @@ pub enum Body {
 
 impl Scope {
     /// The scope one step further in.
-    pub fn inside(&self, step: Step) -> Self {
+    pub fn inside(&self, step: ScopeStep) -> Self {
         let mut steps = self.0.clone();
         steps.push(step);
         Self(steps)
     }
 
     /// The scope around this one, and the step that leads here.
-    pub fn around(&self) -> Option<(Self, Step)> {
+    pub fn around(&self) -> Option<(Self, ScopeStep)> {
         let (last, rest) = self.0.split_last()?;
         Some((Self(rest.to_vec()), *last))
     }

@@ -1,5 +1,7 @@
-//! The stable text form of a graph: what reviews, snapshots and `diff` show. Never the numbers of a weight.
+//! The stable text form of a graph: what reviews, snapshots and `diff` show. Scalars and short constants have their
+//! elements, weights only their shapes.
 
+use crate::graph::elements::elements;
 use crate::onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
     attribute_proto::AttributeType, tensor_proto::DataType, tensor_shape_proto::dimension,
@@ -84,31 +86,11 @@ fn numbers<T: std::fmt::Display>(values: &[T]) -> String {
     format!("[{}]", texts.join(","))
 }
 
-/// A small integer tensor with its elements, any other without.
+/// `type[elements]` of a short constant, `type[sizes]` of any other.
 fn small_tensor(tensor: &TensorProto) -> String {
-    match integers(tensor) {
-        Some(values) => format!("{}{}", type_name(tensor.data_type()), numbers(&values)),
+    match elements(tensor) {
+        Some(elements) => format!("{}{elements}", type_name(tensor.data_type())),
         None => tensor_type(tensor),
-    }
-}
-
-/// The elements of an inline int64 tensor that is short enough to show.
-pub fn integers(tensor: &TensorProto) -> Option<Vec<i64>> {
-    let count = tensor
-        .dims
-        .iter()
-        .try_fold(1i64, |n, &d| n.checked_mul(d))?;
-    if tensor.data_type() != DataType::Int64 as i32 || !(0..=LONGEST as i64).contains(&count) {
-        return None;
-    }
-    match &tensor.raw_data {
-        Some(raw) if raw.len() as i64 == count * 8 => Some(
-            raw.chunks_exact(8)
-                .filter_map(|b| Some(i64::from_le_bytes(b.try_into().ok()?)))
-                .collect(),
-        ),
-        _ if tensor.int64_data.len() as i64 == count => Some(tensor.int64_data.clone()),
-        _ => None,
     }
 }
 
@@ -116,11 +98,11 @@ fn tensor_type(tensor: &TensorProto) -> String {
     format!("{}{}", type_name(tensor.data_type()), numbers(&tensor.dims))
 }
 
-/// `name: type[sizes]`, and the elements where they are a short list of integers.
+/// `name: type[sizes]`, and the elements of a short constant.
 pub fn initializer(tensor: &TensorProto) -> String {
     let mut line = format!("{}: {}", tensor.name(), tensor_type(tensor));
-    if let Some(values) = integers(tensor) {
-        line.push_str(&format!(" = {}", numbers(&values)));
+    if let Some(elements) = elements(tensor) {
+        line.push_str(&format!(" = {elements}"));
     }
     line
 }

@@ -1,4 +1,4 @@
-//! What holds of every well-formed graph; checked before and after a rewrite.
+//! Invariants of a well-formed graph, checked before and after a rewrite.
 //!
 //! 1. A value is made once: by one node, as one input, or as one initializer (which may give an input its default).
 //! 2. A node reads only values made before it, inputs, initializers, or values of a graph around it.
@@ -58,7 +58,7 @@ pub enum VerifyError {
     },
     /// Invariant 8.
     #[error(transparent)]
-    Operand(#[from] OperandError),
+    Operand(Box<OperandError>),
     /// No graph at all.
     #[error("the model has no graph")]
     NoGraph,
@@ -78,6 +78,12 @@ pub struct OperandError {
     pub found: String,
     /// What the operator takes.
     pub expected: String,
+}
+
+impl From<OperandError> for VerifyError {
+    fn from(error: OperandError) -> Self {
+        Self::Operand(Box::new(error))
+    }
 }
 
 /// Checks the main graph of `model` and all graphs inside it.

@@ -9,7 +9,7 @@ use crate::onnx::{
     tensor_proto::{DataLocation, DataType},
 };
 
-/// A model whose weights stay where they are until somebody asks for them.
+/// A decoded model. External weights are ranges of the data files and are copied only when a tensor is read.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     /// The messages.
@@ -220,6 +220,17 @@ pub fn byte_size(tensor: &TensorProto) -> Result<u64, TensorError> {
     })
 }
 
+/// The bytes of a tensor that holds them itself, as [`Model::tensor_bytes`] gives them; `None` for any other, and where
+/// their number does not fit type and shape.
+pub fn inline_bytes(tensor: &TensorProto) -> Option<Bytes> {
+    if tensor.data_location() == DataLocation::External {
+        return None;
+    }
+    let raw = tensor.raw_data.clone();
+    let bytes = raw.unwrap_or_else(|| typed_fields(tensor));
+    (byte_size(tensor).ok()? == bytes.len() as u64).then_some(bytes)
+}
+
 /// The elements in the typed fields, as the bytes that `raw_data` would hold.
 fn typed_fields(tensor: &TensorProto) -> Bytes {
     fn all<const N: usize>(values: impl Iterator<Item = [u8; N]>) -> Bytes {
@@ -262,12 +273,12 @@ fn packed_six(elements: &[i32]) -> impl Iterator<Item = u8> + use<> {
     bits.to_le_bytes().into_iter().take(length)
 }
 
-/// What a tensor is to the one who holds it.
+/// How a tensor is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// A value by itself.
+    /// As a dense tensor.
     Dense,
-    /// The elements or the indices of a sparse tensor. The checker of onnx reads them only where they are inline.
+    /// As the elements or the indices of a sparse tensor, which the onnx checker reads only where they are inline.
     Sparse,
 }
 

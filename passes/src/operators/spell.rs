@@ -1,15 +1,16 @@
-//! The words in which operators are spelled out.
+//! The builder with which operators are spelled out: nodes, shared constants, masks, and the products with softmax that
+//! all of them end in.
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
 
 use crate::facts::Facts;
-use crate::graph::build::{int64_vector, node, vector_name};
+use crate::graph::build::{int64_vector, node, shared_constant, vector_name};
 use crate::graph::{Graph, label};
 use crate::onnx::{NodeProto, TensorProto, tensor_proto::DataType};
 
-/// Collects the nodes that one operator becomes.
+/// Collects the nodes and initializers that replace one operator.
 pub struct Speller<'g> {
     /// The graph the operator stands in.
     pub graph: &'g Graph<'g>,
@@ -19,7 +20,7 @@ pub struct Speller<'g> {
     metadata: NodeProto,
     nodes: Vec<NodeProto>,
     initializers: Vec<TensorProto>,
-    /// Values that operators before this one have made and any may use.
+    /// Values that operators spelled out before this one have made, by what they stand for; any operator may read them.
     known: &'g HashMap<String, String>,
     made: HashMap<String, String>,
 }
@@ -72,7 +73,7 @@ fn free_prefix(graph: &Graph, label_of: &str) -> String {
 }
 
 impl<'g> Speller<'g> {
-    /// Starts on `operator`; `known` holds what may be shared.
+    /// Starts on `operator`, a node of `graph`; `known` holds values that operators share, by what they stand for.
     pub fn new(
         graph: &'g Graph<'g>,
         facts: &'g Facts,
@@ -94,7 +95,7 @@ impl<'g> Speller<'g> {
         }
     }
 
-    /// Nodes, initializers, and what others may share.
+    /// The nodes, the initializers, and the new values that later operators may share.
     pub fn finish(self) -> (Vec<NodeProto>, Vec<TensorProto>, HashMap<String, String>) {
         (self.nodes, self.initializers, self.made)
     }
@@ -119,10 +120,7 @@ impl<'g> Speller<'g> {
 
     /// `name`, or one made from it that no value of the graph has.
     pub fn free(&self, mut name: String) -> String {
-        while self.graph.producer(&name).is_some()
-            || self.graph.input(&name).is_some()
-            || self.graph.initializer(&name).is_some()
-        {
+        while self.graph.is_taken(&name) {
             name.push('+');
         }
         name
@@ -149,9 +147,7 @@ impl<'g> Speller<'g> {
 
     /// An int64 vector, named by its content.
     pub fn vector(&mut self, values: &[i64]) -> String {
-        let name = vector_name(values);
-        self.initializer(int64_vector(&name, values));
-        name
+        self.constant(int64_vector(&vector_name(values), values))
     }
 
     /// A scalar of the type `elem_type`, named by its content.
@@ -169,21 +165,20 @@ impl<'g> Speller<'g> {
             Ok(DataType::Int64) => ("i64", (value as i64).to_le_bytes().to_vec().into()),
             _ => ("f32", (value as f32).to_le_bytes().to_vec().into()),
         };
-        let name = format!("mla/{kind}({value})");
-        self.initializer(TensorProto {
-            name: Some(name.clone()),
+        self.constant(TensorProto {
+            name: Some(format!("mla/{kind}({value})")),
             data_type: Some(elem_type),
             raw_data: Some(bytes),
             ..TensorProto::default()
-        });
-        name
+        })
     }
 
-    fn initializer(&mut self, tensor: TensorProto) {
-        let known = self.initializers.iter().any(|t| t.name() == tensor.name());
-        if !known && self.graph.initializer(tensor.name()).is_none() {
-            self.initializers.push(tensor);
+    fn constant(&mut self, tensor: TensorProto) -> String {
+        let (name, new) = shared_constant(self.graph, tensor);
+        if let Some(new) = new.filter(|_| !self.initializers.iter().any(|t| t.name() == name)) {
+            self.initializers.push(new);
         }
+        name
     }
 
     /// A value that every operator with the same `key` shares: made once, found again afterwards.
@@ -263,18 +258,18 @@ impl<'g> Speller<'g> {
     pub fn core(&mut self, core: &Core) -> String {
         let key = self.repeated("k", core.key, core.kv_heads, core.heads, core.head_size);
         let value = self.repeated("v", core.value, core.kv_heads, core.heads, core.value_size);
-        let turned = self.with("Transpose", "k_BHdS", &[&key], |n| {
+        let transposed = self.with("Transpose", "k_BHdS", &[&key], |n| {
             n.with_ints("perm", &[0, 1, 3, 2])
         });
         let scale = self.scalar(core.elem_type, core.scale);
-        let scaled = self.op("Mul", "k_scaled", &[&turned, &scale]);
+        let scaled = self.op("Mul", "k_scaled", &[&transposed, &scale]);
         let product = self.op("MatMul", "score", &[core.query, &scaled]);
         let mut score = product.clone();
         if core.softcap > 0.0 {
             let cap = self.scalar(core.elem_type, core.softcap.into());
             let small = self.op("Div", "softcap/div", &[&score, &cap]);
-            let bent = self.op("Tanh", "softcap/tanh", &[&small]);
-            score = self.op("Mul", "softcap", &[&bent, &cap]);
+            let bounded = self.op("Tanh", "softcap/tanh", &[&small]);
+            score = self.op("Mul", "softcap", &[&bounded, &cap]);
         }
         for (position, bias) in core.biases.iter().enumerate() {
             score = self.op("Add", &format!("biased{position}"), &[&score, bias]);

@@ -1,11 +1,11 @@
 //! How a model is to be rewritten, and whether it can be.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::analysis::Analysis;
-use crate::analysis::identity::SiteId;
+use crate::analysis::identity::{CacheId, SiteId};
 use crate::factor::Ranks;
-use crate::forms::{Absorbed, Form, OLDEST_OPSET, RankPlan};
+use crate::forms::{Absorbed, CachedKeys, Form, FormError, OLDEST_OPSET, RankPlan};
 use crate::onnx::stored::Model;
 use crate::pipeline::error::RewriteError;
 use crate::recognize::site::Site;
@@ -79,6 +79,7 @@ pub fn check(
     {
         return Err(RewriteError::Ratio(ratio));
     }
+    let mut rotations: HashMap<CacheId, Option<String>> = HashMap::new();
     analysis.visit(model, &mut |view| {
         let site = view.site();
         let ranks = options.ranks_of(view.id(), site);
@@ -92,9 +93,18 @@ pub fn check(
                 });
             }
         }
-        options
-            .form
-            .check(view, ranks)
-            .map_err(|cause| RewriteError::form(site.layer, options.form, cause))
+        let refused = |cause| RewriteError::form(site.layer, options.form, cause);
+        options.form.check(view, ranks).map_err(refused)?;
+        if options.form.cached_keys() == CachedKeys::Unrotated {
+            let own = view.rotation_fingerprint();
+            let first = rotations
+                .entry(view.placed.cache.clone())
+                .or_insert(own.clone());
+            if *first != own {
+                let what = "the branches that share its cache rotate keys in different ways";
+                return Err(refused(FormError::missing(what)));
+            }
+        }
+        Ok(())
     })
 }

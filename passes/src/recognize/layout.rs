@@ -7,10 +7,10 @@
 use tract_data::prelude::TDim;
 
 use crate::facts::dim::{self, Factors};
+use crate::facts::precision::holds;
 use crate::facts::{Facts, shapes};
 use crate::graph::{attribute, int_attribute};
 use crate::onnx::NodeProto;
-use crate::onnx::stored::element_bits;
 use crate::recognize::reject::{Operand, Reason};
 
 /// One digit of an axis' index.
@@ -169,14 +169,18 @@ impl Layout {
         Ok(())
     }
 
-    /// A cast rounds, or it does not: a value that was rounded may not be widened again.
+    /// A cast rounds, or it does not. A value that was rounded may be cut to what the type it has now holds, and not be
+    /// cast to any other: a latent is rounded once, to the type of the product.
     fn cast(&mut self, facts: &Facts, node: &NodeProto) -> Option<()> {
-        let bits = |value: Option<&String>| element_bits(facts.elem_type(value?)?);
-        let (from, to) = (bits(node.input.first())?, bits(node.output.first())?);
-        if to > from && self.narrowed {
+        let elem_type = |value: Option<&String>| facts.elem_type(value?);
+        let (from, to) = (
+            elem_type(node.input.first())?,
+            elem_type(node.output.first())?,
+        );
+        if self.narrowed && !holds(from, to) {
             return None;
         }
-        self.narrowed |= to < from;
+        self.narrowed |= !holds(to, from);
         Some(())
     }
 
@@ -393,3 +397,6 @@ pub fn text(shape: &[TDim]) -> String {
     let sizes: Vec<String> = shape.iter().map(ToString::to_string).collect();
     format!("[{}]", sizes.join(", "))
 }
+
+#[cfg(test)]
+mod tests;

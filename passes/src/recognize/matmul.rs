@@ -15,7 +15,7 @@ use crate::recognize::cache::latent_behind;
 use crate::recognize::layout::text;
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::side::{Proved, prove};
-use crate::recognize::site::{Dialect, Site};
+use crate::recognize::site::{Dialect, Side, Site};
 use crate::recognize::trail::is_float;
 
 /// A softmax with the products around it.
@@ -279,8 +279,11 @@ pub fn recognize(
         return Err((output, Reason::HalfCached));
     }
     same_batch(facts, query, &key, &query_shape).map_err(at(score))?;
-    let types = (key.elem_type, facts.elem_type(query), value.elem_type);
-    let (elem_type, Some(product_type), true) = (types.0, types.1, types.0 == types.2) else {
+    same_heads(facts, probabilities, &query_shape).map_err(at(output))?;
+    let types = (facts.elem_type(query), facts.elem_type(probabilities));
+    let (elem_type, (Some(score_type), Some(value_type)), true) =
+        (key.elem_type, types, key.elem_type == value.elem_type)
+    else {
         let reason = operand_shape(
             facts,
             Operand::Query,
@@ -289,7 +292,10 @@ pub fn recognize(
         );
         return Err((score, reason));
     };
-    if !is_float(elem_type) || !is_float(product_type) {
+    if ![elem_type, score_type, value_type]
+        .into_iter()
+        .all(is_float)
+    {
         let reason = operand_shape(facts, Operand::Query, query, "a floating-point type");
         return Err((score, reason));
     }
@@ -300,13 +306,18 @@ pub fn recognize(
         heads,
         kv_heads: key.kv_heads,
         elem_type,
-        product_type,
         query: query.to_owned(),
         score,
         output,
         probabilities: probabilities.to_owned(),
-        key: key.side,
-        value: value.side,
+        key: Side {
+            product_type: score_type,
+            ..key.side
+        },
+        value: Side {
+            product_type: value_type,
+            ..value.side
+        },
     })
 }
 
@@ -354,6 +365,21 @@ fn same_batch(
     }
     let expected = format!("[{}, heads, length, head_size] as the keys have", key.batch);
     Err(operand_shape(facts, Operand::Query, query, &expected))
+}
+
+/// The probabilities have to be those of all query heads.
+fn same_heads(facts: &Facts, probabilities: &str, query_shape: &[TDim]) -> Result<(), Reason> {
+    let shape = facts.shape(probabilities).unwrap_or_default();
+    if shape.len() == 4 && shape.get(1) == query_shape.get(1) {
+        return Ok(());
+    }
+    let expected = "the probabilities of all query heads, [batch, heads, length, past + length]";
+    Err(operand_shape(
+        facts,
+        Operand::Probabilities,
+        probabilities,
+        expected,
+    ))
 }
 
 /// The module that the score product belongs to, from the slashes or the scopes that exporters leave in names.

@@ -135,6 +135,7 @@ fn from_source(
             cache: None,
             scale: layout.scale,
             size: width as usize,
+            product_type: elem_type,
             path: Vec::new(),
             shape_readers: Vec::new(),
         },

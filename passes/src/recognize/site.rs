@@ -43,6 +43,8 @@ pub struct Side {
     pub scale: f64,
     /// Width of one head: d for keys, dv for values.
     pub size: usize,
+    /// ONNX element type in which the product with this side runs.
+    pub product_type: i32,
     /// The values from `source` (included) to the operand of the product (included).
     pub path: Vec<String>,
     /// Nodes that ask for the shape of one of these values, or of the past.
@@ -64,8 +66,6 @@ pub struct Site {
     pub kv_heads: usize,
     /// ONNX element type of what is cached.
     pub elem_type: i32,
-    /// ONNX element type in which the products run.
-    pub product_type: i32,
     /// The query [B, H, T, d] as it enters the score product.
     pub query: String,
     /// The product of queries and keys; its output is [B, H, T, S].

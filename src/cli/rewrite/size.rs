@@ -1,7 +1,10 @@
 //! How small the cache is to be: four ways to say it.
 
 use clap::Args;
+use gqa2mla::compress::search::Promise;
 use gqa2mla_passes::RankPlan;
+
+use crate::cli::values::{increase, nats, share};
 
 /// Nothing is lost without any of these.
 #[derive(Debug, Clone, Args)]
@@ -10,49 +13,15 @@ pub struct Size {
     /// Latent width of keys and of values; the default is the full rank.
     #[arg(long, value_name = "R")]
     rank: Option<usize>,
-    /// Share of the cache that is kept, above 0 and at most 1.
-    #[arg(long, value_name = "SHARE")]
+    /// Share of the cache that is kept, such as 50% or 0.5.
+    #[arg(long, value_name = "SHARE", value_parser = share)]
     cache_ratio: Option<f64>,
     /// Find the smallest cache whose perplexity on held-out text is at most this much higher, such as 2% or 0.02.
-    #[arg(long, value_name = "SHARE", value_parser = share)]
+    #[arg(long, value_name = "SHARE", value_parser = increase)]
     max_perplexity_increase: Option<f64>,
     /// Find the smallest cache whose mean KL from the original on held-out text is at most this, in nats.
-    #[arg(long, value_name = "NATS", value_parser = share)]
+    #[arg(long, value_name = "NATS", value_parser = nats)]
     max_kl: Option<f64>,
-}
-
-/// What a search has to keep.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Promise {
-    /// Increase of perplexity, as a share.
-    Perplexity(f64),
-    /// Mean KL in nats.
-    Kl(f64),
-}
-
-impl Promise {
-    /// The largest loss that keeps it.
-    pub fn limit(self) -> f64 {
-        match self {
-            Self::Perplexity(limit) | Self::Kl(limit) => limit,
-        }
-    }
-
-    /// What it speaks of.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Perplexity(_) => "perplexity increase",
-            Self::Kl(_) => "KL",
-        }
-    }
-
-    /// A loss as people read it.
-    pub fn shown(self, loss: f64) -> String {
-        match self {
-            Self::Perplexity(_) => format!("{:+.2}%", 100.0 * loss),
-            Self::Kl(_) => format!("{loss:.4} nats"),
-        }
-    }
 }
 
 impl Size {
@@ -67,24 +36,9 @@ impl Size {
 
     /// The promise, where one is given.
     pub fn promise(&self) -> Option<Promise> {
-        let perplexity = self.max_perplexity_increase.map(Promise::Perplexity);
+        let perplexity = self
+            .max_perplexity_increase
+            .map(Promise::PerplexityIncrease);
         perplexity.or(self.max_kl.map(Promise::Kl))
-    }
-
-    /// Whether nothing may be lost.
-    pub fn is_exact(&self) -> bool {
-        self.plan() == RankPlan::Full && self.promise().is_none()
-    }
-}
-
-/// `2%` or `0.02`, not negative.
-fn share(text: &str) -> Result<f64, String> {
-    let (number, unit) = match text.strip_suffix('%') {
-        Some(percent) => (percent, 0.01),
-        None => (text, 1.0),
-    };
-    match number.trim().parse::<f64>() {
-        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value * unit),
-        _ => Err("expected a number such as 0.02 or 2%, not negative".to_owned()),
     }
 }

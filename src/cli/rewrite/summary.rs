@@ -1,5 +1,6 @@
 //! What a rewrite did, in words and as data.
 
+use gqa2mla::compress::run::is_lossy;
 use gqa2mla::report::grouped;
 use gqa2mla_passes::Rewritten;
 use gqa2mla_passes::pipeline::patches::RewrittenSite;
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cli::inspect::{bytes, rejects_json};
 
-/// What a rewrite did.
+/// What a rewrite did to one model.
 pub struct Summary {
     target: &'static str,
     sites: usize,
@@ -21,7 +22,7 @@ pub struct Summary {
     predicted: (f64, f64),
     layers: Vec<Value>,
     predictable: bool,
-    /// Whether something is lost.
+    /// Whether the model is an approximation.
     pub lossy: bool,
 }
 
@@ -53,13 +54,11 @@ impl Summary {
             layers: sites.iter().map(layer_json).collect(),
             predictable: sites.iter().all(|s| s.key.loss.is_some()),
             predicted: (worst(|s| s.key.loss), worst(|s| s.value.loss)),
-            lossy: sites
-                .iter()
-                .any(|s| s.ranks.key.min(s.ranks.value) < s.site.full_rank()),
+            lossy: is_lossy(sites),
         }
     }
 
-    /// For people.
+    /// The first lines that are printed of a model.
     pub fn text(&self) -> String {
         let rank = match self.ranks {
             (low, high) if low == high => format!("rank {low}"),
@@ -101,7 +100,7 @@ impl Summary {
         text
     }
 
-    /// For programs.
+    /// The same as data, layer by layer.
     pub fn json(&self) -> Value {
         json!({
             "rewritten": self.sites, "target": self.target, "not_rewritten": self.not_rewritten, "rejects": self.rejects, "exact": !self.lossy,

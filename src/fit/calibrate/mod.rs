@@ -27,7 +27,7 @@ use crate::runtime::tensor::Tensor;
 use crate::runtime::{RuntimeError, RuntimeOptions, Session, open_messages};
 use crate::validate::ValidateError;
 use crate::validate::interface::Interface;
-use crate::validate::ports::subject;
+use crate::validate::ports::LanguageModel;
 use crate::validate::prompt::{closed, feeds};
 
 /// The statistics of a whole model.
@@ -120,7 +120,7 @@ impl Watched {
         quantities: &[Quantity],
         runtime: &RuntimeOptions,
     ) -> Result<Self, CalibrateError> {
-        let interface = subject(&model.model.proto)?.interface;
+        let interface = LanguageModel::of(&model.model.proto)?.interface;
         let analysis = Analysis::of(&model.model, Target::MatMul)?;
         let Observed { proto, layers } = observe(&model.model, &analysis, quantities)?;
         let session = open_messages(&proto.encode_to_vec(), &model.path, runtime)?;

@@ -28,7 +28,7 @@ use gqa2mla_passes::{Absorbed, RankPlan, RewriteError, RewriteOptions, SiteView,
 use kept::{layer_file, load, save};
 use recording::{Recording, Subject};
 
-use crate::files::load::{LoadError, LoadedModel, load as load_model};
+use crate::files::load::LoadedModel;
 use crate::files::tensors::ArraysError;
 use crate::fit::calibrate::{CalibrateError, ModelStatistics};
 use crate::fit::factors::{Factorization, from_moments, moments};
@@ -57,9 +57,6 @@ pub enum ReconstructError {
     /// A file of factors.
     #[error(transparent)]
     Arrays(#[from] ArraysError),
-    /// The model cannot be read once more.
-    #[error(transparent)]
-    Load(#[from] LoadError),
     /// The first layers cannot be rewritten by themselves.
     #[error("rewriting the layers that are done: {0}")]
     Rewrite(#[from] Box<RewriteError>),
@@ -244,7 +241,7 @@ impl Reconstruction {
             allow_partial: true,
             ..job.options.clone()
         };
-        let mut model = load_model(&job.model.path)?;
+        let mut model = job.model.clone();
         let mut factorize = |view: &SiteView, _: Wanted| {
             let factors = self.factors(view.id())?;
             factors.map(Into::into).ok_or_else(|| {

@@ -1,7 +1,6 @@
 //! What the tests share: fixtures, rewriting one into a folder, comparing two models, and running the command.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -9,7 +8,7 @@ use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla::files::save::save;
 use gqa2mla::runtime::{RuntimeKind, RuntimeOptions, Session, open};
 use gqa2mla::validate::compare::Comparison;
-use gqa2mla::validate::ports::subject;
+use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla::validate::{ValidateOptions, validate};
 use gqa2mla_passes::onnx::{GraphProto, NodeProto};
 use gqa2mla_passes::pipeline::factorize::Factorize;
@@ -164,8 +163,8 @@ pub fn compared(before: &LoadedModel, after: &LoadedModel, how: How) -> Result<C
     save(before, &paths.0).unwrap();
     save(after, &paths.1).unwrap();
     let subjects = (
-        subject(&before.model.proto).unwrap(),
-        subject(&after.model.proto).unwrap(),
+        LanguageModel::of(&before.model.proto).unwrap(),
+        LanguageModel::of(&after.model.proto).unwrap(),
     );
     let mut original = session(&paths.0, how.runtime).map_err(|e| format!("the original: {e}"))?;
     let mut changed = session(&paths.1, how.runtime).map_err(|e| format!("the rewritten: {e}"))?;
@@ -258,24 +257,15 @@ pub fn python(script: &str, arguments: &[&Path]) -> String {
     ran.stdout
 }
 
-/// The folder of `variant`, put together if it is not there yet; `None` where there is nothing to make it from.
-pub fn real_model(variant: &str) -> Option<PathBuf> {
+/// The folder of `variant`, put together if it is not there yet.
+pub fn real_model(variant: &str) -> PathBuf {
     let folder = std::env::var_os("GQA2MLA_MODELS")
         .map_or_else(|| root().join("target/real-models"), PathBuf::from);
     let target = folder.join(variant);
     if target.join("model.onnx").is_file() {
-        return Some(target);
+        return target;
     }
-    let script = root().join("../shared/models/assemble.py");
-    if !script.is_file() {
-        // The test harness hides what a passing test prints; this is to be seen.
-        let _ = writeln!(
-            std::io::stderr(),
-            "NOT RUN: {variant}: there is no {} to make it with",
-            script.display()
-        );
-        return None;
-    }
+    let script = shared("models/assemble.py");
     let program = root().join(".venv/bin/python");
     assert!(
         program.exists(),
@@ -293,5 +283,18 @@ pub fn real_model(variant: &str) -> Option<PathBuf> {
         .unwrap();
     assert!(status.success(), "{variant} could not be put together");
     fs::rename(staged.keep(), &target).unwrap();
-    Some(target)
+    target
+}
+
+/// A file or folder of the models and exports that lie beside the repository, or where `GQA2MLA_SHARED` says.
+pub fn shared(name: &str) -> PathBuf {
+    let folder =
+        std::env::var_os("GQA2MLA_SHARED").map_or_else(|| root().join("../shared"), PathBuf::from);
+    let path = folder.join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: `make test MODELS=none` runs the tests that do without",
+        path.display()
+    );
+    path
 }

@@ -74,18 +74,14 @@ fn a_killed_rewrite_leaves_nothing_under_the_name_and_the_next_one_is_whole() {
 struct Mounted(PathBuf);
 
 impl Mounted {
-    /// Mounts one with `options` on `place`; `None` where that is not allowed.
-    fn on(place: &Path, options: &str) -> Option<Self> {
+    /// Mounts one with `options` on `place`, which takes root's rights.
+    fn on(place: &Path, options: &str) -> Self {
         fs::create_dir_all(place).unwrap();
         let arguments = ["-t", "tmpfs", "-o", options, "tmpfs"];
         let mount = Command::new("mount").args(arguments).arg(place).output();
-        if mount.is_ok_and(|m| m.status.success()) {
-            return Some(Self(place.to_path_buf()));
-        }
-        // The test harness hides what a passing test prints; this is to be seen.
-        let words = "NOT RUN: mounting a file system is not allowed here\n";
-        let _ = std::io::stderr().write_all(words.as_bytes());
-        None
+        let mount = mount.unwrap();
+        assert!(mount.status.success(), "{mount:?}");
+        Self(place.to_path_buf())
     }
 }
 
@@ -96,11 +92,10 @@ impl Drop for Mounted {
 }
 
 #[test]
+#[ignore = "mounts a file system, as root"]
 fn a_full_disk_leaves_nothing() {
     let place = folder();
-    let Some(disk) = Mounted::on(&place.path().join("disk"), "size=64k") else {
-        return;
-    };
+    let disk = Mounted::on(&place.path().join("disk"), "size=64k");
     let model = fixture("optimum-llama");
     assert!(fs::metadata(model.join("model.onnx")).unwrap().len() > 64 << 10);
     for out in [disk.0.clone(), disk.0.join("out"), disk.0.join("out.onnx")] {
@@ -117,11 +112,10 @@ fn a_full_disk_leaves_nothing() {
 }
 
 #[test]
+#[ignore = "mounts a file system, as root"]
 fn a_folder_that_cannot_be_written_to_is_a_clear_error() {
     let place = folder();
-    let Some(disk) = Mounted::on(&place.path().join("disk"), "size=1m,ro") else {
-        return;
-    };
+    let disk = Mounted::on(&place.path().join("disk"), "size=1m,ro");
     for out in [disk.0.clone(), disk.0.join("out"), disk.0.join("out.onnx")] {
         let ran = rewrite(&fixture("optimum-llama"), &out, &["--no-validate"]);
         assert_eq!(ran.code, 1, "{ran:?}");

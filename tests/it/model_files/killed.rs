@@ -4,6 +4,8 @@ use super::*;
 
 const VICTIM: &str = "GQA2MLA_TEST_SAVE_UNTIL_KILLED";
 
+const THIS_TEST: &str = "model_files::killed::a_killed_save_leaves_only_whole_models";
+
 fn interrupted_model() -> ModelProto {
     model(vec![
         raw("a", pattern(3 << 20, 1)),
@@ -11,27 +13,18 @@ fn interrupted_model() -> ModelProto {
     ])
 }
 
-/// Not a test by itself: the process that [`a_killed_save_leaves_only_whole_models`] kills.
-#[test]
-fn save_until_killed() {
-    let Some(folder) = std::env::var_os(VICTIM).map(PathBuf::from) else {
-        return;
-    };
-    let input = load(&folder.join("input/model.onnx")).unwrap();
-    for number in 0.. {
-        save(&input, &folder.join(format!("{number}.onnx"))).unwrap();
-    }
-}
-
 #[test]
 fn a_killed_save_leaves_only_whole_models() {
+    if let Some(folder) = std::env::var_os(VICTIM) {
+        save_until_killed(Path::new(&folder));
+    }
     let folder = TempDir::new().unwrap();
     fs::create_dir(folder.path().join("input")).unwrap();
     write(&folder.path().join("input"), &interrupted_model());
     let expected = interrupted_model();
     for round in 0..5 {
         let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "killed::save_until_killed", "--test-threads=1"])
+            .args(["--exact", THIS_TEST, "--test-threads=1"])
             .env(VICTIM, folder.path())
             .stdout(std::process::Stdio::null())
             .spawn()
@@ -58,4 +51,13 @@ fn a_killed_save_leaves_only_whole_models() {
             }
         }
     }
+}
+
+/// What the process does that is killed: this test again, in a process of its own.
+fn save_until_killed(folder: &Path) -> ! {
+    let input = load(&folder.join("input/model.onnx")).unwrap();
+    for number in 0.. {
+        save(&input, &folder.join(format!("{number}.onnx"))).unwrap();
+    }
+    unreachable!("it is killed before the numbers end")
 }

@@ -1,6 +1,9 @@
 //! The same in the other runtime, as far as it goes.
 
+use std::collections::BTreeMap;
+
 use super::*;
+use crate::common::How;
 
 /// Models that tract cannot run, and a part of what it says.
 const NOT_IN_TRACT: [(&str, &str); 15] = [

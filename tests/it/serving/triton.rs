@@ -4,9 +4,9 @@ use super::*;
 
 /// A configuration that names every input and output of a model, written in the ways that protobuf's text format has.
 fn triton_config(inputs: &[Input], logits: &str) -> String {
-    let dims = |dims: &[Dim]| -> Vec<String> {
-        let one = |dim: &Dim| match dim {
-            Dim::Fixed(n) => n.to_string(),
+    let dims = |dims: &[AxisSize]| -> Vec<String> {
+        let one = |dim: &AxisSize| match dim {
+            AxisSize::Fixed(n) => n.to_string(),
             _ => "-1".to_owned(),
         };
         dims.iter().skip(1).map(one).collect()
@@ -58,6 +58,7 @@ fn triton_config(inputs: &[Input], logits: &str) -> String {
 }
 
 #[test]
+#[ignore = "needs the serving stacks"]
 fn in_a_triton_configuration_the_dims_of_caches_change_and_nothing_else() {
     let place = folder();
     let repository = place.path().join("llama");
@@ -67,7 +68,7 @@ fn in_a_triton_configuration_the_dims_of_caches_change_and_nothing_else() {
         repository.join("1/model.onnx"),
     )
     .unwrap();
-    let interface = subject(&loaded("optimum-llama").model.proto)
+    let interface = LanguageModel::of(&loaded("optimum-llama").model.proto)
         .unwrap()
         .interface;
     let text = triton_config(&interface.inputs, &interface.logits);
@@ -104,6 +105,7 @@ fn in_a_triton_configuration_the_dims_of_caches_change_and_nothing_else() {
 }
 
 #[test]
+#[ignore = "needs the serving stacks"]
 fn a_triton_configuration_is_made_where_there_is_none() {
     let place = folder();
     // Two take batches; the third has an input that says which branch to take, and no batch in front of it.
@@ -128,7 +130,7 @@ fn a_triton_configuration_is_made_where_there_is_none() {
             &[&empty, &config],
         );
         let inputs = told["input"][1].as_array().unwrap();
-        let interface = subject(
+        let interface = LanguageModel::of(
             &crate::common::model_at(&out.join("1/model.onnx"))
                 .model
                 .proto,

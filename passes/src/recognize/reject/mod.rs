@@ -34,6 +34,8 @@ pub enum Operand {
     Key,
     /// The right operand of the value product.
     Value,
+    /// The left operand of the value product.
+    Probabilities,
 }
 
 impl fmt::Display for Operand {
@@ -42,6 +44,7 @@ impl fmt::Display for Operand {
             Self::Query => "query",
             Self::Key => "key",
             Self::Value => "value",
+            Self::Probabilities => "probabilities",
         })
     }
 }

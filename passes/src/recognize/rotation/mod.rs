@@ -4,8 +4,11 @@
 //! spelled out or an operator. What is proved is that the nodes between the rows before and the keys that are cached work
 //! on each position by itself, so that a copy of them does to other rows what they do to these.
 
+pub mod fingerprint;
+mod numbers;
 mod part;
 mod positions;
+mod proof;
 mod walk;
 
 use std::collections::BTreeSet;
@@ -64,6 +67,7 @@ pub fn rotation(graph: &Graph, facts: &Facts, site: &Site) -> Rotated {
         value: &site.key.new,
         heads: site.kv_heads,
         size: site.key.size,
+        past: past_length(facts, site),
     };
     rotation_of(graph, facts, &keys)
 }
@@ -74,6 +78,7 @@ pub fn query_rotation(graph: &Graph, facts: &Facts, site: &Site) -> Rotated {
         value: &site.query,
         heads: site.heads,
         size: site.key.size,
+        past: past_length(facts, site),
     };
     rotation_of(graph, facts, &queries)
 }
@@ -83,6 +88,14 @@ struct Rows<'r> {
     value: &'r str,
     heads: usize,
     size: usize,
+    /// P, where there is a cache.
+    past: Option<TDim>,
+}
+
+/// P, the length of the key cache before this step.
+fn past_length(facts: &Facts, site: &Site) -> Option<TDim> {
+    let past = site.key.cache.as_ref()?.past.as_ref()?;
+    facts.shape(past)?.get(2).cloned()
 }
 
 fn rotation_of(graph: &Graph, facts: &Facts, site: &Rows) -> Rotated {
@@ -139,6 +152,10 @@ fn followed(
     let nodes: Vec<NodeId> = rows.iter().copied().collect();
     let any = dependents(graph, behind, &positions.value, Through::Shapes);
     let tables = tables(graph, &input, &rows, &any);
+    proof::are_positions(graph, facts, &positions.value, site.past.as_ref())?;
+    proof::count_on(graph, &nodes, &positions)?;
+    proof::count_on(graph, &tables, &positions)?;
+    proof::turn_by_position(graph, facts, &tables, &moved)?;
     for node in nodes.iter().filter_map(|id| graph.node(*id)) {
         if !works_by_position(facts, node, length) {
             return Err(format!(

@@ -56,6 +56,7 @@ pub fn part(
         value: turned,
         heads,
         size,
+        past: rows.past.clone(),
     };
     let rotation = followed(graph, facts, &apart, &ancestors(graph, turned)).ok()?;
     (!rotation.packed && rotation.part.is_none()).then(|| Rotation {

@@ -6,6 +6,7 @@ use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, input_at, is_contrib, is_op};
 use crate::onnx::tensor_proto::DataType;
 use crate::recognize::rotation::MOST;
+use crate::recognize::rotation::numbers::numbers;
 
 /// Positions of the new rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,12 +93,7 @@ fn integers_behind<'g>(graph: &Graph<'g>, facts: &Facts, value: &'g str) -> Opti
             return Some(value);
         }
         if let Some((_, node)) = graph.producer(value) {
-            // A shape, not the numbers, is what comes in second here.
-            let inputs = match node.op_type() {
-                "Expand" | "Reshape" | "Unsqueeze" => node.input.get(..1),
-                _ => node.input.get(..),
-            };
-            open.extend(inputs.unwrap_or_default().iter().map(String::as_str));
+            open.extend(numbers(node).iter().map(String::as_str));
         }
     }
     None

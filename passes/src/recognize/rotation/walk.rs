@@ -7,6 +7,7 @@ use tract_data::prelude::TDim;
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, attribute, int_attribute, is_alias, is_op};
 use crate::onnx::NodeProto;
+use crate::recognize::rotation::numbers::numbers;
 use crate::recognize::rotation::{MOST, Rows, length_of, rows_in};
 
 /// The nodes that `value` is made by, as far as the rotation can reach.
@@ -20,10 +21,13 @@ pub fn ancestors(graph: &Graph, value: &str) -> BTreeSet<NodeId> {
         if found.len() > 10 * MOST || is_projection(graph, node) || !found.insert(id) {
             continue;
         }
-        // A shape is no number of what it is taken from.
-        if !is_op(node, "Shape") {
-            open.extend(node.input.iter().map(String::as_str));
-        }
+        // A shape is no number of what it is taken from, and a type none of what it is the type of.
+        let inputs = match node.op_type() {
+            "Shape" => &[],
+            "CastLike" => numbers(node),
+            _ => node.input.as_slice(),
+        };
+        open.extend(inputs.iter().map(String::as_str));
     }
     found
 }

@@ -1,0 +1,75 @@
+//! Which element types hold every value of which others.
+
+use crate::onnx::tensor_proto::DataType;
+
+/// Whether a cast from `from` to `to` changes no number. False where nothing is known of either type.
+pub fn holds(to: i32, from: i32) -> bool {
+    if to == from {
+        return true;
+    }
+    match (range(from), range(to)) {
+        (Some(from), Some(to)) => {
+            to.digits >= from.digits
+                && to.exponent >= from.exponent
+                && (to.fraction || !from.fraction)
+                && (to.signed || !from.signed)
+        }
+        _ => false,
+    }
+}
+
+/// What the numbers of a type are made of.
+struct Range {
+    /// Binary digits.
+    digits: u32,
+    /// Binary exponent of the largest number; floats have the smallest one to match.
+    exponent: u32,
+    fraction: bool,
+    signed: bool,
+}
+
+fn range(elem_type: i32) -> Option<Range> {
+    let float = |digits, exponent| Range {
+        digits,
+        exponent,
+        fraction: true,
+        signed: true,
+    };
+    let integer = |bits: u32, signed| Range {
+        digits: bits - u32::from(signed),
+        exponent: bits - u32::from(signed),
+        fraction: false,
+        signed,
+    };
+    Some(match DataType::try_from(elem_type).ok()? {
+        DataType::Double => float(53, 1023),
+        DataType::Float => float(24, 127),
+        DataType::Bfloat16 => float(8, 127),
+        DataType::Float16 => float(11, 15),
+        DataType::Int8 => integer(8, true),
+        DataType::Int16 => integer(16, true),
+        DataType::Int32 => integer(32, true),
+        DataType::Int64 => integer(64, true),
+        DataType::Uint8 => integer(8, false),
+        DataType::Uint16 => integer(16, false),
+        DataType::Uint32 => integer(32, false),
+        DataType::Uint64 => integer(64, false),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_types_of_one_width_need_not_hold_each_other() {
+        let (half, brain) = (DataType::Float16 as i32, DataType::Bfloat16 as i32);
+        assert!(!holds(brain, half) && !holds(half, brain));
+        let float = DataType::Float as i32;
+        assert!(holds(float, half) && holds(float, brain) && !holds(half, float));
+        assert!(holds(half, DataType::Int8 as i32) && !holds(half, DataType::Int16 as i32));
+        assert!(!holds(DataType::Int64 as i32, half));
+        assert!(!holds(DataType::Uint8 as i32, DataType::Int8 as i32));
+    }
+}

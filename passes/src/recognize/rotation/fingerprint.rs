@@ -1,0 +1,65 @@
+//! What two rotations have in common: branches that share a cache of unrotated keys have to rotate them alike.
+
+use crate::facts::Facts;
+use crate::graph::Graph;
+use crate::onnx::NodeProto;
+use crate::recognize::rotation::{Rotated, Rotation};
+
+/// Operators that say what a rotation computes; others only arrange its operands.
+const COMPUTES: [&str; 13] = [
+    "Add",
+    "Concat",
+    "Cos",
+    "Div",
+    "Einsum",
+    "Gather",
+    "MatMul",
+    "Mul",
+    "Neg",
+    "RotaryEmbedding",
+    "Sin",
+    "Slice",
+    "Sub",
+];
+
+/// The operators of a rotation with their attributes and constants, as text that is equal where the rotations are.
+/// `None` where the rotation is not known, which is equal to nothing.
+pub fn fingerprint(graph: &Graph, facts: &Facts, rotated: &Rotated) -> Option<String> {
+    let Rotation { tables, nodes, .. } = match rotated {
+        Rotated::No => return Some(String::new()),
+        Rotated::Unknown(_) => return None,
+        Rotated::By(rotation) => rotation,
+    };
+    let nodes = tables.iter().chain(nodes).filter_map(|id| graph.node(*id));
+    let computing = nodes.filter(|n| COMPUTES.contains(&n.op_type()));
+    // Integers are the shapes that operands are arranged in.
+    let floating = computing.filter(|n| n.output.iter().any(|o| facts.ints(o).is_none()));
+    let mut lines: Vec<String> = floating.map(|n| line(graph, facts, n)).collect();
+    // Exporters write independent nodes in any order.
+    lines.sort();
+    Some(lines.join("\n"))
+}
+
+fn line(graph: &Graph, facts: &Facts, node: &NodeProto) -> String {
+    let operand = |value: &String| {
+        let value = graph.resolve(value);
+        if let Some(numbers) = facts.floats(value) {
+            return format!("{numbers:?}");
+        }
+        if let Some(numbers) = facts.integers(value) {
+            return format!("{numbers:?}");
+        }
+        match graph.initializer(value) {
+            Some(tensor) => tensor.name().to_owned(),
+            None => "·".to_owned(),
+        }
+    };
+    let operands: Vec<String> = node.input.iter().map(operand).collect();
+    let attributes: Vec<String> = node
+        .attribute
+        .iter()
+        .map(|a| format!("{}={} {:?} {:?}", a.name(), a.i(), a.f, a.ints))
+        .collect();
+    let (operands, attributes) = (operands.join(","), attributes.join(","));
+    format!("{} {operands} {attributes}", node.op_type())
+}

@@ -1,0 +1,97 @@
+//! How a run ends: exit codes, and the errors of the library in the words of the command line.
+
+use std::process::ExitCode;
+
+use gqa2mla::compress::convert::ConvertError;
+use gqa2mla::compress::error::{CompressError, FreeWidthsError};
+use gqa2mla::validate::ValidateError;
+use gqa2mla_passes::RewriteError;
+use gqa2mla_passes::forms::FormError;
+
+/// How a run ended. The numbers are the exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It did what was asked.
+    Done = 0,
+    /// It failed.
+    Failed = 1,
+    /// The options are wrong.
+    Usage = 2,
+    /// There is nothing to rewrite, or only part of the attentions is recognised.
+    Nothing = 3,
+    /// Validation failed.
+    Rejected = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Options that contradict each other in a way that clap cannot see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// The error of a command that needs a text and has none.
+pub fn no_text() -> anyhow::Error {
+    let words = "no text: give --text FILE with --tokenizer FILE, or --token-ids FILE";
+    UsageError(words.to_owned()).into()
+}
+
+/// Stands in front of the reason when the models do not run at all.
+const CANNOT_RUN: &str = "the rewrite was not written because the models could not be run (--no-validate writes it unproved)";
+
+/// `error` with the options that help against it.
+pub fn in_options(error: CompressError) -> anyhow::Error {
+    let words = match error {
+        CompressError::NoText => return no_text(),
+        CompressError::ShortText => error.to_string(),
+        CompressError::FreeWidths(cause) => match cause {
+            FreeWidthsError::NoBudget => {
+                "--layout free divides a budget: give it with --cache-ratio or --rank"
+            }
+            FreeWidthsError::OneWidth => {
+                "--layout free gives keys and values widths of their own, and GroupQueryAttention has one: use --target matmul"
+            }
+            FreeWidthsError::OwnLayout => {
+                "--layout free has no meaning for transmla, whose layout is its own"
+            }
+        }
+        .to_owned(),
+        CompressError::Measure(cause @ ValidateError::Token { .. }) => cause.to_string(),
+        CompressError::CannotRun(cause) => return anyhow::Error::from(cause).context(CANNOT_RUN),
+        other => return other.into(),
+    };
+    UsageError(words).into()
+}
+
+/// The exit code of a run that ended with `error`.
+pub fn exit_of(error: &anyhow::Error) -> Exit {
+    let wrong_token = |e: &ValidateError| matches!(e, ValidateError::Token { .. });
+    if error.downcast_ref::<UsageError>().is_some()
+        || error
+            .downcast_ref::<ValidateError>()
+            .is_some_and(wrong_token)
+    {
+        return Exit::Usage;
+    }
+    let convert = match error.downcast_ref::<CompressError>() {
+        Some(CompressError::Convert(convert)) => Some(convert),
+        _ => error.downcast_ref::<ConvertError>(),
+    };
+    match convert {
+        Some(ConvertError::Rewrite { cause, .. }) => match **cause {
+            RewriteError::Nothing(_) | RewriteError::Partial { .. } => Exit::Nothing,
+            RewriteError::Rank { .. }
+            | RewriteError::Ratio(_)
+            | RewriteError::Form {
+                cause: FormError::Refused(_),
+                ..
+            } => Exit::Usage,
+            _ => Exit::Failed,
+        },
+        _ => Exit::Failed,
+    }
+}

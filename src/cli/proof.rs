@@ -1,0 +1,100 @@
+//! The options of a validation, and what it prints.
+
+use clap::Args;
+use gqa2mla::report::measured;
+use gqa2mla::runtime::RuntimeOptions;
+use gqa2mla::validate::proof::{Proof, ProofOptions};
+use serde_json::{Value, json};
+
+use crate::cli::runtime::RuntimeArgs;
+use crate::cli::screen::table;
+
+/// What to run, and what passes.
+#[derive(Debug, Clone, Args)]
+pub struct ProofArgs {
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+    /// Token ids to run, comma-separated, in place of random ones.
+    #[arg(long, alias = "tokens", value_delimiter = ',', value_name = "IDS")]
+    prompt_ids: Option<Vec<i64>>,
+    /// Largest logit difference that passes, relative to the largest logit: 1e-3 in single precision, 2e-2 in half
+    /// precision and where activations are quantized.
+    #[arg(long, value_name = "RATIO")]
+    tolerance: Option<f64>,
+    /// Seed of the random token ids.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl ProofArgs {
+    /// As the library takes them.
+    pub fn options(&self) -> ProofOptions {
+        ProofOptions {
+            tokens: self.prompt_ids.clone(),
+            seed: self.seed,
+            tolerance: self.tolerance,
+        }
+    }
+
+    /// Where the models run, with the runtime's own graph optimizations on.
+    pub fn runtime(&self) -> RuntimeOptions {
+        self.runtime.options(true)
+    }
+}
+
+/// Every run and both verdicts, for people; an `approximate` model is expected to differ.
+pub fn proof_text(proof: &Proof, approximate: bool) -> String {
+    let mut table = table(&[
+        "scenario",
+        "run",
+        "batch",
+        "tokens",
+        "past",
+        "max |d logit|",
+        "max |logit|",
+        "ratio",
+        "KL",
+        "top-1",
+    ]);
+    for step in &proof.unoptimized.steps {
+        table.add_row([
+            step.scenario.clone(),
+            step.step.clone(),
+            step.batch.to_string(),
+            step.tokens.to_string(),
+            step.past.to_string(),
+            format!("{:.2e}", step.max_delta),
+            format!("{:.2}", step.max_logit),
+            format!("{:.2e}", step.ratio),
+            format!("{:.2e}", step.mean_kl),
+            format!("{:.3}", step.top1_agreement),
+        ]);
+    }
+    let mut text = format!("{table}\n\n");
+    for comparison in proof.comparisons() {
+        text.push_str(&format!(
+            "{}: {} (largest ratio {:.2e}, tolerance {:.0e}, KL {:.2e}, top-1 agreement {:.3})\n",
+            comparison.rewritten_runtime,
+            match (comparison.passed(), approximate) {
+                (true, _) => "passed",
+                (false, true) => "differs, as an approximation does",
+                (false, false) => "FAILED",
+            },
+            comparison.max_ratio(),
+            comparison.tolerance,
+            comparison.mean_kl(),
+            comparison.top1_agreement(),
+        ));
+    }
+    text.push_str(&format!(
+        "measured cache: {} -> {} bytes a token\n",
+        measured(proof.unoptimized.original_cache_bytes),
+        measured(proof.unoptimized.rewritten_cache_bytes)
+    ));
+    text
+}
+
+/// The same for programs.
+pub fn proof_json(proof: &Proof) -> Value {
+    json!({ "passed": proof.passed(), "proof": proof.unoptimized, "optimized": proof.optimized })
+}

@@ -1,0 +1,54 @@
+//! What a model loses on a text, for people.
+
+use gqa2mla::fit::layer_errors::LayerError;
+use gqa2mla::measure::quality::Quality;
+use gqa2mla::report::{grouped, measured};
+use serde_json::Value;
+
+use crate::cli::screen::table;
+
+/// Relative errors of scores and outputs, for people: what the spectra predicted when the model was made, and what is
+/// measured.
+pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
+    let mut table = table(&[
+        "layer",
+        "scores, predicted",
+        "measured",
+        "outputs, predicted",
+        "measured",
+    ]);
+    let shown = |error: Option<f64>| error.map_or_else(|| "-".to_owned(), |e| format!("{e:.4}"));
+    let predicted = |layer: usize, side: &str| {
+        let mut known = made_by?["layers"].as_array()?.iter();
+        let of_layer = known.find(|l| l["layer"] == layer)?;
+        // A spectrum tells of squares.
+        of_layer[side].as_f64().map(f64::sqrt)
+    };
+    for layer in layers {
+        table.add_row([
+            layer.layer.to_string(),
+            shown(predicted(layer.layer, "predicted_key_loss")),
+            shown(layer.scores),
+            shown(predicted(layer.layer, "predicted_value_loss")),
+            shown(layer.outputs),
+        ]);
+    }
+    format!(
+        "{table}\nrelative, root mean square. Predicted: of this layer alone, before any reconstruction. Measured: in the running\nmodels, where the errors of earlier layers are in those of later ones"
+    )
+}
+
+/// Perplexity, KL, agreement and the caches that were measured.
+pub fn quality_text(quality: &Quality) -> String {
+    format!(
+        "perplexity {:.3} -> {:.3} ({:+.2}%), KL {:.4}, top-1 agreement {:.3}, on {} tokens\nmeasured cache: {} -> {} bytes a token",
+        quality.original_perplexity,
+        quality.rewritten_perplexity,
+        100.0 * quality.increase(),
+        quality.mean_kl,
+        quality.top1_agreement,
+        grouped(quality.tokens as u64),
+        measured(quality.original_cache_bytes),
+        measured(quality.rewritten_cache_bytes),
+    )
+}

@@ -1,0 +1,143 @@
+//! The end of a rewrite: what is printed, or emitted as JSON, and what goes into the report.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use gqa2mla::compress::run::Compression;
+use gqa2mla::report;
+use gqa2mla::serving::folder::RewrittenFolder;
+use serde_json::{Value, json};
+
+use crate::cli::exit::Exit;
+use crate::cli::rewrite::report_file::ReportFile;
+use crate::cli::rewrite::shown;
+use crate::cli::rewrite::summary::Summary;
+use crate::cli::screen::{complain, emit, emit_json};
+
+/// What there is to say at the end of a rewrite, collected model by model.
+pub struct Ending {
+    started: Instant,
+    input: PathBuf,
+    target: &'static str,
+    in_detail: bool,
+    /// Whether every model is accepted.
+    pub accepted: bool,
+    text: String,
+    models: Vec<Value>,
+    reports: Vec<Value>,
+    folder: Option<Value>,
+    folder_text: String,
+    several: bool,
+}
+
+impl Ending {
+    /// Nothing yet, of a rewrite of `input` to `target` that began at `started`; `in_detail` is for a report.
+    pub fn new(input: &Path, target: &'static str, in_detail: bool, started: Instant) -> Self {
+        Self {
+            started,
+            input: input.to_path_buf(),
+            target,
+            in_detail,
+            accepted: true,
+            text: String::new(),
+            models: Vec::new(),
+            reports: Vec::new(),
+            folder: None,
+            folder_text: String::new(),
+            several: false,
+        }
+    }
+
+    /// Adds what became of the other files of a folder.
+    pub fn folder(&mut self, folder: &RewrittenFolder) {
+        let names: Vec<&str> = folder.stacks.iter().map(|s| s.name()).collect();
+        for edit in &folder.edits {
+            let old = edit.old.as_deref().unwrap_or("nothing");
+            let line = format!("{}: {} {old} -> {}\n", edit.file, edit.key, edit.new);
+            self.folder_text.push_str(&line);
+        }
+        if !names.is_empty() {
+            let line = format!("made for {}\n", names.join(", "));
+            self.folder_text.push_str(&line);
+        }
+        for path in &folder.bundle.left_out {
+            let line = format!("left out: {}\n", path.display());
+            self.folder_text.push_str(&line);
+        }
+        self.several = folder.models.len() > 1;
+        self.folder = Some(json!({
+            "serving": names, "edits": folder.edits, "copied": folder.copied,
+            "left_out": folder.bundle.left_out,
+        }));
+    }
+
+    /// Adds one model.
+    pub fn add(&mut self, file: &Path, compression: &Compression) {
+        let summary = Summary::of(&compression.compressed.staged.rewritten, self.target);
+        let file = file.display().to_string();
+        if self.several {
+            let _ = writeln!(self.text, "{file}:");
+        }
+        self.text.push_str(&shown::text(compression, &summary));
+        self.accepted &= compression.accepted;
+        let named = |mut value: Value| {
+            if let Some(value) = value.as_object_mut() {
+                value.insert("file".to_owned(), json!(file));
+                value.insert("accepted".to_owned(), json!(compression.accepted));
+            }
+            value
+        };
+        self.models.push(named(shown::data(compression, &summary)));
+        if self.in_detail {
+            self.reports
+                .push(named(shown::detailed(compression, &summary)));
+        }
+    }
+
+    /// Prints it all and writes the report: the output is at `output`.
+    pub fn finish(
+        mut self,
+        output: &Path,
+        json: bool,
+        report: Option<ReportFile>,
+    ) -> anyhow::Result<Exit> {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let shown = output.display().to_string();
+        let ended = |mut value: Value| {
+            if let Some(value) = value.as_object_mut() {
+                value.insert("output".to_owned(), json!(shown));
+                value.insert("accepted".to_owned(), json!(self.accepted));
+                value.insert("seconds".to_owned(), json!(seconds));
+                value.insert("folder".to_owned(), json!(self.folder));
+            }
+            value
+        };
+        if let Some(file) = report {
+            let data = ended(json!({
+                "schema": report::SCHEMA, "version": env!("CARGO_PKG_VERSION"),
+                "input": self.input, "models": self.reports,
+            }));
+            file.write(&data)?;
+        }
+        if json {
+            emit_json(&ended(match self.models.as_mut_slice() {
+                [only] => only.take(),
+                several => json!({ "models": several }),
+            }));
+        } else {
+            let closing = match self.accepted {
+                true => format!("wrote {shown} in {seconds:.1} s\n"),
+                false => format!("VALIDATION FAILED; what was rejected is kept in {shown}\n"),
+            };
+            emit(&format!("{}{}{closing}", self.text, self.folder_text));
+        }
+        if self.accepted {
+            return Ok(Exit::Done);
+        }
+        complain(&format!(
+            "error: validation failed; what was rejected is kept in {shown}"
+        ));
+        Ok(Exit::Rejected)
+    }
+}

@@ -1,0 +1,29 @@
+//! The option that names a serving stack.
+
+use clap::ValueEnum;
+use gqa2mla::serving::Stack;
+
+/// The stack that a folder is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ServingArg {
+    Auto,
+    Genai,
+    Optimum,
+    TransformersJs,
+    Triton,
+    None,
+}
+
+impl ServingArg {
+    /// The stacks, or `None` to go by the files.
+    pub fn stacks(self) -> Option<Vec<Stack>> {
+        Some(match self {
+            Self::Auto => return None,
+            Self::Genai => vec![Stack::Genai],
+            Self::Optimum => vec![Stack::Optimum],
+            Self::TransformersJs => vec![Stack::TransformersJs],
+            Self::Triton => vec![Stack::Triton],
+            Self::None => Vec::new(),
+        })
+    }
+}

@@ -1,0 +1,181 @@
+//! One compressed model, in words and as data.
+
+use gqa2mla::compress::acceptance::Verdict;
+use gqa2mla::compress::run::Compression;
+use gqa2mla::compress::search::{Promise, Search};
+use gqa2mla::compress::widths::{Widths, WidthsCompared};
+use gqa2mla::fit::reconstruct::Outcome as Reconstructed;
+use serde_json::{Value, json};
+
+use crate::cli::proof::{proof_json, proof_text};
+use crate::cli::quality::quality_text;
+use crate::cli::rewrite::summary::Summary;
+
+/// What is printed of a model.
+pub fn text(compression: &Compression, summary: &Summary) -> String {
+    let mut text = summary.text();
+    text.push_str(
+        &compression
+            .search
+            .as_ref()
+            .map(search_text)
+            .unwrap_or_default(),
+    );
+    text.push_str(&compression.widths.map(widths_text).unwrap_or_default());
+    text.push_str(&outcomes_text(&compression.compressed.outcomes));
+    text.push_str(&match &compression.verdict {
+        Verdict::Compared(proof) => format!("\n{}\n", proof_text(proof, summary.lossy)),
+        Verdict::DoesNotRun(why) => format!("{why}\n"),
+        Verdict::NotValidated => "not validated (--no-validate)\n".to_owned(),
+    });
+    match &compression.quality {
+        Some(Ok(quality)) => {
+            text.push_str(&format!("on held-out text: {}\n", quality_text(quality)));
+        }
+        Some(Err(why)) => text.push_str(&format!("not measured on text: {why}\n")),
+        None => {}
+    }
+    text
+}
+
+/// The same for programs.
+pub fn data(compression: &Compression, summary: &Summary) -> Value {
+    let (validation, failure) = match &compression.verdict {
+        Verdict::Compared(proof) => (Some(proof_json(proof)), None),
+        Verdict::DoesNotRun(why) => (None, Some(why)),
+        Verdict::NotValidated => (None, None),
+    };
+    let outcomes = compression.compressed.outcomes.iter();
+    json!({
+        "rewrite": summary.json(),
+        "search": compression.search.as_ref().map(search_json),
+        "layouts": compression.widths.map(widths_json),
+        "reconstruction": outcomes.map(outcome_json).collect::<Vec<_>>(),
+        "validation": validation,
+        "quality": compression.quality.as_ref().and_then(|q| q.as_ref().ok()),
+        "failure": failure,
+    })
+}
+
+/// The same for a report, which also has the spectra of each layer and the errors that were measured.
+pub fn detailed(compression: &Compression, summary: &Summary) -> Value {
+    let mut value = data(compression, summary);
+    let sites = &compression.compressed.staged.rewritten.sites;
+    let layers = value
+        .pointer_mut("/rewrite/layers")
+        .and_then(Value::as_array_mut);
+    let measured = compression.layer_errors.as_ref();
+    let errors = measured.and_then(|m| m.as_ref().ok());
+    for (layer, site) in layers.into_iter().flatten().zip(sites) {
+        let mut found = errors.into_iter().flatten();
+        let found = found.find(|e| e.layer == site.site.layer);
+        let added = [
+            ("key_spectrum", json!(site.key.spectrum)),
+            ("value_spectrum", json!(site.value.spectrum)),
+            ("measured_score_error", json!(found.map(|e| e.scores))),
+            ("measured_output_error", json!(found.map(|e| e.outputs))),
+        ];
+        if let Some(layer) = layer.as_object_mut() {
+            layer.extend(added.map(|(key, value)| (key.to_owned(), value)));
+        }
+    }
+    let why = measured.and_then(|m| m.as_ref().err());
+    if let Some(value) = value.as_object_mut() {
+        let why = json!(why.map(ToString::to_string));
+        value.insert("layers_not_measured".to_owned(), why);
+    }
+    value
+}
+
+fn loss_text(promise: Promise, loss: f64) -> String {
+    match promise {
+        Promise::PerplexityIncrease(_) => format!("{:+.2}%", 100.0 * loss),
+        Promise::Kl(_) => format!("{loss:.4} nats"),
+    }
+}
+
+fn search_text(search: &Search) -> String {
+    let Search { promise, found } = search;
+    let mut text = format!(
+        "searched for {} at most {}:\n",
+        promise.name(),
+        loss_text(*promise, promise.limit())
+    );
+    for point in &found.curve {
+        let kept = match Some(point.rank) == found.best {
+            true => "  <- kept",
+            false => "",
+        };
+        text.push_str(&format!(
+            "  rank {:>5}  {}{kept}\n",
+            point.rank,
+            loss_text(*promise, point.loss)
+        ));
+    }
+    if found.best.is_none() {
+        text.push_str("  no smaller cache keeps the promise: the exact rewrite is written\n");
+    }
+    text
+}
+
+fn search_json(search: &Search) -> Value {
+    let Search { promise, found } = search;
+    let curve = found.curve.iter();
+    let curve = curve.map(|p| json!({ "rank": p.rank, "loss": p.loss }));
+    json!({
+        "promise": promise.name(), "limit": promise.limit(), "rank": found.best,
+        "curve": curve.collect::<Vec<_>>(),
+    })
+}
+
+fn widths_text(widths: WidthsCompared) -> String {
+    let kept = match widths.kept() {
+        Widths::Free => "free",
+        Widths::Uniform => "uniform, as free is no better",
+    };
+    format!(
+        "layouts: KL {:.4} free, {:.4} uniform, on held-out text: kept {kept}\n",
+        widths.free_kl, widths.uniform_kl
+    )
+}
+
+fn widths_json(widths: WidthsCompared) -> Value {
+    let kept = match widths.kept() {
+        Widths::Free => "free",
+        Widths::Uniform => "uniform",
+    };
+    json!({ "free_kl": widths.free_kl, "uniform_kl": widths.uniform_kl, "kept": kept })
+}
+
+fn outcomes_text(outcomes: &[Reconstructed]) -> String {
+    let errors: Vec<[f64; 2]> = outcomes.iter().filter_map(|o| o.error).collect();
+    let mean = |of: usize| {
+        let sum: f64 = errors.iter().filter_map(|e| e.get(of)).sum();
+        sum / errors.len().max(1) as f64
+    };
+    let mut text = String::new();
+    if !errors.is_empty() {
+        text.push_str(&format!(
+            "local reconstruction: error of attention outputs {:.4} -> {:.4} (mean of {} layers, relative, squared, held out)\n",
+            mean(0),
+            mean(1),
+            errors.len()
+        ));
+    }
+    for (layer, why) in outcomes
+        .iter()
+        .filter_map(|o| Some((o.layer, o.left.as_ref()?)))
+    {
+        text.push_str(&format!("  layer {layer} not reconstructed: {why}\n"));
+    }
+    text
+}
+
+fn outcome_json(outcome: &Reconstructed) -> Value {
+    json!({
+        "layer": outcome.layer,
+        "error_before": outcome.error.map(|e| e[0]),
+        "error_after": outcome.error.map(|e| e[1]),
+        "not_reconstructed": outcome.left,
+    })
+}

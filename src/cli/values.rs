@@ -1,0 +1,77 @@
+//! The values of options: shares, losses and paths.
+
+use std::path::PathBuf;
+
+use clap::builder::{PathBufValueParser, TypedValueParser};
+
+/// A share: `0.5` or `50%`.
+pub fn share(text: &str) -> Result<f64, String> {
+    number(text).map(|(value, _)| value)
+}
+
+/// An increase: `2%` or `0.02`, not negative. A bare number of 1 or more is a percentage that lacks its sign.
+pub fn increase(text: &str) -> Result<f64, String> {
+    match number(text)? {
+        (value, _) if value < 0.0 => Err("an increase is not negative".to_owned()),
+        (value, false) if value >= 1.0 => Err(format!(
+            "{text} would be {}%: write {text}% for a percentage, or a share such as 0.02",
+            100.0 * value
+        )),
+        (value, _) => Ok(value),
+    }
+}
+
+/// A loss in nats, not negative.
+pub fn nats(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        _ => Err("expected a number of nats such as 0.05, not negative".to_owned()),
+    }
+}
+
+/// The number, and whether it was a percentage.
+fn number(text: &str) -> Result<(f64, bool), String> {
+    let (number, unit, percentage) = match text.strip_suffix('%') {
+        Some(number) => (number, 0.01, true),
+        None => (text, 1.0, false),
+    };
+    match number.trim().parse::<f64>() {
+        Ok(value) if value.is_finite() => Ok((value * unit, percentage)),
+        _ => Err("expected a number such as 0.02 or 2%".to_owned()),
+    }
+}
+
+/// The path of an output. Standard output, `-`, is none: models and statistics are written whole or not at all.
+pub fn output() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.as_os_str() == "-" {
+        true => Err("standard output cannot hold it: give a path"),
+        false => Ok(path),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{increase, nats, share};
+
+    #[test]
+    fn a_share_is_a_number_or_a_percentage() {
+        assert_eq!(share("0.5"), Ok(0.5));
+        assert_eq!(share("50%"), Ok(0.5));
+        assert!(share("half").is_err() && share("inf").is_err());
+    }
+
+    #[test]
+    fn an_increase_of_several_hundred_percent_has_to_be_meant() {
+        assert_eq!(increase("2%"), Ok(0.02));
+        assert_eq!(increase("0.02"), Ok(0.02));
+        assert_eq!(increase("500%"), Ok(5.0));
+        assert!(increase("5").unwrap_err().contains("write 5%"));
+        assert!(increase("-2%").is_err());
+    }
+
+    #[test]
+    fn nats_are_no_percentages() {
+        assert_eq!(nats("0.05"), Ok(0.05));
+        assert!(nats("5%").is_err() && nats("-1").is_err());
+    }
+}

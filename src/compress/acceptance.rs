@@ -1,0 +1,136 @@
+//! Which models may have their names.
+
+use crate::compress::search::Promise;
+use crate::measure::quality::Quality;
+use crate::validate::proof::Proof;
+
+/// What running both models showed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// They were not run, as asked.
+    NotValidated,
+    /// They were compared.
+    Compared(Proof),
+    /// The original runs and the rewritten model does not, for this reason.
+    DoesNotRun(String),
+}
+
+/// The tolerance that a model is held to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// Its logits stay within the tolerance: it is exact, or the caller gave a tolerance.
+    ToTolerance,
+    /// Its logits are finite: it is an approximation, and what it loses is reported.
+    ToFinite,
+}
+
+/// Whether a model may have its name: it was not validated because nobody wanted it, or it passed; and what was promised
+/// of it is kept, as far as it was measured. An exact model breaks no promise and needs no `quality`.
+#[must_use]
+pub fn accepts(
+    verdict: &Verdict,
+    held: Held,
+    promise: Option<Promise>,
+    quality: Option<&Quality>,
+) -> bool {
+    let runs = match (verdict, held) {
+        (Verdict::NotValidated, _) => true,
+        (Verdict::DoesNotRun(_), _) => false,
+        (Verdict::Compared(proof), Held::ToTolerance) => proof.is_finite() && proof.passed(),
+        (Verdict::Compared(proof), Held::ToFinite) => proof.is_finite(),
+    };
+    let kept = promise
+        .zip(quality)
+        .is_none_or(|(promise, quality)| promise.is_kept(quality));
+    runs && kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Held, Verdict, accepts};
+    use crate::compress::search::Promise;
+    use crate::measure::quality::Quality;
+    use crate::validate::compare::{Comparison, StepComparison};
+    use crate::validate::proof::Proof;
+
+    fn verdict(ratio: f64, finite: bool) -> Verdict {
+        let step = StepComparison {
+            scenario: String::new(),
+            step: String::new(),
+            batch: 1,
+            tokens: 8,
+            past: 0,
+            positions: 8,
+            max_delta: ratio,
+            max_logit: 1.0,
+            ratio,
+            mean_kl: 0.0,
+            top1_agreement: 1.0,
+            finite,
+        };
+        Verdict::Compared(Proof {
+            unoptimized: Comparison {
+                original_runtime: String::new(),
+                rewritten_runtime: String::new(),
+                steps: vec![step],
+                original_cache_bytes: 512.0,
+                rewritten_cache_bytes: 256.0,
+                tolerance: 1e-3,
+            },
+            optimized: None,
+        })
+    }
+
+    fn quality(rewritten_perplexity: f64) -> Quality {
+        Quality {
+            tokens: 100,
+            original_perplexity: 10.0,
+            rewritten_perplexity,
+            mean_kl: 0.1,
+            top1_agreement: 1.0,
+            original_cache_bytes: 512.0,
+            rewritten_cache_bytes: 256.0,
+        }
+    }
+
+    #[test]
+    fn an_approximation_may_differ_and_an_exact_rewrite_may_not() {
+        let differs = verdict(0.5, true);
+        assert!(accepts(&differs, Held::ToFinite, None, None));
+        assert!(!accepts(&differs, Held::ToTolerance, None, None));
+        assert!(accepts(&verdict(1e-4, true), Held::ToTolerance, None, None));
+    }
+
+    #[test]
+    fn nothing_excuses_logits_that_are_not_finite_or_a_model_that_does_not_run() {
+        for held in [Held::ToFinite, Held::ToTolerance] {
+            assert!(!accepts(&verdict(0.0, false), held, None, None));
+            let broken = Verdict::DoesNotRun("it does not load".to_owned());
+            assert!(!accepts(&broken, held, None, None));
+        }
+    }
+
+    #[test]
+    fn a_promise_is_kept_by_what_is_measured() {
+        let promise = Some(Promise::PerplexityIncrease(0.02));
+        let good = verdict(0.5, true);
+        assert!(accepts(
+            &good,
+            Held::ToFinite,
+            promise,
+            Some(&quality(10.2))
+        ));
+        assert!(!accepts(
+            &good,
+            Held::ToFinite,
+            promise,
+            Some(&quality(10.3))
+        ));
+        assert!(!accepts(
+            &good,
+            Held::ToFinite,
+            promise,
+            Some(&quality(f64::NAN))
+        ));
+    }
+}

@@ -1,0 +1,100 @@
+//! Why there is no rewritten model.
+
+use gqa2mla_passes::analysis::identity::SiteId;
+
+use crate::compress::convert::ConvertError;
+use crate::files::load::LoadError;
+use crate::files::tensors::ArraysError;
+use crate::fit::calibrate::CalibrateError;
+use crate::fit::reconstruct::ReconstructError;
+use crate::measure::text::TextError;
+use crate::validate::ValidateError;
+
+/// Why there is no rewritten model. Nothing has been written then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompressError {
+    /// The rewrite.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    /// The reconstruction.
+    #[error(transparent)]
+    Reconstruct(#[from] ReconstructError),
+    /// Statistics that were made from another model.
+    #[error(
+        "the statistics belong to another model ({found}, this one is {expected}): make them with `gqa2mla calibrate` from this very file"
+    )]
+    OtherModel {
+        /// The model of the statistics.
+        found: String,
+        /// The model.
+        expected: String,
+    },
+    /// Statistics without an attention of the model.
+    #[error(
+        "the statistics have no entry for layer {layer} ('{id}'): make them again with this version"
+    )]
+    NoLayer {
+        /// The layer.
+        layer: usize,
+        /// Its id.
+        id: SiteId,
+    },
+    /// Observing the model.
+    #[error("{path}: {cause}")]
+    Calibrate {
+        /// The model.
+        path: String,
+        /// Why it cannot be observed.
+        cause: CalibrateError,
+    },
+    /// The rewritten model cannot be read again.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The text.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// Factors, a search or a free layout need a text, and there is none.
+    #[error("no text: one is needed to fit the factors and to measure what is lost")]
+    NoText,
+    /// The text is too short to fit on one part of it and to measure on another.
+    #[error("the text is too short to measure on a part of it: give one of some hundred tokens")]
+    ShortText,
+    /// Widths of their own for the layers do not go together with the rest of the request.
+    #[error(transparent)]
+    FreeWidths(#[from] FreeWidthsError),
+    /// The models cannot be measured or validated, for reasons that are not the rewritten model's.
+    #[error(transparent)]
+    Measure(#[from] ValidateError),
+    /// No folder for models that are measured and dropped.
+    #[error("making a temporary folder: {cause}")]
+    Scratch {
+        /// The system's answer.
+        cause: std::io::Error,
+    },
+    /// The models do not run, so that nothing is proved.
+    #[error("the rewrite cannot be validated because the models could not be run: {0}")]
+    CannotRun(ValidateError),
+}
+
+/// Why layers cannot have widths of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FreeWidthsError {
+    /// They divide the budget of a given size.
+    #[error("free widths divide a budget: give a rank or a ratio of the cache")]
+    NoBudget,
+    /// `GroupQueryAttention` has one width for keys and values.
+    #[error(
+        "free widths differ between keys and values, and GroupQueryAttention has one width: use the target matmul"
+    )]
+    OneWidth,
+    /// TransMLA's recipe has a layout of its own.
+    #[error("free widths have no meaning for TransMLA's recipe, whose layout is its own")]
+    OwnLayout,
+}
+
+impl From<ArraysError> for CompressError {
+    fn from(error: ArraysError) -> Self {
+        ReconstructError::from(error).into()
+    }
+}

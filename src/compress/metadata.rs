@@ -1,0 +1,41 @@
+//! What an approximation says of itself in the model's metadata.
+
+use gqa2mla_passes::onnx::StringStringEntryProto;
+use gqa2mla_passes::{RankPlan, RewriteOptions, Rewritten};
+use serde_json::json;
+
+use crate::fit::factors::Factorization;
+
+/// Key of the model's metadata under which an approximation says how it was made.
+pub const METADATA: &str = "gqa2mla";
+
+/// The entry of the metadata for a model that `rewritten` describes.
+#[must_use]
+pub fn note(
+    options: &RewriteOptions,
+    factorization: Factorization,
+    reconstruction_steps: usize,
+    rewritten: &Rewritten,
+) -> StringStringEntryProto {
+    let ratio = match options.ranks {
+        RankPlan::Ratio(ratio) => Some(ratio),
+        _ => None,
+    };
+    let layers = rewritten.sites.iter().map(|site| {
+        json!({
+            "layer": site.site.layer, "key_rank": site.ranks.key, "value_rank": site.ranks.value,
+            "predicted_key_loss": site.key.loss, "predicted_value_loss": site.value.loss,
+        })
+    });
+    let value = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "factors": factorization.name(),
+        "reconstruction_steps": reconstruction_steps,
+        "cache_ratio": ratio,
+        "layers": layers.collect::<Vec<_>>(),
+    });
+    StringStringEntryProto {
+        key: Some(METADATA.to_owned()),
+        value: Some(value.to_string()),
+    }
+}

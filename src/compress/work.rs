@@ -1,0 +1,47 @@
+//! The folder in which finished layers of a reconstruction wait for the run that needs them.
+
+use std::path::{Path, PathBuf};
+
+use gqa2mla_passes::RewriteOptions;
+use gqa2mla_passes::factor::reconstruct::Descent;
+
+use crate::fit::calibrate::ModelStatistics;
+use crate::fit::factors::Factorization;
+use crate::measure::text::Text;
+
+/// Everything that decides what the finished layers hold.
+pub(crate) struct Inputs<'i> {
+    pub statistics: &'i ModelStatistics,
+    pub text: &'i Text,
+    pub factorization: Factorization,
+    pub options: &'i RewriteOptions<'i>,
+    pub descent: Descent,
+}
+
+impl Inputs<'_> {
+    /// The folder in `parent` for these inputs: other inputs get another one, so that a run never continues with layers
+    /// that were made from something else.
+    pub(crate) fn folder(&self, parent: Option<&Path>) -> PathBuf {
+        let mut hasher = crc32fast::Hasher::new();
+        for id in &self.text.ids {
+            hasher.update(&id.to_le_bytes());
+        }
+        let inputs = format!(
+            "{} {} {} {:?} {:?} {:?} {:?} {}",
+            self.statistics.model,
+            self.statistics.text,
+            self.statistics.sequences,
+            self.factorization,
+            self.options.form,
+            self.options.ranks,
+            self.descent,
+            self.text.length
+        );
+        hasher.update(inputs.as_bytes());
+        let name = format!(".gqa2mla-work-{:08x}", hasher.finalize());
+        match parent {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.join(name),
+            _ => PathBuf::from(name),
+        }
+    }
+}

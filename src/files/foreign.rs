@@ -1,0 +1,131 @@
+//! Models in other formats than ONNX, and the way from each to a file that can be read.
+
+use std::fs;
+use std::path::Path;
+
+/// What a file that begins with `bytes` is, if it is a model in another format, and what to do.
+#[must_use]
+pub fn file(bytes: &[u8]) -> Option<String> {
+    let begins = |magic: &[u8]| bytes.starts_with(magic);
+    // safetensors: the header's length in 8 bytes, then the header as JSON.
+    let header = bytes.get(..8).and_then(|b| b.try_into().ok());
+    let header = header.map(u64::from_le_bytes).unwrap_or(u64::MAX);
+    let safetensors = bytes.get(8) == Some(&b'{') && header < bytes.len() as u64;
+    let found = if begins(b"GGUF") {
+        "it is a GGUF file, which holds weights for llama.cpp and no graph"
+    } else if safetensors {
+        "it is a safetensors file, which holds weights and no graph"
+    } else if begins(b"PK\x03\x04") || begins(b"\x80\x02") {
+        "it looks like a PyTorch checkpoint, which holds weights and no graph"
+    } else if bytes.get(4..8) == Some(b"ORTM") {
+        return Some(
+            "it is in ONNX Runtime's own format: give the .onnx file that it was made from"
+                .to_owned(),
+        );
+    } else if begins(b"version https://git-lfs") {
+        return Some(
+            "it is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`".to_owned(),
+        );
+    } else {
+        return None;
+    };
+    Some(format!("{found}: {}", export("MODEL")))
+}
+
+/// What the folder at `path`, in which there is no .onnx file, holds instead, and what to do.
+#[must_use]
+pub fn folder(path: &Path) -> Option<String> {
+    let mut endings: Vec<&str> = Vec::new();
+    for entry in fs::read_dir(path).ok()?.flatten() {
+        let name = entry.path();
+        let ending = name.extension().and_then(|e| e.to_str());
+        let known = ["safetensors", "bin", "pt", "pth", "gguf"];
+        endings.extend(known.iter().filter(|known| Some(**known) == ending));
+    }
+    endings.sort_unstable();
+    let first = endings.first()?;
+    let command = export(&path.display().to_string());
+    Some(format!(
+        "it holds weights (.{first}) and no .onnx file: {command}"
+    ))
+}
+
+/// What to do about a path that does not exist and looks like the name of a model on the Hugging Face hub.
+#[must_use]
+pub fn hub_name(path: &Path) -> Option<String> {
+    let text = path.to_str()?;
+    let (owner, name) = text.split_once('/')?;
+    let plain = |part: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        !part.is_empty() && !part.starts_with('.') && part.chars().all(allowed)
+    };
+    let file = name.ends_with(".onnx");
+    (plain(owner) && plain(name) && !file && !Path::new(owner).exists()).then(|| {
+        format!(
+            "there is no such file or folder. If it is a model of the Hugging Face hub, {}",
+            export(text)
+        )
+    })
+}
+
+fn export(model: &str) -> String {
+    format!(
+        "export it first, with `optimum-cli export onnx --model {model} FOLDER`, or for onnxruntime-genai with `python -m onnxruntime_genai.models.builder -m {model} -o FOLDER -p fp32 -e cpu`"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{file, folder, hub_name};
+
+    #[test]
+    fn files_of_other_formats_are_known_by_their_first_bytes() {
+        let mut safetensors = 2_u64.to_le_bytes().to_vec();
+        safetensors.extend(b"{} and the weights");
+        let cases: [(&[u8], &str); 5] = [
+            (b"GGUF\x03\0\0\0", "GGUF"),
+            (&safetensors, "safetensors"),
+            (b"PK\x03\x04 archive", "PyTorch"),
+            (b"\x18\0\0\0ORTM", "ONNX Runtime's own format"),
+            (
+                b"version https://git-lfs.github.com/spec/v1",
+                "git lfs pull",
+            ),
+        ];
+        for (bytes, word) in cases {
+            let said = file(bytes);
+            assert!(
+                said.as_ref().is_some_and(|s| s.contains(word)),
+                "{word}: {said:?}"
+            );
+        }
+        assert_eq!(file(b"\x08\x08\x12\x07pytorch"), None);
+    }
+
+    #[test]
+    fn names_of_the_hub_are_told_from_paths() {
+        let said = hub_name(Path::new("HuggingFaceTB/SmolLM2-135M"));
+        assert!(said.is_some_and(|s| s.contains("--model HuggingFaceTB/SmolLM2-135M")));
+        for path in [
+            "model.onnx",
+            "./a/b",
+            "/a/b",
+            "a/b/c",
+            "src/model",
+            "a/b.onnx",
+        ] {
+            assert_eq!(hub_name(Path::new(path)), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_folder_of_weights_is_told_from_an_empty_one() -> std::io::Result<()> {
+        let place = tempfile::tempdir()?;
+        assert_eq!(folder(place.path()), None);
+        std::fs::write(place.path().join("model.safetensors"), "")?;
+        assert!(folder(place.path()).is_some_and(|s| s.contains(".safetensors")));
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! Integers in NumPy's .npy format (NEP 1): a magic word, a version, a header that is a Python dictionary, the elements.
+
+const MAGIC: &[u8] = b"\x93NUMPY";
+
+/// Why a .npy file holds no token ids.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NpyError {
+    /// Another format.
+    #[error("it does not begin like one")]
+    Magic,
+    /// A header that is cut off, or lacks `descr`, `fortran_order` or `shape`.
+    #[error("its header cannot be read")]
+    Header,
+    /// Floats, texts, records.
+    #[error("its elements are '{0}'")]
+    ElementType(String),
+    /// Several axes, the first one innermost.
+    #[error("its axes are in Fortran's order; save numpy.ascontiguousarray of it")]
+    Order,
+    /// Cut off, or a shape that no file could hold.
+    #[error("its shape {shape} does not fit the {found} bytes of its elements")]
+    Length {
+        /// As the header writes it.
+        shape: String,
+        /// Bytes behind the header.
+        found: usize,
+    },
+}
+
+/// The elements of a .npy file, in any number of dimensions and any width of integers.
+///
+/// # Errors
+/// [`NpyError`] where `file` is none, or does not hold integers.
+pub fn integers(file: &[u8]) -> Result<Vec<i64>, NpyError> {
+    let rest = file.strip_prefix(MAGIC).ok_or(NpyError::Magic)?;
+    let (header, elements) = split(rest).ok_or(NpyError::Header)?;
+    let descr = entry(header, "descr")
+        .and_then(|text| text.split('\'').nth(1))
+        .ok_or(NpyError::Header)?;
+    let shape = entry(header, "shape")
+        .and_then(|text| text.strip_prefix('(')?.split(')').next())
+        .ok_or(NpyError::Header)?;
+    let fortran = entry(header, "fortran_order").ok_or(NpyError::Header)?;
+
+    let unknown = || NpyError::ElementType(descr.to_owned());
+    let (order, kind) = descr.split_at_checked(1).ok_or_else(unknown)?;
+    let (signed, width) = match kind {
+        "i1" => (true, 1),
+        "i2" => (true, 2),
+        "i4" => (true, 4),
+        "i8" => (true, 8),
+        "u1" => (false, 1),
+        "u2" => (false, 2),
+        "u4" => (false, 4),
+        _ => return Err(unknown()),
+    };
+    let length = || NpyError::Length {
+        shape: format!("({shape})"),
+        found: elements.len(),
+    };
+    let sizes = shape
+        .split(',')
+        .map(str::trim)
+        .filter(|size| !size.is_empty());
+    let sizes: Vec<usize> = sizes
+        .map(|size| size.parse().map_err(|_| NpyError::Header))
+        .collect::<Result<_, _>>()?;
+    if fortran.starts_with("True") && sizes.len() > 1 {
+        return Err(NpyError::Order);
+    }
+    let bytes = sizes
+        .iter()
+        .try_fold(width, |bytes: usize, size| bytes.checked_mul(*size));
+    if bytes != Some(elements.len()) {
+        return Err(length());
+    }
+    Ok(elements
+        .chunks_exact(width)
+        .map(|bytes| match order {
+            ">" => number(bytes.iter(), signed),
+            _ => number(bytes.iter().rev(), signed),
+        })
+        .collect())
+}
+
+/// The number that `bytes`, the most significant first, write.
+fn number<'b>(bytes: impl Iterator<Item = &'b u8> + Clone, signed: bool) -> i64 {
+    let negative = signed && bytes.clone().next().is_some_and(|first| *first >= 0x80);
+    bytes.fold(if negative { -1 } else { 0 }, |number, byte| {
+        number << 8 | i64::from(*byte)
+    })
+}
+
+/// The header's text and what follows it. Version 1 counts the header in 2 bytes, later ones in 4.
+fn split(rest: &[u8]) -> Option<(&str, &[u8])> {
+    let (version, rest) = rest.split_at_checked(2)?;
+    let (length, rest) = rest.split_at_checked(if version.first() == Some(&1) { 2 } else { 4 })?;
+    let length = length
+        .iter()
+        .rev()
+        .fold(0, |n: usize, b| n << 8 | usize::from(*b));
+    let (header, elements) = rest.split_at_checked(length)?;
+    Some((std::str::from_utf8(header).ok()?, elements))
+}
+
+/// What stands behind a key of the header.
+fn entry<'h>(header: &'h str, key: &str) -> Option<&'h str> {
+    let (_, after) = header.split_once(&format!("'{key}'"))?;
+    Some(after.trim_start().strip_prefix(':')?.trim_start())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(descr: &str, fortran: &str, shape: &str, elements: &[u8]) -> Vec<u8> {
+        let header =
+            format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}\n");
+        let length = (header.len() as u16).to_le_bytes();
+        [MAGIC, &[1, 0], &length, header.as_bytes(), elements].concat()
+    }
+
+    #[test]
+    fn integers_of_every_width_and_order_are_read() {
+        let read = |descr, elements: &[u8]| integers(&file(descr, "False", "(2,)", elements));
+        assert_eq!(read("|u1", &[1, 255]), Ok(vec![1, 255]));
+        assert_eq!(read("|i1", &[1, 255]), Ok(vec![1, -1]));
+        assert_eq!(read("<u2", &[1, 2, 0, 128]), Ok(vec![513, 32768]));
+        assert_eq!(read(">i2", &[2, 1, 255, 254]), Ok(vec![513, -2]));
+        let wide = [7i64.to_le_bytes(), i64::MIN.to_le_bytes()].concat();
+        assert_eq!(read("<i8", &wide), Ok(vec![7, i64::MIN]));
+    }
+
+    #[test]
+    fn axes_are_read_in_order_or_refused() {
+        let four = [1, 2, 3, 4];
+        let read = |fortran, shape| integers(&file("|u1", fortran, shape, &four));
+        assert_eq!(read("False", "(2, 2)"), Ok(vec![1, 2, 3, 4]));
+        assert_eq!(read("True", "(4,)"), Ok(vec![1, 2, 3, 4]));
+        assert_eq!(read("True", "(2, 2)"), Err(NpyError::Order));
+    }
+
+    #[test]
+    fn what_does_not_add_up_is_refused() {
+        assert_eq!(integers(b"[1, 2]"), Err(NpyError::Magic));
+        assert_eq!(
+            integers(b"\x93NUMPY\x01\x00\xff\xff{"),
+            Err(NpyError::Header)
+        );
+        let read = |descr, shape| integers(&file(descr, "False", shape, &[0; 8]));
+        assert_eq!(
+            read("<f8", "(1,)"),
+            Err(NpyError::ElementType("<f8".to_owned()))
+        );
+        for shape in ["(2,)", "(1152921504606846976,)", "(4294967296, 4294967296)"] {
+            assert!(
+                matches!(read("<i8", shape), Err(NpyError::Length { .. })),
+                "{shape}"
+            );
+        }
+    }
+}

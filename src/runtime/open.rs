@@ -1,0 +1,68 @@
+//! Chooses the runtime of a model and opens the model in it.
+
+use std::path::{Path, PathBuf};
+
+use crate::runtime::error::RuntimeError;
+use crate::runtime::session::{Provider, RuntimeKind, RuntimeOptions, Session};
+#[cfg(feature = "tract")]
+use crate::runtime::tract;
+use crate::runtime::{library, locate, ort};
+
+/// Opens a model file, with external data relative to it.
+///
+/// # Errors
+/// [`RuntimeError`] when no runtime can be had, or the runtime refuses the model.
+pub fn open(model: &Path, options: &RuntimeOptions) -> Result<Box<dyn Session>, RuntimeError> {
+    if options.runtime == RuntimeKind::Tract {
+        return open_tract(model, options);
+    }
+    match ort::open(model, None, options) {
+        Ok(session) => Ok(Box::new(session)),
+        // Only a machine without ONNX Runtime falls back: a library or device that was named and does not work is an
+        // error, or a check could pass in another runtime than the one it was meant for.
+        Err(RuntimeError::NotFound { .. })
+            if cfg!(feature = "tract")
+                && options.runtime == RuntimeKind::Auto
+                && options.provider == Provider::Cpu =>
+        {
+            open_tract(model, options)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens `messages`, an encoded model, in ONNX Runtime, as if they stood in the file `model`: its data files are used.
+///
+/// # Errors
+/// [`RuntimeError`] when ONNX Runtime cannot be had, or refuses the model.
+pub fn open_messages(
+    messages: &[u8],
+    model: &Path,
+    options: &RuntimeOptions,
+) -> Result<Box<dyn Session>, RuntimeError> {
+    Ok(Box::new(ort::open(model, Some(messages), options)?))
+}
+
+/// The version of the ONNX Runtime that [`open`] would use, and where it is.
+///
+/// # Errors
+/// [`RuntimeError::NotFound`] where there is none; [`RuntimeError::BadLibrary`] where it cannot be loaded.
+pub fn version() -> Result<(String, PathBuf), RuntimeError> {
+    let located = locate::locate(None, &locate::Surroundings::of_process())?;
+    let (_, version) = library::load(&located, false)?;
+    Ok((version, located.path))
+}
+
+fn open_tract(model: &Path, options: &RuntimeOptions) -> Result<Box<dyn Session>, RuntimeError> {
+    if options.provider == Provider::Cuda {
+        return Err(RuntimeError::Provider {
+            model: model.to_path_buf(),
+            provider: "CUDA",
+            reason: "tract is built for the processor only; choose ONNX Runtime".to_owned(),
+        });
+    }
+    #[cfg(feature = "tract")]
+    return Ok(Box::new(tract::TractSession::open(model, options)?));
+    #[cfg(not(feature = "tract"))]
+    Err(RuntimeError::WithoutTract)
+}

@@ -1,0 +1,117 @@
+//! What has to change in a folder so that its stacks serve a rewritten model, and what cannot be served.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::files::load::LoadedModel;
+use crate::files::save::DataFile;
+use crate::serving::config::{self, Edit};
+use crate::serving::error::{ServingError, differing_widths};
+use crate::serving::latent::Latent;
+use crate::serving::stack::Stack;
+use crate::serving::{genai, optimum, transformers_js, triton};
+
+/// A model file that grows by its new weights has to stay below the 2 GiB of one message.
+const LARGEST_INLINE: usize = 1 << 30;
+
+/// Refuses what can be told before a model is rewritten: configurations that cannot be read or are missing, and with
+/// `one_width` false, stacks that have no place for widths that differ.
+///
+/// # Errors
+/// [`ServingError`] for the first stack that cannot serve it.
+pub fn check(
+    stacks: &[Stack],
+    texts: &BTreeMap<String, String>,
+    one_width: bool,
+) -> Result<(), ServingError> {
+    for stack in stacks {
+        let file = stack.file();
+        let Some(text) = texts.get(file) else {
+            missing(*stack)?;
+            continue;
+        };
+        match stack {
+            Stack::Triton => triton::check(text)?,
+            _ => config::read(file, text).map(|_| ())?,
+        }
+        if !one_width && matches!(stack, Stack::Genai | Stack::Optimum) {
+            return Err(differing_widths(*stack));
+        }
+    }
+    Ok(())
+}
+
+/// Where the weights of a model in a folder for `stacks` go: transformers.js fetches files by the names that it expects.
+#[must_use]
+pub fn data_file(stacks: &[Stack], model: &LoadedModel) -> DataFile {
+    let locations: Vec<&String> = model.sources.keys().collect();
+    match locations.as_slice() {
+        [only] if !only.contains(['/', '\\']) => DataFile::Named((*only).clone()),
+        [] if stacks.contains(&Stack::TransformersJs)
+            && model.source.bytes().len() < LARGEST_INLINE =>
+        {
+            DataFile::Inline
+        }
+        _ if stacks.contains(&Stack::TransformersJs) => {
+            let name = model.path.file_name().unwrap_or_default();
+            DataFile::Named(format!("{}_data", name.to_string_lossy()))
+        }
+        _ => DataFile::Beside,
+    }
+}
+
+/// Only Triton's configuration can be made from the model alone; the others say more than a model does.
+fn missing(stack: Stack) -> Result<(), ServingError> {
+    match stack {
+        Stack::Triton => Ok(()),
+        _ => Err(ServingError::Missing {
+            stack: stack.name(),
+            file: stack.file(),
+        }),
+    }
+}
+
+/// Where a model of the folder goes: Triton, for which a folder is laid out anew, has models in folders of versions.
+#[must_use]
+pub fn place(stacks: &[Stack], texts: &BTreeMap<String, String>, model: &Path) -> PathBuf {
+    let anew = stacks.contains(&Stack::Triton) && !texts.contains_key(Stack::Triton.file());
+    match model.file_name() {
+        Some(name) if anew => Path::new("1").join(name),
+        _ => model.to_path_buf(),
+    }
+}
+
+/// The configurations of `stacks` for the rewritten model: new texts by file name, and what was edited in them.
+///
+/// # Errors
+/// [`ServingError`] for the first stack that cannot serve it.
+pub fn edited(
+    stacks: &[Stack],
+    texts: &BTreeMap<String, String>,
+    latent: &Latent,
+) -> Result<(BTreeMap<String, String>, Vec<Edit>), ServingError> {
+    let (mut changed, mut edits) = (BTreeMap::new(), Vec::new());
+    let anew = |stack: &Stack| !texts.contains_key(stack.file());
+    if latent.is_unchanged() && !stacks.iter().any(anew) {
+        return Ok((changed, edits));
+    }
+    for stack in stacks {
+        let file = stack.file();
+        let Some(text) = changed.get(file).or(texts.get(file)) else {
+            missing(*stack)?;
+            let (text, made) = triton::made(latent);
+            changed.insert(file.to_owned(), text);
+            edits.extend(made);
+            continue;
+        };
+        let (text, made) = match stack {
+            Stack::Genai => genai::edit(text, latent)?,
+            Stack::Optimum => optimum::edit(text, latent)?,
+            Stack::TransformersJs => transformers_js::edit(text, latent)?,
+            Stack::Triton => triton::edit(text, latent)?,
+        };
+        changed.insert(file.to_owned(), text);
+        edits.extend(made);
+    }
+    Ok((changed, edits))
+}

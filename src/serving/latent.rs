@@ -1,0 +1,82 @@
+//! The caches of a model before and after the rewrite.
+
+use gqa2mla_passes::onnx::ModelProto;
+
+use crate::files::load::LoadedModel;
+use crate::serving::error::{ServingError, differing_widths};
+use crate::serving::stack::Stack;
+use crate::validate::ValidateError;
+use crate::validate::interface::{Cache, Interface};
+use crate::validate::port::{AxisSize, Port};
+use crate::validate::ports::{LanguageModel, declared};
+
+/// The caches of a model before and after, as stacks see them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Latent {
+    pub(crate) before: Interface,
+    pub(crate) after: Interface,
+    pub(crate) fused: bool,
+    /// Inputs and outputs of the rewritten model.
+    pub(crate) ports: (Vec<Port>, Vec<Port>),
+    /// The model's file name, and in how many files its weights were.
+    pub(crate) file: String,
+    pub(crate) data_files: usize,
+}
+
+impl Latent {
+    /// Reads the interfaces of a model and of what became of it; `fused` says that operators of the runtime carry the cache.
+    ///
+    /// # Errors
+    /// [`ValidateError`] when one of them is not a language model's.
+    pub fn of(
+        before: &LoadedModel,
+        after: &ModelProto,
+        fused: bool,
+    ) -> Result<Self, ValidateError> {
+        let file = before.path.file_name().unwrap_or_default();
+        Ok(Self {
+            before: LanguageModel::of(&before.model.proto)?.interface,
+            after: LanguageModel::of(after)?.interface,
+            fused,
+            ports: declared(after),
+            file: file.to_string_lossy().into_owned(),
+            data_files: before.sources.len(),
+        })
+    }
+
+    /// Whether both have caches of the same shapes, so that no configuration has to change.
+    pub(crate) fn is_unchanged(&self) -> bool {
+        let dims = |i: &Interface| i.caches.iter().map(|c| c.dims.clone()).collect::<Vec<_>>();
+        dims(&self.before) == dims(&self.after)
+    }
+
+    /// The one width of every cache, where stacks compute a shape from a configuration instead of reading each model's.
+    pub(crate) fn width(&self, stack: Stack) -> Result<usize, ServingError> {
+        let refused = |reason: &str| ServingError::Refused {
+            stack: stack.name(),
+            reason: reason.to_owned(),
+        };
+        let mut widths = self.after.caches.iter().map(latent_width);
+        let first = widths
+            .next()
+            .flatten()
+            .ok_or_else(|| refused("some caches are as they were, or their width is open"))?;
+        match widths.all(|w| w == Some(first)) {
+            true => Ok(first),
+            false => Err(differing_widths(stack)),
+        }
+    }
+
+    /// Names of each cache and its width, where it is a latent.
+    pub(crate) fn widths(&self) -> impl Iterator<Item = (&Cache, Option<usize>)> {
+        self.after.caches.iter().map(|c| (c, latent_width(c)))
+    }
+}
+
+/// Of [B, 1, P, r].
+fn latent_width(cache: &Cache) -> Option<usize> {
+    match cache.dims.as_slice() {
+        [_, AxisSize::Fixed(1), _, AxisSize::Fixed(width)] => Some(*width),
+        _ => None,
+    }
+}

@@ -1,0 +1,100 @@
+//! Why two models could not be compared.
+
+use std::fmt;
+
+use crate::runtime::RuntimeError;
+
+/// One of the two models that are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The model before the rewrite.
+    Original,
+    /// The model after it.
+    Rewritten,
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Original => "original",
+            Self::Rewritten => "rewritten",
+        })
+    }
+}
+
+/// Why two models could not be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum ValidateError {
+    /// An input that fits no role.
+    #[error("input {name} is not understood: {reason}")]
+    Input {
+        /// The input.
+        name: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The interface is not that of a language model, or does not hold at run time.
+    #[error("{0}")]
+    Interface(String),
+    /// The models' logits have different shapes.
+    #[error(
+        "{step}: the original's logits have shape {original:?}, the rewritten model's {rewritten:?}"
+    )]
+    Logits {
+        /// The scenario and run.
+        step: String,
+        /// Shape of the original's logits.
+        original: Vec<usize>,
+        /// Shape of the rewritten model's.
+        rewritten: Vec<usize>,
+    },
+    /// A model that no runtime opens, or whose interface is not that of a language model.
+    #[error("{path}: {cause}")]
+    Open {
+        /// Which model.
+        which: Which,
+        /// Its file.
+        path: String,
+        /// Why not.
+        cause: Box<ValidateError>,
+    },
+    /// A token id that the models do not know.
+    #[error("token id {id} is out of range: the model knows ids 0 to {largest}")]
+    Token {
+        /// The id.
+        id: i64,
+        /// The largest id of the vocabulary.
+        largest: usize,
+    },
+    /// One of the models failed.
+    #[error("the {which} model failed in {step}: {cause}")]
+    Model {
+        /// Which model.
+        which: Which,
+        /// The scenario and run.
+        step: String,
+        /// Its error.
+        cause: Box<ValidateError>,
+    },
+    /// The runtime's error.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}
+
+impl ValidateError {
+    /// Whether the rewritten model is the reason, and not the original or the machine: the original ran, and the
+    /// rewritten model does not, or gives logits of another shape.
+    #[must_use]
+    pub fn is_about_the_rewritten(&self) -> bool {
+        matches!(
+            self,
+            Self::Model {
+                which: Which::Rewritten,
+                ..
+            } | Self::Open {
+                which: Which::Rewritten,
+                ..
+            } | Self::Logits { .. }
+        )
+    }
+}

@@ -1,0 +1,140 @@
+//! The proof of a rewrite: both models run with the runtime's own graph optimizations off, then with them on.
+
+use crate::files::load::LoadedModel;
+use crate::runtime::{RuntimeOptions, open};
+use crate::validate::compare::Comparison;
+use crate::validate::error::{ValidateError, Which};
+use crate::validate::lockstep::{ValidateOptions, validate};
+use crate::validate::ports::LanguageModel;
+
+/// Tolerance where activations are rounded to 8 bits: a step is 1/127 of the largest of a block.
+const ROUNDED_ACTIVATIONS: f64 = 2e-2;
+
+/// What to run, and what passes.
+#[derive(Debug, Clone, Default)]
+pub struct ProofOptions {
+    /// Token ids to run in place of random ones.
+    pub tokens: Option<Vec<i64>>,
+    /// Seed of the random token ids.
+    pub seed: u64,
+    /// The largest logit difference that passes, relative to the largest logit; `None` goes by the models' precision:
+    /// 1e-3 in single precision, 2e-2 in half precision and where activations are quantized.
+    pub tolerance: Option<f64>,
+}
+
+impl ProofOptions {
+    /// Refuses token ids that `model` does not have: a runtime would read past its embedding table.
+    ///
+    /// # Errors
+    /// [`ValidateError::Token`].
+    pub fn check_tokens(&self, model: &LanguageModel) -> Result<(), ValidateError> {
+        let largest = model.vocabulary.saturating_sub(1);
+        let fits = |id: &i64| {
+            let known = usize::try_from(*id).ok();
+            known.is_some_and(|id| id <= largest || !model.vocabulary_is_known)
+        };
+        let mut given = self.tokens.iter().flatten();
+        match given.find(|id| !fits(id)) {
+            Some(&id) => Err(ValidateError::Token { id, largest }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Both comparisons of two models.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Proof {
+    /// With the runtime's graph optimizations off: an optimizer could repair or hide a wrong graph.
+    pub unoptimized: Comparison,
+    /// With them on; `None` in a runtime that has none.
+    pub optimized: Option<Comparison>,
+}
+
+impl Proof {
+    /// Whether both comparisons keep within the tolerance.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.comparisons().all(Comparison::passed)
+    }
+
+    /// Whether every run gave finite logits to compare.
+    #[must_use]
+    pub fn is_finite(&self) -> bool {
+        let mut steps = self.comparisons().flat_map(|c| &c.steps);
+        steps.all(|s| s.finite && s.positions > 0)
+    }
+
+    /// The comparisons that were made, the unoptimized one first.
+    pub fn comparisons(&self) -> impl Iterator<Item = &Comparison> {
+        [Some(&self.unoptimized), self.optimized.as_ref()]
+            .into_iter()
+            .flatten()
+    }
+}
+
+/// Runs both models through the same scenarios and compares their logits and caches; whether `runtime` optimizes is not
+/// read. `progress` is called with whether the runtime optimizes, the runs done and the runs there are.
+///
+/// # Errors
+/// [`ValidateError`]; [`ValidateError::is_about_the_rewritten`] tells a verdict on the rewrite from other trouble.
+pub fn prove(
+    original: &LoadedModel,
+    rewritten: &LoadedModel,
+    runtime: &RuntimeOptions,
+    options: &ProofOptions,
+    progress: &mut dyn FnMut(bool, usize, usize),
+) -> Result<Proof, ValidateError> {
+    let describe = |which, model: &LoadedModel| {
+        LanguageModel::of(&model.model.proto).map_err(opening(which, model))
+    };
+    let before = describe(Which::Original, original)?;
+    let after = describe(Which::Rewritten, rewritten)?;
+    options.check_tokens(&before)?;
+    let asked = ValidateOptions {
+        vocabulary: before.vocabulary,
+        tokens: options.tokens.clone(),
+        seed: options.seed,
+        right_padded_only: before.right_padded_only,
+        tolerance: (options.tolerance).or(before.rounds_activations.then_some(ROUNDED_ACTIVATIONS)),
+    };
+    let mut run = |optimize: bool| {
+        let runtime = RuntimeOptions {
+            optimize,
+            ..runtime.clone()
+        };
+        let session = |which, model: &LoadedModel| {
+            let opened = open(&model.path, &runtime).map_err(ValidateError::from);
+            opened.map_err(opening(which, model))
+        };
+        let mut sessions = (
+            session(Which::Original, original)?,
+            session(Which::Rewritten, rewritten)?,
+        );
+        validate(
+            sessions.0.as_mut(),
+            sessions.1.as_mut(),
+            &before.interface,
+            &after.interface,
+            &asked,
+            &mut |done, total| progress(optimize, done, total),
+        )
+    };
+    let unoptimized = run(false)?;
+    let optimized = match unoptimized.original_runtime.starts_with("ONNX Runtime") {
+        true => Some(run(true)?),
+        false => None,
+    };
+    Ok(Proof {
+        unoptimized,
+        optimized,
+    })
+}
+
+fn opening(which: Which, model: &LoadedModel) -> impl Fn(ValidateError) -> ValidateError + use<> {
+    let path = model.path.display().to_string();
+    move |cause| ValidateError::Open {
+        which,
+        path: path.clone(),
+        cause: Box::new(cause),
+    }
+}

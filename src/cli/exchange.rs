@@ -6,8 +6,9 @@ use gqa2mla::files::save::{output_path, save};
 use gqa2mla::tune::exchange::{export, import};
 use serde_json::json;
 
-use crate::cli::Outcome;
+use crate::cli::exit::Exit;
 use crate::cli::screen::{emit, emit_json};
+use crate::cli::values::output;
 
 /// Take the factors of a rewritten model out to a safetensors file, or put trained ones in.
 ///
@@ -25,7 +26,7 @@ enum Direction {
         /// A model that `rewrite` has written.
         model: PathBuf,
         /// The safetensors file.
-        #[arg(short, long, value_name = "OUT")]
+        #[arg(short, long, value_name = "OUT", value_parser = output())]
         out: PathBuf,
     },
     /// Write the model with other factors of the same names and shapes.
@@ -35,13 +36,13 @@ enum Direction {
         /// The safetensors file.
         factors: PathBuf,
         /// The output: a .onnx path, or a folder for the model alone.
-        #[arg(short, long, value_name = "OUT")]
+        #[arg(short, long, value_name = "OUT", value_parser = output())]
         out: PathBuf,
     },
 }
 
 impl Factors {
-    pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
+    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
         let (count, out) = match self.direction {
             Direction::Export { model, out } => (export(&load(&model)?, &out)?, out),
             Direction::Import {
@@ -65,6 +66,6 @@ impl Factors {
         } else {
             emit(&format!("{count} factors\nwrote {out}"));
         }
-        Ok(Outcome::Done)
+        Ok(Exit::Done)
     }
 }

@@ -8,12 +8,13 @@ use gqa2mla::files::save::{output_path, save};
 use gqa2mla::report::grouped;
 use gqa2mla::tune::run::{Ended, Progress, TuneOptions, Tuned, tune};
 use gqa2mla::tune::select::Trainable;
-use gqa2mla::validate::ports::subject;
+use gqa2mla::validate::ports::LanguageModel;
 use serde_json::json;
 
+use crate::cli::exit::{Exit, UsageError, no_text};
 use crate::cli::screen::{Bar, emit, emit_json};
 use crate::cli::text::TextArgs;
-use crate::cli::{Outcome, UsageError};
+use crate::cli::values::output;
 
 /// Train a rewritten model's factors on text, to win back what a smaller cache lost.
 ///
@@ -32,7 +33,7 @@ pub struct Tune {
     #[command(flatten)]
     text: TextArgs,
     /// The output: a .onnx path, or a folder for the model alone.
-    #[arg(short, long, value_name = "OUT")]
+    #[arg(short, long, value_name = "OUT", value_parser = output())]
     out: PathBuf,
     /// What the loss is; the default is `distill` with --teacher.
     #[arg(long, value_enum, default_value_t = Objective::Distill)]
@@ -80,7 +81,7 @@ enum Train {
 }
 
 impl Tune {
-    pub fn run(self, json: bool) -> anyhow::Result<Outcome> {
+    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
         let started = Instant::now();
         self.check()?;
         let mut model = load(&self.model)?;
@@ -89,11 +90,11 @@ impl Tune {
             _ => None,
         };
         let shown = model.path.display().to_string();
-        let vocabulary = subject(&model.model.proto).with_context(|| shown.clone())?.vocabulary;
+        let subject = LanguageModel::of(&model.model.proto).with_context(|| shown.clone())?;
         let text = self
             .text
-            .read(vocabulary, self.tokens, self.length)?
-            .ok_or_else(crate::cli::no_text)?;
+            .read(&self.model, subject.vocabulary, self.tokens, self.length)?
+            .ok_or_else(no_text)?;
         let options = TuneOptions {
             trainable: match self.train {
                 Train::Factors => Trainable::Factors,
@@ -112,11 +113,18 @@ impl Tune {
         partial.push(".partial");
         let partial = PathBuf::from(partial);
         let tokens_a_step = text.length * self.batch;
-        let mut bar = Bar::new("training");
-        let tuned = tune(&mut model, teacher.as_ref(), &text, &options, &partial, &mut |moment| {
-            let message = message(&moment, tokens_a_step, &started);
-            bar.say(moment.step, moment.steps, &message);
-        })?;
+        let mut bar = Bar::default();
+        let tuned = tune(
+            &mut model,
+            teacher.as_ref(),
+            &text,
+            &options,
+            &partial,
+            &mut |moment| {
+                let message = message(&moment, tokens_a_step, &started);
+                bar.say(moment.step, moment.steps, &message);
+            },
+        )?;
         save(&model, &out)?;
         let _ = std::fs::remove_file(&partial);
         let seconds = started.elapsed().as_secs_f64();
@@ -133,17 +141,21 @@ impl Tune {
                 out.display()
             ));
         }
-        Ok(Outcome::Done)
+        Ok(Exit::Done)
     }
 
     fn check(&self) -> Result<(), UsageError> {
         let wrong = |detail: &str| Err(UsageError(detail.to_owned()));
         match (self.objective, &self.teacher) {
             (Objective::Distill, None) => {
-                return wrong("distilling needs --teacher ORIGINAL; --objective next-token needs none");
+                return wrong(
+                    "distilling needs --teacher ORIGINAL; --objective next-token needs none",
+                );
             }
             (Objective::NextToken, Some(_)) => {
-                return wrong("--objective next-token learns from the text alone, without --teacher");
+                return wrong(
+                    "--objective next-token learns from the text alone, without --teacher",
+                );
             }
             _ => {}
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use gqa2mla_train::adamw::Trained;
-use ndarray::{ArrayView1, ArrayD};
+use ndarray::{ArrayD, ArrayView1};
 use serde::{Deserialize, Serialize};
 
 use crate::files::tensors::{Arrays, ArraysError};
@@ -54,7 +54,10 @@ pub fn save(state: &State, settings: &str, path: &Path) -> Result<(), ArraysErro
             let wide: Vec<f64> = values.iter().map(|&v| v.into()).collect();
             file.put(&format!("{number}/{part}"), &ArrayView1::from(&wide));
         }
-        file.put(&format!("{number}/scale"), &ArrayView1::from(&[tensor.scale]));
+        file.put(
+            &format!("{number}/scale"),
+            &ArrayView1::from(&[tensor.scale]),
+        );
     }
     file.save(KIND, path)
 }

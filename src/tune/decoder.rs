@@ -15,7 +15,7 @@ use crate::tune::TuneError;
 use crate::validate::ValidateError;
 use crate::validate::feed::Moment;
 use crate::validate::interface::Interface;
-use crate::validate::ports::subject;
+use crate::validate::ports::LanguageModel;
 
 /// A decoder that reads whole sequences, with an empty cache before them.
 #[derive(Debug)]
@@ -64,10 +64,11 @@ impl Decoder {
         trained: &[String],
     ) -> Result<Self, TuneError> {
         let path = model.path.display().to_string();
-        let subject = subject(&model.model.proto).map_err(|cause| TuneError::Interface {
-            path: path.clone(),
-            cause,
-        })?;
+        let subject =
+            LanguageModel::of(&model.model.proto).map_err(|cause| TuneError::Interface {
+                path: path.clone(),
+                cause,
+            })?;
         let mut interface = subject.interface;
         // An empty cache is skipped whatever the width of its rows.
         interface.close_open_axes(1);
@@ -109,7 +110,10 @@ impl Decoder {
             length: tokens.len(),
             tokens,
         };
-        moment.feeds(&self.interface, caches.collect::<Result<_, ValidateError>>()?)
+        moment.feeds(
+            &self.interface,
+            caches.collect::<Result<_, ValidateError>>()?,
+        )
     }
 
     /// The logits [T, V] of `tokens`, with `parameters` in place of the stored values.
@@ -127,7 +131,8 @@ impl Decoder {
     /// [`TuneError::Program`].
     pub fn rows(&self, logits: Option<&Tensor>) -> Result<Tensor, TuneError> {
         let rows = || {
-            let logits = logits.ok_or_else(|| TrainError::NoValue(self.interface.logits.clone()))?;
+            let logits =
+                logits.ok_or_else(|| TrainError::NoValue(self.interface.logits.clone()))?;
             let width = logits.dims().last().copied().unwrap_or(0);
             Ok(logits.reshape(((), width))?)
         };

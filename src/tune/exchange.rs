@@ -133,7 +133,9 @@ pub fn import(model: &mut LoadedModel, path: &Path) -> Result<usize, TuneError> 
             return Err(wrong(format!("'{name}' holds a number that is not finite")));
         }
         stored::write(tensor, &values).map_err(|_| {
-            wrong(format!("'{name}' holds a number beyond the range of the model's fp16"))
+            wrong(format!(
+                "'{name}' holds a number beyond the range of the model's fp16"
+            ))
         })?;
         known += 1;
     }
@@ -156,7 +158,8 @@ pub fn import(model: &mut LoadedModel, path: &Path) -> Result<usize, TuneError> 
 fn without_factors(model: &LoadedModel) -> TuneError {
     TuneError::Nothing {
         path: model.path.display().to_string(),
-        detail: "it holds no factors of a rewrite: give a model that `rewrite` has written".to_owned(),
+        detail: "it holds no factors of a rewrite: give a model that `rewrite` has written"
+            .to_owned(),
     }
 }
 
@@ -167,8 +170,12 @@ fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
             .chunks_exact(4)
             .filter_map(|b| b.try_into().ok().map(f32::from_le_bytes))
             .collect(),
-        Dtype::F16 => pairs().map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
-        Dtype::BF16 => pairs().map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
+        Dtype::F16 => pairs()
+            .map(|b| half::f16::from_le_bytes(b).to_f32())
+            .collect(),
+        Dtype::BF16 => pairs()
+            .map(|b| half::bf16::from_le_bytes(b).to_f32())
+            .collect(),
         _ => return None,
     })
 }

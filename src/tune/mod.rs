@@ -51,7 +51,9 @@ pub enum TuneError {
         detail: String,
     },
     /// Too little text to keep a part of it back.
-    #[error("the text has {found} tokens, and training needs at least {needed}: a part is held out to choose the best state")]
+    #[error(
+        "the text has {found} tokens, and training needs at least {needed}: a part is held out to choose the best state"
+    )]
     Text {
         /// Tokens found.
         found: usize,
@@ -59,7 +61,9 @@ pub enum TuneError {
         needed: usize,
     },
     /// The model's loss is no number before any training.
-    #[error("{path}: the loss on the held-out text is not finite before the first step: the model overflows on this text")]
+    #[error(
+        "{path}: the loss on the held-out text is not finite before the first step: the model overflows on this text"
+    )]
     NotFinite {
         /// The model.
         path: String,

@@ -121,18 +121,22 @@ pub fn tune(
         return Err(TuneError::Nothing {
             path,
             detail: match options.trainable {
-                Trainable::Factors => "it holds no factors of a rewrite: give a rewritten model, or --train kv",
-                Trainable::KeysAndValues => "no weight that makes keys or values was found: are they quantized?",
+                Trainable::Factors => {
+                    "it holds no factors of a rewrite: give a rewritten model, or --train kv"
+                }
+                Trainable::KeysAndValues => {
+                    "no weight that makes keys or values was found: are they quantized?"
+                }
             }
             .to_owned(),
         });
     }
     let student = Decoder::new(model, &graph.main, &trained)?;
+    let settings = settings(model, teacher, text, options)?;
     let teacher = match teacher {
         Some(teacher) => Some(Decoder::new(teacher, &spelled_out(teacher)?.main, &[])?),
         None => None,
     };
-    let settings = settings(model, teacher.is_some(), text, options)?;
     let mut run = Run {
         student,
         teacher,
@@ -140,7 +144,13 @@ pub fn tune(
         held_out,
         options,
     };
-    let sizes: Vec<usize> = run.student.program.parameters().iter().map(|p| p.initial.elem_count()).collect();
+    let sizes: Vec<usize> = run
+        .student
+        .program
+        .parameters()
+        .iter()
+        .map(|p| p.initial.elem_count())
+        .collect();
     let (mut state, resumed) = match checkpoint::load(partial, &settings, &sizes) {
         Some(state) => (state, true),
         None => (run.fresh()?, false),
@@ -174,9 +184,13 @@ pub fn tune(
         }
     }
     progress(state.course.progress(options));
-    let best = state.course.best().unwrap_or(Check { step: 0, loss: f64::NAN });
+    let best = state.course.best().unwrap_or(Check {
+        step: 0,
+        loss: f64::NAN,
+    });
     if best.step > 0 {
-        write_back(model, &trained, &state.best).map_err(|cause| TuneError::Program { path, cause })?;
+        write_back(model, &trained, &state.best)
+            .map_err(|cause| TuneError::Program { path, cause })?;
     }
     Ok(Tuned {
         tensors: trained.len(),
@@ -191,13 +205,16 @@ pub fn tune(
 /// What a run must have in common with another to go on from its checkpoint.
 fn settings(
     model: &LoadedModel,
-    distils: bool,
+    teacher: Option<&LoadedModel>,
     text: &Text,
     options: &TuneOptions,
 ) -> Result<String, TuneError> {
     let ids: Vec<u8> = text.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let teacher = teacher
+        .map(|teacher| identity(&teacher.model))
+        .transpose()?;
     Ok(format!(
-        "{} {distils} {:08x} {} {options:?}",
+        "{} {teacher:?} {:08x} {} {options:?}",
         identity(&model.model)?,
         crc32fast::hash(&ids),
         text.length
@@ -205,7 +222,11 @@ fn settings(
 }
 
 /// Replaces the initializers `names` by `values`.
-fn write_back(model: &mut LoadedModel, names: &[String], values: &[Vec<f32>]) -> Result<(), TrainError> {
+fn write_back(
+    model: &mut LoadedModel,
+    names: &[String],
+    values: &[Vec<f32>],
+) -> Result<(), TrainError> {
     let mut graph = model.model.proto.graph.take().unwrap_or_default();
     let written = names.iter().zip(values).try_for_each(|(name, values)| {
         let tensor = graph.initializer.iter_mut().find(|t| t.name() == name);
@@ -225,7 +246,11 @@ impl Course {
     /// Whether the last checks were all worse than one before them.
     fn is_stuck(&self) -> bool {
         let best = self.best().map(|best| best.step);
-        let since = self.checks.iter().rev().take_while(|c| Some(c.step) != best);
+        let since = self
+            .checks
+            .iter()
+            .rev()
+            .take_while(|c| Some(c.step) != best);
         since.count() >= PATIENCE
     }
 
@@ -253,7 +278,9 @@ impl Run<'_> {
         let mut tensors = Vec::new();
         for parameter in self.student.program.parameters() {
             let values = parameter.initial.flatten_all().and_then(|t| t.to_vec1());
-            tensors.push(Trained::new(values.map_err(|e| self.student.failed(e.into()))?));
+            tensors.push(Trained::new(
+                values.map_err(|e| self.student.failed(e.into()))?,
+            ));
         }
         Ok(State {
             best: tensors.iter().map(|t| t.values.clone()).collect(),
@@ -268,7 +295,9 @@ impl Run<'_> {
         let tensors = parameters.map(|(parameter, tensor)| {
             Tensor::from_slice(&tensor.values, parameter.initial.dims(), &Device::Cpu)
         });
-        tensors.collect::<Result<_, _>>().map_err(|e| self.student.failed(e.into()))
+        tensors
+            .collect::<Result<_, _>>()
+            .map_err(|e| self.student.failed(e.into()))
     }
 
     /// The loss of the student's `logits` on `tokens`.
@@ -319,7 +348,11 @@ impl Run<'_> {
         for number in 0..batch {
             let tokens = self.sequence(state.course.steps * batch + number);
             let inputs = self.student.inputs(tokens)?;
-            let trace = self.student.program.trace(&inputs, &parameters).map_err(failed)?;
+            let trace = self
+                .student
+                .program
+                .trace(&inputs, &parameters)
+                .map_err(failed)?;
             let logits = self.student.rows(trace.outputs.first())?;
             let loss = self.loss(tokens, &logits)?;
             mean += loss.mean / batch as f64;
@@ -334,7 +367,9 @@ impl Run<'_> {
                     .map_err(|e| failed(e.into()))?;
                 sum.resize(grad.len(), 0.0);
                 let share = 1.0 / batch as f32;
-                sum.iter_mut().zip(grad).for_each(|(sum, grad)| *sum += share * grad);
+                sum.iter_mut()
+                    .zip(grad)
+                    .for_each(|(sum, grad)| *sum += share * grad);
             }
         }
         Ok((mean, sums))

@@ -23,7 +23,10 @@ const FACTORS: [&str; 9] = [
 #[must_use]
 pub fn is_factor(name: &str) -> bool {
     let mut parts = name.rsplit('/');
-    let (last, before) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let (last, before) = (
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+    );
     let number = before.strip_prefix("mla");
     FACTORS.contains(&last) && number.is_some_and(|n| n.chars().all(|c| c.is_ascii_digit()))
 }
@@ -32,7 +35,10 @@ pub fn is_factor(name: &str) -> bool {
 #[must_use]
 pub fn factors(graph: &GraphProto) -> Vec<String> {
     let names = graph.initializer.iter().map(|t| t.name());
-    names.filter(|name| is_factor(name)).map(str::to_owned).collect()
+    names
+        .filter(|name| is_factor(name))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The initializers of `graph` that `what` names, in graph order. `sources` are the new keys and values of the
@@ -44,9 +50,7 @@ pub fn select(graph: &GraphProto, sources: &[String], what: Trainable) -> Vec<St
         let view = Graph::new(graph);
         let mut starts = sources.to_vec();
         for node in &graph.node {
-            let down = |weight: &String| {
-                weight.ends_with("/w_dk") || weight.ends_with("/w_dv")
-            };
+            let down = |weight: &String| weight.ends_with("/w_dk") || weight.ends_with("/w_dv");
             if node.input.get(1).is_some_and(|w| is_factor(w) && down(w)) {
                 starts.extend(node.input.first().cloned());
             }
@@ -54,7 +58,9 @@ pub fn select(graph: &GraphProto, sources: &[String], what: Trainable) -> Vec<St
         chosen.extend(starts.iter().flat_map(|start| projections(&view, start)));
     }
     let all = graph.initializer.iter().map(|t| t.name());
-    all.filter(|name| chosen.contains(*name)).map(str::to_owned).collect()
+    all.filter(|name| chosen.contains(*name))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The weights of the nearest products behind `value`, and the biases that are added to them.
@@ -69,7 +75,11 @@ fn projections(graph: &Graph, value: &str) -> Vec<String> {
         let Some((_, node)) = graph.producer(value) else {
             continue;
         };
-        let stored = |name: &str| graph.initializer(graph.resolve(name)).map(|t| t.name().to_owned());
+        let stored = |name: &str| {
+            graph
+                .initializer(graph.resolve(name))
+                .map(|t| t.name().to_owned())
+        };
         if is_op(node, "MatMul") || is_op(node, "Gemm") {
             found.extend(node.input.iter().skip(1).filter_map(|w| stored(w)));
             continue;
@@ -84,8 +94,22 @@ fn projections(graph: &Graph, value: &str) -> Vec<String> {
             }
         }
         let passes = [
-            "Identity", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Add", "Sub", "Mul", "Div", "Neg",
-            "Concat", "Slice", "Split", "Cast", "RotaryEmbedding", "RMSNormalization",
+            "Identity",
+            "Reshape",
+            "Transpose",
+            "Unsqueeze",
+            "Squeeze",
+            "Add",
+            "Sub",
+            "Mul",
+            "Div",
+            "Neg",
+            "Concat",
+            "Slice",
+            "Split",
+            "Cast",
+            "RotaryEmbedding",
+            "RMSNormalization",
             "SimplifiedLayerNormalization",
         ];
         if passes.contains(&node.op_type()) {

@@ -35,8 +35,8 @@ mod rewrite;
 mod runtime;
 mod scopes;
 mod serving;
-mod untouched;
 #[cfg(feature = "train")]
 mod tune;
+mod untouched;
 mod ways_out;
 mod without_ort;

@@ -20,8 +20,18 @@ fn ids() -> PathBuf {
 /// Rewrites a fixture at half the cache, with factors that a text would make better.
 fn half(name: &str, place: &Path, more: &[&str]) -> PathBuf {
     let out = place.join(format!("{name}.onnx"));
-    let mut arguments = vec!["rewrite", "--cache-ratio", "0.5", "--factors", "weights", "-o"];
-    let (shown, original) = (out.display().to_string(), fixture(name).display().to_string());
+    let mut arguments = vec![
+        "rewrite",
+        "--cache-ratio",
+        "0.5",
+        "--factors",
+        "weights",
+        "-o",
+    ];
+    let (shown, original) = (
+        out.display().to_string(),
+        fixture(name).display().to_string(),
+    );
     arguments.extend([shown.as_str(), &original, "--no-validate"]);
     arguments.extend(more);
     let ran = run(&arguments);
@@ -32,7 +42,12 @@ fn half(name: &str, place: &Path, more: &[&str]) -> PathBuf {
 /// `tune` in short sequences, which gives the report as JSON.
 fn tune(model: &Path, out: &Path, more: &[&str]) -> Ran {
     let mut tune = command();
-    tune.arg("tune").arg(model).arg("--token-ids").arg(ids()).arg("-o").arg(out);
+    tune.arg("tune")
+        .arg(model)
+        .arg("--token-ids")
+        .arg(ids())
+        .arg("-o")
+        .arg(out);
     tune.args(["--length", "32", "--json"]).args(more);
     tune.output().unwrap().into()
 }
@@ -45,7 +60,10 @@ fn divergence(original: &Path, rewritten: &Path, place: &Path) -> f64 {
     fs::write(&text, serde_json::to_string(&unseen).unwrap()).unwrap();
     let mut validate = command();
     validate.arg("validate").arg(original).arg(rewritten);
-    validate.arg("--token-ids").arg(text).args(["--text-length", "32", "--json"]);
+    validate
+        .arg("--token-ids")
+        .arg(text)
+        .args(["--text-length", "32", "--json"]);
     let ran: Ran = validate.output().unwrap().into();
     assert_eq!(ran.code, 0, "{ran:?}");
     ran.json()["quality"]["mean_kl"].as_f64().unwrap()
@@ -74,10 +92,16 @@ fn distilling_brings_a_smaller_cache_nearer_to_the_original() {
         let ran = tune(&model, &out, &["--teacher", &teacher, "--steps", "40"]);
         assert_eq!(ran.code, 0, "{name}: {ran:?}");
         let (first, best) = held_out(&ran.json());
-        assert!(best < 0.9 * first, "{name}, {form}: held-out {first} to {best}");
+        assert!(
+            best < 0.9 * first,
+            "{name}, {form}: held-out {first} to {best}"
+        );
         let before = divergence(&original, &model, place.path());
         let after = divergence(&original, &out, place.path());
-        assert!(after < 0.9 * before, "{name}, {form}: in ONNX Runtime {before} to {after}");
+        assert!(
+            after < 0.9 * before,
+            "{name}, {form}: in ONNX Runtime {before} to {after}"
+        );
     }
 }
 
@@ -119,14 +143,31 @@ fn a_stopped_run_goes_on_to_the_same_result() {
     let name = "optimum-llama";
     let model = half(name, place.path(), &[]);
     let teacher = fixture(name).display().to_string();
-    let options = ["--teacher", &teacher, "--steps", "20", "--batch", "2", "--seed", "3"];
-    let (whole, stopped) = (place.path().join("whole.onnx"), place.path().join("stopped.onnx"));
+    let options = [
+        "--teacher",
+        &teacher,
+        "--steps",
+        "20",
+        "--batch",
+        "2",
+        "--seed",
+        "3",
+    ];
+    let (whole, stopped) = (
+        place.path().join("whole.onnx"),
+        place.path().join("stopped.onnx"),
+    );
     let ran = tune(&model, &whole, &options);
     assert_eq!(ran.code, 0, "{ran:?}");
 
     // Killed as soon as there is a checkpoint.
     let mut tune = command();
-    tune.arg("tune").arg(&model).arg("--token-ids").arg(ids()).arg("-o").arg(&stopped);
+    tune.arg("tune")
+        .arg(&model)
+        .arg("--token-ids")
+        .arg(ids())
+        .arg("-o")
+        .arg(&stopped);
     let mut child = tune.args(["--length", "32"]).args(options).spawn().unwrap();
     let checkpoint = place.path().join("stopped.onnx.partial");
     while !checkpoint.exists() && child.try_wait().unwrap().is_none() {
@@ -134,7 +175,10 @@ fn a_stopped_run_goes_on_to_the_same_result() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(checkpoint.exists() && !stopped.exists(), "it was not stopped in the middle");
+    assert!(
+        checkpoint.exists() && !stopped.exists(),
+        "it was not stopped in the middle"
+    );
     let ran = super::tune::tune(&model, &stopped, &options);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(!checkpoint.exists());
@@ -146,13 +190,24 @@ fn fine_tuning_lowers_the_loss_of_the_next_token_with_and_without_a_rewrite() {
     let place = folder();
     let name = "optimum-qwen2";
     let out = place.path().join("tuned.onnx");
-    let options = ["--objective", "next-token", "--train", "kv", "--steps", "30", "--rate", "0.02"];
+    let options = [
+        "--objective",
+        "next-token",
+        "--train",
+        "kv",
+        "--steps",
+        "30",
+        "--rate",
+        "0.02",
+    ];
     for model in [half(name, place.path(), &[]), fixture(name)] {
         let ran = tune(&model, &out, &options);
         assert_eq!(ran.code, 0, "{ran:?}");
         let report = ran.json();
         let losses = report["tuned"]["losses"].as_array().unwrap();
-        let mean = |part: &[Value]| part.iter().map(|l| l.as_f64().unwrap()).sum::<f64>() / part.len() as f64;
+        let mean = |part: &[Value]| {
+            part.iter().map(|l| l.as_f64().unwrap()).sum::<f64>() / part.len() as f64
+        };
         let (early, late) = (mean(&losses[..5]), mean(&losses[losses.len() - 5..]));
         assert!(late < early, "{}: {early} to {late}", model.display());
     }
@@ -172,15 +227,31 @@ fn keys_and_values_of_an_original_are_its_projections() {
 fn factors_go_out_and_come_back() {
     let place = folder();
     let model = half("dynamo18-llama-fp16", place.path(), &[]);
-    let (file, out) = (place.path().join("factors.safetensors"), place.path().join("again.onnx"));
+    let (file, out) = (
+        place.path().join("factors.safetensors"),
+        place.path().join("again.onnx"),
+    );
     let shown = |path: &Path| path.display().to_string();
     let ran = run(["factors", "export", &shown(&model), "-o", &shown(&file)]);
     assert_eq!(ran.code, 0, "{ran:?}");
-    let ran = run(["factors", "import", &shown(&model), &shown(&file), "-o", &shown(&out)]);
+    let ran = run([
+        "factors",
+        "import",
+        &shown(&model),
+        &shown(&file),
+        "-o",
+        &shown(&out),
+    ]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(fs::read(&model).unwrap(), fs::read(&out).unwrap());
 
-    let ran = run(["factors", "export", &shown(&fixture("optimum-llama")), "-o", &shown(&file)]);
+    let ran = run([
+        "factors",
+        "export",
+        &shown(&fixture("optimum-llama")),
+        "-o",
+        &shown(&file),
+    ]);
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.stderr.contains("no factors of a rewrite"), "{ran:?}");
 }

@@ -68,7 +68,9 @@ impl Trained {
         let squares: f64 = values.iter().map(|&v| f64::from(v).powi(2)).sum();
         let zeros = vec![0.0; values.len()];
         Self {
-            scale: (squares / values.len().max(1) as f64).sqrt().max(SMALLEST_SCALE),
+            scale: (squares / values.len().max(1) as f64)
+                .sqrt()
+                .max(SMALLEST_SCALE),
             mean: zeros.clone(),
             square: zeros,
             values,

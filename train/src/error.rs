@@ -57,7 +57,9 @@ pub enum TrainError {
     #[error("input '{0}' is not fed")]
     NoInput(String),
     /// A trained tensor that is no initializer of the graph, or that no output depends on.
-    #[error("'{0}' cannot be trained: no output of the graph depends on an initializer of this name")]
+    #[error(
+        "'{0}' cannot be trained: no output of the graph depends on an initializer of this name"
+    )]
     NoParameter(String),
     /// A stored tensor that cannot be read.
     #[error(transparent)]

@@ -16,7 +16,9 @@ pub fn read<R>(tensor: &Tensor, of: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else {
-        return Err(Error::Msg("the tensor is not in the processor's memory".to_owned()));
+        return Err(Error::Msg(
+            "the tensor is not in the processor's memory".to_owned(),
+        ));
     };
     let range = layout.contiguous_offsets().and_then(|(start, end)| {
         let all = storage.as_slice::<f32>();

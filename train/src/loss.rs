@@ -40,7 +40,9 @@ pub fn distillation(
     read(teacher, |teacher| {
         by_row(student, counted, &|at, row, grad, share| {
             let width = row.len();
-            let target = teacher.get(at * width..(at + 1) * width).unwrap_or_default();
+            let target = teacher
+                .get(at * width..(at + 1) * width)
+                .unwrap_or_default();
             let (p_sum, q_sum) = (log_sum(target), log_sum(row));
             let mut kl = 0.0;
             for (grad, (&x, &y)) in grad.iter_mut().zip(target.iter().zip(row)) {
@@ -82,7 +84,10 @@ fn probability(log: f32) -> f32 {
 /// log sum exp of `row`.
 fn log_sum(row: &[f32]) -> f64 {
     let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = row.iter().map(|&x| f64::from(probability(x - largest))).sum();
+    let sum: f64 = row
+        .iter()
+        .map(|&x| f64::from(probability(x - largest)))
+        .sum();
     f64::from(largest) + sum.ln()
 }
 
@@ -107,7 +112,13 @@ fn by_row(logits: &Tensor, counted: &[bool], of: Position) -> Result<Loss, Train
         let losses: Vec<f64> = rows
             .zip(counted.par_iter())
             .enumerate()
-            .map(|(at, ((grad, row), &counts))| if counts { of(at, row, grad, share) } else { 0.0 })
+            .map(|(at, ((grad, row), &counts))| {
+                if counts {
+                    of(at, row, grad, share)
+                } else {
+                    0.0
+                }
+            })
             .collect();
         (losses, grad)
     })?;

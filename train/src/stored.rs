@@ -53,7 +53,10 @@ pub fn write(tensor: &mut TensorProto, values: &[f32]) -> Result<(), TrainError>
         Ok(DataType::Float) => Some(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
         Ok(DataType::Float16) => {
             let halves: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
-            let finite = halves.iter().zip(values).all(|(h, v)| h.is_finite() || !v.is_finite());
+            let finite = halves
+                .iter()
+                .zip(values)
+                .all(|(h, v)| h.is_finite() || !v.is_finite());
             finite.then(|| halves.iter().flat_map(|h| h.to_le_bytes()).collect())
         }
         Ok(DataType::Bfloat16) => {

@@ -134,8 +134,22 @@ fn cases() -> Vec<Case> {
         case("Split", &[&x, &ints(&[1, 3])], &[0])
             .with(|n| n.with_int("axis", -1))
             .outputs(&["a", "b"]),
-        case("Slice", &[&x, &ints(&[1, -2]), &ints(&[i64::MAX, -1]), &ints(&[2, 1])], &[0]),
-        case("Slice", &[&x, &ints(&[-1]), &ints(&[i64::MIN]), &ints(&[2]), &ints(&[-2])], &[0]),
+        case(
+            "Slice",
+            &[&x, &ints(&[1, -2]), &ints(&[i64::MAX, -1]), &ints(&[2, 1])],
+            &[0],
+        ),
+        case(
+            "Slice",
+            &[
+                &x,
+                &ints(&[-1]),
+                &ints(&[i64::MIN]),
+                &ints(&[2]),
+                &ints(&[-2]),
+            ],
+            &[0],
+        ),
         case("Gather", &[&x, &ints(&[2, 0, -1])], &[0]).with(|n| n.with_int("axis", 1)),
         case("Cast", &[&x], &[0]).with(|n| n.with_int("to", 10)),
         case("CastLike", &[&x, &y], &[0]),
@@ -144,24 +158,69 @@ fn cases() -> Vec<Case> {
         case("Softmax", &[&x], &[0]),
         case("Softmax", &[&x], &[0]).with(|n| n.with_int("axis", 1)),
         case("MatMul", &[&x, &floats(&[4, 5], 11)], &[0, 1]),
-        case("MatMul", &[&floats(&[2, 1, 6, 3], 12), &floats(&[2, 3, 3, 5], 13)], &[0, 1]),
-        case("MatMul", &[&floats(&[2, 3, 6, 3], 12), &floats(&[2, 1, 3, 5], 13)], &[0, 1]),
-        case("MatMul", &[&floats(&[2, 3, 4, 3], 12), &floats(&[3, 3, 5], 13)], &[0, 1]),
-        case("MatMul", &[&x, &floats(&[2, 5, 4], 14).transpose(1, 2).unwrap()], &[0, 1]),
-        case("Gemm", &[&floats(&[4, 3], 15), &floats(&[5, 4], 16), &floats(&[5], 17)], &[0, 1, 2])
-            .with(|n| n.with_int("transA", 1).with_int("transB", 1).with_float("alpha", 0.7)),
+        case(
+            "MatMul",
+            &[&floats(&[2, 1, 6, 3], 12), &floats(&[2, 3, 3, 5], 13)],
+            &[0, 1],
+        ),
+        case(
+            "MatMul",
+            &[&floats(&[2, 3, 6, 3], 12), &floats(&[2, 1, 3, 5], 13)],
+            &[0, 1],
+        ),
+        case(
+            "MatMul",
+            &[&floats(&[2, 3, 4, 3], 12), &floats(&[3, 3, 5], 13)],
+            &[0, 1],
+        ),
+        case(
+            "MatMul",
+            &[&x, &floats(&[2, 5, 4], 14).transpose(1, 2).unwrap()],
+            &[0, 1],
+        ),
+        case(
+            "Gemm",
+            &[
+                &floats(&[4, 3], 15),
+                &floats(&[5, 4], 16),
+                &floats(&[5], 17),
+            ],
+            &[0, 1, 2],
+        )
+        .with(|n| {
+            n.with_int("transA", 1)
+                .with_int("transB", 1)
+                .with_float("alpha", 0.7)
+        }),
         case("RMSNormalization", &[&x, &gain], &[0, 1]),
         case("SimplifiedLayerNormalization", &[&x, &gain], &[0, 1]),
         case("SimplifiedLayerNormalization", &[&x, &gain], &[0]).contrib(),
         case("LayerNormalization", &[&x, &gain, &bias], &[0, 1, 2]),
-        case("SkipSimplifiedLayerNormalization", &[&x, &up, &gain, &bias], &[0, 1])
-            .contrib()
-            .outputs(&["y", "", "", "sum"]),
+        case(
+            "SkipSimplifiedLayerNormalization",
+            &[&x, &up, &gain, &bias],
+            &[0, 1],
+        )
+        .contrib()
+        .outputs(&["y", "", "", "sum"]),
         case("RotaryEmbedding", &[&heads, &cos, &sin], &[0]),
-        case("RotaryEmbedding", &[&packed, &table(&cos), &table(&sin), &places], &[0])
-            .with(|n| n.with_int("num_heads", 3).with_int("interleaved", 1)),
-        case("RotaryEmbedding", &[&heads.narrow(2, 0, 4).unwrap(), &one, &table(&cos), &table(&sin)], &[0])
-            .contrib(),
+        case(
+            "RotaryEmbedding",
+            &[&packed, &table(&cos), &table(&sin), &places],
+            &[0],
+        )
+        .with(|n| n.with_int("num_heads", 3).with_int("interleaved", 1)),
+        case(
+            "RotaryEmbedding",
+            &[
+                &heads.narrow(2, 0, 4).unwrap(),
+                &one,
+                &table(&cos),
+                &table(&sin),
+            ],
+            &[0],
+        )
+        .contrib(),
     ]
 }
 
@@ -245,6 +304,10 @@ fn agrees(case: &Case, input: usize) {
         };
         let difference = ((moved(STEP) - moved(-STEP)) / f64::from(2.0 * STEP)) as f32;
         let wrong = (difference - grad[at]).abs() / largest;
-        assert!(wrong < TOLERANCE, "{shown}: element {at} is {}, by differences {difference}", grad[at]);
+        assert!(
+            wrong < TOLERANCE,
+            "{shown}: element {at} is {}, by differences {difference}",
+            grad[at]
+        );
     }
 }

@@ -7,7 +7,7 @@ use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla::runtime::RuntimeKind;
 use gqa2mla::tune::decoder::{Decoder, spelled_out};
 use gqa2mla::tune::select::factors;
-use gqa2mla::validate::ports::subject;
+use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla::validate::runner::Runner;
 use gqa2mla_passes::onnx::tensor_proto::DataType;
 use gqa2mla_passes::{RankPlan, RewriteOptions};
@@ -39,7 +39,7 @@ fn logits(decoder: &Decoder, parameters: &[Tensor]) -> Vec<f32> {
 
 fn in_ort(model: &LoadedModel) -> Vec<f32> {
     let mut session = session(&model.path, RuntimeKind::Ort).unwrap();
-    let interface = subject(&model.model.proto).unwrap().interface;
+    let interface = LanguageModel::of(&model.model.proto).unwrap().interface;
     let mut runner = Runner::new(session.as_mut(), &interface).unwrap();
     runner.start(&[0]).unwrap();
     runner.step(&TOKENS, TOKENS.len()).unwrap().to_f32()
@@ -71,7 +71,10 @@ fn the_forward_pass_is_that_of_onnx_runtime_on_every_fixture() {
         // ONNX Runtime rounds activations to 8 bits where the quantized product asks for it, and halves to 16 bits.
         let rounds = types.iter().any(halves) || name.contains("int4");
         let tolerance = if rounds { HALF } else { SINGLE };
-        assert!(f64::from(off) < tolerance, "{name}: logits differ by {off} of the largest");
+        assert!(
+            f64::from(off) < tolerance,
+            "{name}: logits differ by {off} of the largest"
+        );
         run += 1;
     }
     assert!(run >= 30, "only {run} fixtures were run");
@@ -79,7 +82,12 @@ fn the_forward_pass_is_that_of_onnx_runtime_on_every_fixture() {
 
 #[test]
 fn the_gradient_of_a_whole_model_agrees_with_differences() {
-    for name in ["optimum-llama", "dynamo18-gemma3", "genai-qwen3", "dynamo23-llama"] {
+    for name in [
+        "optimum-llama",
+        "dynamo18-gemma3",
+        "genai-qwen3",
+        "dynamo23-llama",
+    ] {
         let mut model = loaded(name);
         let options = RewriteOptions {
             ranks: RankPlan::Ratio(0.5),
@@ -88,7 +96,12 @@ fn the_gradient_of_a_whole_model_agrees_with_differences() {
         rewritten(&mut model, options).unwrap();
         let graph = spelled_out(&model).unwrap().main;
         let decoder = Decoder::new(&model, &graph, &factors(&graph)).unwrap();
-        let stored: Vec<Tensor> = decoder.program.parameters().iter().map(|p| p.initial.clone()).collect();
+        let stored: Vec<Tensor> = decoder
+            .program
+            .parameters()
+            .iter()
+            .map(|p| p.initial.clone())
+            .collect();
         let loss = |parameters: &[Tensor]| {
             let rows = decoder.logits(&TOKENS, parameters).unwrap();
             next_token(&rows, &TOKENS[1..], &counted()).unwrap()
@@ -99,8 +112,22 @@ fn the_gradient_of_a_whole_model_agrees_with_differences() {
         let grads = trace.backward(vec![grad]).unwrap();
         for (at, grad) in grads.iter().enumerate() {
             // Along the gradient the loss changes most, so that rounding matters least.
-            let norm = grad.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
-            let size = stored[at].sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+            let norm = grad
+                .sqr()
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap()
+                .sqrt();
+            let size = stored[at]
+                .sqr()
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap()
+                .sqrt();
             let step = f64::from(1e-2 * size / norm);
             let moved = |by: f64| {
                 let mut parameters = stored.clone();
@@ -112,7 +139,10 @@ fn the_gradient_of_a_whole_model_agrees_with_differences() {
             let off = (difference - expected).abs() / expected;
             let tensor = &decoder.program.parameters()[at].name;
             // A step of 1% of the tensor leaves the third derivative, of the order of its square.
-            assert!(off < 2e-2, "{name}, {tensor}: slope {difference}, gradient {expected}");
+            assert!(
+                off < 2e-2,
+                "{name}, {tensor}: slope {difference}, gradient {expected}"
+            );
         }
     }
 }

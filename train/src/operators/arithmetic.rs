@@ -96,7 +96,14 @@ fn pow(call: &Call) -> Result<Made, OpError> {
         }
         return Ok(base.broadcast_pow(&exponent)?.into());
     }
-    let power = f64::from(exponent.flatten_all()?.to_vec1::<f32>()?.first().copied().unwrap_or(1.0));
+    let power = f64::from(
+        exponent
+            .flatten_all()?
+            .to_vec1::<f32>()?
+            .first()
+            .copied()
+            .unwrap_or(1.0),
+    );
     let raised = |x: &Tensor, power: f64| match power {
         1.0 => Ok(x.clone()),
         2.0 => x.sqr(),
@@ -134,7 +141,10 @@ fn select(call: &Call) -> Result<Made, OpError> {
     }))
 }
 
-fn folded(call: &Call, of: fn(&Tensor, &Tensor) -> candle_core::Result<Tensor>) -> Result<Made, OpError> {
+fn folded(
+    call: &Call,
+    of: fn(&Tensor, &Tensor) -> candle_core::Result<Tensor>,
+) -> Result<Made, OpError> {
     let mut result = call.input(0)?.clone();
     for input in call.inputs.iter().skip(1).flatten() {
         result = of(&result, input)?;

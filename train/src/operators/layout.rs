@@ -36,7 +36,9 @@ fn reshape(call: &Call) -> Result<Made, OpError> {
                 open = Some(at);
                 1
             }
-            dim => usize::try_from(dim).map_err(|_| OpError::Invalid(format!("shape {wanted:?}")))?,
+            dim => {
+                usize::try_from(dim).map_err(|_| OpError::Invalid(format!("shape {wanted:?}")))?
+            }
         });
     }
     if let Some(slot) = open.and_then(|at| dims.get_mut(at)) {
@@ -54,7 +56,10 @@ fn reshape(call: &Call) -> Result<Made, OpError> {
 fn transpose(call: &Call) -> Result<Made, OpError> {
     let x = call.input(0)?;
     let order: Vec<usize> = match call.ints("perm") {
-        Some(order) => order.iter().map(|&a| axis(a, x.rank())).collect::<Result<_, _>>()?,
+        Some(order) => order
+            .iter()
+            .map(|&a| axis(a, x.rank()))
+            .collect::<Result<_, _>>()?,
         None => (0..x.rank()).rev().collect(),
     };
     let mut back: Vec<(usize, usize)> = order.iter().copied().zip(0..).collect();
@@ -72,7 +77,10 @@ fn unsqueeze(call: &Call) -> Result<Made, OpError> {
     let before = call.input(0)?.dims();
     let axes = axes(call)?.unwrap_or_default();
     let rank = before.len() + axes.len();
-    let new = axes.iter().map(|&a| axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
+    let new = axes
+        .iter()
+        .map(|&a| axis(a, rank))
+        .collect::<Result<Vec<_>, _>>()?;
     let mut old = before.iter();
     let dims: Vec<usize> = (0..rank)
         .map(|at| match new.contains(&at) {
@@ -90,9 +98,14 @@ fn squeeze(call: &Call) -> Result<Made, OpError> {
             .iter()
             .map(|&a| axis(a, before.len()))
             .collect::<Result<Vec<_>, _>>()?,
-        None => (0..before.len()).filter(|&at| extent(before, at) == 1).collect(),
+        None => (0..before.len())
+            .filter(|&at| extent(before, at) == 1)
+            .collect(),
     };
-    let kept = before.iter().enumerate().filter(|(at, _)| !gone.contains(at));
+    let kept = before
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| !gone.contains(at));
     let dims: Vec<usize> = kept.map(|(_, &dim)| dim).collect();
     shaped(call, &dims)
 }

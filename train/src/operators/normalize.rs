@@ -18,7 +18,10 @@ pub const OPERATORS: &[Operator] = &[
 fn flattened(call: &Call, x: &Tensor) -> Result<Tensor, OpError> {
     let at = axis(call.int("axis", -1), x.rank())?;
     let (outer, inner) = x.dims().split_at_checked(at).unwrap_or_default();
-    Ok(x.reshape((outer.iter().product::<usize>(), inner.iter().product::<usize>()))?)
+    Ok(x.reshape((
+        outer.iter().product::<usize>(),
+        inner.iter().product::<usize>(),
+    ))?)
 }
 
 fn epsilon(call: &Call) -> f64 {
@@ -87,7 +90,9 @@ fn scaled(call: &Call, x: &Tensor, gain: usize, centered: bool) -> Result<(Tenso
         };
         Ok(vec![
             Some(to_x.reshape(dims)?),
-            to_gain.then(|| own(&(&grad * &normalized.n)?)).transpose()?,
+            to_gain
+                .then(|| own(&(&grad * &normalized.n)?))
+                .transpose()?,
             to_bias.then(|| own(&grad)).transpose()?,
         ])
     });

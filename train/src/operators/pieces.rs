@@ -17,7 +17,11 @@ pub const OPERATORS: &[Operator] = &[
 fn concat(call: &Call) -> Result<Made, OpError> {
     let at = axis(call.int("axis", 0), call.input(0)?.rank())?;
     let parts: Vec<&Tensor> = call.inputs.iter().flatten().collect();
-    let filled: Vec<&Tensor> = parts.iter().copied().filter(|t| t.elem_count() > 0).collect();
+    let filled: Vec<&Tensor> = parts
+        .iter()
+        .copied()
+        .filter(|t| t.elem_count() > 0)
+        .collect();
     let output = match filled.as_slice() {
         [] => call.input(0)?.clone(),
         [only] => (*only).clone(),
@@ -53,7 +57,9 @@ fn split(call: &Call) -> Result<Made, OpError> {
         Some(sizes) => sizes.iter().map(|&s| s.max(0) as usize).collect(),
         None => {
             let share = whole.div_ceil(count);
-            (0..count).map(|i| share.min(whole.saturating_sub(i * share))).collect()
+            (0..count)
+                .map(|i| share.min(whole.saturating_sub(i * share)))
+                .collect()
         }
     };
     let mut outputs = Vec::with_capacity(sizes.len());
@@ -88,7 +94,9 @@ fn slice(call: &Call) -> Result<Made, OpError> {
     let (Some(starts), Some(ends)) = (call.integers(1)?, call.integers(2)?) else {
         return invalid("starts or ends are missing");
     };
-    let axes = call.integers(3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
+    let axes = call
+        .integers(3)?
+        .unwrap_or_else(|| (0..starts.len() as i64).collect());
     let steps = call.integers(4)?.unwrap_or_else(|| vec![1; starts.len()]);
     let mut output = x.clone();
     let mut back: Vec<(usize, Cut, usize)> = Vec::new();
@@ -141,7 +149,9 @@ impl Cut {
         }
         let start = from_front(start).clamp(-1, whole - 1);
         let end = from_front(end).clamp(-1, whole - 1);
-        let chosen = (end + 1..=start).rev().step_by(step.unsigned_abs() as usize);
+        let chosen = (end + 1..=start)
+            .rev()
+            .step_by(step.unsigned_abs() as usize);
         Ok(Self::Chosen(indices(chosen.collect())?))
     }
 }
@@ -197,7 +207,10 @@ fn gather_nd(call: &Call) -> Result<Made, OpError> {
         return invalid("indices are a scalar");
     };
     let Some((indexed, inner)) = x.dims().split_at_checked(depth) else {
-        return invalid(format!("index tuples of {depth} for a tensor of {} axes", x.rank()));
+        return invalid(format!(
+            "index tuples of {depth} for a tensor of {} axes",
+            x.rank()
+        ));
     };
     let mut flat = Vec::with_capacity(outer.iter().product());
     for tuple in integers(indices)?.chunks_exact(depth.max(1)) {

@@ -23,10 +23,18 @@ struct Stacks {
 
 fn stacks(a: &Tensor, b: &Tensor) -> Result<Stacks, OpError> {
     let ([a_batch @ .., m, k], [b_batch @ .., k2, n]) = (a.dims(), b.dims()) else {
-        return invalid(format!("shapes {:?} and {:?} are no matrices", a.dims(), b.dims()));
+        return invalid(format!(
+            "shapes {:?} and {:?} are no matrices",
+            a.dims(),
+            b.dims()
+        ));
     };
     if k != k2 {
-        return invalid(format!("shapes {:?} and {:?} do not multiply", a.dims(), b.dims()));
+        return invalid(format!(
+            "shapes {:?} and {:?} do not multiply",
+            a.dims(),
+            b.dims()
+        ));
     }
     let batch = common(a_batch, b_batch)?;
     let aligned = |own: &[usize]| [vec![1; batch.len() - own.len()], own.to_vec()].concat();
@@ -42,7 +50,8 @@ fn stacks(a: &Tensor, b: &Tensor) -> Result<Stacks, OpError> {
     let a = a.reshape([a_batch.as_slice(), &[*m, *k]].concat())?;
     let b = reshaped(b, &[b_batch.as_slice(), &[*k, *n]].concat())?;
     Ok(Stacks {
-        a: a.broadcast_as(a_dims.as_slice())?.reshape((stack, rows, *k))?,
+        a: a.broadcast_as(a_dims.as_slice())?
+            .reshape((stack, rows, *k))?,
         b: reshaped(&b.broadcast_as(b_dims.as_slice())?, &[stack, *k, *n])?,
         a_dims,
         b_dims,
@@ -71,8 +80,10 @@ fn matmul(call: &Call) -> Result<Made, OpError> {
     let rows = product.dims().to_vec();
     let output = product.reshape(stacks.output.as_slice())?;
     let (for_a, for_b) = (
-        call.tracks(0).then(|| (stacks.b.clone(), stacks.a_dims.clone())),
-        call.tracks(1).then(|| (stacks.a.clone(), stacks.b_dims.clone())),
+        call.tracks(0)
+            .then(|| (stacks.b.clone(), stacks.a_dims.clone())),
+        call.tracks(1)
+            .then(|| (stacks.a.clone(), stacks.b_dims.clone())),
     );
     Ok(call.made(output, move |grad| {
         let grad = grad.reshape(rows)?;
@@ -82,16 +93,25 @@ fn matmul(call: &Call) -> Result<Made, OpError> {
         let to_b = |(a, dims): (Tensor, Vec<usize>)| {
             reduced(&a.t()?.matmul(&grad)?.reshape(dims)?, &b_shape)
         };
-        Ok(vec![for_a.map(to_a).transpose()?, for_b.map(to_b).transpose()?])
+        Ok(vec![
+            for_a.map(to_a).transpose()?,
+            for_b.map(to_b).transpose()?,
+        ])
     }))
 }
 
 /// y = alpha op(a) op(b) + beta c, op a transpose where the node says so.
 fn gemm(call: &Call) -> Result<Made, OpError> {
-    let (alpha, beta) = (f64::from(call.float("alpha", 1.0)), f64::from(call.float("beta", 1.0)));
+    let (alpha, beta) = (
+        f64::from(call.float("alpha", 1.0)),
+        f64::from(call.float("beta", 1.0)),
+    );
     let turned = [call.int("transA", 0) != 0, call.int("transB", 0) != 0];
     let turn = |t: &Tensor, turned: bool| if turned { t.t() } else { Ok(t.clone()) };
-    let (a, b) = (turn(call.input(0)?, turned[0])?, turn(call.input(1)?, turned[1])?);
+    let (a, b) = (
+        turn(call.input(0)?, turned[0])?,
+        turn(call.input(1)?, turned[1])?,
+    );
     let mut output = (a.contiguous()?.matmul(&b)? * alpha)?;
     let c_dims = call.optional(2).map(|c| c.dims().to_vec());
     if let Some(c) = call.optional(2) {
@@ -103,9 +123,8 @@ fn gemm(call: &Call) -> Result<Made, OpError> {
         let grad = &grad.contiguous()?;
         let to_a = |b: Tensor| turn(&(grad.matmul(&b.t()?)? * alpha)?, turned[0]);
         let to_b = |a: Tensor| turn(&(a.t()?.matmul(grad)? * alpha)?, turned[1]);
-        let to_c = |dims: Vec<usize>| -> Result<Tensor, OpError> {
-            Ok((reduced(grad, &dims)? * beta)?)
-        };
+        let to_c =
+            |dims: Vec<usize>| -> Result<Tensor, OpError> { Ok((reduced(grad, &dims)? * beta)?) };
         Ok(vec![
             for_a.map(to_a).transpose()?,
             for_b.map(to_b).transpose()?,

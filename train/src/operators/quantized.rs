@@ -42,9 +42,17 @@ pub fn spelled_out(node: &NodeProto) -> Option<Vec<NodeProto>> {
         true => output.clone(),
         false => format!("{}/product", label(node)),
     };
-    let mut unpack = named(UNPACK, OWN, vec![input(1), input(2), input(3), input(4)], &weight);
+    let mut unpack = named(
+        UNPACK,
+        OWN,
+        vec![input(1), input(2), input(3), input(4)],
+        &weight,
+    );
     unpack.attribute.clone_from(&node.attribute);
-    let mut nodes = vec![unpack, named("MatMul", "", vec![input(0), weight], &product)];
+    let mut nodes = vec![
+        unpack,
+        named("MatMul", "", vec![input(0), weight], &product),
+    ];
     if !bias.is_empty() {
         nodes.push(named("Add", "", vec![product, bias], output));
     }
@@ -60,7 +68,9 @@ fn unpack(call: &Call) -> Result<Made, OpError> {
     let (k, n) = (sized("K", 0), sized("N", 0));
     let (bits, block) = (sized("bits", 4), sized("block_size", 32));
     if !matches!(bits, 2 | 4 | 8) || block == 0 {
-        return invalid(format!("{bits} bits in blocks of {block} are not implemented"));
+        return invalid(format!(
+            "{bits} bits in blocks of {block} are not implemented"
+        ));
     }
     let blocks = k.div_ceil(block);
     let codes: Vec<u8> = call.input(0)?.flatten_all()?.to_vec1()?;
@@ -76,12 +86,15 @@ fn unpack(call: &Call) -> Result<Made, OpError> {
             let packed: Vec<u8> = zeros.flatten_all()?.to_vec1()?;
             let row = (blocks * bits).div_ceil(8).max(1);
             let rows = packed.chunks(row);
-            rows.flat_map(|row| (0..blocks).map(move |at| code(row, at) as f32)).collect()
+            rows.flat_map(|row| (0..blocks).map(move |at| code(row, at) as f32))
+                .collect()
         }
     };
     let bytes = (block * bits / 8).max(1);
     let mut weight = vec![0f32; n * k];
-    let rows = weight.chunks_mut(k.max(1)).zip(codes.chunks(blocks * bytes));
+    let rows = weight
+        .chunks_mut(k.max(1))
+        .zip(codes.chunks(blocks * bytes));
     let groups = scales.chunks(blocks).zip(zeros.chunks(blocks));
     for ((row, codes), (scales, zeros)) in rows.zip(groups) {
         let parts = row.chunks_mut(block).zip(codes.chunks(bytes));

@@ -22,7 +22,10 @@ struct Axes {
 /// The axes in input 1, or in an attribute in older opsets; none named are all, unless the node says none.
 fn axes(call: &Call) -> Result<Axes, OpError> {
     let before = call.input(0)?.dims();
-    let named = call.integers(1)?.or_else(|| call.ints("axes")).unwrap_or_default();
+    let named = call
+        .integers(1)?
+        .or_else(|| call.ints("axes"))
+        .unwrap_or_default();
     let axes: Vec<usize> = match named.as_slice() {
         [] if call.int("noop_with_empty_axes", 0) != 0 => Vec::new(),
         [] => (0..before.len()).collect(),

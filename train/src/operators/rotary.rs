@@ -49,7 +49,10 @@ impl Heads {
             (3, 1..) => Packed(Some(heads)),
             _ => return invalid("rank 3 without num_heads"),
         };
-        Ok(Self { x: packed.split(x)?, packed })
+        Ok(Self {
+            x: packed.split(x)?,
+            packed,
+        })
     }
 }
 
@@ -66,7 +69,8 @@ impl Packed {
         let (Some(_), [batch, heads, length, size]) = (self.0, x.dims()) else {
             return Ok(x.clone());
         };
-        Ok(x.transpose(1, 2)?.reshape((*batch, *length, heads * size))?)
+        Ok(x.transpose(1, 2)?
+            .reshape((*batch, *length, heads * size))?)
     }
 }
 
@@ -107,7 +111,9 @@ impl Turned {
                 let [batch, heads, length, _] = turned.dims() else {
                     return invalid("rank 4 is expected");
                 };
-                let pairs = turned.contiguous()?.reshape((*batch, *heads, *length, half, 2))?;
+                let pairs = turned
+                    .contiguous()?
+                    .reshape((*batch, *heads, *length, half, 2))?;
                 let side = |at: usize| pairs.narrow(4, at, 1)?.squeeze(4);
                 (side(0)?, side(1)?)
             }

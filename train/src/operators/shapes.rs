@@ -27,7 +27,8 @@ fn vector(values: Vec<i64>) -> Result<Tensor, OpError> {
 fn shape(call: &Call) -> Result<Made, OpError> {
     let dims = call.input(0)?.dims();
     let rank = dims.len() as i64;
-    let bound = |at: i64| (if at < 0 { at.saturating_add(rank) } else { at }).clamp(0, rank) as usize;
+    let bound =
+        |at: i64| (if at < 0 { at.saturating_add(rank) } else { at }).clamp(0, rank) as usize;
     let (start, end) = (bound(call.int("start", 0)), bound(call.int("end", rank)));
     let taken = dims.get(start..end.max(start)).unwrap_or_default();
     Ok(vector(taken.iter().map(|&d| d as i64).collect())?.into())
@@ -131,7 +132,10 @@ fn cast(call: &Call) -> Result<Made, OpError> {
         }
         Ok(DataType::Bool) => Ok(call.input(0)?.ne(0f32)?.into()),
         Ok(DataType::Uint8) => converted(call, DType::U8),
-        _ => invalid(format!("element type {} is not implemented", call.int("to", 0))),
+        _ => invalid(format!(
+            "element type {} is not implemented",
+            call.int("to", 0)
+        )),
     }
 }
 

@@ -14,7 +14,10 @@ const NOTHING: f32 = -104.0;
 /// p = exp(x) / sum exp(x); dx = p (dp - sum p dp).
 fn softmax(call: &Call) -> Result<Made, OpError> {
     let x = call.input(0)?;
-    let (at, last) = (axis(call.int("axis", -1), x.rank())?, x.rank().saturating_sub(1));
+    let (at, last) = (
+        axis(call.int("axis", -1), x.rank())?,
+        x.rank().saturating_sub(1),
+    );
     let aligned = move |t: &Tensor| t.transpose(at, last);
     let p = rows(&aligned(x)?, exponentials)?;
     Ok(call.made_of_first(aligned(&p)?, move |grad| {

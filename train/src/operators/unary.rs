@@ -1,6 +1,6 @@
 //! Operators of one operand, element by element.
 
-use std::f32::consts::{FRAC_2_SQRT_PI, FRAC_1_SQRT_2, SQRT_2};
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
 
 use candle_core::{DType, Tensor};
 
@@ -11,17 +11,29 @@ use crate::operators::{Call, Made, Operator, contrib, flows, missing, stops};
 pub const OPERATORS: &[Operator] = &[
     flows("Neg", |c| linear(c, -1.0)),
     flows("Sqrt", |c| by_output(c, Tensor::sqrt, |g, y| g * 0.5 / y)),
-    flows("Reciprocal", |c| by_output(c, Tensor::recip, |g, y| -g * y * y)),
+    flows("Reciprocal", |c| {
+        by_output(c, Tensor::recip, |g, y| -g * y * y)
+    }),
     flows("Exp", |c| by_output(c, Tensor::exp, |g, y| g * y)),
-    flows("Tanh", |c| by_output(c, |x| map(x, f32::tanh), |g, y| g * (1.0 - y * y))),
-    flows("Sigmoid", |c| by_output(c, |x| map(x, sigmoid), |g, y| g * y * (1.0 - y))),
+    flows("Tanh", |c| {
+        by_output(c, |x| map(x, f32::tanh), |g, y| g * (1.0 - y * y))
+    }),
+    flows("Sigmoid", |c| {
+        by_output(c, |x| map(x, sigmoid), |g, y| g * y * (1.0 - y))
+    }),
     flows("Log", |c| by_input(c, f32::ln, |x| 1.0 / x)),
     flows("Sin", |c| by_input(c, f32::sin, f32::cos)),
     flows("Cos", |c| by_input(c, f32::cos, |x| -x.sin())),
     flows("Abs", |c| by_input(c, f32::abs, f32::signum)),
-    flows("Relu", |c| by_input(c, |x| x.max(0.0), |x| if x > 0.0 { 1.0 } else { 0.0 })),
-    flows("Erf", |c| by_input(c, erf, |x| FRAC_2_SQRT_PI * (-x * x).exp())),
-    flows("Softplus", |c| by_input(c, |x| x.max(0.0) + (-x.abs()).exp().ln_1p(), sigmoid)),
+    flows("Relu", |c| {
+        by_input(c, |x| x.max(0.0), |x| if x > 0.0 { 1.0 } else { 0.0 })
+    }),
+    flows("Erf", |c| {
+        by_input(c, erf, |x| FRAC_2_SQRT_PI * (-x * x).exp())
+    }),
+    flows("Softplus", |c| {
+        by_input(c, |x| x.max(0.0) + (-x.abs()).exp().ln_1p(), sigmoid)
+    }),
     flows("Swish", swish),
     flows("Gelu", gelu),
     contrib("Gelu", |c| by_input(c, gelu_erf, gelu_erf_slope)),
@@ -36,7 +48,9 @@ fn float(call: &Call) -> Result<Tensor, OpError> {
     let x = call.input(0)?;
     match x.dtype() {
         DType::F32 => Ok(x.clone()),
-        other => invalid(format!("an operand of floats is expected, and it is {other:?}")),
+        other => invalid(format!(
+            "an operand of floats is expected, and it is {other:?}"
+        )),
     }
 }
 
@@ -61,9 +75,7 @@ fn by_output(
 fn by_input(call: &Call, of: fn(f32) -> f32, slope: fn(f32) -> f32) -> Result<Made, OpError> {
     let x = float(call)?;
     let output = map(&x, of)?;
-    Ok(call.made_of_first(output, move |grad| {
-        Ok(zip(grad, &x, |g, x| g * slope(x))?)
-    }))
+    Ok(call.made_of_first(output, move |grad| Ok(zip(grad, &x, |g, x| g * slope(x))?)))
 }
 
 fn sigmoid(x: f32) -> f32 {
@@ -156,7 +168,9 @@ fn erf(x: f32) -> f32 {
         }
         return (sum * std::f64::consts::FRAC_2_SQRT_PI) as f32;
     }
-    let fraction = (1..=40).rev().fold(size, |tail, n| size + f64::from(n) / 2.0 / tail);
+    let fraction = (1..=40)
+        .rev()
+        .fold(size, |tail, n| size + f64::from(n) / 2.0 / tail);
     let complement = (-size * size).exp() / fraction * 0.5 * std::f64::consts::FRAC_2_SQRT_PI;
     (x.signum() * (1.0 - complement)) as f32
 }

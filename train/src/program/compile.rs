@@ -82,14 +82,17 @@ impl Program {
                 None => return Err(TrainError::NoValue(name.to_owned())),
             }
         }
-        let steps = nodes.into_iter().zip(operators).map(|(node, operator)| Step {
-            inputs: slots.all(&node.input),
-            outputs: slots.all(&node.output),
-            tracked: node.input.iter().map(|i| tracked.contains(i)).collect(),
-            last_reads: Vec::new(),
-            operator,
-            node,
-        });
+        let steps = nodes
+            .into_iter()
+            .zip(operators)
+            .map(|(node, operator)| Step {
+                inputs: slots.all(&node.input),
+                outputs: slots.all(&node.output),
+                tracked: node.input.iter().map(|i| tracked.contains(i)).collect(),
+                last_reads: Vec::new(),
+                operator,
+                node,
+            });
         let steps = steps.collect();
         let outputs: Vec<Slot> = outputs.iter().map(|name| slots.of(name)).collect();
         let mut program = Self {
@@ -123,13 +126,18 @@ impl Program {
         }
         self.steps = left;
         let read: BTreeSet<Slot> = self.read_slots().collect();
-        let kept = read.into_iter().filter_map(|slot| Some((slot, values.take(slot)?)));
+        let kept = read
+            .into_iter()
+            .filter_map(|slot| Some((slot, values.take(slot)?)));
         self.constants = kept.collect::<Vec<(Slot, Tensor)>>();
         Ok(())
     }
 
     fn read_slots(&self) -> impl Iterator<Item = Slot> {
-        let inputs = self.steps.iter().flat_map(|step| step.inputs.iter().flatten());
+        let inputs = self
+            .steps
+            .iter()
+            .flat_map(|step| step.inputs.iter().flatten());
         inputs.copied().chain(self.outputs.iter().copied())
     }
 
@@ -158,9 +166,8 @@ fn needed(graph: &GraphProto, outputs: &[&str]) -> Vec<NodeProto> {
             taken.push(node);
         }
     }
-    let spelled = |node: &NodeProto| {
-        quantized::spelled_out(node).unwrap_or_else(|| vec![node.clone()])
-    };
+    let spelled =
+        |node: &NodeProto| quantized::spelled_out(node).unwrap_or_else(|| vec![node.clone()]);
     taken.into_iter().rev().flat_map(spelled).collect()
 }
 
@@ -172,13 +179,20 @@ fn tracked(
 ) -> Result<HashSet<String>, TrainError> {
     let mut tracked = HashSet::new();
     let used: HashSet<&str> = names(nodes.iter().flat_map(|n| &n.input)).collect();
-    tracked.extend(trained.iter().filter(|t| used.contains(t.as_str())).cloned());
+    tracked.extend(
+        trained
+            .iter()
+            .filter(|t| used.contains(t.as_str()))
+            .cloned(),
+    );
     for (node, operator) in nodes.iter().zip(operators) {
         if !node.input.iter().any(|input| tracked.contains(input)) {
             continue;
         }
         match operator.gradient {
-            Gradient::Flows => tracked.extend(node.output.iter().filter(|o| !o.is_empty()).cloned()),
+            Gradient::Flows => {
+                tracked.extend(node.output.iter().filter(|o| !o.is_empty()).cloned())
+            }
             Gradient::Stops => {}
             Gradient::Missing => {
                 return Err(TrainError::Gradient {

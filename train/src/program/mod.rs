@@ -115,7 +115,9 @@ impl Program {
             values.put(*slot, tensor.clone());
         }
         for (name, slot) in &self.inputs {
-            let fed = inputs.get(name).ok_or_else(|| TrainError::NoInput(name.clone()))?;
+            let fed = inputs
+                .get(name)
+                .ok_or_else(|| TrainError::NoInput(name.clone()))?;
             values.put(*slot, fed.clone());
         }
         for (parameter, tensor) in self.parameters.iter().zip(parameters) {
@@ -128,7 +130,9 @@ impl Program {
             step.last_reads.iter().for_each(|&slot| values.drop(slot));
         }
         let outputs = self.outputs.iter().map(|&slot| {
-            values.get(slot).ok_or_else(|| TrainError::NoValue(format!("output {slot}")))
+            values
+                .get(slot)
+                .ok_or_else(|| TrainError::NoValue(format!("output {slot}")))
         });
         Ok(Trace {
             outputs: outputs.collect::<Result<_, _>>()?,

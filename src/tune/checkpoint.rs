@@ -4,10 +4,9 @@ use std::path::Path;
 
 use gqa2mla_train::adamw::Trained;
 use ndarray::{ArrayD, ArrayView1};
-use serde::{Deserialize, Serialize};
 
 use crate::files::tensors::{Arrays, ArraysError};
-use crate::tune::run::Check;
+use crate::tune::course::Course;
 
 /// What the file is.
 const KIND: &str = "gqa2mla training 1";
@@ -21,17 +20,6 @@ pub struct State {
     pub best: Vec<Vec<f32>>,
     /// The numbers beside them.
     pub course: Course,
-}
-
-/// How a run went so far.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Course {
-    /// Steps done.
-    pub steps: usize,
-    /// Mean loss of each step, in nats.
-    pub losses: Vec<f64>,
-    /// Losses on the held-out text.
-    pub checks: Vec<Check>,
 }
 
 /// Writes `state`; `settings` is what a run must have in common with this one to go on from it.

@@ -1,10 +1,12 @@
 //! Training a model's factors on text: distillation from the original, or fine-tuning on the next token.
 
 pub mod checkpoint;
+pub mod course;
 pub mod decoder;
 pub mod exchange;
 pub mod run;
 pub mod select;
+pub mod steps;
 
 use std::io;
 

@@ -161,14 +161,14 @@ fn a_stopped_run_goes_on_to_the_same_result() {
     assert_eq!(ran.code, 0, "{ran:?}");
 
     // Killed as soon as there is a checkpoint.
-    let mut tune = command();
-    tune.arg("tune")
+    let mut killed = command();
+    killed.arg("tune")
         .arg(&model)
         .arg("--token-ids")
         .arg(ids())
         .arg("-o")
         .arg(&stopped);
-    let mut child = tune.args(["--length", "32"]).args(options).spawn().unwrap();
+    let mut child = killed.args(["--length", "32"]).args(options).spawn().unwrap();
     let checkpoint = place.path().join("stopped.onnx.partial");
     while !checkpoint.exists() && child.try_wait().unwrap().is_none() {
         std::thread::sleep(std::time::Duration::from_millis(1));
@@ -179,7 +179,7 @@ fn a_stopped_run_goes_on_to_the_same_result() {
         checkpoint.exists() && !stopped.exists(),
         "it was not stopped in the middle"
     );
-    let ran = super::tune::tune(&model, &stopped, &options);
+    let ran = tune(&model, &stopped, &options);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(!checkpoint.exists());
     assert_eq!(fs::read(&whole).unwrap(), fs::read(&stopped).unwrap());

@@ -95,7 +95,7 @@ impl Decoder {
         })?;
         let tensors = fed.into_iter().map(|(name, fed)| Ok((name, tensor(fed)?)));
         let tensors = tensors.collect::<candle_core::Result<_>>();
-        tensors.map_err(|cause| self.failed(TrainError::Tensor(cause)))
+        tensors.map_err(|cause| self.failed(cause.into()))
     }
 
     fn feeds(&self, tokens: &[i64]) -> Result<Vec<(String, Fed)>, ValidateError> {

@@ -8,10 +8,30 @@ use gqa2mla_passes::onnx::stored::TensorError;
 pub enum OpError {
     /// The tensor library refuses.
     #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
+    Tensor(candle_core::Error),
     /// An input or attribute that the operator is not defined for, or not implemented for here.
     #[error("{0}")]
     Invalid(String),
+}
+
+impl From<candle_core::Error> for OpError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Tensor(without_backtrace(error))
+    }
+}
+
+impl From<candle_core::Error> for TrainError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Tensor(without_backtrace(error))
+    }
+}
+
+/// The error itself: with `RUST_BACKTRACE` set, candle puts a backtrace into the text.
+fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => without_backtrace(*inner),
+        other => other,
+    }
 }
 
 /// An [`OpError::Invalid`].
@@ -74,7 +94,7 @@ pub enum TrainError {
     },
     /// The tensor library refuses outside of any node.
     #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
+    Tensor(candle_core::Error),
     /// Logits, targets or teacher that do not fit together.
     #[error("{0}")]
     Loss(String),

@@ -206,6 +206,17 @@ fn cases() -> Vec<Case> {
         case("RotaryEmbedding", &[&heads, &cos, &sin], &[0]),
         case(
             "RotaryEmbedding",
+            &[
+                &floats(&[2, 5, 12], 18),
+                &places,
+                &table(&cos),
+                &table(&sin),
+            ],
+            &[0],
+        )
+        .contrib(),
+        case(
+            "RotaryEmbedding",
             &[&packed, &table(&cos), &table(&sin), &places],
             &[0],
         )

@@ -31,7 +31,7 @@ fn objectives_and_teachers_that_do_not_fit_are_wrong_usage() {
             &["--objective", "next-token", "--teacher", &teacher][..],
             "without --teacher",
         ),
-        (&["--teacher", &teacher, "--rate", "-1"][..], "--rate"),
+        (&["--teacher", &teacher, "--rate", "0"][..], "--rate"),
         (&["--teacher", &teacher, "--steps", "0"][..], "--steps"),
     ] {
         let ran = tune(&model, &out, options);

@@ -106,7 +106,7 @@ fn slice(call: &Call) -> Result<Made, OpError> {
         let cut = Cut::of(*start, *end, *step, whole)?;
         output = match &cut {
             Cut::Range { start, length } => output.narrow(at, *start, *length)?,
-            Cut::Chosen(indices) => output.index_select(indices, at)?,
+            Cut::Chosen(indices) => output.contiguous()?.index_select(indices, at)?,
         };
         back.push((at, cut, whole));
     }

@@ -14,12 +14,12 @@ pub const OPERATORS: &[Operator] = &[
 /// da = dy_a cos + dy_b sin, db = dy_b cos - dy_a sin. `places` are the inputs cos, sin and position ids.
 fn rotary(call: &Call, places: [usize; 3]) -> Result<Made, OpError> {
     let given = call.input(0)?;
-    let Heads { x, packed } = Heads::of(call, given)?;
     let [cos, sin, positions] = places;
+    let half = call.input(cos)?.dims().last().copied().unwrap_or(0);
+    let Heads { x, packed } = Heads::of(call, given, 2 * half)?;
     let length = extent(x.dims(), 2);
     let table = |at: usize| rows(call.input(at)?, call.optional(positions), length);
     let (cos, sin) = (table(cos)?, table(sin)?);
-    let half = cos.dims().last().copied().unwrap_or(0);
     let turned = Turned {
         half,
         interleaved: call.int("interleaved", 0) != 0 || call.int("rotary_interleaved", 0) != 0,
@@ -42,12 +42,17 @@ struct Heads {
 struct Packed(Option<usize>);
 
 impl Heads {
-    fn of(call: &Call, x: &Tensor) -> Result<Self, OpError> {
-        let heads = usize::try_from(call.int("num_heads", 0)).unwrap_or(0);
+    /// Where the node does not say how many heads there are, each has `size` channels, which all turn.
+    fn of(call: &Call, x: &Tensor, size: usize) -> Result<Self, OpError> {
+        let said = usize::try_from(call.int("num_heads", 0)).unwrap_or(0);
+        let heads = match said {
+            0 => extent(x.dims(), 2) / size.max(1),
+            said => said,
+        };
         let packed = match (x.rank(), heads) {
             (4, _) => Packed(None),
             (3, 1..) => Packed(Some(heads)),
-            _ => return invalid("rank 3 without num_heads"),
+            _ => return invalid("rank 3 or 4 is expected"),
         };
         Ok(Self {
             x: packed.split(x)?,

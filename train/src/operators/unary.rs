@@ -24,7 +24,7 @@ pub const OPERATORS: &[Operator] = &[
     flows("Log", |c| by_input(c, f32::ln, |x| 1.0 / x)),
     flows("Sin", |c| by_input(c, f32::sin, f32::cos)),
     flows("Cos", |c| by_input(c, f32::cos, |x| -x.sin())),
-    flows("Abs", |c| by_input(c, f32::abs, f32::signum)),
+    flows("Abs", abs),
     flows("Relu", |c| {
         by_input(c, |x| x.max(0.0), |x| if x > 0.0 { 1.0 } else { 0.0 })
     }),
@@ -39,8 +39,8 @@ pub const OPERATORS: &[Operator] = &[
     contrib("Gelu", |c| by_input(c, gelu_erf, gelu_erf_slope)),
     contrib("FastGelu", fast_gelu),
     contrib("QuickGelu", quick_gelu),
-    missing("Floor", |c| Ok(c.input(0)?.floor()?.into())),
-    missing("Ceil", |c| Ok(c.input(0)?.ceil()?.into())),
+    missing("Floor", |c| Ok(map(&float(c)?, f32::floor)?.into())),
+    missing("Ceil", |c| Ok(map(&float(c)?, f32::ceil)?.into())),
     stops("Not", |c| Ok(c.input(0)?.eq(0u8)?.into())),
 ];
 
@@ -76,6 +76,15 @@ fn by_input(call: &Call, of: fn(f32) -> f32, slope: fn(f32) -> f32) -> Result<Ma
     let x = float(call)?;
     let output = map(&x, of)?;
     Ok(call.made_of_first(output, move |grad| Ok(zip(grad, &x, |g, x| g * slope(x))?)))
+}
+
+/// y = |x|, of floats and integers; dx = dy sign(x).
+fn abs(call: &Call) -> Result<Made, OpError> {
+    let x = call.input(0)?;
+    match x.dtype() {
+        DType::I64 => Ok(x.maximum(&(x * -1.0)?)?.into()),
+        _ => by_input(call, f32::abs, f32::signum),
+    }
 }
 
 fn sigmoid(x: f32) -> f32 {

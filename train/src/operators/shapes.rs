@@ -6,7 +6,7 @@ use gqa2mla_passes::onnx::stored::Model;
 use gqa2mla_passes::onnx::tensor_proto::DataType;
 
 use crate::error::{OpError, invalid};
-use crate::operators::{Call, Made, Operator, flows, stops};
+use crate::operators::{Call, Made, Operator, axis, extent, flows, integers, stops};
 use crate::stored;
 
 pub const OPERATORS: &[Operator] = &[
@@ -15,6 +15,7 @@ pub const OPERATORS: &[Operator] = &[
     stops("Constant", constant),
     stops("ConstantOfShape", constant_of_shape),
     stops("Range", range),
+    stops("CumSum", running_sum),
     flows("Cast", cast),
     flows("CastLike", cast_like),
 ];
@@ -103,6 +104,28 @@ fn range(call: &Call) -> Result<Made, OpError> {
     let count = ((limit - start) / delta).ceil().max(0.0) as usize;
     let values: Vec<f32> = (0..count).map(|i| start + i as f32 * delta).collect();
     Ok(Tensor::from_vec(values, count, &Device::Cpu)?.into())
+}
+
+/// Sums along an axis up to each element, of integers: positions are counted so.
+fn running_sum(call: &Call) -> Result<Made, OpError> {
+    let x = call.input(0)?;
+    let named = call.integers(1)?.and_then(|a| a.first().copied());
+    let at = axis(named.unwrap_or(0), x.rank())?;
+    if x.dtype() != DType::I64 || call.int("exclusive", 0) != 0 || call.int("reverse", 0) != 0 {
+        return invalid("sums are implemented for integers, forward and inclusive");
+    }
+    let turned = x.transpose(at, x.rank() - 1)?;
+    let width = extent(turned.dims(), x.rank() - 1).max(1);
+    let mut values = integers(&turned)?;
+    for row in values.chunks_mut(width) {
+        let mut sum = 0;
+        for value in row {
+            sum += *value;
+            *value = sum;
+        }
+    }
+    let sums = Tensor::from_vec(values, turned.dims(), &Device::Cpu)?;
+    Ok(sums.transpose(at, x.rank() - 1)?.into())
 }
 
 /// Conversion to the kind of `wanted`; between floats of two widths nothing happens, because all are trained in fp32.

@@ -52,7 +52,7 @@ impl Diff {
         .collect();
         let same = sections.iter().all(Section::is_empty)
             && identity(&before.model)? == identity(&after.model)?;
-        let outcome = match same || self.exit_zero {
+        let exit = match same || self.exit_zero {
             true => Exit::Done,
             false => Exit::Failed,
         };
@@ -64,7 +64,7 @@ impl Diff {
                 )
             });
             emit_json(&Value::Object(parts.collect()));
-            return Ok(outcome);
+            return Ok(exit);
         }
         let mut out = String::new();
         for part in sections.iter().filter(|s| !s.is_empty()) {
@@ -88,7 +88,7 @@ impl Diff {
             };
         }
         emit(&out);
-        Ok(outcome)
+        Ok(exit)
     }
 }
 

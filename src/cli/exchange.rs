@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use gqa2mla::files::load::load;
+use gqa2mla::files::outputs::{check_inputs, check_model};
 use gqa2mla::files::save::{output_path, save};
 use gqa2mla::tune::exchange::{export, import};
 use serde_json::json;
@@ -38,24 +39,30 @@ enum Direction {
         /// The output: a .onnx path, or a folder for the model alone.
         #[arg(short, long, value_name = "OUT", value_parser = output())]
         out: PathBuf,
+        /// Replace a model that gqa2mla did not write.
+        #[arg(long)]
+        force: bool,
     },
 }
 
 impl Factors {
     pub fn run(self, json: bool) -> anyhow::Result<Exit> {
         let (count, out) = match self.direction {
-            Direction::Export { model, out } => (export(&load(&model)?, &out)?, out),
+            Direction::Export { model, out } => {
+                let model = load(&model)?;
+                check_inputs(&model, &out)?;
+                (export(&model, &out)?, out)
+            }
             Direction::Import {
                 model,
                 factors,
                 out,
+                force,
             } => {
                 let mut model = load(&model)?;
                 let count = import(&mut model, &factors)?;
                 let out = output_path(&model.path, &out);
-                if let Some(folder) = out.parent() {
-                    std::fs::create_dir_all(folder)?;
-                }
+                check_model(&model, &out, force)?;
                 save(&model, &out)?;
                 (count, out)
             }

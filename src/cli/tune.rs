@@ -4,7 +4,10 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use gqa2mla::files::load::load;
+use gqa2mla::files::origin::mark;
+use gqa2mla::files::outputs::check_model;
 use gqa2mla::files::save::{output_path, save};
+use gqa2mla::files::staging::Staging;
 use gqa2mla::report::grouped;
 use gqa2mla::tune::run::{Ended, Progress, TuneOptions, Tuned, tune};
 use gqa2mla::tune::select::Trainable;
@@ -60,6 +63,9 @@ pub struct Tune {
     /// Seed of the order of the sequences.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Replace a model that gqa2mla did not write.
+    #[arg(long)]
+    force: bool,
 }
 
 /// What the loss is.
@@ -106,9 +112,9 @@ impl Tune {
             seed: self.seed,
         };
         let out = output_path(&model.path, &self.out);
-        if let Some(folder) = out.parent() {
-            std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        }
+        check_model(&model, &out, self.force)?;
+        // From here on the output is this run's: another one is refused before it computes anything.
+        let _held = Staging::model(&out, &model.path)?;
         let mut partial = out.clone().into_os_string();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
@@ -125,6 +131,7 @@ impl Tune {
                 bar.say(moment.step, moment.steps, &message);
             },
         )?;
+        mark(&mut model.model.proto);
         save(&model, &out)?;
         let _ = std::fs::remove_file(&partial);
         let seconds = started.elapsed().as_secs_f64();

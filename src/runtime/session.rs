@@ -22,7 +22,7 @@ pub trait Session {
 /// Which runtime to run a model in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum RuntimeKind {
-    /// ONNX Runtime where it is installed, else tract.
+    /// ONNX Runtime where it is installed, else tract where it is built in.
     #[default]
     Auto,
     /// ONNX Runtime or an error.

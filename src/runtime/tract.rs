@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use tract_onnx::prelude::{
     DatumType, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, TValue,
-    TVec, TractResult, TypedRunnableModel,
+    TVec, TractResult, TypedModel, TypedRunnableModel,
 };
+use tract_onnx::tract_core::internal::bail;
 
 use crate::runtime::error::{RuntimeError, panic_message};
 use crate::runtime::session::{RuntimeOptions, Session};
@@ -102,12 +103,30 @@ fn build(
         graph.set_input_fact(at, InferenceFact::dt_shape(*element, shape.as_slice()))?;
     }
     let typed = graph.into_typed()?;
+    refuse_boolean_masks(&typed)?;
     let typed = if optimize {
         typed.into_optimized()?
     } else {
         typed
     };
     typed.into_runnable()
+}
+
+/// tract adds the mask of an attention operator to the scores whatever its type, so a boolean one would give wrong
+/// numbers and no error.
+fn refuse_boolean_masks(graph: &TypedModel) -> TractResult<()> {
+    for node in graph.nodes.iter().filter(|node| node.op.name() == "SDPA") {
+        for fact in graph.node_input_facts(node.id)? {
+            if fact.datum_type == DatumType::Bool {
+                bail!(
+                    "node {} ({}): tract does not take boolean attention masks",
+                    node.name,
+                    node.op.name()
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Calls `work` and turns tract's errors and panics into text: tract asserts on graphs that it does not expect.

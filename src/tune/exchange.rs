@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use gqa2mla_train::stored;
 use safetensors::tensor::{Dtype, SafeTensors, View, serialize};
 
 use crate::files::load::LoadedModel;
-use crate::files::save::temporary;
+use crate::files::staging::Staging;
 use crate::tune::TuneError;
 use crate::tune::select::is_factor;
 
@@ -57,7 +57,7 @@ fn shape(tensor: &TensorProto) -> Vec<usize> {
 /// Writes the factors of `model` to `path`, each under its initializer's name, in its own type and shape. Returns how many.
 ///
 /// # Errors
-/// [`TuneError::Nothing`] for a model without factors; [`TuneError::Io`].
+/// [`TuneError::Nothing`] for a model without factors; [`TuneError::Staging`].
 pub fn export(model: &LoadedModel, path: &Path) -> Result<usize, TuneError> {
     let mut factors = BTreeMap::new();
     let graph = model.model.proto.graph.as_ref();
@@ -77,22 +77,13 @@ pub fn export(model: &LoadedModel, path: &Path) -> Result<usize, TuneError> {
     if count == 0 {
         return Err(without_factors(model));
     }
-    let encoded = serialize(factors, None).map_err(|e| io::Error::other(e.to_string()));
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let write = |encoded: Vec<u8>| {
-        fs::create_dir_all(folder)?;
-        let mut file = temporary(folder)?;
-        file.write_all(&encoded)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|e| e.error)
-    };
-    encoded.and_then(write).map_err(|cause| TuneError::Io {
+    let encoded = serialize(factors, None).map_err(|e| TuneError::Io {
         path: path.display().to_string(),
-        cause,
+        cause: io::Error::other(e.to_string()),
     })?;
+    let staging = Staging::file(path)?;
+    staging.write(Path::new(path.file_name().unwrap_or_default()), &encoded)?;
+    staging.publish()?;
     Ok(count)
 }
 

@@ -14,6 +14,7 @@ use gqa2mla_passes::analysis::AnalysisError;
 use gqa2mla_passes::onnx::stored::TensorError;
 use gqa2mla_train::error::TrainError;
 
+use crate::files::staging::StagingError;
 use crate::files::tensors::ArraysError;
 use crate::validate::ValidateError;
 
@@ -73,7 +74,10 @@ pub enum TuneError {
     /// A checkpoint that cannot be written.
     #[error("the checkpoint: {0}")]
     Checkpoint(#[from] ArraysError),
-    /// A file of factors that cannot be read or written.
+    /// A file of factors that cannot be written.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
+    /// A file of factors that cannot be read.
     #[error("{path}: {cause}")]
     Io {
         /// The file.

@@ -56,6 +56,7 @@ impl Form for Absorbed {
         let values = builder.latent(&site.value, 'v', site.output);
         builder.score(&keys);
         builder.output(&values);
+        builder.answer_shapes();
         builder.drop_paths();
         Ok(builder.finish()?)
     }

@@ -144,6 +144,7 @@ impl Builder<'_> {
         let score_nodes = self.scores(queries)?;
         self.place(site.score, score_nodes);
         self.values();
+        self.answer_shapes();
         self.drop_paths();
         Some(())
     }

@@ -5,14 +5,21 @@ use crate::graph::build::node;
 use crate::recognize::shape_reader::{Element, ShapeReader};
 
 impl Builder<'_> {
-    /// Answers every question for a shape that the attention's caches, or the values between them and the products, were
-    /// asked; these values are no longer made. For forms that read the latent caches themselves.
+    /// Answers every question for the shape of the attention's caches, and of the values between them and the products.
+    /// For forms that read the latent caches themselves.
+    pub fn answer_shapes(&mut self) {
+        let site = self.site;
+        let readers = site.key.shape_readers.iter();
+        for reader in readers.chain(&site.value.shape_readers) {
+            self.shape(reader);
+        }
+    }
+
+    /// Removes the nodes between the caches and the products, which would read latents as heads. For forms that replace
+    /// both products.
     pub fn drop_paths(&mut self) {
         let site = self.site;
         for side in [&site.key, &site.value] {
-            for reader in &side.shape_readers {
-                self.shape(reader);
-            }
             for value in side.path.iter().filter(|v| **v != side.source) {
                 if let Some((id, _)) = self.graph.producer(value) {
                     self.place(id, Vec::new());

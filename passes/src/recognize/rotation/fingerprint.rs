@@ -1,7 +1,7 @@
 //! What two rotations have in common: branches that share a cache of unrotated keys have to rotate them alike.
 
 use crate::facts::Facts;
-use crate::graph::Graph;
+use crate::graph::{Graph, is_alias, is_op};
 use crate::onnx::NodeProto;
 use crate::recognize::rotation::{Rotated, Rotation};
 
@@ -31,7 +31,7 @@ pub fn fingerprint(graph: &Graph, facts: &Facts, rotated: &Rotated) -> Option<St
         Rotated::By(rotation) => rotation,
     };
     let nodes = tables.iter().chain(nodes).filter_map(|id| graph.node(*id));
-    let computing = nodes.filter(|n| COMPUTES.contains(&n.op_type()));
+    let computing = nodes.filter(|n| COMPUTES.contains(&n.op_type()) && !is_alias(n));
     // Integers are the shapes that operands are arranged in.
     let floating = computing.filter(|n| n.output.iter().any(|o| facts.ints(o).is_none()));
     let mut lines: Vec<String> = floating.map(|n| line(graph, facts, n)).collect();
@@ -40,9 +40,30 @@ pub fn fingerprint(graph: &Graph, facts: &Facts, rotated: &Rotated) -> Option<St
     Some(lines.join("\n"))
 }
 
-fn line(graph: &Graph, facts: &Facts, node: &NodeProto) -> String {
-    let operand = |value: &String| {
-        let value = graph.resolve(value);
+/// The value that `value` is another arrangement of.
+fn arranged<'g>(graph: &Graph<'g>, value: &'g str) -> &'g str {
+    let carries = [
+        "Cast",
+        "CastLike",
+        "Expand",
+        "Reshape",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    ];
+    let mut value = graph.resolve(value);
+    while let Some((_, node)) = graph.producer(value) {
+        match node.input.first() {
+            Some(input) if carries.iter().any(|op| is_op(node, op)) => value = graph.resolve(input),
+            _ => break,
+        }
+    }
+    value
+}
+
+fn line<'g>(graph: &Graph<'g>, facts: &Facts, node: &'g NodeProto) -> String {
+    let operand = |value: &'g String| {
+        let value = arranged(graph, value);
         if let Some(numbers) = facts.floats(value) {
             return format!("{numbers:?}");
         }

@@ -24,6 +24,8 @@ pub mod report;
 mod rewriter;
 pub mod runtime;
 pub mod serving;
+#[cfg(feature = "train")]
+pub mod tune;
 pub mod validate;
 
 /// The target forms, and what a form of one's own is made of.

@@ -30,7 +30,7 @@ const SHELL: [&[&str]; 8] = [
     &["files", "runtime"],
     &["validate", "model"],
     &["measure", "rewriter"],
-    &["fit"],
+    &["fit", "tune"],
     &["compress"],
     &["serving"],
     &["report"],

@@ -37,7 +37,8 @@ pub struct FactorArgs {
     /// them; the default is the maximum in config.json or genai_config.json beside the model, or else 4096.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
-    /// Make factors even of statistics of fewer than 10 tokens for each direction, which say little about other text.
+    /// Make factors even of statistics of fewer than 10 tokens for each direction, which say little about other text; a
+    /// rewrite also replaces an output that gqa2mla did not write.
     #[arg(long)]
     pub force: bool,
     /// Steps of local reconstruction in each layer, on the text; 0 leaves it out.

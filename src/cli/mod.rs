@@ -174,3 +174,14 @@ fn version() -> String {
     };
     format!("gqa2mla {}\n{runtime}", env!("CARGO_PKG_VERSION"))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    /// Two options of one name would contradict each other in some command only.
+    #[test]
+    fn options_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

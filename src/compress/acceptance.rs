@@ -119,7 +119,7 @@ mod tests {
             &good,
             Held::ToFinite,
             promise,
-            Some(&quality(10.2))
+            Some(&quality(10.19))
         ));
         assert!(!accepts(
             &good,

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use gqa2mla_passes::factor::Ranks;
-use gqa2mla_passes::recognize::site::Site;
+use gqa2mla_passes::forms::full_ranks;
 use gqa2mla_passes::{RankPlan, RewriteOptions};
 
 use crate::compress::compressor::Compressor;
@@ -72,10 +72,10 @@ pub fn free(
     let planned = compressor.check(options)?;
     let below = |rank: usize, whole: usize| rank.min(whole.saturating_sub(1)).max(1);
     let narrower = planned.iter().map(|p| {
-        let [key, value] = full_widths(&p.site);
+        let full = full_ranks(&p.site);
         let ranks = Ranks {
-            key: below(p.ranks.key, key),
-            value: below(p.ranks.value, value),
+            key: below(p.ranks.key, full.key),
+            value: below(p.ranks.value, full.value),
         };
         (p.id.clone(), ranks)
     });
@@ -86,26 +86,26 @@ pub fn free(
     let (common, _) = quick.measure(&probed, &few, &mut |_| {})?;
     let sites = &common.sites;
     let within = planned.iter().map(|p| {
-        let [key, value] = full_widths(&p.site);
-        p.ranks.key.min(key) + p.ranks.value.min(value)
+        let full = full_ranks(&p.site);
+        p.ranks.key.min(full.key) + p.ranks.value.min(full.value)
     });
     let budget = within.sum();
     let (total, mut done) = (2 * sites.len(), 0);
     let mut curves: Vec<Curve> = Vec::new();
     for site in sites {
-        let (common, full) = (site.ranks, site.site.full_rank());
+        let (common, full) = (site.ranks, full_ranks(&site.site));
         let alone = [
             (
                 &site.key,
                 Ranks {
-                    value: full,
+                    value: full.value,
                     ..common
                 },
             ),
             (
                 &site.value,
                 Ranks {
-                    key: full,
+                    key: full.key,
                     ..common
                 },
             ),
@@ -148,10 +148,6 @@ pub fn free(
 }
 
 /// G*d and G*dv, the widths at which nothing of keys and values is lost.
-fn full_widths(site: &Site) -> [usize; 2] {
-    [&site.key, &site.value].map(|side| site.kv_heads * side.size)
-}
-
 #[cfg(test)]
 mod tests {
     use super::{Curve, allot};

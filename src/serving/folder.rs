@@ -137,6 +137,10 @@ pub fn rewrite_folder(
         .chain(files.iter().map(PathBuf::from))
         .collect();
     check_folder(request.folder, request.out, &written, request.force)?;
+    let mut compression = request.compression.clone();
+    compression.options.one_width = stacks
+        .iter()
+        .any(|stack| matches!(stack, Stack::Genai | Stack::Optimum));
     let staging = Staging::folder(request.out, &bundle.root)?;
     let mut models = Vec::new();
     let mut changed: Option<(BTreeMap<String, String>, Vec<Edit>)> = None;
@@ -148,7 +152,7 @@ pub fn rewrite_folder(
             data: data_file(&stacks, &model),
             work: request.out.parent(),
         };
-        let compression = compress(&model, &destination, request.compression, observer)?;
+        let compression = compress(&model, &destination, &compression, observer)?;
         let after = &compression.compressed.written()?.model.proto;
         let fused = request.compression.options.form.target() == Target::Gqa;
         let latent = Latent::of(&model, after, fused).map_err(|cause| FolderError::Interface {

@@ -28,6 +28,7 @@ mod numerics;
 mod operators;
 mod outputs;
 mod packaging;
+mod positions;
 mod print_and_diff;
 mod real_model;
 mod refuse;

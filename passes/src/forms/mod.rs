@@ -50,7 +50,7 @@ use crate::recognize::site::Site;
 pub use builder::Builder;
 pub use layout::{Layout, latents};
 pub use names::{Names, SiteNames};
-pub use ranks::RankPlan;
+pub use ranks::{RankPlan, full_ranks, loses};
 pub use tensors::{TensorRange, tensor};
 
 /// The form of this library that makes attentions run as `target`: the first one in [`ALL`].

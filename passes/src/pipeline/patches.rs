@@ -140,6 +140,10 @@ impl<'a> Patches<'a> {
                 let mut layout = made.map_err(refused)?;
                 let main = self.by_scope.entry(Scope::default()).or_default();
                 for tensor in layout.tensors.drain(..) {
+                    // Shared tensors are named by their content.
+                    if main.initializers.iter().any(|t| t.name() == tensor.name()) {
+                        continue;
+                    }
                     let stored = (callbacks.store)(tensor).map_err(RewriteError::Store)?;
                     main.initializers.push(stored);
                 }

@@ -77,9 +77,6 @@ pub struct Rewrite {
     /// Write a report of all that was done and measured: a page (.html) or the same as data (.json).
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Replace an output that gqa2mla did not write.
-    #[arg(long)]
-    force: bool,
     /// Rewrite nothing: remove the work that stopped runs have kept beside OUT to go on from.
     #[arg(long)]
     clean: bool,
@@ -152,7 +149,7 @@ impl Rewrite {
             folder: &self.model,
             only: self.file.as_deref(),
             out: &self.out,
-            force: self.force,
+            force: self.factors.force,
             stacks: self.serving.stacks(),
             compression: request,
         };
@@ -175,7 +172,7 @@ impl Rewrite {
         }
         let model = load(&self.model)?;
         let target = output_path(&model.path, &self.out);
-        check_model(&model, &target, self.force)?;
+        check_model(&model, &target, self.factors.force)?;
         // From here on the output is this run's: another one is refused before it computes anything.
         let _held = Staging::model(&target, &model.path)?;
         let destination = Destination {

@@ -16,7 +16,6 @@ fn sums(name: &str) -> Vec<Statistics> {
 fn the_rotation_is_read_from_every_dialect() {
     for name in [
         "optimum-llama",
-        "optimum-gpt_neox",
         "dynamo18-llama",
         "dynamo18-glm",
         "dynamo18-llama3-rope",

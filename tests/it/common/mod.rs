@@ -138,7 +138,7 @@ pub fn exchange_two_heads(model: &mut LoadedModel) {
     let up = graph
         .initializer
         .iter_mut()
-        .find(|t| t.name().ends_with("/mla/w_uk"))
+        .find(|t| t.name().contains("mla/w_uk"))
         .unwrap();
     let mut bytes = up.raw_data.as_ref().unwrap().to_vec();
     let block = bytes.len() / usize::try_from(up.dims[0]).unwrap();

@@ -387,16 +387,15 @@ fn change_info(info: &mut ValueInfoProto, choices: &mut Choices<'_>) {
 
 /// Any value that a node of `nodes` reads or makes, or a name that none has.
 fn name(nodes: &[NodeProto], choices: &mut Choices<'_>) -> String {
-    if nodes.is_empty() || choices.once_in(12) {
+    let chosen = nodes.get(choices.below(nodes.len()));
+    let Some(node) = chosen.filter(|_| !choices.once_in(12)) else {
         return choices.pick(&NAMES).to_owned();
-    }
-    let node = &nodes[choices.below(nodes.len())];
+    };
     let values: Vec<&String> = node.input.iter().chain(&node.output).collect();
-    let at = choices.below(values.len());
-    values.get(at).map_or_else(String::new, |v| (*v).clone())
+    let value = values.get(choices.below(values.len()));
+    value.map_or_else(String::new, |v| (*v).clone())
 }
 
 fn any<'v, T>(from: &'v mut [T], choices: &mut Choices<'_>) -> Option<&'v mut T> {
-    let at = choices.below(from.len());
-    from.get_mut(at)
+    from.get_mut(choices.below(from.len()))
 }

@@ -40,6 +40,7 @@ pub mod typed;
 pub mod types;
 mod values;
 
+pub use agree::text as shape_text;
 pub use attributes::{axes, shape_range};
 pub use fact::{Fact, Shape};
 pub use values::{Facts, OutputFacts, Rule, Rules};

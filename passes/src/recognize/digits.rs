@@ -8,7 +8,7 @@ use tract_data::prelude::TDim;
 
 use crate::facts::dim::{self, Factors};
 use crate::facts::precision::holds;
-use crate::facts::{Facts, shapes};
+use crate::facts::{Facts, shape_text as text, shapes};
 use crate::graph::{attribute, int_attribute};
 use crate::onnx::NodeProto;
 use crate::recognize::reject::{Operand, Reason};
@@ -390,12 +390,6 @@ fn merge(axis: &mut Axis) {
 pub fn scalar(facts: &Facts, value: &str) -> Option<f64> {
     let (first, rest) = facts.floats(value)?.split_first()?;
     rest.iter().all(|v| v == first).then_some(*first)
-}
-
-/// A shape as text.
-pub fn text(shape: &[TDim]) -> String {
-    let sizes: Vec<String> = shape.iter().map(ToString::to_string).collect();
-    format!("[{}]", sizes.join(", "))
 }
 
 #[cfg(test)]

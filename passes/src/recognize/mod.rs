@@ -4,6 +4,7 @@ mod cache;
 mod claims;
 pub mod digits;
 mod matmul;
+mod module_name;
 pub mod reject;
 pub mod rotation;
 pub mod scoring;

@@ -2,10 +2,10 @@
 
 use tract_data::prelude::TDim;
 
-use crate::facts::Facts;
+use crate::facts::{Facts, shape_text as text};
 use crate::graph::{Graph, NodeId, is_op};
 use crate::recognize::cache::{Refused, filled, growing, not_growing, second_reader};
-use crate::recognize::digits::{Digit, DigitMap, text};
+use crate::recognize::digits::{Digit, DigitMap};
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::shape_reader::{ShapeReader, shape_readers};
 use crate::recognize::site::Side;

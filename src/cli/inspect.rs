@@ -51,7 +51,7 @@ pub fn cache_bytes(sites: &[Site]) -> u64 {
 }
 
 fn site_bytes(site: &Site) -> u64 {
-    bytes(site.elem_type, site.cached_numbers())
+    bytes(site.cached_type, site.cached_numbers())
 }
 
 /// Bytes of `count` numbers of an element type.
@@ -150,7 +150,7 @@ fn shape(site: &Site) -> [String; 7] {
         site.kv_heads.to_string(),
         site.key.size.to_string(),
         site.value.size.to_string(),
-        type_name(site.elem_type),
+        type_name(site.cached_type),
         match site.is_cached() {
             true => grouped(site_bytes(site)),
             false => "no cache".to_owned(),

@@ -3,7 +3,8 @@
 mod cache;
 mod claims;
 pub mod layout;
-mod matmul;
+pub mod matmul;
+pub mod pass_through;
 pub mod reject;
 pub mod rotation;
 pub mod scoring;

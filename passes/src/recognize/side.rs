@@ -197,6 +197,10 @@ fn compare(
     if layout.axes == arranged(grouped) {
         return Ok(());
     }
+    // One head without copies: the product itself repeats it for every query head.
+    if groups == 1 && layout.axes == arranged(Vec::new()) {
+        return Ok(());
+    }
     if groups > 1 && layout.axes == arranged(interleaved) {
         return Err(Reason::InterleavedHeads {
             operand: role,

@@ -12,7 +12,6 @@ mod common;
 use common::{Random, assert_close};
 use gqa2mla_passes::factor::SideMoments;
 use gqa2mla_passes::factor::weighted::{SideFactors, factors};
-use gqa2mla_passes::factor::weights_only::{Turn, over_positions};
 use ndarray::{Array1, Array2, s};
 
 /// Rows [count, n] whose channels are correlated.
@@ -224,38 +223,4 @@ fn the_same_moments_give_the_same_bits() {
     let handle = std::thread::spawn(move || factors(&moments, 3, 24).unwrap());
     let again = handle.join().unwrap();
     assert_eq!((once.down, once.up), (again.down, again.up));
-}
-
-/// The closed form of the mean over positions is the mean over positions.
-#[test]
-fn averaging_over_positions_is_what_rotation_gives() {
-    let (heads, size, context) = (2, 6, 50);
-    let n = heads * size;
-    let moment = moment(&rows(41, 3 * n, n));
-    for interleaved in [false, true] {
-        let turn = Turn {
-            frequencies: vec![1.0, 0.3, 0.01],
-            interleaved,
-        };
-        let mut mean = Array2::<f64>::zeros((n, n));
-        for position in 0..context {
-            let mut rotation = Array2::<f64>::zeros((n, n));
-            for head in 0..heads {
-                for (f, frequency) in turn.frequencies.iter().enumerate() {
-                    let (x, y) = match interleaved {
-                        true => (head * size + 2 * f, head * size + 2 * f + 1),
-                        false => (head * size + f, head * size + f + size / 2),
-                    };
-                    let (sin, cos) = (frequency * position as f64).sin_cos();
-                    rotation[(x, x)] = cos;
-                    rotation[(x, y)] = -sin;
-                    rotation[(y, x)] = sin;
-                    rotation[(y, y)] = cos;
-                }
-            }
-            mean += &(rotation.dot(&moment).dot(&rotation.t()) / context as f64);
-        }
-        let closed = over_positions(&moment, &turn, context);
-        assert_close("the mean", &closed, &mean, 1e-12);
-    }
 }

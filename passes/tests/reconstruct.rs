@@ -9,34 +9,15 @@
 
 mod common;
 
-use common::Random;
-use gqa2mla_passes::factor::reconstruct::{
-    Attention, Descent, Example, Rotary, Sequence, error, gradient, outputs, reconstruct,
+use common::attention::{
+    GROUPS, HEADS, LENGTH, SIZE, VALUE, attention, examples, halves, rotary, rotated, sequence,
+    start,
 };
-use gqa2mla_passes::factor::{Factors, Moments, Ranks, SideMoments, factor};
+use gqa2mla_passes::factor::Factors;
+use gqa2mla_passes::factor::reconstruct::{
+    Attention, Descent, Rotary, error, gradient, outputs, reconstruct,
+};
 use ndarray::{Array2, s};
-
-const HEADS: usize = 4;
-const GROUPS: usize = 2;
-const SIZE: usize = 6;
-const VALUE: usize = 5;
-const LENGTH: usize = 40;
-
-fn attention() -> Attention {
-    let reader = Random(1).matrix(HEADS * VALUE, 16);
-    Attention {
-        heads: HEADS,
-        kv_heads: GROUPS,
-        key_size: SIZE,
-        value_size: VALUE,
-        scale: 0.6,
-        value_scale: 1.5,
-        softcap: None,
-        window: None,
-        rotary: None,
-        readers: Some(reader.dot(&reader.t())),
-    }
-}
 
 /// Every attention that has a path of its own.
 fn attentions() -> Vec<(&'static str, Attention)> {
@@ -72,92 +53,6 @@ fn attentions() -> Vec<(&'static str, Attention)> {
             },
         ),
     ]
-}
-
-/// The pairs of a rotation of the first `width` channels in halves.
-fn halves(width: usize) -> Vec<(usize, usize)> {
-    (0..width / 2).map(|l| (l, l + width / 2)).collect()
-}
-
-/// Rows [T, G*d] of `heads` heads with the channels of each of `pairs` rotated by their own frequency, in fp64.
-fn rotated(rows: &[f32], heads: usize, pairs: &[(usize, usize)]) -> Vec<f32> {
-    let mut turned = rows.to_vec();
-    for (position, row) in turned.chunks_mut(heads * SIZE).enumerate() {
-        for head in row.chunks_mut(SIZE) {
-            for (number, &(x, y)) in pairs.iter().enumerate() {
-                let angle = position as f64 / (1.0 + 3.0 * number as f64);
-                let (a, b) = (f64::from(head[x]), f64::from(head[y]));
-                head[x] = (a * angle.cos() - b * angle.sin()) as f32;
-                head[y] = (a * angle.sin() + b * angle.cos()) as f32;
-            }
-        }
-    }
-    turned
-}
-
-fn rotary(pairs: &[(usize, usize)]) -> Rotary {
-    let rows = sequence(1).keys;
-    Rotary::between(&rows, &rotated(&rows, GROUPS, pairs), GROUPS, SIZE).unwrap()
-}
-
-fn sequence(seed: u64) -> Sequence {
-    let mut random = Random(seed);
-    // Channels of unlike size, so that a smaller latent has something to choose from.
-    let mut rows = |count: usize, width: usize| -> Vec<f32> {
-        (0..count * width)
-            .map(|at| (random.normal() / (1.0 + (at % width) as f64 * 0.4)) as f32)
-            .collect()
-    };
-    Sequence {
-        length: LENGTH,
-        queries: rows(HEADS * LENGTH, SIZE),
-        keys: rows(LENGTH, GROUPS * SIZE),
-        values: rows(LENGTH, GROUPS * VALUE),
-    }
-}
-
-/// What `attention` makes of the sequences with these seeds.
-fn examples(attention: &Attention, seeds: std::ops::Range<u64>) -> Vec<Example> {
-    seeds.map(|s| Example::of(attention, sequence(s))).collect()
-}
-
-fn moments(sequences: &[Sequence]) -> Moments {
-    let square = |rows: &dyn Fn(&Sequence) -> Vec<f32>, width: usize| {
-        let mut sum = Array2::<f64>::zeros((width, width));
-        for sequence in sequences {
-            let rows = rows(sequence).iter().map(|&x| f64::from(x)).collect();
-            let rows = Array2::from_shape_vec((LENGTH, width), rows).unwrap();
-            sum += &rows.t().dot(&rows);
-        }
-        sum / (LENGTH * sequences.len()) as f64
-    };
-    Moments {
-        key: SideMoments {
-            cached: square(&|s| s.keys.clone(), GROUPS * SIZE),
-            weight: Some(
-                (0..GROUPS)
-                    .map(|g| Random(g as u64).positive(SIZE))
-                    .collect(),
-            ),
-            measured: true,
-        },
-        value: SideMoments {
-            cached: square(&|s| s.values.clone(), GROUPS * VALUE),
-            weight: Some(
-                (0..GROUPS)
-                    .map(|g| Random(9 + g as u64).positive(VALUE))
-                    .collect(),
-            ),
-            measured: true,
-        },
-        mean_output: Some(Random(5).matrix(HEADS, GROUPS * VALUE) * 0.1),
-    }
-}
-
-fn start(rank: usize) -> (Moments, Factors) {
-    let moments = moments(&[sequence(3), sequence(4)]);
-    let factors = factor(&moments, GROUPS, Ranks::uniform(rank)).unwrap();
-    (moments, factors)
 }
 
 /// Every number of the factors, in one fixed order.
@@ -205,6 +100,7 @@ fn descent_lowers_the_error_on_a_sequence_that_it_has_not_seen() {
         steps: 200,
         queries: 16,
         rate: 5e-3,
+        positions: LENGTH,
     };
     for (name, attention) in attentions() {
         let (moments, start) = start(5);
@@ -236,6 +132,7 @@ fn a_descent_that_runs_away_leaves_the_factors_as_they_were() {
         steps: 20,
         queries: 16,
         rate: 10.0,
+        positions: LENGTH,
     };
     let (found, [before, after]) = reconstruct(
         &attention(),
@@ -258,6 +155,7 @@ fn the_same_inputs_give_the_same_factors() {
         steps: 30,
         queries: 8,
         rate: 1e-3,
+        positions: LENGTH,
     };
     let run = || {
         let run = reconstruct(

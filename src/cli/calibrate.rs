@@ -4,12 +4,15 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::Args;
 use gqa2mla::files::load::load;
+use gqa2mla::files::outputs::{check_file, check_inputs};
 use gqa2mla::fit::calibrate::{calibrate, store};
+use gqa2mla::fit::reach::Reach;
 use gqa2mla::report::grouped;
 use gqa2mla::validate::ports::LanguageModel;
 use serde_json::json;
 
 use crate::cli::exit::Exit;
+use crate::cli::reach::reach_text;
 use crate::cli::runtime::RuntimeArgs;
 use crate::cli::screen::{emit, emit_json, progress};
 use crate::cli::text::TextArgs;
@@ -44,6 +47,10 @@ impl Calibrate {
     pub fn run(self, json: bool) -> anyhow::Result<Exit> {
         let started = Instant::now();
         let model = load(&self.model)?;
+        check_inputs(&model, &self.out)?;
+        for input in self.text.files() {
+            check_file(&self.out, &[input])?;
+        }
         let shown = model.path.display().to_string();
         let subject = LanguageModel::of(&model.model.proto).with_context(|| shown.clone())?;
         let text = self
@@ -68,18 +75,20 @@ impl Calibrate {
         .with_context(|| shown.clone())?;
         store::save(&statistics, &self.out)?;
         let _ = std::fs::remove_file(&partial);
+        let reach = Reach::of(&statistics);
         let seconds = started.elapsed().as_secs_f64();
         let (out, layers) = (self.out.display().to_string(), statistics.layers.len());
         if json {
             emit_json(&json!({
                 "model": shown, "statistics": out, "tokens": text.ids.len(), "length": text.length,
-                "layers": layers, "seconds": seconds,
+                "layers": layers, "statistics_reach": reach, "seconds": seconds,
             }));
         } else {
             emit(&format!(
-                "{layers} attentions, {} tokens in sequences of {}, {seconds:.1} s\nwrote {out}",
+                "{layers} attentions, {} tokens in sequences of {}, {seconds:.1} s\n{}wrote {out}",
                 grouped(text.ids.len() as u64),
-                text.length
+                text.length,
+                reach_text(&reach),
             ));
         }
         Ok(Exit::Done)

@@ -93,6 +93,7 @@ impl Compare {
             ways: self.ways.clone(),
             freq_fold: self.freq_fold,
             context: self.factors.context(),
+            takes_few_tokens: self.factors.force,
             reconstruction_steps: self.factors.reconstruction_steps(),
             statistics: self.factors.statistics()?,
             text: self.factors.text(&self.model)?,
@@ -114,6 +115,7 @@ fn as_text(rows: &[WayMeasured]) -> String {
         "bytes a token",
         "perplexity",
         "increase",
+        "worst positions",
         "KL",
         "top-1",
     ]);
@@ -125,6 +127,7 @@ fn as_text(rows: &[WayMeasured]) -> String {
             measured(quality.rewritten_cache_bytes),
             format!("{:.3}", quality.rewritten_perplexity),
             format!("{:+.2}%", 100.0 * quality.increase()),
+            format!("{:+.2}%", 100.0 * quality.worst_increase()),
             format!("{:.4}", quality.mean_kl),
             format!("{:.3}", quality.top1_agreement),
         ]);
@@ -142,6 +145,7 @@ fn as_json(rows: &[WayMeasured]) -> Value {
         json!({
             "cache_ratio": row.ratio, "way": row.way.name(), "quality": row.quality,
             "perplexity_increase": row.quality.increase(),
+            "worst_perplexity_increase": row.quality.worst_increase(),
         })
     });
     json!({ "rows": rows.collect::<Vec<_>>() })

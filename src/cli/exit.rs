@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use gqa2mla::compress::convert::ConvertError;
 use gqa2mla::compress::error::{CompressError, FreeWidthsError};
+use gqa2mla::files::outputs::OutputError;
+use gqa2mla::serving::folder::FolderError;
 use gqa2mla::validate::ValidateError;
 use gqa2mla_passes::RewriteError;
 use gqa2mla_passes::forms::FormError;
@@ -47,7 +49,10 @@ const CANNOT_RUN: &str = "the rewrite was not written because the models could n
 pub fn in_options(error: CompressError) -> anyhow::Error {
     let words = match error {
         CompressError::NoText => return no_text(),
-        CompressError::ShortText => error.to_string(),
+        CompressError::FewTokens { .. } => {
+            return anyhow::anyhow!("{error}, or --force");
+        }
+        CompressError::ShortText | CompressError::ShortPromise { .. } => error.to_string(),
         CompressError::FreeWidths(cause) => match cause {
             FreeWidthsError::NoBudget => {
                 "--layout free divides a budget: give it with --cache-ratio or --rank"
@@ -70,7 +75,10 @@ pub fn in_options(error: CompressError) -> anyhow::Error {
 /// The exit code of a run that ended with `error`.
 pub fn exit_of(error: &anyhow::Error) -> Exit {
     let wrong_token = |e: &ValidateError| matches!(e, ValidateError::Token { .. });
-    if error.downcast_ref::<UsageError>().is_some()
+    let folder = error.downcast_ref::<FolderError>();
+    if error.is::<UsageError>()
+        || error.is::<OutputError>()
+        || matches!(folder, Some(FolderError::Output(_)))
         || error
             .downcast_ref::<ValidateError>()
             .is_some_and(wrong_token)
@@ -82,6 +90,7 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         _ => error.downcast_ref::<ConvertError>(),
     };
     match convert {
+        Some(ConvertError::Output(_)) => Exit::Usage,
         Some(ConvertError::Rewrite { cause, .. }) => match **cause {
             RewriteError::Nothing(_) | RewriteError::Partial { .. } => Exit::Nothing,
             RewriteError::Rank { .. }

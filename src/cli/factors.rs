@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use gqa2mla::compress::request::TextRequest;
-use gqa2mla::fit::calibrate::{ModelStatistics, store};
+use gqa2mla::fit::calibrate::store;
 use gqa2mla::fit::factors::Factorization;
+use gqa2mla::fit::statistics::ModelStatistics;
 
 use crate::cli::exit::UsageError;
 use crate::cli::text::TextArgs;
@@ -32,9 +33,14 @@ pub struct FactorArgs {
     /// Tokens of the text that are read together.
     #[arg(long, alias = "text-length", default_value_t = 1024, value_name = "L")]
     pub length: usize,
-    /// Positions of the contexts to be served: factors from weights alone average rotated keys over them.
-    #[arg(long, default_value_t = 4096, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    context: u32,
+    /// Positions of the contexts to be served: rotated keys are averaged over them, and what is lost is measured up to
+    /// them; the default is the maximum in config.json or genai_config.json beside the model, or else 4096.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    context: Option<u32>,
+    /// Make factors even of statistics of fewer than 10 tokens for each direction, which say little about other text; a
+    /// rewrite also replaces an output that gqa2mla did not write.
+    #[arg(long)]
+    pub force: bool,
     /// Steps of local reconstruction in each layer, on the text; 0 leaves it out.
     #[arg(long, default_value_t = 300, value_name = "STEPS")]
     reconstruct: usize,
@@ -79,9 +85,9 @@ impl FactorArgs {
         self.factors == Some(Method::Transmla)
     }
 
-    /// Positions to average over.
+    /// The positions to be served, where they were given.
     pub fn context(&self) -> Option<usize> {
-        usize::try_from(self.context).ok()
+        self.context.and_then(|n| usize::try_from(n).ok())
     }
 
     /// Steps of local reconstruction.

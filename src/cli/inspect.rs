@@ -12,6 +12,7 @@ use gqa2mla_passes::recognize::site::Site;
 use gqa2mla_passes::{Inspection, inspect};
 use serde_json::{Value, json};
 
+use crate::cli::escaped::in_line;
 use crate::cli::exit::Exit;
 use crate::cli::screen::{emit, emit_json, table};
 
@@ -69,8 +70,8 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
     let nodes = model.graph.as_ref().map_or(0, |g| g.node.len());
     let mut text = format!(
         "{path}: opset {opset}, {nodes} nodes, written by {} {}\n",
-        model.producer_name(),
-        model.producer_version()
+        in_line(model.producer_name()),
+        in_line(model.producer_version())
     );
     text.push_str(&format!(
         "{} of {} attentions recognised",
@@ -106,7 +107,7 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
     if !rejects.is_empty() {
         text.push_str("\nnot recognised:\n");
         for reject in rejects {
-            text.push_str(&format!("  {reject}\n"));
+            text.push_str(&format!("  {}\n", in_line(&reject.to_string())));
             if why {
                 let reason = &reject.reason;
                 text.push_str(&format!(
@@ -121,7 +122,8 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
         for other in &found.others {
             text.push_str(&format!(
                 "\nnot a site: {}, at node '{}'\n",
-                other.reason, other.node
+                other.reason,
+                in_line(&other.node)
             ));
         }
     }
@@ -131,10 +133,10 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
 /// One line for `count` attentions that differ in nothing but their layer and module.
 fn row(first: &Site, last: &Site, count: usize) -> Vec<String> {
     let (layers, module) = match count {
-        1 => (first.layer.to_string(), first.name.clone()),
+        1 => (first.layer.to_string(), in_line(&first.name)),
         _ => (
             format!("{}-{}", first.layer, last.layer),
-            format!("{} and {} more", first.name, count - 1),
+            format!("{} and {} more", in_line(&first.name), count - 1),
         ),
     };
     let mut cells = vec![layers];

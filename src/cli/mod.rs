@@ -4,6 +4,7 @@ mod calibrate;
 mod compare;
 mod completions;
 mod diff;
+mod escaped;
 mod exit;
 mod factors;
 mod inspect;
@@ -11,6 +12,7 @@ mod man;
 mod print;
 mod proof;
 mod quality;
+mod reach;
 mod rewrite;
 mod runtime;
 mod screen;
@@ -22,9 +24,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use exit::{Exit, exit_of};
+use gqa2mla::files::interrupted;
 use gqa2mla::runtime::RuntimeError;
 use serde_json::json;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
@@ -81,6 +84,12 @@ pub fn run() -> ExitCode {
         Command::Completions(command) => command.run(Cli::command()),
         Command::Man(command) => command.run(Cli::command()),
     };
+    for path in interrupted::cleared() {
+        screen::complain(&format!(
+            "removed {}, which a run that was killed has left",
+            path.display()
+        ));
+    }
     match result {
         Ok(exit) => match screen::broken() {
             None => exit.into(),
@@ -102,12 +111,20 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Lets a run that the user stops leave nothing half done.
+/// Lets a run that the user stops leave nothing half done, and say what the next one goes on from.
 fn clear_when_stopped() -> std::io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    gqa2mla::files::mapped::report_truncation()?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     std::thread::Builder::new().spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            gqa2mla::files::interrupted::clear();
+            interrupted::clear();
+            for (folder, bytes) in interrupted::unfinished() {
+                screen::complain(&format!(
+                    "stopped; {} keeps what is done ({}): the same command goes on from there, and --clean removes it",
+                    folder.display(),
+                    screen::size(bytes)
+                ));
+            }
             // At once: what a library does at the end of a process would meet threads that still work.
             low_level::exit(STOPPED + signal);
         }
@@ -139,7 +156,12 @@ fn usage(error: &clap::Error) -> ExitCode {
 /// The version, and the runtime that models would run in.
 fn version() -> String {
     let runtime = match gqa2mla::runtime::version() {
-        Ok((version, path)) => format!("ONNX Runtime {version} ({})", path.display()),
+        Ok(used) => format!(
+            "ONNX Runtime {} ({}, by {})",
+            used.version,
+            used.path.display(),
+            used.origin
+        ),
         Err(RuntimeError::NotFound { looked_in }) => {
             let instead = if cfg!(feature = "tract") {
                 "the embedded tract runs models"
@@ -151,4 +173,15 @@ fn version() -> String {
         Err(error) => format!("ONNX Runtime cannot be used: {error}"),
     };
     format!("gqa2mla {}\n{runtime}", env!("CARGO_PKG_VERSION"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    /// Two options of one name would contradict each other in some command only.
+    #[test]
+    fn options_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
 }

@@ -38,10 +38,11 @@ pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
     )
 }
 
-/// Perplexity, KL, agreement and the caches that were measured.
+/// Perplexity, KL, agreement and the caches that were measured; and by position, where there is more than one range.
 pub fn quality_text(quality: &Quality) -> String {
+    let positions = positions_text(quality);
     format!(
-        "perplexity {:.3} -> {:.3} ({:+.2}%), KL {:.4}, top-1 agreement {:.3}, on {} tokens\nmeasured cache: {} -> {} bytes a token",
+        "perplexity {:.3} -> {:.3} ({:+.2}%), KL {:.4}, top-1 agreement {:.3}, on {} tokens\nmeasured cache: {} -> {} bytes a token{positions}",
         quality.original_perplexity,
         quality.rewritten_perplexity,
         100.0 * quality.increase(),
@@ -51,4 +52,31 @@ pub fn quality_text(quality: &Quality) -> String {
         measured(quality.original_cache_bytes),
         measured(quality.rewritten_cache_bytes),
     )
+}
+
+fn positions_text(quality: &Quality) -> String {
+    if quality.positions.len() < 2 {
+        return String::new();
+    }
+    let mut table = table(&[
+        "positions",
+        "tokens",
+        "perplexity",
+        "rewritten",
+        "increase",
+        "KL",
+        "top-1",
+    ]);
+    for bin in &quality.positions {
+        table.add_row([
+            format!("{} to {}", bin.first, bin.last),
+            grouped(bin.tokens as u64),
+            format!("{:.3}", bin.original_perplexity),
+            format!("{:.3}", bin.rewritten_perplexity),
+            format!("{:+.2}%", 100.0 * bin.increase()),
+            format!("{:.4}", bin.mean_kl),
+            format!("{:.3}", bin.top1_agreement),
+        ]);
+    }
+    format!("\n\n{table}")
 }

@@ -1,4 +1,4 @@
-//! Everything that reaches the terminal goes through here.
+//! Everything that reaches the terminal goes through here, with control characters escaped.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
@@ -9,11 +9,22 @@ use gqa2mla::compress::events::{Event, Stage};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
+use crate::cli::escaped::{escaped, escaped_json};
+
 /// What went wrong with standard output, if anything did.
 static BROKEN: Mutex<Option<io::Error>> = Mutex::new(None);
 
 /// Writes to standard output. A reader that has gone away is no error; what else goes wrong is asked for at the end.
 pub fn emit(text: &str) {
+    write_out(&escaped(text));
+}
+
+/// Writes one JSON value to standard output.
+pub fn emit_json(value: &Value) {
+    write_out(&escaped_json(&format!("{value:#}")));
+}
+
+fn write_out(text: &str) {
     let mut out = io::stdout().lock();
     let written = writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush());
     if let Err(error) = written
@@ -29,14 +40,18 @@ pub fn broken() -> Option<io::Error> {
     BROKEN.lock().ok()?.take()
 }
 
-/// Writes one JSON value to standard output.
-pub fn emit_json(value: &Value) {
-    emit(&format!("{value:#}"));
-}
-
 /// Writes to standard error.
 pub fn complain(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", escaped(text));
+}
+
+/// A number of bytes, for people.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
 }
 
 /// A table without frames.

@@ -32,6 +32,12 @@ impl TextArgs {
         self.tokenizer.clone().or_else(|| beside(model))
     }
 
+    /// Every file that is read for it.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let named = self.text.iter().chain(&self.tokenizer);
+        named.chain(&self.token_ids).map(PathBuf::as_path)
+    }
+
     /// The text, if one was given; a tokenizer is looked for beside `model`.
     pub fn source(&self, model: &Path) -> Result<Option<TextSource>, UsageError> {
         text_source(&self.text, self.tokenizer(model), self.token_ids.as_deref())

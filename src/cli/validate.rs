@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use clap::Args;
 use gqa2mla::compress::metadata::METADATA;
 use gqa2mla::files::load::{LoadedModel, load};
+use gqa2mla::fit::context::Context;
 use gqa2mla::fit::layer_errors::layer_errors;
 use gqa2mla::measure::measure::measure;
 use gqa2mla::validate::ports::LanguageModel;
@@ -32,9 +33,10 @@ pub struct Validate {
     /// Score at most this many tokens of the text.
     #[arg(long, alias = "text-tokens", default_value_t = 8192, value_name = "N")]
     test_tokens: usize,
-    /// Tokens of one sequence of the text.
-    #[arg(long, alias = "text-length", default_value_t = 1024, value_name = "L")]
-    length: usize,
+    /// Tokens of one sequence of the text, at most; the default is the maximum in config.json or genai_config.json beside
+    /// the model, or else 4096.
+    #[arg(long, alias = "text-length", value_name = "L")]
+    length: Option<usize>,
     #[command(flatten)]
     how: ProofArgs,
 }
@@ -71,9 +73,10 @@ impl Validate {
         json: bool,
     ) -> anyhow::Result<Exit> {
         let vocabulary = LanguageModel::of(&original.model.proto)?.vocabulary;
+        let length = Context::of(self.length, &original.path).positions;
         let text = self
             .text
-            .read(&self.original, vocabulary, self.test_tokens, self.length)?
+            .read(&self.original, vocabulary, self.test_tokens, length)?
             .ok_or_else(no_text)?;
         let runtime = self.how.runtime();
         let quality = measure(

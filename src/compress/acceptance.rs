@@ -86,10 +86,11 @@ mod tests {
             tokens: 100,
             original_perplexity: 10.0,
             rewritten_perplexity,
-            mean_kl: 0.1,
+            mean_kl: 0.01,
             top1_agreement: 1.0,
             original_cache_bytes: 512.0,
             rewritten_cache_bytes: 256.0,
+            positions: Vec::new(),
         }
     }
 
@@ -118,7 +119,7 @@ mod tests {
             &good,
             Held::ToFinite,
             promise,
-            Some(&quality(10.2))
+            Some(&quality(10.19))
         ));
         assert!(!accepts(
             &good,

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use gqa2mla_passes::factor::Ranks;
+use gqa2mla_passes::forms::full_ranks;
 use gqa2mla_passes::{RankPlan, RewriteOptions};
 
 use crate::compress::compressor::Compressor;
@@ -67,25 +68,44 @@ pub fn free(
     };
     let quick = compressor.without_reconstruction();
     let mut progress = steps(Stage::Probing, observer);
-    let (common, _) = quick.measure(options, &few, &mut |_| {})?;
+    // A side at its full width has no spectrum, as nothing of it is left out: what it would lose shows one below.
+    let planned = compressor.check(options)?;
+    let below = |rank: usize, whole: usize| rank.min(whole.saturating_sub(1)).max(1);
+    let narrower = planned.iter().map(|p| {
+        let full = full_ranks(&p.site);
+        let ranks = Ranks {
+            key: below(p.ranks.key, full.key),
+            value: below(p.ranks.value, full.value),
+        };
+        (p.id.clone(), ranks)
+    });
+    let probed = RewriteOptions {
+        ranks: RankPlan::Each(narrower.collect()),
+        ..options.clone()
+    };
+    let (common, _) = quick.measure(&probed, &few, &mut |_| {})?;
     let sites = &common.sites;
-    let budget = sites.iter().map(|s| s.ranks.key + s.ranks.value).sum();
+    let within = planned.iter().map(|p| {
+        let full = full_ranks(&p.site);
+        p.ranks.key.min(full.key) + p.ranks.value.min(full.value)
+    });
+    let budget = within.sum();
     let (total, mut done) = (2 * sites.len(), 0);
     let mut curves: Vec<Curve> = Vec::new();
     for site in sites {
-        let (common, full) = (site.ranks, site.site.full_rank());
+        let (common, full) = (site.ranks, full_ranks(&site.site));
         let alone = [
             (
                 &site.key,
                 Ranks {
-                    value: full,
+                    value: full.value,
                     ..common
                 },
             ),
             (
                 &site.value,
                 Ranks {
-                    key: full,
+                    key: full.key,
                     ..common
                 },
             ),
@@ -127,6 +147,7 @@ pub fn free(
     Ok(RankPlan::Each(ranks.collect()))
 }
 
+/// G*d and G*dv, the widths at which nothing of keys and values is lost.
 #[cfg(test)]
 mod tests {
     use super::{Curve, allot};

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use gqa2mla_passes::factor::Made;
 use gqa2mla_passes::factor::reconstruct::Descent;
+use gqa2mla_passes::forms::loses;
 use gqa2mla_passes::pipeline::factorize::Wanted;
 use gqa2mla_passes::pipeline::{Planned, plan};
 use gqa2mla_passes::{
@@ -17,11 +18,14 @@ use crate::compress::events::{Event, Observer, Stage, steps};
 use crate::compress::metadata::note;
 use crate::compress::work;
 use crate::files::identity::identity;
+use crate::files::interrupted::keep_work;
 use crate::files::load::LoadedModel;
 use crate::files::save::{DataFile, output_path};
-use crate::fit::calibrate::{CalibrateError, ModelStatistics};
+use crate::fit::calibrate::CalibrateError;
 use crate::fit::factors::{Factorization, decoupled, from_moments, moments};
+use crate::fit::reconstruct::error::ReconstructError;
 use crate::fit::reconstruct::{self, Job, Reconstruction};
+use crate::fit::statistics::ModelStatistics;
 use crate::measure::quality::Quality;
 use crate::measure::text::Text;
 use crate::runtime::RuntimeOptions;
@@ -106,10 +110,9 @@ impl Compressor<'_> {
             (RankPlan::Full, None) => Vec::new(),
             _ => self.check(options)?,
         };
-        let is_lossy = planned.iter().any(|p| {
-            !options.form.is_exact_at_full_rank()
-                || p.ranks.key.min(p.ranks.value) < p.site.full_rank()
-        });
+        let is_lossy = planned
+            .iter()
+            .any(|p| !options.form.is_exact_at_full_rank() || loses(p.ranks, &p.site));
         let reconstructs = is_lossy && options.form.is_exact_at_full_rank();
         let (mut done, mut folder) = (None, None);
         if let (Some((text, descent)), Some(statistics), true) =
@@ -124,6 +127,10 @@ impl Compressor<'_> {
             };
             let target = output_path(&self.model.path, self.destination.out);
             let kept = inputs.folder(self.destination.work.or(target.parent()));
+            keep_work(&kept).map_err(|cause| ReconstructError::Io {
+                path: kept.display().to_string(),
+                cause,
+            })?;
             let job = Job {
                 model: self.model,
                 text,
@@ -182,6 +189,7 @@ impl Compressor<'_> {
             sums,
             self.factorization,
             options.form.cached_keys(),
+            options.positions(),
         );
         Ok(from_moments(view.site(), &moments, wanted.ranks)?.into())
     }

@@ -4,9 +4,11 @@ use gqa2mla_passes::analysis::identity::SiteId;
 
 use crate::compress::convert::ConvertError;
 use crate::files::load::LoadError;
+use crate::files::staging::StagingError;
 use crate::files::tensors::ArraysError;
 use crate::fit::calibrate::CalibrateError;
-use crate::fit::reconstruct::ReconstructError;
+use crate::fit::reach::FEWEST;
+use crate::fit::reconstruct::error::ReconstructError;
 use crate::measure::text::TextError;
 use crate::validate::ValidateError;
 
@@ -60,6 +62,24 @@ pub enum CompressError {
     /// The text is too short to fit on one part of it and to measure on another.
     #[error("the text is too short to measure on a part of it: give one of some hundred tokens")]
     ShortText,
+    /// Statistics of so little text that factors would be made for this text alone.
+    #[error(
+        "the statistics hold {tokens_a_direction:.1} tokens for each direction of the cache, and at least {FEWEST} are needed: give more text"
+    )]
+    FewTokens {
+        /// Tokens for each direction.
+        tokens_a_direction: f64,
+    },
+    /// A promise for positions that the held-out text does not reach.
+    #[error(
+        "a promise for {asked} positions is measured on held-out text of that length, and a third of the text is {length} tokens: give more text, or promise for at most {length} positions"
+    )]
+    ShortPromise {
+        /// Positions that were asked for.
+        asked: usize,
+        /// Tokens of the longest held-out sequence.
+        length: usize,
+    },
     /// Widths of their own for the layers do not go together with the rest of the request.
     #[error(transparent)]
     FreeWidths(#[from] FreeWidthsError),
@@ -67,11 +87,8 @@ pub enum CompressError {
     #[error(transparent)]
     Measure(#[from] ValidateError),
     /// No folder for models that are measured and dropped.
-    #[error("making a temporary folder: {cause}")]
-    Scratch {
-        /// The system's answer.
-        cause: std::io::Error,
-    },
+    #[error(transparent)]
+    Scratch(#[from] StagingError),
     /// The models do not run, so that nothing is proved.
     #[error("the rewrite cannot be validated because the models could not be run: {0}")]
     CannotRun(ValidateError),

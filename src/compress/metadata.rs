@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::fit::factors::Factorization;
 
 /// Key of the model's metadata under which an approximation says how it was made.
-pub const METADATA: &str = "gqa2mla";
+pub use crate::files::origin::MARK as METADATA;
 
 /// The entry of the metadata for a model that `rewritten` describes.
 #[must_use]
@@ -32,6 +32,7 @@ pub fn note(
         "factors": factorization.name(),
         "reconstruction_steps": reconstruction_steps,
         "cache_ratio": ratio,
+        "positions": options.positions(),
         "layers": layers.collect::<Vec<_>>(),
     });
     StringStringEntryProto {

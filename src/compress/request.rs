@@ -7,8 +7,8 @@ use gqa2mla_passes::{RankPlan, RewriteOptions};
 use crate::compress::error::FreeWidthsError;
 use crate::compress::search::Promise;
 use crate::compress::widths::Widths;
-use crate::fit::calibrate::ModelStatistics;
 use crate::fit::factors::Factorization;
+use crate::fit::statistics::ModelStatistics;
 use crate::measure::text::TextSource;
 use crate::runtime::RuntimeOptions;
 use crate::validate::proof::ProofOptions;
@@ -41,6 +41,8 @@ pub struct Request<'f> {
     /// Where the factors come from; `None` is [`Factorization::Calibrated`] where something is lost and statistics or a
     /// text are given, else [`Factorization::Weights`].
     pub factorization: Option<Factorization>,
+    /// Make factors even of statistics of fewer tokens than [`crate::fit::reach::FEWEST`] for each direction.
+    pub takes_few_tokens: bool,
     /// Statistics of the model; `None` makes them from the text where the factorization needs them.
     pub statistics: Option<ModelStatistics>,
     /// The text.
@@ -62,6 +64,7 @@ impl Default for Request<'_> {
             promise: None,
             widths: Widths::Uniform,
             factorization: None,
+            takes_few_tokens: false,
             statistics: None,
             text: None,
             reconstruction_steps: 300,
@@ -93,11 +96,11 @@ impl Request<'_> {
         }
     }
 
-    /// How to reconstruct, if that is wanted: reconstruction starts from the calibrated factors.
+    /// How to reconstruct for `positions` positions, if that is wanted: reconstruction starts from the calibrated factors.
     #[must_use]
-    pub fn descent(&self) -> Option<Descent> {
+    pub fn descent(&self, positions: usize) -> Option<Descent> {
         let starts = self.factorization() == Factorization::Calibrated;
-        descent(self.reconstruction_steps).filter(|_| starts)
+        descent(self.reconstruction_steps, positions).filter(|_| starts)
     }
 
     /// Refuses free widths that cannot be had. It needs nothing of the model.
@@ -121,11 +124,12 @@ impl Request<'_> {
     }
 }
 
-/// A descent of `steps` steps; `None` for 0.
-pub(crate) fn descent(steps: usize) -> Option<Descent> {
+/// A descent of `steps` steps over sequences at any of `positions` positions; `None` for 0 steps.
+pub(crate) fn descent(steps: usize, positions: usize) -> Option<Descent> {
     (steps > 0).then_some(Descent {
         steps,
         queries: QUERIES,
         rate: RATE,
+        positions,
     })
 }

@@ -1,6 +1,7 @@
 //! One model compressed as a request says: what cannot be done is refused first, then factors are fitted, a size is
 //! found, the model is rewritten, and the result is validated and measured before it may have its name.
 
+use gqa2mla_passes::forms::loses;
 use gqa2mla_passes::pipeline::patches::RewrittenSite;
 use gqa2mla_passes::{Decoupled, RewriteOptions};
 
@@ -13,9 +14,12 @@ use crate::compress::request::{Request, TextRequest};
 use crate::compress::search::{Search, search};
 use crate::compress::widths::{Widths, WidthsCompared, better_widths};
 use crate::files::load::LoadedModel;
-use crate::fit::calibrate::{ModelStatistics, calibrate};
+use crate::fit::calibrate::calibrate;
+use crate::fit::context::{Context, Source};
 use crate::fit::factors::Factorization;
 use crate::fit::layer_errors::{LayerError, layer_errors};
+use crate::fit::reach::Reach;
+use crate::fit::statistics::ModelStatistics;
 use crate::measure::quality::Quality;
 use crate::measure::text::Text;
 use crate::runtime::RuntimeOptions;
@@ -34,6 +38,10 @@ const RANDOM_TOKENS: usize = 64;
 pub struct Compression {
     /// The model.
     pub compressed: Compressed,
+    /// The positions that its factors are made for.
+    pub context: Context,
+    /// How far the statistics carry that they were made from; `None` where they were not made from statistics.
+    pub reach: Option<Reach>,
     /// How its size was found, if it was searched.
     pub search: Option<Search>,
     /// What both kinds of widths lose, if both were made.
@@ -59,9 +67,7 @@ impl Compression {
 /// Whether some latent is narrower than the heads it stands for.
 #[must_use]
 pub fn is_lossy(sites: &[RewrittenSite]) -> bool {
-    sites
-        .iter()
-        .any(|s| s.ranks.key.min(s.ranks.value) < s.site.full_rank())
+    sites.iter().any(|s| loses(s.ranks, &s.site))
 }
 
 /// Rewrites `model` into a folder beside its destination and looks at the result. The caller gives it its name with
@@ -80,7 +86,11 @@ pub fn compress(
         proof.check_tokens(&LanguageModel::of(&model.model.proto)?)?;
     }
     let factorization = request.factorization();
-    let mut options = request.options.clone();
+    let context = Context::of(request.options.context, &model.path);
+    let mut options = RewriteOptions {
+        context: Some(context.positions),
+        ..request.options.clone()
+    };
     if matches!(factorization, Factorization::TransMla { .. }) {
         options.form = &Decoupled;
     }
@@ -97,17 +107,29 @@ pub fn compress(
         compressor.check(&options)?;
     }
     let texts = match &request.text {
-        Some(text) => Texts::read(model, text, request.is_exact())?,
+        Some(text) => Texts::read(model, text, &context, request.is_exact())?,
         None => Texts::default(),
     };
+    if request.promise.is_some() {
+        covers(texts.held_out()?, &context)?;
+    }
     let made = statistics(&compressor, request, texts.fitted.as_ref(), observer)?;
     if factorization != Factorization::Weights {
         compressor.statistics = request.statistics.as_ref().or(made.as_ref());
     }
-    compressor.reconstruction = texts.fitted.as_ref().zip(request.descent());
+    let reach = compressor.statistics.map(Reach::of);
+    if let Some(reach) = reach.filter(Reach::is_too_short)
+        && !request.takes_few_tokens
+    {
+        let tokens_a_direction = reach.tokens_a_direction;
+        return Err(CompressError::FewTokens { tokens_a_direction });
+    }
+    let descent = request.descent(context.positions);
+    compressor.reconstruction = texts.fitted.as_ref().zip(descent);
     let mut searched = None;
     if let Some(promise) = request.promise {
-        let found = search(&compressor, &options, promise, texts.held_out()?, observer)?;
+        let held_out = texts.held_out()?;
+        let found = search(&compressor, &options, promise, held_out, observer)?;
         options.ranks = found.plan();
         searched = Some(found);
     }
@@ -142,6 +164,8 @@ pub fn compress(
             measured_layers(&compressor, &compressed, tokens)
         }),
         compressed,
+        context,
+        reach,
         search: searched,
         widths,
         verdict,
@@ -161,17 +185,23 @@ impl Texts {
     fn read(
         model: &LoadedModel,
         text: &TextRequest,
+        context: &Context,
         is_exact: bool,
     ) -> Result<Self, CompressError> {
         let vocabulary = LanguageModel::of(&model.model.proto)?.vocabulary;
-        let held_out = if is_exact { 0 } else { HELD_OUT };
+        let most = match context.source {
+            Source::Asked => HELD_OUT.max(context.positions),
+            _ => HELD_OUT,
+        };
+        let held_out = if is_exact { 0 } else { most };
         let wanted = text.tokens.saturating_add(held_out);
         let whole = Text::read(&text.source, vocabulary, wanted, text.length)?;
         // Too short a text is fitted to as a whole, and nothing can be promised on it.
-        Ok(match whole.hold_out(HELD_OUT).filter(|_| !is_exact) {
+        Ok(match whole.hold_out(most).filter(|_| !is_exact) {
+            // What is lost depends on the position: it is measured up to the last that is served, or that there is.
             Some((fitted, held_out)) => Self {
                 fitted: Some(fitted),
-                held_out: Some(held_out),
+                held_out: Some(held_out.in_sequences_of(context.positions)),
             },
             None => Self {
                 fitted: Some(whole),
@@ -186,6 +216,15 @@ impl Texts {
             Some(_) => CompressError::ShortText,
         };
         self.held_out.as_ref().ok_or(missing)
+    }
+}
+
+/// A promise speaks of the positions that are measured. Those that were asked for have to be among them.
+fn covers(held_out: &Text, context: &Context) -> Result<(), CompressError> {
+    let (asked, length) = (context.positions, held_out.length);
+    match context.source == Source::Asked && length < asked {
+        true => Err(CompressError::ShortPromise { asked, length }),
+        false => Ok(()),
     }
 }
 

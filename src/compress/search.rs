@@ -39,12 +39,13 @@ impl Promise {
         }
     }
 
-    /// The loss of a model of this quality, to be compared with the limit.
+    /// The loss of a model of this quality, to be compared with the limit: the largest at any range of positions that holds
+    /// enough tokens to tell, and of a promise on perplexity also that which the KL stands for.
     #[must_use]
     pub fn loss(self, quality: &Quality) -> f64 {
         match self {
-            Self::PerplexityIncrease(_) => quality.increase(),
-            Self::Kl(_) => quality.mean_kl,
+            Self::PerplexityIncrease(_) => quality.promised_increase(),
+            Self::Kl(_) => quality.worst_kl(),
         }
     }
 

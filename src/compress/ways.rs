@@ -1,5 +1,7 @@
 //! A model compressed in several ways at several sizes, to compare what each loses on a text.
 
+use std::path::Path;
+
 use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, RankPlan, RewriteOptions};
 
 use crate::compress::compressor::{Compressor, Destination};
@@ -8,8 +10,12 @@ use crate::compress::events::{Observer, Stage, steps};
 use crate::compress::request::{TextRequest, descent};
 use crate::files::load::LoadedModel;
 use crate::files::save::DataFile;
-use crate::fit::calibrate::{ModelStatistics, calibrate};
+use crate::files::staging::Staging;
+use crate::fit::calibrate::calibrate;
+use crate::fit::context::Context;
 use crate::fit::factors::Factorization;
+use crate::fit::reach::Reach;
+use crate::fit::statistics::ModelStatistics;
 use crate::measure::quality::Quality;
 use crate::measure::text::Text;
 use crate::runtime::RuntimeOptions;
@@ -111,8 +117,10 @@ pub struct WaysRequest {
     pub ways: Vec<Way>,
     /// Neighbouring frequencies that TransMLA's recipe takes as one.
     pub freq_fold: usize,
-    /// Positions over which factors from weights alone average rotated keys.
+    /// Positions to be served; `None` is what a configuration beside the model tells.
     pub context: Option<usize>,
+    /// Make factors even of statistics of fewer tokens than [`crate::fit::reach::FEWEST`] for each direction.
+    pub takes_few_tokens: bool,
     /// Steps of local reconstruction in each layer, in the ways that reconstruct; 0 leaves it out.
     pub reconstruction_steps: usize,
     /// Statistics of the model; `None` makes them from the text.
@@ -148,6 +156,8 @@ pub fn compare_ways(
     observer: &mut Observer,
 ) -> Result<Vec<WayMeasured>, CompressError> {
     let (fitted, test) = texts(model, request)?;
+    let context = Context::of(request.context, &model.path);
+    let test = test.in_sequences_of(context.positions);
     let made = match (&request.statistics, &fitted) {
         (Some(_), _) => None,
         (None, None) => return Err(CompressError::NoText),
@@ -161,16 +171,28 @@ pub fn compare_ways(
         }
     };
     let statistics = request.statistics.as_ref().or(made.as_ref());
-    let folder = tempfile::tempdir().map_err(|cause| CompressError::Scratch { cause })?;
+    let reach = statistics.map(Reach::of);
+    if let Some(reach) = reach.filter(Reach::is_too_short)
+        && !request.takes_few_tokens
+    {
+        let tokens_a_direction = reach.tokens_a_direction;
+        return Err(CompressError::FewTokens { tokens_a_direction });
+    }
+    // What a run that is killed leaves there is cleared by the next one.
+    let scratch = std::env::temp_dir().join(format!("compare-{}", std::process::id()));
+    let scratch = Staging::file(&scratch)?;
+    let folder = scratch.path(Path::new(""));
     let destination = Destination {
-        out: folder.path(),
+        out: &folder,
         data: DataFile::Beside,
         work: None,
     };
     let pairs = request.ratios.iter();
     let pairs = pairs.flat_map(|ratio| request.ways.iter().map(move |way| (*ratio, *way)));
     let measured = pairs.map(|(ratio, way)| {
-        let reconstruction = fitted.as_ref().zip(descent(request.reconstruction_steps));
+        let reconstruction = fitted
+            .as_ref()
+            .zip(descent(request.reconstruction_steps, context.positions));
         let compressor = Compressor {
             model,
             destination: &destination,
@@ -182,7 +204,7 @@ pub fn compare_ways(
         let options = RewriteOptions {
             ranks: RankPlan::Ratio(ratio),
             form: way.form(),
-            context: request.context,
+            context: Some(context.positions),
             ..RewriteOptions::default()
         };
         let (_, quality) = compressor.measure(&options, &test, observer)?;

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use gqa2mla_passes::RewriteOptions;
 use gqa2mla_passes::factor::reconstruct::Descent;
 
-use crate::fit::calibrate::ModelStatistics;
+use crate::files::interrupted::WORK;
 use crate::fit::factors::Factorization;
+use crate::fit::statistics::ModelStatistics;
 use crate::measure::text::Text;
 
 /// Everything that decides what the finished layers hold.
@@ -38,7 +39,7 @@ impl Inputs<'_> {
             self.text.length
         );
         hasher.update(inputs.as_bytes());
-        let name = format!(".gqa2mla-work-{:08x}", hasher.finalize());
+        let name = format!("{WORK}{:08x}", hasher.finalize());
         match parent {
             Some(parent) if !parent.as_os_str().is_empty() => parent.join(name),
             _ => PathBuf::from(name),

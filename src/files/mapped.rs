@@ -1,9 +1,12 @@
-//! Files mapped into memory.
+//! Files mapped into memory, and what happens when one is truncated under a reader.
 #![allow(unsafe_code)] // Mapping a file is unsafe because another process could change it while it is read.
 
+use std::collections::BTreeMap;
 use std::fs::{File, Metadata, metadata};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use memmap2::Mmap;
@@ -13,7 +16,26 @@ use memmap2::Mmap;
 pub struct Source {
     path: PathBuf,
     bytes: Bytes,
+    state: State,
+}
+
+/// What tells whether a file is the one that was mapped, and as it was then.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct State {
+    /// Device and number, where the system has such.
     identity: Option<(u64, u64)>,
+    length: u64,
+    modified: Option<SystemTime>,
+}
+
+impl State {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            identity: identity(metadata),
+            length: metadata.len(),
+            modified: metadata.modified().ok(),
+        }
+    }
 }
 
 impl Source {
@@ -31,14 +53,20 @@ impl Source {
         let bytes = if metadata.len() == 0 {
             Bytes::new()
         } else {
-            // SAFETY: the map is read-only and private to this process. Another process that truncates the file while
-            // it is read would end this one by a signal; models are not written to while they are converted.
-            Bytes::from_owner(unsafe { Mmap::map(&file)? })
+            // SAFETY: the map is read-only and private to this process. Another process may truncate the file while it
+            // is read: then the system sends SIGBUS, and `report_truncation` says what happened. Bytes that another
+            // process overwrites are plain numbers to every reader here: each checks what it decodes.
+            let map = unsafe { Mmap::map(&file)? };
+            let registered = Registered::new(&map, path);
+            Bytes::from_owner(Owned {
+                map,
+                _registered: registered,
+            })
         };
         Ok(Self {
             path: path.to_path_buf(),
             bytes,
-            identity: identity(&metadata),
+            state: State::of(&metadata),
         })
     }
 
@@ -47,7 +75,7 @@ impl Source {
         Self {
             path: PathBuf::new(),
             bytes,
-            identity: None,
+            state: State::default(),
         }
     }
 
@@ -62,10 +90,47 @@ impl Source {
     }
 
     /// The mapped file itself; `None` if another one stands under its name by now. The map keeps the old bytes then.
-    pub fn open(&self) -> Option<File> {
-        let file = File::open(&self.path).ok()?;
-        let found = identity(&file.metadata().ok()?)?;
-        (self.identity == Some(found)).then_some(file)
+    ///
+    /// # Errors
+    /// As [`Source::check`].
+    pub fn open(&self) -> io::Result<Option<File>> {
+        let Ok(file) = File::open(&self.path) else {
+            return Ok(None);
+        };
+        let metadata = file.metadata()?;
+        self.compare(&metadata)?;
+        let is_mapped =
+            self.state.identity.is_some() && self.state.identity == State::of(&metadata).identity;
+        Ok(is_mapped.then_some(file))
+    }
+
+    /// Makes sure that the file has been left alone since it was mapped: the end of a page that a truncation has cut reads
+    /// as zeros.
+    ///
+    /// # Errors
+    /// That the file was truncated or written to. One that another file has replaced under its name is as it was.
+    pub fn check(&self) -> io::Result<()> {
+        metadata(&self.path).map_or(Ok(()), |found| self.compare(&found))
+    }
+
+    fn compare(&self, metadata: &Metadata) -> io::Result<()> {
+        let (found, path) = (State::of(metadata), self.path.display());
+        if self.state.identity.is_none()
+            || found.identity != self.state.identity
+            || found == self.state
+        {
+            return Ok(());
+        }
+        Err(match found.length < self.state.length {
+            true => self.truncated(),
+            false => io::Error::other(format!("{path} was changed while it was read")),
+        })
+    }
+
+    /// The error that the file was cut while it was read.
+    pub fn truncated(&self) -> io::Error {
+        let path = self.path.display();
+        io::Error::other(format!("{path} was truncated while it was read"))
     }
 
     /// The offset of `part` in this file, in bytes, if it is a slice of the map.
@@ -78,6 +143,92 @@ impl Source {
         let inside = !part.is_empty() && offset + part.len() <= self.bytes.len();
         inside.then_some(offset as u64)
     }
+}
+
+/// A map and its entry in the list of maps, which goes first.
+struct Owned {
+    _registered: Registered,
+    map: Mmap,
+}
+
+impl AsRef<[u8]> for Owned {
+    fn as_ref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+/// Every map of this process by the address of its first byte: the address after its last one, and its file.
+static MAPS: Mutex<BTreeMap<usize, (usize, PathBuf)>> = Mutex::new(BTreeMap::new());
+
+/// The entry of one map, as long as this lives.
+struct Registered(usize);
+
+impl Registered {
+    fn new(map: &Mmap, path: &Path) -> Self {
+        let start = map.as_ptr().addr();
+        let mut maps = MAPS.lock().unwrap_or_else(PoisonError::into_inner);
+        maps.insert(start, (start + map.len(), path.to_path_buf()));
+        Self(start)
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let mut maps = MAPS.lock().unwrap_or_else(PoisonError::into_inner);
+        maps.remove(&self.0);
+    }
+}
+
+/// Has the process end with exit code 1 and a message on standard error when a mapped file is truncated while it is read,
+/// in place of being killed by SIGBUS. For programs: a library leaves the signals of its process alone.
+///
+/// # Errors
+/// The system's.
+#[cfg(target_os = "linux")]
+pub fn report_truncation() -> io::Result<()> {
+    use signal_hook::consts::SIGBUS;
+    // SAFETY: the action does only what a signal handler may: it takes a lock only if it is free, reads without
+    // allocating, writes to a descriptor, and ends the process without running anything else. For SIGBUS the system fills
+    // in the address.
+    unsafe {
+        signal_hook_registry::register_sigaction(SIGBUS, |info| {
+            end_by_truncation(info.si_addr().addr());
+        })
+    }?;
+    Ok(())
+}
+
+/// Systems that are not told apart from others: the signal ends the process.
+///
+/// # Errors
+/// None.
+#[cfg(not(target_os = "linux"))]
+pub fn report_truncation() -> io::Result<()> {
+    Ok(())
+}
+
+/// Says which file the map at `address` was of, and ends the process.
+#[cfg(target_os = "linux")]
+fn end_by_truncation(address: usize) {
+    use std::os::unix::ffi::OsStrExt;
+    let say = |bytes: &[u8]| {
+        let _ = rustix::io::write(rustix::stdio::stderr(), bytes);
+    };
+    say(b"error: ");
+    // Whoever holds the lock right now reads no map; then the name stays unsaid.
+    let maps = MAPS.try_lock().ok();
+    let before = maps.as_ref().and_then(|m| m.range(..=address).next_back());
+    match before {
+        Some((_, (end, path))) if address < *end => {
+            for byte in path.as_os_str().as_bytes() {
+                say(&[if byte.is_ascii_control() { b'?' } else { *byte }]);
+            }
+        }
+        // A runtime maps files of its own.
+        _ => say(b"a model file"),
+    }
+    say(b": the file was truncated while it was read\n");
+    signal_hook::low_level::exit(1);
 }
 
 /// Device and number of a file, where the system has such.

@@ -1,11 +1,20 @@
 //! Models on disk: read without copying weights, written whole or not at all.
 
 mod copy;
+mod data;
 pub mod foreign;
 pub mod identity;
 pub mod interrupted;
 pub mod load;
 mod location;
+mod lock;
 pub mod mapped;
+pub mod origin;
+pub mod outputs;
+mod place;
+mod publish;
+mod rejected;
 pub mod save;
+pub mod staging;
+mod swap;
 pub mod tensors;

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use ndarray::{ArrayD, ArrayView, Dimension, IxDyn};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+
+use crate::files::staging::{Staging, StagingError};
 
 /// Arrays by name, and text by key.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -28,6 +30,9 @@ pub enum ArraysError {
         /// The system's answer.
         cause: io::Error,
     },
+    /// No staging folder, or the file did not get its name.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
     /// Not such a file, or a broken one.
     #[error("{path}: not a {kind} file: {detail}")]
     Format {
@@ -77,7 +82,7 @@ impl Arrays {
     /// Writes a file of this `kind`.
     ///
     /// # Errors
-    /// [`ArraysError::Io`].
+    /// [`ArraysError::Io`] and [`ArraysError::Staging`].
     pub fn save(&self, kind: &'static str, path: &Path) -> Result<(), ArraysError> {
         let failed = |cause: io::Error| ArraysError::Io {
             path: path.display().to_string(),
@@ -102,16 +107,9 @@ impl Arrays {
         let mut text: HashMap<String, String> = self.text.clone().into_iter().collect();
         text.insert(FORMAT.to_owned(), kind.to_owned());
         let encoded = serialize(views, Some(text)).map_err(odd)?;
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        fs::create_dir_all(folder).map_err(failed)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-        file.write_all(&encoded)
-            .and_then(|()| file.as_file().sync_all())
-            .map_err(failed)?;
-        file.persist(path).map_err(|e| failed(e.error))?;
+        let staging = Staging::file(path)?;
+        fs::write(staging.staged(), encoded).map_err(failed)?;
+        staging.publish()?;
         Ok(())
     }
 

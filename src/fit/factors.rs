@@ -44,18 +44,19 @@ impl Factorization {
 
     /// The moments it takes of the statistics of an attention with this scoring. A mean may be left out only where
     /// softmax ignores it, and given back only where probabilities add up to one.
-    fn recipe(self, scoring: Option<&Scoring>, keys: CachedKeys) -> Recipe {
+    fn recipe(self, scoring: Option<&Scoring>, keys: CachedKeys, positions: usize) -> Recipe {
         let calibrated = self == Self::Calibrated;
         Recipe {
             weighted: matches!(self, Self::Weighted | Self::Calibrated),
             centred_keys: calibrated && scoring.is_some_and(Scoring::ignores_shifts),
             received_values: calibrated && scoring.is_some(),
             unrotated: keys == CachedKeys::Unrotated,
+            positions,
         }
     }
 }
 
-/// The moments of one attention.
+/// The moments of one attention, for a form that caches `keys`, over `positions` positions from 0.
 #[must_use]
 pub fn moments(
     site: &Site,
@@ -64,9 +65,10 @@ pub fn moments(
     statistics: &Statistics,
     factorization: Factorization,
     keys: CachedKeys,
+    positions: usize,
 ) -> Moments {
     let readers = output_projection.map(|w| value_readers(w, site.heads, site.kv_heads));
-    statistics.moments(factorization.recipe(scoring, keys), readers)
+    statistics.moments(factorization.recipe(scoring, keys, positions), readers)
 }
 
 /// TransMLA's factors of one attention; `None` where its statistics do not hold keys before rotation.

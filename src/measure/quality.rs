@@ -1,21 +1,33 @@
 //! What a smaller cache costs on real text: perplexity, KL and top-1 agreement of two models that read the same tokens.
 //!
-//! A sequence is read in chunks, and each chunk attends to the cache that the ones before have left.
+//! A sequence is read in chunks, and each chunk attends to the cache that the ones before have left. What a smaller cache
+//! costs depends on how far a token stands from the beginning, so that the same figures are kept for each range of
+//! positions.
 
 use std::num::NonZero;
+use std::ops::Range;
 use std::thread;
 
 use serde::Serialize;
 
+use crate::measure::logits::{Prediction, loss, rows};
 use crate::measure::text::Text;
 use crate::runtime::Session;
-use crate::runtime::tensor::{Data, Tensor};
 use crate::validate::ValidateError;
 use crate::validate::interface::Interface;
 use crate::validate::runner::Runner;
 
 /// Tokens that are read at once: the logits of this many positions are in memory together.
 const CHUNK: usize = 256;
+/// Ranges of positions that are told apart, and the fewest positions of one.
+const BINS: usize = 8;
+const NARROWEST: usize = 64;
+/// Predicted tokens from which on a range of positions is held to a promise, 1,024 but for the last positions of sequences,
+/// which predict nothing: at fewer, chance moves its perplexity by more than a percent.
+const TELLING: usize = 1000;
+/// Nats of KL that go with a nat of loss at most. Where a smaller cache adds noise to the logits, KL is one to three and a
+/// half times the loss it brings; a model that predicts something else has far more.
+const KL_PER_LOSS: f64 = 4.0;
 
 /// A model as this module needs it.
 pub struct Reader<'a> {
@@ -42,6 +54,35 @@ pub struct Quality {
     pub original_cache_bytes: f64,
     /// And in the rewritten model's.
     pub rewritten_cache_bytes: f64,
+    /// The same by position: ranges of equal size, in order, up to the length of the sequences.
+    pub positions: Vec<Bin>,
+}
+
+/// Two models on the tokens in one range of positions.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Bin {
+    /// The first position.
+    pub first: usize,
+    /// The last position.
+    pub last: usize,
+    /// Tokens that were predicted from these positions, over all sequences.
+    pub tokens: usize,
+    /// `exp` of the original's mean negative log-likelihood.
+    pub original_perplexity: f64,
+    /// The same of the rewritten model.
+    pub rewritten_perplexity: f64,
+    /// Mean KL(original || rewritten), in nats.
+    pub mean_kl: f64,
+    /// Share of positions at which both hold the same token the likeliest.
+    pub top1_agreement: f64,
+}
+
+impl Bin {
+    /// How much higher the rewritten model's perplexity is, as a share of the original's.
+    #[must_use]
+    pub fn increase(&self) -> f64 {
+        self.rewritten_perplexity / self.original_perplexity - 1.0
+    }
 }
 
 impl Quality {
@@ -50,15 +91,36 @@ impl Quality {
     pub fn increase(&self) -> f64 {
         self.rewritten_perplexity / self.original_perplexity - 1.0
     }
-}
 
-/// What one position says.
-#[derive(Clone, Copy, Default)]
-struct Position {
-    original_loss: f64,
-    rewritten_loss: f64,
-    kl: f64,
-    same: bool,
+    /// The largest increase of perplexity: of all tokens, or of a range of positions that holds enough of them to tell.
+    #[must_use]
+    pub fn worst_increase(&self) -> f64 {
+        let bins = self.telling().map(Bin::increase);
+        bins.fold(self.increase(), f64::max)
+    }
+
+    /// The largest mean KL, likewise.
+    #[must_use]
+    pub fn worst_kl(&self) -> f64 {
+        let bins = self.telling().map(|bin| bin.mean_kl);
+        bins.fold(self.mean_kl, f64::max)
+    }
+
+    /// What a promise on perplexity is held to: the worst increase, or that which the worst KL stands for where it is more.
+    ///
+    /// Perplexity alone is no promise. A model that predicts other tokens than the original can do so by chance at the same
+    /// perplexity, or a lower one; only its KL shows it. `KL <= KL_PER_LOSS ln(1 + x)` has to hold for an increase of x,
+    /// so that a KL stands for an increase of `e^(KL / KL_PER_LOSS) - 1`.
+    #[must_use]
+    pub fn promised_increase(&self) -> f64 {
+        let stands_for = (self.worst_kl() / KL_PER_LOSS).exp() - 1.0;
+        self.worst_increase().max(stands_for)
+    }
+
+    /// Ranges of positions with enough tokens to tell.
+    fn telling(&self) -> impl Iterator<Item = &Bin> {
+        self.positions.iter().filter(|bin| bin.tokens >= TELLING)
+    }
 }
 
 /// Perplexity of one model on `text`.
@@ -76,7 +138,7 @@ pub fn perplexity(
     for (number, tokens) in text.sequences().enumerate() {
         progress(number, total);
         runner.start(&[0])?;
-        for (chunk, targets) in chunks(tokens, model.interface) {
+        for (_, chunk, targets) in chunks(tokens, model.interface) {
             let logits = runner.step(chunk, chunk.len())?.into_f32();
             let rows = rows(&logits, targets)?;
             losses.extend(in_parallel(&rows, &|&(row, target): &(&[f32], i64)| {
@@ -101,13 +163,13 @@ pub fn compare(
     let interface = original.interface;
     let mut before = Runner::new(original.session, original.interface)?;
     let mut after = Runner::new(rewritten.session, rewritten.interface)?;
-    let mut seen: Vec<Position> = Vec::new();
+    let mut seen: Vec<(usize, Prediction)> = Vec::new();
     let total = text.sequences().len();
     for (number, tokens) in text.sequences().enumerate() {
         progress(number, total);
         before.start(&[0])?;
         after.start(&[0])?;
-        for (chunk, targets) in chunks(tokens, interface) {
+        for (first, chunk, targets) in chunks(tokens, interface) {
             let p = before.step(chunk, chunk.len())?.into_f32();
             let q = after.step(chunk, chunk.len())?.into_f32();
             if p.shape != q.shape {
@@ -119,29 +181,53 @@ pub fn compare(
             }
             let (p, q) = (rows(&p, targets)?, rows(&q, targets)?);
             let pairs: Vec<_> = p.into_iter().zip(q).collect();
-            seen.extend(in_parallel(&pairs, &|&((p, target), (q, _))| {
-                position(p, q, target)
-            }));
+            let predictions = in_parallel(&pairs, &|&((p, target), (q, _))| {
+                Prediction::of(p, q, target)
+            });
+            seen.extend((first..).zip(predictions));
         }
     }
     progress(total, total);
-    let of = |value: fn(&Position) -> f64| mean(&seen.iter().map(value).collect::<Vec<_>>());
+    let all = bin(0..text.length, &seen)?;
+    let width = text.length.div_ceil(BINS).max(NARROWEST);
+    let firsts = (0..text.length.saturating_sub(1)).step_by(width);
+    let bins = firsts.map(|first| bin(first..(first + width).min(text.length), &seen));
     Ok(Quality {
-        tokens: seen.len(),
+        tokens: all.tokens,
+        original_perplexity: all.original_perplexity,
+        rewritten_perplexity: all.rewritten_perplexity,
+        mean_kl: all.mean_kl,
+        top1_agreement: all.top1_agreement,
+        original_cache_bytes: before.cache_bytes_per_token(),
+        rewritten_cache_bytes: after.cache_bytes_per_token(),
+        positions: bins.collect::<Result<_, _>>()?,
+    })
+}
+
+/// Of what was `seen`, by position, what stands in `range`.
+fn bin(range: Range<usize>, seen: &[(usize, Prediction)]) -> Result<Bin, ValidateError> {
+    let inside = || seen.iter().filter(|(at, _)| range.contains(at));
+    let of = |value: fn(&Prediction) -> f64| {
+        let values: Vec<f64> = inside().map(|(_, p)| value(p)).collect();
+        mean(&values)
+    };
+    Ok(Bin {
+        first: range.start,
+        last: range.end.saturating_sub(1),
+        tokens: inside().count(),
         original_perplexity: finite(of(|p| p.original_loss).exp())?,
         rewritten_perplexity: finite(of(|p| p.rewritten_loss).exp())?,
         mean_kl: of(|p| p.kl),
         top1_agreement: of(|p| f64::from(u8::from(p.same))),
-        original_cache_bytes: before.cache_bytes_per_token(),
-        rewritten_cache_bytes: after.cache_bytes_per_token(),
     })
 }
 
-/// The chunks of one sequence, each with the tokens that follow its positions; the last position has none.
+/// The chunks of one sequence, each with its first position and the tokens that follow its positions; the last position
+/// has none.
 fn chunks<'t>(
     tokens: &'t [i64],
     interface: &Interface,
-) -> impl Iterator<Item = (&'t [i64], &'t [i64])> {
+) -> impl Iterator<Item = (usize, &'t [i64], &'t [i64])> {
     // Without a cache nothing can follow the first chunk.
     let size = if interface.caches.is_empty() {
         tokens.len().max(1)
@@ -151,68 +237,9 @@ fn chunks<'t>(
     tokens.chunks(size).enumerate().map(move |(number, chunk)| {
         let first = number * size + 1;
         let last = (first + chunk.len()).min(tokens.len());
-        (chunk, tokens.get(first..last).unwrap_or_default())
+        let targets = tokens.get(first..last).unwrap_or_default();
+        (number * size, chunk, targets)
     })
-}
-
-/// The logits of each position that has a next token, with that token.
-fn rows<'l>(logits: &'l Tensor, targets: &[i64]) -> Result<Vec<(&'l [f32], i64)>, ValidateError> {
-    let [1, _, vocabulary] = *logits.shape.as_slice() else {
-        return Err(ValidateError::Interface(format!(
-            "logits have shape {:?}, expected [1, tokens, vocabulary]",
-            logits.shape
-        )));
-    };
-    let Data::F32(values) = &logits.data else {
-        return Err(ValidateError::Interface("logits are not fp32".to_owned()));
-    };
-    let rows = values.chunks_exact(vocabulary.max(1));
-    if rows.len() < targets.len() {
-        return Err(ValidateError::Interface(format!(
-            "the model gives logits for {} of {} positions: text is scored at every position",
-            rows.len(),
-            targets.len()
-        )));
-    }
-    Ok(rows.zip(targets.iter().copied()).collect())
-}
-
-/// `log sum exp` of `row`, and its largest element.
-fn log_sum(row: &[f32]) -> (f64, f32) {
-    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = row.iter().map(|&x| f64::from((x - largest).exp())).sum();
-    (f64::from(largest) + sum.ln(), largest)
-}
-
-fn logit(row: &[f32], token: i64) -> f64 {
-    let at = usize::try_from(token).ok();
-    at.and_then(|at| row.get(at))
-        .map_or(f64::NAN, |&x| f64::from(x))
-}
-
-/// Negative log-likelihood of `target`.
-fn loss(row: &[f32], target: i64) -> f64 {
-    log_sum(row).0 - logit(row, target)
-}
-
-fn position(p: &[f32], q: &[f32], target: i64) -> Position {
-    let ((p_sum, p_largest), (q_sum, q_largest)) = (log_sum(p), log_sum(q));
-    let kl = p.iter().zip(q).map(|(&x, &y)| {
-        let (x, y) = (f64::from(x) - p_sum, f64::from(y) - q_sum);
-        // What the original all but excludes says nothing: x e^x vanishes below this.
-        if x < -40.0 {
-            0.0
-        } else {
-            f64::from((x as f32).exp()) * (x - y)
-        }
-    });
-    let first = |row: &[f32], largest: f32| row.iter().position(|&x| x == largest);
-    Position {
-        original_loss: p_sum - logit(p, target),
-        rewritten_loss: q_sum - logit(q, target),
-        kl: kl.sum(),
-        same: first(p, p_largest) == first(q, q_largest),
-    }
 }
 
 /// `of` every item, in order, on as many threads as there are: each item is worked on alone, so the results do not
@@ -248,4 +275,52 @@ fn finite(value: f64) -> Result<f64, ValidateError> {
     Err(ValidateError::Interface(
         "the perplexity is not finite: the model overflows on this text".to_owned(),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Bin, Quality};
+
+    fn quality(bins: &[(usize, f64, f64)]) -> Quality {
+        let bin = |(number, &(tokens, rewritten_perplexity, mean_kl)): (usize, &_)| Bin {
+            first: 512 * number,
+            last: 512 * number + 511,
+            tokens,
+            original_perplexity: 10.0,
+            rewritten_perplexity,
+            mean_kl,
+            top1_agreement: 1.0,
+        };
+        Quality {
+            tokens: bins.iter().map(|bin| bin.0).sum(),
+            original_perplexity: 10.0,
+            rewritten_perplexity: 10.1,
+            mean_kl: 0.02,
+            top1_agreement: 1.0,
+            original_cache_bytes: 512.0,
+            rewritten_cache_bytes: 256.0,
+            positions: bins.iter().enumerate().map(bin).collect(),
+        }
+    }
+
+    fn close(a: f64, b: f64) -> bool {
+        (a - b).abs() < 1e-12
+    }
+
+    #[test]
+    fn the_worst_range_of_positions_is_what_a_promise_is_held_to() {
+        let far = quality(&[(1024, 10.0, 0.01), (1022, 12.0, 0.05)]);
+        assert!(close(far.worst_increase(), 0.2) && close(far.promised_increase(), 0.2));
+        assert!(close(far.worst_kl(), 0.05));
+        // A handful of tokens tells nothing.
+        let few = quality(&[(1024, 10.0, 0.01), (300, 12.0, 0.05)]);
+        assert!(close(few.worst_increase(), 0.01) && close(few.worst_kl(), 0.02));
+    }
+
+    #[test]
+    fn a_model_that_says_something_else_at_the_same_perplexity_breaks_a_promise_on_perplexity() {
+        let other = quality(&[(1024, 9.5, 1.5), (1024, 9.5, 1.5)]);
+        assert!(close(other.worst_increase(), 0.01));
+        assert!(other.promised_increase() > 0.4);
+    }
 }

@@ -144,6 +144,15 @@ impl Text {
         self.ids.chunks_exact(self.length.max(1))
     }
 
+    /// The same tokens in sequences of `length`, or in one where there are no more.
+    #[must_use]
+    pub fn in_sequences_of(mut self, length: usize) -> Self {
+        self.length = length.clamp(2, self.ids.len().max(2));
+        self.ids
+            .truncate(self.ids.len() / self.length * self.length);
+        self
+    }
+
     /// The text without its last part, and that part: a third of it, at most `most` tokens. Sequences become shorter where
     /// there are too few of them to divide. `None` where there is nothing to divide.
     #[must_use]

@@ -19,9 +19,19 @@ use crate::runtime::locate::Located;
 /// The library this process uses. It stays loaded to the end: ONNX Runtime cannot be unloaded safely, and the crate
 /// cannot make a second environment.
 struct Loaded {
-    path: PathBuf,
-    version: String,
+    used: Used,
     environment: Environment,
+}
+
+/// The ONNX Runtime of this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Used {
+    /// Its version.
+    pub version: String,
+    /// The library.
+    pub path: PathBuf,
+    /// What it was chosen by, such as `ORT_DYLIB_PATH`.
+    pub origin: String,
 }
 
 static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
@@ -34,13 +44,13 @@ static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 pub fn load(located: &Located, asked_for: bool) -> Result<(Environment, String), RuntimeError> {
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(loaded) = &*loaded {
-        if asked_for && loaded.path != located.path {
+        if asked_for && loaded.used.path != located.path {
             return Err(RuntimeError::AlreadyLoaded {
-                loaded: loaded.path.clone(),
+                loaded: loaded.used.path.clone(),
                 asked: located.path.clone(),
             });
         }
-        return Ok((loaded.environment.clone(), loaded.version.clone()));
+        return Ok((loaded.environment.clone(), loaded.used.version.clone()));
     }
     let mut absent = false;
     let started = guarded(|| {
@@ -71,11 +81,20 @@ pub fn load(located: &Located, asked_for: bool) -> Result<(Environment, String),
         }
     })?;
     *loaded = Some(Loaded {
-        path: located.path.clone(),
-        version: version.clone(),
+        used: Used {
+            version: version.clone(),
+            path: located.path.clone(),
+            origin: located.origin.clone(),
+        },
         environment: environment.clone(),
     });
     Ok((environment, version))
+}
+
+/// The library that this process has loaded.
+pub fn used() -> Option<Used> {
+    let loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    loaded.as_ref().map(|loaded| loaded.used.clone())
 }
 
 /// The crate's words, and the loader's below them, which say what is wrong with the file.

@@ -2,6 +2,9 @@
 //!
 //! Most machines have it as a Python package, whose `capi` folder holds the shared library beside the extension module.
 //! A place that somebody named is never skipped: if it does not hold ONNX Runtime, that is an error.
+//!
+//! A model's folder is data, and often the working folder: what is searched for is loaded from absolute paths only, which
+//! the user's environment names, and never from the folder that the command happens to run in.
 
 use std::ffi::OsString;
 use std::fs;
@@ -34,10 +37,10 @@ pub struct Surroundings {
     pub virtual_env: Option<OsString>,
     /// `PATH`.
     pub path: Option<OsString>,
+    /// `LD_LIBRARY_PATH`, which the system's loader searches first.
+    pub libraries: Option<OsString>,
     /// This very program.
     pub program: Option<PathBuf>,
-    /// The working folder, where `.venv` is looked for.
-    pub folder: PathBuf,
 }
 
 impl Surroundings {
@@ -49,42 +52,41 @@ impl Surroundings {
             dylib_path: set("ORT_DYLIB_PATH"),
             virtual_env: set("VIRTUAL_ENV"),
             path: set("PATH"),
+            libraries: set("LD_LIBRARY_PATH"),
             program: std::env::current_exe().ok(),
-            folder: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
         }
     }
 }
 
-/// Finds the library: the explicit path (a file or a folder), `ORT_DYLIB_PATH`, the active virtual environment, the
-/// one that this program is installed in, `.venv` in the working folder, the Python on `PATH`, and last whatever the system's loader knows by name.
+/// Finds the library: the explicit path (a file or a folder), `ORT_DYLIB_PATH`, the active virtual environment
+/// (`VIRTUAL_ENV`, absolute), the installation that this program is part of, the Python of an absolute folder on `PATH`, and
+/// last whatever the system's loader knows by name.
 ///
 /// # Errors
-/// [`RuntimeError::BadLibrary`] when the explicit path or the variable names nothing usable.
+/// [`RuntimeError::BadLibrary`] when the explicit path or the variable names nothing usable; [`RuntimeError::NotFound`] when
+/// the system's loader cannot be asked because it would search the working folder.
 pub fn locate(explicit: Option<&Path>, around: &Surroundings) -> Result<Located, RuntimeError> {
     if let Some(path) = explicit {
-        return named(path, "the path given for ONNX Runtime");
+        return named(path, "--onnxruntime");
     }
     if let Some(path) = &around.dylib_path {
         return named(Path::new(path), "ORT_DYLIB_PATH");
     }
     let mut looked_in = Vec::new();
-    let environments = [
-        around.virtual_env.as_ref().map(PathBuf::from),
-        // Installed as a Python package, the program stands in the `bin` of an environment.
-        around
-            .program
-            .as_ref()
-            .and_then(|p| Some(p.parent()?.parent()?.to_path_buf())),
-        Some(around.folder.join(".venv")),
-    ];
-    for environment in environments.into_iter().flatten() {
+    let active = around.virtual_env.as_ref().map(PathBuf::from);
+    if let Some(environment) = active.filter(|path| path.is_absolute()) {
         if let Some(path) = in_prefix(&environment) {
-            return Ok(found(
-                path,
-                format!("the Python environment {}", environment.display()),
-            ));
+            return Ok(found(path, "VIRTUAL_ENV".to_owned()));
         }
         looked_in.push(environment.display().to_string());
+    }
+    if let Some(folder) = around.program.as_deref().and_then(Path::parent) {
+        // Installed as a Python package, the program stands in the `bin` of an environment.
+        let environment = folder.parent();
+        if let Some(path) = in_folder(folder).or_else(|| environment.and_then(in_prefix)) {
+            return Ok(found(path, "the installation of gqa2mla".to_owned()));
+        }
+        looked_in.push(environment.unwrap_or(folder).display().to_string());
     }
     if let Some(python) = first_python(around) {
         if let Some(path) = of_python(&python) {
@@ -94,6 +96,15 @@ pub fn locate(explicit: Option<&Path>, around: &Surroundings) -> Result<Located,
             ));
         }
         looked_in.push(format!("the packages of {}", python.display()));
+    }
+    if searches_the_working_folder(around) {
+        looked_in.push(
+            "not the system's libraries, as LD_LIBRARY_PATH has an entry that is not absolute"
+                .to_owned(),
+        );
+        return Err(RuntimeError::NotFound {
+            looked_in: looked_in.join(", "),
+        });
     }
     looked_in.push("the system's libraries".to_owned());
     let name = format!(
@@ -107,6 +118,12 @@ pub fn locate(explicit: Option<&Path>, around: &Surroundings) -> Result<Located,
         by_loader: true,
         looked_in: looked_in.join(", "),
     })
+}
+
+/// Whether the system's loader would take a library from the working folder: to it an empty entry is that folder.
+fn searches_the_working_folder(around: &Surroundings) -> bool {
+    let entries = around.libraries.iter().flat_map(std::env::split_paths);
+    entries.into_iter().any(|entry| !entry.is_absolute())
 }
 
 fn found(path: PathBuf, origin: String) -> Located {
@@ -200,7 +217,9 @@ fn in_prefix(prefix: &Path) -> Option<PathBuf> {
 fn first_python(around: &Surroundings) -> Option<PathBuf> {
     let path = around.path.as_ref()?;
     let names = ["python3", "python", "python3.exe", "python.exe"];
-    std::env::split_paths(path).find_map(|folder| {
+    // An entry that is not absolute means the working folder, or a folder in it.
+    let mut folders = std::env::split_paths(path).filter(|folder| folder.is_absolute());
+    folders.find_map(|folder| {
         names
             .iter()
             .map(|name| folder.join(name))
@@ -227,13 +246,15 @@ fn is_script(python: &Path) -> bool {
         && &head == b"#!"
 }
 
-/// Asks the interpreter where the package is, without importing it.
+/// Asks the interpreter where the package is, without importing it. It starts in the root, because it looks for packages
+/// in the folder that it starts in.
 fn ask_python(python: &Path) -> Option<PathBuf> {
     const QUESTION: &str = "import importlib.util as u; s = u.find_spec('onnxruntime'); \
                             print(s.submodule_search_locations[0] if s else '')";
     const PATIENCE: Duration = Duration::from_secs(10);
     let mut child = Command::new(python)
         .args(["-c", QUESTION])
+        .current_dir(std::path::MAIN_SEPARATOR_STR)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -252,5 +273,6 @@ fn ask_python(python: &Path) -> Option<PathBuf> {
     let mut answer = String::new();
     child.stdout.take()?.read_to_string(&mut answer).ok()?;
     let answer = answer.trim();
-    (!answer.is_empty()).then(|| PathBuf::from(answer))
+    let answer = PathBuf::from(answer);
+    answer.is_absolute().then_some(answer)
 }

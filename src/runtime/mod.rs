@@ -15,5 +15,6 @@ pub mod tensor;
 mod tract;
 
 pub use error::RuntimeError;
+pub use library::{Used, used};
 pub use open::{open, open_messages, version};
 pub use session::{Provider, RuntimeKind, RuntimeOptions, Session};

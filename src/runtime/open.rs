@@ -1,8 +1,9 @@
 //! Chooses the runtime of a model and opens the model in it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::runtime::error::RuntimeError;
+use crate::runtime::library::Used;
 use crate::runtime::session::{Provider, RuntimeKind, RuntimeOptions, Session};
 #[cfg(feature = "tract")]
 use crate::runtime::tract;
@@ -43,14 +44,18 @@ pub fn open_messages(
     Ok(Box::new(ort::open(model, Some(messages), options)?))
 }
 
-/// The version of the ONNX Runtime that [`open`] would use, and where it is.
+/// The ONNX Runtime that [`open`] would use; it is loaded for that.
 ///
 /// # Errors
 /// [`RuntimeError::NotFound`] where there is none; [`RuntimeError::BadLibrary`] where it cannot be loaded.
-pub fn version() -> Result<(String, PathBuf), RuntimeError> {
+pub fn version() -> Result<Used, RuntimeError> {
     let located = locate::locate(None, &locate::Surroundings::of_process())?;
     let (_, version) = library::load(&located, false)?;
-    Ok((version, located.path))
+    Ok(Used {
+        version,
+        path: located.path,
+        origin: located.origin,
+    })
 }
 
 fn open_tract(model: &Path, options: &RuntimeOptions) -> Result<Box<dyn Session>, RuntimeError> {

@@ -1,20 +1,16 @@
-//! Folders in, folders out: the models of a folder that are rewritten, the files that go along, and the new folder, which
-//! takes its name only when it is whole.
+//! Folders in, folders out: the models of a folder that are rewritten, and the files that go along.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use gqa2mla_passes::inspect;
 use gqa2mla_passes::onnx::stored::Model;
 use gqa2mla_passes::recognize::reject::{Reason, Reject};
 use gqa2mla_passes::recognize::site::Site;
-use tempfile::TempDir;
 use walkdir::WalkDir;
 
-use crate::compress::convert::{MadeFolders, keep_rejected};
-use crate::files::interrupted::Temporary;
 use crate::files::load::{LoadError, load};
 use crate::validate::ports::LanguageModel;
 
@@ -205,151 +201,4 @@ fn files(root: &Path, out: &Path) -> Result<Vec<PathBuf>, BundleError> {
         }
     }
     Ok(found)
-}
-
-/// A folder that is being put together beside its final name, or in it where it exists; dropped, it disappears.
-pub struct Assembly {
-    _temporary: Temporary,
-    folder: TempDir,
-    /// After the folder: what was made for it goes when it is gone.
-    _made: MadeFolders,
-    target: PathBuf,
-}
-
-impl Assembly {
-    /// Begins a folder that is to be `target`.
-    ///
-    /// # Errors
-    /// [`BundleError::Io`] when nothing can be written there.
-    pub fn begin(target: &Path) -> Result<Self, BundleError> {
-        if target.exists() && !target.is_dir() {
-            return Err(failed(target, "writing a folder over a file")(
-                io::ErrorKind::AlreadyExists.into(),
-            ));
-        }
-        // In the folder itself where there is one: it may be on a file system of its own.
-        let parent = match target.is_dir() {
-            true => target.to_path_buf(),
-            false => match target.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-                _ => PathBuf::from("."),
-            },
-        };
-        let made = MadeFolders::up_to(&parent);
-        fs::create_dir_all(&parent).map_err(failed(&parent, "making the output folder"))?;
-        let folder = tempfile::Builder::new()
-            .prefix(".gqa2mla-")
-            .tempdir_in(&parent)
-            .map_err(failed(&parent, "making a temporary folder"))?;
-        Ok(Self {
-            _temporary: Temporary::new(folder.path()),
-            folder,
-            _made: made,
-            target: target.to_path_buf(),
-        })
-    }
-
-    /// Where the file with this relative path is until the folder has its name.
-    #[must_use]
-    pub fn path(&self, relative: &Path) -> PathBuf {
-        self.folder.path().join(relative)
-    }
-
-    /// Copies `relative` from `root` as it is.
-    ///
-    /// # Errors
-    /// [`BundleError::Io`].
-    pub fn copy(&mut self, root: &Path, relative: &Path) -> Result<(), BundleError> {
-        let (from, to) = (root.join(relative), self.place(relative)?);
-        fs::copy(&from, &to).map_err(failed(&from, "copying"))?;
-        Ok(())
-    }
-
-    /// Writes `text` under `relative`.
-    ///
-    /// # Errors
-    /// [`BundleError::Io`].
-    pub fn write(&mut self, relative: &Path, text: &str) -> Result<(), BundleError> {
-        let path = self.place(relative)?;
-        let written = fs::File::create(&path).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        });
-        written.map_err(failed(&path, "writing"))
-    }
-
-    fn place(&mut self, relative: &Path) -> Result<PathBuf, BundleError> {
-        let path = self.path(relative);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(failed(parent, "making a folder"))?;
-        }
-        Ok(path)
-    }
-
-    /// Gives the folder its name. Where it exists already, files take their places one by one: the old models go first
-    /// and the new ones come last, so that a model under its name is always whole.
-    ///
-    /// # Errors
-    /// [`BundleError::Io`].
-    pub fn publish(self) -> Result<PathBuf, BundleError> {
-        let error = failed(&self.target, "giving the output its name");
-        if !self.target.exists() {
-            open_to_others(self.folder.path()).map_err(&error)?;
-            fs::rename(self.folder.path(), &self.target).map_err(&error)?;
-            // What has its name is temporary no more.
-            let _ = self.folder.keep();
-            return Ok(self.target);
-        }
-        let staged = self.folder.path();
-        let mut files = files(staged, staged)?;
-        files.sort_by_key(|f| f.extension().is_some_and(|e| e == "onnx"));
-        let models = files
-            .iter()
-            .filter(|f| f.extension().is_some_and(|e| e == "onnx"));
-        for model in models {
-            let old = self.target.join(model);
-            if old.exists() {
-                fs::remove_file(&old).map_err(failed(&old, "replacing"))?;
-            }
-        }
-        for file in &files {
-            let to = self.target.join(file);
-            if let Some(parent) = to.parent() {
-                fs::create_dir_all(parent).map_err(failed(parent, "making a folder"))?;
-            }
-            fs::rename(staged.join(file), &to)
-                .map_err(failed(&to, "giving the output its name"))?;
-        }
-        Ok(self.target)
-    }
-
-    /// Keeps the folder as `<name>.rejected` beside its name.
-    ///
-    /// # Errors
-    /// [`BundleError::Io`].
-    pub fn reject(self) -> Result<PathBuf, BundleError> {
-        let error = failed(&self.target, "keeping the rejected output");
-        let names = files(self.folder.path(), self.folder.path())?;
-        let kept = keep_rejected(&self.target, &names, self.folder.keep()).map_err(error)?;
-        open_to_others(&kept).map_err(failed(&kept, "keeping the rejected output"))?;
-        Ok(kept)
-    }
-}
-
-/// A temporary folder is its owner's alone; this one is to be read by whoever may read the folders around it.
-#[cfg(unix)]
-fn open_to_others(folder: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    // As a folder that is made beside it: the process' umask is in there.
-    let beside = tempfile::Builder::new()
-        .prefix(".gqa2mla-")
-        .permissions(fs::Permissions::from_mode(0o777))
-        .tempdir_in(folder)?;
-    let mode = fs::metadata(beside.path())?.permissions();
-    fs::set_permissions(folder, mode)
-}
-
-#[cfg(not(unix))]
-fn open_to_others(_: &Path) -> io::Result<()> {
-    Ok(())
 }

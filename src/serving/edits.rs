@@ -52,11 +52,15 @@ pub fn data_file(stacks: &[Stack], model: &LoadedModel) -> DataFile {
         {
             DataFile::Inline
         }
-        _ if stacks.contains(&Stack::TransformersJs) => {
+        // A fixed name: the folder is published as a whole, so that no old model meets new weights.
+        _ => {
             let name = model.path.file_name().unwrap_or_default();
-            DataFile::Named(format!("{}_data", name.to_string_lossy()))
+            let ending = match stacks.contains(&Stack::TransformersJs) {
+                true => "_data",
+                false => ".data",
+            };
+            DataFile::Named(format!("{}{ending}", name.to_string_lossy()))
         }
-        _ => DataFile::Beside,
     }
 }
 

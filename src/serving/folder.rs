@@ -14,7 +14,9 @@ use crate::compress::run::{Compression, compress};
 use crate::compress::widths::Widths;
 use crate::files::foreign;
 use crate::files::load::{LoadError, load};
-use crate::serving::bundle::{Assembly, Bundle, BundleError};
+use crate::files::outputs::{OutputError, check_folder};
+use crate::files::staging::{Staging, StagingError};
+use crate::serving::bundle::{Bundle, BundleError};
 use crate::serving::config::Edit;
 use crate::serving::edits::{check, data_file, edited, place};
 use crate::serving::error::ServingError;
@@ -31,6 +33,8 @@ pub struct FolderRequest<'f> {
     pub only: Option<&'f Path>,
     /// The folder to make.
     pub out: &'f Path,
+    /// Whether files there that no rewrite wrote may be replaced.
+    pub force: bool,
     /// The stacks whose configurations are edited; `None` goes by the files that are there.
     pub stacks: Option<Vec<Stack>>,
     /// How each model is compressed.
@@ -49,7 +53,7 @@ pub struct RewrittenFolder {
     pub copied: usize,
     /// The rewritten models, by their paths in the original folder.
     pub models: Vec<(PathBuf, Compression)>,
-    assembly: Assembly,
+    staging: Staging,
 }
 
 /// Why there is no rewritten folder. Nothing is left under its name then.
@@ -59,6 +63,12 @@ pub enum FolderError {
     /// The folder's files, or those of the output.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// The output is an input, or somebody else's.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// The output cannot be written.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
     /// A model cannot be read.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -102,6 +112,7 @@ pub fn rewrite_folder(
     request: &FolderRequest,
     observer: &mut Observer,
 ) -> Result<RewrittenFolder, FolderError> {
+    check_folder(request.folder, request.out, &[], request.force)?;
     let bundle = Bundle::read(request.folder, request.only, request.out);
     let bundle = bundle.map_err(|error| match (error, foreign::folder(request.folder)) {
         (BundleError::Empty(path), Some(advice)) => LoadError::Foreign { path, advice }.into(),
@@ -118,18 +129,30 @@ pub fn rewrite_folder(
     };
     let uniform = request.compression.widths == Widths::Uniform;
     check(&stacks, &texts, uniform).map_err(serving)?;
-    let assembly = Assembly::begin(request.out)?;
+    let written: Vec<PathBuf> = bundle
+        .models
+        .iter()
+        .map(|model| place(&stacks, &texts, model))
+        .chain(bundle.others.iter().cloned())
+        .chain(files.iter().map(PathBuf::from))
+        .collect();
+    check_folder(request.folder, request.out, &written, request.force)?;
+    let mut compression = request.compression.clone();
+    compression.options.one_width = stacks
+        .iter()
+        .any(|stack| matches!(stack, Stack::Genai | Stack::Optimum));
+    let staging = Staging::folder(request.out, &bundle.root)?;
     let mut models = Vec::new();
     let mut changed: Option<(BTreeMap<String, String>, Vec<Edit>)> = None;
     for file in &bundle.models {
         let model = load(&bundle.root.join(file))?;
-        let out = assembly.path(&place(&stacks, &texts, file));
+        let out = staging.path(&place(&stacks, &texts, file));
         let destination = Destination {
             out: &out,
             data: data_file(&stacks, &model),
             work: request.out.parent(),
         };
-        let compression = compress(&model, &destination, request.compression, observer)?;
+        let compression = compress(&model, &destination, &compression, observer)?;
         let after = &compression.compressed.written()?.model.proto;
         let fused = request.compression.options.form.target() == Target::Gqa;
         let latent = Latent::of(&model, after, fused).map_err(|cause| FolderError::Interface {
@@ -151,7 +174,7 @@ pub fn rewrite_folder(
         stacks,
         edits,
         models,
-        assembly,
+        staging,
     };
     folder.add_others(&configurations)?;
     Ok(folder)
@@ -159,15 +182,18 @@ pub fn rewrite_folder(
 
 impl RewrittenFolder {
     /// Puts the other files beside the models: those of `configurations` with their new texts, the rest unchanged.
-    fn add_others(&mut self, configurations: &BTreeMap<String, String>) -> Result<(), BundleError> {
+    fn add_others(
+        &mut self,
+        configurations: &BTreeMap<String, String>,
+    ) -> Result<(), StagingError> {
         let is_new = |file: &str| configurations.contains_key(file);
         for file in &self.bundle.others {
             if !is_new(file.to_string_lossy().as_ref()) {
-                self.assembly.copy(&self.bundle.root, file)?;
+                self.staging.copy(file)?;
             }
         }
         for (file, text) in configurations {
-            self.assembly.write(Path::new(file), text)?;
+            self.staging.write(Path::new(file), text.as_bytes())?;
         }
         Ok(())
     }
@@ -188,8 +214,8 @@ impl RewrittenFolder {
             model.compressed.publish()?;
         }
         Ok(match accepted {
-            true => self.assembly.publish()?,
-            false => self.assembly.reject()?,
+            true => self.staging.publish()?,
+            false => self.staging.reject()?,
         })
     }
 }

@@ -1,5 +1,8 @@
 //! Input that is not what it should be: what the command says, and that nothing makes the library panic.
 
+#[path = "bad_input/strangers.rs"]
+mod strangers;
+
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Statistics of a text, the factors made from them, and what is refused.
 
+#[path = "calibration/positions.rs"]
+mod positions;
 #[path = "calibration/refused.rs"]
 mod refused;
 #[path = "calibration/sizes.rs"]

@@ -38,13 +38,10 @@ const SHELL: [&[&str]; 8] = [
 ];
 
 /// Circles inside rooms that are still to be opened, by their first file. The aim is an empty list.
-const KNOWN_CIRCLES: [&str; 6] = [
-    "factor/reconstruct/attention.rs",
+const KNOWN_CIRCLES: [&str; 3] = [
     "facts/mod.rs",
     "operators/mod.rs",
     "recognize/rotation/mod.rs",
-    "fit/calibrate/mod.rs",
-    "fit/reconstruct/mod.rs",
 ];
 
 fn passes() -> House {

@@ -326,8 +326,8 @@ fn factors_have_the_type_of_what_they_multiply() {
         let factors = graph
             .initializer
             .iter()
-            .filter(|t| t.name().contains("/mla/w_"));
-        assert!(factors.clone().count() >= 4, "{name}");
+            .filter(|t| t.name().contains("mla/w_"));
+        assert!(factors.clone().count() >= 2, "{name}");
         assert!(
             factors.clone().all(|t| t.data_type() == elem_type),
             "{name}"

@@ -150,7 +150,7 @@ fn diff_tells_weights_apart_that_have_one_name_and_shape() {
     let at = graph
         .initializer
         .iter()
-        .position(|t| t.name().ends_with("/w_dv"))
+        .position(|t| t.name().starts_with("mla/w_uv"))
         .unwrap();
     let mut bytes = model
         .model

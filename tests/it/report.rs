@@ -101,6 +101,8 @@ fn every_key_of_the_data_is_in_its_documentation_and_the_other_way_round() {
         "gqa2mla rewrite … --report FILE.json",
         "FILE.html",
         "null",
+        "asked",
+        "usual",
         "matmul",
         "gqa",
         "--max-perplexity-increase",

@@ -8,7 +8,7 @@ use gqa2mla_passes::onnx::{
     TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
     tensor_proto::DataType, type_proto,
 };
-use gqa2mla_passes::{RewriteError, RewriteOptions, inspect};
+use gqa2mla_passes::{RankPlan, RewriteError, RewriteOptions, inspect};
 
 fn graph(model: &mut LoadedModel) -> &mut GraphProto {
     model.model.proto.graph.as_mut().unwrap()
@@ -99,7 +99,11 @@ fn branches(model: &mut LoadedModel) -> Vec<&mut GraphProto> {
 #[test]
 fn branches_that_share_a_cache_share_its_factors() {
     let mut model = loaded("merged-llama");
-    rewritten(&mut model, RewriteOptions::default()).unwrap();
+    let options = RewriteOptions {
+        ranks: RankPlan::Uniform(16),
+        ..RewriteOptions::default()
+    };
+    rewritten(&mut model, options).unwrap();
     let g = graph(&mut model);
     let factors = g
         .initializer

@@ -54,7 +54,7 @@ fn the_same_input_gives_the_same_bytes_whatever_the_number_of_threads() {
                 "{name}: {:?}",
                 outputs[0].keys()
             );
-            with_data += usize::from(outputs[0].contains_key("model.onnx.data"));
+            with_data += usize::from(outputs[0].keys().any(|name| name.ends_with(".data")));
             // Not assert_eq: nobody wants to read the bytes.
             assert!(
                 outputs[0] == outputs[1],

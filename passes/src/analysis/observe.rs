@@ -10,6 +10,7 @@ use ndarray::Array2;
 use crate::analysis::Analysis;
 use crate::analysis::identity::{CacheId, SiteId};
 use crate::analysis::view::SiteView;
+use crate::factor::rope::Rope;
 use crate::graph::build::{int64_vector, node, vector_name};
 use crate::graph::cleanup::{Live, cleanup};
 use crate::graph::scopes::Scope;
@@ -61,6 +62,8 @@ pub struct ObservedLayer {
     pub scoring: Option<Scoring>,
     /// How its keys are rotated.
     pub rotated: Rotated,
+    /// The same in numbers, where the graph's constants tell it.
+    pub rope: Option<Rope>,
     /// W_O [H*dv, E], where it is plainly there.
     pub output_projection: Option<Array2<f64>>,
     /// The model's output for each quantity; one that this attention cannot show is absent.
@@ -181,6 +184,7 @@ impl Views {
                 score: output_of(seen.graph, site.score),
                 output: output_of(seen.graph, site.output),
                 scoring: seen.scoring(),
+                rope: seen.rope(),
                 rotated: seen.rotation().clone(),
                 output_projection: seen.output_projection(),
                 outputs,

@@ -8,7 +8,8 @@ use ndarray::Array2;
 use crate::analysis::identity::SiteId;
 use crate::analysis::placed::PlacedSite;
 use crate::factor::moments::value_readers;
-use crate::factor::weights_only::{self, Turn};
+use crate::factor::rope::Rope;
+use crate::factor::weights_only;
 use crate::factor::{Moments, Ranks, SideMoments};
 use crate::facts::Facts;
 use crate::graph::Graph;
@@ -18,7 +19,7 @@ use crate::recognize::rotation::fingerprint::fingerprint;
 use crate::recognize::rotation::{Rotated, query_rotation, rotation};
 use crate::recognize::scoring::{Scoring, scoring};
 use crate::recognize::site::{Side, Site};
-use crate::weights::frequencies::frequencies;
+use crate::weights::frequencies::rope;
 use crate::weights::output_projection::output_projection;
 use crate::weights::projection::projection;
 
@@ -99,7 +100,7 @@ impl<'v> SiteView<'v> {
     pub fn weight_moments(&self, ranks: Ranks, context: usize) -> Moments {
         let site = self.site();
         let lossy = ranks.key < site.kv_heads * site.key.size;
-        let turn = lossy.then(|| self.turn()).flatten();
+        let rope = lossy.then(|| self.rope()).flatten();
         let weight = |value: &str, width: usize| {
             projection(self.model, self.graph, self.facts, value, width)
         };
@@ -115,13 +116,13 @@ impl<'v> SiteView<'v> {
         let mut key = side(&site.key, ranks.key);
         let mut value = side(&site.value, ranks.value);
         if lossy {
-            if let Some(turn) = &turn {
-                key.cached = weights_only::over_positions(&key.cached, turn, context);
+            if let Some(rope) = &rope {
+                key.cached = rope.mean_square(&key.cached, context);
             }
             let queries = weight(&site.query, site.heads * site.key.size);
             key.weight = queries.map(|w| {
                 let groups = site.kv_heads;
-                weights_only::readers_of_keys(&w, site.heads, groups, turn.as_ref(), context)
+                weights_only::readers_of_keys(&w, site.heads, groups, rope.as_ref(), context)
             });
         }
         if ranks.value < value.cached.nrows() {
@@ -135,17 +136,9 @@ impl<'v> SiteView<'v> {
         }
     }
 
-    /// The rotation of the keys in numbers, where all of a head is rotated.
-    fn turn(&self) -> Option<Turn> {
-        let Rotated::By(rotation) = self.rotation() else {
-            return None;
-        };
-        let half = self.site().key.size / 2;
-        let frequencies = frequencies(self.model, self.graph, self.facts, rotation, half)
-            .filter(|_| rotation.whole)?;
-        Some(Turn {
-            frequencies,
-            interleaved: rotation.interleaved,
-        })
+    /// The rotation of the keys in numbers; `None` where the graph's constants do not tell it.
+    pub fn rope(&self) -> Option<Rope> {
+        let size = self.site().key.size;
+        rope(self.model, self.graph, self.facts, self.rotation(), size)
     }
 }

@@ -2,7 +2,9 @@
 
 mod dense;
 pub mod moments;
+pub mod position_free;
 pub mod reconstruct;
+pub mod rope;
 pub mod spectral;
 pub mod statistics;
 pub mod transmla;

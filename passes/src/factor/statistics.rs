@@ -3,6 +3,8 @@
 use ndarray::{Array1, Array2, ArrayView2, ArrayView3, Axis};
 
 use crate::factor::moments::{Moments, SideMoments};
+use crate::factor::position_free::PositionFree;
+use crate::factor::rope::Rope;
 
 /// What one attention did on some tokens of one sequence; row-major views into what a runtime returned.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +40,9 @@ pub struct Statistics {
     pub value_square: Array2<f64>,
     /// Sum of q qᵀ over the heads of each group, [d, d] a KV head.
     pub query_square: Vec<Array2<f64>>,
+    /// Keys and queries with their rotation undone; `None` where it is not known, and every sum of rotated rows then holds
+    /// for the positions that were read alone.
+    pub position_free: Option<PositionFree>,
     /// By head: sum of p over queries and keys, [H].
     pub received: Array1<f64>,
     /// By head: sum of p v, [H, m].
@@ -62,6 +67,8 @@ pub struct Recipe {
     pub received_values: bool,
     /// Take keys before rotation, for the form that caches those.
     pub unrotated: bool,
+    /// Average rotated keys and queries over this many positions, from 0, where their rotation is known.
+    pub positions: usize,
 }
 
 impl Statistics {
@@ -83,6 +90,7 @@ impl Statistics {
             unrotated_value: unrotated.then(|| Array2::zeros((n, m))),
             value_square: Array2::zeros((m, m)),
             query_square: vec![Array2::zeros((key_size, key_size)); kv_heads],
+            position_free: None,
             received: Array1::zeros(heads),
             received_value: Array2::zeros((heads, m)),
             squared: Array1::zeros(heads),
@@ -91,7 +99,19 @@ impl Statistics {
         }
     }
 
-    /// Adds one sequence. The shapes have to be those the sums were made for.
+    /// The same, with the rotation that keys and queries are expected to have. It is undone in further sums as long as it
+    /// is what the keys of every sequence show.
+    #[must_use]
+    pub fn expecting(self, rope: Option<Rope>) -> Self {
+        let kv_heads = self.query_square.len();
+        let fits = |rope: &Rope| rope.size() * kv_heads == self.key_sum.len();
+        Self {
+            position_free: rope.filter(fits).map(|r| PositionFree::new(r, kv_heads)),
+            ..self
+        }
+    }
+
+    /// Adds one sequence, which began at position 0. The shapes have to be those the sums were made for.
     pub fn add(&mut self, seen: &Activations) {
         let keys = tokens_by_width(&seen.keys);
         let values = tokens_by_width(&seen.values);
@@ -108,6 +128,7 @@ impl Statistics {
                 *cross += &rows.t().dot(&values);
             }
         }
+        self.add_position_free(seen);
         let group = seen.queries.len_of(Axis(0)) / self.query_square.len().max(1);
         for (head, q) in seen.queries.outer_iter().enumerate() {
             let q = q.mapv(f64::from);
@@ -121,6 +142,23 @@ impl Statistics {
         self.squared_value += &squared.dot(&values);
         let by_token = squared.sum_axis(Axis(0)).insert_axis(Axis(1));
         self.squared_square += &(&values * &by_token).t().dot(&values);
+    }
+
+    /// Keys whose rotation is not the expected one end the sums that rely on it.
+    fn add_position_free(&mut self, seen: &Activations) {
+        let keys = rows_of(&seen.keys);
+        let width = self.key_sum.len();
+        let explained = |sums: &PositionFree| {
+            let before = seen.unrotated.as_ref().and_then(|rows| rows.as_slice());
+            before.is_some_and(|rows| sums.rope.explains(rows, &keys, width))
+        };
+        let known = self.position_free.take().filter(explained);
+        self.position_free = known.map(|mut sums| {
+            let queries: Vec<_> = seen.queries.outer_iter().collect();
+            let heads: Vec<&[f32]> = queries.iter().filter_map(|q| q.to_slice()).collect();
+            sums.add(&keys, heads.into_iter());
+            sums
+        });
     }
 
     /// Whether the shapes belong together.
@@ -137,6 +175,10 @@ impl Statistics {
             && heads % groups == 0
             && m % groups == 0
             && self.query_square.iter().all(|q| q.dim() == (size, size))
+            && self
+                .position_free
+                .as_ref()
+                .is_none_or(|s| s.is_consistent() && s.key_sum.len() == n)
             && self.key_square.dim() == (n, n)
             && self
                 .unrotated_square
@@ -163,7 +205,9 @@ impl Statistics {
             &self.squared_value,
             &self.squared_square,
         ];
+        let free = self.position_free.as_ref();
         vectors.iter().all(|v| v.iter().all(|x| x.is_finite()))
+            && free.is_none_or(PositionFree::is_finite)
             && matrices
                 .into_iter()
                 .chain(&self.query_square)
@@ -176,18 +220,24 @@ impl Statistics {
     /// heads of the group; without it every direction of the values counts alike.
     pub fn moments(&self, recipe: Recipe, readers: Option<Vec<Array2<f64>>>) -> Moments {
         let tokens = self.tokens.max(1.0);
+        let anywhere = self.position_free.as_ref();
+        let anywhere = anywhere.map(|sums| sums.over(recipe.positions));
+        let (mean, square, queries) = match &anywhere {
+            Some(sums) => (&sums.key_sum, &sums.key_square, &sums.query_square),
+            None => (&self.key_sum, &self.key_square, &self.query_square),
+        };
         let unrotated = self.unrotated_square.as_ref().filter(|_| recipe.unrotated);
-        let mut cached = unrotated.unwrap_or(&self.key_square) / tokens;
+        let mut cached = unrotated.unwrap_or(square) / tokens;
         // A constant before rotation is none after it.
         if recipe.centred_keys && unrotated.is_none() {
-            let mean = &self.key_sum / tokens;
+            let mean = mean / tokens;
             cached -= &outer(&mean, &mean);
         }
         let key = SideMoments {
             cached,
             weight: recipe
                 .weighted
-                .then(|| self.query_square.iter().map(|q| q / tokens).collect()),
+                .then(|| queries.iter().map(|q| q / tokens).collect()),
             measured: true,
         };
         let mut value_mean = None;
@@ -240,12 +290,12 @@ fn outer(a: &Array1<f64>, b: &Array1<f64>) -> Array2<f64> {
 /// [G, T, d] as rows [T, G*d] in f64.
 fn tokens_by_width(heads: &ArrayView3<f32>) -> Array2<f64> {
     let (count, length, size) = heads.dim();
-    let mut rows = Array2::zeros((length, count * size));
-    for (mut part, head) in rows
-        .axis_chunks_iter_mut(Axis(1), size.max(1))
-        .zip(heads.outer_iter())
-    {
-        part.zip_mut_with(&head, |x, &y| *x = f64::from(y));
-    }
-    rows
+    let rows = rows_of(heads).into_iter().map(f64::from).collect();
+    Array2::from_shape_vec((length, count * size), rows).unwrap_or_default()
+}
+
+/// [G, T, d] as rows [T, G*d].
+fn rows_of(heads: &ArrayView3<f32>) -> Vec<f32> {
+    let by_token = heads.view().permuted_axes([1, 0, 2]);
+    by_token.iter().copied().collect()
 }

@@ -153,14 +153,27 @@ impl Builder<'_> {
         self.contradiction = self.contradiction.take().or(placed.err());
     }
 
-    /// From rows [B, G, T, d] of one side to latent rows [B, T, r], which the last node gives the name `<letter>_BTr`.
+    /// From rows [B, G, T, d] of one side to latent rows [B, T, r], which the last node gives the name `<letter>_BTr`; where
+    /// there is no w_d, the latent is the heads side by side.
     pub fn latent_rows(&mut self, side: &Side, letter: char, rows: &str) -> Vec<NodeProto> {
         let packed = self.vector(&[0, 0, self.site.kv_heads as i64 * side.size as i64]);
         let down = match letter {
-            'k' => self.layout.name("w_dk"),
-            _ => self.layout.name("w_dv"),
+            'k' => self.layout.find("w_dk"),
+            _ => self.layout.find("w_dv"),
         };
         let part = |p: &str| format!("{letter}_{p}");
+        let Some(down) = down else {
+            let by_token = self.unary("Transpose", &part("BTGd"), &[rows]);
+            let joined = [self.name(&part("BTGd")), packed];
+            return vec![
+                by_token.with_ints("perm", &[0, 2, 1, 3]),
+                self.unary(
+                    "Reshape",
+                    &part("BTr"),
+                    &joined.each_ref().map(String::as_str),
+                ),
+            ];
+        };
         vec![
             self.unary("Transpose", &part("BTGd"), &[rows])
                 .with_ints("perm", &[0, 2, 1, 3]),

@@ -4,17 +4,18 @@
 //! own lengths. Rotation has happened before; every factor of the scores is in w_uk.
 
 use crate::analysis::SiteView;
+use crate::analysis::identity::SiteId;
 use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
 use crate::forms::layout::{Layout, latents};
 use crate::forms::names::SiteNames;
-use crate::forms::{Form, FormError};
+use crate::forms::{Form, FormError, RankPlan};
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
 use crate::graph::{float_attribute, int_attribute};
 use crate::onnx::NodeProto;
 use crate::operators::Target;
-use crate::recognize::site::Side;
+use crate::recognize::site::{Side, Site};
 
 /// The operator's head sizes are multiples of this.
 const RANK_STEP: usize = 8;
@@ -34,6 +35,15 @@ impl Form for Grouped {
 
     fn rank_step(&self) -> usize {
         RANK_STEP
+    }
+
+    /// The operator has one width for keys and values.
+    fn ranks(&self, plan: &RankPlan, id: &SiteId, site: &Site) -> Ranks {
+        let ranks = plan.ranks(id, site, RANK_STEP);
+        match plan {
+            RankPlan::Each(_) => ranks,
+            _ => Ranks::uniform(ranks.key.max(ranks.value)),
+        }
     }
 
     fn check(&self, view: &SiteView, ranks: Ranks) -> Result<(), FormError> {

@@ -8,6 +8,7 @@ use crate::analysis::SiteView;
 use crate::factor::{Factors, SideFactors};
 use crate::forms::names::SiteNames;
 use crate::forms::tensors::{TensorRange, tensor};
+use crate::graph::text::type_name;
 use crate::onnx::TensorProto;
 use crate::recognize::site::Site;
 
@@ -61,6 +62,29 @@ impl Layout {
         Ok(())
     }
 
+    /// Adds `values`, which `content` describes in full, as an initializer of element type `elem_type` that all attentions
+    /// with the same content share, and lets it serve `role`.
+    ///
+    /// # Errors
+    /// [`TensorRange`] where the type cannot hold a value.
+    pub fn add_shared(
+        &mut self,
+        names: &SiteNames,
+        (role, content): (&'static str, &str),
+        elem_type: i32,
+        values: &ArrayD<f64>,
+    ) -> Result<(), TensorRange> {
+        let sizes: Vec<String> = values.shape().iter().map(ToString::to_string).collect();
+        let (kind, sizes) = (type_name(elem_type), sizes.join(","));
+        let name = names.shared(&format!("mla/{role}/{kind}[{sizes}]{content}"));
+        let view = values.as_standard_layout();
+        self.tensors.push(tensor(&name, elem_type, &view.view())?);
+        let shape = (elem_type, values.shape().to_vec());
+        self.declared.insert(name.clone(), shape);
+        self.set(role, name);
+        Ok(())
+    }
+
     /// Name, element type and shape of every initializer.
     pub fn declared(&self) -> impl Iterator<Item = (&str, i32, &[usize])> {
         let all = self.declared.iter();
@@ -95,6 +119,9 @@ impl Layout {
 /// b_v  [H, 1, dv]   added to the outputs, where the latent leaves out a mean
 /// ```
 ///
+/// At full rank the latent holds the heads side by side. Then no w_d is written, and the w_u, which only pick a head and
+/// scale it, are one tensor for all attentions of the same geometry.
+///
 /// # Errors
 /// [`TensorRange`] where the model's element type cannot hold a factor.
 pub fn latents(
@@ -105,14 +132,41 @@ pub fn latents(
     let site = view.site();
     let cached = site.elem_type;
     let mut layout = Layout::default();
-    let down = |side: &SideFactors| side.down.clone().into_dyn();
     let up_key = (&factors.key.up * site.key.scale).into_dyn();
-    layout.add(names, "w_dk", cached, &down(&factors.key))?;
-    layout.add(names, "w_uk", site.key.product_type, &up_key)?;
-    layout.add(names, "w_dv", cached, &down(&factors.value))?;
     let up_value = (&factors.value.up * site.value.scale).permuted_axes([0, 2, 1]);
-    let product = site.value.product_type;
-    layout.add(names, "w_uv", product, &up_value.into_dyn())?;
+    let sides = [
+        (&factors.key, &site.key, ("w_dk", "w_uk"), up_key),
+        (
+            &factors.value,
+            &site.value,
+            ("w_dv", "w_uv"),
+            up_value.into_dyn(),
+        ),
+    ];
+    for (factors, side, (down, up), values) in sides {
+        if is_identity(factors) {
+            let content = (up, &*format!("*{}", side.scale));
+            layout.add_shared(names, content, side.product_type, &values)?;
+        } else {
+            layout.add(names, down, cached, &factors.down.clone().into_dyn())?;
+            layout.add(names, up, side.product_type, &values)?;
+        }
+    }
     layout.add_output_bias(names, site, factors)?;
     Ok(layout)
+}
+
+/// Whether the latent is the heads side by side: w_d is the identity, and w_u picks each head.
+fn is_identity(factors: &SideFactors) -> bool {
+    let (groups, size, rank) = factors.up.dim();
+    let down = factors.down.indexed_iter();
+    let up = factors.up.indexed_iter();
+    factors.down.dim() == (rank, rank)
+        && groups * size == rank
+        && down
+            .into_iter()
+            .all(|((i, j), v)| *v == f64::from(u8::from(i == j)))
+        && up
+            .into_iter()
+            .all(|((g, i, j), v)| *v == f64::from(u8::from(g * size + i == j)))
 }

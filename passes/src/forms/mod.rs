@@ -37,7 +37,7 @@ pub use expanded::Expanded;
 pub use grouped::Grouped;
 pub use layout::{Layout, latents};
 pub use names::{Names, SiteNames};
-pub use ranks::RankPlan;
+pub use ranks::{RankPlan, full_ranks, loses};
 pub use tensors::{TensorRange, tensor};
 
 /// Every form of this library, the default first.

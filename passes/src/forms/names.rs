@@ -78,6 +78,15 @@ impl<'n> SiteNames<'n> {
         format!("{}/{part}", self.prefix)
     }
 
+    /// The name `base`, which describes its content in full, or one made of it where the model has something of that name.
+    pub fn shared(&self, base: &str) -> String {
+        let mut name = base.to_owned();
+        while self.is_taken(&name) {
+            name.push('+');
+        }
+        name
+    }
+
     /// Whether any graph of the model has a node or a value called `name`.
     pub fn is_taken(&self, name: &str) -> bool {
         self.all.taken.contains(name)

@@ -21,21 +21,102 @@ pub enum RankPlan {
 }
 
 impl RankPlan {
-    /// The widths of `site`, which `id` names, in multiples of `step`.
+    /// The widths of `site`, which `id` names, in multiples of `step`; no side is wider than its cached heads, but for a
+    /// width that is wider than both and is refused.
     pub fn ranks(&self, id: &SiteId, site: &Site, step: usize) -> Ranks {
+        let full = full_ranks(site);
         match self {
-            Self::Full => Ranks::uniform(site.full_rank()),
-            Self::Uniform(rank) => Ranks::uniform(*rank),
+            Self::Full => full,
+            Self::Uniform(rank) if *rank > site.full_rank() => Ranks::uniform(*rank),
+            Self::Uniform(rank) => Ranks {
+                key: full.key.min(*rank),
+                value: full.value.min(*rank),
+            },
             Self::Ratio(ratio) => {
                 // A hair above, so that a ratio that was computed from a rank gives that rank.
-                let exact = ratio * site.cached_numbers() as f64 / 2.0 + 1e-9;
-                let rank = exact as usize / step * step;
-                Ranks::uniform(rank.clamp(step, site.full_rank().max(step)))
+                let all = ratio * site.cached_numbers() as f64 + 2e-9;
+                let stepped = |numbers: f64| (numbers.max(0.0) as usize / step * step).max(step);
+                let half = all / 2.0;
+                // What a narrow side cannot use goes to the other.
+                let key = full.key.min(stepped(half.max(all - full.value as f64)));
+                let value = full.value.min(stepped(half.max(all - full.key as f64)));
+                Ranks { key, value }
             }
-            Self::Each(ranks) => ranks
-                .get(id)
-                .copied()
-                .unwrap_or_else(|| Ranks::uniform(site.full_rank())),
+            Self::Each(ranks) => ranks.get(id).copied().unwrap_or(full),
         }
+    }
+}
+
+/// The widths at which nothing is lost: G*d of the keys and G*dv of the values.
+pub fn full_ranks(site: &Site) -> Ranks {
+    Ranks {
+        key: site.kv_heads * site.key.size,
+        value: site.kv_heads * site.value.size,
+    }
+}
+
+/// Whether latents of `ranks` lose something of the keys or the values of `site`.
+pub fn loses(ranks: Ranks, site: &Site) -> bool {
+    let full = full_ranks(site);
+    ranks.key < full.key || ranks.value < full.value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RankPlan, Ranks, full_ranks, loses};
+    use crate::analysis::identity::SiteId;
+    use crate::graph::NodeId;
+    use crate::recognize::site::{Dialect, Side, Site};
+
+    /// G = 2 KV heads of d = 24 and dv = 16.
+    fn unequal() -> Site {
+        let side = |size| Side {
+            new: String::new(),
+            source: String::new(),
+            cache: None,
+            scale: 1.0,
+            size,
+            product_type: 1,
+            path: Vec::new(),
+            shape_readers: Vec::new(),
+        };
+        Site {
+            layer: 0,
+            name: String::new(),
+            dialect: Dialect::MATMUL,
+            heads: 4,
+            kv_heads: 2,
+            elem_type: 1,
+            query: String::new(),
+            score: NodeId(0),
+            output: NodeId(1),
+            probabilities: String::new(),
+            key: side(24),
+            value: side(16),
+        }
+    }
+
+    fn ranks(plan: &RankPlan) -> (usize, usize) {
+        let Ranks { key, value } = plan.ranks(&SiteId::new("present.0.key"), &unequal(), 1);
+        (key, value)
+    }
+
+    #[test]
+    fn exact_latents_are_as_wide_as_each_side_and_no_wider() {
+        assert_eq!(ranks(&RankPlan::Full), (48, 32));
+        assert_eq!(ranks(&RankPlan::Ratio(1.0)), (48, 32));
+        assert_eq!(ranks(&RankPlan::Uniform(40)), (40, 32));
+        assert!(!loses(full_ranks(&unequal()), &unequal()));
+    }
+
+    #[test]
+    fn a_share_of_the_cache_is_that_share_of_its_numbers() {
+        assert_eq!(ranks(&RankPlan::Ratio(0.5)), (20, 20));
+        assert_eq!(ranks(&RankPlan::Ratio(0.9)), (40, 32));
+    }
+
+    #[test]
+    fn a_rank_above_both_sides_stays_as_it_was_asked_for() {
+        assert_eq!(ranks(&RankPlan::Uniform(49)), (49, 49));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::analysis::{Analysis, SiteView};
 use crate::factor::Ranks;
-use crate::forms::Form;
+use crate::forms::{Form, full_ranks};
 use crate::graph::patch::Patch;
 use crate::graph::{subgraphs, text};
 use crate::onnx::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
@@ -59,11 +59,12 @@ impl Explained {
             ),
             before,
             plan: format!(
-                "form {}, ranks {} and {} of {}, key scale {}, value scale {}",
+                "form {}, ranks {} of {} and {} of {}, key scale {}, value scale {}",
                 form.name(),
                 ranks.key,
+                full_ranks(site).key,
                 ranks.value,
-                site.full_rank(),
+                full_ranks(site).value,
                 site.key.scale,
                 site.value.scale
             ),

@@ -19,7 +19,9 @@ pub struct RewriteOptions<'f> {
     pub allow_partial: bool,
     /// The target form.
     pub form: &'f dyn Form,
-    /// Positions over which factors from weights alone average rotated keys; `None` is [`CONTEXT`].
+    /// Give keys and values of each attention one width, the wider of the two, as some serving stacks need.
+    pub one_width: bool,
+    /// Positions to be served, from 0: moments of rotated keys and queries are averaged over them. `None` is [`CONTEXT`].
     pub context: Option<usize>,
     /// Rewrite these attentions alone; `None` rewrites all.
     pub only: Option<BTreeSet<SiteId>>,
@@ -34,6 +36,7 @@ impl Default for RewriteOptions<'_> {
             ranks: RankPlan::default(),
             allow_partial: false,
             form: &Absorbed,
+            one_width: false,
             context: None,
             only: None,
         }
@@ -43,7 +46,16 @@ impl Default for RewriteOptions<'_> {
 impl RewriteOptions<'_> {
     /// The latent widths of `site`, which `id` names.
     pub fn ranks_of(&self, id: &SiteId, site: &Site) -> Ranks {
-        self.form.ranks(&self.ranks, id, site)
+        let ranks = self.form.ranks(&self.ranks, id, site);
+        match self.one_width {
+            true => Ranks::uniform(ranks.key.max(ranks.value)),
+            false => ranks,
+        }
+    }
+
+    /// The positions to be served.
+    pub fn positions(&self) -> usize {
+        self.context.unwrap_or(CONTEXT)
     }
 }
 

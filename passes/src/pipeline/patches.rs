@@ -14,7 +14,7 @@ use crate::onnx::stored::Model;
 use crate::pipeline::error::RewriteError;
 use crate::pipeline::explain::Explained;
 use crate::pipeline::factorize::{Factorize, Wanted};
-use crate::pipeline::options::{CONTEXT, RewriteOptions};
+use crate::pipeline::options::RewriteOptions;
 use crate::recognize::site::Site;
 
 /// What was done to one attention.
@@ -140,6 +140,10 @@ impl<'a> Patches<'a> {
                 let mut layout = made.map_err(refused)?;
                 let main = self.by_scope.entry(Scope::default()).or_default();
                 for tensor in layout.tensors.drain(..) {
+                    // Shared tensors are named by their content.
+                    if main.initializers.iter().any(|t| t.name() == tensor.name()) {
+                        continue;
+                    }
                     let stored = (callbacks.store)(tensor).map_err(RewriteError::Store)?;
                     main.initializers.push(stored);
                 }
@@ -178,7 +182,7 @@ impl<'a> Patches<'a> {
         let ranks = self.options.ranks_of(view.id(), view.site());
         let wanted = Wanted {
             ranks,
-            context: self.options.context.unwrap_or(CONTEXT),
+            context: self.options.positions(),
         };
         let made = factorize(view, wanted);
         Ok(Shared {

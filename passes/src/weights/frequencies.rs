@@ -1,46 +1,137 @@
 //! The frequencies of a rotation, read from the constants that its tables are made of.
 
+use crate::factor::rope::Rope;
 use crate::facts::Facts;
 use crate::graph::{Graph, is_contrib};
+use crate::onnx::NodeProto;
 use crate::onnx::stored::Model;
-use crate::recognize::rotation::Rotation;
+use crate::recognize::rotation::{Rotated, Rotation};
 use crate::weights::projection::numbers;
 
-/// Angles a position of the `half` pairs of a head, in radians; `None` where no constant tells them.
-pub fn frequencies(
+/// Largest difference of a stored cosine or sine from that of the position times one frequency: tables are computed in
+/// single precision, whose angles are 0.01 off at position 100,000, and stored in half.
+const STRAY: f64 = 2e-2;
+
+/// The rotation `rotated` of heads of `size` channels in numbers. `None` where no constants tell it, or several do: the
+/// frequencies of a model that changes them with the length of the context are not one list.
+pub fn rope(
     model: &Model,
     graph: &Graph,
     facts: &Facts,
-    rotation: &Rotation,
-    half: usize,
-) -> Option<Vec<f64>> {
-    let nodes = rotation.tables.iter().chain(&rotation.nodes);
-    for node in nodes.filter_map(|id| graph.node(*id)) {
-        if is_contrib(node, "RotaryEmbedding") {
-            // Row 1 of the tables holds the angles of position 1.
-            let row = |at: usize| {
-                let tensor = graph.initializer(graph.resolve(node.input.get(at)?))?;
-                let all = numbers(model, tensor)?;
-                Some(all.get(half..2 * half)?.to_vec())
-            };
-            let (cos, sin) = (row(2)?, row(3)?);
-            return Some(cos.iter().zip(sin).map(|(c, s)| s.atan2(*c)).collect());
-        }
-        for input in &node.input {
-            let known = facts.floats(input).map(<[f64]>::to_vec);
-            let stored = || {
-                let tensor = graph.initializer(graph.resolve(input))?;
-                let count: i64 = tensor.dims.iter().product();
-                (count == half as i64).then(|| numbers(model, tensor))?
-            };
-            let Some(values) = known.or_else(stored) else {
-                continue;
-            };
-            let falling = values.windows(2).all(|w| matches!(w, [a, b] if a >= b));
-            if values.len() == half && half > 1 && falling && values.iter().all(|&x| x > 0.0) {
-                return Some(values);
-            }
-        }
+    rotated: &Rotated,
+    size: usize,
+) -> Option<Rope> {
+    let rotation = match rotated {
+        Rotated::No => return Rope::new(size, Vec::new(), Vec::new()),
+        Rotated::Unknown(_) => return None,
+        Rotated::By(rotation) => rotation,
+    };
+    let part = rotation.part.as_ref();
+    let (first, width) = part.map_or((0, size), |part| (part.first, part.size));
+    let known = Source {
+        model,
+        graph,
+        facts,
+        half: width / 2,
+    };
+    let frequencies = known.frequencies(rotation)?;
+    let half = frequencies.len();
+    if half > known.half || rotation.whole && half != known.half {
+        return None;
     }
-    None
+    let pair = |l: usize| match rotation.interleaved {
+        true => (first + 2 * l, first + 2 * l + 1),
+        false => (first + l, first + l + half),
+    };
+    Rope::new(size, (0..half).map(pair).collect(), frequencies)
+}
+
+/// Where the constants are.
+struct Source<'s> {
+    model: &'s Model,
+    graph: &'s Graph<'s>,
+    facts: &'s Facts,
+    /// Most pairs that can be rotated.
+    half: usize,
+}
+
+impl Source<'_> {
+    /// Radians a position of each pair.
+    fn frequencies(&self, rotation: &Rotation) -> Option<Vec<f64>> {
+        let nodes = || {
+            let all = rotation.tables.iter().chain(&rotation.nodes);
+            all.filter_map(|id| self.graph.node(*id))
+        };
+        if let Some(operator) = nodes().find(|n| is_contrib(n, "RotaryEmbedding")) {
+            return self.of_tables(operator);
+        }
+        let mut found = nodes().flat_map(|n| self.constants(n));
+        let first = found.next()?;
+        found.all(|other| other == first).then_some(first)
+    }
+
+    /// Every input of `node` that can be a list of frequencies: constant, positive, not rising.
+    fn constants(&self, node: &NodeProto) -> Vec<Vec<f64>> {
+        let constant = |input: &String| {
+            let known = self.facts.floats(input).map(<[f64]>::to_vec);
+            let stored = || {
+                let tensor = self.graph.initializer(self.graph.resolve(input))?;
+                let count: i64 = tensor.dims.iter().product();
+                let fits = (2..=self.half as i64).contains(&count);
+                fits.then(|| numbers(self.model, tensor))?
+            };
+            let values = known.or_else(stored)?;
+            let falls = values.windows(2).all(|w| matches!(w, [a, b] if a >= b));
+            let fits = (2..=self.half).contains(&values.len());
+            (fits && falls && values.iter().all(|&x| x > 0.0)).then_some(values)
+        };
+        node.input.iter().filter_map(constant).collect()
+    }
+
+    /// From the tables [positions, pairs] of cosines and sines that `operator` looks up.
+    ///
+    /// Row 1 tells each angle coarsely, and each row 2n halves the error of what row n told. A table whose later rows have
+    /// other frequencies than its first ones tells none.
+    fn of_tables(&self, operator: &NodeProto) -> Option<Vec<f64>> {
+        let table = |at: usize| {
+            let name = operator.input.get(at)?;
+            let tensor = self.graph.initializer(self.graph.resolve(name))?;
+            let [rows, columns] = tensor.dims.as_slice() else {
+                return None;
+            };
+            let shape = (
+                usize::try_from(*rows).ok()?,
+                usize::try_from(*columns).ok()?,
+            );
+            Some((shape, numbers(self.model, tensor)?))
+        };
+        let (((rows, half), cos), (shape, sin)) = (table(2)?, table(3)?);
+        if shape != (rows, half) || rows < 2 {
+            return None;
+        }
+        let at = |row: usize, pair: usize| {
+            let place = row * half + pair;
+            Some((*cos.get(place)?, *sin.get(place)?))
+        };
+        let doubling = || std::iter::successors(Some(1), |n| Some(2 * n));
+        let frequency = |pair: usize| {
+            let size = at(0, pair)?.0;
+            let mut frequency = 0.0;
+            for row in doubling().take_while(|&n| n < rows).chain([rows - 1]) {
+                let (cos, sin) = at(row, pair)?;
+                let n = row as f64;
+                // The angle of the row is known but for whole rounds, which what is known already tells.
+                let (now_sin, now_cos) = (frequency * n).sin_cos();
+                let ahead = (sin * now_cos - cos * now_sin).atan2(cos * now_cos + sin * now_sin);
+                frequency += ahead / n;
+                let (sin_n, cos_n) = (frequency * n).sin_cos();
+                let off = (cos - size * cos_n).hypot(sin - size * sin_n);
+                if off > STRAY * size || (row > 1 && ahead.abs() > 1.0) {
+                    return None;
+                }
+            }
+            Some(frequency)
+        };
+        (0..half).map(frequency).collect()
+    }
 }

@@ -1,6 +1,8 @@
 //! Reproducible random matrices, and how far two matrices are apart.
 #![allow(dead_code)] // Each test binary uses its own part.
 
+pub mod attention;
+
 use ndarray::Array2;
 
 /// `SplitMix64`, with sums of uniform numbers for normal ones.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use gqa2mla::compress::run::Compression;
 use gqa2mla::report;
+use gqa2mla::runtime;
 use gqa2mla::serving::folder::RewrittenFolder;
 use serde_json::{Value, json};
 
@@ -116,7 +117,7 @@ impl Ending {
         if let Some(file) = report {
             let data = ended(json!({
                 "schema": report::SCHEMA, "version": env!("CARGO_PKG_VERSION"),
-                "input": self.input, "models": self.reports,
+                "input": self.input, "onnxruntime": used_runtime(), "models": self.reports,
             }));
             file.write(&data)?;
         }
@@ -140,4 +141,11 @@ impl Ending {
         ));
         Ok(Exit::Rejected)
     }
+}
+
+/// The ONNX Runtime that ran the models, if one did.
+fn used_runtime() -> Value {
+    json!(runtime::used().map(|used| json!({
+        "version": used.version, "path": used.path, "chosen_by": used.origin,
+    })))
 }

@@ -1,3 +1,4 @@
+mod clean;
 mod ending;
 mod report_file;
 mod serving;
@@ -14,7 +15,9 @@ use gqa2mla::compress::request::Request;
 use gqa2mla::compress::run::compress;
 use gqa2mla::compress::widths::Widths;
 use gqa2mla::files::load::load;
-use gqa2mla::files::save::{DataFile, names_a_file};
+use gqa2mla::files::outputs::{check_model, check_outside};
+use gqa2mla::files::save::{DataFile, names_a_file, output_path};
+use gqa2mla::files::staging::Staging;
 use gqa2mla::serving::folder::{FolderError, FolderRequest, rewrite_folder};
 use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, Grouped, RewriteOptions};
 
@@ -72,6 +75,9 @@ pub struct Rewrite {
     /// Write a report of all that was done and measured: a page (.html) or the same as data (.json).
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Rewrite nothing: remove the work that stopped runs have kept beside OUT to go on from.
+    #[arg(long)]
+    clean: bool,
     /// Write the model without running it.
     #[arg(long)]
     no_validate: bool,
@@ -112,6 +118,9 @@ impl TargetArg {
 impl Rewrite {
     pub fn run(self, json: bool) -> anyhow::Result<Exit> {
         let started = Instant::now();
+        if self.clean {
+            return clean::remove_unfinished(&self.model, &self.out, json);
+        }
         let request = self.request()?;
         request.check_widths().map_err(|e| in_options(e.into()))?;
         let report = self.report.as_deref().map(ReportFile::begin).transpose()?;
@@ -127,10 +136,14 @@ impl Rewrite {
 
     /// Rewrites a folder to a folder; returns where it is.
     fn folder(&self, request: &Request, ending: &mut Ending) -> anyhow::Result<PathBuf> {
+        if let Some(report) = &self.report {
+            check_outside(report, &self.model)?;
+        }
         let request = FolderRequest {
             folder: &self.model,
             only: self.file.as_deref(),
             out: &self.out,
+            force: self.factors.force,
             stacks: self.serving.stacks(),
             compression: request,
         };
@@ -152,6 +165,10 @@ impl Rewrite {
             return Err(UsageError(words.to_owned()).into());
         }
         let model = load(&self.model)?;
+        let target = output_path(&model.path, &self.out);
+        check_model(&model, &target, self.factors.force)?;
+        // From here on the output is this run's: another one is refused before it computes anything.
+        let _held = Staging::model(&target, &model.path)?;
         let destination = Destination {
             out: &self.out,
             data: DataFile::Beside,
@@ -197,6 +214,7 @@ impl Rewrite {
                 LayoutArg::Free => Widths::Free,
             },
             factorization: self.factors.factorization(),
+            takes_few_tokens: self.factors.force,
             statistics: self.factors.statistics()?,
             text: self.factors.text(&self.model)?,
             reconstruction_steps: self.factors.reconstruction_steps(),

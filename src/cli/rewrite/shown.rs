@@ -9,11 +9,16 @@ use serde_json::{Value, json};
 
 use crate::cli::proof::{proof_json, proof_text};
 use crate::cli::quality::quality_text;
+use crate::cli::reach::{context_text, reach_text};
 use crate::cli::rewrite::summary::Summary;
 
 /// What is printed of a model.
 pub fn text(compression: &Compression, summary: &Summary) -> String {
     let mut text = summary.text();
+    if let Some(reach) = compression.reach.filter(|_| summary.lossy) {
+        text.push_str(&context_text(&compression.context));
+        text.push_str(&reach_text(&reach));
+    }
     text.push_str(
         &compression
             .search
@@ -48,6 +53,8 @@ pub fn data(compression: &Compression, summary: &Summary) -> Value {
     let outcomes = compression.compressed.outcomes.iter();
     json!({
         "rewrite": summary.json(),
+        "context": compression.context,
+        "statistics": compression.reach,
         "search": compression.search.as_ref().map(search_json),
         "layouts": compression.widths.map(widths_json),
         "reconstruction": outcomes.map(outcome_json).collect::<Vec<_>>(),

@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::files::tensors::ArraysError;
-use gqa2mla_passes::analysis::identity::SiteId;
 use gqa2mla_passes::analysis::observe::{ObserveError, Observed, ObservedLayer, Quantity, observe};
 use gqa2mla_passes::analysis::{Analysis, AnalysisError};
 use gqa2mla_passes::factor::Statistics;
@@ -22,6 +21,7 @@ use prost::Message;
 
 use crate::files::identity::identity;
 use crate::files::load::LoadedModel;
+use crate::fit::statistics::ModelStatistics;
 use crate::measure::text::Text;
 use crate::runtime::tensor::Tensor;
 use crate::runtime::{RuntimeError, RuntimeOptions, Session, open_messages};
@@ -29,21 +29,6 @@ use crate::validate::ValidateError;
 use crate::validate::interface::Interface;
 use crate::validate::ports::LanguageModel;
 use crate::validate::prompt::{closed, feeds};
-
-/// The statistics of a whole model.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ModelStatistics {
-    /// The model they belong to, see [`identity`].
-    pub model: String,
-    /// Checksum of the text they were made from.
-    pub text: String,
-    /// Sequences that have been read.
-    pub sequences: usize,
-    /// Tokens of one sequence.
-    pub length: usize,
-    /// By attention, as [`ObservedLayer::id`] names them.
-    pub layers: BTreeMap<SiteId, Statistics>,
-}
 
 /// Why there are no statistics.
 #[derive(Debug, thiserror::Error)]
@@ -193,7 +178,7 @@ pub fn calibrate(
         let unrotated = layer.outputs.contains_key(&Quantity::Unrotated);
         let (d, dv) = (site.key.size, site.value.size);
         let sums = Statistics::new(site.heads, site.kv_heads, d, dv, unrotated);
-        (layer.id.clone(), sums)
+        (layer.id.clone(), sums.expecting(layer.rope.clone()))
     };
     let mut sums = ModelStatistics {
         model: identity(&model.model)?,
@@ -229,22 +214,6 @@ pub fn calibrate(
     }
     progress(total, total);
     Ok(sums)
-}
-
-impl ModelStatistics {
-    /// Whether these sums are an earlier state of `fresh`, which has none yet.
-    fn continues(&self, fresh: &Self) -> bool {
-        let same = |(id, sums): (&SiteId, &Statistics)| {
-            self.layers
-                .get(id)
-                .is_some_and(|s| s.key_square.dim() == sums.key_square.dim())
-        };
-        self.model == fresh.model
-            && self.text == fresh.text
-            && self.length == fresh.length
-            && self.layers.len() == fresh.layers.len()
-            && fresh.layers.iter().all(same)
-    }
 }
 
 fn checksum(text: &Text) -> String {

@@ -5,12 +5,15 @@ use std::path::Path;
 
 use gqa2mla_passes::analysis::identity::SiteId;
 use gqa2mla_passes::factor::Statistics;
+use gqa2mla_passes::factor::position_free::PositionFree;
+use gqa2mla_passes::factor::rope::Rope;
+use ndarray::Array2;
 
 use crate::files::tensors::{Arrays, ArraysError};
-use crate::fit::calibrate::ModelStatistics;
+use crate::fit::statistics::ModelStatistics;
 
 /// What the file is.
-const KIND: &str = "gqa2mla statistics 1";
+const KIND: &str = "gqa2mla statistics 2";
 
 /// Writes `statistics`, complete or not at all.
 ///
@@ -46,11 +49,30 @@ pub fn save(statistics: &ModelStatistics, path: &Path) -> Result<(), ArraysError
         file.put(&name("squared"), &sums.squared.view());
         file.put(&name("squared_value"), &sums.squared_value.view());
         file.put(&name("squared_square"), &sums.squared_square.view());
+        if let Some(free) = &sums.position_free {
+            put_position_free(&mut file, free, &name("position_free"));
+        }
         for (group, square) in sums.query_square.iter().enumerate() {
             file.put(&name(&format!("query_square/{group}")), &square.view());
         }
     }
     file.save(KIND, path)
+}
+
+fn put_position_free(file: &mut Arrays, sums: &PositionFree, name: &str) {
+    let pairs = sums.rope.pairs();
+    let pairs = Array2::from_shape_fn((pairs.len(), 2), |(l, side)| {
+        let pair = pairs.get(l).copied().unwrap_or_default();
+        (if side == 0 { pair.0 } else { pair.1 }) as f64
+    });
+    file.put(&format!("{name}/pairs"), &pairs.view());
+    let frequencies = ndarray::aview1(sums.rope.frequencies());
+    file.put(&format!("{name}/frequencies"), &frequencies);
+    file.put(&format!("{name}/key_sum"), &sums.key_sum.view());
+    file.put(&format!("{name}/key_square"), &sums.key_square.view());
+    for (group, square) in sums.query_square.iter().enumerate() {
+        file.put(&format!("{name}/query_square/{group}"), &square.view());
+    }
 }
 
 /// Reads what [`save`] has written.
@@ -85,10 +107,7 @@ fn parse(file: &Arrays) -> Result<ModelStatistics, String> {
 
 fn layer(file: &Arrays, position: usize) -> Result<Statistics, String> {
     let name = |part: &str| format!("{position}/{part}");
-    let mut query_square = Vec::new();
-    while let Ok(square) = file.get(&name(&format!("query_square/{}", query_square.len()))) {
-        query_square.push(square);
-    }
+    let query_square = listed(file, &name("query_square"));
     let tokens: ndarray::Array1<f64> = file.get(&name("tokens"))?;
     let sums = Statistics {
         tokens: tokens.sum(),
@@ -97,6 +116,7 @@ fn layer(file: &Arrays, position: usize) -> Result<Statistics, String> {
         unrotated_square: file.get(&name("unrotated_square")).ok(),
         unrotated_value: file.get(&name("unrotated_value")).ok(),
         value_square: file.get(&name("value_square"))?,
+        position_free: position_free(file, &name("position_free"))?,
         query_square,
         received: file.get(&name("received"))?,
         received_value: file.get(&name("received_value"))?,
@@ -111,4 +131,37 @@ fn layer(file: &Arrays, position: usize) -> Result<Statistics, String> {
             "the sums of layer {position} contradict each other"
         ))
     }
+}
+
+/// The matrices `name`/0, `name`/1 and so on.
+fn listed(file: &Arrays, name: &str) -> Vec<Array2<f64>> {
+    let numbers = 0..;
+    let squares = numbers.map_while(|group: usize| file.get(&format!("{name}/{group}")).ok());
+    squares.collect()
+}
+
+/// The sums that [`put_position_free`] has written; nothing where there are none.
+fn position_free(file: &Arrays, name: &str) -> Result<Option<PositionFree>, String> {
+    let part = |part: &str| format!("{name}/{part}");
+    let Ok(frequencies) = file.get::<ndarray::Ix1>(&part("frequencies")) else {
+        return Ok(None);
+    };
+    let pairs: Array2<f64> = file.get(&part("pairs"))?;
+    let columns = pairs.columns().into_iter().map(|column| column.to_vec());
+    let pairs = match columns.collect::<Vec<_>>().as_slice() {
+        [first, second] => {
+            let both = first.iter().zip(second);
+            both.map(|(&x, &y)| (x as usize, y as usize)).collect()
+        }
+        _ => Vec::new(),
+    };
+    let query_square = listed(file, &part("query_square"));
+    let size = query_square.first().map_or(0, Array2::nrows);
+    let rope = Rope::new(size, pairs, frequencies.to_vec());
+    Ok(Some(PositionFree {
+        rope: rope.ok_or_else(|| format!("{name} holds no rotation"))?,
+        key_sum: file.get(&part("key_sum"))?,
+        key_square: file.get(&part("key_square"))?,
+        query_square,
+    }))
 }

@@ -4,9 +4,11 @@
 //! they read for it is what the layers in front of them, already rewritten, leave. Each finished layer is kept in a folder
 //! beside the output, so that a run that is stopped goes on with the next one.
 
-mod attention;
+pub mod error;
 mod kept;
 mod recording;
+mod reproduce;
+mod sequence;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,57 +20,28 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use error::ReconstructError;
 use gqa2mla_passes::analysis::identity::SiteId;
 use gqa2mla_passes::analysis::observe::ObservedLayer;
+use gqa2mla_passes::factor::Factors;
 use gqa2mla_passes::factor::reconstruct::{Attention, Descent, Example, outputs, reconstruct};
-use gqa2mla_passes::factor::{Factors, SpectralError};
 use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::pipeline::factorize::Wanted;
-use gqa2mla_passes::{Absorbed, RankPlan, RewriteError, RewriteOptions, SiteView, rewrite};
+use gqa2mla_passes::{Absorbed, RankPlan, RewriteOptions, SiteView, rewrite};
 use kept::{layer_file, load, save};
 use recording::{Recording, Subject};
+use reproduce::Reproduced;
 
 use crate::files::load::LoadedModel;
 use crate::files::tensors::ArraysError;
-use crate::fit::calibrate::{CalibrateError, ModelStatistics};
 use crate::fit::factors::{Factorization, from_moments, moments};
+use crate::fit::statistics::ModelStatistics;
 use crate::measure::text::Text;
 use crate::runtime::RuntimeOptions;
-use attention::Reproduced;
 
 /// Layers that are worked on with the same layers rewritten in front of them. The result depends on it, so that it must not
 /// depend on the machine.
 const WAVE: usize = 6;
-
-/// Why there are no reconstructed factors.
-#[derive(Debug, thiserror::Error)]
-pub enum ReconstructError {
-    /// The model could not be watched.
-    #[error(transparent)]
-    Calibrate(#[from] CalibrateError),
-    /// The system refuses.
-    #[error("{path}: {cause}")]
-    Io {
-        /// The file.
-        path: String,
-        /// The system's answer.
-        cause: io::Error,
-    },
-    /// A file of factors.
-    #[error(transparent)]
-    Arrays(#[from] ArraysError),
-    /// The first layers cannot be rewritten by themselves.
-    #[error("rewriting the layers that are done: {0}")]
-    Rewrite(#[from] Box<RewriteError>),
-    /// Linear algebra.
-    #[error("layer {layer}: {cause}")]
-    Factor {
-        /// The layer.
-        layer: usize,
-        /// What went wrong.
-        cause: SpectralError,
-    },
-}
 
 /// What to make, and of what.
 pub struct Job<'j> {
@@ -315,6 +288,7 @@ fn layer(
             statistics,
             job.factorization,
             job.options.form.cached_keys(),
+            job.options.positions(),
         );
         let ranks = job.options.ranks_of(&observed.id, site);
         let start = from_moments(site, &moments, ranks).map_err(failed)?;
@@ -324,9 +298,15 @@ fn layer(
                 left(number, why)
             }
             Reproduced::As(attention) => {
-                let examples = inputs.examples(observed, attention, position)?;
+                // What the statistics saw of the rotation is what sequences are moved by.
+                let seen = statistics.position_free.as_ref();
+                let attention = Attention {
+                    rope: seen.map(|sums| sums.rope.clone()),
+                    ..attention.clone()
+                };
+                let examples = inputs.examples(observed, &attention, position)?;
                 let (found, error) = reconstruct(
-                    attention,
+                    &attention,
                     &moments,
                     &start,
                     &examples,

@@ -7,14 +7,15 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use gqa2mla_passes::analysis::observe::{ObservedLayer, Quantity};
-use gqa2mla_passes::factor::reconstruct::{Attention, Rotary, Sequence};
+use gqa2mla_passes::factor::reconstruct::Sequence;
 use gqa2mla_passes::forms::CachedKeys;
 use half::f16;
 
 use crate::files::load::LoadedModel;
-use crate::fit::calibrate::{Watched, by_token, shown, unrotated};
-use crate::fit::reconstruct::ReconstructError;
-use crate::fit::reconstruct::attention::{Reproduced, reproduce};
+use crate::fit::calibrate::Watched;
+use crate::fit::reconstruct::error::ReconstructError;
+use crate::fit::reconstruct::reproduce::{Reproduced, reproduce};
+use crate::fit::reconstruct::sequence::sequence;
 use crate::measure::text::Text;
 use crate::runtime::RuntimeOptions;
 
@@ -226,60 +227,4 @@ impl Recording {
         }
         Ok(all)
     }
-}
-
-/// What one layer read, with tokens as the rows of keys and values; the keys are those that latents of the form are made of.
-///
-/// # Errors
-/// [`ReconstructError::Calibrate`] when the model shows something else.
-pub fn sequence(
-    layer: &ObservedLayer,
-    cached: CachedKeys,
-    outputs: &std::collections::BTreeMap<String, crate::runtime::tensor::Tensor>,
-    length: usize,
-) -> Result<Sequence, ReconstructError> {
-    let site = &layer.site;
-    let get = |quantity, heads, size| shown(layer, outputs, quantity, &[heads, length, size]);
-    let queries = get(Quantity::Query, site.heads, site.key.size)?.into_owned();
-    let values = get(Quantity::Value, site.kv_heads, site.value.size)?;
-    let keys = match cached {
-        CachedKeys::Unrotated => unrotated(layer, outputs, length)?,
-        _ => None,
-    };
-    let keys = match keys {
-        Some(keys) => keys,
-        None => {
-            let keys = get(Quantity::Key, site.kv_heads, site.key.size)?;
-            by_token(&keys, site.kv_heads, length, site.key.size)
-        }
-    };
-    Ok(Sequence {
-        length,
-        queries,
-        keys,
-        values: by_token(&values, site.kv_heads, length, site.value.size),
-    })
-}
-
-/// The attention of `layer` for the descent, given what a query sees and what rotates the keys of its latents.
-#[must_use]
-pub fn attention(
-    layer: &ObservedLayer,
-    window: Option<usize>,
-    rotary: Option<Rotary>,
-) -> Option<Attention> {
-    let site = &layer.site;
-    let scoring = layer.scoring?;
-    Some(Attention {
-        heads: site.heads,
-        kv_heads: site.kv_heads,
-        key_size: site.key.size,
-        value_size: site.value.size,
-        scale: scoring.scale * site.key.scale,
-        value_scale: site.value.scale,
-        softcap: scoring.softcap,
-        window,
-        rotary,
-        readers: layer.output_projection.as_ref().map(|w| w.dot(&w.t())),
-    })
 }

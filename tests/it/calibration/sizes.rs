@@ -39,7 +39,8 @@ fn the_expanded_form_is_reconstructed_through_its_rotation() {
     let out = place.path().join("model.onnx");
     let ids = ids().display().to_string();
     let told = |name: &str| {
-        let mut more = vec!["--form", "expanded", "--reconstruct", "150"];
+        // The widest of these caches has seven tokens for each direction.
+        let mut more = vec!["--form", "expanded", "--reconstruct", "150", "--force"];
         more.extend(["--token-ids", &ids, "--text-length", LENGTH]);
         half(name, &out, &more)["reconstruction"].clone()
     };
@@ -206,6 +207,32 @@ fn at_full_rank_every_factorization_is_exact_in_both_forms() {
                 assert_eq!(*passed, json!(true), "{name}, {factors}, {form}: {told:#}");
             }
         }
+    }
+}
+
+/// A budget that leaves nothing out, and one that is wider than the values are: every side keeps some width.
+#[test]
+fn a_free_layout_of_a_full_cache_leaves_no_side_without_a_width() {
+    let place = folder();
+    let ids = ids().display().to_string();
+    let out = place.path().join("model.onnx");
+    for (name, ratio) in [("optimum-llama", "1"), ("dynamo18-dv", "0.9")] {
+        let mut arguments: Vec<PathBuf> = vec!["rewrite".into(), fixture(name), "--json".into()];
+        let options = [
+            "--layout",
+            "free",
+            "--cache-ratio",
+            ratio,
+            "--reconstruct",
+            "0",
+        ];
+        let text = ["--token-ids", &ids, "--text-length", LENGTH];
+        arguments.extend(options.iter().chain(&text).map(PathBuf::from));
+        arguments.extend(["-o".into(), out.clone()]);
+        let ran = run(arguments);
+        assert_eq!(ran.code, 0, "{name} at {ratio}: {ran:?}");
+        let told = ran.json();
+        assert!(told["rewrite"]["rank_min"].as_u64() > Some(0), "{told:#}");
     }
 }
 

@@ -131,7 +131,7 @@ pub fn exchange_two_heads(model: &mut LoadedModel) {
     let up = graph
         .initializer
         .iter_mut()
-        .find(|t| t.name().ends_with("/mla/w_uk"))
+        .find(|t| t.name().contains("mla/w_uk"))
         .unwrap();
     let mut bytes = up.raw_data.as_ref().unwrap().to_vec();
     let block = bytes.len() / usize::try_from(up.dims[0]).unwrap();
@@ -212,7 +212,7 @@ impl From<Output> for Ran {
     }
 }
 
-/// The command, in the repository, where it finds ONNX Runtime in `.venv`.
+/// The command, in the repository; cargo names `.venv` as the environment in which it finds ONNX Runtime.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gqa2mla"));
     command.current_dir(root());

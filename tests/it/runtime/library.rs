@@ -56,12 +56,9 @@ fn a_library_that_is_not_onnx_runtime_is_an_error_and_no_panic() {
     assert!(error.to_string().contains("libonnxruntime.so"), "{error}");
 }
 
-#[test]
-fn the_library_is_found_in_a_python_environment_and_the_newest_wins() {
-    let folder = tempfile::tempdir().unwrap();
-    let capi = folder
-        .path()
-        .join(".venv/lib/python3.11/site-packages/onnxruntime/capi");
+/// An environment in `folder` that holds two versions of a library which are no libraries.
+fn environment(folder: &Path) {
+    let capi = folder.join("lib/python3.11/site-packages/onnxruntime/capi");
     fs::create_dir_all(&capi).unwrap();
     for name in [
         "libonnxruntime.so.1.9.0",
@@ -70,8 +67,14 @@ fn the_library_is_found_in_a_python_environment_and_the_newest_wins() {
     ] {
         fs::write(capi.join(name), "").unwrap();
     }
+}
+
+#[test]
+fn the_library_is_found_in_the_active_environment_and_the_newest_wins() {
+    let folder = tempfile::tempdir().unwrap();
+    environment(folder.path());
     let around = Surroundings {
-        folder: folder.path().to_path_buf(),
+        virtual_env: Some(folder.path().into()),
         ..Surroundings::default()
     };
     let located = locate(None, &around).unwrap();
@@ -79,19 +82,32 @@ fn the_library_is_found_in_a_python_environment_and_the_newest_wins() {
         located.path.ends_with("libonnxruntime.so.1.32.0"),
         "{located:?}"
     );
-    assert!(!located.by_loader);
+    assert!(!located.by_loader && located.origin == "VIRTUAL_ENV");
+}
+
+#[test]
+fn the_library_is_found_where_the_command_is_installed() {
+    let folder = tempfile::tempdir().unwrap();
+    environment(folder.path());
+    let around = Surroundings {
+        program: Some(folder.path().join("bin/gqa2mla")),
+        ..Surroundings::default()
+    };
+    let located = locate(None, &around).unwrap();
+    assert_eq!(located.origin, "the installation of gqa2mla");
 }
 
 #[test]
 fn with_no_python_the_loader_is_asked_and_the_places_are_remembered() {
     let folder = tempfile::tempdir().unwrap();
     let around = Surroundings {
-        folder: folder.path().to_path_buf(),
+        virtual_env: Some(folder.path().into()),
         ..Surroundings::default()
     };
     let located = locate(None, &around).unwrap();
+    let place = folder.path().display().to_string();
     assert!(
-        located.by_loader && located.looked_in.contains(".venv"),
+        located.by_loader && located.looked_in.contains(&place),
         "{located:?}"
     );
     let error = RuntimeError::NotFound {
@@ -103,4 +119,68 @@ fn with_no_python_the_loader_is_asked_and_the_places_are_remembered() {
             .contains("pip install onnxruntime==1.32.0"),
         "{error}"
     );
+}
+
+/// A model's folder is often the working folder. Nothing in it is run: no library, no interpreter, no package.
+#[cfg(unix)]
+#[test]
+fn no_code_of_the_working_folder_is_run() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path();
+    for prefix in [".venv", "env", "lib"] {
+        environment(&place.join(prefix));
+    }
+    fs::write(place.join("libonnxruntime.so"), "").unwrap();
+    fs::create_dir(place.join("onnxruntime")).unwrap();
+    fs::write(
+        place.join("onnxruntime/__init__.py"),
+        "open('RAN', 'w').close()",
+    )
+    .unwrap();
+    fs::create_dir(place.join("onnxruntime/capi")).unwrap();
+    fs::write(place.join("onnxruntime/capi/libonnxruntime.so"), "").unwrap();
+    for script in ["python3", "bin/python3"] {
+        let path = place.join(script);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "#!/bin/sh\ntouch RAN\necho $PWD/onnxruntime\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::copy(fixture("optimum-llama"), place.join("model.onnx")).unwrap();
+    // An interpreter of the system that would find the package in the working folder.
+    let system = ["/usr/bin", "/usr/local/bin"]
+        .into_iter()
+        .find(|folder| Path::new(folder).join("python3").exists())
+        .unwrap();
+    for (path, libraries) in [
+        (".:bin:", ""),
+        ("", ":"),
+        (system, "."),
+        (&format!("bin:{system}"), ""),
+    ] {
+        for arguments in [
+            &["--version"] as &[&str],
+            &["rewrite", "model.onnx", "-o", "out.onnx", "--force"],
+        ] {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_gqa2mla"));
+            command.env_clear().current_dir(place).args(arguments);
+            command.env("PATH", path).env("VIRTUAL_ENV", ".venv");
+            if !libraries.is_empty() {
+                command.env("LD_LIBRARY_PATH", libraries);
+            }
+            let output = command.output().unwrap();
+            let told = String::from_utf8_lossy(&output.stdout);
+            // Without tract there is nothing that could validate, and the rewrite says so.
+            let ends_well = cfg!(feature = "tract") || arguments == ["--version"];
+            assert!(
+                output.status.success() || !ends_well,
+                "{path}: {arguments:?}: {output:?}"
+            );
+            assert!(
+                !told.contains(&place.display().to_string()),
+                "{path}: {told}"
+            );
+            assert!(!place.join("RAN").exists(), "{path}: {arguments:?}");
+        }
+    }
 }

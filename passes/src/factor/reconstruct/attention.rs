@@ -1,11 +1,9 @@
-//! One attention and what it reads, with what can be asked of it: outputs, error and gradient.
+//! One attention apart from its factors, and what it reads.
 
 use ndarray::Array2;
 
-use crate::factor::Factors;
-use crate::factor::reconstruct::layer::Layer;
 use crate::factor::reconstruct::rotary::Rotary;
-use crate::factor::reconstruct::weights::Weights;
+use crate::factor::rope::Rope;
 
 /// What one attention read and made of a stretch of text.
 #[derive(Debug, Clone, Default)]
@@ -18,23 +16,6 @@ pub struct Sequence {
     pub keys: Vec<f32>,
     /// Values [T, G*dv].
     pub values: Vec<f32>,
-}
-
-/// What an attention reads, and what it has to make of it.
-#[derive(Debug, Clone)]
-pub struct Example {
-    /// What it reads.
-    pub sequence: Sequence,
-    /// The outputs [T, H*dv] that it should give.
-    pub target: Vec<f32>,
-}
-
-impl Example {
-    /// The attention should make what it makes without any factors.
-    pub fn of(attention: &Attention, sequence: Sequence) -> Self {
-        let target = outputs(attention, &sequence);
-        Self { sequence, target }
-    }
 }
 
 /// The attention, apart from its factors.
@@ -58,40 +39,40 @@ pub struct Attention {
     pub window: Option<usize>,
     /// What rotates keys after their latent; `None` where the latent is that of keys as they are scored.
     pub rotary: Option<Rotary>,
+    /// How queries and keys were rotated before a sequence was recorded, by which it can be moved to later positions;
+    /// `None` where that is not known.
+    pub rope: Option<Rope>,
     /// W_O W_Oᵀ [H*dv, H*dv], or nothing where all directions count alike.
     pub readers: Option<Array2<f64>>,
 }
 
-/// The attention's outputs [T, H*dv] on `sequence`, without any factors.
-pub fn outputs(attention: &Attention, sequence: &Sequence) -> Vec<f32> {
-    Layer::whole(attention).target(sequence)
-}
-
-/// Relative squared error of the attention's output, as o_proj reads it, over `examples`; all queries count.
-pub fn error(attention: &Attention, factors: &Factors, examples: &[Example]) -> f64 {
-    let layer = Layer::new(attention, factors);
-    let weights = Weights::of(factors, attention);
-    let (mut lost, mut whole) = (0.0, 0.0);
-    for Example { sequence, target } in examples {
-        let queries: Vec<usize> = (0..sequence.length).collect();
-        lost += layer.step(sequence, target, &queries, &weights, None);
-        whole += layer.energy(target, sequence.length);
+impl Attention {
+    /// j, the KV head that query head `head` reads.
+    #[must_use]
+    pub fn group(&self, head: usize) -> usize {
+        head / (self.heads / self.kv_heads.max(1)).max(1)
     }
-    if whole > 0.0 { lost / whole } else { 0.0 }
-}
 
-/// The gradient of the squared error on the queries `queries` of `sequence`, in the order of [`Factors`]: w_dk, w_uk,
-/// w_dv, w_uv as [G, dv, r], bias. For checks against finite differences.
-pub fn gradient(
-    attention: &Attention,
-    factors: &Factors,
-    sequence: &Sequence,
-    queries: &[usize],
-) -> (f64, Factors) {
-    let layer = Layer::new(attention, factors);
-    let weights = Weights::of(factors, attention);
-    let mut gradient = weights.zeros();
-    let target = layer.target(sequence);
-    let loss = layer.step(sequence, &target, queries, &weights, Some(&mut gradient));
-    (loss, gradient.factors(attention, factors))
+    /// How far a sequence of `length` tokens can be moved among the first `positions`: nowhere where keys are rotated after
+    /// their latent, which then loses the same at every position, or where their rotation is not known.
+    #[must_use]
+    pub fn room(&self, length: usize, positions: usize) -> usize {
+        match &self.rope {
+            Some(_) if self.rotary.is_none() => positions.saturating_sub(length),
+            _ => 0,
+        }
+    }
+
+    /// `sequence` as it would have been `offset` positions later: queries and keys are rotated alike, so that the scores
+    /// stay, `(R_p q) . (R_p k) = q . k`, and what the latent keeps of them does not.
+    #[must_use]
+    pub fn moved(&self, sequence: &Sequence, offset: usize) -> Sequence {
+        let mut moved = sequence.clone();
+        if let Some(rope) = self.rope.as_ref().filter(|_| offset > 0) {
+            let position = |_| offset as f64;
+            rope.rotate(&mut moved.queries, self.key_size, &position);
+            rope.rotate(&mut moved.keys, self.kv_heads * self.key_size, &position);
+        }
+        moved
+    }
 }

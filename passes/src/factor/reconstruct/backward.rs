@@ -1,11 +1,12 @@
 //! The chain rule through one head.
 
 use crate::factor::dense::{View, product};
-use crate::factor::reconstruct::layer::{Head, Layer, columns};
+use crate::factor::reconstruct::forward::{Head, Layer, columns};
 use crate::factor::reconstruct::scored::{Scored, Slopes};
 use crate::factor::reconstruct::weights::Weights;
 
 impl Layer<'_> {
+    /// From the error of a block of queries, `read` by W_O W_Oᵀ, to the slopes of `head`'s weights and of what it read.
     #[allow(clippy::too_many_arguments)] // The chain rule needs everything that the way forward has made.
     pub fn backward(
         &self,
@@ -20,7 +21,7 @@ impl Layer<'_> {
     ) {
         let (d, dv) = (self.is.key_size, self.is.value_size);
         let (rk, rv) = (self.key_rank, self.value_rank);
-        let group = self.group(head);
+        let group = self.is.group(head);
         let seen = made.p.len() / count.max(1);
         let (scale, value_scale) = (self.is.scale as f32, self.is.value_scale as f32);
         // The loss is e G eᵀ, so its slope at e is 2 e G.

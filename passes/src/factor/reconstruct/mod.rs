@@ -10,25 +10,34 @@
 //! In the expanded form the keys that latents are made of are those before rotation, and what is rebuilt is rotated:
 //! the score is then `q_h · rotate(c_k w_uk[j])`.
 //!
+//! The text that was read met the first positions only, and what a latent loses of rotated keys depends on the position.
+//! Each step therefore moves its sequence to another position of the contexts to be served: queries and keys are rotated
+//! alike, so that the scores stay what they are in the original.
+//!
 //! Adam works in the coordinates in which the weighted principal components are orthonormal: A = M⁻¹ w_d, B = M w_u.
 //! It needs no labels and no other layer, and the same inputs give the same factors.
 
 mod attention;
 mod backward;
 mod descent;
-mod layer;
+mod forward;
+mod objective;
+mod pick;
 mod rotary;
 mod scored;
+mod step;
 mod weights;
 
-pub use attention::{Attention, Example, Sequence, error, gradient, outputs};
+pub use attention::{Attention, Sequence};
+pub use objective::{Example, error, gradient, outputs};
 pub use rotary::Rotary;
 
 use crate::factor::Factors;
 use crate::factor::moments::Moments;
 use crate::factor::spectral::SpectralError;
 use descent::{Adam, Frame};
-use layer::Layer;
+use forward::Layer;
+use pick::{offset, queries};
 use weights::Weights;
 
 /// How to descend.
@@ -40,10 +49,14 @@ pub struct Descent {
     pub queries: usize,
     /// Rate of the first step; it falls to zero along a cosine.
     pub rate: f64,
+    /// Positions of the contexts to be served: sequences are moved to offsets among them, where the rotation is known.
+    pub positions: usize,
 }
 
 /// How often a descent looks at the sequence that is kept aside.
 const LOOKS: usize = 8;
+/// Offsets at which it is looked at: the first, the last and one between them.
+const OFFSETS: usize = 3;
 
 /// Descends from `start`. The last example is kept aside: the result is the best on it of what the descent passes
 /// through, and never worse than `start`.
@@ -60,7 +73,16 @@ pub fn reconstruct(
         Some((aside, used)) if !used.is_empty() => (std::slice::from_ref(aside), used),
         _ => (examples, examples),
     };
-    let before = error(attention, start, aside);
+    let room = |e: &Example| attention.room(e.sequence.length, descent.positions);
+    let looked_at = |example: &Example| -> Vec<Example> {
+        let last = OFFSETS - 1;
+        let mut offsets: Vec<usize> = (0..OFFSETS).map(|n| n * room(example) / last).collect();
+        offsets.dedup();
+        let moved = offsets.into_iter().map(|n| example.moved(attention, n));
+        moved.collect()
+    };
+    let aside: Vec<Example> = aside.iter().flat_map(looked_at).collect();
+    let before = error(attention, start, &aside);
     let layer = Layer::new(attention, start);
     let length = |example: &Example| example.sequence.length;
     let energy: f64 = used
@@ -81,12 +103,19 @@ pub fn reconstruct(
     let (mut best, mut least) = (start.clone(), before);
     for step in 0..descent.steps {
         let which = step % used.len();
-        let Some(Example { sequence, target }) = used.get(which) else {
+        let Some(example) = used.get(which) else {
             break;
         };
-        let queries = picked(sequence.length, descent.queries, step / used.len());
+        let sequence = attention.moved(&example.sequence, offset(room(example), step));
+        let queries = queries(sequence.length, descent.queries, step / used.len());
         let mut slope = weights.zeros();
-        let loss = layer.step(sequence, target, &queries, &weights, Some(&mut slope));
+        let loss = layer.step(
+            &sequence,
+            &example.target,
+            &queries,
+            &weights,
+            Some(&mut slope),
+        );
         let relative = loss / (unit * queries.len().max(1) as f64);
         let slope = slope.factors(attention, start);
         let slope = frame.pull(&slope, unit * queries.len().max(1) as f64);
@@ -98,7 +127,7 @@ pub fn reconstruct(
         weights = Weights::of(&factors, attention);
         let last = step + 1 == descent.steps;
         if last || (step + 1) % descent.steps.div_ceil(LOOKS) == 0 {
-            let now = error(attention, &factors, aside);
+            let now = error(attention, &factors, &aside);
             if now < least {
                 (best, least) = (factors, now);
             }
@@ -106,12 +135,4 @@ pub fn reconstruct(
         progress(step + 1, relative);
     }
     Ok((best, [before, least]))
-}
-
-/// `count` of `length` queries, evenly spaced; the pass `round` begins at another place.
-fn picked(length: usize, count: usize, round: usize) -> Vec<usize> {
-    let stride = length.div_ceil(count.max(1)).max(1);
-    // Rounds walk through all places before one comes again, in an order without neighbours.
-    let first = (round * (stride / 2 + 1 - stride % 2).max(1)) % stride;
-    (first..length).step_by(stride).collect()
 }

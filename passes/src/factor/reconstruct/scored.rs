@@ -1,7 +1,7 @@
 //! What queries are multiplied with, made of the latents and led back to them.
 
 use crate::factor::dense::{View, product};
-use crate::factor::reconstruct::layer::Layer;
+use crate::factor::reconstruct::attention::Attention;
 use crate::factor::reconstruct::weights::Weights;
 
 /// What queries are multiplied with.
@@ -17,48 +17,51 @@ pub enum Scored {
     },
 }
 
-impl Layer<'_> {
-    /// What queries are multiplied with: the latents themselves, or the heads that are rebuilt from them and rotated.
-    pub fn scored(&self, latents: Vec<f32>, seen: usize, weights: &Weights) -> Scored {
-        let (d, rk) = (self.is.key_size, self.key_rank);
-        let Some(rotary) = &self.is.rotary else {
-            return Scored::Latents(latents);
+impl Scored {
+    /// Of the `latents` [T, r]: themselves, or the heads that are rebuilt from them and rotated.
+    pub fn of(attention: &Attention, latents: Vec<f32>, rank: usize, weights: &Weights) -> Self {
+        let d = attention.key_size;
+        let Some(rotary) = &attention.rotary else {
+            return Self::Latents(latents);
         };
+        let seen = latents.len() / rank.max(1);
         let rebuilt = weights.w_uk.iter().map(|up| {
             let mut rows = Vec::new();
-            let latents = View::new(&latents, seen, rk);
-            product(&mut rows, false, latents, View::new(up, d, rk).t(), 1.0);
+            let latents = View::new(&latents, seen, rank);
+            product(&mut rows, false, latents, View::new(up, d, rank).t(), 1.0);
             rotary.rotate(&mut rows, d);
             rows
         });
-        Scored::Heads {
+        Self::Heads {
             heads: rebuilt.collect(),
             latents,
         }
     }
 
-    /// From what queries were multiplied with back to the latents; rebuilt keys leave their slope at w_uk.
+    /// From the slopes of what queries were multiplied with back to those of the latents; rebuilt keys leave theirs at
+    /// w_uk.
     pub fn to_latents(
         &self,
+        attention: &Attention,
         back: Slopes,
-        scored: &Scored,
+        rank: usize,
         weights: &Weights,
         slope: &mut Weights,
     ) -> Latents {
         let Slopes { scored: by, values } = back;
-        let (Scored::Heads { latents, .. }, Some(rotary)) = (scored, &self.is.rotary) else {
+        let (Self::Heads { latents, .. }, Some(rotary)) = (self, &attention.rotary) else {
             let keys = by.into_iter().next().unwrap_or_default();
             return Latents { keys, values };
         };
-        let (d, rk) = (self.is.key_size, self.key_rank);
+        let d = attention.key_size;
         let mut keys = vec![0.0; latents.len()];
-        let count = latents.len() / rk.max(1);
+        let count = latents.len() / rank.max(1);
         let ups = weights.w_uk.iter().zip(&mut slope.w_uk);
         for (mut rows, (up, slope)) in by.into_iter().zip(ups) {
             rotary.rotate_back(&mut rows, d);
             let rows = View::new(&rows, count, d);
-            product(slope, true, rows.t(), View::new(latents, count, rk), 1.0);
-            product(&mut keys, true, rows, View::new(up, d, rk), 1.0);
+            product(slope, true, rows.t(), View::new(latents, count, rank), 1.0);
+            product(&mut keys, true, rows, View::new(up, d, rank), 1.0);
         }
         Latents { keys, values }
     }

@@ -1,13 +1,13 @@
-//! One attention step by step: forward, and backward by the chain rule.
+//! The way forward through one attention: scores, probabilities, outputs, and their difference from the target.
 
 use crate::factor::Factors;
 use crate::factor::dense::{View, product};
 use crate::factor::reconstruct::attention::{Attention, Sequence};
-use crate::factor::reconstruct::scored::{Scored, Slopes};
+use crate::factor::reconstruct::scored::Scored;
 use crate::factor::reconstruct::weights::{Weights, single};
 
 /// Queries that are worked on at once: they see keys up to the last of them only.
-const BLOCK: usize = 64;
+pub const BLOCK: usize = 64;
 
 /// One attention with its widths at hand.
 pub struct Layer<'a> {
@@ -17,6 +17,7 @@ pub struct Layer<'a> {
     pub key_rank: usize,
     /// Rank of the values.
     pub value_rank: usize,
+    /// W_O W_Oᵀ in single precision.
     readers: Option<Vec<f32>>,
 }
 
@@ -40,10 +41,6 @@ impl<'a> Layer<'a> {
         }
     }
 
-    pub fn group(&self, head: usize) -> usize {
-        head / (self.is.heads / self.is.kv_heads.max(1)).max(1)
-    }
-
     /// The original's outputs [T, H*dv].
     pub fn target(&self, sequence: &Sequence) -> Vec<f32> {
         let (heads, d, dv) = (self.is.heads, self.is.key_size, self.is.value_size);
@@ -51,7 +48,7 @@ impl<'a> Layer<'a> {
         let mut target = vec![0.0; sequence.length * heads * dv];
         let (mut scores, mut out) = (Vec::new(), Vec::new());
         for head in 0..heads {
-            let group = self.group(head);
+            let group = self.is.group(head);
             let mut keys = columns(&sequence.keys, self.is.kv_heads * d, group * d, d);
             if let Some(rotary) = &self.is.rotary {
                 rotary.rotate(&mut keys, d);
@@ -93,7 +90,7 @@ impl<'a> Layer<'a> {
     }
 
     /// `outputs` times W_O W_Oᵀ.
-    fn read(&self, outputs: &[f32], count: usize) -> Vec<f32> {
+    pub fn read(&self, outputs: &[f32], count: usize) -> Vec<f32> {
         let width = self.is.heads * self.is.value_size;
         match &self.readers {
             None => outputs.to_vec(),
@@ -156,86 +153,9 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// Squared error of the outputs at `queries`, and its gradient added to `slope`.
-    pub fn step(
-        &self,
-        sequence: &Sequence,
-        target: &[f32],
-        queries: &[usize],
-        weights: &Weights,
-        mut slope: Option<&mut Weights>,
-    ) -> f64 {
-        let (n, m) = (
-            self.is.kv_heads * self.is.key_size,
-            self.is.kv_heads * self.is.value_size,
-        );
-        let (rk, rv) = (self.key_rank, self.value_rank);
-        let seen = queries.last().map_or(0, |last| last + 1);
-        let keys = View::new(&sequence.keys, seen, n);
-        let values = View::new(&sequence.values, seen, m);
-        let (mut latent_keys, mut latent_values) = (Vec::new(), Vec::new());
-        product(
-            &mut latent_keys,
-            false,
-            keys,
-            View::new(&weights.w_dk, n, rk),
-            1.0,
-        );
-        product(
-            &mut latent_values,
-            false,
-            values,
-            View::new(&weights.w_dv, m, rv),
-            1.0,
-        );
-        let scored = self.scored(latent_keys, seen, weights);
-        let mut back = Slopes::zeros(&scored, latent_values.len());
-        let mut lost = 0.0;
-        for block in queries.chunks(BLOCK) {
-            let seen = block.last().map_or(0, |last| last + 1);
-            let latent_values = View::new(&latent_values, seen, rv);
-            let made: Vec<Head> = (0..self.is.heads)
-                .map(|head| self.forward(sequence, block, head, weights, &scored, latent_values))
-                .collect();
-            let difference = self.difference(&made, target, block, weights);
-            let read = self.read(&difference, block.len());
-            lost += dot(&difference, &read);
-            if let Some(slope) = slope.as_deref_mut() {
-                for (head, made) in made.iter().enumerate() {
-                    self.backward(
-                        head,
-                        made,
-                        &read,
-                        block.len(),
-                        weights,
-                        (&scored, latent_values),
-                        slope,
-                        &mut back,
-                    );
-                }
-            }
-        }
-        if let Some(slope) = slope {
-            let back = self.to_latents(back, &scored, weights, slope);
-            product(
-                &mut slope.w_dk,
-                true,
-                keys.t(),
-                View::new(&back.keys, seen, rk),
-                1.0,
-            );
-            product(
-                &mut slope.w_dv,
-                true,
-                values.t(),
-                View::new(&back.values, seen, rv),
-                1.0,
-            );
-        }
-        lost
-    }
-
-    fn forward(
+    /// What `head` makes of the queries `block` of `sequence`, given what queries are multiplied with and the latent
+    /// `values` [seen, r].
+    pub fn forward(
         &self,
         sequence: &Sequence,
         block: &[usize],
@@ -246,7 +166,7 @@ impl<'a> Layer<'a> {
     ) -> Head {
         let (d, dv) = (self.is.key_size, self.is.value_size);
         let (rk, rv) = (self.key_rank, self.value_rank);
-        let group = self.group(head);
+        let group = self.is.group(head);
         let seen = block.last().map_or(0, |last| last + 1);
         let empty = Vec::new();
         let (up_key, up_value) = (
@@ -295,7 +215,7 @@ impl<'a> Layer<'a> {
     }
 
     /// Outputs minus target, [block, H*dv].
-    fn difference(
+    pub fn difference(
         &self,
         made: &[Head],
         target: &[f32],
@@ -365,7 +285,8 @@ pub fn columns(data: &[f32], width: usize, first: usize, count: usize) -> Vec<f3
     picked
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f64 {
+/// The sum of products, in double precision.
+pub fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter()
         .zip(b)
         .map(|(x, y)| f64::from(*x) * f64::from(*y))

@@ -8,7 +8,7 @@ use gqa2mla_passes::forms::CachedKeys;
 use gqa2mla_passes::recognize::rotation::Rotated;
 
 use crate::fit::calibrate::shown;
-use crate::fit::reconstruct::recording::{attention, sequence as recorded};
+use crate::fit::reconstruct::sequence::sequence as recorded;
 use crate::runtime::tensor::Tensor;
 
 /// Scores below this are masked: exporters hide positions with -inf, the type's minimum or -10000.
@@ -67,6 +67,29 @@ pub fn reproduce(
     } else {
         Reproduced::Not(format!("its outputs come out {:.1}% off", 100.0 * off))
     }
+}
+
+/// The attention of `layer` for the descent, given what a query sees and what rotates the keys of its latents.
+fn attention(
+    layer: &ObservedLayer,
+    window: Option<usize>,
+    rotary: Option<Rotary>,
+) -> Option<Attention> {
+    let site = &layer.site;
+    let scoring = layer.scoring?;
+    Some(Attention {
+        heads: site.heads,
+        kv_heads: site.kv_heads,
+        key_size: site.key.size,
+        value_size: site.value.size,
+        scale: scoring.scale * site.key.scale,
+        value_scale: site.value.scale,
+        softcap: scoring.softcap,
+        window,
+        rotary,
+        rope: None,
+        readers: layer.output_projection.as_ref().map(|w| w.dot(&w.t())),
+    })
 }
 
 /// What rotates the keys of `sequence` before they are scored, if latents of the form are made of keys before rotation.

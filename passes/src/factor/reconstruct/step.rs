@@ -1,0 +1,88 @@
+//! One look at some queries of a sequence: forward, the error, and backward where the slope is asked for.
+
+use crate::factor::dense::{View, product};
+use crate::factor::reconstruct::attention::Sequence;
+use crate::factor::reconstruct::forward::{BLOCK, Head, Layer, dot};
+use crate::factor::reconstruct::scored::{Scored, Slopes};
+use crate::factor::reconstruct::weights::Weights;
+
+impl Layer<'_> {
+    /// Squared error of the outputs at `queries`, and its gradient added to `slope`.
+    pub fn step(
+        &self,
+        sequence: &Sequence,
+        target: &[f32],
+        queries: &[usize],
+        weights: &Weights,
+        mut slope: Option<&mut Weights>,
+    ) -> f64 {
+        let (n, m) = (
+            self.is.kv_heads * self.is.key_size,
+            self.is.kv_heads * self.is.value_size,
+        );
+        let (rk, rv) = (self.key_rank, self.value_rank);
+        let seen = queries.last().map_or(0, |last| last + 1);
+        let keys = View::new(&sequence.keys, seen, n);
+        let values = View::new(&sequence.values, seen, m);
+        let (mut latent_keys, mut latent_values) = (Vec::new(), Vec::new());
+        product(
+            &mut latent_keys,
+            false,
+            keys,
+            View::new(&weights.w_dk, n, rk),
+            1.0,
+        );
+        product(
+            &mut latent_values,
+            false,
+            values,
+            View::new(&weights.w_dv, m, rv),
+            1.0,
+        );
+        let scored = Scored::of(self.is, latent_keys, rk, weights);
+        let mut back = Slopes::zeros(&scored, latent_values.len());
+        let mut lost = 0.0;
+        for block in queries.chunks(BLOCK) {
+            let seen = block.last().map_or(0, |last| last + 1);
+            let latent_values = View::new(&latent_values, seen, rv);
+            let made: Vec<Head> = (0..self.is.heads)
+                .map(|head| self.forward(sequence, block, head, weights, &scored, latent_values))
+                .collect();
+            let difference = self.difference(&made, target, block, weights);
+            let read = self.read(&difference, block.len());
+            lost += dot(&difference, &read);
+            if let Some(slope) = slope.as_deref_mut() {
+                for (head, made) in made.iter().enumerate() {
+                    self.backward(
+                        head,
+                        made,
+                        &read,
+                        block.len(),
+                        weights,
+                        (&scored, latent_values),
+                        slope,
+                        &mut back,
+                    );
+                }
+            }
+        }
+        if let Some(slope) = slope {
+            let back = scored.to_latents(self.is, back, rk, weights, slope);
+            product(
+                &mut slope.w_dk,
+                true,
+                keys.t(),
+                View::new(&back.keys, seen, rk),
+                1.0,
+            );
+            product(
+                &mut slope.w_dv,
+                true,
+                values.t(),
+                View::new(&back.values, seen, rv),
+                1.0,
+            );
+        }
+        lost
+    }
+}

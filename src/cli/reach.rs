@@ -1,0 +1,35 @@
+//! How far factors carry, for people.
+
+use gqa2mla::fit::context::{Context, Source};
+use gqa2mla::fit::reach::{FEW, Reach};
+
+/// The positions that factors are made for, and what tells so.
+pub fn context_text(context: &Context) -> String {
+    let last = context.positions.saturating_sub(1);
+    let source = match &context.source {
+        Source::Asked => "--context".to_owned(),
+        Source::Configuration(file) => format!("the maximum in {file}"),
+        Source::Usual => "no configuration beside the model tells a maximum".to_owned(),
+    };
+    format!("factors for positions 0 to {last}: {source}\n")
+}
+
+/// What the statistics hold, with what they lack.
+pub fn reach_text(reach: &Reach) -> String {
+    let mut text = format!(
+        "statistics: {:.1} tokens for each direction of the cache\n",
+        reach.tokens_a_direction
+    );
+    if reach.is_short() {
+        text.push_str(&format!(
+            "  these are few: from {FEW} on, more text hardly changes the factors\n"
+        ));
+    }
+    if reach.bound_to_positions > 0 {
+        text.push_str(&format!(
+            "  the rotation of {} attentions is not recognised: factors of their keys hold for the first {} positions, which were read; calibrate on sequences as long as the contexts to be served\n",
+            reach.bound_to_positions, reach.read
+        ));
+    }
+    text
+}

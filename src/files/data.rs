@@ -1,0 +1,245 @@
+//! The data file of a model that is written: the bytes of its large tensors, one after another.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use gqa2mla_passes::onnx::stored::{External, Role, TensorError, byte_size};
+use gqa2mla_passes::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
+
+use crate::files::copy::{copy_range, next_data};
+use crate::files::load::LoadedModel;
+use crate::files::mapped::Source;
+use crate::files::staging::StagingError;
+
+/// Inline tensors smaller than this stay inline, so that small models are one file and shapes stay readable.
+pub const INLINE_BELOW: usize = 64 * 1024;
+/// Offsets in the data file are multiples of this: the allocation granularity of Windows, and of pages elsewhere.
+///
+/// Small tensors are not treated apart: a model has a few hundred tensors and as many gaps, which is below 1% of its
+/// weights, and file systems that know holes store no gap.
+pub const ALIGNMENT: u64 = 64 * 1024;
+
+/// Why a model could not be written. Nothing is left under its name then.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// The system refuses.
+    #[error("{path}: {action}: {cause}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What was tried.
+        action: &'static str,
+        /// The system's answer.
+        cause: io::Error,
+    },
+    /// No staging folder, or the output did not get its name.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
+    /// A tensor whose bytes are not there.
+    #[error("{path}: {cause}")]
+    Tensor {
+        /// The output.
+        path: String,
+        /// What is wrong.
+        cause: TensorError,
+    },
+    /// Too large without its weights.
+    #[error(
+        "{path}: the graph without its weights takes {bytes} bytes, and an ONNX file is limited to 2 GiB"
+    )]
+    TooLarge {
+        /// The output.
+        path: String,
+        /// Length of the message.
+        bytes: usize,
+    },
+}
+
+/// Writes tensors to a data file, which is made with the first of them.
+pub struct DataWriter<'a> {
+    loaded: &'a LoadedModel,
+    path: &'a Path,
+    shown: &'a str,
+    file: Option<File>,
+    end: u64,
+    /// The input file copied from last; a model can have more files than a process may open.
+    opened: Option<(PathBuf, File)>,
+    /// Ranges that are in the new file already: tensors that shared bytes go on sharing them.
+    placed: HashMap<External, u64>,
+    /// Whether there is to be no data file.
+    inline: bool,
+}
+
+impl<'a> DataWriter<'a> {
+    /// Writes tensors of `loaded` to `path`; with `inline` into their messages. Errors speak of `shown`.
+    pub fn new(loaded: &'a LoadedModel, path: &'a Path, shown: &'a str, inline: bool) -> Self {
+        Self {
+            loaded,
+            path,
+            shown,
+            file: None,
+            end: 0,
+            opened: None,
+            placed: HashMap::new(),
+            inline,
+        }
+    }
+
+    /// Writes the bytes of `tensor`, if it is external or large, and has it refer to them; the location is still open.
+    pub fn place(&mut self, tensor: &mut TensorProto, role: Role) -> Result<(), SaveError> {
+        let broken = |cause| SaveError::Tensor {
+            path: self.shown.to_owned(),
+            cause,
+        };
+        if let Some(external) = External::of(tensor).map_err(broken)? {
+            let range = self.loaded.model.range(tensor, &external).map_err(broken)?;
+            if self.inline {
+                tensor.external_data.clear();
+                tensor.data_location = None;
+                tensor.raw_data = Some(range);
+                return Ok(());
+            }
+            let offset = match self.placed.get(&external) {
+                Some(offset) => *offset,
+                None => self.write(&range)?,
+            };
+            Self::refer(tensor, offset, external.length);
+            self.placed.insert(external, offset);
+        } else if let (Role::Dense, false, Some(bytes)) = (role, self.inline, self.large(tensor)) {
+            let offset = self.write(&bytes)?;
+            tensor.raw_data = None;
+            tensor.float_data.clear();
+            tensor.int32_data.clear();
+            tensor.int64_data.clear();
+            tensor.double_data.clear();
+            tensor.uint64_data.clear();
+            Self::refer(tensor, offset, bytes.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// The bytes of an inline tensor that is better kept in the data file.
+    fn large(&self, tensor: &TensorProto) -> Option<Bytes> {
+        let size = byte_size(tensor).ok()?;
+        if size < INLINE_BELOW as u64 {
+            return None;
+        }
+        self.loaded.model.tensor_bytes(tensor).ok()
+    }
+
+    /// Puts `bytes` at the next aligned offset of the data file; returns that offset.
+    fn write(&mut self, bytes: &Bytes) -> Result<u64, SaveError> {
+        let offset = self.end.next_multiple_of(ALIGNMENT);
+        let written = self.write_at(offset, bytes);
+        written.map_err(self.io("writing the data file"))?;
+        self.end = offset + bytes.len() as u64;
+        Ok(offset)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &Bytes) -> io::Result<()> {
+        let original = [&self.loaded.source]
+            .into_iter()
+            .chain(self.loaded.sources.values())
+            .find_map(|source| Some((source, source.offset_of(bytes)?)));
+        let target = match &mut self.file {
+            Some(file) => file,
+            slot => slot.insert(File::create_new(self.path)?),
+        };
+        target.seek(SeekFrom::Start(offset))?;
+        let Some((source, from)) = original else {
+            return target.write_all(bytes);
+        };
+        let Some(opened) = reopened(&mut self.opened, source)? else {
+            return target.write_all(bytes);
+        };
+        let copied = copy_range(opened, from, target, bytes.len() as u64);
+        copied.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => source.truncated(),
+            _ => error,
+        })
+    }
+
+    fn io(&self, action: &'static str) -> impl FnOnce(io::Error) -> SaveError + use<> {
+        let path = self.shown.to_owned();
+        move |cause| SaveError::Io {
+            path,
+            action,
+            cause,
+        }
+    }
+
+    fn refer(tensor: &mut TensorProto, offset: u64, length: u64) {
+        let entry = |key: &str, value: String| StringStringEntryProto {
+            key: Some(key.to_owned()),
+            value: Some(value),
+        };
+        // A checksum speaks of a file that is no longer meant; other keys are the exporter's.
+        tensor
+            .external_data
+            .retain(|e| !matches!(e.key(), "location" | "offset" | "length" | "checksum"));
+        let place = [
+            entry("location", String::new()),
+            entry("offset", offset.to_string()),
+            entry("length", length.to_string()),
+        ];
+        tensor.external_data.splice(0..0, place);
+        tensor.data_location = Some(DataLocation::External as i32);
+    }
+
+    /// Ends the file; false where no tensor went to it.
+    pub fn finish(self) -> Result<bool, SaveError> {
+        let error = self.io("writing the data file");
+        match &self.file {
+            // A hole at its end makes it longer than what was written.
+            Some(file) => file.set_len(self.end).map(|()| true).map_err(error),
+            None => Ok(false),
+        }
+    }
+}
+
+/// The file of `source`, opened unless it was the last one; `None` where another file has its name by now.
+fn reopened<'a>(
+    opened: &'a mut Option<(PathBuf, File)>,
+    source: &Source,
+) -> io::Result<Option<&'a mut File>> {
+    if opened
+        .as_ref()
+        .is_none_or(|(path, _)| path != source.path())
+    {
+        *opened = source
+            .open()?
+            .map(|file| (source.path().to_path_buf(), file));
+    }
+    Ok(opened.as_mut().map(|(_, file)| file))
+}
+
+/// A checksum of the file at `path`: of the offset and the bytes of each block of [`ALIGNMENT`] that is not all zeros, and
+/// of the length. Holes are not read, and do not count.
+///
+/// # Errors
+/// The system's.
+pub fn content(path: &Path) -> io::Result<u32> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let mut sum = crc32fast::Hasher::new();
+    sum.update(&length.to_le_bytes());
+    let mut block = Vec::new();
+    let mut at = 0;
+    while let Some((from, to)) = next_data(&file, at, length)? {
+        at = from / ALIGNMENT * ALIGNMENT;
+        while at < to {
+            block.clear();
+            file.seek(SeekFrom::Start(at))?;
+            (&mut file).take(ALIGNMENT).read_to_end(&mut block)?;
+            if block.iter().any(|byte| *byte != 0) {
+                sum.update(&at.to_le_bytes());
+                sum.update(&block);
+            }
+            at += ALIGNMENT;
+        }
+    }
+    Ok(sum.finalize())
+}

@@ -1,0 +1,68 @@
+//! What a model file says of itself: whether this tool wrote it, and which data files it refers to.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
+use gqa2mla_passes::onnx::stored::{External, visit_tensors};
+use gqa2mla_passes::onnx::{ModelProto, StringStringEntryProto};
+use prost::Message;
+use serde_json::json;
+
+use crate::files::mapped::Source;
+
+/// Key of the model's metadata that every model written by a rewrite has. Its value is JSON, with at least the `version`.
+pub const MARK: &str = "gqa2mla";
+
+/// What is known of a model file without reading its weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Whether a rewrite of this tool wrote it.
+    pub ours: bool,
+    /// The locations of its external tensors.
+    pub locations: BTreeSet<String>,
+}
+
+impl Origin {
+    /// Reads it from the model at `path`.
+    ///
+    /// # Errors
+    /// The system's, and that it is no model.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let source = Source::map(path)?;
+        let mut proto = ModelProto::decode(source.bytes().clone())?;
+        let mut locations = BTreeSet::new();
+        visit_tensors(&mut proto, &mut |tensor, _| {
+            let external = External::of(tensor).map_err(io::Error::other)?;
+            locations.extend(external.map(|e| e.location));
+            Ok::<(), io::Error>(())
+        })?;
+        let ours = proto.metadata_props.iter().any(|p| p.key() == MARK);
+        Ok(Self { ours, locations })
+    }
+}
+
+/// Marks a model as written by this tool, unless it says so already.
+pub fn mark(proto: &mut ModelProto) {
+    if !proto.metadata_props.iter().any(|p| p.key() == MARK) {
+        proto.metadata_props.push(StringStringEntryProto {
+            key: Some(MARK.to_owned()),
+            value: Some(json!({ "version": env!("CARGO_PKG_VERSION") }).to_string()),
+        });
+    }
+}
+
+/// The name of the data file with this content for the model `model`.
+#[must_use]
+pub fn data_name(model: &str, content: u32) -> String {
+    format!("{model}.{content:08x}.data")
+}
+
+/// Whether `data` is such a name: then a file of this name has the content that the name says.
+#[must_use]
+pub fn is_data_name(model: &str, data: &str) -> bool {
+    let content = data
+        .strip_prefix(model)
+        .and_then(|rest| rest.strip_prefix('.')?.strip_suffix(".data"));
+    content.is_some_and(|hex| hex.len() == 8 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+}

@@ -1,0 +1,153 @@
+//! Which outputs may be written: never an input of the same run, and in place of something else only what this tool wrote.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use walkdir::WalkDir;
+
+use crate::files::interrupted::HIDDEN;
+use crate::files::load::LoadedModel;
+use crate::files::origin::{Origin, is_data_name};
+
+/// Why an output is not written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OutputError {
+    /// It is, or replaces, a file that is read.
+    #[error(
+        "{output}: the output would replace an input of this run, {input}: write to another path"
+    )]
+    Input {
+        /// The output.
+        output: String,
+        /// The input.
+        input: String,
+    },
+    /// Something that this tool did not write is there.
+    #[error("{output}: {found} is there, which gqa2mla did not write: give --force to replace it")]
+    Foreign {
+        /// The output.
+        output: String,
+        /// What is there.
+        found: String,
+    },
+}
+
+/// Refuses `output` where it is one of `inputs`, by its path, through a link or as another name of the same file.
+///
+/// # Errors
+/// [`OutputError::Input`].
+pub fn check_file(output: &Path, inputs: &[&Path]) -> Result<(), OutputError> {
+    match inputs.iter().find(|input| is_same(input, output)) {
+        Some(input) => Err(is_input(output, input)),
+        None => Ok(()),
+    }
+}
+
+/// Refuses `output`, a .onnx path, where it or its data file would replace a file of `model`.
+///
+/// # Errors
+/// [`OutputError::Input`].
+pub fn check_inputs(model: &LoadedModel, output: &Path) -> Result<(), OutputError> {
+    let data: Vec<&Path> = model.sources.values().map(|s| s.path()).collect();
+    check_file(output, &[&model.path])?;
+    check_file(output, &data)?;
+    let name = output.file_name().unwrap_or_default().to_string_lossy();
+    for input in data {
+        let data_name = input.file_name().unwrap_or_default().to_string_lossy();
+        let is_of_output = data_name == format!("{name}.data") || is_data_name(&name, &data_name);
+        if is_of_output && is_same(&output.with_file_name(&*data_name), input) {
+            return Err(is_input(output, input));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses `output`, a .onnx path, as [`check_inputs`] does, and without `force` where another model is there.
+///
+/// # Errors
+/// [`OutputError`].
+pub fn check_model(model: &LoadedModel, output: &Path, force: bool) -> Result<(), OutputError> {
+    check_inputs(model, output)?;
+    if force || !output.is_file() || Origin::of(output).is_ok_and(|o| o.ours) {
+        return Ok(());
+    }
+    Err(OutputError::Foreign {
+        output: output.display().to_string(),
+        found: "a file".to_owned(),
+    })
+}
+
+/// Refuses the folder `output` where it is `root`, which is read, or around it; and without `force` where one of `files`,
+/// relative to it, would replace something that did not come from a rewrite.
+///
+/// # Errors
+/// [`OutputError`].
+pub fn check_folder(
+    root: &Path,
+    output: &Path,
+    files: &[PathBuf],
+    force: bool,
+) -> Result<(), OutputError> {
+    if let (Ok(read), Ok(written)) = (fs::canonicalize(root), fs::canonicalize(output))
+        && read.starts_with(&written)
+    {
+        return Err(is_input(output, root));
+    }
+    for file in files {
+        check_file(&output.join(file), &[&root.join(file)])?;
+    }
+    let replaced = files.iter().find(|file| output.join(file).exists());
+    match replaced {
+        Some(file) if !force && !is_ours(output) => Err(OutputError::Foreign {
+            output: output.display().to_string(),
+            found: file.display().to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses `output` where it is there, in the folder `root` that is read.
+///
+/// # Errors
+/// [`OutputError::Input`].
+pub fn check_outside(output: &Path, root: &Path) -> Result<(), OutputError> {
+    match (fs::canonicalize(output), fs::canonicalize(root)) {
+        (Ok(file), Ok(root)) if file.starts_with(&root) => Err(is_input(output, &file)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a folder holds models, and all of them were written by this tool.
+fn is_ours(folder: &Path) -> bool {
+    let hidden = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with(HIDDEN);
+    let entries = WalkDir::new(folder)
+        .into_iter()
+        .filter_entry(|e| e.depth() == 0 || !hidden(e.file_name()))
+        .filter_map(Result::ok);
+    let models: Vec<bool> = entries
+        .filter(|e| e.path().extension().is_some_and(|x| x == "onnx"))
+        .map(|e| Origin::of(e.path()).is_ok_and(|o| o.ours))
+        .collect();
+    !models.is_empty() && models.iter().all(|ours| *ours)
+}
+
+fn is_input(output: &Path, input: &Path) -> OutputError {
+    OutputError::Input {
+        output: output.display().to_string(),
+        input: input.display().to_string(),
+    }
+}
+
+/// Whether both are there and the same file.
+#[cfg(unix)]
+fn is_same(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+    identity(one).is_some_and(|file| Some(file) == identity(other))
+}
+
+#[cfg(not(unix))]
+fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    real(one).is_some_and(|file| Some(file) == real(other))
+}

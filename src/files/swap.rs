@@ -1,0 +1,156 @@
+//! How a staged folder takes the place of one that is there: exchanged as a whole, with what no rewrite wrote carried over.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use walkdir::{DirEntry, WalkDir};
+
+use crate::files::copy::copy_file;
+use crate::files::interrupted::{HIDDEN, publishing};
+use crate::files::origin::Origin;
+use crate::files::publish::{ASIDE, is_model, owned_data, parent, sync_folder};
+
+/// Gives the folder `staged` the name `target`. A folder of this name is exchanged for it as a whole; what the old one
+/// holds and no rewrite wrote is in the new one too.
+pub fn folder(staged: &Path, target: &Path, place: &Path) -> io::Result<()> {
+    if target.exists() {
+        carry_over(target, staged)?;
+        sync_tree(staged)?;
+        let _guard = publishing();
+        if !exchange(staged, target)? {
+            let aside = place.join(ASIDE);
+            fs::rename(target, &aside)?;
+            fs::rename(staged, target).inspect_err(|_| {
+                let _ = fs::rename(&aside, target);
+            })?;
+        }
+    } else {
+        sync_tree(staged)?;
+        let _guard = publishing();
+        fs::rename(staged, target)?;
+    }
+    sync_folder(parent(target))
+}
+
+/// Moves the files of `staged` into the folder `target`, which cannot be exchanged: it is a file system of its own, or the
+/// folder that people work in. Models that are replaced go first and new ones come last, so that each is always whole.
+pub fn into_folder(staged: &Path, target: &Path) -> io::Result<()> {
+    let mut files = Vec::new();
+    for entry in WalkDir::new(staged).sort_by_file_name() {
+        let entry = entry?;
+        if !entry.file_type().is_dir()
+            && let Ok(relative) = entry.path().strip_prefix(staged)
+        {
+            files.push(relative.to_path_buf());
+        }
+    }
+    files.sort_by_key(|file| is_model(file));
+    let old = written_in(target)?;
+    let replaced = files.iter().filter(|file| is_model(file));
+    let gone: BTreeSet<&PathBuf> = replaced
+        .chain(old.iter().filter(|file| is_model(file)))
+        .collect();
+    sync_tree(staged)?;
+    let _guard = publishing();
+    for model in gone {
+        let path = target.join(model);
+        if path.exists() {
+            fs::remove_file(&path)?;
+        }
+    }
+    for file in &files {
+        let to = target.join(file);
+        fs::create_dir_all(parent(&to))?;
+        fs::rename(staged.join(file), &to)?;
+    }
+    for file in old.iter().filter(|file| !files.contains(file)) {
+        let _ = fs::remove_file(target.join(file));
+    }
+    sync_tree(target)
+}
+
+/// The models of a folder that rewrites wrote, and the data files that came with them, relative to it.
+fn written_in(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let mut written = BTreeSet::new();
+    let staged = |e: &DirEntry| e.file_name().to_string_lossy().starts_with(HIDDEN);
+    for entry in WalkDir::new(folder)
+        .into_iter()
+        .filter_entry(|e| !staged(e))
+    {
+        let entry = entry?;
+        let path = entry.path();
+        let (true, Ok(relative)) = (is_model(path), path.strip_prefix(folder)) else {
+            continue;
+        };
+        if Origin::of(path).is_ok_and(|model| model.ours) {
+            let data = owned_data(path);
+            written.extend(data.iter().map(|d| relative.with_file_name(d)));
+            written.insert(relative.to_path_buf());
+        }
+    }
+    Ok(written)
+}
+
+/// Links or copies into `staged` what `target` holds, `staged` does not, and no rewrite wrote.
+fn carry_over(target: &Path, staged: &Path) -> io::Result<()> {
+    let written = written_in(target)?;
+    let mut entries = WalkDir::new(target).min_depth(1).into_iter();
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let path = entry.path();
+        let relative = path.strip_prefix(target).unwrap_or(path);
+        let to = staged.join(relative);
+        if entry.file_name().to_string_lossy().starts_with(HIDDEN) {
+            entries.skip_current_dir();
+        } else if entry.file_type().is_dir() {
+            if !to.is_dir() {
+                fs::create_dir(&to)?;
+                fs::set_permissions(&to, entry.metadata()?.permissions())?;
+            }
+        } else if fs::symlink_metadata(&to).is_err() && !written.contains(relative) {
+            link(path, &to)?;
+        }
+    }
+    Ok(())
+}
+
+fn link(from: &Path, to: &Path) -> io::Result<()> {
+    if fs::hard_link(from, to).is_ok() {
+        return Ok(());
+    }
+    #[cfg(unix)]
+    if from.is_symlink() {
+        return std::os::unix::fs::symlink(fs::read_link(from)?, to);
+    }
+    copy_file(from, to)
+}
+
+/// Exchanges two folders in one step; false where the system cannot.
+#[cfg(target_os = "linux")]
+fn exchange(one: &Path, other: &Path) -> io::Result<bool> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+    match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exchange(_: &Path, _: &Path) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// Writes out the names in every folder under `root`.
+fn sync_tree(root: &Path) -> io::Result<()> {
+    for entry in WalkDir::new(root) {
+        let entry = entry?;
+        if entry.file_type().is_dir() {
+            sync_folder(entry.path())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! How long the contexts are that a model is made for.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// Positions that factors are made for where nothing tells how long contexts are.
+const UNTOLD: usize = 4096;
+/// Longest context that is believed: some configurations hold a number that stands for no bound.
+const LONGEST: usize = 1 << 24;
+
+/// Where configurations of a model tell the length, in the order in which they are asked: what a stack serves comes before
+/// what the model was trained for.
+const KEYS: [(&str, &str); 6] = [
+    ("genai_config.json", "/model/context_length"),
+    ("config.json", "/max_position_embeddings"),
+    ("config.json", "/text_config/max_position_embeddings"),
+    ("config.json", "/max_sequence_length"),
+    ("config.json", "/n_positions"),
+    ("config.json", "/max_seq_len"),
+];
+
+/// The positions that a rewritten model has to serve, from 0.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Context {
+    /// How many.
+    pub positions: usize,
+    /// What tells so.
+    pub source: Source,
+}
+
+/// What tells how long contexts are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Whoever asks for the rewrite.
+    Asked,
+    /// This configuration beside the model.
+    Configuration(String),
+    /// Nothing: the usual length.
+    Usual,
+}
+
+impl Context {
+    /// `asked`, or the maximum in a configuration in the folder of the `model` file or in the one around it, or 4,096.
+    #[must_use]
+    pub fn of(asked: Option<usize>, model: &Path) -> Self {
+        if let Some(positions) = asked {
+            return Self {
+                positions,
+                source: Source::Asked,
+            };
+        }
+        // Exports for the web keep their models in a folder of this name beside the configuration.
+        let web = |folder: &&Path| folder.ends_with("onnx");
+        let own = model.parent();
+        let around = own.filter(web).and_then(Path::parent);
+        let folders = own.into_iter().chain(around);
+        let told = folders.flat_map(|folder| {
+            let told = KEYS.map(|(file, key)| Some((file, positions(&folder.join(file), key)?)));
+            told.into_iter().flatten()
+        });
+        let mut told = told.into_iter();
+        match told.next() {
+            Some((file, positions)) => Self {
+                positions,
+                source: Source::Configuration(file.to_owned()),
+            },
+            None => Self {
+                positions: UNTOLD,
+                source: Source::Usual,
+            },
+        }
+    }
+}
+
+/// The number at `key` of a configuration, where it is one.
+fn positions(file: &Path, key: &str) -> Option<usize> {
+    let config: Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+    let number = usize::try_from(config.pointer(key)?.as_u64()?).ok()?;
+    (1..=LONGEST).contains(&number).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{Context, Source};
+
+    #[test]
+    fn the_configuration_nearest_to_the_model_tells_and_what_is_asked_comes_first()
+    -> std::io::Result<()> {
+        let place = tempfile::tempdir()?;
+        let inner = place.path().join("onnx");
+        fs::create_dir(&inner)?;
+        let model = inner.join("model.onnx");
+        assert_eq!(Context::of(None, &model).positions, 4096);
+        assert_eq!(Context::of(None, &model).source, Source::Usual);
+        let config = r#"{"max_position_embeddings": 2048}"#;
+        fs::write(place.path().join("config.json"), config)?;
+        assert_eq!(Context::of(None, &model).positions, 2048);
+        let genai = r#"{"model": {"context_length": 8192}}"#;
+        fs::write(inner.join("genai_config.json"), genai)?;
+        let told = Context::of(None, &model);
+        let file = "genai_config.json".to_owned();
+        assert_eq!(
+            (told.positions, told.source),
+            (8192, Source::Configuration(file))
+        );
+        assert_eq!(Context::of(Some(100), &model).positions, 100);
+        // Neither a broken file nor a number without meaning tells anything.
+        fs::write(
+            inner.join("genai_config.json"),
+            r#"{"model": {"context_length": 1e30}}"#,
+        )?;
+        fs::write(place.path().join("config.json"), "{")?;
+        assert_eq!(Context::of(None, &model).positions, 4096);
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! The expanded form rotates cached rows at their own positions: positions that a graph edits, and angles that mix them,
+//! are refused at their node, and the absorbed form, which caches rotated keys, is exact all the same.
+
+use crate::common::{SINGLE, compared, in_ort, loaded, rewritten};
+use gqa2mla::files::load::LoadedModel;
+use gqa2mla_passes::graph::build::{int64_vector, node};
+use gqa2mla_passes::onnx::{GraphProto, NodeProto};
+use gqa2mla_passes::{Absorbed, Expanded, Form, RewriteError, RewriteOptions};
+
+/// `dynamo18-llama` with `nodes` between its position input and what computes with it; they make `edited`.
+fn edited(nodes: Vec<NodeProto>) -> LoadedModel {
+    let mut model = loaded("dynamo18-llama");
+    let graph: &mut GraphProto = model.model.proto.graph.as_mut().unwrap();
+    for node in graph.node.iter_mut().filter(|n| n.op_type() != "Shape") {
+        for input in node.input.iter_mut().filter(|i| *i == "position_ids") {
+            *input = "edited".to_owned();
+        }
+    }
+    for (name, value) in [("toy/two", 2), ("toy/three", 3), ("toy/one", 1)] {
+        graph.initializer.push(int64_vector(name, &[value]));
+    }
+    graph.node.splice(0..0, nodes);
+    model
+}
+
+fn attempt(model: &LoadedModel, form: &dyn Form) -> Result<LoadedModel, RewriteError> {
+    let mut after = model.clone();
+    let options = RewriteOptions {
+        form,
+        ..RewriteOptions::default()
+    };
+    rewritten(&mut after, options).map(|_| after)
+}
+
+#[test]
+fn edited_positions_are_refused_at_the_node_by_the_form_that_needs_them() {
+    let edits = [
+        ("Mul", vec!["position_ids", "toy/two"]),
+        ("Sub", vec!["position_ids", "toy/three"]),
+        ("Mod", vec!["position_ids", "toy/three"]),
+        ("Min", vec!["position_ids", "toy/three"]),
+        ("Add", vec!["position_ids", "input_ids"]),
+        ("CumSum", vec!["position_ids", "toy/one"]),
+        ("Identity", vec!["input_ids"]),
+    ];
+    for (op, inputs) in edits {
+        let model = edited(vec![node(op, "toy/edit", &inputs, &["edited"])]);
+        let error = attempt(&model, &Expanded).unwrap_err().to_string();
+        let named = error.contains("toy/edit") || error.contains("input_ids");
+        assert!(named && error.contains("absorbed"), "{op}: {error}");
+        let after = attempt(&model, &Absorbed).unwrap();
+        let found = compared(&model, &after, in_ort(SINGLE)).unwrap();
+        assert!(found.passed(), "{op}: {:e}", found.max_ratio());
+    }
+}
+
+#[test]
+fn angles_that_mix_positions_are_refused_at_the_node() {
+    let mut model = loaded("dynamo18-llama");
+    let graph = model.model.proto.graph.as_mut().unwrap();
+    let cos = graph
+        .node
+        .iter()
+        .position(|n| n.op_type() == "Cos")
+        .unwrap();
+    let angle = graph.node[cos].input[0].clone();
+    for node in graph.node.iter_mut() {
+        for input in node.input.iter_mut().filter(|i| **i == angle) {
+            *input = "mixed".to_owned();
+        }
+    }
+    graph.initializer.push(int64_vector("toy/axis", &[1]));
+    let mixed = node("CumSum", "toy/mix", &[&angle, "toy/axis"], &["mixed"]);
+    graph.node.insert(cos, mixed);
+    let error = attempt(&model, &Expanded).unwrap_err().to_string();
+    assert!(error.contains("CumSum 'toy/mix'"), "{error}");
+}
+
+#[test]
+fn what_only_carries_positions_changes_nothing() {
+    let model = edited(vec![
+        node("Identity", "toy/same", &["position_ids"], &["toy/same"]),
+        node("Cast", "toy/cast", &["toy/same"], &["edited"]).with_int("to", 7),
+    ]);
+    let after = attempt(&model, &Expanded).unwrap();
+    let found = compared(&model, &after, in_ort(SINGLE)).unwrap();
+    assert!(found.passed(), "{:e}", found.max_ratio());
+}

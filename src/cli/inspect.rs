@@ -83,6 +83,8 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
             ", {} bytes of cache a token\n",
             grouped(cache_bytes(sites))
         )),
+        // Without a site, whether there is a cache is not known.
+        false if sites.is_empty() => text.push('\n'),
         false => text.push_str(", no cache\n"),
     }
     if !sites.is_empty() {

@@ -6,6 +6,7 @@ use tract_data::prelude::TDim;
 
 use crate::facts::{Facts, shapes};
 use crate::graph::{Graph, NodeId, is_op, label};
+use crate::onnx::NodeProto;
 use crate::recognize::pass_through::{self, makes};
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::site::Cache;
@@ -151,12 +152,25 @@ pub fn not_growing(
         true => {
             let reason = Reason::CacheForm {
                 operand: role,
-                op: node.op_type().to_owned(),
+                op: built_by(graph, node),
                 value: source.to_owned(),
             };
             (id, reason)
         }
         false => (id, cross(role, source)),
+    }
+}
+
+/// How `node` builds a cache: of a `Concat`, what stands where the past belongs.
+fn built_by(graph: &Graph, node: &NodeProto) -> String {
+    let first = node.input.first().filter(|_| is_op(node, "Concat"));
+    match first.and_then(|value| graph.producer(value)) {
+        Some((_, maker)) => format!(
+            "Concat whose first input is made by {} '{}'",
+            maker.op_type(),
+            label(maker)
+        ),
+        None => node.op_type().to_owned(),
     }
 }
 

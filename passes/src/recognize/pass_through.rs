@@ -82,3 +82,44 @@ pub fn makes(graph: &Graph, node: NodeId, values: &[String]) -> bool {
     let node = graph.node(node);
     node.is_some_and(|n| n.output.iter().any(|o| values.contains(o)))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::passed;
+    use crate::facts::Facts;
+    use crate::graph::Graph;
+    use crate::graph::build::{node, value};
+    use crate::onnx::stored::Model;
+    use crate::onnx::{GraphProto, NodeProto, tensor_proto::DataType};
+
+    /// Whether `node`, which reads the cache `past` [2, 3, 4, 5], passes it on.
+    fn passes(node: NodeProto) -> bool {
+        let (float, int64) = (DataType::Float as i32, DataType::Int64 as i32);
+        let graph = GraphProto {
+            input: vec![
+                value("past", float, &[2, 3, 4, 5]),
+                value("beams", int64, &[2]),
+                value("table", int64, &[2, 1]),
+            ],
+            node: vec![node],
+            ..GraphProto::default()
+        };
+        let facts = Facts::of_main(&Model::default(), &Graph::new(&graph), |_| None);
+        passed(&facts, graph.node.first().unwrap()).is_some()
+    }
+
+    #[test]
+    fn names_float_types_and_beams_pass_a_cache_on() {
+        let cast = |to: DataType| node("Cast", "c", &["past"], &["y"]).with_int("to", to as i64);
+        let chosen = |by, axis| node("Gather", "g", &["past", by], &["y"]).with_int("axis", axis);
+        assert!(passes(node("Identity", "i", &["past"], &["y"])));
+        assert!(passes(cast(DataType::Float)) && passes(cast(DataType::Float16)));
+        assert!(passes(chosen("beams", 0)) && passes(chosen("beams", -4)));
+        // Whole numbers cannot hold a latent; another axis than the batch holds heads, positions or channels.
+        assert!(!passes(cast(DataType::Int8)));
+        assert!(!passes(chosen("beams", 1)) && !passes(chosen("beams", 2)));
+        assert!(!passes(chosen("table", 0)));
+        assert!(!passes(node("Neg", "n", &["past"], &["y"])));
+    }
+}

@@ -123,6 +123,7 @@ impl<'g> TypedPatch<'g> {
         let shape: Shape = sizes.iter().enumerate().map(size).collect();
         let fact = Fact::new(old.elem_type, Some(shape));
         self.set(value, fact);
+        self.patch.stale.insert(value.to_owned());
     }
 
     /// Puts `nodes` where the node `at` was, after what has been put there already.

@@ -247,7 +247,8 @@ impl Builder<'_> {
             self.resize(name, dims.clone());
         }
         // Between the interface and the rows that the attention reads, the same nodes pass on what is narrower now.
-        for name in cache.received.iter().chain(&cache.returned) {
+        let inside = cache.received.iter().chain(&cache.returned);
+        for name in inside.chain([&cache.joined]) {
             self.patch.narrow_inside(name, &dims);
         }
     }

@@ -10,7 +10,7 @@ RUN ?=
 MUTANTS ?= 1000000
 SEED ?= 0
 
-.PHONY: demo test test-fast affected check deny package fuzz lapack clean
+.PHONY: demo test test-train test-fast affected check deny package fuzz lapack clean
 
 # Builds without tract, which is half of a first build, installs ONNX Runtime beside the sources, rewrites a fixture and
 # proves the result.
@@ -22,9 +22,9 @@ test: $(VENV)/tests $(VENV)/serving/ready tests/js/node_modules /usr/bin/chromiu
 ifeq ($(MODELS),none)
 	@echo "NOT RUN: the tests of trained models (MODELS=none):"
 	@$(CARGO) test --release --quiet --test it -- --list --ignored real_model:: a_trained_model exports_survive
-	$(CARGO) test --release --workspace -- --include-ignored --skip real_model:: --skip a_trained_model --skip exports_survive
+	$(CARGO) test --release --workspace --exclude gqa2mla-train -- --include-ignored --skip real_model:: --skip a_trained_model --skip exports_survive
 else
-	GQA2MLA_SHARED=$(abspath $(MODELS)) $(CARGO) test --release --workspace -- --include-ignored
+	GQA2MLA_SHARED=$(abspath $(MODELS)) $(CARGO) test --release --workspace --exclude gqa2mla-train -- --include-ignored
 endif
 	$(MAKE) lapack
 
@@ -39,13 +39,20 @@ affected: $(VENV)/tests
 # What needs no test run: formatting, lints, the smaller build, and dependencies where cargo-deny is installed.
 check:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	@# Files that a macro declares are not seen by cargo fmt.
+	rustfmt --check --edition 2024 passes/src/forms/*.rs passes/src/operators/*.rs
+	$(CARGO) clippy --release --workspace --exclude gqa2mla-train --all-targets -- -D warnings
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) deny; \
 		else echo "NOT RUN: cargo deny (cargo install cargo-deny --locked); CI runs it"; fi
 
 # Advisories need the network; the rest does not.
 deny:
 	$(CARGO) deny check
+
+# The trainer: its own crate, and the commands of the feature `train`. Its tensor library makes it a long build.
+test-train: $(VENV)/tests
+	$(CARGO) test --release -p gqa2mla-train
+	$(CARGO) test --release --features train --test it -- tune::
 
 # What would be published: both crates, built from what is packed.
 package:

@@ -24,6 +24,8 @@ pub mod report;
 mod rewriter;
 pub mod runtime;
 pub mod serving;
+#[cfg(feature = "train")]
+pub mod tune;
 pub mod validate;
 
 /// The target forms, and what a form of one's own is made of.
@@ -34,7 +36,28 @@ pub mod forms {
     pub use gqa2mla_passes::forms::*;
     pub use gqa2mla_passes::graph::build::node;
     pub use gqa2mla_passes::graph::patch::Patch;
+    pub use gqa2mla_passes::onnx::NodeProto;
     pub use gqa2mla_passes::recognize::site::{Cache, Side, Site};
+}
+
+/// What an attention operator of one's own is made of. The repository's `tests/toy_operator.rs` adds one.
+///
+/// ```
+/// use gqa2mla::operators::{Operator, unsupported};
+/// // An operator whose shapes are not known, and of which no node has a spelled-out form.
+/// static PAGED: Operator = Operator::new("acme", "PagedAttention", |_, _, _| None, |_, node, _| {
+///     Err(unsupported(node, "its cache is paged: export without that fusion"))
+/// });
+/// let rewriter = gqa2mla::Rewriter::new().operator(&PAGED);
+/// ```
+pub mod operators {
+    pub use gqa2mla_passes::facts::{Fact, Facts, OutputFacts};
+    pub use gqa2mla_passes::graph::{float_attribute, input_at, int_attribute, output_at};
+    pub use gqa2mla_passes::onnx::NodeProto;
+    pub use gqa2mla_passes::operators::{
+        Core, Operator, Spell, Spelled, Speller, Target, unsupported,
+    };
+    pub use gqa2mla_passes::recognize::reject::Reason;
 }
 
 pub use gqa2mla_passes::{Inspection, RewriteError, Rewritten};

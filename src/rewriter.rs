@@ -1,5 +1,6 @@
 //! Rewrites a model in memory.
 
+use gqa2mla_passes::operators::Operator;
 use gqa2mla_passes::{
     Form, RankPlan, RewriteError, RewriteOptions, Rewritten, by_weights, rewrite,
 };
@@ -63,6 +64,15 @@ impl<'f> Rewriter<'f> {
     #[must_use]
     pub fn allow_partial(mut self, allow: bool) -> Self {
         self.options.allow_partial = allow;
+        self
+    }
+
+    /// Recognises `operator`, an attention operator of the caller's own, beside those of this library.
+    ///
+    /// [`crate::operators`] shows how one is written.
+    #[must_use]
+    pub fn operator(mut self, operator: &'static Operator) -> Self {
+        self.options.operators = self.options.operators.with(operator);
         self
     }
 

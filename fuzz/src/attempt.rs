@@ -66,7 +66,7 @@ fn options(choices: &mut Choices<'_>) -> RewriteOptions<'static> {
     RewriteOptions {
         ranks,
         allow_partial: !choices.once_in(4),
-        form: choices.pick(&forms::ALL),
+        form: choices.pick(forms::ALL),
         context: Some(64),
         ..RewriteOptions::default()
     }

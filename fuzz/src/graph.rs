@@ -10,17 +10,16 @@ use prost::Message;
 use crate::choices::Choices;
 use crate::seeds::Seed;
 
-/// Largest number of changes to one model. More leave nothing of an attention.
+/// Most changes to one model: more leave nothing of an attention.
 const MOST_CHANGES: usize = 4;
 /// Sizes, axes and indices that overflow, are negative, empty or off by one.
-const NUMBERS: [i64; 14] = [
+const NUMBERS: [i64; 13] = [
     0,
     1,
     -1,
     2,
     3,
     -2,
-    16,
     17,
     1 << 20,
     i32::MAX as i64,
@@ -387,16 +386,15 @@ fn change_info(info: &mut ValueInfoProto, choices: &mut Choices<'_>) {
 
 /// Any value that a node of `nodes` reads or makes, or a name that none has.
 fn name(nodes: &[NodeProto], choices: &mut Choices<'_>) -> String {
-    if nodes.is_empty() || choices.once_in(12) {
+    let chosen = nodes.get(choices.below(nodes.len()));
+    let Some(node) = chosen.filter(|_| !choices.once_in(12)) else {
         return choices.pick(&NAMES).to_owned();
-    }
-    let node = &nodes[choices.below(nodes.len())];
+    };
     let values: Vec<&String> = node.input.iter().chain(&node.output).collect();
-    let at = choices.below(values.len());
-    values.get(at).map_or_else(String::new, |v| (*v).clone())
+    let value = values.get(choices.below(values.len()));
+    value.map_or_else(String::new, |v| (*v).clone())
 }
 
 fn any<'v, T>(from: &'v mut [T], choices: &mut Choices<'_>) -> Option<&'v mut T> {
-    let at = choices.below(from.len());
-    from.get_mut(at)
+    from.get_mut(choices.below(from.len()))
 }

@@ -1,7 +1,7 @@
 //! A slice of the fuzzing that runs with the tests: a fixed number of mutants from a fixed seed, and the corpus.
 //!
 //! `GQA2MLA_FUZZ_MUTANTS` and `GQA2MLA_FUZZ_SEED` run more, or others: docs/fuzzing.md.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -11,7 +11,7 @@ use gqa2mla_passes::facts::scoped::ScopeFacts;
 use gqa2mla_passes::inspect;
 use gqa2mla_passes::onnx::stored::Model;
 use gqa2mla_passes::onnx::{GraphProto, ModelProto};
-use gqa2mla_passes::operators::output_facts;
+use gqa2mla_passes::operators::Operators;
 use prost::Message;
 
 fn main() {
@@ -28,7 +28,7 @@ fn infer(bencher: Bencher, layers: usize) {
     let graph = model.proto.graph.as_ref().unwrap();
     bencher
         .counter(divan::counter::ItemsCount::new(graph.node.len()))
-        .bench(|| ScopeFacts::infer(&model, graph, output_facts));
+        .bench(|| ScopeFacts::infer(&model, graph, &Operators::default().rules()));
 }
 
 #[divan::bench(args = LAYERS, max_time = 3)]

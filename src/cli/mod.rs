@@ -5,6 +5,8 @@ mod compare;
 mod completions;
 mod diff;
 mod escaped;
+#[cfg(feature = "train")]
+mod exchange;
 mod exit;
 mod factors;
 mod inspect;
@@ -17,6 +19,8 @@ mod rewrite;
 mod runtime;
 mod screen;
 mod text;
+#[cfg(feature = "train")]
+mod tune;
 mod validate;
 mod values;
 
@@ -51,6 +55,10 @@ enum Command {
     Calibrate(calibrate::Calibrate),
     Rewrite(rewrite::Rewrite),
     Compare(compare::Compare),
+    #[cfg(feature = "train")]
+    Tune(tune::Tune),
+    #[cfg(feature = "train")]
+    Factors(exchange::Factors),
     Validate(validate::Validate),
     Print(print::Print),
     Diff(diff::Diff),
@@ -78,6 +86,10 @@ pub fn run() -> ExitCode {
         Command::Calibrate(command) => command.run(json),
         Command::Compare(command) => command.run(json),
         Command::Rewrite(command) => command.run(json),
+        #[cfg(feature = "train")]
+        Command::Tune(command) => command.run(json),
+        #[cfg(feature = "train")]
+        Command::Factors(command) => command.run(json),
         Command::Validate(command) => command.run(json),
         Command::Print(command) => command.run(json),
         Command::Diff(command) => command.run(json),

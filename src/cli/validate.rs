@@ -5,7 +5,7 @@ use gqa2mla::compress::metadata::METADATA;
 use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla::fit::context::Context;
 use gqa2mla::fit::layer_errors::layer_errors;
-use gqa2mla::measure::measure::measure;
+use gqa2mla::measure::on_text::measure;
 use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla::validate::proof::prove;
 use serde_json::{Value, json};

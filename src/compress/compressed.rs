@@ -9,7 +9,7 @@ use crate::compress::error::CompressError;
 use crate::compress::events::{Observer, Stage, steps};
 use crate::files::load::{LoadError, LoadedModel, load};
 use crate::fit::reconstruct::Outcome;
-use crate::measure::measure::measure;
+use crate::measure::on_text::measure;
 use crate::measure::quality::Quality;
 use crate::measure::text::Text;
 use crate::runtime::RuntimeOptions;

@@ -47,6 +47,8 @@ pub struct Destination<'d> {
 pub struct Compressor<'c> {
     /// The model before.
     pub model: &'c LoadedModel,
+    /// Its analysis, with operators spelled out for the form of every rewrite: see [`analysis`].
+    pub analysis: &'c Analysis,
     /// Where the models go.
     pub destination: &'c Destination<'c>,
     /// Its statistics; without them factors come from the weights.
@@ -57,6 +59,19 @@ pub struct Compressor<'c> {
     pub reconstruction: Option<(&'c Text, Descent)>,
     /// Where the model runs.
     pub runtime: &'c RuntimeOptions,
+}
+
+/// Analyses `model` once for all of its rewrites with `options`.
+///
+/// # Errors
+/// [`CompressError`] with the model's path when it is not well-formed.
+pub fn analysis(model: &LoadedModel, options: &RewriteOptions) -> Result<Analysis, CompressError> {
+    let (operators, target) = (options.operators.clone(), options.form.target());
+    let analysis = Analysis::with(&model.model, operators, target);
+    Ok(analysis.map_err(|cause| ConvertError::Rewrite {
+        path: model.path.display().to_string(),
+        cause: Box::new(cause.into()),
+    })?)
 }
 
 impl Compressor<'_> {
@@ -70,9 +85,7 @@ impl Compressor<'_> {
             path: self.model.path.display().to_string(),
             cause: Box::new(cause),
         };
-        let analysis = Analysis::of(model, options.form.target());
-        let analysis = analysis.map_err(|cause| refused(cause.into()))?;
-        let planned = plan(model, &analysis, options).map_err(refused)?;
+        let planned = plan(model, self.analysis, options).map_err(refused)?;
         let Some(statistics) = self.statistics else {
             return Ok(planned);
         };
@@ -151,7 +164,7 @@ impl Compressor<'_> {
             is_lossy.then(|| note(options, self.factorization, descent_steps, done))
         };
         let staged = stage(
-            self.model,
+            (self.model, self.analysis),
             (self.destination.out, &self.destination.data),
             options,
             &mut factorize,

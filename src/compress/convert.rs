@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use gqa2mla_passes::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
 use gqa2mla_passes::pipeline::factorize::Factorize;
-use gqa2mla_passes::{RewriteError, RewriteOptions, Rewritten, rewrite};
+use gqa2mla_passes::pipeline::patches::Callbacks;
+use gqa2mla_passes::pipeline::rewrite_analysed;
+use gqa2mla_passes::{Analysis, RewriteError, RewriteOptions, Rewritten};
 
 use crate::files::load::{LoadError, LoadedModel};
 use crate::files::origin::mark;
@@ -64,13 +66,13 @@ pub struct Staged {
 /// What the model's metadata are to say of what was done, if anything.
 pub type Note<'n> = dyn FnMut(&Rewritten) -> Option<StringStringEntryProto> + 'n;
 
-/// Rewrites `original` into a staging of `out`, its weights into `data`. `note` goes into the model's metadata; `progress` is
+/// Rewrites `original`, whose analysis is `analysis`, into a staging of `out`, its weights into `data`. `note` goes into the model's metadata; `progress` is
 /// called with the number of attentions done and of all.
 ///
 /// # Errors
 /// [`ConvertError`].
 pub fn stage(
-    original: &LoadedModel,
+    (original, analysis): (&LoadedModel, &Analysis),
     (out, data): (&Path, &DataFile),
     options: &RewriteOptions,
     factorize: &mut Factorize,
@@ -100,13 +102,16 @@ pub fn stage(
             length += bytes.len() as u64;
             Ok(stored)
         };
-    let rewritten =
-        rewrite(&mut model.model, options, factorize, &mut store, progress).map_err(|cause| {
-            ConvertError::Rewrite {
-                path: model.path.display().to_string(),
-                cause: Box::new(cause),
-            }
-        })?;
+    let callbacks = Callbacks {
+        factorize,
+        store: &mut store,
+        progress,
+    };
+    let rewritten = rewrite_analysed(&mut model.model, analysis.clone(), options, callbacks);
+    let rewritten = rewritten.map_err(|cause| ConvertError::Rewrite {
+        path: model.path.display().to_string(),
+        cause: Box::new(cause),
+    })?;
     if let Some(note) = note(&rewritten) {
         let properties = &mut model.model.proto.metadata_props;
         properties.retain(|p| p.key() != note.key());

@@ -7,7 +7,7 @@ use gqa2mla_passes::{Decoupled, RewriteOptions};
 
 use crate::compress::acceptance::{Held, Verdict, accepts};
 use crate::compress::compressed::Compressed;
-use crate::compress::compressor::{Compressor, Destination};
+use crate::compress::compressor::{Compressor, Destination, analysis};
 use crate::compress::error::CompressError;
 use crate::compress::events::{Event, Observer, Stage, steps};
 use crate::compress::request::{Request, TextRequest};
@@ -94,8 +94,10 @@ pub fn compress(
     if matches!(factorization, Factorization::TransMla { .. }) {
         options.form = &Decoupled;
     }
+    let analysis = analysis(model, &options)?;
     let mut compressor = Compressor {
         model,
+        analysis: &analysis,
         destination,
         statistics: None,
         factorization,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, RankPlan, RewriteOptions};
 
-use crate::compress::compressor::{Compressor, Destination};
+use crate::compress::compressor::{Compressor, Destination, analysis};
 use crate::compress::error::CompressError;
 use crate::compress::events::{Observer, Stage, steps};
 use crate::compress::request::{TextRequest, descent};
@@ -187,6 +187,8 @@ pub fn compare_ways(
         data: DataFile::Beside,
         work: None,
     };
+    // Every way spells operators out as the default form does.
+    let analysis = analysis(model, &RewriteOptions::default())?;
     let pairs = request.ratios.iter();
     let pairs = pairs.flat_map(|ratio| request.ways.iter().map(move |way| (*ratio, *way)));
     let measured = pairs.map(|(ratio, way)| {
@@ -195,6 +197,7 @@ pub fn compare_ways(
             .zip(descent(request.reconstruction_steps, context.positions));
         let compressor = Compressor {
             model,
+            analysis: &analysis,
             destination: &destination,
             statistics: statistics.filter(|_| way != Way::Weights),
             factorization: way.factorization(request.freq_fold),

@@ -96,14 +96,14 @@ impl Quality {
     #[must_use]
     pub fn worst_increase(&self) -> f64 {
         let bins = self.telling().map(Bin::increase);
-        bins.fold(self.increase(), f64::max)
+        bins.fold(self.increase(), larger)
     }
 
     /// The largest mean KL, likewise.
     #[must_use]
     pub fn worst_kl(&self) -> f64 {
         let bins = self.telling().map(|bin| bin.mean_kl);
-        bins.fold(self.mean_kl, f64::max)
+        bins.fold(self.mean_kl, larger)
     }
 
     /// What a promise on perplexity is held to: the worst increase, or that which the worst KL stands for where it is more.
@@ -114,13 +114,18 @@ impl Quality {
     #[must_use]
     pub fn promised_increase(&self) -> f64 {
         let stands_for = (self.worst_kl() / KL_PER_LOSS).exp() - 1.0;
-        self.worst_increase().max(stands_for)
+        larger(self.worst_increase(), stands_for)
     }
 
     /// Ranges of positions with enough tokens to tell.
     fn telling(&self) -> impl Iterator<Item = &Bin> {
         self.positions.iter().filter(|bin| bin.tokens >= TELLING)
     }
+}
+
+/// The larger of two numbers; not a number where either is not, so that no promise is kept by what could not be measured.
+fn larger(a: f64, b: f64) -> f64 {
+    if a >= b || a.is_nan() { a } else { b }
 }
 
 /// Perplexity of one model on `text`.

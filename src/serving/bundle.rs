@@ -11,7 +11,7 @@ use gqa2mla_passes::recognize::reject::{Reason, Reject};
 use gqa2mla_passes::recognize::site::Site;
 use walkdir::WalkDir;
 
-use crate::files::load::{LoadError, load};
+use crate::files::load::{LoadError, LoadedModel, load};
 use crate::validate::ports::LanguageModel;
 
 /// Configurations are texts; one larger than this is something else.
@@ -28,6 +28,7 @@ pub struct Bundle {
     pub left_out: Vec<PathBuf>,
     /// All that goes along as it is.
     pub others: Vec<PathBuf>,
+    loaded: BTreeMap<PathBuf, LoadedModel>,
 }
 
 /// Why a folder was not taken or not written.
@@ -85,6 +86,7 @@ impl Bundle {
         }
         let (mut concerned, mut own_data) = (Vec::new(), BTreeSet::new());
         let mut shared_data = BTreeSet::new();
+        let mut loaded_models = BTreeMap::new();
         for path in &all {
             let loaded = load(&root.join(path))?;
             let folder = path.parent().unwrap_or(Path::new(""));
@@ -92,6 +94,7 @@ impl Bundle {
             if all.len() == 1 || holds_cache(&loaded.model) {
                 concerned.push(path.clone());
                 own_data.extend(data);
+                loaded_models.insert(path.clone(), loaded);
             } else {
                 shared_data.extend(data);
             }
@@ -117,9 +120,22 @@ impl Bundle {
         Ok(Self {
             root: root.to_path_buf(),
             others: files.into_iter().filter(goes_along).collect(),
+            loaded: loaded_models
+                .into_iter()
+                .filter(|(path, _)| models.contains(path))
+                .collect(),
             models,
             left_out,
         })
+    }
+
+    /// The model `file`, one of [`Bundle::models`], as it was loaded to look for a cache; the caller gets it once.
+    ///
+    /// # Errors
+    /// [`LoadError`] where it was given away before and cannot be read again.
+    pub fn take(&mut self, file: &Path) -> Result<LoadedModel, LoadError> {
+        let loaded = self.loaded.remove(file);
+        loaded.map_or_else(|| load(&self.root.join(file)), Ok)
     }
 
     /// All files of the new folder, with `/` between the parts of their paths.

@@ -13,7 +13,7 @@ use crate::compress::request::Request;
 use crate::compress::run::{Compression, compress};
 use crate::compress::widths::Widths;
 use crate::files::foreign;
-use crate::files::load::{LoadError, load};
+use crate::files::load::LoadError;
 use crate::files::outputs::{OutputError, check_folder};
 use crate::files::staging::{Staging, StagingError};
 use crate::serving::bundle::{Bundle, BundleError};
@@ -114,7 +114,7 @@ pub fn rewrite_folder(
 ) -> Result<RewrittenFolder, FolderError> {
     check_folder(request.folder, request.out, &[], request.force)?;
     let bundle = Bundle::read(request.folder, request.only, request.out);
-    let bundle = bundle.map_err(|error| match (error, foreign::folder(request.folder)) {
+    let mut bundle = bundle.map_err(|error| match (error, foreign::folder(request.folder)) {
         (BundleError::Empty(path), Some(advice)) => LoadError::Foreign { path, advice }.into(),
         (error, _) => FolderError::from(error),
     })?;
@@ -144,8 +144,8 @@ pub fn rewrite_folder(
     let staging = Staging::folder(request.out, &bundle.root)?;
     let mut models = Vec::new();
     let mut changed: Option<(BTreeMap<String, String>, Vec<Edit>)> = None;
-    for file in &bundle.models {
-        let model = load(&bundle.root.join(file))?;
+    for file in &bundle.models.clone() {
+        let model = bundle.take(file)?;
         let out = staging.path(&place(&stacks, &texts, file));
         let destination = Destination {
             out: &out,

@@ -118,6 +118,10 @@ impl Moment<'_> {
                 &[signed(self.length)],
             ),
             Role::Context => self.context(input),
+            Role::BeamIds => {
+                let rows: Vec<i64> = (0..batch).map(signed).collect();
+                Tensor::from_integers(input.element, vec![batch], &rows)
+            }
             Role::Given => self.given(input),
             Role::Past(_) => Tensor::zeros(input.element, Vec::new()),
         }

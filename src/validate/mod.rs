@@ -3,7 +3,7 @@
 
 pub mod compare;
 mod error;
-mod feed;
+pub mod feed;
 mod greedy;
 pub mod interface;
 mod lockstep;

@@ -39,6 +39,8 @@ pub enum Role {
     UseCacheBranch,
     /// The output of an encoder, the same in every run: its states or caches, or the mask over them.
     Context,
+    /// Which sequence of the last run each row goes on with, `[B]`: each with itself.
+    BeamIds,
     /// Numbers that no other role tells, such as the weights of an adapter, the same in every run.
     Given,
     /// For how many of the last tokens logits are wanted.

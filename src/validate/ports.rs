@@ -4,7 +4,7 @@ use gqa2mla_passes::graph::{Graph, int_attribute, is_contrib, is_op};
 use gqa2mla_passes::onnx::{
     GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
 };
-use gqa2mla_passes::operators::counts_positions;
+use gqa2mla_passes::operators::Operators;
 
 use crate::validate::error::ValidateError;
 use crate::validate::interface::Interface;
@@ -41,7 +41,11 @@ impl LanguageModel {
         let view = Graph::new(graph);
         let (inputs, outputs) = ports(graph, &view);
         let interface = Interface::of(&inputs, &outputs)?;
-        let counts_itself = graph.node.iter().any(counts_positions);
+        let operators = Operators::default();
+        let counts_itself = graph
+            .node
+            .iter()
+            .any(|node| operators.counts_positions(node));
         let rounds = |n: &NodeProto| {
             let quantized = [
                 "DynamicQuantizeLinear",

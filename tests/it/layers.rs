@@ -30,7 +30,7 @@ const SHELL: [&[&str]; 8] = [
     &["files", "runtime"],
     &["validate", "model"],
     &["measure", "rewriter"],
-    &["fit"],
+    &["fit", "tune"],
     &["compress"],
     &["serving"],
     &["report"],
@@ -38,11 +38,7 @@ const SHELL: [&[&str]; 8] = [
 ];
 
 /// Circles inside rooms that are still to be opened, by their first file. The aim is an empty list.
-const KNOWN_CIRCLES: [&str; 3] = [
-    "facts/mod.rs",
-    "operators/mod.rs",
-    "recognize/rotation/mod.rs",
-];
+const KNOWN_CIRCLES: [&str; 0] = [];
 
 fn passes() -> House {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

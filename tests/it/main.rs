@@ -37,6 +37,8 @@ mod rewrite;
 mod runtime;
 mod scopes;
 mod serving;
+#[cfg(feature = "train")]
+mod tune;
 mod untouched;
 mod ways_out;
 mod without_ort;

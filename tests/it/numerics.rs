@@ -5,8 +5,8 @@
 mod tract;
 
 use crate::common::{
-    HALF, IN_BF16, SEEN, SINGLE, compared, exchange_two_heads, fixture, fixtures, folder, in_ort,
-    loaded, pair, recognised_fixtures, rewritten, root, session, with,
+    HALF, IN_BF16, SEEN, SINGLE, compared, exchange_two_heads, fixture, fixtures, folder, grouped,
+    in_ort, loaded, pair, recognised_fixtures, rewritten, root, session, with,
 };
 use std::path::Path;
 
@@ -16,9 +16,7 @@ use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla::validate::runner::Runner;
 use gqa2mla_passes::onnx::tensor_proto::DataType;
 use gqa2mla_passes::pipeline::plan;
-use gqa2mla_passes::{
-    Absorbed, Analysis, Expanded, Form, Grouped, RankPlan, RewriteOptions, inspect,
-};
+use gqa2mla_passes::{Absorbed, Analysis, Expanded, Form, RankPlan, RewriteOptions, inspect};
 
 const FLOAT: i32 = DataType::Float as i32;
 const FLOAT16: i32 = DataType::Float16 as i32;
@@ -231,7 +229,7 @@ fn the_target_gqa_loses_nothing_at_full_rank_and_halves_the_cache_at_half() {
         let full = measures(name).1;
         for (rank, exact) in [(full, true), (full / 2, false)] {
             let options = RewriteOptions {
-                form: &Grouped,
+                form: grouped(),
                 ..to_rank(rank)
             };
             let (before, after) = pair(name, options);

@@ -1,12 +1,12 @@
 //! Every attribute and optional input of an attention operator that is spelled out, against ONNX Runtime's own kernel.
 
-use crate::common::{SINGLE, compared, in_ort, loaded, rewritten, session};
+use crate::common::{SINGLE, compared, grouped, in_ort, loaded, rewritten, session};
 use gqa2mla::files::load::LoadedModel;
 use gqa2mla::files::save::save;
 use gqa2mla::runtime::RuntimeKind;
 use gqa2mla::runtime::tensor::{Data, ElementType, Tensor};
 use gqa2mla_passes::onnx::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType};
-use gqa2mla_passes::{Absorbed, Form, Grouped, RewriteOptions};
+use gqa2mla_passes::{Absorbed, Form, RewriteOptions};
 
 fn graph(model: &mut LoadedModel) -> &mut GraphProto {
     model.model.proto.graph.as_mut().unwrap()
@@ -160,7 +160,7 @@ fn grouped_query_attention() {
         }),
     ];
     for (what, change) in changes {
-        for form in [&Absorbed as &dyn Form, &Grouped] {
+        for form in [&Absorbed as &dyn Form, grouped()] {
             holds("genai-llama", what, change, form);
         }
     }
@@ -341,7 +341,7 @@ fn ragged_rows_never_give_a_silent_difference() {
         error.contains("every_row_must_hold_past_plus_new_tokens"),
         "{error}"
     );
-    let logits = ran(&Grouped).unwrap();
+    let logits = ran(grouped()).unwrap();
     let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     for (before, after) in expected.iter().zip(&logits) {
         assert!(

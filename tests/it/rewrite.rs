@@ -1,13 +1,14 @@
 //! The shape of every rewrite: what one layer was, and what stands in its place. The meaning is shown in numerics.rs.
 
-use crate::common::{loaded, recognised_fixtures, rewritten, rewritten_with, root};
+use crate::common::{
+    fixture, folder, grouped, loaded, recognised_fixtures, rewritten, rewritten_with, root, with,
+};
 use gqa2mla_passes::factor::Made;
 use gqa2mla_passes::factor::transmla::{Joint, transmla};
 use gqa2mla_passes::pipeline::factorize::Wanted;
-use gqa2mla_passes::{
-    Absorbed, Decoupled, Expanded, Form, Grouped, RankPlan, RewriteOptions, SiteView,
-};
+use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, RankPlan, RewriteOptions, SiteView};
 use ndarray::Array2;
+use std::path::Path;
 
 /// TransMLA's factors of keys and values whose channels are all alike.
 fn of_white_rows(
@@ -70,7 +71,7 @@ fn every_recognised_fixture_is_rewritten_as_its_snapshot_says() {
 #[test]
 fn the_target_gqa_keeps_the_operator_as_its_snapshots_say() {
     for name in KEEP_THE_OPERATOR {
-        snapshot(&format!("{name}.gqa"), &report(name, &Grouped));
+        snapshot(&format!("{name}.gqa"), &report(name, grouped()));
     }
 }
 
@@ -116,4 +117,28 @@ fn every_snapshot_is_of_a_fixture_that_is_still_recognised() {
         .collect();
     there.sort();
     assert_eq!(there, expected);
+}
+
+#[test]
+fn the_command_explains_a_rewrite_as_the_library_does() {
+    let mut model = loaded("optimum-llama");
+    let done = rewritten(&mut model, RewriteOptions::default()).unwrap();
+    let explanation = done.explain();
+    let place = folder();
+    let out = place.path().join("model.onnx");
+    let input = fixture("optimum-llama").join("model.onnx");
+    let asked: [&dyn AsRef<Path>; 6] = [
+        &"rewrite",
+        &input,
+        &"-o",
+        &out,
+        &"--no-validate",
+        &"--explain",
+    ];
+    let words = with(&asked).stdout;
+    assert!(words.contains(explanation.trim_end()), "{words}");
+    let json = with(&[asked.as_slice(), &[&"--json"]].concat()).json();
+    assert_eq!(json["explanation"], explanation);
+    let json = with(&[&asked[..5], &[&"--json"]].concat()).json();
+    assert!(json.get("explanation").is_none());
 }

@@ -142,7 +142,7 @@ pub fn presents_that_others_read(
 fn foreign_reader(graph: &Graph, facts: &Facts, past: &str) -> Option<Reason> {
     for usage in graph.uses(past) {
         let node = graph.node(usage.node)?;
-        // What a graph inside the node does with the value is looked at there.
+        // Uses inside the graphs of the node are checked when those graphs are visited.
         let captured = usage.input.is_none();
         if !captured && !is_op(node, "Shape") {
             return Some(Reason::SecondReader {

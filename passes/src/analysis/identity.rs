@@ -1,4 +1,4 @@
-//! What tells attentions and their caches apart.
+//! The identities of attentions and of their caches.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use crate::graph::scopes::Scope;
 use crate::onnx::GraphProto;
 use crate::recognize::site::Site;
 
-/// Names one attention among those of its model, the same in every look at the model: the model's output for its key
+/// Names one attention among those of its model. Every analysis of the model gives the attention the same name: the model's output for its key
 /// cache, or the output of the score product where nothing is cached.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SiteId(String);

@@ -20,7 +20,7 @@ use crate::graph::verify::{VerifyError, verify};
 use crate::graph::{Graph, label};
 use crate::onnx::stored::Model;
 use crate::onnx::{GraphProto, NodeProto, OperatorSetIdProto};
-use crate::operators::{Lowered, Target, is_attention, output_facts};
+use crate::operators::{Lowered, Operators, Target};
 use crate::recognize::reject::{Reason, Reject};
 use crate::recognize::{Recognized, recognize};
 use caches::Refusals;
@@ -31,7 +31,8 @@ use spelling::spell_out;
 pub use spelling::SpelledOperator;
 pub use view::SiteView;
 
-/// A model with its functions inlined and its operators spelled out, and what it holds.
+/// A model with its functions inlined and its operators spelled out, and the attentions it holds.
+#[derive(Clone)]
 pub struct Analysis {
     /// The main graph, after functions with attention are inlined and attention operators are spelled out.
     pub main: GraphProto,
@@ -43,8 +44,10 @@ pub struct Analysis {
     pub rejects: Vec<Reject>,
     /// Attentions of another kind, which no rewrite concerns: cross-attention.
     pub others: Vec<Reject>,
+    /// The operators that are known.
+    pub operators: Operators,
     /// The operators that were spelled out.
-    pub operators: Vec<SpelledOperator>,
+    pub spelled: Vec<SpelledOperator>,
     /// The functions that were inlined.
     pub inlined: HashSet<Key>,
     /// Operator sets that the inlined bodies need and that the model does not import.
@@ -53,6 +56,7 @@ pub struct Analysis {
 
 /// Why a model could not be analysed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum AnalysisError {
     /// The graph is broken.
     #[error(transparent)]
@@ -63,27 +67,42 @@ pub enum AnalysisError {
 }
 
 impl Analysis {
-    /// Analyses `model`; its operators are spelled out as `target` needs them.
+    /// [`Analysis::with`] the operators of this library.
+    ///
+    /// # Errors
+    /// [`AnalysisError`] when the model is not well-formed.
+    pub fn of(model: &Model, target: Target) -> Result<Self, AnalysisError> {
+        Self::with(model, Operators::default(), target)
+    }
+
+    /// Analyses `model`; those of `operators` that it calls are spelled out as `target` needs them.
     ///
     /// The passes: verify, inline, infer facts, spell out operators, infer the facts of what they have become, recognise,
     /// follow caches across graphs.
     ///
     /// # Errors
     /// [`AnalysisError`] when the model is not well-formed.
-    pub fn of(model: &Model, target: Target) -> Result<Self, AnalysisError> {
+    pub fn with(
+        model: &Model,
+        operators: Operators,
+        target: Target,
+    ) -> Result<Self, AnalysisError> {
         verify(&model.proto)?;
         // Attention in a function is rewritten where the function is called.
-        let inlined = inline(&model.proto, is_attention);
+        let is_attention = |node: &NodeProto| operators.is_attention(node);
+        let rules = operators.rules();
+        let inlined = inline(&model.proto, &is_attention);
         let main = inlined.as_ref().map(|i| &i.graph);
         let main = main.or(model.proto.graph.as_ref());
         let main = main.ok_or(VerifyError::NoGraph)?;
-        let before = ScopeFacts::infer(model, main, output_facts);
+        let before = ScopeFacts::infer(model, main, &rules);
         types::verify(main, &before).map_err(VerifyError::from)?;
-        let spelled = spell_out(main, &before, target)?;
+        let spelled = spell_out(main, &before, &operators, target)?;
         let facts = match spelled.operators.is_empty() {
             true => before,
-            false => ScopeFacts::infer(model, &spelled.main, output_facts),
+            false => ScopeFacts::infer(model, &spelled.main, &rules),
         };
+        let functions = Functions::of(&model.proto, &is_attention);
         let (inlined, imports) = inlined
             .map(|i| (i.functions, i.imports))
             .unwrap_or_default();
@@ -93,11 +112,11 @@ impl Analysis {
             sites: Vec::new(),
             rejects: Vec::new(),
             others: Vec::new(),
-            operators: spelled.operators,
+            operators,
+            spelled: spelled.operators,
             inlined,
             imports,
         };
-        let functions = Functions::of(&model.proto, is_attention);
         all.recognize(&functions.kept, &spelled.lowered);
         all.reject(caches::caches_that_do_not_reach_the_interface(
             &all.sites, &all.main,

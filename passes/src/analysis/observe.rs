@@ -1,4 +1,4 @@
-//! A model that shows what its attentions work on: the same graph with other outputs.
+//! A model whose outputs are the inputs and results of its attentions: the same graph with other outputs.
 //!
 //! Operators are spelled out first, so that one description fits every dialect. What no observed value needs, the
 //! output head above all, is left out.
@@ -24,8 +24,9 @@ use crate::recognize::rotation::Rotated;
 use crate::recognize::scoring::{Scoring, masked_scores};
 use crate::recognize::site::Site;
 
-/// Something to look at in every attention.
+/// A value that every attention has, and that an observed model gives as an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Quantity {
     /// Queries [B, H, T, d] as they enter the score product.
     Query,
@@ -50,7 +51,7 @@ pub enum Quantity {
 /// One attention and the outputs that show it.
 #[derive(Debug, Clone)]
 pub struct ObservedLayer {
-    /// Tells the attention apart from all others of the model, and is the same in every look at it.
+    /// The name of the attention among those of its model.
     pub id: SiteId,
     /// The attention.
     pub site: Site,
@@ -58,13 +59,13 @@ pub struct ObservedLayer {
     pub score: String,
     /// The value that the value product makes.
     pub output: String,
-    /// What happens to its scores, where that is plain.
+    /// Scale, softcap and mask of its scores; `None` where other operators stand before the softmax.
     pub scoring: Option<Scoring>,
     /// How its keys are rotated.
     pub rotated: Rotated,
     /// The same in numbers, where the graph's constants tell it.
     pub rope: Option<Rope>,
-    /// W_O [H*dv, E], where it is plainly there.
+    /// W_O [H*dv, E], where a stored weight projects the outputs.
     pub output_projection: Option<Array2<f64>>,
     /// The model's output for each quantity; one that this attention cannot show is absent.
     pub outputs: BTreeMap<Quantity, String>,
@@ -81,8 +82,9 @@ pub struct Observed {
 
 /// Why a model cannot be observed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ObserveError {
-    /// Nothing to look at.
+    /// No attention is recognised.
     #[error("no attention of the model is recognised; `inspect --why` says why")]
     Nothing,
     /// A place whose values cannot be outputs of the model.

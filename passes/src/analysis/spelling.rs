@@ -7,10 +7,10 @@ use crate::graph::Graph;
 use crate::graph::patch::{Patch, PatchError, apply};
 use crate::graph::scopes::Scope;
 use crate::onnx::{GraphProto, NodeProto};
-use crate::operators::{Lowered, Target, lower};
+use crate::operators::{Lowered, Operators, Target, lower};
 
 /// A main graph after its operators are spelled out.
-pub struct Spelled {
+pub struct SpelledOut {
     /// The main graph.
     pub main: GraphProto,
     /// What the spelling of each graph tells of it, under the graph's place in the new main graph.
@@ -30,19 +30,20 @@ pub struct SpelledOperator {
     pub made: Vec<String>,
 }
 
-/// Spells out the operators of `main` and of all graphs inside it, as `target` needs them.
+/// Spells out those of `operators` that `main` and its inner graphs call, as `target` needs them.
 ///
 /// # Errors
 /// [`PatchError`] when a spelled-out operator does not fit into its graph.
 pub fn spell_out(
     main: &GraphProto,
     facts: &ScopeFacts,
+    operators: &Operators,
     target: Target,
-) -> Result<Spelled, PatchError> {
+) -> Result<SpelledOut, PatchError> {
     let mut lowered: BTreeMap<Scope, Lowered> = BTreeMap::new();
     let mut originals: Vec<SpelledOperator> = Vec::new();
     facts.for_each(main, &mut |scoped| {
-        let one = lower(scoped.graph, scoped.facts, target);
+        let one = lower(scoped.graph, scoped.facts, operators, target);
         for (id, nodes) in &one.patch.replaced {
             if let Some(node) = scoped.graph.node(*id) {
                 originals.push(SpelledOperator {
@@ -72,7 +73,7 @@ pub fn spell_out(
     for operator in &mut originals {
         operator.scope = moved(&operator.scope);
     }
-    Ok(Spelled {
+    Ok(SpelledOut {
         main,
         lowered: lowered
             .into_iter()

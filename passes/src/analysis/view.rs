@@ -89,14 +89,14 @@ impl<'v> SiteView<'v> {
         fingerprint(self.graph, self.facts, self.rotation())
     }
 
-    /// W_O [H*dv, E]; `None` where the outputs are not plainly projected.
+    /// W_O [H*dv, E]; `None` where no `MatMul` or `Gemm` with a stored weight projects the outputs.
     pub fn output_projection(&self) -> Option<Array2<f64>> {
         output_projection(self.model, self.graph, self.facts, self.site())
     }
 
     /// Second moments of keys, values and queries for white layer inputs, from the projection weights, for factors of
-    /// `ranks`. Rotated keys are averaged over the positions 0 to `context`. A projection that is not plainly there counts
-    /// every direction alike.
+    /// `ranks`. Rotated keys are averaged over the positions 0 to `context`. A projection whose
+    /// weight is not stored counts every direction alike.
     pub fn weight_moments(&self, ranks: Ranks, context: usize) -> Moments {
         let site = self.site();
         let lossy = ranks.key < site.kv_heads * site.key.size;

@@ -1,7 +1,8 @@
 //! `If`: what both branches agree on.
 
 use crate::facts::constant::constant;
-use crate::facts::{Fact, Facts, content};
+use crate::facts::stored::of_tensor;
+use crate::facts::{Fact, Facts};
 use crate::graph::{is_op, subgraphs};
 use crate::onnx::stored::Model;
 use crate::onnx::{GraphProto, NodeProto};
@@ -24,7 +25,7 @@ pub fn agreed(facts: &Facts, model: &Model, node: &NodeProto) -> Vec<Fact> {
 /// The constant that `branch` gives out as `value`.
 fn given(model: &Model, branch: &GraphProto, value: &str) -> Option<Fact> {
     if let Some(tensor) = branch.initializer.iter().find(|t| t.name() == value) {
-        return Some(content::of_tensor(model, tensor));
+        return Some(of_tensor(model, tensor));
     }
     let makes = |n: &&NodeProto| n.output.iter().any(|o| o == value);
     let node = branch.node.iter().find(makes)?;

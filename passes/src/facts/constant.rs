@@ -2,8 +2,8 @@
 
 use tract_data::prelude::TDim;
 
-use crate::facts::content::{self, Content};
-use crate::facts::{Fact, Facts, dim, shapes};
+use crate::facts::content::Content;
+use crate::facts::{Fact, Facts, dim, shapes, stored};
 use crate::graph::attribute;
 use crate::onnx::stored::Model;
 use crate::onnx::{NodeProto, tensor_proto::DataType};
@@ -20,7 +20,7 @@ pub fn constant(model: &Model, node: &NodeProto) -> Option<Fact> {
         Fact::new(Some(DataType::Float as i32), Some(shape)).holding(Some(Content::Floats(values)))
     };
     match value.name() {
-        "value" => value.t.as_ref().map(|t| content::of_tensor(model, t)),
+        "value" => value.t.as_ref().map(|t| stored::of_tensor(model, t)),
         "value_int" => Some(ints(&[value.i()], Vec::new())),
         "value_ints" => Some(ints(&value.ints, vec![TDim::from(value.ints.len())])),
         "value_float" => Some(floats(&[value.f()], Vec::new())),
@@ -35,7 +35,7 @@ pub fn constant_of_shape(facts: &Facts, model: &Model, node: &NodeProto) -> Fact
     let shape = sizes.and_then(shapes::sizes);
     let (elem_type, value) = match attribute(node, "value").and_then(|a| a.t.as_ref()) {
         Some(tensor) => {
-            let value = content::of_tensor(model, tensor);
+            let value = stored::of_tensor(model, tensor);
             (value.elem_type, value.content)
         }
         None => (

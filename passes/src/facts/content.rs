@@ -2,9 +2,8 @@
 
 use tract_data::prelude::TDim;
 
-use crate::facts::{Fact, Shape, dim, shapes};
-use crate::onnx::stored::Model;
-use crate::onnx::{TensorProto, tensor_proto::DataType};
+use crate::facts::dim;
+use crate::onnx::tensor_proto::DataType;
 
 /// Longest tensor whose elements are followed: shapes have a handful, index tables a few hundred.
 pub const LONGEST: usize = 512;
@@ -55,58 +54,6 @@ impl Content {
         let count = usize::try_from(dim::product(shape)?.as_i64()?).ok()?;
         (count <= LONGEST && self.len() == 1).then(|| self.pick(&vec![0; count]))?
     }
-}
-
-/// The fact of a stored tensor: its type, its shape and, when it is small, its elements.
-pub fn of_tensor(model: &Model, tensor: &TensorProto) -> Fact {
-    let shape: Shape = tensor.dims.iter().map(|&n| TDim::Val(n)).collect();
-    Fact::new(tensor.data_type, shapes::sizes(&shape)).holding(elements(model, tensor))
-}
-
-fn elements(model: &Model, tensor: &TensorProto) -> Option<Content> {
-    let count = tensor
-        .dims
-        .iter()
-        .try_fold(1i64, |n, &d| n.checked_mul(d))?;
-    if !(0..=LONGEST as i64).contains(&count) {
-        return None;
-    }
-    let kind = DataType::try_from(tensor.data_type()).ok()?;
-    // Bytes are only read for the types that are followed.
-    let read = || model.tensor_bytes(tensor).ok();
-    let ints = |values: Vec<i64>| Some(Content::Ints(values.into_iter().map(TDim::Val).collect()));
-    match kind {
-        DataType::Int64 => ints(chunks(&read()?).map(i64::from_le_bytes).collect()),
-        DataType::Int32 => ints(
-            chunks(&read()?)
-                .map(|b| i32::from_le_bytes(b).into())
-                .collect(),
-        ),
-        DataType::Bool | DataType::Uint8 => ints(read()?.iter().map(|&b| b.into()).collect()),
-        DataType::Float => Some(Content::Floats(
-            chunks(&read()?)
-                .map(|b| f32::from_le_bytes(b).into())
-                .collect(),
-        )),
-        DataType::Double => Some(Content::Floats(
-            chunks(&read()?).map(f64::from_le_bytes).collect(),
-        )),
-        DataType::Float16 => Some(Content::Floats(
-            chunks(&read()?)
-                .map(|b| half::f16::from_le_bytes(b).into())
-                .collect(),
-        )),
-        DataType::Bfloat16 => Some(Content::Floats(
-            chunks(&read()?)
-                .map(|b| half::bf16::from_le_bytes(b).into())
-                .collect(),
-        )),
-        _ => None,
-    }
-}
-
-fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
-    bytes.chunks_exact(N).filter_map(|c| c.try_into().ok())
 }
 
 /// `value` as the floating-point type `elem_type` holds it.

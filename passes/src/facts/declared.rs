@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use tract_data::prelude::TDim;
 
+use crate::facts::values::FRESH;
 use crate::facts::{Fact, Facts, dim};
 use crate::onnx::{
     GraphProto, TensorShapeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
@@ -80,7 +81,7 @@ impl Facts {
     }
 
     fn promises_nothing(&self, name: &str) -> bool {
-        name.starts_with(super::equalities::FRESH)
+        name.starts_with(FRESH)
             || !name.chars().any(char::is_alphanumeric)
             || UNKNOWN.iter().any(|word| name.eq_ignore_ascii_case(word))
             || self.chain().any(|facts| facts.unreliable.contains(name))

@@ -7,16 +7,13 @@
 
 use tract_data::prelude::{Symbol, TDim};
 
-use crate::facts::Facts;
 use crate::facts::shapes::axis;
+use crate::facts::values::{FRESH, Facts};
 use crate::graph::{Graph, int_attribute, is_op};
 use crate::onnx::NodeProto;
 
 /// Most rounds of inference over one graph; also the longest chain of equalities that is followed.
 pub const ROUNDS: usize = 4;
-
-/// What the names of sizes begin with that no file gives.
-pub const FRESH: char = '?';
 
 /// The equalities that one round finds.
 #[derive(Debug, Default)]

@@ -17,7 +17,7 @@ const BOOL: Option<i32> = Some(DataType::Bool as i32);
 /// known here, not even the type is guessed: what the exporter declares counts.
 pub fn infer(facts: &Facts, model: &Model, node: &NodeProto) -> Vec<Fact> {
     let inputs: Vec<&Fact> = node.input.iter().map(|name| facts.get(name)).collect();
-    let known = match ((facts.rules)(node), node.domain()) {
+    let known = match (facts.rules.of(node), node.domain()) {
         (Some(outputs), _) => outputs(facts, node, &inputs),
         (None, "" | "ai.onnx") => standard(facts, model, node, &inputs),
         (None, "com.microsoft") => contrib(facts, node, &inputs),

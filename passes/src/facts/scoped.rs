@@ -11,7 +11,7 @@ use crate::onnx::stored::Model;
 use crate::onnx::{GraphProto, NodeProto};
 
 /// The facts of every graph of a model, inferred once. They describe that model as it was: a changed graph needs new ones.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ScopeFacts(BTreeMap<Scope, Arc<Facts>>);
 
 /// One graph of a model with what is known of it.
@@ -28,12 +28,12 @@ pub struct Scoped<'s> {
 
 impl ScopeFacts {
     /// Infers the facts of `main`, the main graph of `model`, and of all graphs inside it. Linear in their nodes.
-    pub fn infer(model: &Model, main: &GraphProto, rules: Rules) -> Self {
+    pub fn infer(model: &Model, main: &GraphProto, rules: &Rules) -> Self {
         let mut all = Self::default();
         let mut infer = |scope: &Scope, graph: &Graph, outer: Option<&Arc<Facts>>| {
             let facts = Arc::new(match outer {
                 Some(outer) => Facts::of_inner(model, graph, outer),
-                None => Facts::of_main(model, graph, rules),
+                None => Facts::of_main(model, graph, rules.clone()),
             });
             all.0.insert(scope.clone(), facts.clone());
             Some(facts)

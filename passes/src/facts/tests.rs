@@ -1,7 +1,7 @@
 //! What is known of the values of small graphs.
 
 use crate::facts::scoped::ScopeFacts;
-use crate::facts::{Facts, agree};
+use crate::facts::{Facts, Rules, agree};
 use crate::graph::build::{int64_vector, node, value};
 use crate::graph::scopes::Scope;
 use crate::onnx::stored::Model;
@@ -47,7 +47,7 @@ fn graph(
 
 /// The shape of `value` in `graph`, as text.
 fn shape(graph: &GraphProto, value: &str) -> String {
-    let facts = ScopeFacts::infer(&Model::default(), graph, |_| None);
+    let facts = ScopeFacts::infer(&Model::default(), graph, &Rules::default());
     let facts: &Facts = facts.get(&Scope::default()).unwrap();
     facts
         .shape(value)
@@ -151,7 +151,7 @@ fn a_branch_sees_the_values_around_it() {
         ..node("If", "choice", &["flag"], &["z"])
     };
     let main = graph(vec![input("x", &["b", "4"])], Vec::new(), vec![choice]);
-    let facts = ScopeFacts::infer(&Model::default(), &main, |_| None);
+    let facts = ScopeFacts::infer(&Model::default(), &main, &Rules::default());
     let mut seen = Vec::new();
     let visited = facts.visit::<std::convert::Infallible>(&main, &mut |scoped| {
         let shape = scoped.facts.shape("y").map(agree::text);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tract_data::prelude::TDim;
 
-use crate::facts::{Fact, Facts, Shape, agree, content, node, types};
+use crate::facts::{Fact, Facts, Shape, agree, node, stored, types};
 use crate::graph::build::NewSize;
 use crate::graph::patch::Patch;
 use crate::graph::text::type_name;
@@ -92,7 +92,7 @@ impl<'g> TypedPatch<'g> {
 
     /// Adds an initializer, or none where the patch has one of that name.
     pub fn initializer(&mut self, tensor: TensorProto) {
-        let fact = content::of_tensor(&self.model, &tensor);
+        let fact = stored::of_tensor(&self.model, &tensor);
         self.set(tensor.name(), fact);
         self.patch.add_initializers(vec![tensor]);
     }
@@ -207,6 +207,7 @@ fn described(fact: &Fact) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::facts::Rules;
     use crate::facts::scoped::ScopeFacts;
     use crate::graph::build::{int64_vector, node, value};
     use crate::graph::scopes::Scope;
@@ -234,7 +235,7 @@ mod tests {
     ) -> Result<Patch, String> {
         let proto = graph();
         let graph = Graph::new(&proto);
-        let facts = ScopeFacts::infer(&Model::default(), &proto, |_| None);
+        let facts = ScopeFacts::infer(&Model::default(), &proto, &Rules::default());
         let facts = facts.get(&Scope::default()).unwrap();
         let mut patch = TypedPatch::new("split", &graph, facts);
         let built = build(&mut patch);

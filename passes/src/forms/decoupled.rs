@@ -152,12 +152,12 @@ impl Builder<'_> {
     /// Rows [B, G, T, size] called `rows` as [B, T, G*size].
     fn by_token(&mut self, part: &str, rows: &str, size: usize) -> (Vec<NodeProto>, String) {
         let packed = self.vector(&[0, 0, (self.site.kv_heads * size) as i64]);
-        let turned = format!("{part}_BTGd");
+        let transposed = format!("{part}_BTGd");
         let flat = format!("{part}_BTx");
         let nodes = vec![
-            self.unary("Transpose", &turned, &[rows])
+            self.unary("Transpose", &transposed, &[rows])
                 .with_ints("perm", &[0, 2, 1, 3]),
-            self.unary("Reshape", &flat, &[&self.name(&turned), &packed]),
+            self.unary("Reshape", &flat, &[&self.name(&transposed), &packed]),
         ];
         (nodes, self.name(&flat))
     }
@@ -173,7 +173,7 @@ impl Builder<'_> {
     }
 
     /// `rows`, other rows at the same positions, rotated.
-    fn turned(
+    fn with_rope(
         &mut self,
         rotation: &Rotation,
         rows: String,
@@ -192,7 +192,7 @@ impl Builder<'_> {
         let (down, head) = (self.layout.name("w_kr").to_owned(), self.name("k_B1Td"));
         nodes.push(self.unary("MatMul", "k_BTd", &[&flat, &down]));
         nodes.push(self.unary("Unsqueeze", "k_B1Td", &[&self.name("k_BTd"), &one]));
-        let (more, rotated) = self.turned(rotation, head, "rope")?;
+        let (more, rotated) = self.with_rope(rotation, head, "rope")?;
         nodes.extend(more);
         nodes.push(self.appended(cache, &rotated)?);
         Some(nodes)
@@ -253,7 +253,7 @@ impl Builder<'_> {
                 &[&self.name("qr_mixed_BGxd"), &by_head],
             ),
         ];
-        let (more, rotated) = self.turned(rotation, self.name("qr_BHTd"), "rope_q")?;
+        let (more, rotated) = self.with_rope(rotation, self.name("qr_BHTd"), "rope_q")?;
         nodes.extend(more);
         let (more, still) = self.at_zero(rotation, "still_q")?;
         nodes.extend(more);

@@ -1,4 +1,4 @@
-//! Down-projections of the expanded form, folded into the projections of the layer's input where these are plainly there.
+//! Down-projections of the expanded form, folded into the projections of the layer's input where those are products with stored weights.
 
 use crate::analysis::SiteView;
 use crate::factor::SideFactors;

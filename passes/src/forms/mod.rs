@@ -1,16 +1,33 @@
-//! The target forms: what a recognised attention is rewritten to. One file a form, listed in [`ALL`].
+//! The target forms: what a recognised attention is rewritten to. A new form is one file, and
+//! one line of the list below.
 //!
 //! A form checks an attention, says how wide its latents are, lays the factors out as initializers, and gives the patch
 //! that puts its nodes in place of the exporter's. Shapes in names: B batch, T new tokens, P past tokens, S = P + T,
 //! H query heads, G KV heads, d head size of queries and keys, dv of values, r latent rank, E hidden size; x is the merge
 //! of the axes that are missing.
 
-mod absorbed;
+/// Declares the file of each form, and lists them.
+macro_rules! forms {
+    ($($file:ident::$form:ident,)*) => {
+        $(
+            mod $file;
+            pub use $file::$form;
+        )*
+
+        /// Every form of this library, the default first.
+        pub const ALL: &[&dyn Form] = &[$(&$form),*];
+    };
+}
+
+forms! {
+    absorbed::Absorbed,
+    grouped_query::GroupedQuery,
+    expanded::Expanded,
+    decoupled::Decoupled,
+}
+
 mod builder;
-mod decoupled;
-mod expanded;
 mod folded;
-mod grouped;
 mod layout;
 mod names;
 mod ranks;
@@ -30,24 +47,22 @@ use crate::onnx::TensorProto;
 use crate::operators::Target;
 use crate::recognize::site::Site;
 
-pub use absorbed::Absorbed;
 pub use builder::Builder;
-pub use decoupled::Decoupled;
-pub use expanded::Expanded;
-pub use grouped::Grouped;
 pub use layout::{Layout, latents};
 pub use names::{Names, SiteNames};
 pub use ranks::{RankPlan, full_ranks, loses};
 pub use tensors::{TensorRange, tensor};
 
-/// Every form of this library, the default first.
-pub const ALL: [&dyn Form; 4] = [&Absorbed, &Grouped, &Expanded, &Decoupled];
+/// The form of this library that makes attentions run as `target`: the first one in [`ALL`].
+pub fn for_target(target: Target) -> Option<&'static dyn Form> {
+    ALL.iter().copied().find(|form| form.target() == target)
+}
 
 /// The oldest opset whose operators the forms emit: `Unsqueeze` takes its axes as an input since 13.
 pub const OLDEST_OPSET: i64 = 13;
 
-/// Takes a new initializer and gives back what stands for it in the graph: the tensor itself, or a reference to
-/// external data where the bytes were put. It lets one layer's factors leave memory before the next are made.
+/// Stores a new initializer and returns the tensor that stands for it in the graph: the same tensor, or a reference to
+/// external data. One layer's factors can so leave memory before those of the next layer are computed.
 pub type Store<'s> =
     dyn FnMut(TensorProto) -> Result<TensorProto, Box<dyn Error + Send + Sync>> + 's;
 
@@ -73,12 +88,12 @@ pub trait Form: Sync {
         Target::MatMul
     }
 
-    /// The keys that are cached, and so the statistics that factors are made from.
+    /// Which keys are cached; factors are computed from the statistics of these keys.
     fn cached_keys(&self) -> CachedKeys {
         CachedKeys::Rotated
     }
 
-    /// Whether nothing is lost at the full rank.
+    /// Whether the rewritten model computes the same function at the full rank.
     fn is_exact_at_full_rank(&self) -> bool {
         true
     }
@@ -145,6 +160,7 @@ impl PartialEq for dyn Form + '_ {
 
 /// Why an attention does not take a form.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum FormError {
     /// Something is missing; the text says what, and after a semicolon what to do.
     #[error("{0}")]

@@ -7,7 +7,7 @@ use crate::forms::builder::Builder;
 use crate::graph::build::NewSize;
 use crate::graph::{Graph, NodeId, is_op, label};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
-use crate::recognize::rotation::{Form, Positions, Rotation};
+use crate::recognize::rotation::{Positions, PositionsShape, Rotation};
 use crate::recognize::site::Cache;
 
 /// The input [B, S] of the graph that says where there is a token.
@@ -159,9 +159,9 @@ impl Builder<'_> {
         let (zero, one) = (self.scalar(0), self.scalar(1));
         let part = |p: &str| format!("positions/{p}");
         let mut nodes = Vec::new();
-        let mut last = match (of.form, mask) {
-            (Form::First, _) => self.vector(&[0]),
-            (Form::Rows, Some(mask)) => {
+        let mut last = match (of.shape, mask) {
+            (PositionsShape::First, _) => self.vector(&[0]),
+            (PositionsShape::Rows, Some(mask)) => {
                 nodes.extend([
                     self.unary("Cast", &part("mask"), &[mask])
                         .with_int("to", int64),
@@ -187,7 +187,10 @@ impl Builder<'_> {
                 self.name(&part("all"))
             }
         };
-        if matches!((of.form, mask), (Form::OneRow, _) | (Form::Rows, None)) {
+        if matches!(
+            (of.shape, mask),
+            (PositionsShape::OneRow, _) | (PositionsShape::Rows, None)
+        ) {
             let first = self.vector(&[0]);
             nodes.push(self.unary("Unsqueeze", &part("row"), &[&last, &first]));
             last = self.name(&part("row"));

@@ -1,4 +1,4 @@
-//! Shapes that are asked of values which a form removes or narrows: they are put together from what stays.
+//! Outputs of `Shape` nodes that read a value which a form removes or narrows: they are rebuilt from values that stay.
 
 use crate::forms::builder::Builder;
 use crate::graph::build::node;
@@ -28,7 +28,7 @@ impl Builder<'_> {
         }
     }
 
-    /// The shape that `reader` asks for, put together from what stays.
+    /// The shape that `reader` reads, rebuilt from values that stay.
     pub fn shape(&mut self, reader: &ShapeReader) {
         let Some(old) = self.graph.node(reader.node) else {
             return;

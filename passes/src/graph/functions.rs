@@ -51,7 +51,7 @@ pub struct Functions<'m> {
 
 impl<'m> Functions<'m> {
     /// Looks at every function of `model`; `is_attention` knows the operators that are attention.
-    pub fn of(model: &'m ModelProto, is_attention: fn(&NodeProto) -> bool) -> Self {
+    pub fn of(model: &'m ModelProto, is_attention: &dyn Fn(&NodeProto) -> bool) -> Self {
         let mut found = Self {
             all: model.functions.iter().map(|f| (key_of(f), f)).collect(),
             inlined: HashSet::new(),
@@ -168,7 +168,7 @@ impl<'m> Functions<'m> {
 /// Functions that hold a softmax or an operator that is attention, themselves or through the functions they call.
 fn attentive(
     functions: &HashMap<Key, &FunctionProto>,
-    is_attention: fn(&NodeProto) -> bool,
+    is_attention: &dyn Fn(&NodeProto) -> bool,
 ) -> HashSet<Key> {
     let mut found: HashSet<Key> = HashSet::new();
     loop {

@@ -24,7 +24,7 @@ pub struct Inlined {
 
 /// The main graph of `model` without calls of functions that hold attention, as [`Functions::of`] chooses them; `None`
 /// where there are none. `is_attention` knows the operators that are attention.
-pub fn inline(model: &ModelProto, is_attention: fn(&NodeProto) -> bool) -> Option<Inlined> {
+pub fn inline(model: &ModelProto, is_attention: &dyn Fn(&NodeProto) -> bool) -> Option<Inlined> {
     let functions = Functions::of(model, is_attention);
     if functions.inlined.is_empty() {
         return None;

@@ -16,14 +16,9 @@ use crate::recognize::reject::Reason;
 /// Name of the node that stops the run; runtimes print it with their error.
 const CHECK: &str = "check/every_row_must_hold_past_plus_new_tokens";
 
-/// Its line in the table.
-pub const OPERATOR: Operator = Operator {
-    domain: "com.microsoft",
-    name: "GroupQueryAttention",
-    outputs,
-    spell,
-    counts_positions: true,
-};
+/// The operator.
+pub const OPERATOR: Operator =
+    Operator::new("com.microsoft", "GroupQueryAttention", outputs, spell).counting_positions();
 
 fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, Reason> {
     let refuse = |detail: &str| Err(unsupported(node, detail));

@@ -9,14 +9,8 @@ use crate::operators::spell::{Core, Speller};
 use crate::operators::{Operator, Spelled, Target, unsupported};
 use crate::recognize::reject::Reason;
 
-/// Its line in the table.
-pub const OPERATOR: Operator = Operator {
-    domain: "com.microsoft",
-    name: "MultiHeadAttention",
-    outputs,
-    spell,
-    counts_positions: false,
-};
+/// The operator.
+pub const OPERATOR: Operator = Operator::new("com.microsoft", "MultiHeadAttention", outputs, spell);
 
 fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason> {
     let refuse = |detail: &str| Err(unsupported(node, detail));
@@ -110,10 +104,7 @@ fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason
         output: y,
         packed: true,
     });
-    Ok(Spelled {
-        score,
-        grouped: None,
-    })
+    Ok(Spelled::new(score))
 }
 
 /// Queries are packed as [B, T, H*d], keys and values likewise or [B, H, S, d]; a present is a past and what is new.

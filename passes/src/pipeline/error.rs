@@ -10,6 +10,7 @@ use crate::recognize::reject::Reject;
 
 /// Why a model was not rewritten; it is unchanged then.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RewriteError {
     /// The model could not be analysed.
     #[error("the model is not well-formed: {0}")]

@@ -10,7 +10,7 @@ use crate::graph::{subgraphs, text};
 use crate::onnx::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use crate::recognize::site::Site;
 
-/// What is to be said of one attention.
+/// The text of one attention: its title, its nodes before the rewrite, its plan, and the names of its new values.
 #[derive(Debug, Clone)]
 pub struct Explained {
     title: String,
@@ -32,7 +32,7 @@ impl Explained {
     ) -> Self {
         let site = view.site();
         let score = view.graph.node(site.score).and_then(|n| n.output.first());
-        let operator = analysis.operators.iter().find(|o| {
+        let operator = analysis.spelled.iter().find(|o| {
             o.scope == view.placed.scope && score.is_some_and(|score| o.made.contains(score))
         });
         let spelled = |node: &NodeProto| {
@@ -110,7 +110,7 @@ struct Section {
 }
 
 impl Explanation {
-    /// Compares the graph `before` with the one in `model`, which was made from it.
+    /// Compares the graph `before` with the graph of `model`, the rewritten one.
     pub fn of(explained: Vec<Explained>, before: &GraphProto, model: &ModelProto) -> Self {
         let opsets = model.opset_import.iter().map(|o| match o.domain() {
             "" => format!("ai.onnx {}", o.version()),

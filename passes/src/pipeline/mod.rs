@@ -20,7 +20,7 @@ use crate::graph::patch::apply;
 use crate::graph::scopes::Scope;
 use crate::graph::verify::{VerifyError, verify};
 use crate::onnx::stored::Model;
-use crate::operators::{Target, output_facts};
+use crate::operators::{Operators, Target};
 use crate::recognize::Recognized;
 use crate::recognize::reject::Reject;
 use crate::recognize::site::Site;
@@ -30,7 +30,7 @@ use factorize::Factorize;
 use options::{RewriteOptions, check};
 use patches::{Callbacks, Patches, RewrittenSite};
 
-/// What a model holds.
+/// The attentions of a model: recognised ones, rejected ones with their reasons, and those of another kind.
 pub type Inspection = Recognized;
 
 /// What was done to a model.
@@ -39,9 +39,9 @@ pub type Inspection = Recognized;
 pub struct Rewritten {
     /// Every rewritten attention.
     pub sites: Vec<RewrittenSite>,
-    /// Those left as they were.
+    /// The attentions that were not recognised and stay as they were.
     pub rejects: Vec<Reject>,
-    /// The same in text.
+    /// The text of each rewritten attention, before and after.
     pub explanation: Explanation,
 }
 
@@ -70,8 +70,9 @@ pub fn inspect(model: &Model) -> Result<Inspection, AnalysisError> {
     })
 }
 
-/// One attention and what would be made of it.
+/// One attention and the latent widths that a rewrite would give it.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Planned {
     /// The attention.
     pub site: Site,
@@ -117,7 +118,7 @@ pub fn rewrite(
     store: &mut Store,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Rewritten, RewriteError> {
-    let analysis = Analysis::of(model, options.form.target())?;
+    let analysis = Analysis::with(model, options.operators.clone(), options.form.target())?;
     let callbacks = Callbacks {
         factorize,
         store,
@@ -146,7 +147,7 @@ pub fn rewrite_analysed(
         explained,
         ..
     } = Patches::make(model, &analysis, options, &mut callbacks)?;
-    // From here on the graph changes, inner graphs first; then the result is looked at as critically as the input.
+    // From here on the graph changes, inner graphs first; then the result is verified like the input.
     let mut main = analysis.main;
     let before: BTreeMap<Scope, Live> = by_scope
         .keys()
@@ -162,7 +163,7 @@ pub fn rewrite_analysed(
     let original = model.proto.graph.replace(main);
     let imported = model.proto.opset_import.len();
     model.proto.opset_import.extend(analysis.imports);
-    if let Err(error) = accept(model) {
+    if let Err(error) = accept(model, &analysis.operators) {
         model.proto.graph = original;
         model.proto.opset_import.truncate(imported);
         return Err(error);
@@ -190,10 +191,10 @@ fn chosen(analysis: &Analysis, options: &RewriteOptions) -> HashSet<CacheId> {
     sites.map(|p| p.cache.clone()).collect()
 }
 
-fn accept(model: &Model) -> Result<(), RewriteError> {
+fn accept(model: &Model, operators: &Operators) -> Result<(), RewriteError> {
     verify(&model.proto).map_err(RewriteError::Broken)?;
     let main = model.proto.graph.as_ref();
     let main = main.ok_or(RewriteError::Broken(VerifyError::NoGraph))?;
-    let facts = ScopeFacts::infer(model, main, output_facts);
+    let facts = ScopeFacts::infer(model, main, &operators.rules());
     types::verify(main, &facts).map_err(|e| RewriteError::Broken(e.into()))
 }

@@ -7,6 +7,7 @@ use crate::analysis::identity::{CacheId, SiteId};
 use crate::factor::Ranks;
 use crate::forms::{Absorbed, CachedKeys, Form, FormError, OLDEST_OPSET, RankPlan};
 use crate::onnx::stored::Model;
+use crate::operators::Operators;
 use crate::pipeline::error::RewriteError;
 use crate::recognize::site::Site;
 
@@ -25,9 +26,11 @@ pub struct RewriteOptions<'f> {
     pub context: Option<usize>,
     /// Rewrite these attentions alone; `None` rewrites all.
     pub only: Option<BTreeSet<SiteId>>,
+    /// The attention operators that are known.
+    pub operators: Operators,
 }
 
-/// Positions that are averaged over where nobody says how long contexts are.
+/// Positions over which rotated keys are averaged where the options give no context length.
 pub const CONTEXT: usize = 4096;
 
 impl Default for RewriteOptions<'_> {
@@ -39,6 +42,7 @@ impl Default for RewriteOptions<'_> {
             one_width: false,
             context: None,
             only: None,
+            operators: Operators::default(),
         }
     }
 }

@@ -36,7 +36,7 @@ pub struct RewrittenSite {
 /// What the factors of one side are expected to lose.
 #[derive(Debug, Clone, Default)]
 pub struct Expected {
-    /// Weighted second moment along each direction, largest first; empty where nothing is left out or nothing is told.
+    /// Weighted second moment along each direction, largest first; empty where no direction is left out, or where the factors come without a spectrum.
     pub spectrum: Vec<f64>,
     /// Share of it that is lost, 0 to 1; `None` where no spectrum tells.
     pub loss: Option<f64>,
@@ -59,7 +59,7 @@ impl Expected {
     }
 }
 
-/// The work that a rewrite leaves to its caller.
+/// What the caller of a rewrite does for each attention: factors, storage of tensors, progress.
 pub struct Callbacks<'o, 'f, 's> {
     /// Makes factors.
     pub factorize: &'o mut Factorize<'f>,
@@ -87,7 +87,7 @@ pub struct Patches<'a> {
     pub by_scope: BTreeMap<Scope, Patch>,
     /// Every attention that is rewritten.
     pub done: Vec<RewrittenSite>,
-    /// What is to be said of each of them.
+    /// The text of each of them.
     pub explained: Vec<Explained>,
 }
 
@@ -195,10 +195,10 @@ impl<'a> Patches<'a> {
         })
     }
 
-    /// Operators that were spelled out and are not rewritten stand again as they were.
+    /// Puts back the operators that were spelled out and hold no attention that is rewritten.
     fn put_back_operators(&mut self) -> Result<(), RewriteError> {
         let analysis = self.analysis;
-        for operator in &analysis.operators {
+        for operator in &analysis.spelled {
             let is_rewritten = |placed: &PlacedSite| {
                 let graph = placed.scope.get(&analysis.main);
                 let products = [placed.site.score, placed.site.output];

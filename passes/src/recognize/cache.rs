@@ -15,10 +15,11 @@ use crate::recognize::trail::{Append, Trail};
 /// A reason, and the node it speaks of.
 pub type Refused = (NodeId, Reason);
 
-/// Most nodes that are looked at to explain a miss.
+/// Most nodes that the search for the cause of a miss visits.
 const FARTHEST: usize = 500;
 
-/// Checks that a cache grows along axis 2, is given back, and that nobody else reads its past.
+/// Checks that a cache grows along axis 2 (the sequence axis), that its present is an output of the model, and that no
+/// other node reads its past.
 pub fn growing(
     graph: &Graph,
     facts: &Facts,

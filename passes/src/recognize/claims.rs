@@ -8,7 +8,7 @@ use crate::graph::{Graph, NodeId, is_alias, is_op, label};
 use crate::onnx::NodeProto;
 use crate::recognize::reject::{Reason, Reject};
 
-/// Most nodes that are looked at around one attention.
+/// Most nodes that the search around one attention visits.
 const FARTHEST: usize = 2000;
 
 /// The pasts that recognised or refused attentions account for.

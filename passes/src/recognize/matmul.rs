@@ -8,11 +8,11 @@ use std::collections::HashSet;
 
 use tract_data::prelude::TDim;
 
-use crate::facts::Facts;
-use crate::graph::{Graph, NodeId, is_contrib, is_op, label};
+use crate::facts::{Facts, shape_text as text};
+use crate::graph::{Graph, NodeId, is_contrib, is_op};
 use crate::onnx::NodeProto;
 use crate::recognize::cache::latent_behind;
-use crate::recognize::layout::text;
+use crate::recognize::module_name::module_of;
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::side::{Proved, prove};
 use crate::recognize::site::{Dialect, Side, Site};
@@ -386,28 +386,4 @@ fn same_heads(facts: &Facts, probabilities: &str, query_shape: &[TDim]) -> Resul
         probabilities,
         expected,
     ))
-}
-
-/// The module that the score product belongs to, from the slashes or the scopes that exporters leave in names.
-fn module_of(graph: &Graph, score: NodeId) -> String {
-    let Some(node) = graph.node(score) else {
-        return String::new();
-    };
-    let scopes = node
-        .metadata_props
-        .iter()
-        .find(|p| p.key() == "pkg.torch.onnx.name_scopes")
-        .and_then(|p| {
-            p.value()
-                .rsplit('\'')
-                .find(|s| s.contains('.') && (s.contains("attn") || s.contains("attention")))
-        });
-    if let Some(scope) = scopes {
-        return scope.to_owned();
-    }
-    let name = label(node);
-    match name.rsplit_once('/') {
-        Some((module, _)) if !module.is_empty() => module.trim_start_matches('/').replace('/', "."),
-        _ => name.to_owned(),
-    }
 }

@@ -2,8 +2,9 @@
 
 mod cache;
 mod claims;
-pub mod layout;
+pub mod digits;
 pub mod matmul;
+mod module_name;
 pub mod pass_through;
 pub mod reject;
 pub mod rotation;
@@ -23,6 +24,7 @@ use site::Site;
 
 /// The attentions of one graph.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct Recognized {
     /// Those that are proved.
     pub sites: Vec<Site>,

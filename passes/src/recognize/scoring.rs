@@ -1,12 +1,12 @@
-//! What happens to the scores between the two products, where it is plain.
+//! The operators between the score product and the value product: scale, softcap, mask and softmax.
 //!
-//! A rewrite needs none of this, the nodes stay. It tells which freedoms a factorization has: a constant added to all
-//! scores of a query is lost in the softmax, and a constant in all values comes out unchanged.
+//! A rewrite keeps these nodes and needs no proof of them. A factorization does: softmax ignores a constant that is added
+//! to all scores of a query, and probabilities that sum to one pass a constant of all values on unchanged.
 
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, int_attribute, is_op};
 use crate::onnx::NodeProto;
-use crate::recognize::layout::scalar;
+use crate::recognize::digits::scalar;
 use crate::recognize::site::Site;
 
 /// `softmax(mask(cap * tanh(scale * score / cap)))`, with probabilities that add up to one.

@@ -30,7 +30,7 @@ pub struct ShapeReader {
 }
 
 /// The readers of the shape of `value`, whose batch and length `anchor` keeps. `narrowed`: the value stays, with axes 1
-/// and 3 of another size; readers that only look at the other axes are then left alone.
+/// and 3 of another size; readers of the other axes alone stay as they are.
 pub fn shape_readers(
     graph: &Graph,
     facts: &Facts,

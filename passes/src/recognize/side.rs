@@ -2,19 +2,19 @@
 
 use tract_data::prelude::TDim;
 
-use crate::facts::Facts;
+use crate::facts::{Facts, shape_text as text};
 use crate::graph::{Graph, NodeId, is_op};
 use crate::recognize::cache::{Refused, filled, growing, not_growing, second_reader};
-use crate::recognize::layout::{Layout, Part, text};
+use crate::recognize::digits::{Digit, DigitMap};
 use crate::recognize::pass_through::makes;
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::shape_reader::{ShapeReader, shape_readers};
 use crate::recognize::site::Side;
 use crate::recognize::trail::{Trail, trail};
 
-/// What is proved of one operand.
+/// One operand of an attention product, proved to be `scale * repeat_kv(source)`.
 pub struct Proved {
-    /// Where it comes from.
+    /// The source, the cache that it is appended to, and the values between source and product.
     pub side: Side,
     /// G.
     pub kv_heads: usize,
@@ -116,7 +116,7 @@ fn from_source(
     let (Some(groups), Some(width)) = (kv_heads.as_i64(), size.as_i64()) else {
         return Err((at, shape_reason(role, source, shape)));
     };
-    let mut layout = Layout::of_source(shape);
+    let mut layout = DigitMap::of_source(shape);
     for step in trail.steps.iter().skip(start) {
         let Some(node) = graph.node(step.node) else {
             continue;
@@ -157,14 +157,14 @@ fn shape_reason(role: Operand, value: &str, shape: &[TDim]) -> Reason {
 
 /// The layout has to be (b, h, x, t) -> (b, floor(h / s), t, x) for keys, (b, h, t, x) -> (b, floor(h / s), t, x) for values.
 fn compare(
-    layout: &Layout,
+    layout: &DigitMap,
     role: Operand,
     source: (&TDim, &TDim, &TDim, &TDim),
     heads: &TDim,
 ) -> Result<(), Reason> {
     let (batch, kv_heads, length, size) = source;
     let whole = |axis: usize, extent: &TDim| {
-        let part = Part {
+        let part = Digit {
             extent: extent.clone(),
             source: Some((axis, 1)),
         };
@@ -179,7 +179,7 @@ fn compare(
         Some(heads) if groups > 0 && heads % groups == 0 => heads / groups,
         _ => 0,
     };
-    let copies = Part {
+    let copies = Digit {
         extent: TDim::Val(group),
         source: None,
     };
@@ -189,7 +189,7 @@ fn compare(
         grouped.push(copies.clone());
         interleaved.insert(0, copies);
     }
-    let arranged = |head_axis: Vec<Part>| {
+    let arranged = |head_axis: Vec<Digit>| {
         let (t, x) = (whole(2, length), whole(3, size));
         let (row, column) = if role == Operand::Key { (x, t) } else { (t, x) };
         vec![whole(0, batch), head_axis, row, column]
@@ -216,8 +216,8 @@ fn compare(
     })
 }
 
-/// Nobody but the next step may read the numbers on the way, and the nodes that pass a cache on to the graph output, which
-/// make `returned`; asking for a shape is fine.
+/// Refuses a value between source and product that another node reads, unless that node is `Shape` or passes the cache on
+/// to the graph output, making one of `returned`.
 fn readers(
     graph: &Graph,
     trail: &Trail,
@@ -270,7 +270,7 @@ fn readers(
     Ok(())
 }
 
-/// Every question for the shape of a value that the rewrite removes or narrows, with its answer.
+/// The `Shape` nodes that read a value which the rewrite removes or narrows, each with what its output is made of.
 fn shapes_asked(graph: &Graph, facts: &Facts, side: &Side) -> Result<Vec<ShapeReader>, Refused> {
     let mut readers = Vec::new();
     if let Some(cache) = &side.cache {

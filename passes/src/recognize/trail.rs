@@ -3,13 +3,13 @@
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, attribute, int_attribute, is_op};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
-use crate::recognize::layout::scalar;
+use crate::recognize::digits::scalar;
 use crate::recognize::pass_through;
 use crate::recognize::reject::{Operand, Reason};
 
 /// One layout operator on the way, and which of its inputs carries the value.
 #[derive(Debug, Clone, Copy)]
-pub struct Step {
+pub struct TrailStep {
     /// The operator.
     pub node: NodeId,
     /// Position of the carried value among its inputs.
@@ -39,7 +39,7 @@ pub struct Trail<'a> {
     /// The values on the way, source first, operand last; one more than steps.
     pub values: Vec<&'a str>,
     /// The operators between them.
-    pub steps: Vec<Step>,
+    pub steps: Vec<TrailStep>,
     /// The cache the source is, if it is one.
     pub append: Option<Append<'a>>,
     /// Why the walk ended at a value that looks like more of the same, if it does.
@@ -63,7 +63,7 @@ pub fn trail<'a>(graph: &Graph<'a>, facts: &Facts, operand: &'a str, role: Opera
                 let Some(next) = node.input.get(input) else {
                     break;
                 };
-                steps.push(Step { node: id, input });
+                steps.push(TrailStep { node: id, input });
                 values.push(next);
                 current = next;
             }

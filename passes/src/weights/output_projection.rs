@@ -43,9 +43,9 @@ pub fn output_projection(
                 if int_attribute(node, "transA", 0) != 0 {
                     return None;
                 }
-                let turned = is_op(node, "Gemm") && int_attribute(node, "transB", 0) != 0;
+                let transposed = is_op(node, "Gemm") && int_attribute(node, "transB", 0) != 0;
                 let tensor = graph.initializer(graph.resolve(node.input.get(1)?))?;
-                return matrix(model, tensor, turned).filter(|w| w.nrows() == rows);
+                return matrix(model, tensor, transposed).filter(|w| w.nrows() == rows);
             }
             _ => return None,
         }

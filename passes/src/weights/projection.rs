@@ -14,7 +14,7 @@ const LARGEST: usize = 1 << 28;
 
 /// The weight [E, width] whose product with the layer's input becomes `value`, in f64.
 ///
-/// `None` where the projection is quantized, shared or otherwise not plainly there; factors are then made without it.
+/// `None` where the projection is quantized or shared, or where it is not one product with a stored weight; factors then do without it.
 pub fn projection(
     model: &Model,
     graph: &Graph,
@@ -31,14 +31,14 @@ pub fn projection(
         let Some((_, node)) = graph.producer(value) else {
             continue;
         };
-        let turned = is_op(node, "Gemm") && int_attribute(node, "transB", 0) != 0;
+        let transposed = is_op(node, "Gemm") && int_attribute(node, "transB", 0) != 0;
         if (is_op(node, "MatMul") || is_op(node, "Gemm"))
             && let Some(tensor) = node
                 .input
                 .get(1)
                 .and_then(|w| graph.initializer(graph.resolve(w)))
         {
-            let weight = matrix(model, tensor, turned)?;
+            let weight = matrix(model, tensor, transposed)?;
             let weight = normalized(model, graph, node.input.first(), weight);
             return columns(&weight, offset, width);
         }
@@ -111,8 +111,8 @@ fn columns(weight: &Array2<f64>, offset: Option<usize>, width: usize) -> Option<
     })
 }
 
-/// A 2-D floating-point tensor in f64, transposed if `turned`.
-pub fn matrix(model: &Model, tensor: &TensorProto, turned: bool) -> Option<Array2<f64>> {
+/// A 2-D floating-point tensor in f64, transposed if `transposed`.
+pub fn matrix(model: &Model, tensor: &TensorProto, transposed: bool) -> Option<Array2<f64>> {
     let [rows, cols] = tensor.dims.as_slice() else {
         return None;
     };
@@ -121,7 +121,7 @@ pub fn matrix(model: &Model, tensor: &TensorProto, turned: bool) -> Option<Array
         return None;
     }
     let matrix = Array2::from_shape_vec((rows, cols), numbers(model, tensor)?).ok()?;
-    Some(if turned {
+    Some(if transposed {
         matrix.reversed_axes()
     } else {
         matrix

@@ -31,7 +31,7 @@ pub fn projected(
 ) -> Option<Projected> {
     let mut value = rows;
     let mut bias = None;
-    // Split heads are turned last, so that elements lie as the product made them.
+    // Split heads are transposed last, so that elements lie as the product made them.
     let mut split = facts.shape(value)?.len() == 4;
     loop {
         let (_, node) = graph.producer(value)?;

@@ -22,6 +22,8 @@ pub struct Ending {
     input: PathBuf,
     target: &'static str,
     in_detail: bool,
+    /// Whether each rewrite explains itself.
+    pub explains: bool,
     /// Whether every model is accepted.
     pub accepted: bool,
     text: String,
@@ -40,6 +42,7 @@ impl Ending {
             input: input.to_path_buf(),
             target,
             in_detail,
+            explains: false,
             accepted: true,
             text: String::new(),
             models: Vec::new(),
@@ -81,6 +84,11 @@ impl Ending {
             let _ = writeln!(self.text, "{file}:");
         }
         self.text.push_str(&shown::text(compression, &summary));
+        let rewritten = &compression.compressed.staged.rewritten;
+        let explanation = self.explains.then(|| rewritten.explain());
+        if let Some(explanation) = &explanation {
+            let _ = writeln!(self.text, "\n{}\n", explanation.trim_end());
+        }
         self.accepted &= compression.accepted;
         let named = |mut value: Value| {
             if let Some(value) = value.as_object_mut() {
@@ -89,7 +97,11 @@ impl Ending {
             }
             value
         };
-        self.models.push(named(shown::data(compression, &summary)));
+        let mut data = shown::data(compression, &summary);
+        if let (Some(explanation), Some(data)) = (explanation, data.as_object_mut()) {
+            data.insert("explanation".to_owned(), json!(explanation));
+        }
+        self.models.push(named(data));
         if self.in_detail {
             self.reports
                 .push(named(shown::detailed(compression, &summary)));

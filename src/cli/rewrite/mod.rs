@@ -19,7 +19,9 @@ use gqa2mla::files::outputs::{check_model, check_outside};
 use gqa2mla::files::save::{DataFile, names_a_file, output_path};
 use gqa2mla::files::staging::Staging;
 use gqa2mla::serving::folder::{FolderError, FolderRequest, rewrite_folder};
-use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, Grouped, RewriteOptions};
+use gqa2mla_passes::forms::for_target;
+use gqa2mla_passes::operators::Target;
+use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, RewriteOptions};
 
 use ending::Ending;
 use report_file::ReportFile;
@@ -78,6 +80,9 @@ pub struct Rewrite {
     /// Rewrite nothing: remove the work that stopped runs have kept beside OUT to go on from.
     #[arg(long)]
     clean: bool,
+    /// Print the nodes of the first attention before and after, its initializers, and what changes in the interface.
+    #[arg(long)]
+    explain: bool,
     /// Write the model without running it.
     #[arg(long)]
     no_validate: bool,
@@ -126,6 +131,7 @@ impl Rewrite {
         let report = self.report.as_deref().map(ReportFile::begin).transpose()?;
         let in_detail = report.is_some();
         let mut ending = Ending::new(&self.model, self.target.name(), in_detail, started);
+        ending.explains = self.explain;
         let output = if self.model.is_dir() && !names_a_file(&self.out) {
             self.folder(&request, &mut ending)?
         } else {
@@ -190,11 +196,12 @@ impl Rewrite {
             (TargetArg::Matmul, _) if transmla => Ok(&Decoupled),
             (TargetArg::Matmul, FormArg::Absorbed) => Ok(&Absorbed),
             (TargetArg::Matmul, FormArg::Expanded) => Ok(&Expanded),
-            (TargetArg::Gqa, FormArg::Absorbed) if !transmla => Ok(&Grouped),
-            (TargetArg::Gqa, _) => Err(UsageError(
-                "the target gqa caches what its operator reads, which is the form absorbed: use --target matmul"
-                    .to_owned(),
-            )),
+            (TargetArg::Gqa, _) => for_target(Target::Gqa)
+                .filter(|_| self.form == FormArg::Absorbed && !transmla)
+                .ok_or_else(|| UsageError(
+                    "the target gqa caches what its operator reads, which is the form absorbed: use --target matmul"
+                        .to_owned(),
+                )),
         }
     }
 

@@ -302,7 +302,7 @@ fn layer(
                 let seen = statistics.position_free.as_ref();
                 let attention = Attention {
                     rope: seen.map(|sums| sums.rope.clone()),
-                    ..attention.clone()
+                    ..*attention.clone()
                 };
                 let examples = inputs.examples(observed, &attention, position)?;
                 let (found, error) = reconstruct(

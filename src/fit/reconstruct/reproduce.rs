@@ -20,7 +20,7 @@ const TOLERANCE: f64 = 1e-2;
 #[derive(Debug, Clone)]
 pub enum Reproduced {
     /// It gives the model's outputs.
-    As(Attention),
+    As(Box<Attention>),
     /// It does not, and why.
     Not(String),
 }
@@ -63,7 +63,7 @@ pub fn reproduce(
     };
     let off = difference(&attention, &sequence, &made);
     if off <= TOLERANCE {
-        Reproduced::As(attention)
+        Reproduced::As(Box::new(attention))
     } else {
         Reproduced::Not(format!("its outputs come out {:.1}% off", 100.0 * off))
     }

@@ -10,7 +10,9 @@ use gqa2mla::runtime::{RuntimeKind, RuntimeOptions, Session, open};
 use gqa2mla::validate::compare::Comparison;
 use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla::validate::{ValidateOptions, validate};
+use gqa2mla_passes::forms::{Form, for_target};
 use gqa2mla_passes::onnx::{GraphProto, NodeProto};
+use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::pipeline::factorize::Factorize;
 use gqa2mla_passes::{RewriteError, RewriteOptions, Rewritten, by_weights, inspect, rewrite};
 use tempfile::TempDir;
@@ -24,6 +26,11 @@ pub const HALF: f64 = 2e-2;
 pub const SEEN: f64 = 100.0 * SINGLE;
 /// The one fixture in bf16, for which ONNX Runtime's CPU has no kernels.
 pub const IN_BF16: &str = "dynamo18-llama-bf16";
+
+/// The form that keeps GroupQueryAttention.
+pub fn grouped() -> &'static dyn Form {
+    for_target(Target::Gqa).unwrap()
+}
 
 /// The repository.
 pub fn root() -> &'static Path {

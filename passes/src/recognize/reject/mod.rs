@@ -51,6 +51,7 @@ impl fmt::Display for Operand {
 
 /// The reasons, one a user can act on each. The README's catalogue has a row for every `code`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Reason {
     /// Tile-like repetition: head `h` reads KV head `h mod G`.
     #[error(
@@ -168,7 +169,7 @@ pub enum Reason {
         /// The axis of the `Concat`.
         axis: i64,
     },
-    /// The grown cache is not given back.
+    /// The present, the past with the new rows appended, is no output of the model.
     #[error(
         "the {operand} cache '{past}' goes in but its continuation '{present}' is no output of the graph"
     )]

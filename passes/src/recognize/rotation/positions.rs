@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashSet};
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, input_at, is_contrib, is_op};
 use crate::onnx::tensor_proto::DataType;
-use crate::recognize::rotation::MOST;
 use crate::recognize::rotation::numbers::numbers;
+use crate::recognize::rotation::rows::MOST;
 
 /// Positions of the new rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,12 +14,12 @@ pub struct Positions {
     /// The value.
     pub value: String,
     /// What it holds.
-    pub form: Form,
+    pub shape: PositionsShape,
 }
 
 /// Forms in which positions come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum PositionsShape {
     /// [B, T].
     Rows,
     /// [1, T].
@@ -43,24 +43,24 @@ pub fn positions(graph: &Graph, facts: &Facts, among: &BTreeSet<NodeId>) -> Opti
         input_at(n, at).filter(|_| rotary)
     });
     let angles = || {
-        let turn = nodes().find(|n| is_op(n, "Cos"))?;
-        integers_behind(graph, facts, turn.input.first()?)
+        let angle = nodes().find(|n| is_op(n, "Cos"))?;
+        integers_behind(graph, facts, angle.input.first()?)
     };
     let value = given
         .or_else(|| looked_up(graph, facts, among))
         .or_else(angles)?;
     let value = earliest(graph, facts, value);
     let one = |d: Option<i64>| d == Some(1);
-    let form = match facts.shape(value)? {
-        [first] if one(first.as_i64()) => Form::First,
-        [_] => Form::Vector,
-        [rows, _] if one(rows.as_i64()) => Form::OneRow,
-        [_, _] => Form::Rows,
+    let shape = match facts.shape(value)? {
+        [first] if one(first.as_i64()) => PositionsShape::First,
+        [_] => PositionsShape::Vector,
+        [rows, _] if one(rows.as_i64()) => PositionsShape::OneRow,
+        [_, _] => PositionsShape::Rows,
         _ => return None,
     };
     Some(Positions {
         value: value.to_owned(),
-        form,
+        shape,
     })
 }
 

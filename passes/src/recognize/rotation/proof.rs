@@ -1,4 +1,4 @@
-//! Proves that a rotation turns each row by its own position, so that the same nodes rotate cached rows at theirs.
+//! Proves that RoPE rotates each row by its own position, so that the same nodes rotate cached rows at theirs.
 //!
 //! Two things must hold. The positions are those of the graph: its position input, `cumsum(mask) - 1`, or `0..T` behind
 //! the length of the past. And each angle is its position times one frequency that is constant, or cos and sin are looked
@@ -12,10 +12,28 @@ use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, int_attribute, is_alias, is_contrib, is_op, label};
 use crate::onnx::NodeProto;
 use crate::recognize::rotation::numbers::{is_constant, numbers};
-use crate::recognize::rotation::positions::{Form, Positions};
+use crate::recognize::rotation::positions::{Positions, PositionsShape};
 
 /// Most nodes between an operand of the rotation and the positions.
 const FARTHEST: usize = 40;
+
+/// Every row is rotated by the tables that it was rotated by when it was new. LongRoPE chooses between two by the length so far
+/// with an `If`: rows from before the change were rotated by the other one.
+pub fn one_rotation(
+    graph: &Graph,
+    behind: &BTreeSet<NodeId>,
+    behind_rows: &BTreeSet<NodeId>,
+) -> Result<(), String> {
+    let mut of_angles = behind.difference(behind_rows);
+    let chosen = of_angles.find_map(|id| graph.node(*id).filter(|n| is_op(n, "If")));
+    match chosen {
+        Some(node) => Err(format!(
+            "If '{}' chooses between tables of angles, so that the rows of one cache may be rotated by two of them",
+            label(node)
+        )),
+        None => Ok(()),
+    }
+}
 
 /// Proves that `value` holds the position of each new row, where `past` is the length of the cache before this step.
 ///
@@ -163,7 +181,7 @@ pub fn count_on(graph: &Graph, nodes: &[NodeId], positions: &Positions) -> Resul
     let mut readers = readers.filter(|n| n.input.contains(&positions.value));
     let same = readers.find(|n| !is_contrib(n, "RotaryEmbedding"));
     match same {
-        Some(node) if positions.form == Form::First => Err(format!(
+        Some(node) if positions.shape == PositionsShape::First => Err(format!(
             "{} '{}' gives all rows one position",
             node.op_type(),
             label(node)
@@ -177,7 +195,7 @@ pub fn count_on(graph: &Graph, nodes: &[NodeId], positions: &Positions) -> Resul
 ///
 /// # Errors
 /// The node that does something else.
-pub fn turn_by_position(
+pub fn rotate_by_position(
     graph: &Graph,
     facts: &Facts,
     tables: &[NodeId],

@@ -8,7 +8,7 @@ use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, attribute, int_attribute, is_alias, is_op};
 use crate::onnx::NodeProto;
 use crate::recognize::rotation::numbers::numbers;
-use crate::recognize::rotation::{MOST, Rows, length_of, rows_in};
+use crate::recognize::rotation::rows::{MOST, Rows, length_of, rows_in};
 
 /// The nodes that `value` is made by, as far as the rotation can reach.
 pub fn ancestors(graph: &Graph, value: &str) -> BTreeSet<NodeId> {
@@ -242,7 +242,7 @@ pub fn works_by_position(facts: &Facts, node: &NodeProto, length: &TDim) -> bool
                     .all(|&a| a >= 3 || a == -1 || a < 0 && rank as i64 + a >= 3)
             })
         }
-        // Heads are split and turned, or pairs are joined: the axis of positions and all in front of it stay.
+        // Heads are split and transposed, or pairs are joined: the axis of positions and all in front of it stay.
         "Reshape" => {
             let from = node.input.first().and_then(|i| facts.shape(i));
             let to = node.output.first().and_then(|o| facts.shape(o));
@@ -254,7 +254,7 @@ pub fn works_by_position(facts: &Facts, node: &NodeProto, length: &TDim) -> bool
                 })
             })
         }
-        // Heads in front of positions or behind them; or only what makes up a head is turned.
+        // Heads in front of positions or behind them; or only what makes up a head is transposed.
         "Transpose" => attribute(node, "perm")
             .is_some_and(|p| p.ints == [0, 2, 1, 3] || p.ints.starts_with(&[0, 1, 2])),
         _ => false,

@@ -22,9 +22,9 @@ const RANK_STEP: usize = 8;
 
 /// The form `grouped`: the option `--target gqa`.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Grouped;
+pub struct GroupedQuery;
 
-impl Form for Grouped {
+impl Form for GroupedQuery {
     fn name(&self) -> &'static str {
         "grouped"
     }

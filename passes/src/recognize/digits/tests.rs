@@ -1,6 +1,7 @@
 //! The algebra of layouts, operator by operator. The source is a cached key [b, g, t, x] of 2 heads and 4 components; an
 //! expected text names, for each axis of the result, what its index walks, outermost first; `3x` repeats.
 
+use crate::facts::Rules;
 use crate::graph::Graph;
 use crate::onnx::stored::Model;
 use crate::onnx::tensor_proto::DataType;
@@ -151,11 +152,11 @@ fn chain(element: DataType, ops: Vec<Op>) -> GraphProto {
 }
 
 /// The layout after `ops`, or the reason why it cannot be told.
-fn after_in(element: DataType, ops: Vec<Op>) -> Result<Layout, Reason> {
+fn after_in(element: DataType, ops: Vec<Op>) -> Result<DigitMap, Reason> {
     let proto = chain(element, ops);
     let graph = Graph::new(&proto);
-    let facts = Facts::of_main(&Model::default(), &graph, |_| None);
-    let mut layout = Layout::of_source(facts.shape("v0").unwrap());
+    let facts = Facts::of_main(&Model::default(), &graph, Rules::default());
+    let mut layout = DigitMap::of_source(facts.shape("v0").unwrap());
     for node in &proto.node {
         layout.step(&facts, node, 0, Operand::Key)?;
         // Whatever a layout says, its axes are as long as those of the value.
@@ -165,7 +166,7 @@ fn after_in(element: DataType, ops: Vec<Op>) -> Result<Layout, Reason> {
     Ok(layout)
 }
 
-fn after(ops: Vec<Op>) -> Result<Layout, Reason> {
+fn after(ops: Vec<Op>) -> Result<DigitMap, Reason> {
     after_in(DataType::Float, ops)
 }
 

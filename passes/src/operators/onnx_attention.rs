@@ -9,14 +9,8 @@ use crate::operators::spell::{Core, Speller};
 use crate::operators::{Operator, Spelled, Target, unsupported};
 use crate::recognize::reject::Reason;
 
-/// Its line in the table.
-pub const OPERATOR: Operator = Operator {
-    domain: "",
-    name: "Attention",
-    outputs,
-    spell,
-    counts_positions: false,
-};
+/// The operator.
+pub const OPERATOR: Operator = Operator::new("", "Attention", outputs, spell);
 
 fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason> {
     let refuse = |detail: &str| Err(unsupported(node, detail));
@@ -169,10 +163,7 @@ fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason
         output: y,
         packed: rank == Some(3),
     });
-    Ok(Spelled {
-        score,
-        grouped: None,
-    })
+    Ok(Spelled::new(score))
 }
 
 /// Inputs have four axes, or three with the heads packed in the last one; a present is a past and what is new.

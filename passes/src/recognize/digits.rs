@@ -8,14 +8,14 @@ use tract_data::prelude::TDim;
 
 use crate::facts::dim::{self, Factors};
 use crate::facts::precision::holds;
-use crate::facts::{Facts, shapes};
+use crate::facts::{Facts, shape_text as text, shapes};
 use crate::graph::{attribute, int_attribute};
 use crate::onnx::NodeProto;
 use crate::recognize::reject::{Operand, Reason};
 
 /// One digit of an axis' index.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Part {
+pub struct Digit {
     /// Number of values the digit takes.
     pub extent: TDim,
     /// The source axis it walks and the step of one count; `None` repeats.
@@ -23,11 +23,11 @@ pub struct Part {
 }
 
 /// The parts of one axis, outermost first; none for an axis of size one.
-pub type Axis = Vec<Part>;
+pub type Axis = Vec<Digit>;
 
 /// What each axis of a value reads, and the constant it is multiplied by.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Layout {
+pub struct DigitMap {
     /// One entry an axis.
     pub axes: Vec<Axis>,
     /// Product of all scalar factors since the source.
@@ -36,14 +36,14 @@ pub struct Layout {
     narrowed: bool,
 }
 
-impl Layout {
+impl DigitMap {
     /// The layout of the source itself.
     pub fn of_source(shape: &[TDim]) -> Self {
         let axes = shape
             .iter()
             .enumerate()
             .map(|(axis, size)| {
-                let part = Part {
+                let part = Digit {
                     extent: size.clone(),
                     source: Some((axis, 1)),
                 };
@@ -186,7 +186,7 @@ impl Layout {
 
     /// Cuts the digits of all axes anew, so that the axes have the sizes of `target`.
     fn regroup(&mut self, target: &[TDim]) -> Option<()> {
-        let mut parts: Vec<Part> = std::mem::take(&mut self.axes)
+        let mut parts: Vec<Digit> = std::mem::take(&mut self.axes)
             .into_iter()
             .flatten()
             .rev()
@@ -205,11 +205,11 @@ impl Layout {
                         return None;
                     }
                     let inner = all / outer;
-                    parts.push(Part {
+                    parts.push(Digit {
                         extent: TDim::Val(inner),
                         source: part.source,
                     });
-                    part = Part {
+                    part = Digit {
                         extent: TDim::Val(outer),
                         source: part.source.map(|(axis, stride)| (axis, stride * inner)),
                     };
@@ -275,7 +275,7 @@ impl Layout {
         }
         let copies = count / size;
         if is(&|at| at / copies) {
-            axis.push(Part {
+            axis.push(Digit {
                 extent: TDim::Val(copies),
                 source: None,
             });
@@ -350,7 +350,7 @@ fn repeat_outside(axis: &mut Axis, extent: TDim) {
     if extent != TDim::Val(1) {
         axis.insert(
             0,
-            Part {
+            Digit {
                 extent,
                 source: None,
             },
@@ -390,12 +390,6 @@ fn merge(axis: &mut Axis) {
 pub fn scalar(facts: &Facts, value: &str) -> Option<f64> {
     let (first, rest) = facts.floats(value)?.split_first()?;
     rest.iter().all(|v| v == first).then_some(*first)
-}
-
-/// A shape as text.
-pub fn text(shape: &[TDim]) -> String {
-    let sizes: Vec<String> = shape.iter().map(ToString::to_string).collect();
-    format!("[{}]", sizes.join(", "))
 }
 
 #[cfg(test)]

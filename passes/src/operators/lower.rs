@@ -1,0 +1,87 @@
+//! The operators of one graph, spelled out.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::facts::Facts;
+use crate::graph::patch::Patch;
+use crate::graph::{Graph, NodeId, label};
+use crate::onnx::NodeProto;
+use crate::operators::operator::Target;
+use crate::operators::spell::Speller;
+use crate::operators::table::Operators;
+use crate::operators::{fused_product, refused};
+use crate::recognize::reject::Reason;
+use crate::recognize::site::Dialect;
+
+/// One operator that was spelled out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Origin {
+    /// Which operator it was.
+    pub dialect: Dialect,
+    /// Label of the operator.
+    pub label: String,
+    /// The operator itself, where the target `gqa` can put it back around a latent cache.
+    pub grouped: Option<NodeProto>,
+}
+
+/// How the attention operators of one graph are spelled out.
+#[derive(Debug, Clone, Default)]
+pub struct Lowered {
+    /// Each operator to the primitives it becomes.
+    pub patch: Patch,
+    /// By the output name of the score product: where it comes from.
+    pub origins: HashMap<String, Origin>,
+    /// By the first output name of an operator that stays: why.
+    pub refused: BTreeMap<String, Reason>,
+}
+
+impl Lowered {
+    /// Puts what `speller` has made in place of the node `id`; returns the values that later operators may share.
+    fn take(&mut self, id: NodeId, speller: Speller) -> HashMap<String, String> {
+        let (nodes, initializers, keys) = speller.finish();
+        self.patch.replaced.insert(id, nodes);
+        self.patch.add_initializers(initializers);
+        keys
+    }
+}
+
+/// Spells out every fused product of two computed values, and every node of `graph` that calls one of `operators`.
+pub fn lower(graph: &Graph, facts: &Facts, operators: &Operators, target: Target) -> Lowered {
+    let mut lowered = Lowered::default();
+    let mut shared = HashMap::new();
+    for (id, node) in graph.nodes() {
+        if fused_product::is_candidate(graph, facts, node) {
+            let mut speller = Speller::new(graph, facts, node, &mut shared);
+            if fused_product::spell(&mut speller, node).is_some() {
+                let made = lowered.take(id, speller);
+                shared.extend(made);
+            }
+            continue;
+        }
+        let mut refuse = |reason| {
+            let output = node.output.first().cloned().unwrap_or_default();
+            lowered.refused.insert(output, reason);
+        };
+        let Some(operator) = operators.find(node) else {
+            if let Some(reason) = refused::reason(node) {
+                refuse(reason);
+            }
+            continue;
+        };
+        let mut speller = Speller::new(graph, facts, node, &mut shared);
+        match operator.spell(&mut speller, node, target) {
+            Ok(spelled) => {
+                let origin = Origin {
+                    dialect: Dialect(operator.name()),
+                    label: label(node).to_owned(),
+                    grouped: spelled.grouped,
+                };
+                lowered.origins.insert(spelled.score, origin);
+                let made = lowered.take(id, speller);
+                shared.extend(made);
+            }
+            Err(reason) => refuse(reason),
+        }
+    }
+    lowered
+}

@@ -1,0 +1,78 @@
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use gqa2mla::files::load::load;
+use gqa2mla::files::outputs::{check_inputs, check_model};
+use gqa2mla::files::save::{output_path, save};
+use gqa2mla::tune::exchange::{export, import};
+use serde_json::json;
+
+use crate::cli::exit::Exit;
+use crate::cli::screen::{emit, emit_json};
+use crate::cli::values::output;
+
+/// Take the factors of a rewritten model out to a safetensors file, or put trained ones in.
+///
+/// Example: gqa2mla factors export out/model.onnx -o out/factors.safetensors
+#[derive(Debug, Args)]
+pub struct Factors {
+    #[command(subcommand)]
+    direction: Direction,
+}
+
+#[derive(Debug, Subcommand)]
+enum Direction {
+    /// Write the factors, each under the name of its initializer.
+    Export {
+        /// A model that `rewrite` has written.
+        model: PathBuf,
+        /// The safetensors file.
+        #[arg(short, long, value_name = "OUT", value_parser = output())]
+        out: PathBuf,
+    },
+    /// Write the model with other factors of the same names and shapes.
+    Import {
+        /// A model that `rewrite` has written.
+        model: PathBuf,
+        /// The safetensors file.
+        factors: PathBuf,
+        /// The output: a .onnx path, or a folder for the model alone.
+        #[arg(short, long, value_name = "OUT", value_parser = output())]
+        out: PathBuf,
+        /// Replace a model that gqa2mla did not write.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+impl Factors {
+    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
+        let (count, out) = match self.direction {
+            Direction::Export { model, out } => {
+                let model = load(&model)?;
+                check_inputs(&model, &out)?;
+                (export(&model, &out)?, out)
+            }
+            Direction::Import {
+                model,
+                factors,
+                out,
+                force,
+            } => {
+                let mut model = load(&model)?;
+                let count = import(&mut model, &factors)?;
+                let out = output_path(&model.path, &out);
+                check_model(&model, &out, force)?;
+                save(&model, &out)?;
+                (count, out)
+            }
+        };
+        let out = out.display().to_string();
+        if json {
+            emit_json(&json!({ "factors": count, "out": out }));
+        } else {
+            emit(&format!("{count} factors\nwrote {out}"));
+        }
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,212 @@
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use gqa2mla::files::load::load;
+use gqa2mla::files::origin::mark;
+use gqa2mla::files::outputs::check_model;
+use gqa2mla::files::save::{output_path, save};
+use gqa2mla::files::staging::Staging;
+use gqa2mla::report::grouped;
+use gqa2mla::tune::run::{Ended, Progress, TuneOptions, Tuned, tune};
+use gqa2mla::tune::select::Trainable;
+use gqa2mla::validate::ports::LanguageModel;
+use serde_json::json;
+
+use crate::cli::exit::{Exit, UsageError, no_text};
+use crate::cli::screen::{Bar, emit, emit_json};
+use crate::cli::text::TextArgs;
+use crate::cli::values::output;
+
+/// Train a rewritten model's factors on text, to win back what a smaller cache lost.
+///
+/// With --teacher, the original, the loss is the divergence (KL) from the original's next-token distribution. A part of
+/// the text is held out; the state that is best on it is written, and a run that no longer gets better ends early. A run
+/// that is stopped goes on where it was when it is started again with the same options.
+///
+/// Example: gqa2mla tune out/model.onnx --teacher fixtures/optimum-llama --token-ids fixtures/tokens.json -o out/tuned.onnx
+#[derive(Debug, Args)]
+pub struct Tune {
+    /// The model to train: a .onnx file, or a folder that holds one.
+    model: PathBuf,
+    /// The model before the rewrite, whose next-token distribution is learnt.
+    #[arg(long, value_name = "ORIGINAL")]
+    teacher: Option<PathBuf>,
+    #[command(flatten)]
+    text: TextArgs,
+    /// The output: a .onnx path, or a folder for the model alone.
+    #[arg(short, long, value_name = "OUT", value_parser = output())]
+    out: PathBuf,
+    /// What the loss is; the default is `distill` with --teacher.
+    #[arg(long, value_enum, default_value_t = Objective::Distill)]
+    objective: Objective,
+    /// What is trained.
+    #[arg(long, value_enum, default_value_t = Train::Factors)]
+    train: Train,
+    /// Steps at most.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    steps: usize,
+    /// Largest change of a tensor in a step, relative to its root mean square. Lower it where the loss rises at first,
+    /// as it does where little was lost.
+    #[arg(long, default_value_t = 5e-3, value_name = "RATE")]
+    rate: f64,
+    /// Tokens of one sequence.
+    #[arg(long, default_value_t = 512, value_name = "L")]
+    length: usize,
+    /// Sequences of a step. Their gradients are added one after another: memory stays that of one.
+    #[arg(long, default_value_t = 1, value_name = "B")]
+    batch: usize,
+    /// Read at most this many tokens of the text.
+    #[arg(long, default_value_t = 1 << 20, value_name = "N")]
+    tokens: usize,
+    /// Seed of the order of the sequences.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Replace a model that gqa2mla did not write.
+    #[arg(long)]
+    force: bool,
+}
+
+/// What the loss is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Objective {
+    /// The divergence (KL) from the next-token distribution of --teacher.
+    Distill,
+    /// The negative log-likelihood of the token that follows.
+    NextToken,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Train {
+    /// The factors of a rewrite and their biases.
+    Factors,
+    /// What makes and rebuilds keys and values: W_K and W_V, and factors where there are any.
+    Kv,
+}
+
+impl Tune {
+    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
+        let started = Instant::now();
+        self.check()?;
+        let mut model = load(&self.model)?;
+        let teacher = match (&self.teacher, self.objective) {
+            (Some(path), Objective::Distill) => Some(load(path)?),
+            _ => None,
+        };
+        let shown = model.path.display().to_string();
+        let subject = LanguageModel::of(&model.model.proto).with_context(|| shown.clone())?;
+        let text = self
+            .text
+            .read(&self.model, subject.vocabulary, self.tokens, self.length)?
+            .ok_or_else(no_text)?;
+        let options = TuneOptions {
+            trainable: match self.train {
+                Train::Factors => Trainable::Factors,
+                Train::Kv => Trainable::KeysAndValues,
+            },
+            steps: self.steps,
+            rate: self.rate,
+            batch: self.batch,
+            seed: self.seed,
+        };
+        let out = output_path(&model.path, &self.out);
+        check_model(&model, &out, self.force)?;
+        // From here on the output is this run's: another one is refused before it computes anything.
+        let _held = Staging::model(&out, &model.path)?;
+        let mut partial = out.clone().into_os_string();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        let tokens_a_step = text.length * self.batch;
+        let mut bar = Bar::default();
+        let tuned = tune(
+            &mut model,
+            teacher.as_ref(),
+            &text,
+            &options,
+            &partial,
+            &mut |moment| {
+                let message = message(&moment, tokens_a_step, &started);
+                bar.say(moment.step, moment.steps, &message);
+            },
+        )?;
+        mark(&mut model.model.proto);
+        save(&model, &out)?;
+        let _ = std::fs::remove_file(&partial);
+        let seconds = started.elapsed().as_secs_f64();
+        if json {
+            emit_json(&json!({
+                "model": shown, "out": out.display().to_string(), "seconds": seconds,
+                "objective": if teacher.is_some() { "distill" } else { "next-token" },
+                "tokens": text.ids.len(), "length": text.length, "tuned": tuned,
+            }));
+        } else {
+            emit(&format!(
+                "{}\nwrote {} in {seconds:.1} s",
+                summary(&tuned),
+                out.display()
+            ));
+        }
+        Ok(Exit::Done)
+    }
+
+    fn check(&self) -> Result<(), UsageError> {
+        let wrong = |detail: &str| Err(UsageError(detail.to_owned()));
+        match (self.objective, &self.teacher) {
+            (Objective::Distill, None) => {
+                return wrong(
+                    "distilling needs --teacher ORIGINAL; --objective next-token needs none",
+                );
+            }
+            (Objective::NextToken, Some(_)) => {
+                return wrong(
+                    "--objective next-token learns from the text alone, without --teacher",
+                );
+            }
+            _ => {}
+        }
+        if self.steps == 0 || self.batch == 0 || self.length < 2 {
+            return wrong("--steps and --batch are at least 1, --length at least 2");
+        }
+        if !(self.rate.is_finite() && self.rate > 0.0) {
+            return wrong("--rate is above 0");
+        }
+        Ok(())
+    }
+}
+
+/// Loss, best held-out loss and speed, for the progress bar.
+fn message(moment: &Progress, tokens_a_step: usize, started: &Instant) -> String {
+    let shown = |loss: Option<f64>| loss.map_or_else(|| "-".to_owned(), |l| format!("{l:.4}"));
+    let seconds = started.elapsed().as_secs_f64().max(1e-3);
+    let speed = (moment.step * tokens_a_step) as f64 / seconds;
+    format!(
+        "training: loss {}, held-out {}, {speed:.0} tokens/s",
+        shown(moment.loss),
+        shown(moment.best)
+    )
+}
+
+/// For people.
+fn summary(tuned: &Tuned) -> String {
+    let first = tuned.checks.first().map_or(f64::NAN, |check| check.loss);
+    let steps = tuned.losses.len();
+    let ended = match tuned.ended {
+        Ended::Finished => format!("{steps} steps"),
+        Ended::Early => format!("{steps} steps, then no better state was found"),
+        Ended::NotFinite => format!(
+            "stopped at step {}: its loss is not finite; the best state before it is kept (a lower --rate may help)",
+            steps + 1
+        ),
+    };
+    let kept = match tuned.best.step {
+        0 => "no step made the held-out loss lower: the model stays as it was (a lower --rate may help)".to_owned(),
+        step => format!("held-out loss {first:.4} -> {:.4} nats at step {step}", tuned.best.loss),
+    };
+    format!(
+        "{} tensors with {} numbers trained, {ended}\n{kept}",
+        tuned.tensors,
+        grouped(tuned.elements as u64)
+    )
+}

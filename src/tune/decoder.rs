@@ -1,0 +1,167 @@
+//! A model as training sees it: its spelled-out graph compiled for the logits, and how it is fed.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+use gqa2mla_passes::analysis::Analysis;
+use gqa2mla_passes::onnx::GraphProto;
+use gqa2mla_passes::operators::Target;
+use gqa2mla_train::error::TrainError;
+use gqa2mla_train::program::Program;
+
+use crate::files::load::LoadedModel;
+use crate::runtime::tensor::{Data, Tensor as Fed};
+use crate::tune::TuneError;
+use crate::validate::ValidateError;
+use crate::validate::feed::Moment;
+use crate::validate::interface::Interface;
+use crate::validate::ports::LanguageModel;
+
+/// A decoder that reads whole sequences, with an empty cache before them.
+#[derive(Debug)]
+pub struct Decoder {
+    /// Its computation.
+    pub program: Program,
+    interface: Interface,
+    path: String,
+}
+
+/// A graph of primitives.
+#[derive(Debug)]
+pub struct SpelledOut {
+    /// The main graph, functions inlined and attention operators spelled out.
+    pub main: GraphProto,
+    /// The new keys and values [B, G, T, size] of every attention that is recognised.
+    pub sources: Vec<String>,
+}
+
+/// The main graph of `model` as primitives.
+///
+/// # Errors
+/// [`TuneError::Analysis`].
+pub fn spelled_out(model: &LoadedModel) -> Result<SpelledOut, TuneError> {
+    let path = model.path.display().to_string();
+    let analysis = Analysis::of(&model.model, Target::MatMul);
+    let analysis = analysis.map_err(|cause| TuneError::Analysis { path, cause })?;
+    let sides = analysis
+        .sites
+        .iter()
+        .flat_map(|p| [&p.site.key, &p.site.value]);
+    Ok(SpelledOut {
+        sources: sides.map(|side| side.new.clone()).collect(),
+        main: analysis.main,
+    })
+}
+
+impl Decoder {
+    /// Compiles `graph`, the spelled-out graph of `model`, with the initializers `trained` as parameters.
+    ///
+    /// # Errors
+    /// [`TuneError::Interface`] and [`TuneError::Program`].
+    pub fn new(
+        model: &LoadedModel,
+        graph: &GraphProto,
+        trained: &[String],
+    ) -> Result<Self, TuneError> {
+        let path = model.path.display().to_string();
+        let subject =
+            LanguageModel::of(&model.model.proto).map_err(|cause| TuneError::Interface {
+                path: path.clone(),
+                cause,
+            })?;
+        let mut interface = subject.interface;
+        // An empty cache is skipped whatever the width of its rows.
+        interface.close_open_axes(1);
+        let program = Program::compile(&model.model, graph, &[&interface.logits], trained);
+        let program = program.map_err(|cause| TuneError::Program {
+            path: path.clone(),
+            cause,
+        })?;
+        Ok(Self {
+            program,
+            interface,
+            path,
+        })
+    }
+
+    /// The inputs of one run over `tokens`.
+    ///
+    /// # Errors
+    /// [`TuneError::Interface`].
+    pub fn inputs(&self, tokens: &[i64]) -> Result<BTreeMap<String, Tensor>, TuneError> {
+        let fed = self.feeds(tokens).map_err(|cause| TuneError::Interface {
+            path: self.path.clone(),
+            cause,
+        })?;
+        let tensors = fed.into_iter().map(|(name, fed)| Ok((name, tensor(fed)?)));
+        let tensors = tensors.collect::<candle_core::Result<_>>();
+        tensors.map_err(|cause| self.failed(cause.into()))
+    }
+
+    fn feeds(&self, tokens: &[i64]) -> Result<Vec<(String, Fed)>, ValidateError> {
+        let empty = |cache: &crate::validate::interface::Cache| {
+            let shape = cache.shape(1, 0).unwrap_or_default();
+            Ok(Fed::zeros(cache.element, shape)?)
+        };
+        let caches = self.interface.caches.iter().map(empty);
+        let moment = Moment {
+            pads: &[0],
+            past: 0,
+            length: tokens.len(),
+            tokens,
+        };
+        moment.feeds(
+            &self.interface,
+            caches.collect::<Result<_, ValidateError>>()?,
+        )
+    }
+
+    /// The logits [T, V] of `tokens`, with `parameters` in place of the stored values.
+    ///
+    /// # Errors
+    /// As [`Decoder::inputs`], and [`TuneError::Program`].
+    pub fn logits(&self, tokens: &[i64], parameters: &[Tensor]) -> Result<Tensor, TuneError> {
+        let outputs = self.program.evaluate(&self.inputs(tokens)?, parameters);
+        self.rows(outputs.map_err(|cause| self.failed(cause))?.first())
+    }
+
+    /// The first output as [T, V].
+    ///
+    /// # Errors
+    /// [`TuneError::Program`].
+    pub fn rows(&self, logits: Option<&Tensor>) -> Result<Tensor, TuneError> {
+        let rows = || {
+            let logits =
+                logits.ok_or_else(|| TrainError::NoValue(self.interface.logits.clone()))?;
+            let width = logits.dims().last().copied().unwrap_or(0);
+            Ok(logits.reshape(((), width))?)
+        };
+        rows().map_err(|cause| self.failed(cause))
+    }
+
+    /// An error of this model's program.
+    #[must_use]
+    pub fn failed(&self, cause: TrainError) -> TuneError {
+        TuneError::Program {
+            path: self.path.clone(),
+            cause,
+        }
+    }
+}
+
+/// What a session would be fed, as the trainer's tensor: floats in fp32, integers in i64, truth values in u8.
+fn tensor(fed: Fed) -> candle_core::Result<Tensor> {
+    let (shape, device) = (fed.shape.clone(), &Device::Cpu);
+    match fed.data {
+        Data::I64(values) => Tensor::from_vec(values, shape, device),
+        Data::I32(values) => {
+            let values: Vec<i64> = values.into_iter().map(i64::from).collect();
+            Tensor::from_vec(values, shape, device)
+        }
+        Data::Bool(values) => {
+            let values: Vec<u8> = values.into_iter().map(u8::from).collect();
+            Tensor::from_vec(values, shape, device)
+        }
+        _ => Tensor::from_vec(fed.to_f32(), shape, device),
+    }
+}

@@ -1,0 +1,120 @@
+//! Which initializers are trained.
+
+use std::collections::BTreeSet;
+
+use gqa2mla_passes::graph::{Graph, is_op};
+use gqa2mla_passes::onnx::GraphProto;
+
+/// What of a model is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trainable {
+    /// The factors of a rewritten model: w_dk, w_uk, w_dv, w_uv, their folded forms and the biases.
+    Factors,
+    /// What makes keys and values, and what rebuilds them: W_K and W_V, and the factors where there are any.
+    KeysAndValues,
+}
+
+/// The last part of a factor's name; the part before it is `mla`, numbered where two rewrites meet.
+const FACTORS: [&str; 9] = [
+    "w_dk", "w_uk", "w_dv", "w_uv", "w_ak", "w_av", "b_ak", "b_av", "b_v",
+];
+
+/// Whether `name` is that of a factor which a rewrite has made: `<old name>/mla/w_uk`.
+#[must_use]
+pub fn is_factor(name: &str) -> bool {
+    let mut parts = name.rsplit('/');
+    let (last, before) = (
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+    );
+    let number = before.strip_prefix("mla");
+    FACTORS.contains(&last) && number.is_some_and(|n| n.chars().all(|c| c.is_ascii_digit()))
+}
+
+/// The factors among the initializers of `graph`, in graph order.
+#[must_use]
+pub fn factors(graph: &GraphProto) -> Vec<String> {
+    let names = graph.initializer.iter().map(|t| t.name());
+    names
+        .filter(|name| is_factor(name))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The initializers of `graph` that `what` names, in graph order. `sources` are the new keys and values of the
+/// attentions that are not rewritten.
+#[must_use]
+pub fn select(graph: &GraphProto, sources: &[String], what: Trainable) -> Vec<String> {
+    let mut chosen: BTreeSet<String> = factors(graph).into_iter().collect();
+    if what == Trainable::KeysAndValues {
+        let view = Graph::new(graph);
+        let mut starts = sources.to_vec();
+        for node in &graph.node {
+            let down = |weight: &String| weight.ends_with("/w_dk") || weight.ends_with("/w_dv");
+            if node.input.get(1).is_some_and(|w| is_factor(w) && down(w)) {
+                starts.extend(node.input.first().cloned());
+            }
+        }
+        chosen.extend(starts.iter().flat_map(|start| projections(&view, start)));
+    }
+    let all = graph.initializer.iter().map(|t| t.name());
+    all.filter(|name| chosen.contains(*name))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The weights of the nearest products behind `value`, and the biases that are added to them.
+fn projections(graph: &Graph, value: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut seen = BTreeSet::new();
+    let mut open = vec![value];
+    while let Some(value) = open.pop() {
+        if !seen.insert(value) {
+            continue;
+        }
+        let Some((_, node)) = graph.producer(value) else {
+            continue;
+        };
+        let stored = |name: &str| {
+            graph
+                .initializer(graph.resolve(name))
+                .map(|t| t.name().to_owned())
+        };
+        if is_op(node, "MatMul") || is_op(node, "Gemm") {
+            found.extend(node.input.iter().skip(1).filter_map(|w| stored(w)));
+            continue;
+        }
+        if is_op(node, "Add") {
+            let behind_product = |other: &String| {
+                let maker = graph.producer(other).map(|(_, n)| n);
+                maker.is_some_and(|n| is_op(n, "MatMul"))
+            };
+            if node.input.iter().any(behind_product) {
+                found.extend(node.input.iter().filter_map(|b| stored(b)));
+            }
+        }
+        let passes = [
+            "Identity",
+            "Reshape",
+            "Transpose",
+            "Unsqueeze",
+            "Squeeze",
+            "Add",
+            "Sub",
+            "Mul",
+            "Div",
+            "Neg",
+            "Concat",
+            "Slice",
+            "Split",
+            "Cast",
+            "RotaryEmbedding",
+            "RMSNormalization",
+            "SimplifiedLayerNormalization",
+        ];
+        if passes.contains(&node.op_type()) {
+            open.extend(node.input.iter().map(String::as_str));
+        }
+    }
+    found
+}

@@ -1,0 +1,158 @@
+//! The steps and checks of a run: sequences of the text, their losses and gradients.
+
+use candle_core::{Device, Tensor};
+use gqa2mla_train::adamw::Trained;
+use gqa2mla_train::error::TrainError;
+use gqa2mla_train::loss::{self, Loss};
+
+use crate::measure::text::Text;
+use crate::tune::TuneError;
+use crate::tune::checkpoint::State;
+use crate::tune::course::{Check, Course};
+use crate::tune::decoder::Decoder;
+use crate::validate::scenario::Random;
+
+/// Positions at the start of a sequence that do not count: with so little context a token can hardly be told.
+const WITHOUT_CONTEXT: usize = 16;
+
+/// Models and text of a run.
+pub struct Run {
+    /// The model in training.
+    pub student: Decoder,
+    /// The model whose next-token distribution is learnt, if there is one.
+    pub teacher: Option<Decoder>,
+    /// What the steps read.
+    pub train: Text,
+    /// What the checks read.
+    pub held_out: Text,
+    /// Sequences of a step.
+    pub batch: usize,
+    /// Which order the sequences come in.
+    pub seed: u64,
+}
+
+impl Run {
+    /// The state before the first step.
+    ///
+    /// # Errors
+    /// [`TuneError::Program`].
+    pub fn fresh(&self) -> Result<State, TuneError> {
+        let mut tensors = Vec::new();
+        for parameter in self.student.program.parameters() {
+            let values = parameter.initial.flatten_all().and_then(|t| t.to_vec1());
+            tensors.push(Trained::new(
+                values.map_err(|e| self.student.failed(e.into()))?,
+            ));
+        }
+        Ok(State {
+            best: tensors.iter().map(|t| t.values.clone()).collect(),
+            tensors,
+            course: Course::default(),
+        })
+    }
+
+    /// The tensors in training, for the program.
+    fn parameters(&self, state: &State) -> Result<Vec<Tensor>, TuneError> {
+        let parameters = self.student.program.parameters().iter().zip(&state.tensors);
+        let tensors = parameters.map(|(parameter, tensor)| {
+            Tensor::from_slice(&tensor.values, parameter.initial.dims(), &Device::Cpu)
+        });
+        tensors
+            .collect::<Result<_, _>>()
+            .map_err(|e| self.student.failed(e.into()))
+    }
+
+    /// The loss of the student's `logits` on `tokens`.
+    fn loss(&self, tokens: &[i64], logits: &Tensor) -> Result<Loss, TuneError> {
+        let first = WITHOUT_CONTEXT.min(tokens.len() / 4);
+        let failed = |cause| self.student.failed(cause);
+        match &self.teacher {
+            Some(teacher) => {
+                let target = teacher.logits(tokens, &[])?;
+                let counted: Vec<bool> = (0..tokens.len()).map(|at| at >= first).collect();
+                loss::distillation(&target, logits, &counted).map_err(failed)
+            }
+            None => {
+                let targets = tokens.get(1..).unwrap_or_default();
+                let counts = |at: usize| at >= first && at < targets.len();
+                let counted: Vec<bool> = (0..tokens.len()).map(counts).collect();
+                loss::next_token(logits, targets, &counted).map_err(failed)
+            }
+        }
+    }
+
+    /// Mean loss on the held-out text. A better one than before keeps the state.
+    ///
+    /// # Errors
+    /// [`TuneError::Program`] and [`TuneError::Interface`].
+    pub fn check(&self, state: &mut State) -> Result<f64, TuneError> {
+        let parameters = self.parameters(state)?;
+        let mut losses = Vec::new();
+        for tokens in self.held_out.sequences() {
+            let logits = self.student.logits(tokens, &parameters)?;
+            losses.push(self.loss(tokens, &logits)?.mean);
+        }
+        let loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
+        if state.course.best().is_none_or(|best| loss < best.loss) {
+            state.best = state.tensors.iter().map(|t| t.values.clone()).collect();
+        }
+        state.course.checks.push(Check {
+            step: state.course.steps,
+            loss,
+        });
+        Ok(loss)
+    }
+
+    /// Mean loss of the next sequences, and its gradient by every trained tensor.
+    ///
+    /// # Errors
+    /// [`TuneError::Program`] and [`TuneError::Interface`].
+    pub fn step(&self, state: &State) -> Result<(f64, Vec<Vec<f32>>), TuneError> {
+        let parameters = self.parameters(state)?;
+        let batch = self.batch.max(1);
+        let mut mean = 0.0;
+        let mut sums: Vec<Vec<f32>> = Vec::new();
+        let failed = |cause: TrainError| self.student.failed(cause);
+        for number in 0..batch {
+            let tokens = self.sequence(state.course.steps * batch + number);
+            let inputs = self.student.inputs(tokens)?;
+            let trace = self
+                .student
+                .program
+                .trace(&inputs, &parameters)
+                .map_err(failed)?;
+            let logits = self.student.rows(trace.outputs.first())?;
+            let loss = self.loss(tokens, &logits)?;
+            mean += loss.mean / batch as f64;
+            let shape = trace.outputs.first().map_or(&[][..], Tensor::dims);
+            let grad = loss.grad.reshape(shape).map_err(|e| failed(e.into()))?;
+            let grads = trace.backward(vec![grad]).map_err(failed)?;
+            sums.resize_with(grads.len(), Vec::new);
+            for (sum, grad) in sums.iter_mut().zip(grads) {
+                let grad: Vec<f32> = grad
+                    .flatten_all()
+                    .and_then(|g| g.to_vec1())
+                    .map_err(|e| failed(e.into()))?;
+                sum.resize(grad.len(), 0.0);
+                let share = 1.0 / batch as f32;
+                sum.iter_mut()
+                    .zip(grad)
+                    .for_each(|(sum, grad)| *sum += share * grad);
+            }
+        }
+        Ok((mean, sums))
+    }
+
+    /// Sequence `number` of a run: every sequence once in an order of the seed, then in another.
+    fn sequence(&self, number: usize) -> &[i64] {
+        let count = self.train.sequences().len().max(1);
+        let (round, at) = ((number / count) as u64, number % count);
+        let mut random = Random::new(self.seed.wrapping_add(round << 32));
+        let mut order: Vec<usize> = (0..count).collect();
+        for last in (1..count).rev() {
+            order.swap(last, (random.next_u64() % (last as u64 + 1)) as usize);
+        }
+        let chosen = order.get(at).copied().unwrap_or(0);
+        self.train.sequences().nth(chosen).unwrap_or_default()
+    }
+}

@@ -1,0 +1,260 @@
+//! Training on text: what the trainer computes, what the commands write, and what they refuse.
+
+#[path = "tune/forward.rs"]
+mod forward;
+#[path = "tune/refused.rs"]
+mod refused;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::common::{Ran, command, fixture, folder, model_at, root, run};
+
+/// Random token ids of 0 to 127, which every fixture knows.
+fn ids() -> PathBuf {
+    root().join("fixtures/tokens.json")
+}
+
+/// Rewrites a fixture at half the cache, with factors that a text would make better.
+fn half(name: &str, place: &Path, more: &[&str]) -> PathBuf {
+    let out = place.join(format!("{name}.onnx"));
+    let mut arguments = vec![
+        "rewrite",
+        "--cache-ratio",
+        "0.5",
+        "--factors",
+        "weights",
+        "-o",
+    ];
+    let (shown, original) = (
+        out.display().to_string(),
+        fixture(name).display().to_string(),
+    );
+    arguments.extend([shown.as_str(), &original, "--no-validate"]);
+    arguments.extend(more);
+    let ran = run(&arguments);
+    assert_eq!(ran.code, 0, "{name}: {ran:?}");
+    out
+}
+
+/// `tune` in short sequences, which gives the report as JSON.
+fn tune(model: &Path, out: &Path, more: &[&str]) -> Ran {
+    let mut tune = command();
+    tune.arg("tune")
+        .arg(model)
+        .arg("--token-ids")
+        .arg(ids())
+        .arg("-o")
+        .arg(out);
+    tune.args(["--length", "32", "--json"]).args(more);
+    tune.output().unwrap().into()
+}
+
+/// Mean KL of the next-token distribution from the original's in ONNX Runtime, on the text that was trained on: random
+/// tokens have nothing in common that would carry over to others.
+fn divergence(original: &Path, rewritten: &Path) -> f64 {
+    let mut validate = command();
+    validate.arg("validate").arg(original).arg(rewritten);
+    validate
+        .arg("--token-ids")
+        .arg(ids())
+        .args(["--text-length", "32", "--json"]);
+    let ran: Ran = validate.output().unwrap().into();
+    assert_eq!(ran.code, 0, "{ran:?}");
+    ran.json()["quality"]["mean_kl"].as_f64().unwrap()
+}
+
+fn held_out(report: &Value) -> (f64, f64) {
+    let tuned = &report["tuned"];
+    let first = tuned["checks"][0]["loss"].as_f64().unwrap();
+    (first, tuned["best"]["loss"].as_f64().unwrap())
+}
+
+#[test]
+fn distilling_brings_a_smaller_cache_nearer_to_the_original() {
+    let place = folder();
+    for (name, form) in [
+        ("optimum-llama", "absorbed"),
+        ("optimum-llama", "expanded"),
+        ("dynamo18-qwen3", "absorbed"),
+        ("dynamo18-llama-fp16", "absorbed"),
+        ("genai-llama-int4", "absorbed"),
+    ] {
+        let original = fixture(name);
+        let model = half(name, place.path(), &["--form", form]);
+        let out = place.path().join("tuned.onnx");
+        let teacher = original.display().to_string();
+        let ran = tune(
+            &model,
+            &out,
+            &["--teacher", &teacher, "--steps", "60", "--rate", "0.01"],
+        );
+        assert_eq!(ran.code, 0, "{name}: {ran:?}");
+        let (first, best) = held_out(&ran.json());
+        assert!(best < first, "{name}, {form}: held-out {first} to {best}");
+        let before = divergence(&original, &model);
+        let after = divergence(&original, &out);
+        assert!(
+            after < 0.95 * before,
+            "{name}, {form}: in ONNX Runtime {before} to {after}"
+        );
+    }
+}
+
+#[test]
+fn only_the_factors_change_and_in_their_own_type() {
+    let place = folder();
+    let name = "dynamo18-llama-fp16";
+    let model = half(name, place.path(), &[]);
+    let out = place.path().join("tuned.onnx");
+    let teacher = fixture(name).display().to_string();
+    let ran = tune(&model, &out, &["--teacher", &teacher, "--steps", "10"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let (before, after) = (model_at(&model), model_at(&out));
+    let (mut graph, trained) = (
+        before.model.proto.graph.clone().unwrap(),
+        after.model.proto.graph.clone().unwrap(),
+    );
+    let mut changed = 0;
+    for (old, new) in graph.initializer.iter_mut().zip(&trained.initializer) {
+        assert_eq!((old.name(), old.data_type()), (new.name(), new.data_type()));
+        let (bytes, new_bytes) = (
+            before.model.tensor_bytes(old).unwrap(),
+            after.model.tensor_bytes(new).unwrap(),
+        );
+        if old.name().contains("/mla/w_") {
+            changed += usize::from(bytes != new_bytes);
+        } else {
+            assert_eq!(bytes, new_bytes, "{}", old.name());
+        }
+        *old = new.clone();
+    }
+    assert_eq!(changed, 8, "four factors in each of two layers");
+    assert!(graph == trained, "more than initializers changed");
+}
+
+#[test]
+fn a_stopped_run_goes_on_to_the_same_result() {
+    let place = folder();
+    let name = "optimum-llama";
+    let model = half(name, place.path(), &[]);
+    let teacher = fixture(name).display().to_string();
+    let options = [
+        "--teacher",
+        &teacher,
+        "--steps",
+        "20",
+        "--batch",
+        "2",
+        "--seed",
+        "3",
+    ];
+    let (whole, stopped) = (
+        place.path().join("whole.onnx"),
+        place.path().join("stopped.onnx"),
+    );
+    let ran = tune(&model, &whole, &options);
+    assert_eq!(ran.code, 0, "{ran:?}");
+
+    // Killed as soon as there is a checkpoint.
+    let mut killed = command();
+    killed
+        .arg("tune")
+        .arg(&model)
+        .arg("--token-ids")
+        .arg(ids())
+        .arg("-o")
+        .arg(&stopped);
+    let mut child = killed
+        .args(["--length", "32"])
+        .args(options)
+        .spawn()
+        .unwrap();
+    let checkpoint = place.path().join("stopped.onnx.partial");
+    while !checkpoint.exists() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(
+        checkpoint.exists() && !stopped.exists(),
+        "it was not stopped in the middle"
+    );
+    let ran = tune(&model, &stopped, &options);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(!checkpoint.exists());
+    assert_eq!(fs::read(&whole).unwrap(), fs::read(&stopped).unwrap());
+}
+
+#[test]
+fn fine_tuning_lowers_the_loss_of_the_next_token_with_and_without_a_rewrite() {
+    let place = folder();
+    let name = "optimum-qwen2";
+    let out = place.path().join("tuned.onnx");
+    let options = [
+        "--objective",
+        "next-token",
+        "--train",
+        "kv",
+        "--steps",
+        "30",
+        "--rate",
+        "0.02",
+    ];
+    for model in [half(name, place.path(), &[]), fixture(name)] {
+        let ran = tune(&model, &out, &options);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let report = ran.json();
+        let losses = report["tuned"]["losses"].as_array().unwrap();
+        let mean = |part: &[Value]| {
+            part.iter().map(|l| l.as_f64().unwrap()).sum::<f64>() / part.len() as f64
+        };
+        let (early, late) = (mean(&losses[..5]), mean(&losses[losses.len() - 5..]));
+        assert!(late < early, "{}: {early} to {late}", model.display());
+    }
+}
+
+#[test]
+fn keys_and_values_of_an_original_are_its_projections() {
+    let place = folder();
+    let out = place.path().join("tuned.onnx");
+    let options = ["--objective", "next-token", "--train", "kv", "--steps", "2"];
+    let ran = tune(&fixture("optimum-qwen2"), &out, &options);
+    // W_K and W_V with their biases, in two layers.
+    assert_eq!(ran.json()["tuned"]["tensors"], 8, "{ran:?}");
+}
+
+#[test]
+fn factors_go_out_and_come_back() {
+    let place = folder();
+    let model = half("dynamo18-llama-fp16", place.path(), &[]);
+    let (file, out) = (
+        place.path().join("factors.safetensors"),
+        place.path().join("again.onnx"),
+    );
+    let shown = |path: &Path| path.display().to_string();
+    let ran = run(["factors", "export", &shown(&model), "-o", &shown(&file)]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let ran = run([
+        "factors",
+        "import",
+        &shown(&model),
+        &shown(&file),
+        "-o",
+        &shown(&out),
+    ]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(fs::read(&model).unwrap(), fs::read(&out).unwrap());
+
+    let ran = run([
+        "factors",
+        "export",
+        &shown(&fixture("optimum-llama")),
+        "-o",
+        &shown(&file),
+    ]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stderr.contains("no factors of a rewrite"), "{ran:?}");
+}

@@ -1,0 +1,160 @@
+//! The trainer's forward pass against ONNX Runtime, and its gradient against differences.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use gqa2mla::files::load::{LoadedModel, load};
+use gqa2mla::runtime::RuntimeKind;
+use gqa2mla::tune::decoder::{Decoder, spelled_out};
+use gqa2mla::tune::select::factors;
+use gqa2mla::validate::ports::LanguageModel;
+use gqa2mla::validate::runner::Runner;
+use gqa2mla_passes::onnx::tensor_proto::DataType;
+use gqa2mla_passes::{RankPlan, RewriteOptions};
+use gqa2mla_train::loss::next_token;
+
+use crate::common::{HALF, IN_BF16, SINGLE, fixtures, loaded, rewritten, session};
+
+/// Token ids that every fixture knows.
+const TOKENS: [i64; 12] = [3, 17, 42, 101, 7, 64, 90, 1, 25, 77, 12, 50];
+
+/// Fixtures that the trainer cannot run, with the operator that it names.
+const REFUSED: [(&str, &str); 5] = [
+    ("dynamo18-gptoss", "TopK"),
+    ("genai-gemma2-ring", "com.microsoft.GroupQueryAttention"),
+    ("genai-gptoss", "com.microsoft.MoE"),
+    ("merged-llama", "If"),
+    ("optimum-qwen3_moe", "TopK"),
+];
+
+fn decoder(model: &LoadedModel, trained: &[String]) -> Result<Decoder, String> {
+    let graph = spelled_out(model).map_err(|e| e.to_string())?;
+    Decoder::new(model, &graph.main, trained).map_err(|e| e.to_string())
+}
+
+fn logits(decoder: &Decoder, parameters: &[Tensor]) -> Vec<f32> {
+    let rows = decoder.logits(&TOKENS, parameters).unwrap();
+    rows.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn in_ort(model: &LoadedModel) -> Vec<f32> {
+    let mut session = session(&model.path, RuntimeKind::Ort).unwrap();
+    let interface = LanguageModel::of(&model.model.proto).unwrap().interface;
+    let mut runner = Runner::new(session.as_mut(), &interface).unwrap();
+    runner.start(&[0]).unwrap();
+    runner.step(&TOKENS, TOKENS.len()).unwrap().to_f32()
+}
+
+#[test]
+fn the_forward_pass_is_that_of_onnx_runtime_on_every_fixture() {
+    let refused: BTreeMap<&str, &str> = REFUSED.into();
+    let mut run = 0;
+    for name in fixtures().iter().filter(|name| *name != IN_BF16) {
+        let model = loaded(name);
+        let decoder = match (decoder(&model, &[]), refused.get(name.as_str())) {
+            (Ok(decoder), None) => decoder,
+            (Err(error), Some(operator)) => {
+                assert!(error.contains(operator), "{name}: {error}");
+                continue;
+            }
+            (Ok(_), Some(_)) => panic!("{name} can be run now"),
+            (Err(error), None) => panic!("{name}: {error}"),
+        };
+        let (ours, theirs) = (logits(&decoder, &[]), in_ort(&model));
+        assert_eq!(ours.len(), theirs.len(), "{name}");
+        let largest = theirs.iter().fold(0f32, |m, x| m.max(x.abs()));
+        let pairs = ours.iter().zip(&theirs);
+        let off = pairs.fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
+        let halves = |t: &i32| *t == DataType::Float16 as i32;
+        let graph = model.model.proto.graph.as_ref().unwrap();
+        let types: Vec<i32> = graph.initializer.iter().map(|t| t.data_type()).collect();
+        // ONNX Runtime rounds activations to 8 bits where the quantized product asks for it, and halves to 16 bits.
+        let rounds = types.iter().any(halves) || name.contains("int4");
+        let tolerance = if rounds { HALF } else { SINGLE };
+        assert!(
+            f64::from(off) < tolerance,
+            "{name}: logits differ by {off} of the largest"
+        );
+        run += 1;
+    }
+    assert!(run >= 30, "only {run} fixtures were run");
+}
+
+#[test]
+fn the_gradient_of_a_whole_model_agrees_with_differences() {
+    for name in [
+        "optimum-llama",
+        "dynamo18-gemma3",
+        "genai-qwen3",
+        "dynamo23-llama",
+    ] {
+        let mut model = loaded(name);
+        let options = RewriteOptions {
+            ranks: RankPlan::Ratio(0.5),
+            ..RewriteOptions::default()
+        };
+        rewritten(&mut model, options).unwrap();
+        let graph = spelled_out(&model).unwrap().main;
+        let decoder = Decoder::new(&model, &graph, &factors(&graph)).unwrap();
+        let stored: Vec<Tensor> = decoder
+            .program
+            .parameters()
+            .iter()
+            .map(|p| p.initial.clone())
+            .collect();
+        let loss = |parameters: &[Tensor]| {
+            let rows = decoder.logits(&TOKENS, parameters).unwrap();
+            next_token(&rows, &TOKENS[1..], &counted()).unwrap()
+        };
+        let inputs = decoder.inputs(&TOKENS).unwrap();
+        let trace = decoder.program.trace(&inputs, &stored).unwrap();
+        let grad = loss(&stored).grad.reshape(trace.outputs[0].dims()).unwrap();
+        let grads = trace.backward(vec![grad]).unwrap();
+        for (at, grad) in grads.iter().enumerate() {
+            // Along the gradient the loss changes most, so that rounding matters least.
+            let norm = grad
+                .sqr()
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap()
+                .sqrt();
+            let size = stored[at]
+                .sqr()
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap()
+                .sqrt();
+            let step = f64::from(1e-2 * size / norm);
+            let moved = |by: f64| {
+                let mut parameters = stored.clone();
+                parameters[at] = (&stored[at] + (grad * by).unwrap()).unwrap();
+                loss(&parameters).mean
+            };
+            let difference = (moved(step) - moved(-step)) / (2.0 * step);
+            let expected = f64::from(norm).powi(2);
+            let off = (difference - expected).abs() / expected;
+            let tensor = &decoder.program.parameters()[at].name;
+            // A step of 1% of the tensor leaves the third derivative, of the order of its square.
+            assert!(
+                off < 2e-2,
+                "{name}, {tensor}: slope {difference}, gradient {expected}"
+            );
+        }
+    }
+}
+
+fn counted() -> Vec<bool> {
+    (0..TOKENS.len()).map(|at| at + 1 < TOKENS.len()).collect()
+}
+
+#[test]
+fn bf16_is_read_as_it_is() {
+    // ONNX Runtime's CPU has no kernels for it, so the numbers are compared with nothing but themselves.
+    let decoder = decoder(&loaded(IN_BF16), &[]).unwrap();
+    assert!(logits(&decoder, &[]).iter().all(|x| x.is_finite()));
+    assert!(load(&crate::common::fixture(IN_BF16)).is_ok());
+}

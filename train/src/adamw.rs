@@ -1,0 +1,114 @@
+//! AdamW with a rate for each tensor (Loshchilov and Hutter, arXiv 1711.05101).
+
+use std::f64::consts::PI;
+
+/// How a run goes down.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Descent {
+    /// Largest rate, as a share of each tensor's root mean square at the start: tensors of any scale move alike.
+    pub rate: f64,
+    /// Steps of the whole run.
+    pub steps: usize,
+    /// Steps over which the rate rises from 0 in proportion.
+    pub warm_up: usize,
+    /// Share of a tensor by which it shrinks in a step, times the rate.
+    pub decay: f64,
+    /// Decay of the mean of gradients, and of their squares.
+    pub betas: (f64, f64),
+    /// The gradient of all tensors together, each measured in its own root mean square, is scaled down to this norm.
+    pub largest_gradient: f64,
+}
+
+impl Descent {
+    /// The usual descent of `steps` steps at `rate`.
+    #[must_use]
+    pub fn new(steps: usize, rate: f64) -> Self {
+        Self {
+            rate,
+            steps,
+            warm_up: 10.min(steps / 4),
+            decay: 0.0,
+            betas: (0.9, 0.98),
+            largest_gradient: 1.0,
+        }
+    }
+
+    /// The rate of step `step`, counted from 0: up in proportion, then down along half a cosine to a tenth.
+    #[must_use]
+    pub fn rate_at(&self, step: usize) -> f64 {
+        if step < self.warm_up {
+            return self.rate * (step + 1) as f64 / self.warm_up as f64;
+        }
+        let left = self.steps.saturating_sub(self.warm_up).max(1);
+        let share = (step - self.warm_up) as f64 / left as f64;
+        self.rate * (0.55 + 0.45 * (PI * share.min(1.0)).cos())
+    }
+}
+
+/// A tensor in training.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trained {
+    /// Its elements.
+    pub values: Vec<f32>,
+    /// Mean of its gradients.
+    pub mean: Vec<f32>,
+    /// Mean of their squares.
+    pub square: Vec<f32>,
+    /// Its root mean square at the start.
+    pub scale: f64,
+}
+
+/// Scale of a tensor that starts at zero, such as a bias.
+const SMALLEST_SCALE: f64 = 1e-3;
+
+impl Trained {
+    /// A tensor that starts at `values`.
+    #[must_use]
+    pub fn new(values: Vec<f32>) -> Self {
+        let squares: f64 = values.iter().map(|&v| f64::from(v).powi(2)).sum();
+        let zeros = vec![0.0; values.len()];
+        Self {
+            scale: (squares / values.len().max(1) as f64)
+                .sqrt()
+                .max(SMALLEST_SCALE),
+            mean: zeros.clone(),
+            square: zeros,
+            values,
+        }
+    }
+}
+
+/// Takes one step. In coordinates x = scale u it is AdamW on u:
+///
+///   m = b1 m + (1 - b1) g,  s = b2 s + (1 - b2) g^2,  u -= rate (m / (1 - b1^t) / (sqrt(s / (1 - b2^t)) + 1e-8) + decay u).
+///
+/// Returns the norm of the gradient by u before clipping. A gradient that is not finite changes nothing.
+pub fn step(tensors: &mut [Trained], grads: &[Vec<f32>], descent: &Descent, number: usize) -> f64 {
+    let squares = tensors.iter().zip(grads).map(|(tensor, grad)| {
+        let square: f64 = grad.iter().map(|&g| f64::from(g).powi(2)).sum();
+        square * tensor.scale.powi(2)
+    });
+    let norm = squares.sum::<f64>().sqrt();
+    if !norm.is_finite() {
+        return norm;
+    }
+    let clip = (descent.largest_gradient / norm.max(1e-30)).min(1.0);
+    let (b1, b2) = descent.betas;
+    let rate = descent.rate_at(number);
+    let power = i32::try_from(number + 1).unwrap_or(i32::MAX);
+    let (fix_mean, fix_square) = (1.0 - b1.powi(power), 1.0 - b2.powi(power));
+    for (tensor, grad) in tensors.iter_mut().zip(grads) {
+        let scale = tensor.scale;
+        let moments = tensor.mean.iter_mut().zip(&mut tensor.square);
+        for ((value, &grad), (mean, square)) in tensor.values.iter_mut().zip(grad).zip(moments) {
+            let grad = f64::from(grad) * scale * clip;
+            let m = b1 * f64::from(*mean) + (1.0 - b1) * grad;
+            let s = b2 * f64::from(*square) + (1.0 - b2) * grad * grad;
+            (*mean, *square) = (m as f32, s as f32);
+            let direction = m / fix_mean / ((s / fix_square).sqrt() + 1e-8);
+            let old = f64::from(*value);
+            *value = (old - rate * (direction * scale + descent.decay * old)) as f32;
+        }
+    }
+    norm
+}

@@ -1,0 +1,56 @@
+//! Reverse mode over the ONNX graph of a decoder, and the training of its latent factors.
+//!
+//! A [`program::Program`] is the part of a graph that the logits need, with attention operators spelled out as
+//! primitives. It runs forward on [`candle_core`] tensors, and [`program::Trace::backward`] goes back from the logits to
+//! the trained initializers. candle's own reverse mode is not used: it makes a gradient for both operands of a product,
+//! frozen weights included, and keeps every value; here frozen weights cost nothing, and a pull holds what it needs.
+//!
+//! A graph with one product, y = x w, trained so that y points at token 0:
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//!
+//! use candle_core::{Device, Tensor};
+//! use gqa2mla_passes::graph::build::node;
+//! use gqa2mla_passes::onnx::{GraphProto, TensorProto, ValueInfoProto, stored::Model};
+//! use gqa2mla_train::{adamw, loss, program::Program};
+//!
+//! let weight = TensorProto {
+//!     name: Some("w".to_owned()),
+//!     dims: vec![1, 2],
+//!     data_type: Some(1),
+//!     float_data: vec![0.1, 0.2],
+//!     ..TensorProto::default()
+//! };
+//! let graph = GraphProto {
+//!     node: vec![node("MatMul", "product", &["x", "w"], &["y"])],
+//!     initializer: vec![weight],
+//!     input: vec![ValueInfoProto { name: Some("x".to_owned()), ..ValueInfoProto::default() }],
+//!     ..GraphProto::default()
+//! };
+//! let program = Program::compile(&Model::default(), &graph, &["y"], &["w".to_owned()])?;
+//! let x = Tensor::new(&[[1f32]], &Device::Cpu)?;
+//! let inputs = BTreeMap::from([("x".to_owned(), x)]);
+//!
+//! let descent = adamw::Descent::new(20, 0.5);
+//! let mut tensors = [adamw::Trained::new(vec![0.1, 0.2])];
+//! let mut losses = Vec::new();
+//! for step in 0..20 {
+//!     let w = Tensor::from_slice(&tensors[0].values, (1, 2), &Device::Cpu)?;
+//!     let trace = program.trace(&inputs, &[w])?;
+//!     let loss = loss::next_token(&trace.outputs[0], &[0], &[true])?;
+//!     losses.push(loss.mean);
+//!     let grads = trace.backward(vec![loss.grad])?;
+//!     adamw::step(&mut tensors, &[grads[0].flatten_all()?.to_vec1()?], &descent, step);
+//! }
+//! assert!(losses[19] < 0.5 * losses[0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod adamw;
+pub mod error;
+mod kernels;
+pub mod loss;
+pub mod operators;
+pub mod program;
+pub mod stored;

@@ -1,0 +1,129 @@
+//! What is minimized, and its gradient by the logits.
+//!
+//! Logits are [rows, V] with a row for each position. Sums run in fp64.
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+use crate::error::TrainError;
+use crate::kernels::read;
+
+/// A loss and where it falls.
+#[derive(Debug)]
+pub struct Loss {
+    /// Its mean over the counted positions, in nats.
+    pub mean: f64,
+    /// d mean / d logits, in the shape of the logits.
+    pub grad: Tensor,
+}
+
+/// The distillation loss, mean over the counted positions of
+///
+///   KL(p || q) = sum_v p_v (log p_v - log q_v),   p = softmax(teacher), q = softmax(student).
+///
+/// Its gradient by a student's logit is (q_v - p_v) / counted. `counted` says which positions count.
+///
+/// # Errors
+/// [`TrainError::Loss`] where the shapes differ or nothing counts.
+pub fn distillation(
+    teacher: &Tensor,
+    student: &Tensor,
+    counted: &[bool],
+) -> Result<Loss, TrainError> {
+    if teacher.dims() != student.dims() {
+        return Err(TrainError::Loss(format!(
+            "the teacher's logits have shape {:?}, the student's {:?}: the two models are not of one vocabulary",
+            teacher.dims(),
+            student.dims()
+        )));
+    }
+    read(teacher, |teacher| {
+        by_row(student, counted, &|at, row, grad, share| {
+            let width = row.len();
+            let target = teacher
+                .get(at * width..(at + 1) * width)
+                .unwrap_or_default();
+            let (p_sum, q_sum) = (log_sum(target), log_sum(row));
+            let mut kl = 0.0;
+            for (grad, (&x, &y)) in grad.iter_mut().zip(target.iter().zip(row)) {
+                let (log_p, log_q) = (x - p_sum as f32, y - q_sum as f32);
+                let p = probability(log_p);
+                kl += f64::from(p * (log_p - log_q));
+                *grad = (probability(log_q) - p) * share;
+            }
+            kl
+        })
+    })?
+}
+
+/// The loss of the next token, mean over the counted positions of -log q_t, q = softmax(logits), t the token that
+/// follows. Its gradient by a logit is (q_v - [v = t]) / counted.
+///
+/// # Errors
+/// [`TrainError::Loss`] where nothing counts.
+pub fn next_token(logits: &Tensor, targets: &[i64], counted: &[bool]) -> Result<Loss, TrainError> {
+    by_row(logits, counted, &|at, row, grad, share| {
+        let sum = log_sum(row);
+        for (grad, &x) in grad.iter_mut().zip(row) {
+            *grad = probability(x - sum as f32) * share;
+        }
+        let target = targets.get(at).and_then(|&t| usize::try_from(t).ok());
+        if let Some(slot) = target.and_then(|t| grad.get_mut(t)) {
+            *slot -= share;
+        }
+        let logit = target.and_then(|t| row.get(t)).copied().unwrap_or(f32::NAN);
+        sum - f64::from(logit)
+    })
+}
+
+/// exp of a log-probability; below this it is 0 in fp32.
+fn probability(log: f32) -> f32 {
+    if log < -104.0 { 0.0 } else { log.exp() }
+}
+
+/// log sum exp of `row`.
+fn log_sum(row: &[f32]) -> f64 {
+    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = row
+        .iter()
+        .map(|&x| f64::from(probability(x - largest)))
+        .sum();
+    f64::from(largest) + sum.ln()
+}
+
+/// Takes the position, its logits, the place of their gradient, and one over the number of counted positions; gives the
+/// position's loss.
+type Position<'a> = &'a (dyn Fn(usize, &[f32], &mut [f32], f32) -> f64 + Sync);
+
+fn by_row(logits: &Tensor, counted: &[bool], of: Position) -> Result<Loss, TrainError> {
+    let width = logits.dims().last().copied().unwrap_or(0).max(1);
+    let count = counted.iter().filter(|&&c| c).count();
+    if count == 0 || counted.len() * width != logits.elem_count() {
+        return Err(TrainError::Loss(format!(
+            "logits of shape {:?} for {} positions, of which {count} count",
+            logits.dims(),
+            counted.len()
+        )));
+    }
+    let share = 1.0 / count as f32;
+    let (losses, grad) = read(logits, |logits| {
+        let mut grad = vec![0.0; logits.len()];
+        let rows = grad.par_chunks_mut(width).zip(logits.par_chunks(width));
+        let losses: Vec<f64> = rows
+            .zip(counted.par_iter())
+            .enumerate()
+            .map(|(at, ((grad, row), &counts))| {
+                if counts {
+                    of(at, row, grad, share)
+                } else {
+                    0.0
+                }
+            })
+            .collect();
+        (losses, grad)
+    })?;
+    Ok(Loss {
+        mean: losses.iter().sum::<f64>() / count as f64,
+        grad: Tensor::from_vec(grad, logits.dims(), &Device::Cpu)?,
+    })
+}

@@ -1,0 +1,143 @@
+//! Operators that change the shape and no element. Their gradient is the gradient in the old shape.
+
+use candle_core::Tensor;
+
+use crate::error::{OpError, invalid};
+use crate::operators::broadcast::{common, reduced};
+use crate::operators::{Call, Made, Operator, axis, extent, flows};
+
+pub const OPERATORS: &[Operator] = &[
+    flows("Reshape", reshape),
+    flows("Transpose", transpose),
+    flows("Unsqueeze", unsqueeze),
+    flows("Squeeze", squeeze),
+    flows("Flatten", flatten),
+    flows("Expand", expand),
+    flows("Identity", identity),
+];
+
+/// Input 0 with the shape `dims`.
+fn shaped(call: &Call, dims: &[usize]) -> Result<Made, OpError> {
+    let x = call.input(0)?;
+    let before = x.dims().to_vec();
+    Ok(call.made_of_first(x.reshape(dims)?, move |grad| Ok(grad.reshape(before)?)))
+}
+
+fn reshape(call: &Call) -> Result<Made, OpError> {
+    let before = call.input(0)?.dims();
+    let wanted = call.integers(1)?.unwrap_or_default();
+    let keep_zero = call.int("allowzero", 0) == 0;
+    let mut dims = Vec::with_capacity(wanted.len());
+    let mut open = None;
+    for (at, &dim) in wanted.iter().enumerate() {
+        dims.push(match dim {
+            0 if keep_zero => extent(before, at),
+            -1 => {
+                open = Some(at);
+                1
+            }
+            dim => {
+                usize::try_from(dim).map_err(|_| OpError::Invalid(format!("shape {wanted:?}")))?
+            }
+        });
+    }
+    if let Some(slot) = open.and_then(|at| dims.get_mut(at)) {
+        *slot = 0;
+        let known: usize = dims.iter().filter(|&&d| d != 0).product();
+        let rest = before.iter().product::<usize>() / known.max(1);
+        if let Some(slot) = open.and_then(|at| dims.get_mut(at)) {
+            *slot = rest;
+        }
+    }
+    shaped(call, &dims)
+}
+
+/// y = x with its axes permuted; dx = dy permuted back.
+fn transpose(call: &Call) -> Result<Made, OpError> {
+    let x = call.input(0)?;
+    let order: Vec<usize> = match call.ints("perm") {
+        Some(order) => order
+            .iter()
+            .map(|&a| axis(a, x.rank()))
+            .collect::<Result<_, _>>()?,
+        None => (0..x.rank()).rev().collect(),
+    };
+    let mut back: Vec<(usize, usize)> = order.iter().copied().zip(0..).collect();
+    back.sort_unstable();
+    let back: Vec<usize> = back.into_iter().map(|(_, from)| from).collect();
+    Ok(call.made_of_first(x.permute(order)?, move |grad| Ok(grad.permute(back)?)))
+}
+
+/// The axes of an operator that names them in input 1, or in an attribute in older opsets.
+fn axes(call: &Call) -> Result<Option<Vec<i64>>, OpError> {
+    Ok(call.integers(1)?.or_else(|| call.ints("axes")))
+}
+
+fn unsqueeze(call: &Call) -> Result<Made, OpError> {
+    let before = call.input(0)?.dims();
+    let axes = axes(call)?.unwrap_or_default();
+    let rank = before.len() + axes.len();
+    let new = axes
+        .iter()
+        .map(|&a| axis(a, rank))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut old = before.iter();
+    let dims: Vec<usize> = (0..rank)
+        .map(|at| match new.contains(&at) {
+            true => 1,
+            false => old.next().copied().unwrap_or(1),
+        })
+        .collect();
+    shaped(call, &dims)
+}
+
+fn squeeze(call: &Call) -> Result<Made, OpError> {
+    let before = call.input(0)?.dims();
+    let gone = match axes(call)? {
+        Some(axes) => axes
+            .iter()
+            .map(|&a| axis(a, before.len()))
+            .collect::<Result<Vec<_>, _>>()?,
+        None => (0..before.len())
+            .filter(|&at| extent(before, at) == 1)
+            .collect(),
+    };
+    let kept = before
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| !gone.contains(at));
+    let dims: Vec<usize> = kept.map(|(_, &dim)| dim).collect();
+    shaped(call, &dims)
+}
+
+fn flatten(call: &Call) -> Result<Made, OpError> {
+    let dims = call.input(0)?.dims();
+    let at = call.int("axis", 1);
+    let at = match at == dims.len() as i64 {
+        true => dims.len(),
+        false => axis(at, dims.len())?,
+    };
+    let Some((outer, inner)) = dims.split_at_checked(at) else {
+        return invalid(format!("axis {at} of {dims:?}"));
+    };
+    shaped(call, &[outer.iter().product(), inner.iter().product()])
+}
+
+/// y = x, copied along the axes in which the wanted shape is larger; dx = the sum over the copies.
+fn expand(call: &Call) -> Result<Made, OpError> {
+    let x = call.input(0)?;
+    let wanted: Vec<usize> = call
+        .integers(1)?
+        .unwrap_or_default()
+        .iter()
+        .map(|&d| d.max(0) as usize)
+        .collect();
+    let dims = common(x.dims(), &wanted)?;
+    let before = x.dims().to_vec();
+    Ok(call.made_of_first(x.broadcast_as(dims)?, move |grad| reduced(grad, &before)))
+}
+
+fn identity(call: &Call) -> Result<Made, OpError> {
+    let x: &Tensor = call.input(0)?;
+    Ok(call.made_of_first(x.clone(), |grad| Ok(grad.clone())))
+}

@@ -1,0 +1,35 @@
+//! Comparisons and truth values, which are U8 and have no gradient.
+
+use candle_core::{DType, Tensor};
+
+use crate::error::OpError;
+use crate::operators::{Call, Made, Operator, stops};
+
+pub const OPERATORS: &[Operator] = &[
+    stops("Equal", |c| pair(c, Tensor::broadcast_eq)),
+    stops("Less", |c| pair(c, Tensor::broadcast_lt)),
+    stops("LessOrEqual", |c| pair(c, Tensor::broadcast_le)),
+    stops("Greater", |c| pair(c, Tensor::broadcast_gt)),
+    stops("GreaterOrEqual", |c| pair(c, Tensor::broadcast_ge)),
+    stops("And", |c| pair(c, Tensor::broadcast_minimum)),
+    stops("Or", |c| pair(c, Tensor::broadcast_maximum)),
+    stops("Xor", |c| pair(c, Tensor::broadcast_ne)),
+    stops("IsNaN", is_nan),
+    stops("IsInf", is_infinite),
+];
+
+type Compare = fn(&Tensor, &Tensor) -> candle_core::Result<Tensor>;
+
+fn pair(call: &Call, of: Compare) -> Result<Made, OpError> {
+    Ok(of(call.input(0)?, call.input(1)?)?.into())
+}
+
+fn is_nan(call: &Call) -> Result<Made, OpError> {
+    let x = call.input(0)?.contiguous()?;
+    Ok(x.ne(&x)?.into())
+}
+
+fn is_infinite(call: &Call) -> Result<Made, OpError> {
+    let x = call.input(0)?.to_dtype(DType::F32)?.abs()?;
+    Ok(x.eq(f32::INFINITY)?.into())
+}

@@ -1,0 +1,251 @@
+//! The operators of a decoder: one function each, which computes the outputs and says how their gradient is pulled back.
+//!
+//! A family of operators is a file with a table; [`find`] looks through the tables. To add an operator, write its
+//! function in its family's file and add its line to the table there.
+
+mod arithmetic;
+mod broadcast;
+mod layout;
+mod logic;
+mod normalize;
+mod pieces;
+mod product;
+pub(crate) mod quantized;
+mod reduce;
+mod rotary;
+mod shapes;
+mod softmax;
+mod unary;
+
+use candle_core::{DType, Tensor};
+use gqa2mla_passes::graph::attribute;
+use gqa2mla_passes::onnx::NodeProto;
+
+use crate::error::{OpError, invalid};
+
+/// What the gradient of an operator is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gradient {
+    /// The operator's function pulls it back.
+    Flows,
+    /// There is none to pull back: the outputs are shapes, indices or truth values.
+    Stops,
+    /// The mathematics has one and this crate has not.
+    Missing,
+}
+
+/// One operator.
+#[derive(Clone, Copy)]
+pub struct Operator {
+    /// Its domain; empty for the standard one.
+    pub domain: &'static str,
+    /// `op_type` of its nodes.
+    pub name: &'static str,
+    /// Computes it.
+    pub run: fn(&Call) -> Result<Made, OpError>,
+    /// What the gradient does.
+    pub gradient: Gradient,
+}
+
+impl std::fmt::Debug for Operator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{} ({:?})", self.domain, self.name, self.gradient)
+    }
+}
+
+type Run = fn(&Call) -> Result<Made, OpError>;
+
+const fn entry(name: &'static str, run: Run, gradient: Gradient) -> Operator {
+    Operator {
+        domain: "",
+        name,
+        run,
+        gradient,
+    }
+}
+
+const fn flows(name: &'static str, run: Run) -> Operator {
+    entry(name, run, Gradient::Flows)
+}
+
+const fn stops(name: &'static str, run: Run) -> Operator {
+    entry(name, run, Gradient::Stops)
+}
+
+const fn missing(name: &'static str, run: Run) -> Operator {
+    entry(name, run, Gradient::Missing)
+}
+
+/// The same function under a name of ONNX Runtime's own domain.
+const fn contrib(name: &'static str, run: Run) -> Operator {
+    Operator {
+        domain: "com.microsoft",
+        ..entry(name, run, Gradient::Flows)
+    }
+}
+
+/// The tables of all families.
+const FAMILIES: [&[Operator]; 12] = [
+    arithmetic::OPERATORS,
+    layout::OPERATORS,
+    logic::OPERATORS,
+    normalize::OPERATORS,
+    pieces::OPERATORS,
+    product::OPERATORS,
+    quantized::OPERATORS,
+    reduce::OPERATORS,
+    rotary::OPERATORS,
+    shapes::OPERATORS,
+    softmax::OPERATORS,
+    unary::OPERATORS,
+];
+
+/// The operator of `node`, if it is one of the table.
+#[must_use]
+pub fn find(node: &NodeProto) -> Option<Operator> {
+    let domain = match node.domain() {
+        "ai.onnx" => "",
+        domain => domain,
+    };
+    all().find(|o| o.domain == domain && o.name == node.op_type())
+}
+
+/// Every operator there is.
+pub fn all() -> impl Iterator<Item = Operator> {
+    FAMILIES.into_iter().flatten().copied()
+}
+
+/// One node about to be computed.
+pub struct Call<'a> {
+    /// The node, for its attributes.
+    pub node: &'a NodeProto,
+    /// Its inputs by position; `None` for one that is left out.
+    pub inputs: &'a [Option<Tensor>],
+    /// Which inputs depend on a trained tensor. Only those need a gradient.
+    pub tracked: &'a [bool],
+}
+
+/// Takes the gradient of each output, and gives the gradient of each input that needs one.
+pub type Pull = Box<dyn FnOnce(&[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, OpError>>;
+
+/// What a node has made.
+pub struct Made {
+    /// Its outputs by position.
+    pub outputs: Vec<Tensor>,
+    /// Its part of the backward pass. It holds what that needs and nothing else.
+    pub pull: Option<Pull>,
+}
+
+impl From<Tensor> for Made {
+    fn from(output: Tensor) -> Self {
+        Self {
+            outputs: vec![output],
+            pull: None,
+        }
+    }
+}
+
+impl Call<'_> {
+    /// Input `position`.
+    ///
+    /// # Errors
+    /// [`OpError::Invalid`] where it is left out.
+    pub fn input(&self, position: usize) -> Result<&Tensor, OpError> {
+        match self.optional(position) {
+            Some(tensor) => Ok(tensor),
+            None => invalid(format!("input {position} is missing")),
+        }
+    }
+
+    /// Input `position`, which may be left out.
+    #[must_use]
+    pub fn optional(&self, position: usize) -> Option<&Tensor> {
+        self.inputs.get(position)?.as_ref()
+    }
+
+    /// Whether input `position` needs a gradient.
+    #[must_use]
+    pub fn tracks(&self, position: usize) -> bool {
+        self.tracked.get(position).copied().unwrap_or(false)
+    }
+
+    /// The integers of input `position`, row-major; `None` where it is left out.
+    ///
+    /// # Errors
+    /// [`OpError::Tensor`].
+    pub fn integers(&self, position: usize) -> Result<Option<Vec<i64>>, OpError> {
+        self.optional(position).map(integers).transpose()
+    }
+
+    /// An integer attribute.
+    #[must_use]
+    pub fn int(&self, name: &str, default: i64) -> i64 {
+        attribute(self.node, name).map_or(default, |a| a.i())
+    }
+
+    /// A float attribute.
+    #[must_use]
+    pub fn float(&self, name: &str, default: f32) -> f32 {
+        attribute(self.node, name).map_or(default, |a| a.f())
+    }
+
+    /// A list of integers as an attribute.
+    #[must_use]
+    pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
+        attribute(self.node, name).map(|a| a.ints.clone())
+    }
+
+    /// A text attribute.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<String> {
+        let text = attribute(self.node, name)?.s.as_ref()?;
+        Some(String::from_utf8_lossy(text).into_owned())
+    }
+
+    /// One output whose gradient goes to the inputs that `pull` says, by position. Where no input is tracked, nothing is
+    /// kept.
+    pub fn made(
+        &self,
+        output: Tensor,
+        pull: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>, OpError> + 'static,
+    ) -> Made {
+        let tracked = self.tracked.iter().any(|&t| t);
+        Made {
+            outputs: vec![output],
+            pull: tracked.then(|| -> Pull {
+                Box::new(move |grads| match grads.first().and_then(Option::as_ref) {
+                    Some(grad) => pull(grad),
+                    None => Ok(Vec::new()),
+                })
+            }),
+        }
+    }
+
+    /// One output whose gradient goes to the first input alone.
+    pub fn made_of_first(
+        &self,
+        output: Tensor,
+        pull: impl FnOnce(&Tensor) -> Result<Tensor, OpError> + 'static,
+    ) -> Made {
+        self.made(output, move |grad| Ok(vec![Some(pull(grad)?)]))
+    }
+}
+
+/// The elements of an integer tensor, row-major.
+fn integers(tensor: &Tensor) -> Result<Vec<i64>, OpError> {
+    Ok(tensor.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?)
+}
+
+/// Axis `axis` of a tensor of `rank` axes, which counts from the end where it is negative.
+fn axis(axis: i64, rank: usize) -> Result<usize, OpError> {
+    let signed = rank as i64;
+    match (-signed..signed.max(1)).contains(&axis) {
+        true => Ok(axis.rem_euclid(signed.max(1)) as usize),
+        false => invalid(format!("axis {axis} of a tensor of {rank} axes")),
+    }
+}
+
+/// Extent of axis `at` of `dims`; 1 where there is none.
+fn extent(dims: &[usize], at: usize) -> usize {
+    dims.get(at).copied().unwrap_or(1)
+}

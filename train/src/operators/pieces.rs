@@ -1,0 +1,232 @@
+//! Operators that take tensors apart or put them together along an axis.
+
+use candle_core::Tensor;
+
+use crate::error::{OpError, invalid};
+use crate::operators::{Call, Made, Operator, Pull, axis, extent, flows, integers, stops};
+
+pub const OPERATORS: &[Operator] = &[
+    flows("Concat", concat),
+    flows("Split", split),
+    flows("Slice", slice),
+    flows("Gather", gather),
+    stops("GatherND", gather_nd),
+];
+
+/// y = the inputs one after another; each gets its part of dy. An empty past adds nothing.
+fn concat(call: &Call) -> Result<Made, OpError> {
+    let at = axis(call.int("axis", 0), call.input(0)?.rank())?;
+    let parts: Vec<&Tensor> = call.inputs.iter().flatten().collect();
+    let filled: Vec<&Tensor> = parts
+        .iter()
+        .copied()
+        .filter(|t| t.elem_count() > 0)
+        .collect();
+    let output = match filled.as_slice() {
+        [] => call.input(0)?.clone(),
+        [only] => (*only).clone(),
+        many => Tensor::cat(many, at)?,
+    };
+    let widths: Vec<usize> = parts.iter().map(|t| extent(t.dims(), at)).collect();
+    let tracked = call.tracked.to_vec();
+    Ok(call.made(output, move |grad| {
+        let mut start = 0;
+        let mut grads = Vec::with_capacity(widths.len());
+        for (width, tracked) in widths.into_iter().zip(tracked) {
+            let part = (tracked && width > 0).then(|| grad.narrow(at, start, width));
+            grads.push(part.transpose()?);
+            start += width;
+        }
+        Ok(grads)
+    }))
+}
+
+/// `grad`, the gradient of the part of a tensor that starts at `start` along axis `at`, which has `whole` elements.
+fn padded(grad: &Tensor, at: usize, start: usize, whole: usize) -> Result<Tensor, OpError> {
+    let after = whole.saturating_sub(start + extent(grad.dims(), at));
+    Ok(grad.pad_with_zeros(at, start, after)?)
+}
+
+/// Consecutive parts of x; dx = the gradients of the parts, one after another.
+fn split(call: &Call) -> Result<Made, OpError> {
+    let x = call.input(0)?;
+    let at = axis(call.int("axis", 0), x.rank())?;
+    let whole = extent(x.dims(), at);
+    let count = call.node.output.len().max(1);
+    let sizes: Vec<usize> = match call.integers(1)?.or_else(|| call.ints("split")) {
+        Some(sizes) => sizes.iter().map(|&s| s.max(0) as usize).collect(),
+        None => {
+            let share = whole.div_ceil(count);
+            (0..count)
+                .map(|i| share.min(whole.saturating_sub(i * share)))
+                .collect()
+        }
+    };
+    let mut outputs = Vec::with_capacity(sizes.len());
+    let mut start = 0;
+    for &size in &sizes {
+        outputs.push(x.narrow(at, start, size)?);
+        start += size;
+    }
+    let pull: Option<Pull> = call.tracks(0).then(|| -> Pull {
+        Box::new(move |grads| {
+            let mut sum: Option<Tensor> = None;
+            let mut start = 0;
+            for (grad, size) in grads.iter().zip(sizes) {
+                if let Some(grad) = grad {
+                    let grad = padded(grad, at, start, whole)?;
+                    sum = Some(match sum {
+                        Some(sum) => (sum + grad)?,
+                        None => grad,
+                    });
+                }
+                start += size;
+            }
+            Ok(vec![sum])
+        })
+    });
+    Ok(Made { outputs, pull })
+}
+
+/// y = x from start to end, each axis by its step; dx = dy, and zero around it.
+fn slice(call: &Call) -> Result<Made, OpError> {
+    let x = call.input(0)?;
+    let (Some(starts), Some(ends)) = (call.integers(1)?, call.integers(2)?) else {
+        return invalid("starts or ends are missing");
+    };
+    let axes = call
+        .integers(3)?
+        .unwrap_or_else(|| (0..starts.len() as i64).collect());
+    let steps = call.integers(4)?.unwrap_or_else(|| vec![1; starts.len()]);
+    let mut output = x.clone();
+    let mut back: Vec<(usize, Cut, usize)> = Vec::new();
+    for ((start, end), (at, step)) in starts.iter().zip(&ends).zip(axes.iter().zip(&steps)) {
+        let at = axis(*at, x.rank())?;
+        let whole = extent(x.dims(), at);
+        let cut = Cut::of(*start, *end, *step, whole)?;
+        output = match &cut {
+            Cut::Range { start, length } => output.narrow(at, *start, *length)?,
+            Cut::Chosen(indices) => output.contiguous()?.index_select(indices, at)?,
+        };
+        back.push((at, cut, whole));
+    }
+    Ok(call.made_of_first(output, move |grad| {
+        let mut grad = grad.clone();
+        for (at, cut, whole) in back.into_iter().rev() {
+            grad = match cut {
+                Cut::Range { start, .. } => padded(&grad, at, start, whole)?,
+                Cut::Chosen(indices) => scattered(&grad, at, &indices, whole)?,
+            };
+        }
+        Ok(grad)
+    }))
+}
+
+/// What a slice takes of one axis.
+enum Cut {
+    Range { start: usize, length: usize },
+    Chosen(Tensor),
+}
+
+impl Cut {
+    fn of(start: i64, end: i64, step: i64, whole: usize) -> Result<Self, OpError> {
+        let whole = whole as i64;
+        let from_front = |at: i64| if at < 0 { at.saturating_add(whole) } else { at };
+        if step > 0 {
+            let start = from_front(start).clamp(0, whole);
+            let end = from_front(end).clamp(start, whole);
+            if step == 1 {
+                return Ok(Self::Range {
+                    start: start as usize,
+                    length: (end - start) as usize,
+                });
+            }
+            let chosen = (start..end).step_by(step as usize).collect();
+            return Ok(Self::Chosen(indices(chosen)?));
+        }
+        if step == 0 {
+            return invalid("a step of 0");
+        }
+        let start = from_front(start).clamp(-1, whole - 1);
+        let end = from_front(end).clamp(-1, whole - 1);
+        let chosen = (end + 1..=start)
+            .rev()
+            .step_by(step.unsigned_abs() as usize);
+        Ok(Self::Chosen(indices(chosen.collect())?))
+    }
+}
+
+fn indices(chosen: Vec<i64>) -> Result<Tensor, OpError> {
+    let count = chosen.len();
+    Ok(Tensor::from_vec(chosen, count, &candle_core::Device::Cpu)?)
+}
+
+/// The gradient of a tensor with `whole` elements along axis `at`, of which the elements `indices` were taken.
+fn scattered(grad: &Tensor, at: usize, indices: &Tensor, whole: usize) -> Result<Tensor, OpError> {
+    let mut dims = grad.dims().to_vec();
+    if let Some(dim) = dims.get_mut(at) {
+        *dim = whole;
+    }
+    let zero = Tensor::zeros(dims, grad.dtype(), grad.device())?;
+    Ok(zero.index_add(indices, &grad.contiguous()?, at)?)
+}
+
+/// y = x at the indices along an axis; dx = dy added up where it was taken from.
+fn gather(call: &Call) -> Result<Made, OpError> {
+    let (x, indices) = (call.input(0)?, call.input(1)?);
+    let at = axis(call.int("axis", 0), x.rank())?;
+    let whole = extent(x.dims(), at);
+    let chosen = integers(indices)?.into_iter().map(|i| match i {
+        i if i < 0 => i + whole as i64,
+        i => i,
+    });
+    let chosen: Vec<i64> = chosen.collect();
+    if let Some(outside) = chosen.iter().find(|i| !(0..whole as i64).contains(i)) {
+        return invalid(format!("index {outside} of an axis of {whole}"));
+    }
+    let chosen = self::indices(chosen)?;
+    let (outer, inner) = (
+        x.dims().get(..at).unwrap_or_default(),
+        x.dims().get(at + 1..).unwrap_or_default(),
+    );
+    let flat = [outer, &[indices.elem_count()], inner].concat();
+    let dims = [outer, indices.dims(), inner].concat();
+    let output = x.contiguous()?.index_select(&chosen, at)?.reshape(dims)?;
+    Ok(call.made_of_first(output, move |grad| {
+        scattered(&grad.reshape(flat)?, at, &chosen, whole)
+    }))
+}
+
+/// Elements or blocks of x at index tuples, for masks: x [N1..Nk, rest], indices [.., k], without batch axes.
+fn gather_nd(call: &Call) -> Result<Made, OpError> {
+    let (x, indices) = (call.input(0)?, call.input(1)?);
+    if call.int("batch_dims", 0) != 0 {
+        return invalid("batch_dims is not implemented");
+    }
+    let Some((&depth, outer)) = indices.dims().split_last() else {
+        return invalid("indices are a scalar");
+    };
+    let Some((indexed, inner)) = x.dims().split_at_checked(depth) else {
+        return invalid(format!(
+            "index tuples of {depth} for a tensor of {} axes",
+            x.rank()
+        ));
+    };
+    let mut flat = Vec::with_capacity(outer.iter().product());
+    for tuple in integers(indices)?.chunks_exact(depth.max(1)) {
+        let mut at = 0;
+        for (&index, &dim) in tuple.iter().zip(indexed) {
+            let index = if index < 0 { index + dim as i64 } else { index };
+            if !(0..dim as i64).contains(&index) {
+                return invalid(format!("index {index} of an axis of {dim}"));
+            }
+            at = at * dim as i64 + index;
+        }
+        flat.push(at);
+    }
+    let count: usize = indexed.iter().product();
+    let blocks = x.contiguous()?.reshape([&[count], inner].concat())?;
+    let taken = blocks.index_select(&self::indices(flat)?, 0)?;
+    let output = taken.reshape([outer, inner].concat())?;
+    Ok(output.into())
+}

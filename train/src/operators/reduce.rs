@@ -1,0 +1,74 @@
+//! Sums and means over axes.
+
+use candle_core::{DType, Tensor};
+
+use crate::error::OpError;
+use crate::operators::{Call, Made, Operator, axis, extent, flows, missing};
+
+pub const OPERATORS: &[Operator] = &[
+    flows("ReduceMean", |c| reduced(c, true)),
+    flows("ReduceSum", |c| reduced(c, false)),
+    missing("ReduceMax", largest),
+];
+
+struct Axes {
+    axes: Vec<usize>,
+    /// The shape of the result before axes of extent 1 are dropped.
+    kept: Vec<usize>,
+    /// The shape of the result.
+    dims: Vec<usize>,
+}
+
+/// The axes in input 1, or in an attribute in older opsets; none named are all, unless the node says none.
+fn axes(call: &Call) -> Result<Axes, OpError> {
+    let before = call.input(0)?.dims();
+    let named = call
+        .integers(1)?
+        .or_else(|| call.ints("axes"))
+        .unwrap_or_default();
+    let axes: Vec<usize> = match named.as_slice() {
+        [] if call.int("noop_with_empty_axes", 0) != 0 => Vec::new(),
+        [] => (0..before.len()).collect(),
+        named => named
+            .iter()
+            .map(|&a| axis(a, before.len()))
+            .collect::<Result<_, _>>()?,
+    };
+    let extents = || (0..before.len()).map(|at| (at, extent(before, at)));
+    let kept = extents().map(|(at, dim)| if axes.contains(&at) { 1 } else { dim });
+    let kept: Vec<usize> = kept.collect();
+    let dims = match call.int("keepdims", 1) {
+        0 => extents()
+            .filter(|(at, _)| !axes.contains(at))
+            .map(|(_, dim)| dim)
+            .collect(),
+        _ => kept.clone(),
+    };
+    Ok(Axes { axes, kept, dims })
+}
+
+/// y = sum x, or sum x / n; dx = dy, or dy / n, copied.
+fn reduced(call: &Call, mean: bool) -> Result<Made, OpError> {
+    let x = call.input(0)?;
+    let Axes { axes, kept, dims } = axes(call)?;
+    let count: usize = axes.iter().map(|&at| extent(x.dims(), at)).product();
+    let before = x.dims().to_vec();
+    let mut output = x.contiguous()?.sum_keepdim(axes)?.reshape(dims)?;
+    let share = if mean { 1.0 / count.max(1) as f64 } else { 1.0 };
+    if mean && output.dtype() == DType::F32 {
+        output = (output * share)?;
+    }
+    Ok(call.made_of_first(output, move |grad| {
+        let grad = grad.reshape(kept)?;
+        Ok((grad * share)?.broadcast_as(before)?)
+    }))
+}
+
+fn largest(call: &Call) -> Result<Made, OpError> {
+    let Axes { axes, dims, .. } = axes(call)?;
+    let mut output: Tensor = call.input(0)?.contiguous()?;
+    for at in axes {
+        output = output.max_keepdim(at)?;
+    }
+    Ok(output.reshape(dims)?.into())
+}

@@ -1,0 +1,51 @@
+//! Softmax, a row at a time.
+
+use candle_core::Tensor;
+
+use crate::error::OpError;
+use crate::kernels::{row_pairs, rows};
+use crate::operators::{Call, Made, Operator, axis, flows};
+
+pub const OPERATORS: &[Operator] = &[flows("Softmax", softmax)];
+
+/// Scores this far below the largest have probability 0 in fp32: exp(-104) is below the smallest subnormal number.
+const NOTHING: f32 = -104.0;
+
+/// p = exp(x) / sum exp(x); dx = p (dp - sum p dp).
+fn softmax(call: &Call) -> Result<Made, OpError> {
+    let x = call.input(0)?;
+    let (at, last) = (
+        axis(call.int("axis", -1), x.rank())?,
+        x.rank().saturating_sub(1),
+    );
+    let aligned = move |t: &Tensor| t.transpose(at, last);
+    let p = rows(&aligned(x)?, exponentials)?;
+    Ok(call.made_of_first(aligned(&p)?, move |grad| {
+        let grad = row_pairs(&p, &aligned(grad)?, slope)?;
+        Ok(aligned(&grad)?)
+    }))
+}
+
+/// A row without a visible position has no distribution: NaN, as the definition gives, for which exporters add a guard.
+fn exponentials(x: &[f32], p: &mut [f32]) {
+    let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for (p, &x) in p.iter_mut().zip(x) {
+        let below = x - largest;
+        *p = if below < NOTHING { 0.0 } else { below.exp() };
+        sum += *p;
+    }
+    let share = 1.0 / sum;
+    p.iter_mut().for_each(|p| *p *= share);
+}
+
+fn slope(p: &[f32], grad: &[f32], out: &mut [f32]) {
+    let mean: f32 = p.iter().zip(grad).map(|(p, g)| p * g).sum();
+    if !p.iter().all(|p| p.is_finite()) {
+        // Behind such a row stands a guard that replaces it, so nothing is to be learnt from it.
+        return;
+    }
+    for (out, (p, g)) in out.iter_mut().zip(p.iter().zip(grad)) {
+        *out = p * (g - mean);
+    }
+}

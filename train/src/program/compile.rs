@@ -1,0 +1,206 @@
+//! From messages to a [`Program`]: what the outputs need, which of it is constant, and which of it is trained.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use candle_core::Tensor;
+use gqa2mla_passes::graph::label;
+use gqa2mla_passes::onnx::stored::Model;
+use gqa2mla_passes::onnx::{GraphProto, NodeProto, TensorProto};
+
+use crate::error::{TrainError, operator_name};
+use crate::operators::{Gradient, Operator, find, quantized};
+use crate::program::{Parameter, Program, Slot, Step, Values};
+use crate::stored;
+
+/// Where each name has its slot.
+#[derive(Default)]
+struct Slots {
+    of: HashMap<String, Slot>,
+}
+
+impl Slots {
+    fn of(&mut self, name: &str) -> Slot {
+        let next = self.of.len();
+        *self.of.entry(name.to_owned()).or_insert(next)
+    }
+
+    fn all(&mut self, names: &[String]) -> Vec<Option<Slot>> {
+        let slot = |name: &String| (!name.is_empty()).then(|| self.of(name));
+        names.iter().map(slot).collect()
+    }
+}
+
+impl Program {
+    /// Compiles the part of `graph` that `outputs` need. `graph` belongs to `model`, which holds its weights, and has its
+    /// attention operators spelled out. The initializers named in `trained` become parameters, in that order.
+    ///
+    /// # Errors
+    /// Before anything runs: [`TrainError::Operator`] for an operator outside the table, [`TrainError::Gradient`] for one
+    /// without a gradient between a trained tensor and an output, [`TrainError::NoParameter`], [`TrainError::NoValue`],
+    /// and those of reading weights.
+    pub fn compile(
+        model: &Model,
+        graph: &GraphProto,
+        outputs: &[&str],
+        trained: &[String],
+    ) -> Result<Self, TrainError> {
+        let nodes = needed(graph, outputs);
+        let operators = nodes
+            .iter()
+            .map(|node| {
+                find(node).ok_or_else(|| TrainError::Operator {
+                    node: label(node).to_owned(),
+                    op: operator_name(node),
+                })
+            })
+            .collect::<Result<Vec<Operator>, _>>()?;
+        let stored: HashMap<&str, &TensorProto> =
+            graph.initializer.iter().map(|t| (t.name(), t)).collect();
+        let tracked = tracked(&nodes, &operators, trained)?;
+
+        let mut slots = Slots::default();
+        let mut inputs = Vec::new();
+        let mut parameters = Vec::new();
+        for name in trained {
+            let tensor = stored.get(name.as_str()).filter(|_| tracked.contains(name));
+            let tensor = tensor.ok_or_else(|| TrainError::NoParameter(name.clone()))?;
+            parameters.push(Parameter {
+                name: name.clone(),
+                initial: stored::read(model, tensor)?,
+                slot: slots.of(name),
+            });
+        }
+        let made: HashSet<&str> = names(nodes.iter().flat_map(|n| &n.output)).collect();
+        let read: BTreeSet<&str> = names(nodes.iter().flat_map(|n| &n.input)).collect();
+        let mut constants = Vec::new();
+        let fed: HashSet<&str> = graph.input.iter().map(|v| v.name()).collect();
+        for name in read {
+            match stored.get(name) {
+                _ if made.contains(name) || trained.iter().any(|t| t == name) => {}
+                Some(tensor) => constants.push((slots.of(name), stored::read(model, tensor)?)),
+                None if fed.contains(name) => inputs.push((name.to_owned(), slots.of(name))),
+                None => return Err(TrainError::NoValue(name.to_owned())),
+            }
+        }
+        let steps = nodes
+            .into_iter()
+            .zip(operators)
+            .map(|(node, operator)| Step {
+                inputs: slots.all(&node.input),
+                outputs: slots.all(&node.output),
+                tracked: node.input.iter().map(|i| tracked.contains(i)).collect(),
+                last_reads: Vec::new(),
+                operator,
+                node,
+            });
+        let steps = steps.collect();
+        let outputs: Vec<Slot> = outputs.iter().map(|name| slots.of(name)).collect();
+        let mut program = Self {
+            steps,
+            constants,
+            inputs,
+            parameters,
+            outputs,
+            slots: slots.of.len(),
+        };
+        program.fold()?;
+        program.find_last_reads();
+        Ok(program)
+    }
+
+    /// Runs every step whose inputs are constant, once and for all, and forgets constants that nothing reads any more.
+    fn fold(&mut self) -> Result<(), TrainError> {
+        let mut values = Values::new(self.slots);
+        for (slot, tensor) in std::mem::take(&mut self.constants) {
+            values.put(slot, tensor);
+        }
+        let mut left = Vec::with_capacity(self.steps.len());
+        for step in std::mem::take(&mut self.steps) {
+            let mut inputs = step.inputs.iter().flatten();
+            match inputs.all(|&slot| values.get(slot).is_some()) {
+                true => {
+                    step.run(&mut values, false)?;
+                }
+                false => left.push(step),
+            }
+        }
+        self.steps = left;
+        let read: BTreeSet<Slot> = self.read_slots().collect();
+        let kept = read
+            .into_iter()
+            .filter_map(|slot| Some((slot, values.take(slot)?)));
+        self.constants = kept.collect::<Vec<(Slot, Tensor)>>();
+        Ok(())
+    }
+
+    fn read_slots(&self) -> impl Iterator<Item = Slot> {
+        let inputs = self
+            .steps
+            .iter()
+            .flat_map(|step| step.inputs.iter().flatten());
+        inputs.copied().chain(self.outputs.iter().copied())
+    }
+
+    /// A value can go after its last read; what no step reads goes when it is made.
+    fn find_last_reads(&mut self) {
+        let mut seen: HashSet<Slot> = self.outputs.iter().copied().collect();
+        for step in self.steps.iter_mut().rev() {
+            let slots = step.inputs.iter().chain(&step.outputs).flatten();
+            step.last_reads = slots.copied().filter(|&slot| seen.insert(slot)).collect();
+        }
+    }
+}
+
+fn names<'n>(all: impl Iterator<Item = &'n String>) -> impl Iterator<Item = &'n str> {
+    all.map(String::as_str).filter(|name| !name.is_empty())
+}
+
+/// The nodes that `outputs` depend on, in graph order, quantized products spelled out.
+fn needed(graph: &GraphProto, outputs: &[&str]) -> Vec<NodeProto> {
+    let mut wanted: HashSet<&str> = outputs.iter().copied().collect();
+    let mut taken = Vec::new();
+    // A graph is in topological order, so that one walk from the end sees every reader before its producer.
+    for node in graph.node.iter().rev() {
+        if names(node.output.iter()).any(|output| wanted.contains(output)) {
+            wanted.extend(names(node.input.iter()));
+            taken.push(node);
+        }
+    }
+    let spelled =
+        |node: &NodeProto| quantized::spelled_out(node).unwrap_or_else(|| vec![node.clone()]);
+    taken.into_iter().rev().flat_map(spelled).collect()
+}
+
+/// The values that depend on a tensor in `trained`, through operators that pass a gradient.
+fn tracked(
+    nodes: &[NodeProto],
+    operators: &[Operator],
+    trained: &[String],
+) -> Result<HashSet<String>, TrainError> {
+    let mut tracked = HashSet::new();
+    let used: HashSet<&str> = names(nodes.iter().flat_map(|n| &n.input)).collect();
+    tracked.extend(
+        trained
+            .iter()
+            .filter(|t| used.contains(t.as_str()))
+            .cloned(),
+    );
+    for (node, operator) in nodes.iter().zip(operators) {
+        if !node.input.iter().any(|input| tracked.contains(input)) {
+            continue;
+        }
+        match operator.gradient {
+            Gradient::Flows => {
+                tracked.extend(node.output.iter().filter(|o| !o.is_empty()).cloned())
+            }
+            Gradient::Stops => {}
+            Gradient::Missing => {
+                return Err(TrainError::Gradient {
+                    node: label(node).to_owned(),
+                    op: operator_name(node),
+                });
+            }
+        }
+    }
+    Ok(tracked)
+}

@@ -1,0 +1,250 @@
+//! A graph ready to run, and its gradient.
+//!
+//! Values have slots in place of names. A value goes as soon as nothing later reads it; what the backward pass needs is
+//! held by the pulls of [`crate::operators::Made`], and only nodes behind a trained tensor have one.
+
+mod compile;
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use gqa2mla_passes::onnx::NodeProto;
+
+use crate::error::{OpError, TrainError, operator_name};
+use crate::operators::{Call, Operator, Pull};
+
+/// A place for one value.
+type Slot = usize;
+
+/// One node with the places of its values.
+#[derive(Debug)]
+struct Step {
+    node: NodeProto,
+    operator: Operator,
+    inputs: Vec<Option<Slot>>,
+    outputs: Vec<Option<Slot>>,
+    /// Which inputs depend on a trained tensor.
+    tracked: Vec<bool>,
+    /// Values that no later step reads.
+    last_reads: Vec<Slot>,
+}
+
+/// A graph compiled for some outputs and some trained tensors.
+#[derive(Debug)]
+pub struct Program {
+    steps: Vec<Step>,
+    /// Frozen weights, and what follows from them alone.
+    constants: Vec<(Slot, Tensor)>,
+    inputs: Vec<(String, Slot)>,
+    parameters: Vec<Parameter>,
+    outputs: Vec<Slot>,
+    slots: usize,
+}
+
+/// A trained tensor.
+#[derive(Debug)]
+pub struct Parameter {
+    /// The initializer.
+    pub name: String,
+    /// What the model stores, in fp32.
+    pub initial: Tensor,
+    slot: Slot,
+}
+
+/// The outputs of one run, and the way back to the trained tensors.
+pub struct Trace<'p> {
+    /// The outputs the program was compiled for, in their order.
+    pub outputs: Vec<Tensor>,
+    program: &'p Program,
+    tape: Vec<(usize, Pull)>,
+}
+
+impl Program {
+    /// The inputs that the outputs depend on. Others need not be fed.
+    pub fn inputs(&self) -> impl Iterator<Item = &str> {
+        self.inputs.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The trained tensors, in the order in which [`Program::trace`] takes them and [`Trace::backward`] gives gradients.
+    #[must_use]
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// Computes the outputs with the stored values of all parameters. Nothing is kept for a backward pass.
+    ///
+    /// # Errors
+    /// [`TrainError::Node`], or [`TrainError::NoInput`].
+    pub fn run(&self, inputs: &BTreeMap<String, Tensor>) -> Result<Vec<Tensor>, TrainError> {
+        let stored: Vec<Tensor> = self.parameters.iter().map(|p| p.initial.clone()).collect();
+        self.evaluate(inputs, &stored)
+    }
+
+    /// Computes the outputs with `parameters` in place of the stored values. Nothing is kept for a backward pass.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    pub fn evaluate(
+        &self,
+        inputs: &BTreeMap<String, Tensor>,
+        parameters: &[Tensor],
+    ) -> Result<Vec<Tensor>, TrainError> {
+        Ok(self.forward(inputs, parameters, false)?.outputs)
+    }
+
+    /// Computes the outputs and keeps what [`Trace::backward`] needs.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    pub fn trace(
+        &self,
+        inputs: &BTreeMap<String, Tensor>,
+        parameters: &[Tensor],
+    ) -> Result<Trace<'_>, TrainError> {
+        self.forward(inputs, parameters, true)
+    }
+
+    fn forward(
+        &self,
+        inputs: &BTreeMap<String, Tensor>,
+        parameters: &[Tensor],
+        keep: bool,
+    ) -> Result<Trace<'_>, TrainError> {
+        let mut values = Values::new(self.slots);
+        for (slot, tensor) in &self.constants {
+            values.put(*slot, tensor.clone());
+        }
+        for (name, slot) in &self.inputs {
+            let fed = inputs
+                .get(name)
+                .ok_or_else(|| TrainError::NoInput(name.clone()))?;
+            values.put(*slot, fed.clone());
+        }
+        for (parameter, tensor) in self.parameters.iter().zip(parameters) {
+            values.put(parameter.slot, tensor.clone());
+        }
+        let mut tape = Vec::new();
+        for (number, step) in self.steps.iter().enumerate() {
+            let pull = step.run(&mut values, keep)?;
+            tape.extend(pull.map(|pull| (number, pull)));
+            step.last_reads.iter().for_each(|&slot| values.drop(slot));
+        }
+        let outputs = self.outputs.iter().map(|&slot| {
+            values
+                .get(slot)
+                .ok_or_else(|| TrainError::NoValue(format!("output {slot}")))
+        });
+        Ok(Trace {
+            outputs: outputs.collect::<Result<_, _>>()?,
+            program: self,
+            tape,
+        })
+    }
+}
+
+impl Step {
+    /// Computes the node and puts its outputs in their places. Only where `keep` is set can there be a pull.
+    fn run(&self, values: &mut Values, keep: bool) -> Result<Option<Pull>, TrainError> {
+        let inputs: Vec<Option<Tensor>> = self
+            .inputs
+            .iter()
+            .map(|slot| slot.and_then(|slot| values.get(slot)))
+            .collect();
+        let made = (self.operator.run)(&Call {
+            node: &self.node,
+            inputs: &inputs,
+            tracked: if keep { &self.tracked } else { &[] },
+        });
+        let made = made.map_err(|cause| self.failed(cause))?;
+        for (slot, output) in self.outputs.iter().zip(made.outputs) {
+            if let Some(slot) = slot {
+                values.put(*slot, output);
+            }
+        }
+        Ok(made.pull)
+    }
+
+    fn failed(&self, cause: OpError) -> TrainError {
+        TrainError::Node {
+            node: gqa2mla_passes::graph::label(&self.node).to_owned(),
+            op: operator_name(&self.node),
+            cause,
+        }
+    }
+}
+
+impl Trace<'_> {
+    /// The gradient of every parameter from `grads`, those of the outputs. What the forward pass has kept goes as it is
+    /// used.
+    ///
+    /// # Errors
+    /// [`TrainError::Node`].
+    pub fn backward(self, grads: Vec<Tensor>) -> Result<Vec<Tensor>, TrainError> {
+        let program = self.program;
+        let mut sums = Values::new(program.slots);
+        for (&slot, grad) in program.outputs.iter().zip(grads) {
+            sums.add(slot, grad)?;
+        }
+        for (number, pull) in self.tape.into_iter().rev() {
+            let Some(step) = program.steps.get(number) else {
+                continue;
+            };
+            let of_outputs: Vec<Option<Tensor>> = step
+                .outputs
+                .iter()
+                .map(|slot| slot.and_then(|slot| sums.take(slot)))
+                .collect();
+            if of_outputs.iter().all(Option::is_none) {
+                continue;
+            }
+            let of_inputs = pull(&of_outputs).map_err(|cause| step.failed(cause))?;
+            let tracked = step.inputs.iter().zip(&step.tracked);
+            for ((slot, tracked), grad) in tracked.zip(of_inputs) {
+                if let (Some(slot), true, Some(grad)) = (slot, tracked, grad) {
+                    sums.add(*slot, grad)?;
+                }
+            }
+        }
+        let of_parameter = |parameter: &Parameter| match sums.take(parameter.slot) {
+            Some(grad) => Ok(grad),
+            None => Ok(parameter.initial.zeros_like()?),
+        };
+        program.parameters.iter().map(of_parameter).collect()
+    }
+}
+
+/// The values of a run, or their gradients.
+struct Values(Vec<Option<Tensor>>);
+
+impl Values {
+    fn new(slots: usize) -> Self {
+        Self(vec![None; slots])
+    }
+
+    fn get(&self, slot: Slot) -> Option<Tensor> {
+        self.0.get(slot)?.clone()
+    }
+
+    fn take(&mut self, slot: Slot) -> Option<Tensor> {
+        self.0.get_mut(slot)?.take()
+    }
+
+    fn put(&mut self, slot: Slot, tensor: Tensor) {
+        if let Some(place) = self.0.get_mut(slot) {
+            *place = Some(tensor);
+        }
+    }
+
+    fn drop(&mut self, slot: Slot) {
+        self.take(slot);
+    }
+
+    fn add(&mut self, slot: Slot, grad: Tensor) -> Result<(), TrainError> {
+        let sum = match self.take(slot) {
+            Some(sum) => (sum + grad)?,
+            None => grad,
+        };
+        self.put(slot, sum);
+        Ok(())
+    }
+}

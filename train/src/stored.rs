@@ -1,0 +1,92 @@
+//! Tensors between a model's file and the tensor library.
+//!
+//! Whatever float type a model stores, it is trained in fp32: fp16 and bf16 are widened here and rounded once, when a
+//! trained tensor is written back. Integers become I64; booleans and bytes U8.
+
+use bytes::Bytes;
+use candle_core::{Device, Tensor};
+use gqa2mla_passes::onnx::stored::Model;
+use gqa2mla_passes::onnx::{TensorProto, tensor_proto::DataType};
+use half::{bf16, f16};
+
+use crate::error::TrainError;
+
+/// Reads a stored tensor of `model`.
+///
+/// # Errors
+/// [`TrainError::Stored`] for bytes that cannot be had, [`TrainError::ElementType`] for strings and the like.
+pub fn read(model: &Model, tensor: &TensorProto) -> Result<Tensor, TrainError> {
+    let bytes = model.tensor_bytes(tensor)?;
+    let dims: Vec<usize> = tensor.dims.iter().map(|&d| d.max(0) as usize).collect();
+    let unknown = || TrainError::ElementType {
+        name: tensor.name().to_owned(),
+        data_type: tensor.data_type(),
+    };
+    let data_type = DataType::try_from(tensor.data_type()).map_err(|_| unknown())?;
+    let device = &Device::Cpu;
+    let floats = |values: Vec<f32>| Tensor::from_vec(values, dims.as_slice(), device);
+    let integers = |values: Vec<i64>| Tensor::from_vec(values, dims.as_slice(), device);
+    Ok(match data_type {
+        DataType::Float => floats(elements(&bytes, f32::from_le_bytes)),
+        DataType::Float16 => floats(elements(&bytes, |b| f16::from_le_bytes(b).to_f32())),
+        DataType::Bfloat16 => floats(elements(&bytes, |b| bf16::from_le_bytes(b).to_f32())),
+        DataType::Double => floats(elements(&bytes, |b| f64::from_le_bytes(b) as f32)),
+        DataType::Int64 => integers(elements(&bytes, i64::from_le_bytes)),
+        DataType::Int32 => integers(elements(&bytes, |b| i32::from_le_bytes(b).into())),
+        DataType::Int16 => integers(elements(&bytes, |b| i16::from_le_bytes(b).into())),
+        DataType::Int8 => integers(elements(&bytes, |b| i8::from_le_bytes(b).into())),
+        DataType::Uint32 => integers(elements(&bytes, |b| u32::from_le_bytes(b).into())),
+        DataType::Uint16 => integers(elements(&bytes, |b| u16::from_le_bytes(b).into())),
+        DataType::Uint8 | DataType::Bool => {
+            Tensor::from_vec(bytes.to_vec(), dims.as_slice(), device)
+        }
+        _ => return Err(unknown()),
+    }?)
+}
+
+/// `values` in the element type of `tensor`, in place of its bytes. Type, shape and name of `tensor` stay.
+///
+/// # Errors
+/// [`TrainError::ElementType`] where the type is not fp32, fp16 or bf16, or a value exceeds its range.
+pub fn write(tensor: &mut TensorProto, values: &[f32]) -> Result<(), TrainError> {
+    let bytes: Option<Vec<u8>> = match DataType::try_from(tensor.data_type()) {
+        Ok(DataType::Float) => Some(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        Ok(DataType::Float16) => {
+            let halves: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
+            let finite = halves
+                .iter()
+                .zip(values)
+                .all(|(h, v)| h.is_finite() || !v.is_finite());
+            finite.then(|| halves.iter().flat_map(|h| h.to_le_bytes()).collect())
+        }
+        Ok(DataType::Bfloat16) => {
+            let bytes = values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes());
+            Some(bytes.collect())
+        }
+        _ => None,
+    };
+    let bytes = bytes.ok_or_else(|| TrainError::ElementType {
+        name: tensor.name().to_owned(),
+        data_type: tensor.data_type(),
+    })?;
+    *tensor = TensorProto {
+        name: tensor.name.take(),
+        doc_string: tensor.doc_string.take(),
+        dims: std::mem::take(&mut tensor.dims),
+        data_type: tensor.data_type,
+        metadata_props: std::mem::take(&mut tensor.metadata_props),
+        raw_data: Some(Bytes::from(bytes)),
+        ..TensorProto::default()
+    };
+    Ok(())
+}
+
+fn elements<const N: usize, T>(bytes: &[u8], of: impl Fn([u8; N]) -> T) -> Vec<T> {
+    let mut chunks = Vec::with_capacity(bytes.len() / N.max(1));
+    for chunk in bytes.chunks_exact(N) {
+        let mut one = [0; N];
+        one.copy_from_slice(chunk);
+        chunks.push(of(one));
+    }
+    chunks
+}

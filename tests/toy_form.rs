@@ -32,12 +32,12 @@ impl Form for SideBySide {
             let nodes = vec![
                 b.unary("Transpose", &name("BTGd"), &[&side.new]).with_ints("perm", &[0, 2, 1, 3]),
                 b.unary("Reshape", &name("B1Tx"), &[&b.name(&name("BTGd")), &joined]),
-                node("Concat", &b.name(&name("append")), &[past, &b.name(&name("B1Tx"))], &[&cache.present]).with_int("axis", 2),
-                b.unary("Reshape", &name("BSGd"), &[&cache.present, &split]),
+                node("Concat", &b.name(&name("append")), &[past, &b.name(&name("B1Tx"))], &[&cache.joined]).with_int("axis", 2),
+                b.unary("Reshape", &name("BSGd"), &[&cache.joined, &split]),
                 b.unary("Transpose", &name("BGSd"), &[&b.name(&name("BSGd"))]).with_ints("perm", &[0, 2, 1, 3]),
             ];
             b.place(cache.append, nodes);
-            b.redirect(&cache.present, b.name(&name("BGSd")));
+            b.redirect(&cache.joined, b.name(&name("BGSd")));
         }
         Ok(b.finish()?)
     }

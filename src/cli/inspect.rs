@@ -52,7 +52,7 @@ pub fn cache_bytes(sites: &[Site]) -> u64 {
 }
 
 fn site_bytes(site: &Site) -> u64 {
-    bytes(site.elem_type, site.cached_numbers())
+    bytes(site.cached_type, site.cached_numbers())
 }
 
 /// Bytes of `count` numbers of an element type.
@@ -83,6 +83,8 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
             ", {} bytes of cache a token\n",
             grouped(cache_bytes(sites))
         )),
+        // Without a site, whether there is a cache is not known.
+        false if sites.is_empty() => text.push('\n'),
         false => text.push_str(", no cache\n"),
     }
     if !sites.is_empty() {
@@ -152,7 +154,7 @@ fn shape(site: &Site) -> [String; 7] {
         site.kv_heads.to_string(),
         site.key.size.to_string(),
         site.value.size.to_string(),
-        type_name(site.elem_type),
+        type_name(site.cached_type),
         match site.is_cached() {
             true => grouped(site_bytes(site)),
             false => "no cache".to_owned(),

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use gqa2mla_passes::graph::order;
 use gqa2mla_passes::onnx::ModelProto;
 use gqa2mla_passes::onnx::stored::{External, Model, TensorError, byte_size, visit_tensors};
 use prost::Message;
@@ -193,6 +194,7 @@ fn load_from(source: Source, path: PathBuf) -> Result<LoadedModel, LoadError> {
             _ => Ok(()),
         }
     })?;
+    proto.graph.iter_mut().for_each(order::sort);
     loaded.model.proto = proto;
     Ok(loaded)
 }

@@ -7,6 +7,9 @@ use crate::validate::interface::{Input, Interface};
 use crate::validate::port::{AxisSize, Role};
 use crate::validate::scenario::Random;
 
+/// Extent of an axis that an input without a role leaves open, such as the rank of an adapter.
+const OPEN_EXTENT: usize = 4;
+
 /// Tokens of the generated source text of an encoder-decoder.
 const SOURCE_LENGTH: usize = 5;
 
@@ -78,7 +81,7 @@ impl Moment<'_> {
             }
             Role::InputsEmbeds => self.embeddings(input),
             Role::AttentionMask => self.mask(input),
-            Role::PositionIds if input.dims.len() == 2 => {
+            Role::PositionIds if input.dims.len() >= 2 => {
                 let row = |pads: &usize| {
                     slots
                         .clone()
@@ -86,7 +89,17 @@ impl Moment<'_> {
                         .collect::<Vec<_>>()
                 };
                 let positions: Vec<i64> = self.pads.iter().flat_map(row).collect();
-                Tensor::from_integers(input.element, vec![batch, self.length], &positions)
+                let shape = vec![batch, self.length];
+                // Of text, time, height and width are one number.
+                let (shape, positions) = match input.dims.as_slice() {
+                    [AxisSize::Fixed(kinds), _, _] => {
+                        ([vec![*kinds], shape].concat(), positions.repeat(*kinds))
+                    }
+                    [_, _, _] => ([vec![3], shape].concat(), positions.repeat(3)),
+                    _ => (shape, positions),
+                };
+                bounded(&input.name, &shape)?;
+                Tensor::from_integers(input.element, shape, &positions)
             }
             // One list for all rows can only count the cache's slots.
             Role::PositionIds | Role::CachePosition => {
@@ -105,6 +118,11 @@ impl Moment<'_> {
                 &[signed(self.length)],
             ),
             Role::Context => self.context(input),
+            Role::BeamIds => {
+                let rows: Vec<i64> = (0..batch).map(signed).collect();
+                Tensor::from_integers(input.element, vec![batch], &rows)
+            }
+            Role::Given => self.given(input),
             Role::Past(_) => Tensor::zeros(input.element, Vec::new()),
         }
     }
@@ -159,6 +177,24 @@ impl Moment<'_> {
             return Tensor::from_floats(input.element, shape, values);
         }
         Tensor::from_integers(input.element, shape, &vec![1; count])
+    }
+
+    /// Generated numbers in a shape whose open axes fit each other by their names, as the two factors of an adapter do.
+    fn given(&self, input: &Input) -> Result<Tensor, RuntimeError> {
+        let extent = |dim: &AxisSize| match dim {
+            AxisSize::Fixed(extent) => *extent,
+            AxisSize::Symbol(name) if name.to_lowercase().contains("batch") => self.pads.len(),
+            AxisSize::Symbol(_) | AxisSize::Unknown => OPEN_EXTENT,
+        };
+        let shape: Vec<usize> = input.dims.iter().map(extent).collect();
+        let count = bounded(&input.name, &shape)?;
+        if !input.element.is_float() {
+            return Tensor::from_integers(input.element, shape, &vec![0; count]);
+        }
+        // Small enough that a sum over a hidden size stays of the order of the activations.
+        let mut random = Random::new(0);
+        let values = (0..count).map(|_| random.signed_unit() / 8.0).collect();
+        Tensor::from_floats(input.element, shape, values)
     }
 
     /// Generated embeddings that depend on the token id alone, so that both models read the same.

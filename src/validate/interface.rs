@@ -5,7 +5,7 @@
 
 use crate::runtime::tensor::ElementType;
 use crate::validate::error::ValidateError;
-use crate::validate::pairing::{length_axis, pair};
+use crate::validate::pairing::{is_given, length_axis, pair};
 use crate::validate::port::{AxisSize, Port, Role};
 use crate::validate::roles::{batch_axis, element, plain_role, token_port, unknown};
 
@@ -35,8 +35,8 @@ pub struct Cache {
     pub dims: Vec<AxisSize>,
     /// The axis that holds the batch.
     pub batch_axis: usize,
-    /// The axis that grows with every token.
-    pub length_axis: usize,
+    /// The axis that grows with every token; `None` for a state of one size, such as that of a convolution.
+    pub length_axis: Option<usize>,
 }
 
 impl Cache {
@@ -49,7 +49,7 @@ impl Cache {
             .enumerate()
             .filter(|(_, dim)| !matches!(dim, AxisSize::Fixed(_)));
         open.map(|(axis, _)| axis)
-            .filter(|axis| *axis != self.batch_axis && *axis != self.length_axis)
+            .filter(|axis| *axis != self.batch_axis && Some(*axis) != self.length_axis)
             .collect()
     }
 
@@ -58,7 +58,7 @@ impl Cache {
     pub fn shape(&self, batch: usize, length: usize) -> Option<Vec<usize>> {
         let extent = |(axis, dim): (usize, &AxisSize)| match dim {
             _ if axis == self.batch_axis => Some(batch),
-            _ if axis == self.length_axis => Some(length),
+            _ if Some(axis) == self.length_axis => Some(length),
             AxisSize::Fixed(extent) => Some(*extent),
             AxisSize::Symbol(_) | AxisSize::Unknown => None,
         };
@@ -100,6 +100,8 @@ impl Interface {
             .filter(|(_, r)| r.is_none())
             .map(|(port, _)| port)
             .collect();
+        let (given, pasts): (Vec<&Port>, Vec<&Port>) =
+            pasts.into_iter().partition(|port| is_given(port));
         let (pairs, logits) = pair(&pasts, outputs)?;
 
         let mut caches = Vec::with_capacity(pairs.len());
@@ -122,8 +124,10 @@ impl Interface {
                     .position(|cache| cache.past == port.name)
                     .map(Role::Past)
             };
+            let without_role = || given.iter().any(|g| g.name == port.name);
             let role = role
                 .or_else(past)
+                .or_else(|| without_role().then_some(Role::Given))
                 .ok_or_else(|| unknown(port, "it is no cache with a partner among the outputs"))?;
             classified.push(Input {
                 name: port.name.clone(),

@@ -16,21 +16,19 @@ pub type Pairs<'a> = Vec<(&'a Port, &'a Port)>;
 /// The partner of each cache input in `pasts`, and the logits among `outputs`.
 ///
 /// # Errors
-/// [`ValidateError::Input`] for an input without a partner, [`ValidateError::Interface`] when no output is the logits.
+/// [`ValidateError::Input`] for an input of `pasts` without a partner, [`ValidateError::Interface`] when no output is the logits.
 pub fn pair<'a>(
     pasts: &[&'a Port],
     outputs: &'a [Port],
 ) -> Result<(Pairs<'a>, &'a Port), ValidateError> {
     let floats: Vec<&Port> = outputs.iter().filter(|port| is_float(port)).collect();
-    for port in pasts {
-        if !is_float(port) || port.dims.len() < 3 {
-            let reason =
-                "it is neither token ids, a mask, positions nor a cache (floats of rank 3 or more)";
-            return Err(ValidateError::Input {
-                name: port.name.clone(),
-                reason: reason.to_owned(),
-            });
-        }
+    if let Some(port) = pasts.iter().find(|port| !is_float(port)) {
+        return Err(ValidateError::Input {
+            name: port.name.clone(),
+            reason:
+                "it is neither token ids, a mask, positions nor a cache (floats of rank 3 or more)"
+                    .to_owned(),
+        });
     }
     let logits = logits(&floats, pasts)?;
     let presents: Vec<&Port> = floats
@@ -141,12 +139,22 @@ fn signature(port: &Port) -> Vec<String> {
     kept
 }
 
-/// The axis of `past` that grows: the one that is not fixed, besides the batch. If several are open, the one that is
+/// Whether `port` holds floats of a rank below those of caches and states, such as the factors of an adapter: any numbers
+/// do to compare two models. Whole numbers are counters, which nobody can guess.
+pub fn is_given(port: &Port) -> bool {
+    is_float(port) && port.dims.len() < 3
+}
+
+/// The axis of `past` that grows, `None` where none does: the one that is not fixed, besides the batch. If several are open, the one that is
 /// declared otherwise in the output.
 ///
 /// # Errors
-/// [`ValidateError::Input`] when every extent is fixed or none stands out.
-pub fn length_axis(past: &Port, present: &Port, batch_axis: usize) -> Result<usize, ValidateError> {
+/// [`ValidateError::Input`] when every extent is fixed and the output is longer, or none stands out.
+pub fn length_axis(
+    past: &Port,
+    present: &Port,
+    batch_axis: usize,
+) -> Result<Option<usize>, ValidateError> {
     let open: Vec<usize> = past
         .dims
         .iter()
@@ -154,6 +162,10 @@ pub fn length_axis(past: &Port, present: &Port, batch_axis: usize) -> Result<usi
         .filter(|(axis, dim)| *axis != batch_axis && !matches!(dim, AxisSize::Fixed(_)))
         .map(|(axis, _)| axis)
         .collect();
+    // A state is replaced by one of the same size.
+    if open.is_empty() && past.dims == present.dims {
+        return Ok(None);
+    }
     let grows = |axis: &usize| {
         let (before, after) = (past.dims.get(*axis), present.dims.get(*axis));
         before != after || matches!(before, Some(AxisSize::Unknown))
@@ -165,8 +177,8 @@ pub fn length_axis(past: &Port, present: &Port, batch_axis: usize) -> Result<usi
         past.dims.len().saturating_sub(2)
     };
     match (open.as_slice(), growing.as_slice()) {
-        ([axis], _) | (_, [axis]) => Ok(*axis),
-        (several, _) if several.contains(&usual) => Ok(usual),
+        ([axis], _) | (_, [axis]) => Ok(Some(*axis)),
+        (several, _) if several.contains(&usual) => Ok(Some(usual)),
         _ => Err(ValidateError::Input {
             name: past.name.clone(),
             reason: "no axis of this cache can grow: its length is fixed in the file".to_owned(),

@@ -31,7 +31,7 @@ pub enum Role {
     InputsEmbeds,
     /// Which positions hold a token: `[B, S]`, or `[B, 1, T, S]` with causality spelled out.
     AttentionMask,
-    /// Positions of the tokens, `[B, T]` or `[T]`.
+    /// Positions of the tokens, `[B, T]` or `[T]`, or `[3, B, T]` for time, height and width.
     PositionIds,
     /// Slots of the cache the tokens are written to, `[T]`.
     CachePosition,
@@ -39,6 +39,10 @@ pub enum Role {
     UseCacheBranch,
     /// The output of an encoder, the same in every run: its states or caches, or the mask over them.
     Context,
+    /// Which sequence of the last run each row goes on with, `[B]`: each with itself.
+    BeamIds,
+    /// Numbers that no other role tells, such as the weights of an adapter, the same in every run.
+    Given,
     /// For how many of the last tokens logits are wanted.
     LogitsToKeep,
     /// The cache with this index in [`Interface::caches`].

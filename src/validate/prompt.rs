@@ -18,7 +18,7 @@ pub fn closed(mut interface: Interface, widths: &HashMap<String, [usize; 2]>) ->
         };
         // [batch, heads, length, size]: of the axes that are neither batch nor length, the heads come first.
         let others = (0..cache.dims.len())
-            .filter(|axis| *axis != cache.batch_axis && *axis != cache.length_axis);
+            .filter(|axis| *axis != cache.batch_axis && Some(*axis) != cache.length_axis);
         let places: Vec<(usize, usize)> = others.zip(known.iter().copied()).collect();
         for (axis, extent) in places {
             if let Some(dim) = cache.dims.get_mut(axis).filter(|_| open.contains(&axis)) {

@@ -32,8 +32,10 @@ pub fn plain_role(port: &Port) -> Result<Option<Role>, ValidateError> {
     } else if has("position") {
         (
             Role::PositionIds,
-            element.is_integer() && (rank == 1 || rank == 2),
+            element.is_integer() && (1..=3).contains(&rank),
         )
+    } else if has("beam") {
+        (Role::BeamIds, element.is_integer() && rank == 1)
     } else if has("embeds") {
         let width_known = matches!(port.dims.last(), Some(AxisSize::Fixed(_)));
         (

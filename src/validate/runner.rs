@@ -102,7 +102,9 @@ impl<'a> Runner<'a> {
     #[must_use]
     #[allow(clippy::cast_precision_loss)]
     pub fn cache_bytes_per_token(&self) -> f64 {
-        let bytes: usize = self.caches.iter().map(Tensor::byte_size).sum();
+        let described = self.interface.caches.iter().zip(&self.caches);
+        let growing = described.filter(|(cache, _)| cache.length_axis.is_some());
+        let bytes: usize = growing.map(|(_, tensor)| tensor.byte_size()).sum();
         bytes as f64 / (self.pads.len() * self.past).max(1) as f64
     }
 

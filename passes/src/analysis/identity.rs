@@ -51,7 +51,7 @@ impl CacheId {
     /// The identity of the cache of `site`, which stands at `scope` of `main`.
     pub fn of(main: &GraphProto, scope: &Scope, site: &Site) -> Self {
         match &site.key.cache {
-            Some(cache) => Self::outermost(main, scope, &cache.present),
+            Some(cache) => Self::outermost(main, scope, cache.present()),
             None => Self {
                 scope: scope.clone(),
                 value: scope

@@ -68,7 +68,7 @@ impl PlacedSite {
     pub fn output_places(&self, main: &GraphProto) -> Vec<(OutputPlace, usize)> {
         let mut places = Vec::new();
         for cache in self.caches() {
-            let mut value = cache.present.clone();
+            let mut value = cache.present().to_owned();
             let mut scope = self.scope.clone();
             while let Some((around, step)) = scope.around() {
                 let position = scope
@@ -95,7 +95,7 @@ impl PlacedSite {
     pub fn model_names(&self, main: &GraphProto) -> Vec<(Option<String>, String)> {
         self.caches()
             .map(|c| {
-                let present = CacheId::outermost(main, &self.scope, &c.present);
+                let present = CacheId::outermost(main, &self.scope, c.present());
                 (c.past.clone(), present.value)
             })
             .collect()

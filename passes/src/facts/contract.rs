@@ -53,6 +53,15 @@ pub fn reduced(facts: &Facts, node: &NodeProto, input: &Fact) -> Option<Fact> {
         {
             dim::product(sizes).map(|n| Content::Ints(vec![n]))
         }
+        Some(Content::Ints(values)) if shape.iter().all(|n| *n == TDim::Val(1)) => {
+            let values: Option<Vec<i64>> = values.iter().map(TDim::as_i64).collect();
+            let one = values.and_then(|values| match node.op_type() {
+                "ReduceMax" => values.into_iter().max(),
+                "ReduceMin" => values.into_iter().min(),
+                _ => None,
+            });
+            one.map(|n| Content::Ints(vec![TDim::Val(n)]))
+        }
         _ => None,
     };
     Some(Fact::new(input.elem_type, Some(shape)).holding(content))

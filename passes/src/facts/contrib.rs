@@ -3,9 +3,28 @@
 use tract_data::prelude::TDim;
 
 use crate::facts::contract::matmul;
-use crate::facts::{Fact, Facts};
+use crate::facts::{Fact, Facts, shapes};
 use crate::graph::int_attribute;
 use crate::onnx::NodeProto;
+
+/// The order in which `FusedMatMul` reads the axes of its operand `side`, A or B, of rank `rank`: `transBatch` puts the first
+/// axis behind the batch axes, and `trans` exchanges the last two after that.
+pub fn operand_order(node: &NodeProto, side: char, rank: usize) -> Vec<i64> {
+    let set = |name: &str| int_attribute(node, &format!("{name}{side}"), 0) != 0;
+    let mut order: Vec<i64> = (0..rank as i64).collect();
+    if let [batch @ .., _] = order.as_mut_slice()
+        && batch.len() > 1
+        && set("transBatch")
+    {
+        batch.rotate_left(1);
+    }
+    if let [.., row, column] = order.as_mut_slice()
+        && set("trans")
+    {
+        std::mem::swap(row, column);
+    }
+    order
+}
 
 /// The facts of the outputs of `node`, an operator of that domain; `None` as in [`crate::facts::node`].
 pub fn contrib(facts: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<Vec<Fact>> {
@@ -25,16 +44,11 @@ pub fn contrib(facts: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<Vec<
             Some(vec![like_first(Some(shape))])
         }
         "FusedMatMul" => {
-            let transposed = |fact: &Fact, name: &str| {
-                let mut shape = fact.shape.clone()?;
-                let rank = shape.len();
-                if int_attribute(node, name, 0) != 0 && rank >= 2 {
-                    shape.swap(rank - 1, rank - 2);
-                }
-                Some(shape)
+            let ordered = |fact: &Fact, side| {
+                let shape = fact.shape.as_deref()?;
+                shapes::transpose(shape, &operand_order(node, side, shape.len()))
             };
-            let a = transposed(first, "transA")?;
-            let b = transposed(inputs.get(1)?, "transB")?;
+            let (a, b) = (ordered(first, 'A')?, ordered(inputs.get(1)?, 'B')?);
             Some(vec![like_first(Some(matmul(facts, &a, &b)?))])
         }
         "DequantizeLinear" => Some(vec![Fact::new(

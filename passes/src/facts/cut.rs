@@ -6,7 +6,7 @@ use crate::facts::content::{self, Content};
 use crate::facts::shapes::axis;
 use crate::facts::{Fact, Facts, Shape, dim, shapes};
 use crate::graph::{attribute, input_at, int_attribute};
-use crate::onnx::NodeProto;
+use crate::onnx::{NodeProto, tensor_proto::DataType};
 
 /// `Concat`.
 pub fn concat(facts: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<Fact> {
@@ -101,6 +101,28 @@ pub fn gather(node: &NodeProto, inputs: &[&Fact]) -> Option<Fact> {
         _ => None,
     };
     Some(Fact::new(data.elem_type, Some(shape)).holding(content))
+}
+
+/// `NonZero`: as many columns as there are elements other than zero, which only a run can tell.
+pub fn non_zero(facts: &Facts, input: &Fact) -> Fact {
+    let rank = input.shape.as_ref().map(|shape| shape.len().max(1));
+    let shape = rank.map(|rank| vec![TDim::from(rank), facts.fresh()]);
+    Fact::new(Some(DataType::Int64 as i32), shape)
+}
+
+/// `GatherND`: each row of the indices chooses what the axes behind those that it names hold.
+pub fn gather_nd(node: &NodeProto, inputs: &[&Fact]) -> Fact {
+    let shape = || {
+        let [data, indices] = inputs else { return None };
+        let (rows, named) = match indices.shape.as_deref()? {
+            [rows @ .., named] => (rows, usize::try_from(named.as_i64()?).ok()?),
+            [] => return None,
+        };
+        let batch = usize::try_from(int_attribute(node, "batch_dims", 0)).ok()?;
+        let chosen = data.shape.as_ref()?.get(batch.checked_add(named)?..)?;
+        Some([rows, chosen].concat())
+    };
+    Fact::new(inputs.first().and_then(|f| f.elem_type), shape())
 }
 
 /// `Split`.

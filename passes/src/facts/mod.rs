@@ -17,10 +17,11 @@
 mod agree;
 mod arrange;
 mod attributes;
+mod branches;
 mod constant;
 pub mod content;
 mod contract;
-mod contrib;
+pub mod contrib;
 mod cut;
 mod declared;
 pub mod dim;

@@ -5,7 +5,7 @@ use crate::facts::content;
 use crate::facts::contract::{gemm, matmul, reduced};
 use crate::facts::contrib::contrib;
 use crate::facts::elementwise::{choose, elementwise};
-use crate::facts::{Fact, Facts, arrange, cut};
+use crate::facts::{Fact, Facts, arrange, branches, cut};
 use crate::graph::attribute;
 use crate::onnx::stored::Model;
 use crate::onnx::{NodeProto, tensor_proto::DataType};
@@ -32,122 +32,124 @@ fn standard(facts: &Facts, model: &Model, node: &NodeProto, inputs: &[&Fact]) ->
     match op {
         "Constant" => return Some(vec![constant(model, node)?]),
         "ConstantOfShape" => return Some(vec![constant_of_shape(facts, model, node)]),
+        "If" => return Some(branches::agreed(facts, model, node)),
         _ => {}
     }
     let first: &Fact = inputs.first()?;
     let second = || inputs.get(1);
     let like_first = |elem_type| Fact::new(elem_type, first.shape.clone());
-    let fact =
-        match op {
-            "Identity" | "Dropout" => first.clone(),
-            "Cast" => {
-                let to = attribute(node, "to").map(|a| a.i() as i32)?;
-                let content = first.content.as_ref().and_then(|c| content::cast(to, c));
-                like_first(Some(to)).holding(content)
-            }
-            "DequantizeLinear" | "CastLike" => like_first(second()?.elem_type),
-            "QuantizeLinear" => {
-                let zero_point = inputs.get(2).and_then(|f| f.elem_type);
-                like_first(Some(zero_point.unwrap_or(DataType::Uint8 as i32)))
-            }
-            "Neg" | "Sqrt" | "Reciprocal" | "Exp" | "Abs" | "Not" => {
-                let content = first.content.as_ref();
-                let content = content.and_then(|c| content::unary(op, first.elem_type, c));
-                like_first(first.elem_type).holding(content)
-            }
-            "Cos"
-            | "Sin"
-            | "Tanh"
-            | "Sigmoid"
-            | "Softmax"
-            | "Erf"
-            | "Log"
-            | "Clip"
-            | "Trilu"
-            | "CumSum"
-            | "Relu"
-            | "Gelu"
-            | "Softplus"
-            | "Round"
-            | "Sign"
-            | "Elu"
-            | "Selu"
-            | "LeakyRelu"
-            | "HardSwish"
-            | "HardSigmoid"
-            | "Mish"
-            | "Swish"
-            | "Floor"
-            | "Ceil"
-            | "ScatterND"
-            | "ScatterElements"
-            | "LayerNormalization"
-            | "RMSNormalization"
-            | "SimplifiedLayerNormalization"
-            | "RotaryEmbedding"
-            | "LpNormalization" => like_first(first.elem_type),
-            "IsNaN" | "IsInf" => like_first(BOOL),
-            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Mod" | "BitwiseAnd"
-            | "BitwiseOr" => elementwise(facts, op, first.elem_type, inputs),
-            "And" | "Or" | "Xor" | "Equal" | "Less" | "LessOrEqual" | "Greater"
-            | "GreaterOrEqual" => elementwise(facts, op, BOOL, inputs),
-            "Where" => {
-                let [condition, yes, no] = inputs else {
-                    return None;
-                };
-                let content = choose(condition, yes, no);
-                elementwise(facts, op, yes.elem_type, inputs).holding(content)
-            }
-            "Shape" => arrange::shape(node, first),
-            "Size" => arrange::size(first),
-            "Reshape" => arrange::reshape(facts, node, first)?,
-            "Transpose" => arrange::transpose(node, first)?,
-            "Unsqueeze" => arrange::unsqueeze(facts, node, first)?,
-            "Squeeze" => arrange::squeeze(facts, node, first)?,
-            "Flatten" => arrange::flatten(node, first)?,
-            "Expand" => arrange::expand(facts, node, first)?,
-            "Tile" => arrange::tile(facts, node, first)?,
-            "Concat" => cut::concat(facts, node, inputs)?,
-            "Slice" => cut::slice(facts, node, first)?,
-            "Gather" => cut::gather(node, inputs)?,
-            "Split" => return cut::split(facts, node, first),
-            "GatherElements" => Fact::new(first.elem_type, second()?.shape.clone()),
-            "Range" => range(facts, inputs),
-            "MatMul" => {
-                let shape = matmul(facts, first.shape.as_ref()?, second()?.shape.as_ref()?)?;
-                Fact::new(first.elem_type, Some(shape))
-            }
-            "Gemm" => gemm(node, first, second()?)?,
-            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL2" => {
-                reduced(facts, node, first)?
-            }
-            "ArgMax" | "ArgMin" | "NonZero" => Fact::new(INT64, None),
-            "MatMulInteger" => {
-                let shapes = first.shape.as_ref().zip(second()?.shape.as_ref());
-                let shape = shapes.and_then(|(a, b)| matmul(facts, a, b));
-                Fact::new(Some(DataType::Int32 as i32), shape)
-            }
-            "DynamicQuantizeLinear" => {
-                let scalar = |kind| Fact::new(Some(kind as i32), Some(Vec::new()));
-                let quantized = like_first(Some(DataType::Uint8 as i32));
-                return Some(vec![
-                    quantized,
-                    scalar(DataType::Float),
-                    scalar(DataType::Uint8),
-                ]);
-            }
-            "TopK" => {
-                return Some(vec![
-                    Fact::new(first.elem_type, None),
-                    Fact::new(INT64, None),
-                ]);
-            }
-            "Einsum" | "Conv" | "ConvTranspose" | "Pad" | "GatherND" | "Compress"
-            | "LogSoftmax" | "Hardmax" | "PRelu" | "GroupNormalization" | "BatchNormalization"
-            | "AveragePool" | "MaxPool" | "ReduceL1" | "ReduceLogSumExp" | "ReduceSumSquare"
-            | "ReduceLogSum" | "BitwiseXor" | "BitwiseNot" | "BitShift" | "Sum" | "Mean"
-            | "Resize" => Fact::new(first.elem_type, None),
-            _ => return Some(Vec::new()),
-        };
+    let fact = match op {
+        "Identity" | "Dropout" => first.clone(),
+        "Cast" => {
+            let to = attribute(node, "to").map(|a| a.i() as i32)?;
+            let content = first.content.as_ref().and_then(|c| content::cast(to, c));
+            like_first(Some(to)).holding(content)
+        }
+        "DequantizeLinear" | "CastLike" => like_first(second()?.elem_type),
+        "QuantizeLinear" => {
+            let zero_point = inputs.get(2).and_then(|f| f.elem_type);
+            like_first(Some(zero_point.unwrap_or(DataType::Uint8 as i32)))
+        }
+        "Neg" | "Sqrt" | "Reciprocal" | "Exp" | "Abs" | "Not" => {
+            let content = first.content.as_ref();
+            let content = content.and_then(|c| content::unary(op, first.elem_type, c));
+            like_first(first.elem_type).holding(content)
+        }
+        "Cos"
+        | "Sin"
+        | "Tanh"
+        | "Sigmoid"
+        | "Softmax"
+        | "Erf"
+        | "Log"
+        | "Clip"
+        | "Trilu"
+        | "CumSum"
+        | "Relu"
+        | "Gelu"
+        | "Softplus"
+        | "Round"
+        | "Sign"
+        | "Elu"
+        | "Selu"
+        | "LeakyRelu"
+        | "HardSwish"
+        | "HardSigmoid"
+        | "Mish"
+        | "Swish"
+        | "Floor"
+        | "Ceil"
+        | "ScatterND"
+        | "ScatterElements"
+        | "LayerNormalization"
+        | "RMSNormalization"
+        | "SimplifiedLayerNormalization"
+        | "RotaryEmbedding"
+        | "LpNormalization" => like_first(first.elem_type),
+        "IsNaN" | "IsInf" => like_first(BOOL),
+        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Mod" | "BitwiseAnd"
+        | "BitwiseOr" => elementwise(facts, op, first.elem_type, inputs),
+        "And" | "Or" | "Xor" | "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" => {
+            elementwise(facts, op, BOOL, inputs)
+        }
+        "Where" => {
+            let [condition, yes, no] = inputs else {
+                return None;
+            };
+            let content = choose(condition, yes, no);
+            elementwise(facts, op, yes.elem_type, inputs).holding(content)
+        }
+        "Shape" => arrange::shape(node, first),
+        "Size" => arrange::size(first),
+        "Reshape" => arrange::reshape(facts, node, first)?,
+        "Transpose" => arrange::transpose(node, first)?,
+        "Unsqueeze" => arrange::unsqueeze(facts, node, first)?,
+        "Squeeze" => arrange::squeeze(facts, node, first)?,
+        "Flatten" => arrange::flatten(node, first)?,
+        "Expand" => arrange::expand(facts, node, first)?,
+        "Tile" => arrange::tile(facts, node, first)?,
+        "Concat" => cut::concat(facts, node, inputs)?,
+        "Slice" => cut::slice(facts, node, first)?,
+        "Gather" => cut::gather(node, inputs)?,
+        "Split" => return cut::split(facts, node, first),
+        "GatherElements" => Fact::new(first.elem_type, second()?.shape.clone()),
+        "Range" => range(facts, inputs),
+        "MatMul" => {
+            let shape = matmul(facts, first.shape.as_ref()?, second()?.shape.as_ref()?)?;
+            Fact::new(first.elem_type, Some(shape))
+        }
+        "Gemm" => gemm(node, first, second()?)?,
+        "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL2" => {
+            reduced(facts, node, first)?
+        }
+        "ArgMax" | "ArgMin" => Fact::new(INT64, None),
+        "NonZero" => cut::non_zero(facts, first),
+        "GatherND" => cut::gather_nd(node, inputs),
+        "MatMulInteger" => {
+            let shapes = first.shape.as_ref().zip(second()?.shape.as_ref());
+            let shape = shapes.and_then(|(a, b)| matmul(facts, a, b));
+            Fact::new(Some(DataType::Int32 as i32), shape)
+        }
+        "DynamicQuantizeLinear" => {
+            let scalar = |kind| Fact::new(Some(kind as i32), Some(Vec::new()));
+            let quantized = like_first(Some(DataType::Uint8 as i32));
+            return Some(vec![
+                quantized,
+                scalar(DataType::Float),
+                scalar(DataType::Uint8),
+            ]);
+        }
+        "TopK" => {
+            return Some(vec![
+                Fact::new(first.elem_type, None),
+                Fact::new(INT64, None),
+            ]);
+        }
+        "Einsum" | "Conv" | "ConvTranspose" | "Pad" | "Compress" | "LogSoftmax" | "Hardmax"
+        | "PRelu" | "GroupNormalization" | "BatchNormalization" | "AveragePool" | "MaxPool"
+        | "ReduceL1" | "ReduceLogSumExp" | "ReduceSumSquare" | "ReduceLogSum" | "BitwiseXor"
+        | "BitwiseNot" | "BitShift" | "Sum" | "Mean" | "Resize" => Fact::new(first.elem_type, None),
+        _ => return Some(Vec::new()),
+    };
     Some(vec![fact])
 }

@@ -105,6 +105,12 @@ impl<'g> TypedPatch<'g> {
 
     /// Gives an input or output of the graph the shape `sizes`; nodes added from now on see that shape.
     pub fn narrow(&mut self, value: &str, sizes: Vec<NewSize>) {
+        self.narrow_inside(value, &sizes);
+        self.patch.interface.insert(value.to_owned(), sizes);
+    }
+
+    /// Notes that `value`, which a node of the graph goes on making, has the shape `sizes` from now on.
+    pub fn narrow_inside(&mut self, value: &str, sizes: &[NewSize]) {
         let old = self.facts.get(value);
         let size = |(axis, size): (usize, &NewSize)| match size {
             NewSize::Fixed(n) => TDim::Val(*n),
@@ -117,7 +123,7 @@ impl<'g> TypedPatch<'g> {
         let shape: Shape = sizes.iter().enumerate().map(size).collect();
         let fact = Fact::new(old.elem_type, Some(shape));
         self.set(value, fact);
-        self.patch.interface.insert(value.to_owned(), sizes);
+        self.patch.stale.insert(value.to_owned());
     }
 
     /// Puts `nodes` where the node `at` was, after what has been put there already.

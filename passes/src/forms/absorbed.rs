@@ -70,7 +70,7 @@ impl Builder<'_> {
         let latent = match &side.cache {
             Some(cache) => {
                 self.cached(side, cache, letter, &new);
-                cache.present.clone()
+                cache.joined.clone()
             }
             None => {
                 let nodes = self.down(side, letter, &side.new, &new);
@@ -98,19 +98,18 @@ impl Builder<'_> {
         nodes
     }
 
-    /// Puts the latent rows where the cache was made, under the name of the present.
+    /// Puts the latent rows where the cache was made, under the name of the rows that the attention reads.
     fn cached(&mut self, side: &Side, cache: &Cache, letter: char, new: &str) {
-        let nodes = match &cache.past {
+        let nodes = match cache.appended_to() {
             Some(past) => {
                 let old = self.graph.node(cache.append).map_or("", NodeProto::name);
                 let mut nodes = self.down(side, letter, &side.new, new);
-                nodes
-                    .push(node("Concat", old, &[past, new], &[&cache.present]).with_int("axis", 2));
+                nodes.push(node("Concat", old, &[past, new], &[&cache.joined]).with_int("axis", 2));
                 nodes
             }
             None => {
                 let (mut nodes, rows) = self.first_rows(cache, letter);
-                nodes.extend(self.down(side, letter, &rows, &cache.present));
+                nodes.extend(self.down(side, letter, &rows, &cache.joined));
                 nodes
             }
         };

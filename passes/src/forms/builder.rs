@@ -12,6 +12,7 @@ use crate::graph::build::{NewSize, int64_scalar, int64_vector, node, vector_name
 use crate::graph::patch::Patch;
 use crate::graph::{Graph, NodeId, is_alias};
 use crate::onnx::{NodeProto, TensorProto};
+use crate::recognize::pass_through::makes;
 use crate::recognize::site::{Cache, Side, Site};
 
 /// Collects the patch of one attention, and holds every node to the types and shapes that are known.
@@ -68,7 +69,8 @@ impl<'s> Builder<'s> {
     /// [`Contradiction`] with the first node that contradicts the types or shapes of the graph.
     pub fn finish(mut self) -> Result<Patch, Contradiction> {
         let readers = self.redirected.keys().flat_map(|v| self.graph.uses(v));
-        let readers: BTreeSet<NodeId> = readers.map(|usage| usage.node).collect();
+        let readers = readers.map(|usage| usage.node);
+        let readers: BTreeSet<NodeId> = readers.filter(|&id| !self.passes_cache_on(id)).collect();
         for id in readers {
             if let Some(reader) = self.reader(id).filter(|n| !self.patch.stands_for(n)) {
                 self.place(id, vec![reader]);
@@ -194,7 +196,7 @@ impl Builder<'_> {
         let rows = self.name(&format!("{letter}_BGTd"));
         let mut nodes: Vec<NodeProto> = maker.into_iter().cloned().collect();
         for output in nodes.iter_mut().flat_map(|n| &mut n.output) {
-            if *output == cache.present {
+            if *output == cache.joined {
                 output.clone_from(&rows);
             }
         }
@@ -204,6 +206,13 @@ impl Builder<'_> {
     /// Lets every node of the graph that reads `value` read `other` in its place, but for those that the patch replaces.
     pub fn redirect(&mut self, value: &str, other: String) {
         self.redirected.insert(value.to_owned(), other);
+    }
+
+    /// Whether the node `id` passes a cache on to the interface of the graph: it goes on doing so.
+    fn passes_cache_on(&self, id: NodeId) -> bool {
+        let caches = [&self.site.key.cache, &self.site.value.cache];
+        let mut returned = caches.into_iter().flatten().map(|c| &c.returned);
+        returned.any(|values| makes(self.graph, id, values))
     }
 
     /// The node `id` of the graph, as it reads after [`Self::redirect`].
@@ -234,8 +243,13 @@ impl Builder<'_> {
             NewSize::Keep,
             NewSize::Fixed(rank as i64),
         ];
-        for name in cache.past.iter().chain([&cache.present]) {
+        for name in cache.past.as_deref().into_iter().chain([cache.present()]) {
             self.resize(name, dims.clone());
+        }
+        // Between the interface and the rows that the attention reads, the same nodes pass on what is narrower now.
+        let inside = cache.received.iter().chain(&cache.returned);
+        for name in inside.chain([&cache.joined]) {
+            self.patch.narrow_inside(name, &dims);
         }
     }
 

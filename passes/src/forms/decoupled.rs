@@ -201,8 +201,8 @@ impl Builder<'_> {
     /// The node that appends `rows` to a cache.
     fn appended(&self, cache: &Cache, rows: &str) -> Option<NodeProto> {
         let name = self.graph.node(cache.append).map_or("", NodeProto::name);
-        let past = cache.past.as_ref()?;
-        Some(node("Concat", name, &[past, rows], &[&cache.present]).with_int("axis", 2))
+        let past = cache.appended_to()?;
+        Some(node("Concat", name, &[past, rows], &[&cache.joined]).with_int("axis", 2))
     }
 
     fn latents(&mut self, rotation: &Rotation) -> Option<Vec<NodeProto>> {
@@ -261,7 +261,7 @@ impl Builder<'_> {
         let (name, output) = self.names_of(site.score);
         nodes.extend([
             self.unary("Reshape", "qr_B1xd", &[&rotated, &rope_rows]),
-            turn(self.unary("Transpose", "k_B1dS", &[&key.present])),
+            turn(self.unary("Transpose", "k_B1dS", &[&key.joined])),
             self.unary(
                 "MatMul",
                 "score_rope_B1xS",
@@ -270,7 +270,7 @@ impl Builder<'_> {
             self.unary("Reshape", "qc_BGxd", &[&still, &grouped]),
             self.unary("MatMul", "qc_BGxr", &[&self.name("qc_BGxd"), &w_qc]),
             self.unary("Reshape", "qc_B1xr", &[&self.name("qc_BGxr"), &latent_rows]),
-            turn(self.unary("Transpose", "c_B1rS", &[&value.present])),
+            turn(self.unary("Transpose", "c_B1rS", &[&value.joined])),
             self.unary(
                 "MatMul",
                 "score_c_B1xS",
@@ -301,11 +301,7 @@ impl Builder<'_> {
         let up = self.layout.name("w_uv").to_owned();
         let mut nodes = vec![
             self.unary("Reshape", "p_B1xS", &[&site.probabilities, &rows]),
-            self.unary(
-                "MatMul",
-                "out_B1xr",
-                &[&self.name("p_B1xS"), &cache.present],
-            ),
+            self.unary("MatMul", "out_B1xr", &[&self.name("p_B1xS"), &cache.joined]),
             self.unary("Reshape", "out_BGxr", &[&self.name("out_B1xr"), &grouped]),
             self.unary("MatMul", "out_BGxd", &[&self.name("out_BGxr"), &up]),
         ];

@@ -110,7 +110,7 @@ fn side_by_side(up: Array3<f64>) -> ndarray::ArrayD<f64> {
 
 /// The value that the attention reads all rows of `side` from.
 fn all_rows(side: &Side) -> &str {
-    side.cache.as_ref().map_or(&side.new, |c| &c.present)
+    side.cache.as_ref().map_or(&side.new, |c| &c.joined)
 }
 
 impl Builder<'_> {
@@ -139,8 +139,8 @@ impl Builder<'_> {
         let (more, values) = self.rebuilt(&latents, 'v', false);
         nodes.extend(more);
         self.put(&site.value, nodes);
-        self.redirect(all_rows(&site.key), keys);
-        self.redirect(all_rows(&site.value), values);
+        self.read_rebuilt(&site.key, keys);
+        self.read_rebuilt(&site.value, values);
         self.add_bias();
         for side in [&site.key, &site.value] {
             let Some(cache) = &side.cache else {
@@ -148,13 +148,36 @@ impl Builder<'_> {
             };
             for reader in &side.shape_readers {
                 let asked = graph.node(reader.node).and_then(|n| n.input.first());
-                let pasts = || cache.past.iter().chain(&cache.aliases);
+                let pasts = || cache.past.iter().chain(&cache.received);
                 if asked.is_some_and(|v| pasts().any(|p| p == v)) {
                     self.shape(reader);
                 }
             }
         }
         Some(())
+    }
+
+    /// Lets what read the rows of `side` read `rows`, wherever it read them: behind the nodes, too, that pass the cache on.
+    fn read_rebuilt(&mut self, side: &Side, rows: String) {
+        let elem_type = self.facts().elem_type(all_rows(side));
+        let mut nodes = Vec::new();
+        for value in side.cache.iter().flat_map(|c| &c.returned) {
+            let other = self
+                .facts()
+                .elem_type(value)
+                .filter(|t| Some(*t) != elem_type);
+            let read = match other {
+                None => rows.clone(),
+                Some(to) => {
+                    let cast = self.unary("Cast", &format!("read/{value}"), &[&rows]);
+                    nodes.push(cast.with_int("to", to.into()));
+                    self.name(&format!("read/{value}"))
+                }
+            };
+            self.redirect(value, read);
+        }
+        self.redirect(all_rows(side), rows);
+        self.put(side, nodes);
     }
 
     /// The rows of this step, with the nodes that make them where it is the first.
@@ -204,12 +227,12 @@ impl Builder<'_> {
         let (flat, new) = (self.name(&part("BTr")), self.name(&part("B1Tr")));
         let all = match &side.cache {
             None => new.clone(),
-            Some(cache) => cache.present.clone(),
+            Some(cache) => cache.joined.clone(),
         };
         let Some((cache, past)) = side
             .cache
             .as_ref()
-            .and_then(|c| Some((c, c.past.as_ref()?)))
+            .and_then(|c| Some((c, c.appended_to()?)))
         else {
             nodes.push(node("Unsqueeze", &new, &[&flat, &one], &[&all]));
             return (nodes, all);

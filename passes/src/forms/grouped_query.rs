@@ -158,7 +158,10 @@ impl Builder<'_> {
             side.cache
                 .as_ref()
                 .map_or((String::new(), String::new()), |c| {
-                    (c.past.clone().unwrap_or_default(), c.present.clone())
+                    (
+                        c.appended_to().unwrap_or_default().to_owned(),
+                        c.joined.clone(),
+                    )
                 })
         };
         let (keys, values) = (cached(&self.site.key), cached(&self.site.value));

@@ -12,7 +12,7 @@ use crate::recognize::site::Cache;
 
 /// The input [B, S] of the graph that says where there is a token.
 fn mask<'g>(graph: &Graph<'g>, facts: &Facts, keys: &Cache) -> Option<&'g str> {
-    let length = facts.shape(&keys.present)?.get(2)?;
+    let length = facts.shape(&keys.joined)?.get(2)?;
     let fits = |name: &&str| {
         facts
             .shape(name)
@@ -175,7 +175,7 @@ impl Builder<'_> {
             _ => {
                 let two = self.scalar(2);
                 nodes.extend([
-                    self.unary("Shape", &part("shape"), &[&keys.present]),
+                    self.unary("Shape", &part("shape"), &[&keys.joined]),
                     self.unary("Gather", &part("S"), &[&self.name(&part("shape")), &two])
                         .with_int("axis", 0),
                     self.unary(

@@ -5,6 +5,7 @@ pub mod cleanup;
 pub mod elements;
 pub mod functions;
 pub mod inline;
+pub mod order;
 pub mod patch;
 pub mod scopes;
 pub mod text;

@@ -1,6 +1,6 @@
 //! A patch: the changes that a rewrite makes to one graph, as a value; [`apply`] is the only function that changes a graph.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::graph::build::{NewSize, reshaped};
 use crate::graph::{Graph, NodeId};
@@ -15,6 +15,8 @@ pub struct Patch {
     pub initializers: Vec<TensorProto>,
     /// New shapes of graph inputs and outputs; the names stay.
     pub interface: BTreeMap<String, Vec<NewSize>>,
+    /// Values that have another shape from now on: what the exporter noted of them goes.
+    pub stale: BTreeSet<String>,
 }
 
 /// A patch that does not fit its graph.
@@ -54,6 +56,7 @@ impl Patch {
             }
         }
         self.interface.extend(other.interface);
+        self.stale.extend(other.stale);
         Ok(())
     }
 
@@ -80,6 +83,7 @@ pub fn apply(patch: Patch, proto: &mut GraphProto) -> Result<(), PatchError> {
         mut replaced,
         initializers,
         interface,
+        stale,
     } = patch;
     let old = std::mem::take(&mut proto.node);
     proto.node = Vec::with_capacity(old.len());
@@ -98,7 +102,7 @@ pub fn apply(patch: Patch, proto: &mut GraphProto) -> Result<(), PatchError> {
     // Exporters repeat the interface here; a stale copy would contradict it.
     proto
         .value_info
-        .retain(|info| !interface.contains_key(info.name()));
+        .retain(|info| !interface.contains_key(info.name()) && !stale.contains(info.name()));
     Ok(())
 }
 

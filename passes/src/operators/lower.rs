@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::facts::Facts;
 use crate::graph::patch::Patch;
-use crate::graph::{Graph, label};
+use crate::graph::{Graph, NodeId, label};
 use crate::onnx::NodeProto;
 use crate::operators::operator::Target;
-use crate::operators::refused;
 use crate::operators::spell::Speller;
 use crate::operators::table::Operators;
+use crate::operators::{fused_product, refused};
 use crate::recognize::reject::Reason;
 use crate::recognize::site::Dialect;
 
@@ -35,11 +35,29 @@ pub struct Lowered {
     pub refused: BTreeMap<String, Reason>,
 }
 
-/// Spells out every node of `graph` that calls one of `operators`.
+impl Lowered {
+    /// Puts what `speller` has made in place of the node `id`; returns the values that later operators may share.
+    fn take(&mut self, id: NodeId, speller: Speller) -> HashMap<String, String> {
+        let (nodes, initializers, keys) = speller.finish();
+        self.patch.replaced.insert(id, nodes);
+        self.patch.add_initializers(initializers);
+        keys
+    }
+}
+
+/// Spells out every fused product of two computed values, and every node of `graph` that calls one of `operators`.
 pub fn lower(graph: &Graph, facts: &Facts, operators: &Operators, target: Target) -> Lowered {
     let mut lowered = Lowered::default();
     let mut shared = HashMap::new();
     for (id, node) in graph.nodes() {
+        if fused_product::is_candidate(graph, facts, node) {
+            let mut speller = Speller::new(graph, facts, node, &mut shared);
+            if fused_product::spell(&mut speller, node).is_some() {
+                let made = lowered.take(id, speller);
+                shared.extend(made);
+            }
+            continue;
+        }
         let mut refuse = |reason| {
             let output = node.output.first().cloned().unwrap_or_default();
             lowered.refused.insert(output, reason);
@@ -59,10 +77,8 @@ pub fn lower(graph: &Graph, facts: &Facts, operators: &Operators, target: Target
                     grouped: spelled.grouped,
                 };
                 lowered.origins.insert(spelled.score, origin);
-                let (nodes, initializers, keys) = speller.finish();
-                lowered.patch.replaced.insert(id, nodes);
-                lowered.patch.add_initializers(initializers);
-                shared.extend(keys);
+                let made = lowered.take(id, speller);
+                shared.extend(made);
             }
             Err(reason) => refuse(reason),
         }

@@ -6,6 +6,7 @@
 //!
 //! A new operator is one file with a constant `OPERATOR`, and one line of the table below.
 
+mod fused_product;
 mod lower;
 mod operator;
 mod refused;

@@ -54,7 +54,7 @@ impl Explained {
                 site.kv_heads,
                 site.key.size,
                 site.value.size,
-                text::type_name(site.elem_type),
+                text::type_name(site.cached_type),
                 site.dialect.name()
             ),
             before,

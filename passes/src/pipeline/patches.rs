@@ -201,9 +201,10 @@ impl<'a> Patches<'a> {
         for operator in &analysis.spelled {
             let is_rewritten = |placed: &PlacedSite| {
                 let graph = placed.scope.get(&analysis.main);
-                let score = graph.and_then(|g| g.node.get(placed.site.score.0));
+                let products = [placed.site.score, placed.site.output];
+                let mut products = products.iter().filter_map(|id| graph?.node.get(id.0));
                 placed.scope == operator.scope
-                    && score.is_some_and(|n| n.output.iter().any(|o| operator.made.contains(o)))
+                    && products.any(|n| n.output.iter().any(|o| operator.made.contains(o)))
             };
             if analysis.sites.iter().any(is_rewritten) {
                 continue;

@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use tract_data::prelude::TDim;
 
 use crate::facts::{Facts, shapes};
-use crate::graph::{Graph, NodeId, is_alias, is_op, label};
+use crate::graph::{Graph, NodeId, is_op, label};
+use crate::onnx::NodeProto;
+use crate::recognize::pass_through::{self, makes};
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::site::Cache;
 use crate::recognize::trail::{Append, Trail};
@@ -33,36 +35,17 @@ pub fn growing(
         };
         return Err((append.node, reason));
     }
-    if let Some(renamed) = renamed_output(graph, append.present) {
-        let reason = Reason::CacheForm {
-            operand: role,
-            op: "Identity behind the Concat".to_owned(),
-            value: renamed.to_owned(),
-        };
-        return Err((append.node, reason));
-    }
-    if !graph.is_output(append.present) {
+    let Some(returned) = pass_through::present(graph, facts, append.joined) else {
         let reason = Reason::CacheNotReturned {
             operand: role,
             past: append.past.to_owned(),
-            present: append.present.to_owned(),
+            present: append.joined.to_owned(),
         };
         return Err((append.node, reason));
-    }
-    let mut aliases = Vec::new();
-    let mut value = append.written;
-    while value != append.past {
-        let Some((_, node)) = graph.producer(value) else {
-            break;
-        };
-        aliases.push(value.to_owned());
-        let Some(input) = node.input.first() else {
-            break;
-        };
-        value = input;
-    }
+    };
+    let received = owned(&append.received);
     // The past feeds the append; its shape may be asked for, its numbers may not.
-    for name in aliases.iter().map(String::as_str).chain([append.past]) {
+    for name in received.iter().map(String::as_str).chain([append.past]) {
         if graph.is_output(name) {
             let reason = Reason::OutputInside {
                 operand: role,
@@ -71,11 +54,9 @@ pub fn growing(
             return Err((append.node, reason));
         }
         for usage in graph.uses(name) {
-            let renames = |n: &_| is_alias(n) && aliases.iter().any(|a| n.output.contains(a));
-            let harmless = usage.input.is_some()
-                && graph
-                    .node(usage.node)
-                    .is_some_and(|n| is_op(n, "Shape") || renames(n));
+            let asks = graph.node(usage.node).is_some_and(|n| is_op(n, "Shape"));
+            let passes = usage.input == Some(0) && makes(graph, usage.node, &received);
+            let harmless = usage.input.is_some() && (asks || passes);
             if usage.node != append.node && !harmless {
                 return Err((usage.node, second_reader(graph, role, name, usage.node)));
             }
@@ -83,36 +64,38 @@ pub fn growing(
     }
     Ok(Cache {
         past: Some(append.past.to_owned()),
-        aliases,
-        present: append.present.to_owned(),
+        received,
+        joined: append.joined.to_owned(),
+        returned: owned(returned.get(1..).unwrap_or_default()),
         append: append.node,
     })
 }
 
-/// The output of the graph that gives `present` another name, where `present` is no output itself.
-fn renamed_output<'g>(graph: &Graph<'g>, present: &str) -> Option<&'g str> {
-    if graph.is_output(present) {
-        return None;
-    }
-    let renamed = graph.uses(present).iter().filter_map(|u| {
-        let node = graph.node(u.node).filter(|n| is_alias(n))?;
-        node.output.first().map(String::as_str)
-    });
-    renamed.into_iter().find(|o| graph.is_output(o))
+fn owned(values: &[&str]) -> Vec<String> {
+    values.iter().map(|&v| v.to_owned()).collect()
 }
 
-/// The cache that a graph without a past fills: a value on the trail that is an output of the graph.
-pub fn filled(graph: &Graph, trail: &Trail) -> Option<(usize, Cache)> {
-    let start = trail
-        .values
-        .iter()
-        .position(|value| graph.is_output(value))?;
-    let present = *trail.values.get(start)?;
-    let (append, _) = graph.producer(present)?;
+/// The cache that a graph without a past fills: a value on the trail that is an output of the graph, or is passed on to one.
+pub fn filled(graph: &Graph, facts: &Facts, trail: &Trail) -> Option<(usize, Cache)> {
+    let mut values = trail.values.iter();
+    let (start, returned) = match values.position(|value| graph.is_output(value)) {
+        Some(start) => (start, Vec::new()),
+        None => {
+            let passed_on = |value: &&str| {
+                let way = pass_through::present(graph, facts, value)?;
+                Some(owned(way.get(1..)?))
+            };
+            let ways = trail.values.iter().map(passed_on).enumerate();
+            ways.filter_map(|(start, way)| Some((start, way?))).next()?
+        }
+    };
+    let joined = *trail.values.get(start)?;
+    let (append, _) = graph.producer(joined)?;
     let cache = Cache {
         past: None,
-        aliases: Vec::new(),
-        present: present.to_owned(),
+        received: Vec::new(),
+        joined: joined.to_owned(),
+        returned,
         append,
     };
     Some((start, cache))
@@ -170,12 +153,25 @@ pub fn not_growing(
         true => {
             let reason = Reason::CacheForm {
                 operand: role,
-                op: node.op_type().to_owned(),
+                op: built_by(graph, node),
                 value: source.to_owned(),
             };
             (id, reason)
         }
         false => (id, cross(role, source)),
+    }
+}
+
+/// How `node` builds a cache: of a `Concat`, what stands where the past belongs.
+fn built_by(graph: &Graph, node: &NodeProto) -> String {
+    let first = node.input.first().filter(|_| is_op(node, "Concat"));
+    match first.and_then(|value| graph.producer(value)) {
+        Some((_, maker)) => format!(
+            "Concat whose first input is made by {} '{}'",
+            maker.op_type(),
+            label(maker)
+        ),
+        None => node.op_type().to_owned(),
     }
 }
 
@@ -210,8 +206,10 @@ fn cache_behind(
         };
         if is_op(node, "Concat")
             && node.input.len() == 2
-            && let Some(past) = node.input.first().map(|i| graph.resolve(i))
-            && graph.input(past).is_some()
+            && let Some((past, _)) = node
+                .input
+                .first()
+                .and_then(|i| pass_through::past(graph, facts, i))
         {
             let shape = facts.shape(past);
             let heads = shape.and_then(|s| s.get(1)?.as_i64());

@@ -208,7 +208,7 @@ fn rearranges(node: &NodeProto) -> bool {
 }
 
 /// Whether both operands of a `MatMul` are computed: a constant right operand is a projection.
-fn is_product(graph: &Graph, facts: &Facts, node: &NodeProto) -> bool {
+pub fn is_product(graph: &Graph, facts: &Facts, node: &NodeProto) -> bool {
     node.input.len() == 2
         && node.input.iter().all(|input| {
             let source = graph.resolve(input);
@@ -299,6 +299,11 @@ pub fn recognize(
         let reason = operand_shape(facts, Operand::Query, query, "a floating-point type");
         return Err((score, reason));
     }
+    let at_interface = key
+        .side
+        .cache
+        .as_ref()
+        .and_then(|c| facts.elem_type(c.present()));
     Ok(Site {
         layer,
         name: module_of(graph, score),
@@ -306,6 +311,7 @@ pub fn recognize(
         heads,
         kv_heads: key.kv_heads,
         elem_type,
+        cached_type: at_interface.unwrap_or(elem_type),
         query: query.to_owned(),
         score,
         output,

@@ -3,8 +3,9 @@
 mod cache;
 mod claims;
 pub mod digits;
-mod matmul;
+pub mod matmul;
 mod module_name;
+pub mod pass_through;
 pub mod reject;
 pub mod rotation;
 pub mod scoring;

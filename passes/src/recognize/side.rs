@@ -6,6 +6,7 @@ use crate::facts::{Facts, shape_text as text};
 use crate::graph::{Graph, NodeId, is_op};
 use crate::recognize::cache::{Refused, filled, growing, not_growing, second_reader};
 use crate::recognize::digits::{Digit, DigitMap};
+use crate::recognize::pass_through::makes;
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::shape_reader::{ShapeReader, shape_readers};
 use crate::recognize::site::Side;
@@ -33,7 +34,7 @@ pub fn prove<'a>(
 ) -> Result<Proved, Refused> {
     let trail = trail(graph, facts, operand, role);
     let heads = query.get(1).cloned().unwrap_or_default();
-    let filled = filled(graph, &trail);
+    let filled = filled(graph, facts, &trail);
     let (start, mut proved) = match (&trail.append, filled) {
         (Some(append), _) => {
             let kept = growing(graph, facts, append, role)?;
@@ -49,13 +50,12 @@ pub fn prove<'a>(
         }
         (None, _) => uncached(graph, facts, &trail, role, query)?,
     };
-    readers(graph, &trail, start, proved.side.cache.is_some(), role)?;
-    proved.side.path = trail
-        .values
-        .iter()
-        .skip(start)
-        .map(|&v| v.to_owned())
-        .collect();
+    let returned = proved.side.cache.as_ref().map_or(&[][..], |c| &c.returned);
+    let cached = proved.side.cache.is_some().then_some(returned);
+    readers(graph, &trail, start, cached, role)?;
+    let path = trail.values.iter().skip(start);
+    let path = path.filter(|v| !returned.iter().any(|r| r == *v));
+    proved.side.path = path.map(|&v| v.to_owned()).collect();
     proved.side.shape_readers = shapes_asked(graph, facts, &proved.side)?;
     Ok(proved)
 }
@@ -197,6 +197,10 @@ fn compare(
     if layout.axes == arranged(grouped) {
         return Ok(());
     }
+    // One head without copies: the product itself repeats it for every query head.
+    if groups == 1 && layout.axes == arranged(Vec::new()) {
+        return Ok(());
+    }
     if groups > 1 && layout.axes == arranged(interleaved) {
         return Err(Reason::InterleavedHeads {
             operand: role,
@@ -212,21 +216,30 @@ fn compare(
     })
 }
 
-/// Refuses a value between source and product that another node reads, unless that node is `Shape`.
+/// Refuses a value between source and product that another node reads, unless that node is `Shape` or passes the cache on
+/// to the graph output, making one of `returned`.
 fn readers(
     graph: &Graph,
     trail: &Trail,
     start: usize,
-    cached: bool,
+    returned: Option<&[String]>,
     role: Operand,
 ) -> Result<(), Refused> {
-    for (position, value) in trail.values.iter().enumerate().skip(start) {
+    let cached = returned.is_some();
+    let returned = returned.unwrap_or_default();
+    let beside = returned
+        .iter()
+        .filter(|r| !trail.values.contains(&r.as_str()));
+    let beside = beside.map(|value| (trail.values.len(), value.as_str()));
+    let on_the_way = trail.values.iter().copied().enumerate().skip(start);
+    for (position, value) in on_the_way.chain(beside) {
         let source = position == start;
-        if graph.is_output(value) && !(source && cached) {
+        let present = returned.iter().any(|r| r == value);
+        if graph.is_output(value) && !(cached && (source || present)) {
             let at = graph.producer(value).map_or(NodeId(0), |(id, _)| id);
             let reason = Reason::OutputInside {
                 operand: role,
-                value: (*value).to_owned(),
+                value: value.to_owned(),
             };
             return Err((at, reason));
         }
@@ -235,12 +248,14 @@ fn readers(
             continue;
         }
         let next = trail.steps.get(position).map(|s| s.node);
-        let mut products = 0;
+        // A value beside the trail has no product as its reader.
+        let mut products = usize::from(position >= trail.values.len());
         for usage in graph.uses(value) {
             let node = graph.node(usage.node);
             let allowed = match (usage.input, next) {
                 (None, _) => false,
                 (Some(_), _) if node.is_some_and(|n| is_op(n, "Shape")) => true,
+                (Some(0), _) if makes(graph, usage.node, returned) => true,
                 (Some(_), Some(next)) => usage.node == next,
                 (Some(_), None) => {
                     products += 1;
@@ -259,8 +274,9 @@ fn readers(
 fn shapes_asked(graph: &Graph, facts: &Facts, side: &Side) -> Result<Vec<ShapeReader>, Refused> {
     let mut readers = Vec::new();
     if let Some(cache) = &side.cache {
-        for past in cache.past.iter().chain(&cache.aliases) {
-            readers.extend(shape_readers(graph, facts, past, past, true)?);
+        let passed = cache.received.iter().chain(&cache.returned);
+        for value in cache.past.iter().chain(passed) {
+            readers.extend(shape_readers(graph, facts, value, value, true)?);
         }
     }
     for value in &side.path {

@@ -22,12 +22,29 @@ impl Dialect {
 pub struct Cache {
     /// Graph input [B, G, P, size]; `None` in a graph that only fills the cache.
     pub past: Option<String>,
-    /// Other names of the past, made by nodes that only rename it.
-    pub aliases: Vec<String>,
-    /// Graph output [B, G, P+T, size].
-    pub present: String,
-    /// The node that makes the present: the `Concat` of past and new, or what makes the new rows.
+    /// The values between the past and the `Concat`, made by nodes that only pass it on: what the `Concat` reads first.
+    /// Empty where the `Concat` reads the graph input itself.
+    pub received: Vec<String>,
+    /// The rows [B, G, P+T, size] that the attention reads: the output of `append`.
+    pub joined: String,
+    /// The values between `joined` and the graph output, made by nodes that only pass it on: the graph output last. Empty
+    /// where `joined` is the graph output itself.
+    pub returned: Vec<String>,
+    /// The node that makes `joined`: the `Concat` of past and new, or what makes the new rows.
     pub append: NodeId,
+}
+
+impl Cache {
+    /// Graph output [B, G, P+T, size].
+    pub fn present(&self) -> &str {
+        self.returned.last().unwrap_or(&self.joined)
+    }
+
+    /// The past as the `Concat` reads it; `None` in a graph that only fills the cache.
+    pub fn appended_to(&self) -> Option<&str> {
+        let past = self.past.as_ref()?;
+        Some(self.received.first().unwrap_or(past))
+    }
 }
 
 /// Keys or values: where they come from and how the product reads them.
@@ -64,8 +81,10 @@ pub struct Site {
     pub heads: usize,
     /// G, key-value heads.
     pub kv_heads: usize,
-    /// ONNX element type of what is cached.
+    /// ONNX element type of the rows that are cached.
     pub elem_type: i32,
+    /// ONNX element type of the cache at the graph's interface; that of the rows without a cache.
+    pub cached_type: i32,
     /// The query [B, H, T, d] as it enters the score product.
     pub query: String,
     /// The product of queries and keys; its output is [B, H, T, S].

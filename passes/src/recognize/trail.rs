@@ -4,6 +4,7 @@ use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, attribute, int_attribute, is_op};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
 use crate::recognize::digits::scalar;
+use crate::recognize::pass_through;
 use crate::recognize::reject::{Operand, Reason};
 
 /// One layout operator on the way, and which of its inputs carries the value.
@@ -20,12 +21,12 @@ pub struct TrailStep {
 pub struct Append<'a> {
     /// The graph input.
     pub past: &'a str,
-    /// The name under which the `Concat` reads it.
-    pub written: &'a str,
+    /// The values between it and the `Concat`, what the `Concat` reads first.
+    pub received: Vec<&'a str>,
     /// The rows of this step.
     pub new: &'a str,
     /// The joined value.
-    pub present: &'a str,
+    pub joined: &'a str,
     /// The `Concat`.
     pub node: NodeId,
     /// Its axis, as written.
@@ -53,7 +54,7 @@ pub fn trail<'a>(graph: &Graph<'a>, facts: &Facts, operand: &'a str, role: Opera
     let mut stopped = None;
     let mut current = operand;
     while let Some((id, node)) = graph.producer(current) {
-        append = as_append(graph, id, node);
+        append = as_append(graph, facts, id, node);
         if append.is_some() {
             break;
         }
@@ -87,20 +88,24 @@ pub fn trail<'a>(graph: &Graph<'a>, facts: &Facts, operand: &'a str, role: Opera
 }
 
 /// A `Concat` of a graph input and something else: a cache that grows.
-fn as_append<'a>(graph: &Graph<'a>, id: NodeId, node: &'a NodeProto) -> Option<Append<'a>> {
+fn as_append<'a>(
+    graph: &Graph<'a>,
+    facts: &Facts,
+    id: NodeId,
+    node: &'a NodeProto,
+) -> Option<Append<'a>> {
     if !is_op(node, "Concat") {
         return None;
     }
     let [written, new] = node.input.as_slice() else {
         return None;
     };
-    let past = graph.resolve(written);
-    graph.input(past)?;
+    let (past, received) = pass_through::past(graph, facts, written)?;
     Some(Append {
         past,
-        written,
+        received,
         new,
-        present: node.output.first()?,
+        joined: node.output.first()?,
         node: id,
         axis: int_attribute(node, "axis", 0),
     })

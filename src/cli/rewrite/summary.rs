@@ -46,10 +46,10 @@ impl Summary {
             ranks: (ranks.clone().min().unwrap_or(0), ranks.max().unwrap_or(0)),
             cached: sites.iter().any(|s| s.site.is_cached()),
             before: cached()
-                .map(|s| bytes(s.site.elem_type, s.site.cached_numbers()))
+                .map(|s| bytes(s.site.cached_type, s.site.cached_numbers()))
                 .sum(),
             after: cached()
-                .map(|s| bytes(s.site.elem_type, s.ranks.key + s.ranks.value))
+                .map(|s| bytes(s.site.cached_type, s.ranks.key + s.ranks.value))
                 .sum(),
             layers: sites.iter().map(layer_json).collect(),
             predictable: sites.iter().all(|s| s.key.loss.is_some()),

@@ -49,7 +49,7 @@ fn caches_are_paired_by_name_in_any_order_and_spelling() {
                 cache.present.contains("key"),
                 "{cache:?}"
             );
-            assert_eq!((cache.length_axis, cache.open_axes()), (2, vec![3]));
+            assert_eq!((cache.length_axis, cache.open_axes()), (Some(2), vec![3]));
         }
     }
 }
@@ -67,9 +67,31 @@ fn a_latent_cache_of_rank_3_grows_along_its_second_axis() {
     let interface = Interface::of(&inputs, &outputs).unwrap();
     assert_eq!(
         (interface.logits.as_str(), interface.caches[0].length_axis),
-        ("scores", 1)
+        ("scores", Some(1))
     );
     assert_eq!(interface.inputs[1].role, Role::Past(0));
+}
+
+#[test]
+fn a_state_of_one_size_goes_from_step_to_step_and_does_not_grow() {
+    let (mut inputs, mut outputs) = llama();
+    inputs.push(port("past.7.conv", FLOAT, &["batch", "64", "2"]));
+    outputs.push(port("present.7.conv", FLOAT, &["batch", "64", "2"]));
+    let interface = Interface::of(&inputs, &outputs).unwrap();
+    let state = interface.caches.last().unwrap();
+    assert_eq!(
+        (state.present.as_str(), state.length_axis),
+        ("present.7.conv", None)
+    );
+    assert_eq!(state.shape(3, 100), Some(vec![3, 64, 2]));
+}
+
+#[test]
+fn the_factors_of_an_adapter_are_given_and_a_counter_is_not_guessed() {
+    let (mut inputs, outputs) = llama();
+    inputs.push(port("q_proj.lora_A.weight", FLOAT, &["40", "lora_r"]));
+    let interface = Interface::of(&inputs, &outputs).unwrap();
+    assert_eq!(interface.inputs.last().unwrap().role, Role::Given);
 }
 
 #[test]

@@ -36,6 +36,7 @@ pub fn followed(
         Ok(input) => input,
         Err(several) => return part(graph, facts, site, &moved).ok_or(several),
     };
+    proof::one_rotation(graph, behind, &ancestors(graph, &input))?;
     let packed = rows_in(facts, site, &input) == Some(3);
     let rows = dependents(graph, behind, &input, Through::Numbers);
     let nodes: Vec<NodeId> = rows.iter().copied().collect();

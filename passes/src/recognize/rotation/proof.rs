@@ -17,6 +17,24 @@ use crate::recognize::rotation::positions::{Positions, PositionsShape};
 /// Most nodes between an operand of the rotation and the positions.
 const FARTHEST: usize = 40;
 
+/// Every row is rotated by the tables that it was rotated by when it was new. LongRoPE chooses between two by the length so far
+/// with an `If`: rows from before the change were rotated by the other one.
+pub fn one_rotation(
+    graph: &Graph,
+    behind: &BTreeSet<NodeId>,
+    behind_rows: &BTreeSet<NodeId>,
+) -> Result<(), String> {
+    let mut of_angles = behind.difference(behind_rows);
+    let chosen = of_angles.find_map(|id| graph.node(*id).filter(|n| is_op(n, "If")));
+    match chosen {
+        Some(node) => Err(format!(
+            "If '{}' chooses between tables of angles, so that the rows of one cache may be rotated by two of them",
+            label(node)
+        )),
+        None => Ok(()),
+    }
+}
+
 /// Proves that `value` holds the position of each new row, where `past` is the length of the cache before this step.
 ///
 /// # Errors

@@ -55,6 +55,18 @@ impl Claims {
     pub fn missing(&self, graph: &Graph, facts: &Facts, layer: usize) -> Vec<Reject> {
         let mut missing = Vec::new();
         for (_, node) in graph.nodes() {
+            if let Some(past) =
+                kept_by_operator(graph, facts, node).filter(|p| !self.0.contains(*p))
+            {
+                missing.push(Reject {
+                    layer: layer + missing.len(),
+                    node: label(node).to_owned(),
+                    reason: Reason::UnknownReader {
+                        past: past.to_owned(),
+                        reader: node.op_type().to_owned(),
+                    },
+                });
+            }
             let Some((past, present)) = growing(graph, facts, node) else {
                 continue;
             };
@@ -80,6 +92,23 @@ impl Claims {
         }
         missing
     }
+}
+
+/// The past of a key cache that `node`, an operator outside ONNX's own domain, keeps by itself: an input of the graph that
+/// goes in, and an output of the graph of the same kind that comes out.
+fn kept_by_operator<'g>(graph: &Graph<'g>, facts: &Facts, node: &'g NodeProto) -> Option<&'g str> {
+    if matches!(node.domain(), "" | "ai.onnx") {
+        return None;
+    }
+    let is_key = |value: &str| value.to_lowercase().contains("key");
+    node.output
+        .iter()
+        .find(|o| is_key(o) && graph.is_output(o))?;
+    let mut pasts = node.input.iter().map(|input| graph.resolve(input));
+    pasts.find(|past| {
+        let rank = facts.shape(past).map_or(0, <[_]>::len);
+        is_key(past) && graph.input(past).is_some() && rank == 4
+    })
 }
 
 /// Past and present, where `node` appends to a cache of the model.

@@ -65,7 +65,11 @@ pub fn projected(
             "MatMul" if !split && is_op(node, "MatMul") => {
                 let tensor = graph.initializer(graph.resolve(node.input.get(1)?))?;
                 let weight = matrix(model, tensor, false).filter(|w| w.ncols() == width)?;
-                let three = facts.shape(first)?.len() == 3;
+                let shape = facts.shape(first)?;
+                // A graph that contradicts itself is nobody's projection.
+                let rows = shape.last()?.as_i64();
+                let fits = rows.is_none_or(|rows| rows == weight.nrows() as i64);
+                let three = shape.len() == 3 && fits;
                 return three.then(|| Projected {
                     input: first.clone(),
                     weight,

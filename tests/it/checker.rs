@@ -38,7 +38,10 @@ fn the_checker_accepts_every_fixture_and_its_rewrite() {
     let names = recognised_fixtures();
     let mut models = Vec::new();
     for name in &names {
-        models.push(fixture(name).join("model.onnx").display().to_string());
+        // Its nodes are out of order, which ONNX forbids and ONNX Runtime runs; the rewrite has them in order.
+        if name != "unsorted-llama" {
+            models.push(fixture(name).join("model.onnx").display().to_string());
+        }
         let out = place.path().join(format!("{name}.onnx"));
         let ran = with(&[&"rewrite", &fixture(name), &"-o", &out, &"--no-validate"]);
         assert_eq!(ran.code, 0, "{name}: {ran:?}");

@@ -86,9 +86,29 @@ fn at_full_rank_nothing_is_lost_in_onnx_runtime() {
     }
 }
 
+/// Fixtures whose keys cannot be rotated once more: LongRoPE rotates rows of one cache by two tables, and Cohere's angles are
+/// repeated by `NonZero` and `GatherND`, which are not followed.
+const ROTATED_FOR_GOOD: [&str; 2] = ["genai-longrope", "optimum-cohere"];
+
+#[test]
+fn keys_that_cannot_be_rotated_once_more_are_refused_in_the_expanded_form() {
+    for name in ROTATED_FOR_GOOD {
+        let options = RewriteOptions {
+            form: &Expanded,
+            ..RewriteOptions::default()
+        };
+        let refused = rewritten(&mut loaded(name), options).unwrap_err();
+        let told = refused.to_string();
+        assert!(told.contains("the rotation of its keys"), "{name}: {told}");
+        assert!(told.contains("use the form absorbed"), "{name}: {told}");
+    }
+}
+
 #[test]
 fn the_expanded_form_loses_nothing_at_full_rank_and_halves_the_cache_at_half() {
-    for name in runnable() {
+    let mut names = runnable();
+    names.retain(|name| !ROTATED_FOR_GOOD.contains(&name.as_str()));
+    for name in names {
         let full = measures(&name).1;
         for (rank, exact) in [(full, true), (full / 2, false)] {
             let options = RewriteOptions {
@@ -274,7 +294,8 @@ fn half_the_rank_halves_the_cache_and_is_seen_to_be_an_approximation() {
         } else {
             layers
         };
-        let size = if measures(&name).0 == FLOAT { 4 } else { 2 };
+        let cached = inspect(&before.model).unwrap().sites[0].cached_type;
+        let size = if cached == FLOAT { 4 } else { 2 };
         assert_eq!(
             found.rewritten_cache_bytes,
             (layers * full * size) as f64,
@@ -298,10 +319,8 @@ fn half_the_rank_halves_the_cache_and_is_seen_to_be_an_approximation() {
 fn two_exchanged_heads_are_seen() {
     for name in runnable() {
         if inspect(&loaded(&name).model).unwrap().sites[0].kv_heads == 1 {
-            assert_eq!(
-                name, "dynamo18-llama-mqa",
-                "only one fixture has no heads to exchange"
-            );
+            let alone = ["dynamo18-llama-mqa", "optimum-falcon"];
+            assert!(alone.contains(&name.as_str()), "{name} has several heads");
             continue;
         }
         let (before, mut after) = pair(&name, RewriteOptions::default());
@@ -330,9 +349,12 @@ fn factors_have_the_type_of_what_they_multiply() {
             factors.clone().all(|t| t.data_type() == elem_type),
             "{name}"
         );
-        let half = [("dynamo18-llama-fp16", FLOAT16), (IN_BF16, BFLOAT16)]
-            .into_iter()
-            .find(|(n, _)| *n == name);
+        let half = [
+            ("dynamo18-llama-fp16", FLOAT16),
+            ("keep_io-llama", FLOAT16),
+            (IN_BF16, BFLOAT16),
+        ];
+        let half = half.into_iter().find(|(n, _)| *n == name);
         assert_eq!(elem_type, half.map_or(FLOAT, |(_, kind)| kind), "{name}");
     }
 }

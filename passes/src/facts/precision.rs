@@ -58,6 +58,18 @@ fn range(elem_type: i32) -> Option<Range> {
     })
 }
 
+/// Whether `elem_type` is a floating-point type that attention runs in.
+pub fn is_float(elem_type: i32) -> bool {
+    [
+        DataType::Float,
+        DataType::Float16,
+        DataType::Bfloat16,
+        DataType::Double,
+    ]
+    .iter()
+    .any(|&t| t as i32 == elem_type)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use tract_data::prelude::TDim;
 
+use crate::facts::precision::is_float;
 use crate::facts::{Facts, shape_text as text};
 use crate::graph::{Graph, NodeId, is_contrib, is_op};
 use crate::onnx::NodeProto;
@@ -16,7 +17,6 @@ use crate::recognize::module_name::module_of;
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::side::{Proved, prove};
 use crate::recognize::site::{Dialect, Side, Site};
-use crate::recognize::trail::is_float;
 
 /// A softmax with the products around it.
 #[derive(Debug, Clone, Copy)]

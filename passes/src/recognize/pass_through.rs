@@ -4,10 +4,10 @@
 //! models whose interface keeps its types, the choice of beams on the batch axis. None of them looks at heads or at
 //! channels, so they do with latent rows what they did with heads, and a rewrite leaves them where they are.
 
+use crate::facts::precision::is_float;
 use crate::facts::{Facts, shapes};
 use crate::graph::{Graph, NodeId, attribute, int_attribute, is_alias, is_op};
 use crate::onnx::NodeProto;
-use crate::recognize::trail::is_float;
 
 /// The cache that `node` passes on; `None` where it does anything else.
 pub fn passed<'g>(facts: &Facts, node: &'g NodeProto) -> Option<&'g str> {

@@ -1,8 +1,9 @@
 //! Walks from the operand of a product back to what it is a rearrangement of.
 
 use crate::facts::Facts;
+use crate::facts::precision::is_float;
 use crate::graph::{Graph, NodeId, attribute, int_attribute, is_op};
-use crate::onnx::{NodeProto, tensor_proto::DataType};
+use crate::onnx::NodeProto;
 use crate::recognize::digits::scalar;
 use crate::recognize::pass_through;
 use crate::recognize::reject::{Operand, Reason};
@@ -173,16 +174,4 @@ fn scaled(
         }
     }
     reason.map_or(Ok(None), Err)
-}
-
-/// Whether `elem_type` is a floating-point type that attention runs in.
-pub fn is_float(elem_type: i32) -> bool {
-    [
-        DataType::Float,
-        DataType::Float16,
-        DataType::Bfloat16,
-        DataType::Double,
-    ]
-    .iter()
-    .any(|&t| t as i32 == elem_type)
 }

@@ -87,6 +87,7 @@ mod tests {
             heads: 4,
             kv_heads: 2,
             elem_type: 1,
+            cached_type: 1,
             query: String::new(),
             score: NodeId(0),
             output: NodeId(1),

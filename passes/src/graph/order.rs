@@ -10,7 +10,7 @@ use crate::onnx::GraphProto;
 /// that are in order keep their places; a graph with a cycle stays as it is, and is refused as malformed.
 pub fn sort(graph: &mut GraphProto) {
     for attribute in graph.node.iter_mut().flat_map(|n| &mut n.attribute) {
-        attribute.g.iter_mut().for_each(|body| sort(body));
+        attribute.g.iter_mut().for_each(sort);
         attribute.graphs.iter_mut().for_each(sort);
     }
     let order = topological(graph);

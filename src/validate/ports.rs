@@ -22,7 +22,8 @@ pub struct LanguageModel {
     pub vocabulary: usize,
     /// Whether the graph tells the number of token ids.
     pub vocabulary_is_known: bool,
-    /// Whether the graph counts positions from the mask by itself, so that padding has to be on the right.
+    /// Whether an operator counts the rows of its cache from the mask by itself, so that padding has to be on the right:
+    /// positions that are an input change where keys are rotated, not where they are written.
     pub right_padded_only: bool,
     /// Whether some activations are quantized to integers: a difference in the last digit may then become a whole step.
     pub rounds_activations: bool,
@@ -62,7 +63,7 @@ impl LanguageModel {
             rounds_activations: graph.node.iter().any(rounds),
             vocabulary: vocabulary.unwrap_or(SMALL_VOCABULARY),
             vocabulary_is_known: vocabulary.is_some(),
-            right_padded_only: counts_itself && !interface.has(Role::PositionIds),
+            right_padded_only: counts_itself,
             interface,
         })
     }

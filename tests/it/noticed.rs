@@ -5,10 +5,9 @@ use crate::common::{fixture, folder, python, root, with};
 use serde_json::{Value, json};
 
 /// A variant that tests/python/variants.py makes, and the reason that its first layer gets.
-const VARIANTS: [(&str, &str); 8] = [
+const VARIANTS: [(&str, &str); 7] = [
     ("reshape", "scores-rearranged"),
     ("einsum", "unsupported-operator"),
-    ("fused", "unsupported-operator"),
     ("sigmoid", "unknown-reader"),
     ("overridable", "scale-not-constant"),
     ("past_output", "output-inside"),

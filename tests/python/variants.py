@@ -50,12 +50,6 @@ def einsum(model):
     score.attribute.append(helper.make_attribute("equation", "bhtd,bhds->bhts"))
 
 
-def fused(model):
-    score, _ = products(model)
-    score.op_type, score.domain = "FusedMatMul", "com.microsoft"
-    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-
-
 def sigmoid(model):
     softmax = find(model, "Softmax")
     softmax.op_type = "Sigmoid"
@@ -107,7 +101,7 @@ def step(model):
     score.input[1] = "cut"
 
 
-for change in (reshape, einsum, fused, sigmoid, overridable, past_output, crossed, step):
+for change in (reshape, einsum, sigmoid, overridable, past_output, crossed, step):
     model = fresh()
     model.ir_version = max(model.ir_version, 8)
     change(model)

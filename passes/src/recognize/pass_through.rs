@@ -105,7 +105,11 @@ mod tests {
             node: vec![node],
             ..GraphProto::default()
         };
-        let facts = Facts::of_main(&Model::default(), &Graph::new(&graph), crate::facts::Rules::default());
+        let facts = Facts::of_main(
+            &Model::default(),
+            &Graph::new(&graph),
+            crate::facts::Rules::default(),
+        );
         passed(&facts, graph.node.first().unwrap()).is_some()
     }
 

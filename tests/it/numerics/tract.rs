@@ -6,7 +6,7 @@ use super::*;
 use crate::common::How;
 
 /// Models that tract cannot run, and a part of what it says.
-const NOT_IN_TRACT: [(&str, &str); 15] = [
+const NOT_IN_TRACT: [(&str, &str); 16] = [
     ("attention-past", "does not take boolean attention masks"),
     (IN_BF16, "Unknown DatumType Bfloat16"),
     ("dynamo23-llama", "does not take boolean attention masks"),
@@ -15,6 +15,7 @@ const NOT_IN_TRACT: [(&str, &str); 15] = [
         "does not take boolean attention masks",
     ),
     ("dynamo24-llama", "does not take boolean attention masks"),
+    ("extended-llama", "Unimplemented(FusedMatMul)"),
     (
         "genai-gemma2",
         "GroupQueryAttention: softcap is unsupported",

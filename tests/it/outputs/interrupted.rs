@@ -57,19 +57,19 @@ fn two_hundred_kills_leave_the_old_output_or_the_new_one() {
     assert_eq!(rewrite(&fixture(MODEL), &out, WAYS[0]).code, 0);
     let mut random = Random::new(7);
     let mut seen = [0, 0];
-    // How long a run takes changes with what else the machine does: the kills follow it.
-    let mut pace = takes;
+    // How long a run takes depends on its way, and on what else the machine does: the kills follow it.
+    let mut paces = [takes; 2];
     for round in 0..200 {
         let new = (round + 1) % 2;
         let way = WAYS[new];
         let mut child = started(way, &out);
         // Up to a little longer than a run takes, most often near its end, where the names are given.
         let share = (random.next_u64() % 1000) as f64 / 1000.0;
-        std::thread::sleep(pace.mul_f64(1.2 * share.sqrt()));
+        std::thread::sleep(paces[new].mul_f64(1.2 * share.sqrt()));
         child.kill().unwrap();
         child.wait().unwrap();
         let found = whole(place.path(), &references, &format!("kill {round}"));
-        pace = pace.mul_f64(if found == new { 0.95 } else { 1.05 });
+        paces[new] = paces[new].mul_f64(if found == new { 0.95 } else { 1.05 });
         seen[found] += 1;
     }
     assert!(

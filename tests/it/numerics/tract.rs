@@ -6,7 +6,7 @@ use super::*;
 use crate::common::How;
 
 /// Models that tract cannot run, and a part of what it says.
-const NOT_IN_TRACT: [(&str, &str); 16] = [
+const NOT_IN_TRACT: [(&str, &str); 17] = [
     ("attention-past", "does not take boolean attention masks"),
     (IN_BF16, "Unknown DatumType Bfloat16"),
     ("dynamo23-llama", "does not take boolean attention masks"),
@@ -30,6 +30,10 @@ const NOT_IN_TRACT: [(&str, &str); 16] = [
     ),
     (
         "genai-llama-int4",
+        "packed QKV (absent key/value) is unsupported",
+    ),
+    (
+        "genai-longrope",
         "packed QKV (absent key/value) is unsupported",
     ),
     (

@@ -149,6 +149,7 @@ pub fn verify(main: &GraphProto, facts: &ScopeFacts) -> Result<(), OperandError>
         for (_, node) in scoped.graph.nodes() {
             let inputs: Vec<&Fact> = node.input.iter().map(|v| scoped.facts.get(v)).collect();
             check(node, &inputs)?;
+            agree::check(scoped.facts, node)?;
         }
         Ok(())
     })

@@ -7,7 +7,7 @@
 //! 5. A node has no two attributes of one name.
 //! 6. The same holds of the graphs in its attributes.
 //! 7. No size of a stored tensor is negative.
-//! 8. Inputs are of element types that the operator takes. That needs the facts of the graph, so it is checked by
+//! 8. Inputs are of element types that the operator takes, and of constant sizes that fit each other. That needs the facts of the graph, so it is checked by
 //!    `facts::types::verify`.
 
 use std::collections::HashSet;

@@ -19,6 +19,11 @@ impl Live {
         Self::reached_from(graph, &HashSet::new())
     }
 
+    /// Counts `values` as read: they were spelled out for the rewrite, so that none of them has to stay unread.
+    pub fn made_for_the_rewrite<'v>(&mut self, values: impl IntoIterator<Item = &'v String>) {
+        self.values.extend(values.into_iter().cloned());
+    }
+
     /// The live values of `graph` when the values `also` count as read too.
     fn reached_from(graph: &GraphProto, also: &HashSet<String>) -> Self {
         let mut producers: HashMap<&str, usize> = HashMap::new();

@@ -149,10 +149,16 @@ pub fn rewrite_analysed(
     } = Patches::make(model, &analysis, options, &mut callbacks)?;
     // From here on the graph changes, inner graphs first; then the result is verified like the input.
     let mut main = analysis.main;
-    let before: BTreeMap<Scope, Live> = by_scope
+    let mut before: BTreeMap<Scope, Live> = by_scope
         .keys()
         .filter_map(|scope| Some((scope.clone(), Live::of(scope.get(&main)?))))
         .collect();
+    for operator in &analysis.spelled {
+        if let Some(live) = before.get_mut(&operator.scope) {
+            let made = operator.made.iter();
+            live.made_for_the_rewrite(made.filter(|v| !operator.node.output.contains(v)));
+        }
+    }
     for (scope, patch) in by_scope.into_iter().rev() {
         let (Some(graph), Some(before)) = (scope.get_mut(&mut main), before.get(&scope)) else {
             continue;

@@ -16,6 +16,9 @@ use crate::validate::ValidateError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompressError {
+    /// A file of the model was truncated or written to while it was read.
+    #[error("{0}")]
+    Input(std::io::Error),
     /// The rewrite.
     #[error(transparent)]
     Convert(#[from] ConvertError),

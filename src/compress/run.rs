@@ -81,6 +81,20 @@ pub fn compress(
     request: &Request,
     observer: &mut Observer,
 ) -> Result<Compression, CompressError> {
+    let made = attempt(model, destination, request, observer);
+    if made.is_err() {
+        // What a truncation leaves reads as zeros, and any refusal may come of that.
+        model.check().map_err(CompressError::Input)?;
+    }
+    made
+}
+
+fn attempt(
+    model: &LoadedModel,
+    destination: &Destination,
+    request: &Request,
+    observer: &mut Observer,
+) -> Result<Compression, CompressError> {
     request.check_widths()?;
     if let Some(proof) = request.proof.as_ref().filter(|p| p.tokens.is_some()) {
         proof.check_tokens(&LanguageModel::of(&model.model.proto)?)?;

@@ -102,6 +102,16 @@ impl LoadedModel {
         self.sources.insert(location.to_owned(), source);
         Ok(())
     }
+
+    /// Makes sure that the files of the model have been left alone since they were mapped: what was computed from them is
+    /// of this model only then.
+    ///
+    /// # Errors
+    /// The first file that was truncated or written to.
+    pub fn check(&self) -> io::Result<()> {
+        let mut sources = self.sources.values().chain([&self.source]);
+        sources.try_for_each(Source::check)
+    }
 }
 
 /// Loads the model at `path`: a .onnx file, or a folder that holds `model.onnx` or just one .onnx file, itself or in `onnx/`.

@@ -104,9 +104,7 @@ pub fn write(loaded: &LoadedModel, staging: &Staging, data: &DataFile) -> Result
             .map_err(failed("naming the data file"))?;
         locate(&mut proto, &location);
     }
-    for source in loaded.sources.values().chain([&loaded.source]) {
-        source.check().map_err(failed("reading the input"))?;
-    }
+    loaded.check().map_err(failed("reading the input"))?;
     let length = proto.encoded_len();
     if length > LARGEST_MESSAGE {
         return Err(SaveError::TooLarge {

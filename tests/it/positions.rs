@@ -76,6 +76,53 @@ fn angles_that_mix_positions_are_refused_at_the_node() {
     assert!(error.contains("CumSum 'toy/mix'"), "{error}");
 }
 
+/// A row of the angles that takes in another row is no longer its own position times a frequency.
+#[test]
+fn angles_that_take_in_another_position_are_refused() {
+    let mut model = loaded("dynamo18-llama");
+    let graph = model.model.proto.graph.as_mut().unwrap();
+    let cos = graph
+        .node
+        .iter()
+        .position(|n| n.op_type() == "Cos")
+        .unwrap();
+    let angle = graph.node[cos].input[0].clone();
+    for node in graph.node.iter_mut() {
+        for input in node.input.iter_mut().filter(|i| **i == angle) {
+            *input = "shifted".to_owned();
+        }
+    }
+    graph.initializer.push(int64_vector("toy/last", &[-1]));
+    let shift = vec![
+        node("Gather", "toy/row", &[&angle, "toy/last"], &["toy/row"]).with_int("axis", 1),
+        node("Sub", "toy/shift", &[&angle, "toy/row"], &["shifted"]),
+    ];
+    graph.node.splice(cos..cos, shift);
+    let error = attempt(&model, &Expanded).unwrap_err().to_string();
+    assert!(error.contains("toy/"), "{error}");
+}
+
+/// `Where` with any other condition than padding edits positions.
+#[test]
+fn positions_that_are_bounded_by_a_condition_are_refused() {
+    let model = edited(vec![
+        node(
+            "Greater",
+            "toy/far",
+            &["position_ids", "toy/three"],
+            &["toy/far"],
+        ),
+        node(
+            "Where",
+            "toy/bound",
+            &["toy/far", "toy/three", "position_ids"],
+            &["edited"],
+        ),
+    ]);
+    let error = attempt(&model, &Expanded).unwrap_err().to_string();
+    assert!(error.contains("Where 'toy/bound'"), "{error}");
+}
+
 #[test]
 fn what_only_carries_positions_changes_nothing() {
     let model = edited(vec![

@@ -146,6 +146,11 @@ impl<'g> TypedPatch<'g> {
         Ok(self.patch)
     }
 
+    /// The patch, whose nodes were placed in the order of the graph.
+    pub fn into_patch(self) -> Patch {
+        self.patch
+    }
+
     fn set(&mut self, value: &str, fact: Fact) {
         self.facts.values.insert(value.to_owned(), fact);
     }

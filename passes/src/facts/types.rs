@@ -34,6 +34,7 @@ const FLOATS: &[DataType] = &[
     DataType::Bfloat16,
 ];
 const BOOL: Operand = Of(&[DataType::Bool]);
+const INT32: Operand = Of(&[DataType::Int32]);
 const INT64: Operand = Of(&[DataType::Int64]);
 const INDEX: Operand = Of(&[DataType::Int32, DataType::Int64]);
 
@@ -75,6 +76,8 @@ fn standard(op: &str) -> Option<&'static [Operand]> {
         "ScatterElements" => &[Shared, INDEX, Shared],
         "ScatterND" => &[Shared, INT64, Shared],
         "Pad" => &[Shared, INT64, Shared, INDEX],
+        // Query and key; the value, which may be of another float type; the mask; the past.
+        "Attention" => &[Float, Float, Of(FLOATS), Any, Float, Of(FLOATS), Any],
         _ => return None,
     })
 }
@@ -85,6 +88,12 @@ fn contrib(op: &str) -> Option<&'static [Operand]> {
         "RotaryEmbedding" => &[Float, INT64, Float, Float],
         "SkipSimplifiedLayerNormalization" | "SkipLayerNormalization" => &[Float, Float, Any],
         "MatMulNBits" => &[Float, Of(&[DataType::Uint8, DataType::Int32]), Any],
+        // Query, key, value; the past may be quantized; seqlens_k, total_sequence_length; the tables.
+        "GroupQueryAttention" => &[
+            Float, Float, Float, Any, Any, INT32, INT32, Float, Float, INT64, Any,
+        ],
+        // Query, key, value, bias; the mask; the bias of the scores, the past.
+        "MultiHeadAttention" => &[Float, Float, Float, Float, INT32, Float, Float, Float, Any],
         _ => return None,
     })
 }

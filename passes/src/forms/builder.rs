@@ -8,7 +8,9 @@ use crate::facts::Facts;
 use crate::facts::typed::{Contradiction, TypedPatch};
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
-use crate::graph::build::{NewSize, int64_scalar, int64_vector, node, vector_name};
+use crate::graph::build::{
+    NewSize, int64_scalar, int64_vector, node, shared_constant, vector_name,
+};
 use crate::graph::patch::Patch;
 use crate::graph::{Graph, NodeId, is_alias};
 use crate::onnx::{NodeProto, TensorProto};
@@ -91,33 +93,21 @@ impl Builder<'_> {
 
     /// An int64 vector, named by its content so that equal ones are one, in this model and in one rewritten before.
     pub fn vector(&mut self, values: &[i64]) -> String {
-        self.constant(int64_vector(&vector_name(values), values), values)
+        self.constant(int64_vector(&vector_name(values), values))
     }
 
     /// An int64 scalar, named by its content.
     pub fn scalar(&mut self, value: i64) -> String {
-        self.constant(int64_scalar(&format!("mla/{value}"), value), &[value])
+        self.constant(int64_scalar(&format!("mla/{value}"), value))
     }
 
-    /// The name of an initializer that holds `values` in the shape of `tensor`: one that is there already, or `tensor`
-    /// under a name that nothing else has.
-    fn constant(&mut self, mut tensor: TensorProto, values: &[i64]) -> String {
-        let mut name = tensor.name().to_owned();
-        loop {
-            let fact = self.facts().get(&name);
-            let rank = fact.shape.as_ref().map(Vec::len);
-            let same = rank == Some(tensor.dims.len())
-                && self.facts().integers(&name).as_deref() == Some(values);
-            if same {
-                return name;
-            }
-            if rank.is_none() && !self.names.is_taken(&name) {
-                tensor.name = Some(name.clone());
-                self.patch.initializer(tensor);
-                return name;
-            }
-            name.push('+');
+    /// The name of an initializer that holds what `tensor` holds.
+    fn constant(&mut self, tensor: TensorProto) -> String {
+        let (name, new) = shared_constant(self.graph, tensor);
+        if let Some(tensor) = new {
+            self.patch.initializer(tensor);
         }
+        name
     }
 
     /// The nodes that give the value product's output, its bias included, from heads [B, G, (H/G)*T, dv] called `rows`.

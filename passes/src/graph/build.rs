@@ -87,12 +87,14 @@ pub fn int64_vector(name: &str, values: &[i64]) -> TensorProto {
 }
 
 /// The name under which `graph` may use the constant `tensor`, and the tensor where it has to be added. An initializer
-/// with the same content is used as it is; a name that anything else has is left to it.
+/// with the same content that no caller can replace is used as it is; a name that anything else has is left to it.
 pub fn shared_constant(graph: &Graph, mut tensor: TensorProto) -> (String, Option<TensorProto>) {
     loop {
         let name = tensor.name().to_owned();
         match graph.initializer(&name) {
-            Some(known) if same_content(known, &tensor) => return (name, None),
+            Some(known) if same_content(known, &tensor) && !graph.is_reachable_input(&name) => {
+                return (name, None);
+            }
             None if !graph.is_taken(&name) => return (name, Some(tensor)),
             _ => tensor.name = Some(format!("{name}+")),
         }

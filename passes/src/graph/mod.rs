@@ -163,6 +163,11 @@ impl<'a> Graph<'a> {
             .is_some_and(|outer| outer.producer(value).is_some() || outer.is_made_outside(value))
     }
 
+    /// Whether `value` is an input of this graph or of one around it, also one with a default.
+    pub fn is_reachable_input(&self, value: &str) -> bool {
+        self.reachable_inputs().any(|input| input == value)
+    }
+
     /// Whether `value` is an input of this very graph.
     pub fn is_own_input(&self, value: &str) -> bool {
         self.inputs.contains_key(value)

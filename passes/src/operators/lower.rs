@@ -1,12 +1,14 @@
 //! The operators of one graph, spelled out.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use crate::facts::Facts;
+use crate::facts::typed::{Contradiction, TypedPatch};
 use crate::graph::patch::Patch;
 use crate::graph::{Graph, NodeId, label};
 use crate::onnx::NodeProto;
-use crate::operators::operator::Target;
+use crate::operators::operator::{Target, unsupported};
 use crate::operators::spell::Speller;
 use crate::operators::table::Operators;
 use crate::operators::{fused_product, refused};
@@ -35,25 +37,35 @@ pub struct Lowered {
     pub refused: BTreeMap<String, Reason>,
 }
 
-impl Lowered {
-    /// Puts what `speller` has made in place of the node `id`; returns the values that later operators may share.
-    fn take(&mut self, id: NodeId, speller: Speller) -> HashMap<String, String> {
-        let (nodes, initializers, keys) = speller.finish();
-        self.patch.replaced.insert(id, nodes);
-        self.patch.add_initializers(initializers);
-        keys
+/// Puts what `speller` has made in place of the node `id`; returns the values that later operators may share.
+///
+/// # Errors
+/// What the operator reads does not go together, which its primitives show.
+fn take(
+    patch: &mut TypedPatch,
+    id: NodeId,
+    speller: Speller,
+) -> Result<HashMap<String, String>, Contradiction> {
+    let (nodes, initializers, keys) = speller.finish();
+    for tensor in initializers {
+        patch.initializer(tensor);
     }
+    patch.place(id, nodes)?;
+    Ok(keys)
 }
 
 /// Spells out every fused product of two computed values, and every node of `graph` that calls one of `operators`.
-pub fn lower(graph: &Graph, facts: &Facts, operators: &Operators, target: Target) -> Lowered {
+pub fn lower(graph: &Graph, facts: &Arc<Facts>, operators: &Operators, target: Target) -> Lowered {
     let mut lowered = Lowered::default();
+    let mut patch = TypedPatch::new("spelled out", graph, facts);
     let mut shared = HashMap::new();
     for (id, node) in graph.nodes() {
         if fused_product::is_candidate(graph, facts, node) {
             let mut speller = Speller::new(graph, facts, node, &mut shared);
-            if fused_product::spell(&mut speller, node).is_some() {
-                let made = lowered.take(id, speller);
+            // A product of what does not go together stays as it is.
+            if fused_product::spell(&mut speller, node).is_some()
+                && let Ok(made) = take(&mut patch, id, speller)
+            {
                 shared.extend(made);
             }
             continue;
@@ -69,19 +81,25 @@ pub fn lower(graph: &Graph, facts: &Facts, operators: &Operators, target: Target
             continue;
         };
         let mut speller = Speller::new(graph, facts, node, &mut shared);
-        match operator.spell(&mut speller, node, target) {
-            Ok(spelled) => {
+        let spelled = operator.spell(&mut speller, node, target);
+        let taken = spelled.and_then(|spelled| {
+            let made = take(&mut patch, id, speller);
+            let made = made.map_err(|error| unsupported(node, &error.what.to_string()))?;
+            Ok((spelled, made))
+        });
+        match taken {
+            Ok((spelled, made)) => {
                 let origin = Origin {
                     dialect: Dialect(operator.name()),
                     label: label(node).to_owned(),
                     grouped: spelled.grouped,
                 };
                 lowered.origins.insert(spelled.score, origin);
-                let made = lowered.take(id, speller);
                 shared.extend(made);
             }
             Err(reason) => refuse(reason),
         }
     }
+    lowered.patch = patch.into_patch();
     lowered
 }

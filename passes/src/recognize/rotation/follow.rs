@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, int_attribute, is_contrib, is_op, label};
 use crate::onnx::NodeProto;
-use crate::recognize::rotation::positions::positions;
+use crate::recognize::rotation::origin::are_positions;
+use crate::recognize::rotation::positions::{PositionsShape, positions};
 use crate::recognize::rotation::proof;
 use crate::recognize::rotation::rope::{RotatedChannels, Rotation};
 use crate::recognize::rotation::rows::{MOST, Rows, length_of, rows_in};
@@ -42,10 +43,15 @@ pub fn followed(
     let nodes: Vec<NodeId> = rows.iter().copied().collect();
     let any = dependents(graph, behind, &positions.value, Through::Shapes);
     let tables = tables(graph, &input, &rows, &any);
-    proof::are_positions(graph, facts, &positions.value, site.past.as_ref())?;
+    if positions.shape != PositionsShape::First
+        && facts.shape(&positions.value).and_then(<[_]>::last) != Some(length)
+    {
+        return Err(format!("'{}' is not one position a row", positions.value));
+    }
+    are_positions(graph, facts, &positions.value, site.past.as_ref())?;
     proof::count_on(graph, &nodes, &positions)?;
     proof::count_on(graph, &tables, &positions)?;
-    proof::rotate_by_position(graph, facts, &tables, &moved)?;
+    proof::rotate_by_position(graph, facts, &tables, &moved, length)?;
     for node in nodes.iter().filter_map(|id| graph.node(*id)) {
         if !works_by_position(facts, node, length) {
             return Err(format!(

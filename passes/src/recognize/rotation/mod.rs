@@ -7,6 +7,7 @@
 pub mod fingerprint;
 mod follow;
 mod numbers;
+mod origin;
 mod positions;
 mod proof;
 mod rope;

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use tract_data::prelude::TDim;
 
-use crate::facts::Facts;
+use crate::facts::{Facts, shapes};
 use crate::graph::{Graph, NodeId, attribute, int_attribute, is_alias, is_op};
 use crate::onnx::NodeProto;
 use crate::recognize::rotation::numbers::numbers;
@@ -220,27 +220,13 @@ pub fn works_by_position(facts: &Facts, node: &NodeProto, length: &TDim) -> bool
     match node.op_type() {
         _ if is_alias(node) => true,
         "Add" | "Sub" | "Mul" | "Div" | "Neg" | "Cast" | "Unsqueeze" | "Squeeze" => true,
-        // Along the last axes only: the first three are batch, heads and positions.
         "Concat" | "Split" => {
-            let axis = int_attribute(node, "axis", 0);
-            let rank = node
-                .input
-                .first()
-                .and_then(|i| facts.shape(i))
-                .map(<[_]>::len);
-            rank.is_some_and(|rank| axis >= 3 || axis < 0 && rank as i64 + axis >= 3) || axis == -1
+            is_behind_positions(facts, node, int_attribute(node, "axis", 0), length)
         }
         "Slice" => {
             let axes = node.input.get(3).and_then(|a| facts.integers(a));
-            let rank = node
-                .input
-                .first()
-                .and_then(|i| facts.shape(i))
-                .map(<[_]>::len);
-            axes.zip(rank).is_some_and(|(axes, rank)| {
-                axes.iter()
-                    .all(|&a| a >= 3 || a == -1 || a < 0 && rank as i64 + a >= 3)
-            })
+            let mut axes = axes.into_iter().flatten().peekable();
+            axes.peek().is_some() && axes.all(|a| is_behind_positions(facts, node, a, length))
         }
         // Heads are split and transposed, or pairs are joined: the axis of positions and all in front of it stay.
         "Reshape" => {
@@ -259,4 +245,14 @@ pub fn works_by_position(facts: &Facts, node: &NodeProto, length: &TDim) -> bool
             .is_some_and(|p| p.ints == [0, 2, 1, 3] || p.ints.starts_with(&[0, 1, 2])),
         _ => false,
     }
+}
+
+/// Whether axis `axis` of the first input of `node` stands behind that of positions, and so holds channels.
+fn is_behind_positions(facts: &Facts, node: &NodeProto, axis: i64, length: &TDim) -> bool {
+    let shape = node.input.first().and_then(|i| facts.shape(i));
+    let shape = shape.unwrap_or_default();
+    let positions = shape.iter().rposition(|size| size == length);
+    let axis = shapes::axis(axis, shape.len());
+    axis.zip(positions)
+        .is_some_and(|(axis, positions)| axis > positions)
 }

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -48,7 +49,14 @@ impl Inspect {
 
 /// Bytes of cache that a token takes in all of `sites`.
 pub fn cache_bytes(sites: &[Site]) -> u64 {
-    sites.iter().filter(|s| s.is_cached()).map(site_bytes).sum()
+    let cached = once(sites).into_iter().filter(|s| s.is_cached());
+    cached.map(site_bytes).sum()
+}
+
+/// One site for each layer, of those that stand in several branches.
+fn once(sites: &[Site]) -> Vec<&Site> {
+    let mut seen = BTreeSet::new();
+    sites.iter().filter(|s| seen.insert(s.layer)).collect()
 }
 
 fn site_bytes(site: &Site) -> u64 {
@@ -75,8 +83,8 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
     );
     text.push_str(&format!(
         "{} of {} attentions recognised",
-        sites.len(),
-        sites.len() + rejects.len()
+        found.recognised(),
+        found.attentions()
     ));
     match sites.iter().any(Site::is_cached) {
         true => text.push_str(&format!(
@@ -99,12 +107,16 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
             "dialect",
             "module",
         ]);
-        for group in sites.chunk_by(|a, b| shape(a) == shape(b)) {
+        for group in once(sites).chunk_by(|a, b| shape(a) == shape(b)) {
             if let (Some(first), Some(last)) = (group.first(), group.last()) {
                 table.add_row(row(first, last, group.len()));
             }
         }
         text.push_str(&format!("\n{table}\n"));
+        let places: BTreeSet<&String> = sites.iter().filter_map(|s| s.within.as_ref()).collect();
+        for place in places {
+            text.push_str(&format!("in the {}\n", in_line(place)));
+        }
     }
     if !rejects.is_empty() {
         text.push_str("\nnot recognised:\n");
@@ -169,7 +181,7 @@ fn as_json(path: &str, model: &ModelProto, found: &Inspection) -> Value {
         .iter()
         .map(|s| {
             json!({
-                "layer": s.layer, "module": s.name, "dialect": s.dialect.name(), "heads": s.heads, "kv_heads": s.kv_heads,
+                "layer": s.layer, "within": s.within, "module": s.name, "dialect": s.dialect.name(), "heads": s.heads, "kv_heads": s.kv_heads,
                 "head_size": s.key.size, "value_size": s.value.size, "type": type_name(s.elem_type), "cached": s.is_cached(),
                 "past_key": s.key.cache.as_ref().map(|c| &c.past), "past_value": s.value.cache.as_ref().map(|c| &c.past),
                 "cache_bytes_per_token": if s.is_cached() { site_bytes(s) } else { 0 }, "full_rank": s.full_rank(),
@@ -180,8 +192,8 @@ fn as_json(path: &str, model: &ModelProto, found: &Inspection) -> Value {
         "model": path,
         "opset": model.opset_import.iter().find(|o| o.domain().is_empty()).map_or(0, |o| o.version()),
         "nodes": model.graph.as_ref().map_or(0, |g| g.node.len()),
-        "recognised": sites.len(),
-        "not_recognised": rejects.len(),
+        "recognised": found.recognised(),
+        "not_recognised": found.attentions() - found.recognised(),
         "cache_bytes_per_token": cache_bytes(sites),
         "sites": sites_json,
         "rejects": rejects_json(rejects),
@@ -193,6 +205,6 @@ fn as_json(path: &str, model: &ModelProto, found: &Inspection) -> Value {
 pub fn rejects_json(rejects: &[Reject]) -> Vec<Value> {
     rejects
         .iter()
-        .map(|r| json!({ "layer": r.layer, "node": r.node, "code": r.reason.code(), "reason": r.reason.to_string(), "advice": r.reason.advice() }))
+        .map(|r| json!({ "layer": r.layer, "within": r.within, "node": r.node, "code": r.reason.code(), "reason": r.reason.to_string(), "advice": r.reason.advice() }))
         .collect()
 }

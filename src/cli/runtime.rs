@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use gqa2mla::runtime::given::GivenInput;
 use gqa2mla::runtime::{Provider, RuntimeKind, RuntimeOptions};
+
+use crate::cli::values::given;
 
 /// Where the models run.
 #[derive(Debug, Clone, Args)]
@@ -20,6 +23,10 @@ pub struct RuntimeArgs {
     /// Threads of the runtime; 0 lets it choose.
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1024))]
     threads: u16,
+    /// What an input of the model is fed in every run: a number, which fills the shape that the model declares, or a .npy
+    /// file. Give it for each input that is not one of token ids, masks, positions and caches.
+    #[arg(long, value_name = "NAME=VALUE|FILE.npy", value_parser = given)]
+    input: Vec<GivenInput>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -51,6 +58,7 @@ impl RuntimeArgs {
             },
             optimize,
             threads: self.threads.into(),
+            given: self.input.clone(),
         }
     }
 }

@@ -3,10 +3,34 @@
 use std::path::PathBuf;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
+use gqa2mla::measure::npy;
+use gqa2mla::runtime::given::{GivenInput, GivenValue};
 
 /// A share: `0.5` or `50%`.
 pub fn share(text: &str) -> Result<f64, String> {
     number(text).map(|(value, _)| value)
+}
+
+/// What an input of a model is fed: `NAME=2.5`, or `NAME=FILE.npy`.
+pub fn given(text: &str) -> Result<GivenInput, String> {
+    let (name, value) = text
+        .split_once('=')
+        .filter(|(name, _)| !name.is_empty())
+        .ok_or("expected NAME=VALUE or NAME=FILE.npy")?;
+    let value = match value.parse::<f64>() {
+        Ok(number) => GivenValue::Everywhere(number),
+        Err(_) if value.ends_with(".npy") => {
+            let file = std::fs::read(value).map_err(|error| format!("{value}: {error}"))?;
+            let (shape, values) =
+                npy::numbers(&file).map_err(|error| format!("{value}: {error}"))?;
+            GivenValue::Tensor { shape, values }
+        }
+        Err(_) => return Err(format!("{value} is neither a number nor a .npy file")),
+    };
+    Ok(GivenInput {
+        name: name.to_owned(),
+        value,
+    })
 }
 
 /// An increase: `2%` or `0.02`, not negative. A bare number of 1 or more is a percentage that lacks its sign.

@@ -70,7 +70,9 @@ fn same_values(
     tokens: &[i64],
     runtime: &RuntimeOptions,
 ) -> Result<BTreeMap<String, Tensor>, CalibrateError> {
-    let interface = LanguageModel::of(&rewritten.model.proto)?.interface;
+    let interface = LanguageModel::of(&rewritten.model.proto)?
+        .fed(&runtime.given)?
+        .interface;
     let mut proto = rewritten.model.proto.clone();
     if let Some(graph) = &mut proto.graph {
         let made: Vec<&String> = graph.node.iter().flat_map(|n| &n.output).collect();

@@ -1,8 +1,8 @@
-//! Integers in NumPy's .npy format (NEP 1): a magic word, a version, a header that is a Python dictionary, the elements.
+//! Numbers in NumPy's .npy format (NEP 1): a magic word, a version, a header that is a Python dictionary, the elements.
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 
-/// Why a .npy file holds no token ids.
+/// Why a .npy file cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NpyError {
     /// Another format.
@@ -11,7 +11,7 @@ pub enum NpyError {
     /// A header that is cut off, or lacks `descr`, `fortran_order` or `shape`.
     #[error("its header cannot be read")]
     Header,
-    /// Floats, texts, records.
+    /// Texts, records, or floats where integers belong.
     #[error("its elements are '{0}'")]
     ElementType(String),
     /// Several axes, the first one innermost.
@@ -32,55 +32,115 @@ pub enum NpyError {
 /// # Errors
 /// [`NpyError`] where `file` is none, or does not hold integers.
 pub fn integers(file: &[u8]) -> Result<Vec<i64>, NpyError> {
-    let rest = file.strip_prefix(MAGIC).ok_or(NpyError::Magic)?;
-    let (header, elements) = split(rest).ok_or(NpyError::Header)?;
-    let descr = entry(header, "descr")
-        .and_then(|text| text.split('\'').nth(1))
-        .ok_or(NpyError::Header)?;
-    let shape = entry(header, "shape")
-        .and_then(|text| text.strip_prefix('(')?.split(')').next())
-        .ok_or(NpyError::Header)?;
-    let fortran = entry(header, "fortran_order").ok_or(NpyError::Header)?;
+    let array = Array::of(file)?;
+    match array.kind {
+        Kind::Integers { signed } => Ok(array.each(|bytes| number(bytes.iter(), signed))),
+        Kind::Floats | Kind::Booleans => Err(array.unknown()),
+    }
+}
 
-    let unknown = || NpyError::ElementType(descr.to_owned());
-    let (order, kind) = descr.split_at_checked(1).ok_or_else(unknown)?;
-    let (signed, width) = match kind {
-        "i1" => (true, 1),
-        "i2" => (true, 2),
-        "i4" => (true, 4),
-        "i8" => (true, 8),
-        "u1" => (false, 1),
-        "u2" => (false, 2),
-        "u4" => (false, 4),
-        _ => return Err(unknown()),
+/// The shape and the elements of a .npy file of integers, booleans, or floats of single or double precision.
+///
+/// # Errors
+/// [`NpyError`] where `file` is none, or holds anything else.
+pub fn numbers(file: &[u8]) -> Result<(Vec<usize>, Vec<f64>), NpyError> {
+    let array = Array::of(file)?;
+    let values = match array.kind {
+        Kind::Integers { signed } => array.each(|bytes| number(bytes.iter(), signed) as f64),
+        Kind::Booleans => array.each(|bytes| number(bytes.iter(), false) as f64),
+        Kind::Floats if array.width == 4 => {
+            array.each(|bytes| f64::from(f32::from_bits(number(bytes.iter(), false) as u32)))
+        }
+        Kind::Floats => array.each(|bytes| f64::from_bits(number(bytes.iter(), false) as u64)),
     };
-    let length = || NpyError::Length {
-        shape: format!("({shape})"),
-        found: elements.len(),
-    };
-    let sizes = shape
-        .split(',')
-        .map(str::trim)
-        .filter(|size| !size.is_empty());
-    let sizes: Vec<usize> = sizes
-        .map(|size| size.parse().map_err(|_| NpyError::Header))
-        .collect::<Result<_, _>>()?;
-    if fortran.starts_with("True") && sizes.len() > 1 {
-        return Err(NpyError::Order);
-    }
-    let bytes = sizes
-        .iter()
-        .try_fold(width, |bytes: usize, size| bytes.checked_mul(*size));
-    if bytes != Some(elements.len()) {
-        return Err(length());
-    }
-    Ok(elements
-        .chunks_exact(width)
-        .map(|bytes| match order {
-            ">" => number(bytes.iter(), signed),
-            _ => number(bytes.iter().rev(), signed),
+    Ok((array.shape, values))
+}
+
+/// What the elements of a file are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Integers { signed: bool },
+    Floats,
+    Booleans,
+}
+
+/// A .npy file with its header read.
+struct Array<'f> {
+    kind: Kind,
+    descr: &'f str,
+    /// Bytes of one element.
+    width: usize,
+    shape: Vec<usize>,
+    elements: &'f [u8],
+}
+
+impl<'f> Array<'f> {
+    fn of(file: &'f [u8]) -> Result<Self, NpyError> {
+        let rest = file.strip_prefix(MAGIC).ok_or(NpyError::Magic)?;
+        let (header, elements) = split(rest).ok_or(NpyError::Header)?;
+        let descr = entry(header, "descr")
+            .and_then(|text| text.split('\'').nth(1))
+            .ok_or(NpyError::Header)?;
+        let written = entry(header, "shape")
+            .and_then(|text| text.strip_prefix('(')?.split(')').next())
+            .ok_or(NpyError::Header)?;
+        let fortran = entry(header, "fortran_order").ok_or(NpyError::Header)?;
+        let unknown = || NpyError::ElementType(descr.to_owned());
+        let (_, name) = descr.split_at_checked(1).ok_or_else(unknown)?;
+        let (kind, width) = match name {
+            "i1" => (Kind::Integers { signed: true }, 1),
+            "i2" => (Kind::Integers { signed: true }, 2),
+            "i4" => (Kind::Integers { signed: true }, 4),
+            "i8" => (Kind::Integers { signed: true }, 8),
+            "u1" => (Kind::Integers { signed: false }, 1),
+            "u2" => (Kind::Integers { signed: false }, 2),
+            "u4" => (Kind::Integers { signed: false }, 4),
+            "b1" => (Kind::Booleans, 1),
+            "f4" => (Kind::Floats, 4),
+            "f8" => (Kind::Floats, 8),
+            _ => return Err(unknown()),
+        };
+        let sizes = written.split(',').map(str::trim).filter(|s| !s.is_empty());
+        let shape: Vec<usize> = sizes
+            .map(|size| size.parse().map_err(|_| NpyError::Header))
+            .collect::<Result<_, _>>()?;
+        if fortran.starts_with("True") && shape.len() > 1 {
+            return Err(NpyError::Order);
+        }
+        let bytes = shape
+            .iter()
+            .try_fold(width, |bytes: usize, size| bytes.checked_mul(*size));
+        if bytes != Some(elements.len()) {
+            return Err(NpyError::Length {
+                shape: format!("({written})"),
+                found: elements.len(),
+            });
+        }
+        Ok(Self {
+            kind,
+            descr,
+            width,
+            shape,
+            elements,
         })
-        .collect())
+    }
+
+    /// `read` of the bytes of each element, the most significant first.
+    fn each<T>(&self, read: impl Fn(&[u8]) -> T) -> Vec<T> {
+        let big = self.descr.starts_with('>');
+        let element = |bytes: &[u8]| match big {
+            true => read(bytes),
+            false => read(&bytes.iter().rev().copied().collect::<Vec<u8>>()),
+        };
+        self.elements
+            .chunks_exact(self.width)
+            .map(element)
+            .collect()
+    }
+
+    fn unknown(&self) -> NpyError {
+        NpyError::ElementType(self.descr.to_owned())
+    }
 }
 
 /// The number that `bytes`, the most significant first, write.
@@ -129,6 +189,24 @@ mod tests {
         assert_eq!(read(">i2", &[2, 1, 255, 254]), Ok(vec![513, -2]));
         let wide = [7i64.to_le_bytes(), i64::MIN.to_le_bytes()].concat();
         assert_eq!(read("<i8", &wide), Ok(vec![7, i64::MIN]));
+    }
+
+    #[test]
+    fn floats_and_booleans_are_read_where_any_number_will_do() {
+        let read = |descr, shape, elements: &[u8]| numbers(&file(descr, "False", shape, elements));
+        assert_eq!(
+            read("<f4", "(1,)", &1.5f32.to_le_bytes()),
+            Ok((vec![1], vec![1.5]))
+        );
+        assert_eq!(
+            read(">f8", "()", &(-2.5f64).to_be_bytes()),
+            Ok((vec![], vec![-2.5]))
+        );
+        assert_eq!(
+            read("|b1", "(2, 1)", &[1, 0]),
+            Ok((vec![2, 1], vec![1.0, 0.0]))
+        );
+        assert_eq!(read("<i2", "(1,)", &[255, 255]), Ok((vec![1], vec![-1.0])));
     }
 
     #[test]

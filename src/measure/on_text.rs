@@ -19,8 +19,8 @@ pub fn measure(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Quality, ValidateError> {
     let interfaces = (
-        LanguageModel::of(&original.model.proto)?.interface,
-        LanguageModel::of(&rewritten.model.proto)?.interface,
+        (LanguageModel::of(&original.model.proto)?.fed(&options.given)?).interface,
+        (LanguageModel::of(&rewritten.model.proto)?.fed(&options.given)?).interface,
     );
     let mut before = open(&original.path, options)?;
     let mut after = open(&rewritten.path, options)?;

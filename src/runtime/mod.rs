@@ -5,6 +5,7 @@
 //! is not installed.
 
 mod error;
+pub mod given;
 mod library;
 pub mod locate;
 mod open;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::runtime::error::RuntimeError;
+use crate::runtime::given::GivenInput;
 use crate::runtime::tensor::Tensor;
 
 /// A loaded model that can be run.
@@ -55,4 +56,6 @@ pub struct RuntimeOptions {
     pub optimize: bool,
     /// Threads one operator may use; 0 leaves it to the runtime. tract uses one.
     pub threads: usize,
+    /// Inputs that are the same in every run, in place of what validation makes of them.
+    pub given: Vec<GivenInput>,
 }

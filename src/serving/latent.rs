@@ -56,7 +56,9 @@ impl Latent {
             stack: stack.name(),
             reason: reason.to_owned(),
         };
-        let mut widths = self.after.caches.iter().map(latent_width);
+        // A state of one size, such as a convolution's, is none of the caches that a width is asked for.
+        let growing = self.after.caches.iter().filter(|c| c.length_axis.is_some());
+        let mut widths = growing.map(latent_width);
         let first = widths
             .next()
             .flatten()

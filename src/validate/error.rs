@@ -33,6 +33,16 @@ pub enum ValidateError {
         /// What does not fit.
         reason: String,
     },
+    /// An input that nothing is known to feed to.
+    #[error(
+        "input {name} is not understood: {reason}; say what it is fed with --input {name}=VALUE or --input {name}=FILE.npy"
+    )]
+    Unfed {
+        /// The input.
+        name: String,
+        /// What does not fit.
+        reason: String,
+    },
     /// The interface is not that of a language model, or does not hold at run time.
     #[error("{0}")]
     Interface(String),

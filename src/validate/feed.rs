@@ -49,21 +49,22 @@ impl Moment<'_> {
         interface: &Interface,
         caches: Vec<Tensor>,
     ) -> Result<Vec<(String, Tensor)>, ValidateError> {
+        interface.check_fed()?;
         let mut caches: Vec<Option<Tensor>> = caches.into_iter().map(Some).collect();
         let mut feeds = Vec::with_capacity(interface.inputs.len());
         for input in &interface.inputs {
-            let tensor = match input.role {
-                Role::Past(index) => {
-                    caches
-                        .get_mut(index)
-                        .and_then(Option::take)
-                        .ok_or_else(|| {
-                            ValidateError::Interface(format!(
-                                "cache {} was not started",
-                                input.name
-                            ))
-                        })?
+            let tensor = match (input.role, &input.value) {
+                (_, Some(value)) => {
+                    let shape = self.declared(interface, input);
+                    bounded(&input.name, &shape)?;
+                    value.tensor(input.element, shape, self.pads.len())?
                 }
+                (Role::Past(index), None) => caches
+                    .get_mut(index)
+                    .and_then(Option::take)
+                    .ok_or_else(|| {
+                        ValidateError::Interface(format!("cache {} was not started", input.name))
+                    })?,
                 _ => self.plain(input)?,
             };
             feeds.push((input.name.clone(), tensor));
@@ -177,6 +178,24 @@ impl Moment<'_> {
             return Tensor::from_floats(input.element, shape, values);
         }
         Tensor::from_integers(input.element, shape, &vec![1; count])
+    }
+
+    /// The shape that `input` declares, with open axes as long as those of the token ids and of the mask of the same name.
+    fn declared(&self, interface: &Interface, input: &Input) -> Vec<usize> {
+        let axis = |role: Role, at: usize| {
+            let known = interface.inputs.iter().find(|i| i.role == role);
+            known.and_then(|i| i.dims.get(at))
+        };
+        let (batch, total) = (self.pads.len(), self.past + self.length);
+        let extent = |dim: &AxisSize| match dim {
+            AxisSize::Fixed(extent) => *extent,
+            AxisSize::Unknown => 1,
+            symbol if Some(symbol) == axis(Role::TokenIds, 0) => batch,
+            symbol if Some(symbol) == axis(Role::TokenIds, 1) => self.length,
+            symbol if Some(symbol) == axis(Role::AttentionMask, 1) => total,
+            AxisSize::Symbol(_) => 1,
+        };
+        input.dims.iter().map(extent).collect()
     }
 
     /// Generated numbers in a shape whose open axes fit each other by their names, as the two factors of an adapter do.

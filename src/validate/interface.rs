@@ -3,6 +3,7 @@
 //! Exporters agree on little: caches are listed key by key or layer by layer, under `past_key_values.3.key`,
 //! `past_3_key` or `cache_k_3`. A cache is an input that an output with a matching name continues, longer by the new tokens.
 
+use crate::runtime::given::{GivenInput, GivenValue};
 use crate::runtime::tensor::ElementType;
 use crate::validate::error::ValidateError;
 use crate::validate::pairing::{is_given, length_axis, pair};
@@ -10,7 +11,7 @@ use crate::validate::port::{AxisSize, Port, Role};
 use crate::validate::roles::{batch_axis, element, plain_role, token_port, unknown};
 
 /// An input and its role.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Input {
     /// The value's name.
     pub name: String,
@@ -20,6 +21,17 @@ pub struct Input {
     pub dims: Vec<AxisSize>,
     /// What it is for.
     pub role: Role,
+    /// What the user feeds it, in place of what the role says.
+    pub value: Option<GivenValue>,
+}
+
+/// An input that nothing is fed to, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfed {
+    /// The input.
+    pub port: Port,
+    /// What about it is not understood.
+    pub reason: String,
 }
 
 /// One cache: an input and the output that continues it.
@@ -67,10 +79,12 @@ impl Cache {
 }
 
 /// A language model's interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Interface {
-    /// Every input, in the model's order.
+    /// Every input that is fed, in the model's order.
     pub inputs: Vec<Input>,
+    /// The inputs that nothing is known to feed to. They hinder no rewrite, but every run.
+    pub unfed: Vec<Unfed>,
     /// The caches, in the order of their inputs; none in models that only read whole prompts.
     pub caches: Vec<Cache>,
     /// The output with the next-token logits, `[B, T, V]`.
@@ -86,12 +100,17 @@ impl Interface {
     /// out by the caller.
     ///
     /// # Errors
-    /// [`ValidateError::Input`] names an input that fits no role; [`ValidateError::Interface`] says what is missing.
+    /// [`ValidateError::Interface`] when no input holds tokens, or no output the logits.
     pub fn of(inputs: &[Port], outputs: &[Port]) -> Result<Self, ValidateError> {
-        let mut roles = inputs
-            .iter()
-            .map(plain_role)
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut unfed: Vec<Unfed> = Vec::new();
+        let mut roles = Vec::with_capacity(inputs.len());
+        for port in inputs {
+            roles.push(plain_role(port).unwrap_or_else(|reason| {
+                let port = port.clone();
+                unfed.push(Unfed { port, reason });
+                Some(Role::Given)
+            }));
+        }
         let tokens = token_port(inputs, &mut roles)?;
         let batch = tokens.dims.first().cloned().unwrap_or(AxisSize::Unknown);
         let pasts: Vec<&Port> = inputs
@@ -102,22 +121,37 @@ impl Interface {
             .collect();
         let (given, pasts): (Vec<&Port>, Vec<&Port>) =
             pasts.into_iter().partition(|port| is_given(port));
-        let (pairs, logits) = pair(&pasts, outputs)?;
-
-        let mut caches = Vec::with_capacity(pairs.len());
-        for (past, present) in pairs {
-            let batch_axis = batch_axis(past, &batch);
-            caches.push(Cache {
-                past: past.name.clone(),
-                present: present.name.clone(),
-                element: element(past)?,
-                dims: past.dims.clone(),
-                batch_axis,
-                length_axis: length_axis(past, present, batch_axis)?,
+        let paired = pair(&pasts, outputs)?;
+        let mut without_role = |port: &Port, reason: &str| {
+            unfed.push(Unfed {
+                port: port.clone(),
+                reason: reason.to_owned(),
             });
+        };
+        for (port, reason) in &paired.lonely {
+            without_role(port, reason);
         }
+        let mut caches = Vec::with_capacity(paired.pairs.len());
+        for (past, present) in paired.pairs {
+            let batch_axis = batch_axis(past, &batch);
+            match length_axis(past, present, batch_axis) {
+                Ok(length_axis) => caches.push(Cache {
+                    past: past.name.clone(),
+                    present: present.name.clone(),
+                    element: element(past)?,
+                    dims: past.dims.clone(),
+                    batch_axis,
+                    length_axis,
+                }),
+                Err(reason) => without_role(past, reason),
+            }
+        }
+        let logits = paired.logits;
         let mut classified = Vec::with_capacity(inputs.len());
         for (port, role) in inputs.iter().zip(roles) {
+            if unfed.iter().any(|u| u.port.name == port.name) {
+                continue;
+            }
             let past = || {
                 caches
                     .iter()
@@ -134,6 +168,7 @@ impl Interface {
                 element: element(port)?,
                 dims: port.dims.clone(),
                 role,
+                value: None,
             });
         }
         let fixed_batch = if let AxisSize::Fixed(batch) = batch {
@@ -143,11 +178,52 @@ impl Interface {
         };
         Ok(Self {
             inputs: classified,
+            unfed,
             caches,
             logits: logits.name.clone(),
             logits_element: element(logits)?,
             fixed_batch,
         })
+    }
+
+    /// The same interface, which feeds the inputs that `given` names as it says.
+    ///
+    /// # Errors
+    /// [`ValidateError::Input`] names one that the model does not have, or whose type no runtime is fed.
+    pub fn fed(mut self, given: &[GivenInput]) -> Result<Self, ValidateError> {
+        for one in given {
+            if let Some(at) = self.unfed.iter().position(|u| u.port.name == one.name) {
+                let Unfed { port, .. } = self.unfed.remove(at);
+                self.inputs.push(Input {
+                    element: element(&port)?,
+                    name: port.name,
+                    dims: port.dims,
+                    role: Role::Given,
+                    value: None,
+                });
+            }
+            let known = self.inputs.iter_mut().find(|i| i.name == one.name);
+            let known = known.ok_or_else(|| ValidateError::Input {
+                name: one.name.clone(),
+                reason: "the model has no input of this name".to_owned(),
+            })?;
+            known.value = Some(one.value.clone());
+        }
+        Ok(self)
+    }
+
+    /// Whether every input can be fed.
+    ///
+    /// # Errors
+    /// [`ValidateError::Unfed`] names the first that cannot.
+    pub fn check_fed(&self) -> Result<(), ValidateError> {
+        match self.unfed.first() {
+            None => Ok(()),
+            Some(unfed) => Err(ValidateError::Unfed {
+                name: unfed.port.name.clone(),
+                reason: unfed.reason.clone(),
+            }),
+        }
     }
 
     /// Whether an input has this role.

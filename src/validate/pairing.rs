@@ -13,48 +13,51 @@ const SIDE_WORDS: [&str; 13] = [
 /// Caches, each an input and the output that continues it.
 pub type Pairs<'a> = Vec<(&'a Port, &'a Port)>;
 
+/// What the inputs without a role are.
+pub struct Paired<'a> {
+    /// The caches.
+    pub pairs: Pairs<'a>,
+    /// The output that holds the logits.
+    pub logits: &'a Port,
+    /// The inputs that are no caches, each with the reason.
+    pub lonely: Vec<(&'a Port, &'static str)>,
+}
+
 /// The partner of each cache input in `pasts`, and the logits among `outputs`.
 ///
 /// # Errors
-/// [`ValidateError::Input`] for an input of `pasts` without a partner, [`ValidateError::Interface`] when no output is the logits.
-pub fn pair<'a>(
-    pasts: &[&'a Port],
-    outputs: &'a [Port],
-) -> Result<(Pairs<'a>, &'a Port), ValidateError> {
+/// [`ValidateError::Interface`] when no output is the logits.
+pub fn pair<'a>(pasts: &[&'a Port], outputs: &'a [Port]) -> Result<Paired<'a>, ValidateError> {
     let floats: Vec<&Port> = outputs.iter().filter(|port| is_float(port)).collect();
-    if let Some(port) = pasts.iter().find(|port| !is_float(port)) {
-        return Err(ValidateError::Input {
-            name: port.name.clone(),
-            reason:
-                "it is neither token ids, a mask, positions nor a cache (floats of rank 3 or more)"
-                    .to_owned(),
-        });
-    }
-    let logits = logits(&floats, pasts)?;
+    let (pasts, others): (Vec<&Port>, Vec<&Port>) =
+        pasts.iter().copied().partition(|port| is_float(port));
+    let neither =
+        "it is neither token ids, a mask, positions nor a cache (floats of rank 3 or more)";
+    let mut lonely: Vec<(&Port, &str)> = others.into_iter().map(|p| (p, neither)).collect();
+    let logits = logits(&floats, &pasts)?;
     let presents: Vec<&Port> = floats
         .into_iter()
         .filter(|port| port.name != logits.name && port.dims.len() >= 3)
         .collect();
 
-    let by_name: Option<Pairs<'a>> = pasts
-        .iter()
-        .map(|past| Some((*past, partner(past, &presents)?)))
-        .collect();
-    if let Some(pairs) = by_name {
-        return Ok((pairs, logits));
-    }
+    let named = |past: &&'a Port| Some((*past, partner(past, &presents)?));
+    let by_name: Pairs<'a> = pasts.iter().filter_map(named).collect();
     // Names that share nothing still come in one order on both sides, when nothing else is among them.
     let fits = |(past, present): (&&Port, &&Port)| {
         past.dims.len() == present.dims.len() && past.elem_type == present.elem_type
     };
-    if pasts.len() == presents.len() && pasts.iter().zip(&presents).all(fits) {
-        return Ok((pasts.iter().copied().zip(presents).collect(), logits));
-    }
-    let lonely = pasts.iter().find(|past| partner(past, &presents).is_none());
-    Err(ValidateError::Input {
-        name: lonely.map(|port| port.name.clone()).unwrap_or_default(),
-        reason: "it looks like a cache, but no output continues it under a matching name"
-            .to_owned(),
+    let in_order = pasts.len() == presents.len() && pasts.iter().zip(&presents).all(fits);
+    let pairs = match by_name.len() < pasts.len() && in_order {
+        true => pasts.iter().copied().zip(presents).collect(),
+        false => by_name,
+    };
+    let is_alone = |port: &&'a Port| pairs.iter().all(|(past, _)| past.name != port.name);
+    let unmatched = "it looks like a cache, but no output continues it under a matching name";
+    lonely.extend(pasts.into_iter().filter(is_alone).map(|p| (p, unmatched)));
+    Ok(Paired {
+        pairs,
+        logits,
+        lonely,
     })
 }
 
@@ -149,12 +152,12 @@ pub fn is_given(port: &Port) -> bool {
 /// declared otherwise in the output.
 ///
 /// # Errors
-/// [`ValidateError::Input`] when every extent is fixed and the output is longer, or none stands out.
+/// The reason, when every extent is fixed and the output is longer, or none stands out.
 pub fn length_axis(
     past: &Port,
     present: &Port,
     batch_axis: usize,
-) -> Result<Option<usize>, ValidateError> {
+) -> Result<Option<usize>, &'static str> {
     let open: Vec<usize> = past
         .dims
         .iter()
@@ -179,10 +182,7 @@ pub fn length_axis(
     match (open.as_slice(), growing.as_slice()) {
         ([axis], _) | (_, [axis]) => Ok(Some(*axis)),
         (several, _) if several.contains(&usual) => Ok(Some(usual)),
-        _ => Err(ValidateError::Input {
-            name: past.name.clone(),
-            reason: "no axis of this cache can grow: its length is fixed in the file".to_owned(),
-        }),
+        _ => Err("no axis of this cache can grow: its length is fixed in the file"),
     }
 }
 

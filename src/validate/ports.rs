@@ -6,6 +6,7 @@ use gqa2mla_passes::onnx::{
 };
 use gqa2mla_passes::operators::Operators;
 
+use crate::runtime::given::GivenInput;
 use crate::validate::error::ValidateError;
 use crate::validate::interface::Interface;
 use crate::validate::port::{AxisSize, Port, Role};
@@ -66,6 +67,18 @@ impl LanguageModel {
             right_padded_only: counts_itself,
             interface,
         })
+    }
+}
+
+impl LanguageModel {
+    /// The same model, whose inputs that `given` names are fed as it says.
+    ///
+    /// # Errors
+    /// [`ValidateError`] names an input that the model does not have, or one that nothing is fed to.
+    pub fn fed(self, given: &[GivenInput]) -> Result<Self, ValidateError> {
+        let interface = self.interface.fed(given)?;
+        interface.check_fed()?;
+        Ok(Self { interface, ..self })
     }
 }
 

@@ -85,7 +85,9 @@ pub fn prove(
     progress: &mut dyn FnMut(bool, usize, usize),
 ) -> Result<Proof, ValidateError> {
     let describe = |which, model: &LoadedModel| {
-        LanguageModel::of(&model.model.proto).map_err(opening(which, model))
+        let known = LanguageModel::of(&model.model.proto);
+        let known = known.and_then(|known| known.fed(&runtime.given));
+        known.map_err(opening(which, model))
     };
     let before = describe(Which::Original, original)?;
     let after = describe(Which::Rewritten, rewritten)?;

@@ -7,10 +7,10 @@ use crate::validate::port::{AxisSize, Port, Role};
 /// The role of an input that its name and type tell; `None` for inputs that may be caches or token ids.
 ///
 /// # Errors
-/// [`ValidateError::Input`] when name and type contradict each other.
-pub fn plain_role(port: &Port) -> Result<Option<Role>, ValidateError> {
+/// What does not fit, when name and type contradict each other or the type is none of a language model's interface.
+pub fn plain_role(port: &Port) -> Result<Option<Role>, String> {
     let name = port.name.to_lowercase();
-    let element = element(port)?;
+    let element = ElementType::from_onnx(port.elem_type).ok_or_else(|| strange(port))?;
     let rank = port.dims.len();
     let has = |part: &str| name.contains(part);
     let role = if has("encoder") {
@@ -47,9 +47,8 @@ pub fn plain_role(port: &Port) -> Result<Option<Role>, ValidateError> {
     };
     match role {
         (role, true) => Ok(Some(role)),
-        (role, false) => Err(unknown(
-            port,
-            &format!("by its name it is {role:?}, but its type or rank is not"),
+        (role, false) => Err(format!(
+            "by its name it is {role:?}, but its type or rank is not"
         )),
     }
 }
@@ -115,16 +114,15 @@ pub fn batch_axis(past: &Port, batch: &AxisSize) -> usize {
 /// # Errors
 /// [`ValidateError::Input`] for types no language model's interface has.
 pub fn element(port: &Port) -> Result<ElementType, ValidateError> {
-    let none = || {
-        unknown(
-            port,
-            &format!(
-                "element type {} is not one of a language model's interface",
-                port.elem_type
-            ),
-        )
-    };
+    let none = || unknown(port, &strange(port));
     ElementType::from_onnx(port.elem_type).ok_or_else(none)
+}
+
+fn strange(port: &Port) -> String {
+    format!(
+        "element type {} is not one of a language model's interface",
+        port.elem_type
+    )
 }
 
 /// The error that names an input and says what about it is not understood.

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::analysis::placed::{OutputPlace, PlacedSite};
+use crate::analysis::placed::{CacheOutput, OutputPlace, PlacedSite};
 use crate::facts::Facts;
 use crate::facts::scoped::ScopeFacts;
 use crate::graph::scopes::Scope;
@@ -19,13 +19,15 @@ pub type Refusals = Vec<(usize, Reason)>;
 pub fn caches_that_do_not_reach_the_interface(sites: &[PlacedSite], main: &GraphProto) -> Refusals {
     let places: Vec<_> = sites.iter().map(|p| p.output_places(main)).collect();
     let mut made: HashMap<OutputPlace, HashSet<usize>> = HashMap::new();
-    for (place, branch) in places.iter().flatten() {
-        made.entry(place.clone()).or_default().insert(*branch);
+    for output in places.iter().flatten() {
+        made.entry(output.place.clone())
+            .or_default()
+            .insert(output.branch);
     }
     // `If` has two branches, and each has to make the output, itself or by an `If` of its own.
-    let lonely = |place: &&(OutputPlace, usize)| made.get(&place.0).is_none_or(|b| b.len() != 2);
+    let lonely = |output: &&CacheOutput| made.get(&output.place).is_none_or(|b| b.len() != 2);
     let refused = places.iter().enumerate().filter_map(|(position, places)| {
-        let (place, _) = places.iter().find(lonely)?;
+        let place = &places.iter().find(lonely)?.place;
         let node = place.around.get(main).and_then(|g| g.node.get(place.node));
         let present = node.and_then(|n| n.output.get(place.position)).cloned();
         let reason = Reason::OtherBranch {
@@ -83,28 +85,32 @@ pub fn pasts_that_others_read(
     main: &GraphProto,
     facts: &ScopeFacts,
 ) -> Refusals {
-    let mut served: HashMap<&str, HashSet<&Scope>> = HashMap::new();
+    let mut served: HashMap<(Operand, &str), HashSet<&Scope>> = HashMap::new();
     for placed in sites {
-        for past in placed.caches().filter_map(|c| c.past.as_deref()) {
+        for past in pasts_of(placed) {
             served.entry(past).or_default().insert(&placed.scope);
         }
     }
-    let mut clashes: HashMap<&str, Reason> = HashMap::new();
+    let mut clashes: HashMap<(Operand, &str), Reason> = HashMap::new();
     facts.for_each(main, &mut |scoped| {
-        for (past, scopes) in &served {
+        for ((operand, past), scopes) in &served {
             if !scopes.contains(scoped.scope)
-                && let Some(reason) = foreign_reader(scoped.graph, scoped.facts, past)
+                && let Some(reason) = foreign_reader(scoped.graph, scoped.facts, *operand, past)
             {
-                clashes.insert(past, reason);
+                clashes.insert((*operand, past), reason);
             }
         }
     });
     let refused = sites.iter().enumerate().filter_map(|(position, placed)| {
-        let mut pasts = placed.caches().filter_map(|c| c.past.as_deref());
-        let reason = pasts.find_map(|p| clashes.get(p))?;
+        let reason = pasts_of(placed).find_map(|p| clashes.get(&p))?;
         Some((position, reason.clone()))
     });
     refused.collect()
+}
+
+fn pasts_of(placed: &PlacedSite) -> impl Iterator<Item = (Operand, &str)> {
+    let caches = placed.caches();
+    caches.filter_map(|(operand, cache)| Some((operand, cache.past.as_deref()?)))
 }
 
 /// The present of a branch goes out through the node around it: no node out there, and none in the graphs inside the other
@@ -114,21 +120,23 @@ pub fn presents_that_others_read(
     main: &GraphProto,
     facts: &ScopeFacts,
 ) -> Refusals {
-    let mut outside: HashMap<OutputPlace, Vec<usize>> = HashMap::new();
+    let mut outside: HashMap<(Operand, OutputPlace), Vec<usize>> = HashMap::new();
     for (position, placed) in sites.iter().enumerate() {
-        for (place, _) in placed.output_places(main) {
-            outside.entry(place).or_default().push(position);
+        for output in placed.output_places(main) {
+            let key = (output.operand, output.place);
+            outside.entry(key).or_default().push(position);
         }
     }
     let mut refused = Refusals::new();
     facts.for_each(main, &mut |scoped| {
-        for (place, sites) in outside.iter().filter(|(p, _)| p.reaches(scoped.scope)) {
+        let reached = outside.iter().filter(|((_, p), _)| p.reaches(scoped.scope));
+        for ((operand, place), sites) in reached {
             let around = place.around.get(main);
             let node = around.and_then(|g| g.node.get(place.node));
             let Some(value) = node.and_then(|n| n.output.get(place.position)) else {
                 continue;
             };
-            if let Some(reason) = foreign_reader(scoped.graph, scoped.facts, value) {
+            if let Some(reason) = foreign_reader(scoped.graph, scoped.facts, *operand, value) {
                 refused.extend(sites.iter().map(|position| (*position, reason.clone())));
             }
         }
@@ -139,14 +147,14 @@ pub fn presents_that_others_read(
 }
 
 /// A node of a graph without a site that computes with `past`, or needs a size of it that changes.
-fn foreign_reader(graph: &Graph, facts: &Facts, past: &str) -> Option<Reason> {
+fn foreign_reader(graph: &Graph, facts: &Facts, operand: Operand, past: &str) -> Option<Reason> {
     for usage in graph.uses(past) {
         let node = graph.node(usage.node)?;
         // Uses inside the graphs of the node are checked when those graphs are visited.
         let captured = usage.input.is_none();
         if !captured && !is_op(node, "Shape") {
             return Some(Reason::SecondReader {
-                operand: Operand::Key,
+                operand,
                 value: past.to_owned(),
                 reader: format!("{} '{}'", node.op_type(), label(node)),
             });

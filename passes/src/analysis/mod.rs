@@ -134,6 +134,14 @@ impl Analysis {
         Ok(all)
     }
 
+    /// How many attentions are proved, in every branch of an `If` that they stand in.
+    pub fn recognised(&self) -> usize {
+        let refused: HashSet<usize> = self.rejects.iter().map(|r| r.layer).collect();
+        let mut proved: HashSet<usize> = self.sites.iter().map(|p| p.site.layer).collect();
+        proved.retain(|layer| !refused.contains(layer));
+        proved.len()
+    }
+
     /// Calls `visit` on every attention, graph by graph, outer graphs first.
     ///
     /// # Errors
@@ -158,17 +166,31 @@ impl Analysis {
         lowered: &BTreeMap<Scope, Lowered>,
     ) {
         let (mut sites, mut rejects, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        let mut layers = Layers::default();
         self.facts.for_each(&self.main, &mut |scoped| {
-            rejects.extend(calls_of(scoped.graph, kept_functions));
+            let within = scoped.scope.describe(&self.main);
+            let named = |rejects: Vec<Reject>| {
+                let within = within.clone();
+                rejects.into_iter().map(move |reject| Reject {
+                    within: within.clone(),
+                    ..reject
+                })
+            };
+            let first = layers.first_of(scoped.scope);
+            let calls = calls_of(scoped.graph, kept_functions, first);
+            let first = first + calls.len();
+            layers.count(first);
+            rejects.extend(named(calls));
             let Some(lowered) = lowered.get(scoped.scope) else {
                 return;
             };
-            let found = recognize(scoped.graph, scoped.facts, &lowered.refused);
+            let found = recognize(scoped.graph, scoped.facts, &lowered.refused, first);
+            layers.count(first + found.attentions());
             let (kept, carried) = placed(&self.main, scoped, lowered, &found);
             sites.extend(kept);
-            rejects.extend(carried);
-            rejects.extend(found.rejects);
-            others.extend(found.others);
+            rejects.extend(named(carried));
+            rejects.extend(named(found.rejects));
+            others.extend(named(found.others));
         });
         self.sites = sites;
         self.rejects = rejects;
@@ -199,6 +221,7 @@ impl Analysis {
                 let node = graph.and_then(|g| g.node.get(placed.site.score.0));
                 Reject {
                     layer: placed.site.layer,
+                    within: placed.site.within.clone(),
                     node: node.map_or_else(String::new, |n| label(n).to_owned()),
                     reason,
                 }
@@ -206,6 +229,27 @@ impl Analysis {
             .collect();
         rejects.reverse();
         self.rejects.extend(rejects);
+    }
+}
+
+/// Where the attentions of each graph begin to count: the graphs inside one node count alike, behind those around it.
+#[derive(Debug, Default)]
+struct Layers {
+    next: usize,
+    first: BTreeMap<(Scope, usize), usize>,
+}
+
+impl Layers {
+    fn first_of(&mut self, scope: &Scope) -> usize {
+        let next = self.next;
+        let inside = scope.around();
+        inside.map_or(next, |(around, step)| {
+            *self.first.entry((around, step.node)).or_insert(next)
+        })
+    }
+
+    fn count(&mut self, end: usize) {
+        self.next = self.next.max(end);
     }
 }
 
@@ -222,6 +266,7 @@ fn placed(
         if scoped.body == Body::Iterated && site.is_cached() {
             rejects.push(Reject {
                 layer: site.layer,
+                within: None,
                 node: score.map_or_else(String::new, |n| label(n).to_owned()),
                 reason: Reason::UnsupportedOperator {
                     op: "Loop".to_owned(),
@@ -234,6 +279,7 @@ fn placed(
         let score = score.and_then(|n| n.output.first());
         let origin = score.and_then(|s| lowered.origins.get(s)).cloned();
         let mut site = site.clone();
+        site.within = scoped.scope.describe(main);
         if let Some(origin) = &origin {
             site.dialect = origin.dialect;
         }
@@ -242,18 +288,19 @@ fn placed(
     (kept, rejects)
 }
 
-/// Calls of the functions `kept`, which hold attention and cannot be put in place of their calls, with the reason.
-fn calls_of(graph: &Graph, kept: &BTreeMap<Key, String>) -> Vec<Reject> {
-    let reject = |(_, node): (_, &NodeProto)| {
-        let detail = kept.get(&called(node))?;
-        Some(Reject {
-            layer: 0,
-            node: label(node).to_owned(),
-            reason: Reason::UnsupportedOperator {
-                op: format!("{}.{}", node.domain(), node.op_type()),
-                detail: detail.clone(),
-            },
-        })
+/// Calls of the functions `kept`, which hold attention and cannot be put in place of their calls, with the reason;
+/// counted from `first` on.
+fn calls_of(graph: &Graph, kept: &BTreeMap<Key, String>, first: usize) -> Vec<Reject> {
+    let calls = graph.nodes().map(|(_, node)| node);
+    let calls = calls.filter_map(|node| Some((node, kept.get(&called(node))?)));
+    let reject = |(position, (node, detail)): (usize, (&NodeProto, &String))| Reject {
+        layer: first + position,
+        within: None,
+        node: label(node).to_owned(),
+        reason: Reason::UnsupportedOperator {
+            op: format!("{}.{}", node.domain(), node.op_type()),
+            detail: detail.clone(),
+        },
     };
-    graph.nodes().filter_map(reject).collect()
+    calls.enumerate().map(reject).collect()
 }

@@ -5,6 +5,7 @@ use crate::graph::patch::Patch;
 use crate::graph::scopes::Scope;
 use crate::onnx::GraphProto;
 use crate::operators::Origin;
+use crate::recognize::reject::Operand;
 use crate::recognize::site::{Cache, Site};
 
 /// Where a present comes out of an `If`.
@@ -27,6 +28,17 @@ impl OutputPlace {
         };
         rest.first().is_none_or(|step| step.node != self.node)
     }
+}
+
+/// A cache that comes out of an `If`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheOutput {
+    /// Whether it holds keys or values.
+    pub operand: Operand,
+    /// Where it comes out.
+    pub place: OutputPlace,
+    /// The attribute that holds the branch which makes it.
+    pub branch: usize,
 }
 
 /// A site and the graph it stands in.
@@ -58,16 +70,17 @@ impl PlacedSite {
     }
 
     /// The caches of its keys and values.
-    pub fn caches(&self) -> impl Iterator<Item = &Cache> {
-        [&self.site.key, &self.site.value]
+    pub fn caches(&self) -> impl Iterator<Item = (Operand, &Cache)> {
+        let site = &self.site;
+        [(Operand::Key, &site.key), (Operand::Value, &site.value)]
             .into_iter()
-            .filter_map(|side| side.cache.as_ref())
+            .filter_map(|(operand, side)| Some((operand, side.cache.as_ref()?)))
     }
 
     /// For each cache, and each `If` around the site: where the present comes out, and the attribute that holds the branch.
-    pub fn output_places(&self, main: &GraphProto) -> Vec<(OutputPlace, usize)> {
+    pub fn output_places(&self, main: &GraphProto) -> Vec<CacheOutput> {
         let mut places = Vec::new();
-        for cache in self.caches() {
+        for (operand, cache) in self.caches() {
             let mut value = cache.present().to_owned();
             let mut scope = self.scope.clone();
             while let Some((around, step)) = scope.around() {
@@ -83,7 +96,11 @@ impl PlacedSite {
                     node: step.node,
                     position,
                 };
-                places.push((place, step.attribute));
+                places.push(CacheOutput {
+                    operand,
+                    place,
+                    branch: step.attribute,
+                });
                 value = node.output.get(position).cloned().unwrap_or_default();
                 scope = around;
             }
@@ -94,7 +111,7 @@ impl PlacedSite {
     /// The past and the present of each cache under the names that the model's interface has for them.
     pub fn model_names(&self, main: &GraphProto) -> Vec<(Option<String>, String)> {
         self.caches()
-            .map(|c| {
+            .map(|(_, c)| {
                 let present = CacheId::outermost(main, &self.scope, c.present());
                 (c.past.clone(), present.value)
             })

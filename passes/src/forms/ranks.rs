@@ -82,6 +82,7 @@ mod tests {
         };
         Site {
             layer: 0,
+            within: None,
             name: String::new(),
             dialect: Dialect::MATMUL,
             heads: 4,

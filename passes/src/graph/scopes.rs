@@ -1,5 +1,6 @@
 //! The graphs of a model: the main one, and those in the branches of `If` and the bodies of `Loop` and `Scan`.
 
+use crate::graph::label;
 use crate::onnx::GraphProto;
 
 /// Path of a graph: from the main graph through the nodes and attributes that hold it. Empty for the main graph.
@@ -53,6 +54,18 @@ impl Scope {
                 .as_ref()?;
         }
         Some(graph)
+    }
+
+    /// Says in words where this scope is in `main`, such as `then_branch of If 'merged'`; `None` for the main graph.
+    pub fn describe(&self, main: &GraphProto) -> Option<String> {
+        let (around, step) = self.around()?;
+        let node = around.get(main)?.node.get(step.node)?;
+        let body = node.attribute.get(step.attribute)?.name();
+        let own = format!("{body} of {} '{}'", node.op_type(), label(node));
+        Some(match around.describe(main) {
+            Some(outer) => format!("{own} in {outer}"),
+            None => own,
+        })
     }
 
     /// The graph at this scope, to be changed.

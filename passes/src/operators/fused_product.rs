@@ -7,7 +7,7 @@ use crate::facts::contrib::operand_order;
 use crate::graph::{Graph, float_attribute, input_at, is_contrib, output_at};
 use crate::onnx::NodeProto;
 use crate::operators::Speller;
-use crate::recognize::matmul::is_product;
+use crate::recognize::candidate::is_product;
 
 /// Whether `node` is such an operator with two computed operands; by a constant, it is a projection.
 pub fn is_candidate(graph: &Graph, facts: &Facts, node: &NodeProto) -> bool {

@@ -28,11 +28,13 @@ fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, R
         || input(13).is_some()
         || int_attribute(node, "kv_cache_bit_width", 0) != 0
     {
-        return refuse("its KV cache is quantized: export with a floating-point cache");
+        return refuse(
+            "its KV cache is quantized (kv_cache_bit_width): export with a floating-point cache, which a latent makes smaller in its place",
+        );
     }
     if int_attribute(node, "sliding_window_cache", 0) != 0 {
         return refuse(
-            "its cache is a ring that forgets (sliding_window_cache): export with a full-length cache",
+            "its cache is a ring that forgets (sliding_window_cache): export with a full-length cache, in onnxruntime-genai's model builder with the extra option windowed_kv_cache=false",
         );
     }
     if int_attribute(node, "local_window_size", -1) == 0 {

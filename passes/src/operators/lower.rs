@@ -11,7 +11,7 @@ use crate::onnx::NodeProto;
 use crate::operators::operator::{Target, unsupported};
 use crate::operators::spell::Speller;
 use crate::operators::table::Operators;
-use crate::operators::{fused_product, refused};
+use crate::operators::{fused_product, refused, second_transpose};
 use crate::recognize::reject::Reason;
 use crate::recognize::site::Dialect;
 
@@ -54,12 +54,21 @@ fn take(
     Ok(keys)
 }
 
-/// Spells out every fused product of two computed values, and every node of `graph` that calls one of `operators`.
+/// Spells out every fused product of two computed values, every second transpose of a cache, and every node of `graph` that calls one of `operators`.
 pub fn lower(graph: &Graph, facts: &Arc<Facts>, operators: &Operators, target: Target) -> Lowered {
     let mut lowered = Lowered::default();
     let mut patch = TypedPatch::new("spelled out", graph, facts);
     let mut shared = HashMap::new();
     for (id, node) in graph.nodes() {
+        if let Some(second) = second_transpose::candidate(graph, facts, id, node) {
+            let mut speller = Speller::new(graph, facts, node, &mut shared);
+            if second.spell(&mut speller, node).is_some()
+                && let Ok(made) = take(&mut patch, id, speller)
+            {
+                shared.extend(made);
+            }
+            continue;
+        }
         if fused_product::is_candidate(graph, facts, node) {
             let mut speller = Speller::new(graph, facts, node, &mut shared);
             // A product of what does not go together stays as it is.

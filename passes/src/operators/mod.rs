@@ -10,6 +10,7 @@ mod fused_product;
 mod lower;
 mod operator;
 mod refused;
+mod second_transpose;
 mod spell;
 mod table;
 

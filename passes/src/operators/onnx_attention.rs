@@ -24,7 +24,7 @@ fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason
     }
     if input(6).is_some() {
         return refuse(
-            "its cache is a static buffer (nonpad_kv_seqlen): export with a growing cache",
+            "its cache is a static buffer (nonpad_kv_seqlen): export with a cache that grows by Concat, or with past_key and past_value",
         );
     }
     if int_attribute(node, "softmax_precision", 0) != 0

@@ -10,11 +10,11 @@ const OTHER_CACHE: &str = "its cache layout belongs to one runtime: export witho
 const TABLE: &[(&str, &str)] = &[
     (
         "PagedAttention",
-        "its cache is paged and holds packed tokens, which only the CUDA provider runs",
+        "its cache is paged and its tokens are packed, which only the CUDA provider runs: export with GroupQueryAttention, or with MatMul, Softmax, MatMul",
     ),
     (
         "SparseAttention",
-        "its block-sparse layout has no latent form",
+        "its block-sparse layout has no latent form: export with dense attention",
     ),
     (
         "Attention",

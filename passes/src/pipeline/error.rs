@@ -1,5 +1,6 @@
 //! Why a model was not rewritten.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 
 use crate::analysis::AnalysisError;
@@ -24,7 +25,7 @@ pub enum RewriteError {
     #[error("nothing to rewrite: {}", misses(.0))]
     Nothing(Vec<Reject>),
     /// Only some attentions were recognised.
-    #[error("{recognised} attentions recognised, {} not; pass --allow-partial to rewrite only those: {}", .rejects.len(), misses(.rejects))]
+    #[error("{recognised} attentions recognised, {} not; pass --allow-partial to rewrite only those: {}", layers(.rejects), misses(.rejects))]
     Partial {
         /// How many were.
         recognised: usize,
@@ -96,6 +97,15 @@ fn misses(rejects: &[Reject]) -> String {
     match rejects {
         [] => "no attention was found".to_owned(),
         [only] => only.to_string(),
-        [first, rest @ ..] => format!("{first}; and {} more", rest.len()),
+        [first, ..] => match layers(rejects) - 1 {
+            0 => first.to_string(),
+            more => format!("{first}; and {more} more"),
+        },
     }
+}
+
+/// How many attentions `rejects` speak of: the branches of an `If` are one layer.
+fn layers(rejects: &[Reject]) -> usize {
+    let layers: BTreeSet<usize> = rejects.iter().map(|r| r.layer).collect();
+    layers.len()
 }

@@ -77,7 +77,7 @@ pub fn check(
     }
     if !analysis.rejects.is_empty() && !options.allow_partial {
         return Err(RewriteError::Partial {
-            recognised: analysis.sites.len(),
+            recognised: analysis.recognised(),
             rejects: analysis.rejects.clone(),
         });
     }

@@ -203,8 +203,11 @@ impl<'a> Patches<'a> {
                 let graph = placed.scope.get(&analysis.main);
                 let products = [placed.site.score, placed.site.output];
                 let mut products = products.iter().filter_map(|id| graph?.node.get(id.0));
+                let sides = [&placed.site.key, &placed.site.value];
+                let mut paths = sides.into_iter().flat_map(|side| &side.path);
                 placed.scope == operator.scope
-                    && products.any(|n| n.output.iter().any(|o| operator.made.contains(o)))
+                    && (products.any(|n| n.output.iter().any(|o| operator.made.contains(o)))
+                        || paths.any(|value| operator.made.contains(value)))
             };
             if analysis.sites.iter().any(is_rewritten) {
                 continue;

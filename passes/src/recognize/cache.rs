@@ -15,6 +15,9 @@ use crate::recognize::trail::{Append, Trail};
 /// A reason, and the node it speaks of.
 pub type Refused = (NodeId, Reason);
 
+/// Operators that write rows into a buffer.
+const WRITERS: [&str; 3] = ["ScatterND", "ScatterElements", "TensorScatter"];
+
 /// Most nodes that the search for the cause of a miss visits.
 const FARTHEST: usize = 500;
 
@@ -125,6 +128,13 @@ pub fn not_growing(
         };
         return (end, reason);
     };
+    if is_quantized(graph, trail) {
+        let reason = Reason::Quantized {
+            operand: role,
+            op: node.op_type().to_owned(),
+        };
+        return (id, reason);
+    }
     if let Some((past, rank, heads)) = cache_behind(graph, facts, source) {
         let latent = rank == Some(3) || heads == Some(1);
         let reason = match latent {
@@ -140,32 +150,50 @@ pub fn not_growing(
         };
         return (id, reason);
     }
-    let builds = [
-        "Concat",
-        "ScatterND",
-        "ScatterElements",
-        "TensorScatter",
-        "Slice",
-        "Where",
-        "Pad",
-    ];
+    let builds = ["Concat", "Slice", "Where", "Pad"];
     match builds.iter().any(|op| is_op(node, op)) {
-        true => {
-            let reason = Reason::CacheForm {
-                operand: role,
-                op: built_by(graph, node),
-                value: source.to_owned(),
-            };
-            (id, reason)
-        }
+        true => (id, form(graph, source, node, role)),
         false => (id, cross(role, source)),
+    }
+}
+
+/// Whether the operand is rounded to integers and back on its way to the product.
+pub fn is_quantized(graph: &Graph, trail: &Trail) -> bool {
+    let source = trail.values.first().and_then(|value| graph.producer(value));
+    source.is_some_and(|(_, node)| is_op(node, "DequantizeLinear"))
+}
+
+/// Why an operand is no growing cache that is written into a buffer of one length, wherever heads are split behind it.
+pub fn buffered(graph: &Graph, trail: &Trail, role: Operand) -> Option<Refused> {
+    let source = trail.values.first()?;
+    let (id, node) = graph.producer(source)?;
+    let written = WRITERS.iter().any(|op| is_op(node, op));
+    written.then(|| (id, form(graph, source, node, role)))
+}
+
+fn form(graph: &Graph, source: &str, node: &NodeProto, role: Operand) -> Reason {
+    Reason::CacheForm {
+        operand: role,
+        op: built_by(graph, node),
+        value: source.to_owned(),
     }
 }
 
 /// How `node` builds a cache: of a `Concat`, what stands where the past belongs.
 fn built_by(graph: &Graph, node: &NodeProto) -> String {
+    if WRITERS.iter().any(|op| is_op(node, op)) {
+        return format!(
+            "{} '{}', which writes into a buffer of one length (a static cache)",
+            node.op_type(),
+            label(node)
+        );
+    }
     let first = node.input.first().filter(|_| is_op(node, "Concat"));
     match first.and_then(|value| graph.producer(value)) {
+        Some((_, maker)) if is_op(maker, "Slice") => format!(
+            "Concat behind Slice '{}', which drops the oldest rows (a window or ring cache)",
+            label(maker)
+        ),
         Some((_, maker)) => format!(
             "Concat whose first input is made by {} '{}'",
             maker.op_type(),

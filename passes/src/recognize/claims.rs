@@ -13,17 +13,46 @@ const FARTHEST: usize = 2000;
 
 /// The pasts that recognised or refused attentions account for.
 #[derive(Debug, Default)]
-pub struct Claims(HashSet<String>);
+pub struct Claims {
+    /// The pasts of all caches that grow in the graph.
+    growing: HashSet<String>,
+    claimed: HashSet<String>,
+    /// Those of attentions that are refused.
+    refused: HashSet<String>,
+}
 
 impl Claims {
-    /// Claims every past that the attention around `start`, a softmax or an operator, reads.
-    pub fn add(&mut self, graph: &Graph, start: NodeId) {
+    /// No claim yet on the caches of `graph`.
+    pub fn of(graph: &Graph, facts: &Facts) -> Self {
+        let pasts = graph.nodes().filter_map(|(_, node)| {
+            let kept = kept_by_operator(graph, facts, node);
+            kept.or_else(|| growing(graph, facts, node).map(|(past, _)| past))
+        });
+        Self {
+            growing: pasts.map(str::to_owned).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether `caches`, of which there is one at least, are those of an attention that is refused already.
+    pub fn are_refused(&self, caches: &[String]) -> bool {
+        caches.iter().any(|past| self.refused.contains(past))
+    }
+
+    /// Remembers `caches` as those of an attention that is refused.
+    pub fn refuse(&mut self, caches: Vec<String>) {
+        self.refused.extend(caches);
+    }
+
+    /// Claims every past that the attention around `start`, a softmax or an operator, reads; returns those of caches.
+    pub fn add(&mut self, graph: &Graph, facts: &Facts, start: NodeId) -> Vec<String> {
+        let mut found: HashSet<String> = HashSet::new();
         let mut seen = HashSet::new();
         let mut open: Vec<&str> = Vec::new();
         if let Some(node) = graph.node(start) {
             open.extend(node.input.iter().map(String::as_str));
             // The values meet the probabilities further on.
-            for id in after(graph, node) {
+            for id in after(graph, facts, node) {
                 let inputs = graph.node(id).map(|n| n.input.as_slice());
                 open.extend(inputs.unwrap_or_default().iter().map(String::as_str));
             }
@@ -33,12 +62,16 @@ impl Claims {
                 continue;
             }
             if graph.input(value).is_some() {
-                self.0.insert(value.to_owned());
+                found.insert(value.to_owned());
             }
             let Some((_, node)) = graph.producer(value) else {
                 continue;
             };
-            if !is_projection(graph, node) {
+            // Masks and positions are made from the sizes of other layers' values.
+            if is_op(node, "Shape") {
+                continue;
+            }
+            if !is_projection(graph, facts, node) {
                 open.extend(node.input.iter().map(String::as_str));
                 continue;
             }
@@ -47,42 +80,39 @@ impl Claims {
             let past = projected
                 .filter(|(_, n)| is_op(n, "Concat"))
                 .and_then(|(_, n)| n.input.first());
-            self.0.extend(past.map(|p| graph.resolve(p).to_owned()));
+            found.extend(past.map(|p| graph.resolve(p).to_owned()));
         }
+        self.claimed.extend(found.iter().cloned());
+        found.retain(|past| self.growing.contains(past));
+        found.into_iter().collect()
     }
 
-    /// A reject for every cache that grows in `graph` and is not claimed, numbered from `layer` on.
+    /// A reject for every attention whose caches grow in `graph` and are not claimed, numbered from `layer` on.
     pub fn missing(&self, graph: &Graph, facts: &Facts, layer: usize) -> Vec<Reject> {
-        let mut missing = Vec::new();
+        let mut missing: Vec<Reject> = Vec::new();
+        let mut owners = HashSet::new();
         for (_, node) in graph.nodes() {
-            if let Some(past) =
-                kept_by_operator(graph, facts, node).filter(|p| !self.0.contains(*p))
-            {
-                missing.push(Reject {
-                    layer: layer + missing.len(),
-                    node: label(node).to_owned(),
-                    reason: Reason::UnknownReader {
-                        past: past.to_owned(),
-                        reader: node.op_type().to_owned(),
-                    },
+            let kept = kept_by_operator(graph, facts, node);
+            let kept = kept.map(|past| (past, node.op_type().to_owned()));
+            let unclaimed = kept.or_else(|| {
+                let (past, present) = growing(graph, facts, node)?;
+                // What grows and is read by nobody takes part in no attention.
+                let mut readers = graph.uses(present).iter().filter_map(|u| {
+                    let reader = graph.node(u.node)?;
+                    (!is_op(reader, "Shape")).then(|| reader.op_type().to_owned())
                 });
-            }
-            let Some((past, present)) = growing(graph, facts, node) else {
-                continue;
-            };
-            if self.0.contains(past) {
-                continue;
-            }
-            // What grows and is read by nobody takes part in no attention.
-            let mut readers = graph.uses(present).iter().filter_map(|u| {
-                let reader = graph.node(u.node)?;
-                (!is_op(reader, "Shape")).then(|| reader.op_type().to_owned())
+                Some((past, readers.next()?))
             });
-            let Some(reader) = readers.next() else {
+            let Some((past, reader)) = unclaimed.filter(|(p, _)| !self.claimed.contains(*p)) else {
                 continue;
             };
+            // The keys and the values of one attention.
+            if !owners.insert(owner(past)) {
+                continue;
+            }
             missing.push(Reject {
                 layer: layer + missing.len(),
+                within: None,
                 node: label(node).to_owned(),
                 reason: Reason::UnknownReader {
                     past: past.to_owned(),
@@ -92,6 +122,17 @@ impl Claims {
         }
         missing
     }
+}
+
+/// What the names of the key cache and of the value cache of one attention have in common.
+fn owner(past: &str) -> Vec<String> {
+    let name = past.to_lowercase();
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric());
+    let word = |word: &str| match word {
+        "v" | "value" | "values" | "k" | "key" | "keys" => "kv".to_owned(),
+        _ => word.to_owned(),
+    };
+    words.map(word).collect()
 }
 
 /// The past of a key cache that `node`, an operator outside ONNX's own domain, keeps by itself: an input of the graph that
@@ -135,7 +176,7 @@ fn growing<'g>(
 }
 
 /// The nodes behind `node` up to the next products and projections.
-fn after(graph: &Graph, node: &NodeProto) -> Vec<NodeId> {
+fn after(graph: &Graph, facts: &Facts, node: &NodeProto) -> Vec<NodeId> {
     let mut found = Vec::new();
     let mut open: Vec<&str> = node.output.iter().map(String::as_str).collect();
     while let Some(value) = open.pop() {
@@ -151,7 +192,7 @@ fn after(graph: &Graph, node: &NodeProto) -> Vec<NodeId> {
                 reader.op_type(),
                 "MatMul" | "FusedMatMul" | "Einsum" | "Gemm"
             );
-            if !ends && !is_projection(graph, reader) && found.len() < 12 {
+            if !ends && !is_projection(graph, facts, reader) && found.len() < 12 {
                 open.extend(reader.output.iter().map(String::as_str));
             }
         }
@@ -160,14 +201,17 @@ fn after(graph: &Graph, node: &NodeProto) -> Vec<NodeId> {
 }
 
 /// A product with a weight, quantized or not.
-fn is_projection(graph: &Graph, node: &NodeProto) -> bool {
+fn is_projection(graph: &Graph, facts: &Facts, node: &NodeProto) -> bool {
     let product = ["MatMul", "Gemm", "Conv", "Einsum"]
         .iter()
         .any(|op| node.op_type().contains(op));
-    product
-        && node
-            .input
-            .iter()
-            .skip(1)
-            .any(|i| graph.initializer(graph.resolve(i)).is_some())
+    product && node.input.iter().any(|i| is_weight(graph, facts, i))
+}
+
+/// Whether `value` is a stored tensor, or a matrix: what attention multiplies has a batch axis. Scales and zero points
+/// are no weights.
+fn is_weight(graph: &Graph, facts: &Facts, value: &str) -> bool {
+    let stored = graph.initializer(graph.resolve(value));
+    stored.is_some_and(|tensor| tensor.dims.len() > 1)
+        || facts.shape(value).is_some_and(|shape| shape.len() == 2)
 }

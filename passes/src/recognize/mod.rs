@@ -1,6 +1,7 @@
 //! Finds every attention of a graph and proves what it is, or says why it cannot.
 
 mod cache;
+pub mod candidate;
 mod claims;
 pub mod digits;
 pub mod matmul;
@@ -14,7 +15,7 @@ mod side;
 pub mod site;
 mod trail;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, label};
@@ -34,24 +35,49 @@ pub struct Recognized {
     pub others: Vec<Reject>,
 }
 
+impl Recognized {
+    /// How many attentions the model has: those of the branches of an `If` that are one layer count as one.
+    pub fn attentions(&self) -> usize {
+        let sites = self.sites.iter().map(|s| s.layer);
+        let all: BTreeSet<usize> = sites.chain(self.refused()).collect();
+        all.len()
+    }
+
+    /// How many of them are proved, in every branch.
+    pub fn recognised(&self) -> usize {
+        let refused: BTreeSet<usize> = self.refused().collect();
+        self.attentions() - refused.len()
+    }
+
+    fn refused(&self) -> impl Iterator<Item = usize> {
+        self.rejects.iter().map(|r| r.layer)
+    }
+}
+
 /// Looks at every node once; linear in the graph. `refused` holds the operators that could not be spelled out, by their
-/// first output.
-pub fn recognize(graph: &Graph, facts: &Facts, refused: &BTreeMap<String, Reason>) -> Recognized {
+/// first output; the attentions are counted from `first` on.
+pub fn recognize(
+    graph: &Graph,
+    facts: &Facts,
+    refused: &BTreeMap<String, Reason>,
+    first: usize,
+) -> Recognized {
     let mut found = Recognized::default();
-    let mut layer = 0;
-    let mut claims = Claims::default();
+    let mut layer = first;
+    let mut claims = Claims::of(graph, facts);
     for (id, node) in graph.nodes() {
         let by_operator = node.output.first().and_then(|o| refused.get(o)).cloned();
         let candidate = match by_operator {
             Some(reason) => Err((id, reason)),
-            None => match matmul::candidate(graph, facts, id, node) {
+            None => match candidate::candidate(graph, facts, id, node) {
                 Some(candidate) => candidate,
                 None => continue,
             },
         };
-        claims.add(graph, id);
+        let caches = claims.add(graph, facts, id);
         let reject = |(at, reason): (NodeId, Reason)| Reject {
             layer,
+            within: None,
             node: graph
                 .node(at)
                 .map_or_else(String::new, |n| label(n).to_owned()),
@@ -63,7 +89,12 @@ pub fn recognize(graph: &Graph, facts: &Facts, refused: &BTreeMap<String, Reason
                 found.others.push(reject(other));
                 continue;
             }
-            Err(refused) => found.rejects.push(reject(refused)),
+            // A softmax for each head of one cache is one attention.
+            Err(_) if claims.are_refused(&caches) => continue,
+            Err(refused) => {
+                claims.refuse(caches);
+                found.rejects.push(reject(refused));
+            }
         }
         layer += 1;
     }
@@ -107,6 +138,7 @@ fn one_reader_per_cache(graph: &Graph, found: &mut Recognized) {
             let site = found.sites.remove(position);
             found.rejects.push(Reject {
                 layer,
+                within: None,
                 node: graph
                     .node(site.score)
                     .map_or_else(String::new, |n| label(n).to_owned()),

@@ -4,7 +4,9 @@ use tract_data::prelude::TDim;
 
 use crate::facts::{Facts, shape_text as text};
 use crate::graph::{Graph, NodeId, is_op};
-use crate::recognize::cache::{Refused, filled, growing, not_growing, second_reader};
+use crate::recognize::cache::{
+    Refused, buffered, filled, growing, is_quantized, not_growing, second_reader,
+};
 use crate::recognize::digits::{Digit, DigitMap};
 use crate::recognize::pass_through::makes;
 use crate::recognize::reject::{Operand, Reason};
@@ -77,6 +79,9 @@ fn uncached(
     role: Operand,
     query: &[TDim],
 ) -> Result<(usize, Proved), Refused> {
+    if let Some(refused) = buffered(graph, trail, role) {
+        return Err(refused);
+    }
     let heads = query.get(1).cloned().unwrap_or_default();
     let end = trail.steps.last().map_or(NodeId(0), |s| s.node);
     let mut first = None;
@@ -89,6 +94,7 @@ fn uncached(
         }
     }
     match first {
+        _ if is_quantized(graph, trail) => Err(not_growing(graph, facts, trail, role, end)),
         Some(refused) if trail.stopped.is_none() => Err(refused),
         _ => Err(not_growing(graph, facts, trail, role, end)),
     }

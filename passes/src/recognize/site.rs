@@ -71,8 +71,10 @@ pub struct Side {
 /// One attention, proved to be `softmax(f(q · repeat_kv(K)ᵀ)) · repeat_kv(V)` for some `f` that stays as it is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Site {
-    /// Position among the attentions of the graph, from 0.
+    /// Position among the attentions of the model, from 0; the branches of an `If` count alike.
     pub layer: usize,
+    /// The branch or loop body that holds it, such as `then_branch of If 'merged'`; `None` in the main graph.
+    pub within: Option<String>,
     /// The name of the module the nodes come from, as far as their names tell; else that of the score product.
     pub name: String,
     /// How it was spelled.

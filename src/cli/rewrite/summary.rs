@@ -1,5 +1,7 @@
 //! What a rewrite did, in words and as data.
 
+use std::collections::BTreeSet;
+
 use gqa2mla::compress::run::is_lossy;
 use gqa2mla::report::grouped;
 use gqa2mla_passes::Rewritten;
@@ -29,17 +31,22 @@ pub struct Summary {
 impl Summary {
     /// Sums up `rewritten`, which runs as `target`.
     pub fn of(rewritten: &Rewritten, target: &'static str) -> Self {
-        let sites = &rewritten.sites;
+        let mut seen = BTreeSet::new();
+        // The branches of an `If` are one layer.
+        let sites = rewritten.sites.iter();
+        let sites: Vec<&RewrittenSite> = sites.filter(|s| seen.insert(s.site.layer)).collect();
+        let refused: BTreeSet<usize> = rewritten.rejects.iter().map(|r| r.layer).collect();
         let ranks = sites.iter().flat_map(|s| [s.ranks.key, s.ranks.value]);
-        let worst =
-            |of: fn(&RewrittenSite) -> Option<f64>| sites.iter().filter_map(of).fold(0.0, f64::max);
+        let worst = |of: fn(&RewrittenSite) -> Option<f64>| {
+            sites.iter().filter_map(|s| of(s)).fold(0.0, f64::max)
+        };
         let cached = || sites.iter().filter(|s| s.site.is_cached());
         let first = sites.first().map(|s| &s.site);
         Self {
             target,
             sites: sites.len(),
             rejects: rejects_json(&rewritten.rejects),
-            not_rewritten: rewritten.rejects.len(),
+            not_rewritten: refused.len(),
             heads: first.map_or_else(String::new, |s| {
                 format!("H={} G={} d={}", s.heads, s.kv_heads, s.key.size)
             }),
@@ -51,10 +58,10 @@ impl Summary {
             after: cached()
                 .map(|s| bytes(s.site.cached_type, s.ranks.key + s.ranks.value))
                 .sum(),
-            layers: sites.iter().map(layer_json).collect(),
+            layers: sites.iter().map(|s| layer_json(s)).collect(),
             predictable: sites.iter().all(|s| s.key.loss.is_some()),
             predicted: (worst(|s| s.key.loss), worst(|s| s.value.loss)),
-            lossy: is_lossy(sites),
+            lossy: is_lossy(&rewritten.sites),
         }
     }
 

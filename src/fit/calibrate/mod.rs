@@ -105,7 +105,9 @@ impl Watched {
         quantities: &[Quantity],
         runtime: &RuntimeOptions,
     ) -> Result<Self, CalibrateError> {
-        let interface = LanguageModel::of(&model.model.proto)?.interface;
+        let interface = LanguageModel::of(&model.model.proto)?
+            .fed(&runtime.given)?
+            .interface;
         let analysis = Analysis::of(&model.model, Target::MatMul)?;
         let Observed { proto, layers } = observe(&model.model, &analysis, quantities)?;
         let session = open_messages(&proto.encode_to_vec(), &model.path, runtime)?;

@@ -22,6 +22,7 @@ impl Reason {
             Self::CrossAttention { .. } => "cross-attention",
             Self::CacheForm { .. } => "cache-form",
             Self::ChangedAfterCaching { .. } => "changed-after-caching",
+            Self::Quantized { .. } => "quantized-products",
             Self::AlreadyLatent { .. } => "already-latent",
             Self::OperandShape { .. } => "operand-shape",
             Self::ValueProducts { .. } => "value-products",
@@ -59,7 +60,7 @@ impl Reason {
                 "nothing: one latent for keys and values needs the same KV heads on both sides"
             }
             Self::CacheAxis { .. } | Self::CacheForm { .. } => {
-                "export with a cache that grows by Concat along axis 2 of [batch, kv_heads, length, head_size]"
+                "export with a cache that grows by Concat along axis 2 of [batch, kv_heads, length, head_size]: not a static, sliding or paged one"
             }
             Self::CacheNotReturned { .. } => {
                 "name the concatenated key and value as outputs of the export"
@@ -69,7 +70,10 @@ impl Reason {
                 "nothing: only caches that grow with the text are made latent"
             }
             Self::ChangedAfterCaching { .. } => {
-                "export a model that caches keys after rotation, as transformers does"
+                "export a model that caches what the product reads, keys after rotation, as transformers does"
+            }
+            Self::Quantized { .. } => {
+                "quantize products with weights only: MatMulConstBOnly=True in the extra_options of ONNX Runtime's quantization, or nodes_to_exclude"
             }
             Self::AlreadyLatent { .. } => "nothing: the model is what a rewrite would make of it",
             Self::OperandShape { .. } => {

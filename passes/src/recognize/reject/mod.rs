@@ -7,8 +7,11 @@ use std::fmt;
 /// An attention-like subgraph that is not rewritten, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {
-    /// Which attention of the graph it would have been, counted from 0 in graph order.
+    /// Which attention of the model it would have been, counted from 0 in graph order; the branches of an `If` count
+    /// alike.
     pub layer: usize,
+    /// The branch or loop body that holds the node, such as `then_branch of If 'merged'`; `None` in the main graph.
+    pub within: Option<String>,
     /// The node at which the proof failed.
     pub node: String,
     /// What was expected there and what was found.
@@ -17,16 +20,18 @@ pub struct Reject {
 
 impl fmt::Display for Reject {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let within = self.within.as_ref();
+        let within = within.map_or_else(String::new, |w| format!(" in {w}"));
         write!(
             f,
-            "layer {}: {} (node '{}')",
+            "layer {}{within}: {} (node '{}')",
             self.layer, self.reason, self.node
         )
     }
 }
 
 /// Which operand of the attention a reason speaks of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operand {
     /// The left operand of the score product.
     Query,
@@ -208,7 +213,7 @@ pub enum Reason {
     },
     /// What is cached is not what the product reads: rotated or normalized afterwards.
     #[error(
-        "the {operand} cache '{past}' is changed by {op} after it is read, expected keys that are cached as the product reads them (after rotation)"
+        "the {operand} cache '{past}' is changed by {op} after it is read, expected {operand}s that are cached as the product reads them{}", after_rotation(.operand)
     )]
     ChangedAfterCaching {
         /// Key or value.
@@ -216,6 +221,16 @@ pub enum Reason {
         /// The past input.
         past: String,
         /// The operator that makes what the product reads.
+        op: String,
+    },
+    /// The products of the attention are products of integers.
+    #[error(
+        "the {operand} is rounded to integers in front of the product, by {op}: a latent cache would be rounded to other ones"
+    )]
+    Quantized {
+        /// Key or value.
+        operand: Operand,
+        /// The operator.
         op: String,
     },
     /// The model is multi-head latent attention.
@@ -292,7 +307,7 @@ pub enum Reason {
     },
     /// A cache that no attention accounts for.
     #[error(
-        "the cache '{past}' grows here and is read by {reader}, but no softmax over a product with it was found"
+        "the cache '{past}' grows here and is read by {reader}, and no attention of a known form reads it: expected a product of queries and keys, a softmax, and a product with the values"
     )]
     UnknownReader {
         /// The past input.
@@ -320,4 +335,12 @@ pub enum Reason {
         /// The other layer.
         other: usize,
     },
+}
+
+/// What keys go through before they are cached, and values do not.
+fn after_rotation(operand: &Operand) -> &'static str {
+    match operand {
+        Operand::Key => " (after rotation)",
+        _ => "",
+    }
 }

@@ -1,0 +1,271 @@
+//! The softmax of an attention and the two products around it, whatever stands between them.
+
+use std::collections::HashSet;
+
+use crate::facts::Facts;
+use crate::graph::{Graph, NodeId, is_contrib, is_op, is_standard};
+use crate::onnx::NodeProto;
+use crate::recognize::cache::latent_behind;
+use crate::recognize::reject::{Operand, Reason};
+
+/// The domain of ONNX Runtime's own operators.
+const MICROSOFT: &str = "com.microsoft";
+
+/// A softmax with the products around it.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate {
+    /// The softmax.
+    pub softmax: NodeId,
+    /// The product of queries and keys.
+    pub score: NodeId,
+    /// The product of probabilities and values.
+    pub output: NodeId,
+    /// Which input of the value product holds the probabilities; 0 in every attention.
+    pub side: usize,
+}
+
+/// A product that a walk has reached, and the first node on the way that moves elements about or multiplies in a form
+/// that is not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Reached {
+    product: NodeId,
+    side: usize,
+    obstacle: Option<NodeId>,
+}
+
+/// Looks at `node`; `None` where it is no softmax over a product of two computed values.
+pub fn candidate(
+    graph: &Graph,
+    facts: &Facts,
+    id: NodeId,
+    node: &NodeProto,
+) -> Option<Result<Candidate, (NodeId, Reason)>> {
+    if !is_op(node, "Softmax") {
+        return None;
+    }
+    let scores = plain_first(scores(graph, facts, node));
+    if scores.is_empty() {
+        return None;
+    }
+    let products = plain_first(value_products(graph, facts, node));
+    match (scores.as_slice(), products.as_slice()) {
+        // Probabilities that meet no values choose something else: experts, tokens.
+        (_, []) => None,
+        ([score], [output]) => {
+            if let Some(refused) = obstacle(graph, facts, score, "scores")
+                .or_else(|| obstacle(graph, facts, output, "probabilities"))
+            {
+                return Some(Err(refused));
+            }
+            Some(Ok(Candidate {
+                softmax: id,
+                score: score.product,
+                output: output.product,
+                side: output.side,
+            }))
+        }
+        (scores, [_]) => Some(Err((
+            id,
+            Reason::ScoreProducts {
+                count: scores.len(),
+            },
+        ))),
+        (_, products) => Some(Err((
+            id,
+            Reason::ValueProducts {
+                count: products.len(),
+            },
+        ))),
+    }
+}
+
+/// Those reached in the plain way; the others only where there are none of them.
+fn plain_first(mut found: Vec<Reached>) -> Vec<Reached> {
+    if found.iter().any(|r| r.obstacle.is_none()) {
+        found.retain(|r| r.obstacle.is_none());
+    }
+    found.sort();
+    found.dedup_by_key(|r| (r.product, r.side));
+    found
+}
+
+/// The reason that the obstacle on the way to a product gives.
+fn obstacle(
+    graph: &Graph,
+    facts: &Facts,
+    reached: &Reached,
+    what: &'static str,
+) -> Option<(NodeId, Reason)> {
+    let at = reached.obstacle?;
+    let node = graph.node(at)?;
+    let product = graph.node(reached.product)?;
+    let operand = match what {
+        "scores" => Operand::Key,
+        _ => Operand::Value,
+    };
+    // One head that all queries share, with heads as rows: what a rewrite makes.
+    let cached = product.input.get(1 - reached.side.min(1));
+    if let Some(past) = cached.and_then(|v| latent_behind(graph, facts, v)) {
+        return Some((at, Reason::AlreadyLatent { operand, past }));
+    }
+    if at == reached.product {
+        let op = full_name(node);
+        if quantized_operand(node).is_some() {
+            return Some((at, Reason::Quantized { operand, op }));
+        }
+        let detail = "it multiplies queries, keys or values in a form that is not followed";
+        let detail = detail.to_owned();
+        return Some((at, Reason::UnsupportedOperator { op, detail }));
+    }
+    let op = node.op_type().to_owned();
+    Some((at, Reason::Rearranged { what, op }))
+}
+
+/// Products of two computed values that the input of `softmax` is made of.
+fn scores(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<Reached> {
+    let mut found = Vec::new();
+    let mut seen = HashSet::new();
+    let mut open: Vec<(&str, Option<NodeId>)> = Vec::new();
+    open.extend(softmax.input.first().map(|i| (i.as_str(), None)));
+    while let Some((value, obstacle)) = open.pop() {
+        if !seen.insert(value) {
+            continue;
+        }
+        let Some((id, node)) = graph.producer(value) else {
+            continue;
+        };
+        if let Some(plain) = product(graph, facts, node) {
+            found.push(Reached {
+                product: id,
+                side: 0,
+                obstacle: if plain {
+                    obstacle
+                } else {
+                    obstacle.or(Some(id))
+                },
+            });
+        } else if is_between(node) && main_output(node) == Some(value) {
+            open.extend(node.input.iter().map(|i| (i.as_str(), obstacle)));
+        } else if rearranges(node) {
+            let through = node.input.first();
+            open.extend(through.map(|i| (i.as_str(), obstacle.or(Some(id)))));
+        }
+    }
+    found
+}
+
+/// Products that the output of `softmax` reaches, with the side on which it enters.
+fn value_products(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<Reached> {
+    let mut found = Vec::new();
+    let mut seen = HashSet::new();
+    let mut open: Vec<(&str, Option<NodeId>)> = Vec::new();
+    open.extend(softmax.output.first().map(|o| (o.as_str(), None)));
+    while let Some((value, obstacle)) = open.pop() {
+        for usage in graph.uses(value) {
+            let (Some(input), Some(node)) = (usage.input, graph.node(usage.node)) else {
+                continue;
+            };
+            let id = usage.node;
+            if let Some(plain) = product(graph, facts, node) {
+                found.push(Reached {
+                    product: id,
+                    side: input,
+                    obstacle: if plain {
+                        obstacle
+                    } else {
+                        obstacle.or(Some(id))
+                    },
+                });
+            } else if is_between(node) && seen.insert(id) {
+                open.extend(main_output(node).map(|o| (o, obstacle)));
+            } else if rearranges(node) && input == 0 && seen.insert(id) {
+                let obstacle = obstacle.or(Some(id));
+                open.extend(node.output.iter().map(|o| (o.as_str(), obstacle)));
+            }
+        }
+    }
+    found
+}
+
+/// Whether `node` multiplies two computed values, and if so whether as plain `MatMul`.
+fn product(graph: &Graph, facts: &Facts, node: &NodeProto) -> Option<bool> {
+    if let Some(right) = quantized_operand(node) {
+        let operands = [0, right].map(|at| node.input.get(at));
+        let computed = |value: Option<&String>| value.is_some_and(|v| is_computed(graph, facts, v));
+        return operands.into_iter().all(computed).then_some(false);
+    }
+    let plain = is_op(node, "MatMul");
+    let other = is_op(node, "Einsum") || is_contrib(node, "FusedMatMul");
+    ((plain || other) && is_product(graph, facts, node)).then_some(plain)
+}
+
+/// The position of the right operand of a product of integers; `None` for every other operator.
+fn quantized_operand(node: &NodeProto) -> Option<usize> {
+    match node.op_type() {
+        "MatMulInteger" if is_standard(node) => Some(1),
+        "DynamicQuantizeMatMul" | "MatMulIntegerToFloat" if node.domain() == MICROSOFT => Some(1),
+        "QLinearMatMul" if is_standard(node) => Some(3),
+        _ => None,
+    }
+}
+
+/// The operator's name, with its domain where that is not ONNX's own.
+fn full_name(node: &NodeProto) -> String {
+    match node.domain() {
+        "" | "ai.onnx" => node.op_type().to_owned(),
+        domain => format!("{domain}.{}", node.op_type()),
+    }
+}
+
+/// The output that holds what `node` computes of its first input; a quantizer's others are scales, which go on with the
+/// products of other layers.
+fn main_output(node: &NodeProto) -> Option<&str> {
+    node.output.first().map(String::as_str)
+}
+
+/// Operators that move the elements of scores or probabilities about.
+fn rearranges(node: &NodeProto) -> bool {
+    matches!(node.domain(), "" | "ai.onnx")
+        && matches!(
+            node.op_type(),
+            "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Flatten"
+        )
+}
+
+/// Whether both operands of a `MatMul` are computed: a constant right operand is a projection.
+pub fn is_product(graph: &Graph, facts: &Facts, node: &NodeProto) -> bool {
+    node.input.len() == 2 && node.input.iter().all(|i| is_computed(graph, facts, i))
+}
+
+fn is_computed(graph: &Graph, facts: &Facts, value: &str) -> bool {
+    let source = graph.resolve(value);
+    graph.initializer(source).is_none() && facts.floats(source).is_none()
+}
+
+/// Operators that stand between the products: scaling, masks, soft-caps, guards, sinks, dropout.
+fn is_between(node: &NodeProto) -> bool {
+    matches!(node.domain(), "" | "ai.onnx")
+        && matches!(
+            node.op_type(),
+            "Add"
+                | "Sub"
+                | "Mul"
+                | "Div"
+                | "Where"
+                | "Tanh"
+                | "Cast"
+                | "Clip"
+                | "Min"
+                | "Max"
+                | "Identity"
+                | "IsNaN"
+                | "Dropout"
+                | "Concat"
+                | "Slice"
+                | "Softmax"
+                // Products of integers are scaled back.
+                | "DequantizeLinear"
+                | "QuantizeLinear"
+                | "DynamicQuantizeLinear"
+        )
+}

@@ -20,6 +20,15 @@ const PROBED: usize = 512;
 /// Cheapest side against the dearest: a probe that finds no loss at all has met a text too short to show it.
 const CHEAPEST: f64 = 1e-4;
 
+/// How the widths of the keys and the values of one layer go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sides {
+    /// Each has its own.
+    Apart,
+    /// Both have the same.
+    Alike,
+}
+
 /// What narrowing one side of a layer, its keys or its values, costs.
 #[derive(Debug, Clone, Copy)]
 pub struct Curve<'c> {
@@ -50,6 +59,26 @@ pub fn allot(sides: &[Curve], budget: usize) -> Vec<usize> {
     widths
 }
 
+/// The same where `sides` come in pairs, of the keys and the values of one layer, that have one width.
+fn allot_alike(sides: &[Curve], budget: usize) -> Vec<usize> {
+    let joint: Vec<Vec<f64>> = sides
+        .chunks_exact(2)
+        .map(|pair| {
+            let longest = pair.iter().map(|c| c.spectrum.len()).max().unwrap_or(0);
+            let cost = |c: &Curve, at: usize| c.price * c.spectrum.get(at).copied().unwrap_or(0.0);
+            (0..longest)
+                .map(|at| pair.iter().map(|c| cost(c, at)).sum())
+                .collect()
+        })
+        .collect();
+    let layers = joint.iter().map(|spectrum| Curve {
+        spectrum,
+        price: 1.0,
+    });
+    let widths = allot(&layers.collect::<Vec<_>>(), budget / 2);
+    widths.into_iter().flat_map(|width| [width; 2]).collect()
+}
+
 /// Widths for every attention that together cache as many numbers as those of `options`. Probes are models that read the
 /// first tokens of `text`.
 ///
@@ -58,6 +87,7 @@ pub fn allot(sides: &[Curve], budget: usize) -> Vec<usize> {
 pub fn free(
     compressor: &Compressor,
     options: &RewriteOptions,
+    sides: Sides,
     text: &Text,
     observer: &mut Observer,
 ) -> Result<RankPlan, CompressError> {
@@ -138,7 +168,10 @@ pub fn free(
             curve.price = curve.price.max(CHEAPEST * dearest / sum);
         }
     }
-    let widths = allot(&curves, budget);
+    let widths = match sides {
+        Sides::Apart => allot(&curves, budget),
+        Sides::Alike => allot_alike(&curves, budget),
+    };
     let pairs = sites.iter().zip(widths.chunks_exact(2));
     let ranks = pairs.filter_map(|(site, pair)| match *pair {
         [key, value] => Some((site.id.clone(), Ranks { key, value })),
@@ -188,6 +221,19 @@ mod tests {
                 "budget {budget}: {found:?}"
             );
         }
+    }
+
+    #[test]
+    fn keys_and_values_of_a_layer_can_have_one_width() {
+        let side = |spectrum, price| Curve { spectrum, price };
+        let sides = [
+            side(&[4.0, 1.0, 0.5], 1.0),
+            side(&[1.0, 1.0, 1.0], 0.1),
+            side(&[9.0, 8.0, 7.0], 1.0),
+            side(&[1.0, 0.0, 0.0], 1.0),
+        ];
+        assert_eq!(super::allot_alike(&sides, 8), [1, 1, 3, 3]);
+        assert_eq!(super::allot_alike(&sides, 100), [3, 3, 3, 3]);
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl Request<'_> {
         if self.is_exact() || self.promise.is_some() {
             return Err(FreeWidthsError::NoBudget);
         }
-        if self.options.form.target() == Target::Gqa {
+        if self.widths == Widths::Free && self.options.form.target() == Target::Gqa {
             return Err(FreeWidthsError::OneWidth);
         }
         match self.factorization() {

@@ -6,6 +6,7 @@ use gqa2mla_passes::pipeline::patches::RewrittenSite;
 use gqa2mla_passes::{Decoupled, RewriteOptions};
 
 use crate::compress::acceptance::{Held, Verdict, accepts};
+use crate::compress::allot::Sides;
 use crate::compress::compressed::Compressed;
 use crate::compress::compressor::{Compressor, Destination, analysis};
 use crate::compress::error::CompressError;
@@ -274,8 +275,12 @@ fn rewritten(
     }
     let held_out = texts.held_out()?;
     let fitted = texts.fitted.as_ref().ok_or(CompressError::NoText)?;
+    let sides = match request.widths {
+        Widths::FreeLayers => Sides::Alike,
+        _ => Sides::Apart,
+    };
     let (made, compared, quality) =
-        better_widths(compressor, options, (fitted, held_out), observer)?;
+        better_widths(compressor, options, sides, (fitted, held_out), observer)?;
     Ok((made, Some(compared), Some(quality)))
 }
 

@@ -2,7 +2,7 @@
 
 use gqa2mla_passes::RewriteOptions;
 
-use crate::compress::allot::free;
+use crate::compress::allot::{Sides, free};
 use crate::compress::compressed::Compressed;
 use crate::compress::compressor::Compressor;
 use crate::compress::error::CompressError;
@@ -18,6 +18,8 @@ pub enum Widths {
     Uniform,
     /// Widths of their own under the budget of one common width, where those lose less.
     Free,
+    /// The same with one width for the keys and the values of a layer, as onnxruntime-genai serves it.
+    FreeLayers,
 }
 
 /// Mean KL in nats of both kinds of widths at the same size, on held-out text.
@@ -48,11 +50,12 @@ impl WidthsCompared {
 pub fn better_widths(
     compressor: &Compressor,
     options: &RewriteOptions,
+    sides: Sides,
     (fitted, held_out): (&Text, &Text),
     observer: &mut Observer,
 ) -> Result<(Compressed, WidthsCompared, Quality), CompressError> {
     let freely = RewriteOptions {
-        ranks: free(compressor, options, fitted, observer)?,
+        ranks: free(compressor, options, sides, fitted, observer)?,
         ..options.clone()
     };
     let mut make = |options: &RewriteOptions| -> Result<(Compressed, Quality), CompressError> {
@@ -66,7 +69,7 @@ pub fn better_widths(
         free_kl: free.1.mean_kl,
     };
     let (kept, dropped) = match compared.kept() {
-        Widths::Free => (free, uniform),
+        Widths::Free | Widths::FreeLayers => (free, uniform),
         Widths::Uniform => (uniform, free),
     };
     dropped.0.discard();

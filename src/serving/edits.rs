@@ -34,7 +34,7 @@ pub fn check(
             Stack::Triton => triton::check(text)?,
             _ => config::read(file, text).map(|_| ())?,
         }
-        if !one_width && matches!(stack, Stack::Genai | Stack::Optimum) {
+        if !one_width && *stack == Stack::Optimum {
             return Err(differing_widths(*stack));
         }
     }

@@ -138,6 +138,10 @@ pub fn rewrite_folder(
         .collect();
     check_folder(request.folder, request.out, &written, request.force)?;
     let mut compression = request.compression.clone();
+    // It reads heads and head size of each layer from the session, one shape for its keys and its values.
+    if stacks.contains(&Stack::Genai) && compression.widths == Widths::Free {
+        compression.widths = Widths::FreeLayers;
+    }
     compression.options.one_width = stacks
         .iter()
         .any(|stack| matches!(stack, Stack::Genai | Stack::Optimum));

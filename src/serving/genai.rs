@@ -1,5 +1,6 @@
-//! onnxruntime-genai: one width for keys and values of all layers, and a buffer that past and present share only where
-//! `GroupQueryAttention` writes into it.
+//! onnxruntime-genai: one shape for the keys and the values of a layer, and a buffer that past and present share only where
+//! `GroupQueryAttention` writes into it. From version 0.16 on the shape of each layer is the session's; older versions take
+//! the configuration's for all layers.
 
 use crate::serving::config::{Edit, read};
 use crate::serving::error::ServingError;
@@ -12,7 +13,7 @@ const SHARE: [&str; 2] = ["search", "past_present_share_buffer"];
 pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingError> {
     let stack = Stack::Genai;
     let mut config = read(stack.file(), text)?;
-    let width = latent.width(stack)?.to_string();
+    let (heads, width) = latent.first_shape(stack)?;
     let [model, decoder] = DECODER;
     if config.has(&[model, decoder, "pipeline"]) {
         return Err(ServingError::Refused {
@@ -20,8 +21,8 @@ pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingE
             reason: "its configuration divides the decoder into a pipeline of models".to_owned(),
         });
     }
-    config.set(&[model, decoder, "num_key_value_heads"], "1");
-    config.set(&[model, decoder, "head_size"], &width);
+    config.set(&[model, decoder, "num_key_value_heads"], &heads.to_string());
+    config.set(&[model, decoder, "head_size"], &width.to_string());
     // Left out, it means true, and a graph that appends to its cache gives a longer one back than it was given.
     if !latent.fused {
         config.set(&SHARE, "false");

@@ -1,5 +1,7 @@
 //! The caches of a model before and after the rewrite.
 
+use std::collections::BTreeMap;
+
 use gqa2mla_passes::onnx::ModelProto;
 
 use crate::files::load::LoadedModel;
@@ -67,6 +69,35 @@ impl Latent {
             true => Ok(first),
             false => Err(differing_widths(stack)),
         }
+    }
+
+    /// The heads and the width of the first cache, where keys and values of a layer have one shape that the model declares:
+    /// for stacks that read each layer's from the session.
+    pub(crate) fn first_shape(&self, stack: Stack) -> Result<(usize, usize), ServingError> {
+        let refused = |reason: &str| ServingError::Refused {
+            stack: stack.name(),
+            reason: reason.to_owned(),
+        };
+        let mut layers: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+        let growing = self.after.caches.iter().filter(|c| c.length_axis.is_some());
+        let mut first = None;
+        for cache in growing {
+            let [_, AxisSize::Fixed(heads), _, AxisSize::Fixed(width)] = *cache.dims.as_slice()
+            else {
+                return Err(refused(
+                    "some caches are as they were, and the model does not declare their heads and width",
+                ));
+            };
+            let shape = (heads, width);
+            let layer = cache.past.replace("value", "key");
+            if *layers.entry(layer).or_insert(shape) != shape {
+                return Err(refused(
+                    "it takes one shape for the keys and the values of a layer, and they differ (use --layout uniform)",
+                ));
+            }
+            first.get_or_insert(shape);
+        }
+        first.ok_or_else(|| refused("the model has no cache that grows"))
     }
 
     /// Names of each cache and its width, where it is a latent.

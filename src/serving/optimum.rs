@@ -38,6 +38,11 @@ pub fn shape(config: &mut Config, stack: Stack, width: usize) -> Result<(), Serv
         reason,
     };
     let kind = config.get(&["model_type"]).unwrap_or_default();
+    if config.get(&["is_encoder_decoder"]).as_deref() == Some("true") {
+        return Err(refused(
+            "of an encoder-decoder it computes one shape for the caches of self-attention, which are latent now, and for those of cross-attention, which are not: serve the model with ONNX Runtime itself or transformers.js, which read each shape from the session".to_owned(),
+        ));
+    }
     match kind.as_str() {
         "gemma3" => {
             config.set(&["text_config", "num_key_value_heads"], "1");

@@ -5,7 +5,7 @@ use crate::common::{fixture, folder, python, root, with};
 use serde_json::{Value, json};
 
 /// A variant that tests/python/variants.py makes, and the reason that its first layer gets.
-const VARIANTS: [(&str, &str); 7] = [
+const VARIANTS: [(&str, &str); 15] = [
     ("reshape", "scores-rearranged"),
     ("einsum", "unsupported-operator"),
     ("sigmoid", "unknown-reader"),
@@ -13,6 +13,51 @@ const VARIANTS: [(&str, &str); 7] = [
     ("past_output", "output-inside"),
     ("crossed", "crossed-caches"),
     ("step", "opaque-operator"),
+    ("changed_key", "changed-after-caching"),
+    ("changed_value", "changed-after-caching"),
+    ("window", "cache-form"),
+    ("static", "cache-form"),
+    ("shared", "second-reader"),
+    ("quantized_pair", "quantized-products"),
+    ("integers", "quantized-products"),
+    ("by_head", "permuted-heads"),
+];
+
+/// What the first reason says of each, and how many attentions of how many are recognised: of the two layers, one is as it
+/// was unless the change concerns both.
+const TOLD: [(&str, &str, (u64, u64)); 8] = [
+    (
+        "changed_key",
+        "keys that are cached as the product reads them (after rotation)",
+        (1, 1),
+    ),
+    (
+        "changed_value",
+        "values that are cached as the product reads them (node",
+        (1, 1),
+    ),
+    (
+        "window",
+        "drops the oldest rows (a window or ring cache)",
+        (1, 1),
+    ),
+    (
+        "static",
+        "writes into a buffer of one length (a static cache)",
+        (1, 1),
+    ),
+    ("shared", "is also read by", (0, 2)),
+    (
+        "quantized_pair",
+        "the key is rounded to integers in front of the product, by DequantizeLinear",
+        (1, 1),
+    ),
+    ("integers", "by MatMulInteger", (1, 1)),
+    (
+        "by_head",
+        "the key's heads are picked in the order [0]",
+        (1, 1),
+    ),
 ];
 
 fn codes(told: &Value) -> Vec<String> {
@@ -35,6 +80,12 @@ fn what_is_not_followed_is_refused_by_name() {
         assert_eq!(ran.code, 3, "{name}: {ran:?}");
         let told = ran.json();
         assert!(codes(&told).iter().any(|c| c == code), "{name}: {told:#}");
+        if let Some((_, text, (yes, no))) = TOLD.iter().find(|(known, ..)| known == &name) {
+            let counts = json!([told["recognised"], told["not_recognised"]]);
+            assert_eq!(counts, json!([yes, no]), "{name}: {told:#}");
+            let shown = with(&[&"inspect", &model]).stdout;
+            assert!(shown.contains(text), "{name}: no '{text}' in {shown}");
+        }
         let out = place.path().join("out.onnx");
         let ran = with(&[&"rewrite", &model, &"-o", &out]);
         assert_eq!(ran.code, 3, "{name}: {ran:?}");

@@ -123,6 +123,33 @@ fn branches_that_share_a_cache_share_its_factors() {
     }
 }
 
+#[test]
+fn branches_are_one_layer_in_what_is_told() {
+    let place = crate::common::folder();
+    let (model, out) = (
+        crate::common::fixture("merged-llama"),
+        place.path().join("out.onnx"),
+    );
+    let ran = crate::common::with(&[&"inspect", &model]);
+    let told = &ran.stdout;
+    assert!(
+        told.contains("2 of 2 attentions recognised, 512 bytes of cache a token"),
+        "{told}"
+    );
+    assert!(
+        told.contains("in the then_branch of If 'optimum::if'"),
+        "{told}"
+    );
+    let ran = crate::common::with(&[&"rewrite", &model, &"-o", &out]);
+    for line in [
+        "2 attentions rewritten",
+        "cache: 512 -> 512 bytes a token",
+        "measured cache: 512 -> 512 bytes a token",
+    ] {
+        assert!(ran.stdout.contains(line), "{ran:?}");
+    }
+}
+
 /// A cache is made by both branches. Where only one of them is recognised, neither may change.
 #[test]
 fn half_an_if_is_refused() {
@@ -276,7 +303,10 @@ fn an_if_inside_a_branch_is_rewritten_too() {
     crate::common::python(&script, &[&source, &model]);
     let told = crate::common::with(&[&"inspect", &model, &"--json"]).json();
     // Two layers, each in the two inner branches and in the other outer one.
-    assert_eq!(told["recognised"], serde_json::json!(6), "{told:#}");
+    assert_eq!(told["recognised"], serde_json::json!(2), "{told:#}");
+    let sites = told["sites"].as_array().unwrap();
+    assert_eq!(sites.len(), 6, "{told:#}");
+    assert!(sites.iter().all(|s| s["within"].is_string()), "{told:#}");
     let ran = crate::common::with(&[&"rewrite", &model, &"-o", &out, &"--tolerance", &"2e-5"]);
     assert_eq!(ran.code, 0, "{ran:?}");
 }

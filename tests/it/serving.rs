@@ -4,9 +4,9 @@
 //! transformers.js into tests/js/node_modules.
 
 #[path = "serving/config_json.rs"]
-mod config_json;
+pub mod config_json;
 #[path = "serving/genai.rs"]
-mod genai;
+pub mod genai;
 #[path = "serving/triton.rs"]
 mod triton;
 

@@ -1,7 +1,7 @@
 //! Caches that grow without an attention that is known to read them: whatever a model does, no cache is passed over in
 //! silence.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, is_alias, is_op, label};
@@ -17,8 +17,8 @@ pub struct Claims {
     /// The pasts of all caches that grow in the graph.
     growing: HashSet<String>,
     claimed: HashSet<String>,
-    /// Those of attentions that are refused.
-    refused: HashSet<String>,
+    /// Those of attentions that are refused, with the last softmax that reads each.
+    refused: HashMap<String, NodeId>,
 }
 
 impl Claims {
@@ -34,14 +34,19 @@ impl Claims {
         }
     }
 
-    /// Whether `caches`, of which there is one at least, are those of an attention that is refused already.
-    pub fn are_refused(&self, caches: &[String]) -> bool {
-        caches.iter().any(|past| self.refused.contains(past))
+    /// Whether the softmax `at` is one more of an attention that is refused already: it reads the same of `caches`, and not
+    /// what that attention gives, as another layer would.
+    pub fn is_refused(&self, graph: &Graph, at: NodeId, caches: &[String]) -> bool {
+        let mut known = caches.iter().filter_map(|past| self.refused.get(past));
+        known
+            .next()
+            .is_some_and(|&before| !follows(graph, at, before))
     }
 
-    /// Remembers `caches` as those of an attention that is refused.
-    pub fn refuse(&mut self, caches: Vec<String>) {
-        self.refused.extend(caches);
+    /// Remembers `caches` as those of an attention that is refused, at the softmax `at`.
+    pub fn refuse(&mut self, at: NodeId, caches: Vec<String>) {
+        self.refused
+            .extend(caches.into_iter().map(|past| (past, at)));
     }
 
     /// Claims every past that the attention around `start`, a softmax or an operator, reads; returns those of caches.
@@ -67,8 +72,10 @@ impl Claims {
             let Some((_, node)) = graph.producer(value) else {
                 continue;
             };
-            // Masks and positions are made from the sizes of other layers' values.
-            if is_op(node, "Shape") {
+            // Masks and positions are made from the sizes of other layers' values, scales from those of their elements.
+            let scales = is_op(node, "DynamicQuantizeLinear")
+                && node.output.first().is_none_or(|first| first != value);
+            if is_op(node, "Shape") || scales {
                 continue;
             }
             if !is_projection(graph, facts, node) {
@@ -122,6 +129,26 @@ impl Claims {
         }
         missing
     }
+}
+
+/// Whether the node `later` computes with what `before` gives, as far as [`FARTHEST`] nodes tell.
+fn follows(graph: &Graph, later: NodeId, before: NodeId) -> bool {
+    let mut seen = HashSet::from([later]);
+    let mut open = vec![later];
+    while let Some(id) = open.pop() {
+        let inputs = graph.node(id).map(|n| n.input.as_slice());
+        let makers = inputs.unwrap_or_default().iter();
+        for (maker, _) in makers.filter_map(|value| graph.producer(value)) {
+            if maker == before {
+                return true;
+            }
+            // What stands before it in the order of the graph cannot lead to it.
+            if maker > before && seen.len() < FARTHEST && seen.insert(maker) {
+                open.push(maker);
+            }
+        }
+    }
+    false
 }
 
 /// What the names of the key cache and of the value cache of one attention have in common.

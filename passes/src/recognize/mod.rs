@@ -90,9 +90,9 @@ pub fn recognize(
                 continue;
             }
             // A softmax for each head of one cache is one attention.
-            Err(_) if claims.are_refused(&caches) => continue,
+            Err(_) if claims.is_refused(graph, id, &caches) => continue,
             Err(refused) => {
-                claims.refuse(caches);
+                claims.refuse(id, caches);
                 found.rejects.push(reject(refused));
             }
         }

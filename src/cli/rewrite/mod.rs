@@ -66,6 +66,7 @@ pub struct Rewrite {
     form: FormArg,
     /// How the widths of the layers go together: `uniform`, one width for all, as serving stacks expect; or `free`, a
     /// width for each layer's keys and values under the same budget, by what narrowing each of them costs on the text.
+    /// In a folder for onnxruntime-genai, which takes one shape for a layer, the keys and values of a layer stay alike.
     #[arg(long, value_enum, default_value_t = LayoutArg::Uniform)]
     layout: LayoutArg,
     /// Of a folder with several models that keep a cache, rewrite only this one, and leave the others out.

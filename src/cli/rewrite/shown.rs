@@ -137,7 +137,7 @@ fn search_json(search: &Search) -> Value {
 
 fn widths_text(widths: WidthsCompared) -> String {
     let kept = match widths.kept() {
-        Widths::Free => "free",
+        Widths::Free | Widths::FreeLayers => "free",
         Widths::Uniform => "uniform, as free is no better",
     };
     format!(
@@ -148,7 +148,7 @@ fn widths_text(widths: WidthsCompared) -> String {
 
 fn widths_json(widths: WidthsCompared) -> Value {
     let kept = match widths.kept() {
-        Widths::Free => "free",
+        Widths::Free | Widths::FreeLayers => "free",
         Widths::Uniform => "uniform",
     };
     json!({ "free_kl": widths.free_kl, "uniform_kl": widths.uniform_kl, "kept": kept })

@@ -1,6 +1,7 @@
 //! What the inputs of a model are for.
 
 use super::*;
+use gqa2mla::runtime::given::{GivenInput, GivenValue};
 
 #[test]
 fn caches_are_paired_by_name_in_any_order_and_spelling() {
@@ -95,12 +96,26 @@ fn the_factors_of_an_adapter_are_given_and_a_counter_is_not_guessed() {
 }
 
 #[test]
-fn an_input_that_fits_no_role_is_named() {
+fn an_input_that_fits_no_role_is_named_and_fed_what_the_user_says() {
     let (mut inputs, outputs) = llama();
     inputs.push(port("total_sequence_length", INT64, &[]));
-    let error = Interface::of(&inputs, &outputs).unwrap_err();
+    let interface = Interface::of(&inputs, &outputs).unwrap();
+    let error = interface.check_fed().unwrap_err();
     assert!(
-        matches!(&error, ValidateError::Input { name, .. } if name == "total_sequence_length"),
+        matches!(&error, ValidateError::Unfed { name, .. } if name == "total_sequence_length"),
+        "{error}"
+    );
+    let given = |name: &str| GivenInput {
+        name: name.to_owned(),
+        value: GivenValue::Everywhere(7.0),
+    };
+    let fed = interface.clone().fed(&[given("total_sequence_length")]);
+    let fed = fed.unwrap();
+    fed.check_fed().unwrap();
+    assert_eq!(fed.inputs.last().unwrap().role, Role::Given);
+    let error = interface.fed(&[given("nothing")]).unwrap_err();
+    assert!(
+        error.to_string().contains("no input of this name"),
         "{error}"
     );
 }

@@ -2,24 +2,32 @@
 
 use super::*;
 
+/// The fixtures that Optimum runs before and after a rewrite.
+pub const IN_OPTIMUM: [&str; 11] = [
+    "optimum-llama",
+    "optimum14-llama",
+    "optimum-mistral",
+    "optimum-qwen2",
+    "optimum-qwen3",
+    "optimum-qwen3_moe",
+    "optimum-granite",
+    "optimum-phi3",
+    "optimum-gemma2",
+    "optimum-gemma3",
+    "optimum-gpt_neox",
+];
+
+/// The fixtures that transformers.js runs, and the name of the model there.
+pub const IN_TRANSFORMERS_JS: [(&str, &str); 2] = [
+    ("optimum-llama", "model"),
+    ("merged-llama", "decoder_model_merged"),
+];
+
 #[test]
 #[ignore = "needs the serving stacks"]
 fn optimum_generates_the_same_whatever_the_model_type() {
     let place = folder();
-    let names = [
-        "optimum-llama",
-        "optimum14-llama",
-        "optimum-mistral",
-        "optimum-qwen2",
-        "optimum-qwen3",
-        "optimum-qwen3_moe",
-        "optimum-granite",
-        "optimum-phi3",
-        "optimum-gemma2",
-        "optimum-gemma3",
-        "optimum-gpt_neox",
-    ];
-    for name in names {
+    for name in IN_OPTIMUM {
         let (original, out) = (fixture(name), place.path().join(name));
         let report = rewritten(&original, &out, &[]);
         assert_eq!(report["folder"]["serving"], json!(["optimum"]), "{name}");
@@ -70,10 +78,7 @@ fn hub_folder(name: &str, place: &Path, model: &str) -> PathBuf {
 #[ignore = "needs the serving stacks"]
 fn transformers_js_generates_the_same_from_single_and_merged_decoders() {
     let place = folder();
-    for (name, model) in [
-        ("optimum-llama", "model"),
-        ("merged-llama", "decoder_model_merged"),
-    ] {
+    for (name, model) in IN_TRANSFORMERS_JS {
         let hub = hub_folder(name, place.path(), &format!("{model}.onnx"));
         let out = place.path().join(format!("out-{name}"));
         let report = rewritten(&hub, &out, &[]);

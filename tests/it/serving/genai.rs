@@ -2,22 +2,26 @@
 
 use super::*;
 
+/// The fixtures that it runs before and after a rewrite.
+pub const IN_GENAI: [&str; 10] = [
+    "genai-llama",
+    "genai-mistral",
+    "genai-qwen2",
+    "genai-qwen3",
+    "genai-phi3",
+    "genai-gemma2",
+    "genai-gptoss",
+    "genai-llama-int4",
+    "genai-lfm2",
+    "genai-longrope",
+];
+
 #[test]
 #[ignore = "needs the serving stacks"]
 fn genai_generates_the_same_from_every_export_of_its_builder() {
     let place = folder();
-    let names = [
-        "llama",
-        "mistral",
-        "qwen2",
-        "qwen3",
-        "phi3",
-        "gemma2",
-        "gptoss",
-        "llama-int4",
-    ];
-    for name in names {
-        let original = fixture(&format!("genai-{name}"));
+    for name in IN_GENAI {
+        let original = fixture(name);
         let before = in_genai(&original, "12", SMALL);
         for target in ["matmul", "gqa"] {
             let out = place.path().join(format!("{name}-{target}"));

@@ -56,3 +56,36 @@ fn an_input_without_a_role_is_fed_by_name_and_never_stops_an_unproved_rewrite() 
         assert!(ran.stderr.contains(told), "{given}: {ran:?}");
     }
 }
+
+/// The states of an encoder [1, 5, 64], for every row alike.
+const ENCODER_STATES: &str = r#"
+import sys, numpy as np
+np.save(sys.argv[1] + "/states.npy", np.random.default_rng(1).standard_normal((1, 5, 64)).astype(np.float32))
+"#;
+
+#[test]
+fn the_output_of_an_encoder_can_be_given() {
+    let place = folder();
+    python(ENCODER_STATES, &[place.path()]);
+    let out = place.path().join("out.onnx");
+    let states = place.path().join("states.npy");
+    let given = format!("encoder_hidden_states={}", states.display());
+    let ran = with(&[
+        &"rewrite",
+        &fixture("optimum-whisper"),
+        &"-o",
+        &out,
+        &"--input",
+        &given,
+        &"--tolerance",
+        &"2e-5",
+    ]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for part in [
+        "2 attentions rewritten",
+        "batch of 2",
+        "measured cache: 1,024 -> 1,024",
+    ] {
+        assert!(ran.stdout.contains(part), "no '{part}' in {}", ran.stdout);
+    }
+}

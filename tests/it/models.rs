@@ -44,8 +44,17 @@ fn made(readme: &str, name: &str) -> Made {
             };
             let exporter = cell("tool").unwrap_or_else(|| {
                 let made = section.strip_prefix("Made by ").unwrap_or(section);
-                made.split(" (").next().unwrap_or(made).to_owned()
-                    + &version(made).map_or_else(String::new, |v| format!(", {v}"))
+                let made = made
+                    .strip_prefix("Made from other fixtures by ")
+                    .unwrap_or(made);
+                let (exporter, stack) = made.rsplit_once(" (").unwrap_or((made, ""));
+                let torch = stack
+                    .split([',', ')'])
+                    .find(|part| part.starts_with("torch "));
+                match torch.filter(|_| exporter.starts_with("torch.onnx")) {
+                    Some(torch) => format!("{exporter}, {torch}"),
+                    None => exporter.to_owned(),
+                }
             });
             let family = cell("architecture").or_else(|| cell("made from"));
             return Made {
@@ -55,15 +64,6 @@ fn made(readme: &str, name: &str) -> Made {
         }
     }
     panic!("fixtures/README.md has no row for {name}");
-}
-
-/// The version of torch in the brackets of a heading, where the exporter itself is torch's.
-fn version(heading: &str) -> Option<&str> {
-    let inside = heading.split_once('(')?.1;
-    let torch = inside.split(", ").find(|part| part.starts_with("torch "));
-    torch
-        .filter(|_| heading.starts_with("torch.onnx"))
-        .map(|t| t.trim_end_matches(')'))
 }
 
 fn stacks(name: &str) -> String {

@@ -179,13 +179,13 @@ impl Analysis {
             let first = layers.first_of(scoped.scope);
             let calls = calls_of(scoped.graph, kept_functions, first);
             let first = first + calls.len();
-            layers.count(first);
+            layers.count(scoped.scope, first);
             rejects.extend(named(calls));
             let Some(lowered) = lowered.get(scoped.scope) else {
                 return;
             };
             let found = recognize(scoped.graph, scoped.facts, &lowered.refused, first);
-            layers.count(first + found.attentions());
+            layers.count(scoped.scope, first + found.attentions());
             let (kept, carried) = placed(&self.main, scoped, lowered, &found);
             sites.extend(kept);
             rejects.extend(named(carried));
@@ -232,24 +232,32 @@ impl Analysis {
     }
 }
 
-/// Where the attentions of each graph begin to count: the graphs inside one node count alike, behind those around it.
+/// Where the attentions of each graph begin to count: the graphs inside one node count alike, from where the graph around
+/// them has got to.
 #[derive(Debug, Default)]
 struct Layers {
-    next: usize,
+    /// One past the last attention of each graph and of those inside it.
+    end: BTreeMap<Scope, usize>,
+    /// The first one of the graphs inside each node.
     first: BTreeMap<(Scope, usize), usize>,
 }
 
 impl Layers {
     fn first_of(&mut self, scope: &Scope) -> usize {
-        let next = self.next;
-        let inside = scope.around();
-        inside.map_or(next, |(around, step)| {
-            *self.first.entry((around, step.node)).or_insert(next)
-        })
+        let Some((around, step)) = scope.around() else {
+            return 0;
+        };
+        let next = self.end.get(&around).copied().unwrap_or(0);
+        *self.first.entry((around, step.node)).or_insert(next)
     }
 
-    fn count(&mut self, end: usize) {
-        self.next = self.next.max(end);
+    fn count(&mut self, scope: &Scope, end: usize) {
+        let mut holder = Some(scope.clone());
+        while let Some(scope) = holder {
+            holder = scope.around().map(|(around, _)| around);
+            let known = self.end.entry(scope).or_insert(end);
+            *known = end.max(*known);
+        }
     }
 }
 

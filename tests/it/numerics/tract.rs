@@ -6,7 +6,7 @@ use super::*;
 use crate::common::How;
 
 /// Models that tract cannot run, and a part of what it says.
-const NOT_IN_TRACT: [(&str, &str); 17] = [
+const NOT_IN_TRACT: [(&str, &str); 18] = [
     ("attention-past", "does not take boolean attention masks"),
     (IN_BF16, "Unknown DatumType Bfloat16"),
     ("dynamo23-llama", "does not take boolean attention masks"),
@@ -40,6 +40,7 @@ const NOT_IN_TRACT: [(&str, &str); 17] = [
         "genai-mistral",
         "packed QKV (absent key/value) is unsupported",
     ),
+    ("genai-lfm2", "Unimplemented(CausalConvWithState)"),
     ("genai-phi3", "packed QKV (absent key/value) is unsupported"),
     (
         "genai-qwen2",

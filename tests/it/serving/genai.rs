@@ -81,3 +81,48 @@ fn a_trained_model_writes_the_same_in_genai_and_its_half_takes_half() {
         );
     }
 }
+
+/// From version 0.16 on it reads the shape of each layer from the session, whatever the configuration says.
+#[test]
+#[ignore = "needs the serving stacks"]
+fn genai_serves_a_width_for_each_layer() {
+    let place = folder();
+    let ids = root().join("fixtures/tokens.json");
+    let ids = ids.to_str().unwrap();
+    let out = place.path().join("free");
+    let asked = [
+        "--cache-ratio",
+        "0.5",
+        "--layout",
+        "free",
+        "--token-ids",
+        ids,
+        "--length",
+        "128",
+        "--reconstruct",
+        "0",
+        "--force",
+    ];
+    let report = rewritten(&fixture("genai-qwen2"), &out, &asked);
+    assert_eq!(report["folder"]["serving"], json!(["genai"]));
+    let layers = report["rewrite"]["layers"].as_array().unwrap();
+    for layer in layers {
+        assert_eq!(layer["key_rank"], layer["value_rank"], "{report:#}");
+    }
+    // What it writes is what the model gives in ONNX Runtime alone.
+    let prompt = "[[[5, 7, 28, 44, 31]]]";
+    let told = in_genai(&out, "6", prompt);
+    let alone = in_onnx_runtime(&out.join("model.onnx"), "6", &["5,7,28,44,31"]);
+    let widths: Vec<u64> = layers
+        .iter()
+        .map(|l| 2 * l["key_rank"].as_u64().unwrap())
+        .collect();
+    let bytes = 4.0 * widths.iter().sum::<u64>() as f64;
+    assert_eq!(cache_bytes(&told), [bytes], "{told}");
+    assert!(
+        alone
+            .to_string()
+            .contains(&told[0]["tokens"][0][10].to_string()),
+        "{alone} {told}"
+    );
+}

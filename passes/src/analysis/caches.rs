@@ -91,6 +91,9 @@ pub fn pasts_that_others_read(
             served.entry(past).or_default().insert(&placed.scope);
         }
     }
+    if served.values().all(|scopes| scopes.len() == facts.count()) {
+        return Refusals::new();
+    }
     let mut clashes: HashMap<(Operand, &str), Reason> = HashMap::new();
     facts.for_each(main, &mut |scoped| {
         for ((operand, past), scopes) in &served {
@@ -128,6 +131,9 @@ pub fn presents_that_others_read(
         }
     }
     let mut refused = Refusals::new();
+    if outside.is_empty() {
+        return refused;
+    }
     facts.for_each(main, &mut |scoped| {
         let reached = outside.iter().filter(|((_, p), _)| p.reaches(scoped.scope));
         for ((operand, place), sites) in reached {

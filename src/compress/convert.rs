@@ -102,10 +102,15 @@ pub fn stage(
             length += bytes.len() as u64;
             Ok(stored)
         };
+    // The weights behind one layer are not needed for the next.
+    let mut progress = |done, total| {
+        original.let_go();
+        progress(done, total);
+    };
     let callbacks = Callbacks {
         factorize,
         store: &mut store,
-        progress,
+        progress: &mut progress,
     };
     let rewritten = rewrite_analysed(&mut model.model, analysis.clone(), options, callbacks);
     let rewritten = rewritten.map_err(|cause| ConvertError::Rewrite {

@@ -2,6 +2,7 @@
 //! model, and passed on to whoever inspects, plans, observes or rewrites it.
 
 mod caches;
+mod directions;
 pub mod identity;
 pub mod observe;
 pub mod placed;
@@ -24,6 +25,7 @@ use crate::operators::{Lowered, Operators, Target};
 use crate::recognize::reject::{Reason, Reject};
 use crate::recognize::{Recognized, recognize};
 use caches::Refusals;
+use directions::Directions;
 use identity::CacheId;
 use placed::PlacedSite;
 use spelling::spell_out;
@@ -158,6 +160,7 @@ impl Analysis {
         lowered: &BTreeMap<Scope, Lowered>,
     ) {
         let (mut sites, mut rejects, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        let mut directions = Directions::default();
         self.facts.for_each(&self.main, &mut |scoped| {
             rejects.extend(calls_of(scoped.graph, kept_functions));
             let Some(lowered) = lowered.get(scoped.scope) else {
@@ -165,11 +168,13 @@ impl Analysis {
             };
             let found = recognize(scoped.graph, scoped.facts, &lowered.refused);
             let (kept, carried) = placed(&self.main, scoped, lowered, &found);
+            directions.look(scoped, &kept);
             sites.extend(kept);
             rejects.extend(carried);
             rejects.extend(found.rejects);
             others.extend(found.others);
         });
+        directions.tell(&mut sites);
         self.sites = sites;
         self.rejects = rejects;
         self.others = others;

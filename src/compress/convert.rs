@@ -102,7 +102,9 @@ pub fn stage(
             length += bytes.len() as u64;
             Ok(stored)
         };
-    // The weights behind one layer are not needed for the next.
+    // The small tensors that the analysis has read brought their neighbours along; and the weights behind one layer are not
+    // needed for the next.
+    original.let_go();
     let mut progress = |done, total| {
         original.let_go();
         progress(done, total);

@@ -214,7 +214,7 @@ impl<'g> Columns<'g> {
         picked(sizes, &numbers, |index| {
             let kept = index.iter().zip(sizes).zip(&repeated);
             let kept = kept.filter(|(_, repeated)| !**repeated);
-            kept.fold(Some(0), |at, ((i, size), _)| Some(at? * size + i))
+            Some(kept.fold(0, |at, ((i, size), _)| at * size + i))
         })
     }
 

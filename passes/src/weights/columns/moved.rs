@@ -35,10 +35,10 @@ impl Columns<'_> {
         let numbers = self.of(first, &sorted)?;
         let before = self.sizes(first, &sorted)?;
         picked(sizes, &numbers, |index| {
-            let places = sorted.iter().zip(&before);
-            places.fold(Some(0), |at, (axis, size)| {
+            let mut places = sorted.iter().zip(&before);
+            places.try_fold(0, |at, (axis, size)| {
                 let place = from.iter().position(|f| f == axis)?;
-                Some(at? * size + index.get(place)?)
+                Some(at * size + index.get(place)?)
             })
         })
     }

@@ -10,7 +10,7 @@ RUN ?=
 MUTANTS ?= 1000000
 SEED ?= 0
 
-.PHONY: demo test test-train test-fast affected check deny package fuzz lapack clean
+.PHONY: demo test test-train test-fast affected check deny package fuzz fuzz-pairs memory lapack clean
 
 # Builds without tract, which is half of a first build, installs ONNX Runtime beside the sources, rewrites a fixture and
 # proves the result.
@@ -62,6 +62,16 @@ package:
 fuzz:
 	GQA2MLA_FUZZ_MUTANTS=$(MUTANTS) GQA2MLA_FUZZ_SEED=$(SEED) \
 		$(CARGO) test --release -p gqa2mla-fuzz -- --nocapture mutants_of
+
+# Mutants that are rewritten are compared with their originals in ONNX Runtime.
+fuzz-pairs: $(VENV)/tests
+	GQA2MLA_FUZZ_PAIRS=$(MUTANTS) GQA2MLA_FUZZ_SEED=$(SEED) \
+		$(CARGO) test --release --test it -- --ignored --nocapture several_random_changes
+
+# Peak memory of rewrites of 15 GB models, which are sparse files.
+memory: $(VENV)/tests
+	$(CARGO) build --release
+	$(VENV)/bin/python tests/large/memory.py target/release/gqa2mla
 
 # The two eigenvalue back ends agree. OpenBLAS comes from the system.
 lapack:

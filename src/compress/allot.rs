@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 
 use gqa2mla_passes::factor::Ranks;
-use gqa2mla_passes::forms::full_ranks;
 use gqa2mla_passes::{RankPlan, RewriteOptions};
 
 use crate::compress::compressor::Compressor;
@@ -102,7 +101,7 @@ pub fn free(
     let planned = compressor.check(options)?;
     let below = |rank: usize, whole: usize| rank.min(whole.saturating_sub(1)).max(1);
     let narrower = planned.iter().map(|p| {
-        let full = full_ranks(&p.site);
+        let full = options.form.full_ranks(&p.site);
         let ranks = Ranks {
             key: below(p.ranks.key, full.key),
             value: below(p.ranks.value, full.value),
@@ -116,14 +115,14 @@ pub fn free(
     let (common, _) = quick.measure(&probed, &few, &mut |_| {})?;
     let sites = &common.sites;
     let within = planned.iter().map(|p| {
-        let full = full_ranks(&p.site);
+        let full = options.form.full_ranks(&p.site);
         p.ranks.key.min(full.key) + p.ranks.value.min(full.value)
     });
     let budget = within.sum();
     let (total, mut done) = (2 * sites.len(), 0);
     let mut curves: Vec<Curve> = Vec::new();
     for site in sites {
-        let (common, full) = (site.ranks, full_ranks(&site.site));
+        let (common, full) = (site.ranks, site.full);
         let alone = [
             (
                 &site.key,

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use gqa2mla_passes::factor::Made;
 use gqa2mla_passes::factor::reconstruct::Descent;
-use gqa2mla_passes::forms::loses;
 use gqa2mla_passes::pipeline::factorize::Wanted;
 use gqa2mla_passes::pipeline::{Planned, plan};
 use gqa2mla_passes::{
@@ -131,9 +130,7 @@ impl Compressor<'_> {
             (RankPlan::Full, None) => Vec::new(),
             _ => self.check(options)?,
         };
-        let is_lossy = planned
-            .iter()
-            .any(|p| !options.form.is_exact_at_full_rank() || loses(p.ranks, &p.site));
+        let is_lossy = planned.iter().any(|p| options.form.loses(p.ranks, &p.site));
         let reconstructs = is_lossy && options.form.is_exact_at_full_rank();
         let (mut done, mut folder) = (None, None);
         if let (Some((text, descent)), Some(statistics), true) =

@@ -102,10 +102,17 @@ pub fn stage(
             length += bytes.len() as u64;
             Ok(stored)
         };
+    // The small tensors that the analysis has read brought their neighbours along; and the weights behind one layer are not
+    // needed for the next.
+    original.let_go();
+    let mut progress = |done, total| {
+        original.let_go();
+        progress(done, total);
+    };
     let callbacks = Callbacks {
         factorize,
         store: &mut store,
-        progress,
+        progress: &mut progress,
     };
     let rewritten = rewrite_analysed(&mut model.model, analysis.clone(), options, callbacks);
     let rewritten = rewritten.map_err(|cause| ConvertError::Rewrite {

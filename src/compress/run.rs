@@ -1,7 +1,6 @@
 //! One model compressed as a request says: what cannot be done is refused first, then factors are fitted, a size is
 //! found, the model is rewritten, and the result is validated and measured before it may have its name.
 
-use gqa2mla_passes::forms::loses;
 use gqa2mla_passes::pipeline::patches::RewrittenSite;
 use gqa2mla_passes::{Decoupled, RewriteOptions};
 
@@ -68,7 +67,7 @@ impl Compression {
 /// Whether some latent is narrower than the heads it stands for.
 #[must_use]
 pub fn is_lossy(sites: &[RewrittenSite]) -> bool {
-    sites.iter().any(|s| loses(s.ranks, &s.site))
+    sites.iter().any(|s| s.is_lossy)
 }
 
 /// Rewrites `model` into a folder beside its destination and looks at the result. The caller gives it its name with

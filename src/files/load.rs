@@ -103,6 +103,13 @@ impl LoadedModel {
         Ok(())
     }
 
+    /// Lets go of the weights that were read so far: they leave this process' memory, and are read again when they are
+    /// asked for.
+    pub fn let_go(&self) {
+        let sources = self.sources.values().chain([&self.source]);
+        sources.for_each(Source::let_go);
+    }
+
     /// Makes sure that the files of the model have been left alone since they were mapped: what was computed from them is
     /// of this model only then.
     ///

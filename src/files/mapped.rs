@@ -5,17 +5,21 @@ use std::collections::BTreeMap;
 use std::fs::{File, Metadata, metadata};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 
 /// A mapped file that can be opened again, for copying ranges of it without reading them.
 #[derive(Debug, Clone)]
 pub struct Source {
     path: PathBuf,
     bytes: Bytes,
+    /// What `bytes` are a view of, where that is a map.
+    map: Option<Arc<Owned>>,
     state: State,
 }
 
@@ -50,22 +54,24 @@ impl Source {
         }
         let file = File::open(path)?;
         let metadata = file.metadata()?;
-        let bytes = if metadata.len() == 0 {
-            Bytes::new()
+        let map = if metadata.len() == 0 {
+            None
         } else {
             // SAFETY: the map is read-only and private to this process. Another process may truncate the file while it
             // is read: then the system sends SIGBUS, and `report_truncation` says what happened. Bytes that another
             // process overwrites are plain numbers to every reader here: each checks what it decodes.
             let map = unsafe { Mmap::map(&file)? };
             let registered = Registered::new(&map, path);
-            Bytes::from_owner(Owned {
+            Some(Arc::new(Owned {
                 map,
                 _registered: registered,
-            })
+            }))
         };
+        let shared = map.clone().map(|map| Bytes::from_owner(Shared(map)));
         Ok(Self {
             path: path.to_path_buf(),
-            bytes,
+            bytes: shared.unwrap_or_default(),
+            map,
             state: State::of(&metadata),
         })
     }
@@ -75,6 +81,7 @@ impl Source {
         Self {
             path: PathBuf::new(),
             bytes,
+            map: None,
             state: State::default(),
         }
     }
@@ -88,6 +95,20 @@ impl Source {
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
+
+    /// Lets go of what was read so far: its pages leave this process' memory, and are read again when they are touched.
+    #[cfg(unix)]
+    pub fn let_go(&self) {
+        if let Some(owned) = &self.map {
+            // SAFETY: the map is read-only and of a file, so that its pages come back as the file has them. A system that
+            // refuses keeps them, and nothing but memory is lost.
+            let _ = unsafe { owned.map.unchecked_advise(UncheckedAdvice::DontNeed) };
+        }
+    }
+
+    /// As on Unix, for systems that take no such advice.
+    #[cfg(not(unix))]
+    pub fn let_go(&self) {}
 
     /// The mapped file itself; `None` if another one stands under its name by now. The map keeps the old bytes then.
     ///
@@ -146,14 +167,18 @@ impl Source {
 }
 
 /// A map and its entry in the list of maps, which goes first.
+#[derive(Debug)]
 struct Owned {
     _registered: Registered,
     map: Mmap,
 }
 
-impl AsRef<[u8]> for Owned {
+/// A map that is held by its source and by slices of it.
+struct Shared(Arc<Owned>);
+
+impl AsRef<[u8]> for Shared {
     fn as_ref(&self) -> &[u8] {
-        &self.map
+        &self.0.map
     }
 }
 
@@ -161,6 +186,7 @@ impl AsRef<[u8]> for Owned {
 static MAPS: Mutex<BTreeMap<usize, (usize, PathBuf)>> = Mutex::new(BTreeMap::new());
 
 /// The entry of one map, as long as this lives.
+#[derive(Debug)]
 struct Registered(usize);
 
 impl Registered {

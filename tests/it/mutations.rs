@@ -3,6 +3,8 @@
 
 #[path = "mutations/deliberate.rs"]
 mod deliberate;
+#[path = "mutations/unstable.rs"]
+mod unstable;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -59,6 +61,8 @@ enum Fate {
     Exact,
     /// ONNX Runtime does not run the mutated original either.
     Broken,
+    /// A rounding of the mutated original's weights throws its logits as far off as the rewrite does.
+    Unstable,
 }
 
 fn base(name: &str) -> LoadedModel {
@@ -127,8 +131,12 @@ fn fate(model: LoadedModel, what: &str, tolerance: f64) -> Fate {
         Ok(comparison) if comparison.steps.iter().all(|s| s.positions == 0) => Fate::Broken,
         Ok(comparison) => {
             let mut numbers = comparison.steps.iter().filter(|s| s.positions > 0);
+            let passed = numbers.all(|s| s.passed(tolerance));
+            if !passed && unstable::explains(&model, folder.path(), comparison.max_ratio()) {
+                return Fate::Unstable;
+            }
             assert!(
-                numbers.all(|s| s.passed(tolerance)),
+                passed,
                 "{what}: rewritten without a word, and the logits differ by {:e} of the largest",
                 comparison.max_ratio()
             );
@@ -271,6 +279,33 @@ fn random_changes_of_any_other_export_never_give_a_silent_wrong_answer() {
         .filter(|name| !MANY.contains(&name.as_str()))
         .collect();
     random_changes(&others, 20);
+}
+
+/// One to three changes of any export for each seed: a hundred, or as many as are asked for. docs/fuzzing.md
+#[test]
+#[ignore = "takes a minute, or as long as it is asked to"]
+fn several_random_changes_never_give_a_silent_wrong_answer() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().unwrap());
+    let first: u64 = number("GQA2MLA_FUZZ_SEED").unwrap_or(0);
+    let count: u64 = number("GQA2MLA_FUZZ_PAIRS").unwrap_or(100);
+    let names = bases();
+    let mut fates: BTreeMap<Fate, usize> = BTreeMap::new();
+    for seed in first..first + count {
+        let mut random = Random(seed);
+        let name = &names[random.below(names.len())];
+        let mut model = base(name);
+        let changes = 1 + random.below(3);
+        let what = (0..changes).map(|_| random_change(graph(&mut model), &mut random));
+        let what = format!(
+            "{name}, seed {seed}: {}",
+            what.collect::<Vec<_>>().join("; ")
+        );
+        *fates
+            .entry(fate(model, &what, tolerance(name)))
+            .or_default() += 1;
+    }
+    eprintln!("{count} from seed {first}: {fates:?}");
+    assert!(fates.contains_key(&Fate::Refused) && fates.contains_key(&Fate::Exact));
 }
 
 /// Changes each of `names` once for each seed below `count`.

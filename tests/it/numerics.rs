@@ -274,7 +274,10 @@ fn the_target_gqa_loses_nothing_at_full_rank_and_halves_the_cache_at_half() {
 
 #[test]
 fn half_the_rank_halves_the_cache_and_is_seen_to_be_an_approximation() {
-    for name in runnable() {
+    let mut names = runnable();
+    // Half of it holds all of what DeepSeek's heads are made of: lossless.rs.
+    names.retain(|name| name != "dynamo18-deepseek-v3");
+    for name in names {
         let full = measures(&name).1;
         let (before, after) = pair(&name, to_rank(full / 2));
         let found =

@@ -2,6 +2,7 @@
 //! model, and passed on to whoever inspects, plans, observes or rewrites it.
 
 mod caches;
+mod directions;
 pub mod identity;
 pub mod observe;
 pub mod placed;
@@ -24,6 +25,7 @@ use crate::operators::{Lowered, Operators, Target, lower};
 use crate::recognize::reject::{Reason, Reject};
 use crate::recognize::{Recognized, recognize};
 use caches::Refusals;
+use directions::Directions;
 use identity::CacheId;
 use placed::PlacedSite;
 use spelling::spell_out;
@@ -173,6 +175,7 @@ impl Analysis {
     ) {
         let (mut sites, mut rejects, mut others) = (Vec::new(), Vec::new(), Vec::new());
         let mut layers = Layers::default();
+        let mut directions = Directions::default();
         self.facts.for_each(&self.main, &mut |scoped| {
             let within = scoped.scope.describe(&self.main);
             let named = |rejects: Vec<Reject>| {
@@ -193,11 +196,13 @@ impl Analysis {
             let found = recognize(scoped.graph, scoped.facts, &lowered.refused, first);
             layers.count(scoped.scope, first + found.attentions());
             let (kept, carried) = placed(&self.main, scoped, lowered, &found);
+            directions.look(scoped, &kept);
             sites.extend(kept);
             rejects.extend(named(carried));
             rejects.extend(named(found.rejects));
             others.extend(named(found.others));
         });
+        directions.tell(&mut sites);
         self.sites = sites;
         self.rejects = rejects;
         self.others = others;

@@ -10,7 +10,7 @@ use crate::analysis::placed::PlacedSite;
 use crate::factor::moments::value_readers;
 use crate::factor::rope::Rope;
 use crate::factor::weights_only;
-use crate::factor::{Moments, Ranks, SideMoments};
+use crate::factor::{Moments, Ranks, SideFactors, SideMoments};
 use crate::facts::Facts;
 use crate::graph::Graph;
 use crate::graph::scopes::Scope;
@@ -19,6 +19,7 @@ use crate::recognize::rotation::fingerprint::fingerprint;
 use crate::recognize::rotation::{Rotated, query_rotation, rotation};
 use crate::recognize::scoring::{Scoring, scoring};
 use crate::recognize::site::{Side, Site};
+use crate::weights::channels::Channels;
 use crate::weights::frequencies::rope;
 use crate::weights::output_projection::output_projection;
 use crate::weights::projection::projection;
@@ -134,6 +135,19 @@ impl<'v> SiteView<'v> {
             value,
             mean_output: None,
         }
+    }
+
+    /// Factors of rank `rank` that lose nothing of `side`, where that is less than its channels and no less than the
+    /// directions that its rows take; `None` elsewhere.
+    pub fn lossless(&self, side: &Side, rank: usize) -> Option<SideFactors> {
+        let site = self.site();
+        let width = site.kv_heads * side.size;
+        if rank >= width || rank < side.rank {
+            return None;
+        }
+        let (groups, elem_type) = (site.kv_heads, site.elem_type);
+        let channels = Channels::of(self.graph, self.facts, side, groups, elem_type);
+        channels.factors(self.model, self.graph, groups, rank)
     }
 
     /// The rotation of the keys in numbers; `None` where the graph's constants do not tell it.

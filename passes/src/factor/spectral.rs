@@ -1,4 +1,4 @@
-//! Eigenvalues of symmetric matrices: the one place that talks to a linear-algebra library.
+//! Eigenvalues of symmetric matrices, and bases: the one place that talks to a linear-algebra library.
 
 use ndarray::{Array1, Array2};
 
@@ -58,6 +58,20 @@ pub fn faer(a: &Array2<f64>) -> Result<Eigen, SpectralError> {
         values: Array1::from_shape_fn(n, |i| *s.get(n - 1 - i)),
         vectors: Array2::from_shape_fn((n, n), |(i, j)| *u.get(i, n - 1 - j)),
     })
+}
+
+/// An orthonormal basis [n, m] of a space that holds the columns of `a` [n, m], n >= m: the Q of its QR decomposition, by
+/// Householder reflections. `None` where an element is not finite.
+pub fn orthonormal(a: &Array2<f64>) -> Option<Array2<f64>> {
+    let (n, m) = a.dim();
+    if n < m || a.iter().any(|x| !x.is_finite()) {
+        return None;
+    }
+    let matrix = faer::Mat::from_fn(n, m, |i, j| a.get((i, j)).copied().unwrap_or_default());
+    let q = matrix.qr().compute_thin_Q();
+    Some(Array2::from_shape_fn((n, m), |(i, j)| {
+        q.get(i, j).to_owned()
+    }))
 }
 
 /// By LAPACK's `dsyev`.

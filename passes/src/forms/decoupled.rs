@@ -46,7 +46,7 @@ impl Form for Decoupled {
         let all = match plan {
             RankPlan::Ratio(ratio) => (ratio * site.cached_numbers() as f64 + 1e-9) as usize,
             other => {
-                let ranks = other.ranks(id, site, self.rank_step());
+                let ranks = other.ranks(id, site, self.full_ranks(site), self.rank_step());
                 ranks.key + ranks.value
             }
         };

@@ -39,11 +39,20 @@ impl Form for GroupedQuery {
 
     /// The operator has one width for keys and values.
     fn ranks(&self, plan: &RankPlan, id: &SiteId, site: &Site) -> Ranks {
-        let ranks = plan.ranks(id, site, RANK_STEP);
-        match plan {
-            RankPlan::Each(_) => ranks,
-            _ => Ranks::uniform(ranks.key.max(ranks.value)),
+        let full = self.full_ranks(site);
+        let ranks = plan.ranks(id, site, full, RANK_STEP);
+        if matches!(plan, RankPlan::Each(_)) {
+            return ranks;
         }
+        let wider = |ranks: Ranks| ranks.key.max(ranks.value);
+        // What loses nothing still does with some zeros beside it.
+        let stepped = |rank: usize| rank.next_multiple_of(RANK_STEP).min(site.full_rank());
+        let rank = wider(ranks);
+        Ranks::uniform(if rank == wider(full) {
+            stepped(rank)
+        } else {
+            rank
+        })
     }
 
     fn check(&self, view: &SiteView, ranks: Ranks) -> Result<(), FormError> {

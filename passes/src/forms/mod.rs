@@ -50,7 +50,7 @@ use crate::recognize::site::Site;
 pub use builder::Builder;
 pub use layout::{Layout, latents};
 pub use names::{Names, SiteNames};
-pub use ranks::{RankPlan, full_ranks, loses};
+pub use ranks::RankPlan;
 pub use tensors::{TensorRange, tensor};
 
 /// The form of this library that makes attentions run as `target`: the first one in [`ALL`].
@@ -108,9 +108,27 @@ pub trait Form: Sync {
         site.full_rank()
     }
 
+    /// The widths at which nothing of `site` is lost: the directions that its cached keys and values take, G*d and G*dv
+    /// where they are free. Keys that are cached before rotation may be others than those that the exporter caches.
+    fn full_ranks(&self, site: &Site) -> Ranks {
+        Ranks {
+            key: match self.cached_keys() {
+                CachedKeys::Rotated => site.key.rank,
+                CachedKeys::Unrotated => site.kv_heads * site.key.size,
+            },
+            value: site.value.rank,
+        }
+    }
+
+    /// Whether latents of `ranks` lose something of `site`.
+    fn loses(&self, ranks: Ranks, site: &Site) -> bool {
+        let full = self.full_ranks(site);
+        !self.is_exact_at_full_rank() || ranks.key < full.key || ranks.value < full.value
+    }
+
     /// The latent widths of `site`, which `id` names in the plan.
     fn ranks(&self, plan: &RankPlan, id: &SiteId, site: &Site) -> Ranks {
-        plan.ranks(id, site, self.rank_step())
+        plan.ranks(id, site, self.full_ranks(site), self.rank_step())
     }
 
     /// Refuses an attention that cannot take this form with latents of `ranks`.

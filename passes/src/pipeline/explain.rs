@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::analysis::{Analysis, SiteView};
 use crate::factor::Ranks;
-use crate::forms::{Form, full_ranks};
+use crate::forms::Form;
 use crate::graph::patch::Patch;
 use crate::graph::{subgraphs, text};
 use crate::onnx::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
@@ -62,9 +62,9 @@ impl Explained {
                 "form {}, ranks {} of {} and {} of {}, key scale {}, value scale {}",
                 form.name(),
                 ranks.key,
-                full_ranks(site).key,
+                site.kv_heads * site.key.size,
                 ranks.value,
-                full_ranks(site).value,
+                site.kv_heads * site.value.size,
                 site.key.scale,
                 site.value.scale
             ),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::analysis::identity::{CacheId, SiteId};
 use crate::analysis::placed::PlacedSite;
 use crate::analysis::{Analysis, SiteView};
-use crate::factor::{Made, Ranks, SideFactors};
+use crate::factor::{Factors, Made, Ranks, SideFactors};
 use crate::forms::{Layout, Names, SiteNames, Store};
 use crate::graph::patch::Patch;
 use crate::graph::scopes::Scope;
@@ -27,6 +27,10 @@ pub struct RewrittenSite {
     pub id: SiteId,
     /// Latent widths of its keys and of its values.
     pub ranks: Ranks,
+    /// The widths at which nothing is lost in the form that it takes.
+    pub full: Ranks,
+    /// Whether something is.
+    pub is_lossy: bool,
     /// What the factors of the keys are expected to lose.
     pub key: Expected,
     /// What the factors of the values are expected to lose.
@@ -171,10 +175,18 @@ impl<'a> Patches<'a> {
             site: site.clone(),
             id: view.id().clone(),
             ranks: shared.ranks,
+            full: form.full_ranks(site),
+            is_lossy: form.loses(shared.ranks, site),
             key,
             value,
         });
-        self.shared.insert(view.placed.cache.clone(), shared);
+        // Factors are kept only for branches that are still to come.
+        let sites = self.analysis.sites.iter();
+        let sharing = sites.filter(|p| p.cache == view.placed.cache);
+        let made = self.done.iter().filter(|d| d.id == *view.id());
+        if sharing.count() > made.count() {
+            self.shared.insert(view.placed.cache.clone(), shared);
+        }
         Ok(())
     }
 
@@ -185,14 +197,34 @@ impl<'a> Patches<'a> {
             context: self.options.positions(),
         };
         let made = factorize(view, wanted);
+        let mut factors = made.map_err(|cause| RewriteError::Factor {
+            layer: view.site().layer,
+            cause,
+        })?;
+        if let Made::Latent(factors) = &mut factors {
+            self.spare_what_need_not_be_lost(view, ranks, factors);
+        }
         Ok(Shared {
-            factors: made.map_err(|cause| RewriteError::Factor {
-                layer: view.site().layer,
-                cause,
-            })?,
+            factors,
             ranks,
             layouts: Vec::new(),
         })
+    }
+
+    /// Puts factors that lose nothing in place of fitted ones where `ranks` leave room for them.
+    fn spare_what_need_not_be_lost(&self, view: &SiteView, ranks: Ranks, factors: &mut Factors) {
+        let site = view.site();
+        let full = self.options.form.full_ranks(site);
+        let exact = |side, own: usize, full: usize| {
+            (own >= full).then(|| view.lossless(side, own)).flatten()
+        };
+        if let Some(key) = exact(&site.key, ranks.key, full.key) {
+            factors.key = key;
+        }
+        if let Some(value) = exact(&site.value, ranks.value, full.value) {
+            factors.value = value;
+            factors.bias = None;
+        }
     }
 
     /// Puts back the operators that were spelled out and hold no attention that is rewritten.

@@ -141,6 +141,8 @@ fn from_source(
             cache: None,
             scale: layout.scale,
             size: width as usize,
+            rank: (groups * width) as usize,
+            fewer: None,
             product_type: elem_type,
             path: Vec::new(),
             shape_readers: Vec::new(),

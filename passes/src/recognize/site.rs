@@ -47,6 +47,30 @@ impl Cache {
     }
 }
 
+/// Why the rows of one side take fewer directions than they have channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fewer {
+    /// Channels are copies of others.
+    Copied,
+    /// They are projected from fewer numbers than they are.
+    Projected,
+    /// Some are copies, and others are projected from fewer numbers.
+    Both,
+}
+
+impl Fewer {
+    /// The reason in words.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Copied => "heads are repeated before they are cached",
+            Self::Projected => "heads are projected from fewer numbers than they hold",
+            Self::Both => {
+                "heads share channels, and are projected from fewer numbers than they hold"
+            }
+        }
+    }
+}
+
 /// Keys or values: where they come from and how the product reads them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Side {
@@ -60,6 +84,10 @@ pub struct Side {
     pub scale: f64,
     /// Width of one head: d for keys, dv for values.
     pub size: usize,
+    /// Number of directions that the cached rows of a token can take, whatever the model is fed: G*size, or less.
+    pub rank: usize,
+    /// Why it is less, where it is.
+    pub fewer: Option<Fewer>,
     /// ONNX element type in which the product with this side runs.
     pub product_type: i32,
     /// The values from `source` (included) to the operand of the product (included).

@@ -1,11 +1,12 @@
 //! What a rewrite did, in words and as data.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use gqa2mla::compress::run::is_lossy;
 use gqa2mla::report::grouped;
 use gqa2mla_passes::Rewritten;
 use gqa2mla_passes::pipeline::patches::RewrittenSite;
+use gqa2mla_passes::recognize::site::Side;
 use serde_json::{Value, json};
 
 use crate::cli::inspect::{bytes, rejects_json};
@@ -23,6 +24,8 @@ pub struct Summary {
     after: u64,
     predicted: (f64, f64),
     layers: Vec<Value>,
+    /// Ranks below the number of channels that lose nothing, with the reason.
+    lossless: Vec<String>,
     predictable: bool,
     /// Whether the model is an approximation.
     pub lossy: bool,
@@ -59,6 +62,7 @@ impl Summary {
                 .map(|s| bytes(s.site.cached_type, s.ranks.key + s.ranks.value))
                 .sum(),
             layers: sites.iter().map(|s| layer_json(s)).collect(),
+            lossless: lossless(&sites),
             predictable: sites.iter().all(|s| s.key.loss.is_some()),
             predicted: (worst(|s| s.key.loss), worst(|s| s.value.loss)),
             lossy: is_lossy(&rewritten.sites),
@@ -80,6 +84,10 @@ impl Summary {
             "{} attentions rewritten ({}), {rank}, target {}: {kind}\n",
             self.sites, self.heads, self.target
         );
+        for line in &self.lossless {
+            text.push_str(line);
+            text.push('\n');
+        }
         match self.cached {
             true => text.push_str(&format!(
                 "cache: {} -> {} bytes a token ({:.1}%)\n",
@@ -119,10 +127,44 @@ impl Summary {
     }
 }
 
+/// What is said of ranks below the number of channels that lose nothing: one line for keys and values where they are alike,
+/// and one for all layers that are.
+fn lossless(sites: &[&RewrittenSite]) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for done in sites {
+        let of = |side: &Side, rank: usize, full: usize| {
+            let reason = side
+                .fewer
+                .filter(|_| rank >= full && full <= side.rank)?
+                .reason();
+            let channels = done.site.kv_heads * side.size;
+            Some(format!(
+                "rank {} of {channels} loses nothing: {reason}",
+                side.rank
+            ))
+        };
+        let key = of(&done.site.key, done.ranks.key, done.full.key);
+        let value = of(&done.site.value, done.ranks.value, done.full.value);
+        let told = match (key, value) {
+            (Some(key), Some(value)) if key == value => vec![key],
+            (key, value) => {
+                let key = key.map(|line| format!("keys: {line}"));
+                let value = value.map(|line| format!("values: {line}"));
+                key.into_iter().chain(value).collect()
+            }
+        };
+        lines.extend(told);
+    }
+    let mut seen = HashSet::new();
+    lines.retain(|line| seen.insert(line.clone()));
+    lines
+}
+
 fn layer_json(done: &RewrittenSite) -> Value {
     json!({
         "layer": done.site.layer, "id": done.id.as_str(), "name": done.site.name, "dialect": done.site.dialect.name(),
         "heads": done.site.heads, "kv_heads": done.site.kv_heads, "head_size": done.site.key.size, "key_rank": done.ranks.key, "value_rank": done.ranks.value,
+        "lossless_key_rank": done.full.key, "lossless_value_rank": done.full.value,
         "predicted_key_loss": done.key.loss, "predicted_value_loss": done.value.loss,
     })
 }

@@ -2,6 +2,7 @@
 //! one, whole.
 
 use super::*;
+use crate::common::root;
 use gqa2mla::files::load::load;
 use gqa2mla::validate::scenario::Random;
 use std::time::{Duration, Instant};
@@ -165,6 +166,60 @@ fn a_call_that_the_system_refuses_leaves_the_old_output() {
         assert_eq!(names.len(), references[which].len(), "{limit}");
     }
     assert!(refused > 20, "{refused}");
+}
+
+/// Each kind of call in turn, refused in each of two ways: a file system that is full, and a disk that fails.
+#[cfg(target_os = "linux")]
+#[test]
+fn each_kind_of_call_that_fails_leaves_the_old_output() {
+    const STEPS: [&str; 10] = [
+        "make a folder",
+        "create a file",
+        "write",
+        "copy a range",
+        "set a length",
+        "flush",
+        "lock",
+        "permissions",
+        "rename",
+        "remove",
+    ];
+    let (references, _) = references();
+    let place = folder();
+    let out = place.path().join("model.onnx");
+    let mut refused = 0;
+    for (step, error) in STEPS
+        .iter()
+        .flat_map(|step| [(step, "EIO"), (step, "ENOSPC")])
+    {
+        let what = format!("{step}: {error}");
+        assert_eq!(rewrite(&fixture(MODEL), &out, WAYS[0]).code, 0);
+        let mut python = Command::new(root().join(".venv/bin/python"));
+        python.arg(root().join("tests/python/refused_call.py"));
+        python.args([step, error, env!("CARGO_BIN_EXE_gqa2mla"), "rewrite"]);
+        python.arg(fixture(MODEL)).args(WAYS[1]);
+        python.args(["--no-validate", "-o"]).arg(&out);
+        let ran: Ran = python.output().unwrap().into();
+        assert_ne!(ran.code, 77, "no call can be refused here");
+        let which = whole(place.path(), &references, &what);
+        // A file system without locks is no obstacle.
+        let goes_on = *step == "lock";
+        assert_eq!(
+            (ran.code, which),
+            if goes_on { (0, 1) } else { (1, 0) },
+            "{what}: {ran:?}"
+        );
+        let told = ran.stderr.contains("error: ") && !ran.stderr.contains("panicked");
+        assert!(goes_on || told, "{what}: {ran:?}");
+        refused += usize::from(!goes_on);
+        // What could not be removed is removed by the next run.
+        let mut names = names(place.path());
+        names.retain(|n| !n.starts_with(".gqa2mla-stage-") || *step != "remove");
+        assert_eq!(names.len(), references[which].len(), "{what}: {names:?}");
+    }
+    assert_eq!(refused, 18);
+    assert_eq!(rewrite(&fixture(MODEL), &out, WAYS[0]).code, 0);
+    assert_eq!(names(place.path()).len(), references[0].len());
 }
 
 #[test]

@@ -121,6 +121,7 @@ fn kind(elem_type: i32) -> &'static str {
         Ok(DataType::Double) => "TYPE_FP64",
         Ok(DataType::Int64) => "TYPE_INT64",
         Ok(DataType::Int32) => "TYPE_INT32",
+        Ok(DataType::Int8) => "TYPE_INT8",
         Ok(DataType::Bool) => "TYPE_BOOL",
         _ => "TYPE_FP32",
     }

@@ -22,18 +22,18 @@ pub fn pair<'a>(
     outputs: &'a [Port],
 ) -> Result<(Pairs<'a>, &'a Port), ValidateError> {
     let floats: Vec<&Port> = outputs.iter().filter(|port| is_float(port)).collect();
-    if let Some(port) = pasts.iter().find(|port| !is_float(port)) {
+    if let Some(port) = pasts.iter().find(|port| !is_cached(port)) {
         return Err(ValidateError::Input {
             name: port.name.clone(),
             reason:
-                "it is neither token ids, a mask, positions nor a cache (floats of rank 3 or more)"
+                "it is neither token ids, a mask, positions nor a cache (floats or int8 of rank 3 or more)"
                     .to_owned(),
         });
     }
     let logits = logits(&floats, pasts)?;
-    let presents: Vec<&Port> = floats
-        .into_iter()
-        .filter(|port| port.name != logits.name && port.dims.len() >= 3)
+    let presents: Vec<&Port> = outputs
+        .iter()
+        .filter(|port| is_cached(port) && port.name != logits.name && port.dims.len() >= 3)
         .collect();
 
     let by_name: Option<Pairs<'a>> = pasts
@@ -184,6 +184,11 @@ pub fn length_axis(
             reason: "no axis of this cache can grow: its length is fixed in the file".to_owned(),
         }),
     }
+}
+
+/// Whether a cache may hold what `port` holds: floats, or integers that they were rounded to.
+fn is_cached(port: &Port) -> bool {
+    is_float(port) || ElementType::from_onnx(port.elem_type) == Some(ElementType::I8)
 }
 
 fn is_float(port: &Port) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::analysis::{Analysis, SiteView};
-use crate::factor::Ranks;
+use crate::factor::{CacheBits, Ranks};
 use crate::forms::{Form, full_ranks};
 use crate::graph::patch::Patch;
 use crate::graph::{subgraphs, text};
@@ -27,7 +27,7 @@ impl Explained {
     pub fn of(
         view: &SiteView,
         analysis: &Analysis,
-        (form, ranks): (&dyn Form, Ranks),
+        (form, ranks, bits): (&dyn Form, Ranks, CacheBits),
         (patch, prefix): (&Patch, &str),
     ) -> Self {
         let site = view.site();
@@ -59,12 +59,14 @@ impl Explained {
             ),
             before,
             plan: format!(
-                "form {}, ranks {} of {} and {} of {}, key scale {}, value scale {}",
+                "form {}, ranks {} of {} and {} of {}, {}key scale {}, value scale {}",
                 form.name(),
                 ranks.key,
                 full_ranks(site).key,
                 ranks.value,
                 full_ranks(site).value,
+                bits.number()
+                    .map_or_else(String::new, |n| format!("{n} bits, ")),
                 site.key.scale,
                 site.value.scale
             ),

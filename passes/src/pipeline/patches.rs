@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, HashMap};
 use crate::analysis::identity::{CacheId, SiteId};
 use crate::analysis::placed::PlacedSite;
 use crate::analysis::{Analysis, SiteView};
-use crate::factor::{Made, Ranks, SideFactors};
-use crate::forms::{Layout, Names, SiteNames, Store};
+use crate::factor::{CacheBits, Made, Ranks, SideFactors};
+use crate::forms::{Layout, Names, SiteNames, Store, loses};
 use crate::graph::patch::Patch;
 use crate::graph::scopes::Scope;
 use crate::graph::{Graph, label};
 use crate::onnx::stored::Model;
+use crate::onnx::tensor_proto::DataType;
 use crate::pipeline::error::RewriteError;
 use crate::pipeline::explain::Explained;
 use crate::pipeline::factorize::{Factorize, Wanted};
@@ -27,10 +28,29 @@ pub struct RewrittenSite {
     pub id: SiteId,
     /// Latent widths of its keys and of its values.
     pub ranks: Ranks,
+    /// Bits of a cached number.
+    pub bits: CacheBits,
     /// What the factors of the keys are expected to lose.
     pub key: Expected,
     /// What the factors of the values are expected to lose.
     pub value: Expected,
+}
+
+impl RewrittenSite {
+    /// Whether its cache does not hold all that it held: latents are narrower than the heads, or numbers are rounded.
+    #[must_use]
+    pub fn loses(&self) -> bool {
+        loses(self.ranks, &self.site) || self.bits != CacheBits::Model
+    }
+
+    /// ONNX element type of its cache now.
+    #[must_use]
+    pub fn cached_type(&self) -> i32 {
+        match self.bits {
+            CacheBits::Model => self.site.cached_type,
+            CacheBits::Eight => DataType::Int8.into(),
+        }
+    }
 }
 
 /// What the factors of one side are expected to lose.
@@ -53,7 +73,7 @@ impl Expected {
     /// Of keys and of values. What dropping the rotation costs is in no spectrum.
     fn of_both(factors: &Made) -> (Self, Self) {
         match factors {
-            Made::Latent(f) => (Self::of(&f.key), Self::of(&f.value)),
+            Made::Latent(f) | Made::Rounded(f, _) => (Self::of(&f.key), Self::of(&f.value)),
             Made::Decoupled(_) => Default::default(),
         }
     }
@@ -157,7 +177,7 @@ impl<'a> Patches<'a> {
         self.explained.push(Explained::of(
             view,
             self.analysis,
-            (form, shared.ranks),
+            (form, shared.ranks, self.options.bits),
             (&patch, names.prefix()),
         ));
         for (scope, change) in view.placed.interface(&self.analysis.main, &mut patch) {
@@ -171,6 +191,7 @@ impl<'a> Patches<'a> {
             site: site.clone(),
             id: view.id().clone(),
             ranks: shared.ranks,
+            bits: self.options.bits,
             key,
             value,
         });
@@ -182,6 +203,7 @@ impl<'a> Patches<'a> {
         let ranks = self.options.ranks_of(view.id(), view.site());
         let wanted = Wanted {
             ranks,
+            bits: self.options.bits,
             context: self.options.positions(),
         };
         let made = factorize(view, wanted);

@@ -44,8 +44,9 @@ impl Latent {
         })
     }
 
-    /// Whether both have caches of the same shapes, so that no configuration has to change.
-    pub(crate) fn is_unchanged(&self) -> bool {
+    /// Whether both have caches of the same shapes, so that no configuration that tells shapes has to change. Their types
+    /// may differ: genai, Optimum and transformers.js take those from the session.
+    pub(crate) fn keeps_shapes(&self) -> bool {
         let dims = |i: &Interface| i.caches.iter().map(|c| c.dims.clone()).collect::<Vec<_>>();
         dims(&self.before) == dims(&self.after)
     }
@@ -65,11 +66,6 @@ impl Latent {
             true => Ok(first),
             false => Err(differing_widths(stack)),
         }
-    }
-
-    /// Names of each cache and its width, where it is a latent.
-    pub(crate) fn widths(&self) -> impl Iterator<Item = (&Cache, Option<usize>)> {
-        self.after.caches.iter().map(|c| (c, latent_width(c)))
     }
 }
 

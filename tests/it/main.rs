@@ -34,6 +34,7 @@ mod real_model;
 mod refuse;
 mod report;
 mod rewrite;
+mod rounded;
 mod runtime;
 mod scopes;
 mod serving;

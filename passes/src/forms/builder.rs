@@ -12,7 +12,7 @@ use crate::graph::build::{
     NewSize, NewType, int64_scalar, int64_vector, node, shared_constant, vector_name,
 };
 use crate::graph::patch::Patch;
-use crate::graph::{Graph, NodeId, is_alias};
+use crate::graph::{Graph, NodeId, is_alias, is_op};
 use crate::onnx::{NodeProto, TensorProto};
 use crate::recognize::pass_through::makes;
 use crate::recognize::site::{Cache, Side, Site};
@@ -255,6 +255,21 @@ impl Builder<'_> {
         let inside = cache.received.iter().chain(&cache.returned);
         for name in inside.chain([&cache.joined]) {
             self.patch.narrow_inside(name, &new);
+        }
+        if elem_type.is_some() {
+            self.drop_casts(cache);
+        }
+    }
+
+    /// Casts between floating-point types on the way from and to the interface have nothing to cast where integers pass.
+    fn drop_casts(&mut self, cache: &Cache) {
+        for value in cache.received.iter().chain(&cache.returned) {
+            let maker = self.graph.producer(value);
+            if let Some((id, cast)) = maker.filter(|(_, n)| is_op(n, "Cast")) {
+                let input = cast.input.first().map_or("", String::as_str);
+                let passed_on = node("Identity", cast.name(), &[input], &[value]);
+                self.place(id, vec![passed_on]);
+            }
         }
     }
 

@@ -144,9 +144,6 @@ fn check_bits(site: &Site, options: &RewriteOptions) -> Result<(), FormError> {
         CacheBits::Eight if !site.is_cached() => {
             refused("it has no cache that could hold integers: export the model with a cache")
         }
-        CacheBits::Eight if site.cached_type != site.elem_type => refused(
-            "its cache is cast between the interface and the attention: export a model that caches what it computes with",
-        ),
         CacheBits::Eight => Ok(()),
     }
 }

@@ -186,7 +186,7 @@ fn what_has_no_place_for_integers_is_refused_with_the_way_out() {
         (
             "optimum-llama",
             &["--form", "expanded"],
-            3,
+            2,
             "use the form absorbed, or leave out --cache-bits",
         ),
         (
@@ -204,13 +204,13 @@ fn what_has_no_place_for_integers_is_refused_with_the_way_out() {
         (
             "optimum-llama",
             &["--keep-heads"],
-            3,
+            2,
             "leave out --keep-heads",
         ),
         (
             "dynamo18-llama-nocache",
             &[],
-            3,
+            2,
             "export the model with a cache",
         ),
         (

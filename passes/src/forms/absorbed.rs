@@ -44,7 +44,7 @@ impl Form for Absorbed {
         factors: &Made,
         names: &SiteNames,
     ) -> Result<Layout, FormError> {
-        Ok(latents(view, factors, Reads::Products, names)?)
+        latents(view, factors, Reads::Products, names)
     }
 
     fn patch(

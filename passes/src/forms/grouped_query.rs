@@ -79,7 +79,7 @@ impl Form for GroupedQuery {
         factors: &Made,
         names: &SiteNames,
     ) -> Result<Layout, FormError> {
-        Ok(latents(view, factors, Reads::Operator, names)?)
+        latents(view, factors, Reads::Operator, names)
     }
 
     fn patch(

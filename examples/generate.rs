@@ -12,7 +12,7 @@ use std::error::Error;
 
 use ort::memory::Allocator;
 use ort::session::Session;
-use ort::value::{DynValue, Tensor, ValueType};
+use ort::value::{DynValue, Tensor, TensorElementType, ValueType};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -95,13 +95,18 @@ fn generate(
 fn empty_caches(session: &Session) -> Result<BTreeMap<String, DynValue>, Box<dyn Error>> {
     let mut caches = BTreeMap::new();
     for input in session.inputs() {
-        let ValueType::Tensor { shape, .. } = input.dtype() else {
+        let ValueType::Tensor { ty, shape, .. } = input.dtype() else {
             continue;
         };
         if let (true, [_, heads, _, width]) = (input.name().starts_with("past"), &shape[..]) {
             let shape = [1, *heads, 0, *width];
-            let empty = Tensor::<f32>::new(&Allocator::default(), shape)?;
-            caches.insert(input.name().to_owned(), empty.into_dyn());
+            let empty = match ty {
+                TensorElementType::Int8 => {
+                    Tensor::<i8>::new(&Allocator::default(), shape)?.into_dyn()
+                }
+                _ => Tensor::<f32>::new(&Allocator::default(), shape)?.into_dyn(),
+            };
+            caches.insert(input.name().to_owned(), empty);
         }
     }
     Ok(caches)

@@ -53,6 +53,8 @@ pub fn in_options(error: CompressError) -> anyhow::Error {
             return anyhow::anyhow!("{error}, or --force");
         }
         CompressError::ShortText | CompressError::ShortPromise { .. } => error.to_string(),
+        CompressError::NoScales(_) => "--cache-bits 8 takes its scales from a text: give --calibration STATS, --text or --token-ids, and --factors that are made from them"
+            .to_owned(),
         CompressError::FreeWidths(cause) => match cause {
             FreeWidthsError::NoBudget => {
                 "--layout free divides a budget: give it with --cache-ratio or --rank"

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use gqa2mla_passes::factor::Made;
 use gqa2mla_passes::factor::reconstruct::Descent;
+use gqa2mla_passes::factor::{CacheBits, Made};
 use gqa2mla_passes::pipeline::factorize::Wanted;
 use gqa2mla_passes::pipeline::{Planned, plan};
 use gqa2mla_passes::{
@@ -24,6 +24,7 @@ use crate::fit::calibrate::{Analyzed, CalibrateError};
 use crate::fit::factors::{Factorization, decoupled, from_moments, moments};
 use crate::fit::reconstruct::error::ReconstructError;
 use crate::fit::reconstruct::{self, Job, Reconstruction};
+use crate::fit::rounding::rounded;
 use crate::fit::statistics::ModelStatistics;
 use crate::measure::quality::Quality;
 use crate::measure::text::Text;
@@ -130,8 +131,9 @@ impl Compressor<'_> {
             (RankPlan::Full, None) => Vec::new(),
             _ => self.check(options)?,
         };
-        let is_lossy = planned.iter().any(|p| options.form.loses(p.ranks, &p.site));
-        let reconstructs = is_lossy && options.form.is_exact_at_full_rank();
+        let is_narrow = planned.iter().any(|p| options.form.loses(p.ranks, &p.site));
+        let is_lossy = is_narrow || options.bits != CacheBits::Model;
+        let reconstructs = is_narrow && options.form.is_exact_at_full_rank();
         let (mut done, mut folder) = (None, None);
         if let (Some((text, descent)), Some(statistics), true) =
             (self.reconstruction, self.statistics, reconstructs)
@@ -188,10 +190,6 @@ impl Compressor<'_> {
         done: Option<&Reconstruction>,
         options: &RewriteOptions,
     ) -> Result<Made, Box<dyn std::error::Error + Send + Sync>> {
-        let ready = done.map(|d| d.factors(view.id())).transpose()?;
-        if let Some(factors) = ready.flatten() {
-            return Ok(factors.into());
-        }
         let Some(sums) = self.statistics.and_then(|s| s.layers.get(view.id())) else {
             return by_weights(view, wanted);
         };
@@ -200,16 +198,30 @@ impl Compressor<'_> {
             let missing = "its statistics hold no keys before rotation";
             return made.map(Made::Decoupled).ok_or_else(|| missing.into());
         }
-        let moments = moments(
-            view.site(),
-            view.scoring().as_ref(),
-            view.output_projection().as_ref(),
-            sums,
-            self.factorization,
-            options.form.cached_keys(),
-            options.positions(),
-        );
-        Ok(from_moments(view.site(), &moments, wanted.ranks)?.into())
+        let (site, scoring) = (view.site(), view.scoring());
+        let ready = done.map(|d| d.factors(view.id())).transpose()?;
+        let factors = match ready.flatten() {
+            Some(factors) => factors,
+            None => {
+                let moments = moments(
+                    site,
+                    scoring.as_ref(),
+                    view.output_projection().as_ref(),
+                    sums,
+                    self.factorization,
+                    options.form.cached_keys(),
+                    options.positions(),
+                );
+                from_moments(site, &moments, wanted.ranks)?
+            }
+        };
+        Ok(match wanted.bits {
+            CacheBits::Model => factors.into(),
+            CacheBits::Eight => {
+                let (rounds, positions) = (options.form.rounds(), options.positions());
+                rounded(site, scoring.as_ref(), sums, factors, rounds, positions)
+            }
+        })
     }
 
     /// Rewrites the model, reads `text` with it and with the original, and drops it again.

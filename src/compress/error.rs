@@ -83,6 +83,9 @@ pub enum CompressError {
         /// Tokens of the longest held-out sequence.
         length: usize,
     },
+    /// A cache of integers without what their scales are made from.
+    #[error(transparent)]
+    NoScales(#[from] NoScales),
     /// Widths of their own for the layers do not go together with the rest of the request.
     #[error(transparent)]
     FreeWidths(#[from] FreeWidthsError),
@@ -96,6 +99,13 @@ pub enum CompressError {
     #[error("the rewrite cannot be validated because the models could not be run: {0}")]
     CannotRun(ValidateError),
 }
+
+/// A cache of integers was asked for, and no text tells their scales.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the scales of a cache of 8-bit integers come from a text: give statistics or a text, and factors that are made from them"
+)]
+pub struct NoScales;
 
 /// Why layers cannot have widths of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -32,6 +32,7 @@ pub fn note(
         "factors": factorization.name(),
         "reconstruction_steps": reconstruction_steps,
         "cache_ratio": ratio,
+        "cache_bits": options.bits.number(),
         "positions": options.positions(),
         "layers": layers.collect::<Vec<_>>(),
     });

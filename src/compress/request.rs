@@ -1,10 +1,11 @@
 //! What a caller asks for.
 
+use gqa2mla_passes::factor::CacheBits;
 use gqa2mla_passes::factor::reconstruct::Descent;
 use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::{RankPlan, RewriteOptions};
 
-use crate::compress::error::FreeWidthsError;
+use crate::compress::error::{FreeWidthsError, NoScales};
 use crate::compress::search::Promise;
 use crate::compress::widths::Widths;
 use crate::fit::factors::Factorization;
@@ -82,7 +83,8 @@ impl Request<'_> {
     /// Whether nothing may be lost.
     #[must_use]
     pub fn is_exact(&self) -> bool {
-        self.options.ranks == RankPlan::Full && self.promise.is_none()
+        let all_numbers = self.options.ranks == RankPlan::Full && self.promise.is_none();
+        all_numbers && self.options.bits == CacheBits::Model
     }
 
     /// Where the factors come from.
@@ -103,6 +105,22 @@ impl Request<'_> {
         descent(self.reconstruction_steps, positions).filter(|_| starts)
     }
 
+    /// Refuses a cache of integers without the text that tells their scales. It needs nothing of the model.
+    ///
+    /// # Errors
+    /// [`NoScales`].
+    pub fn check_bits(&self) -> Result<(), NoScales> {
+        let has_data = self.statistics.is_some() || self.text.is_some();
+        let reads = !matches!(
+            self.factorization(),
+            Factorization::Weights | Factorization::TransMla { .. }
+        );
+        match self.options.bits == CacheBits::Model || (has_data && reads) {
+            true => Ok(()),
+            false => Err(NoScales),
+        }
+    }
+
     /// Refuses free widths that cannot be had. It needs nothing of the model.
     ///
     /// # Errors
@@ -111,7 +129,7 @@ impl Request<'_> {
         if self.widths == Widths::Uniform {
             return Ok(());
         }
-        if self.is_exact() || self.promise.is_some() {
+        if self.options.ranks == RankPlan::Full || self.promise.is_some() {
             return Err(FreeWidthsError::NoBudget);
         }
         if self.widths == Widths::Free && self.options.form.target() == Target::Gqa {

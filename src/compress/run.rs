@@ -57,17 +57,17 @@ pub struct Compression {
 }
 
 impl Compression {
-    /// Whether the model is an approximation: some latent is narrower than the heads it stands for.
+    /// Whether the model is an approximation: some cache does not hold all that it held.
     #[must_use]
     pub fn is_lossy(&self) -> bool {
         is_lossy(&self.compressed.staged.rewritten.sites)
     }
 }
 
-/// Whether some latent is narrower than the heads it stands for.
+/// Whether some cache does not hold all that it held: latents are narrower than the heads, or numbers are rounded.
 #[must_use]
 pub fn is_lossy(sites: &[RewrittenSite]) -> bool {
-    sites.iter().any(|s| s.is_lossy)
+    sites.iter().any(RewrittenSite::loses)
 }
 
 /// Rewrites `model` into a folder beside its destination and looks at the result. The caller gives it its name with
@@ -96,6 +96,7 @@ fn attempt(
     observer: &mut Observer,
 ) -> Result<Compression, CompressError> {
     request.check_widths()?;
+    request.check_bits()?;
     if let Some(proof) = request.proof.as_ref().filter(|p| p.tokens.is_some()) {
         proof.check_tokens(&LanguageModel::of(&model.model.proto)?)?;
     }
@@ -156,13 +157,15 @@ fn attempt(
         None => Verdict::NotValidated,
         Some(proof) => validated(model, &compressed, &request.runtime, proof, observer)?,
     };
-    // A smaller latent is an approximation: its numbers are reported. Only an exact rewrite is held to a tolerance,
-    // or one for which the caller gives it.
+    // A smaller latent is an approximation: its numbers are reported. Only a rewrite that keeps every number is held to a
+    // tolerance, rounded or not, or one for which the caller gives it.
     let has_tolerance = request
         .proof
         .as_ref()
         .is_some_and(|p| p.tolerance.is_some());
-    let held = match lossy && !has_tolerance {
+    let sites = &compressed.staged.rewritten.sites;
+    let narrow = sites.iter().any(|s| s.is_narrow);
+    let held = match narrow && !has_tolerance {
         true => Held::ToFinite,
         false => Held::ToTolerance,
     };

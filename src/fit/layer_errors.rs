@@ -10,11 +10,11 @@ use prost::Message;
 use serde::Serialize;
 
 use crate::files::load::LoadedModel;
-use crate::fit::calibrate::{Analyzed, CalibrateError, Watched};
+use crate::fit::calibrate::{Analyzed, CalibrateError, Watched, widths};
 use crate::runtime::tensor::Tensor;
 use crate::runtime::{RuntimeOptions, open_messages};
 use crate::validate::ports::LanguageModel;
-use crate::validate::prompt::feeds;
+use crate::validate::prompt::{closed, feeds};
 
 /// Tokens that are read: scores of all layers and heads are in memory together.
 const TOKENS: usize = 256;
@@ -73,6 +73,8 @@ fn same_values(
     let interface = LanguageModel::of(&rewritten.model.proto)?
         .fed(&runtime.given)?
         .interface;
+    // Heads that are kept may have an extent that the model leaves open.
+    let interface = closed(interface, &widths(layers));
     let mut proto = rewritten.model.proto.clone();
     if let Some(graph) = &mut proto.graph {
         let made: Vec<&String> = graph.node.iter().flat_map(|n| &n.output).collect();

@@ -6,4 +6,5 @@ pub mod factors;
 pub mod layer_errors;
 pub mod reach;
 pub mod reconstruct;
+pub mod rounding;
 pub mod statistics;

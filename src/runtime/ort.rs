@@ -151,6 +151,7 @@ fn view(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
         Data::BF16(v) => TensorRef::from_array_view((shape, v.as_slice()))?.into(),
         Data::I64(v) => TensorRef::from_array_view((shape, v.as_slice()))?.into(),
         Data::I32(v) => TensorRef::from_array_view((shape, v.as_slice()))?.into(),
+        Data::I8(v) => TensorRef::from_array_view((shape, v.as_slice()))?.into(),
         Data::Bool(v) => TensorRef::from_array_view((shape, v.as_slice()))?.into(),
     })
 }
@@ -193,6 +194,7 @@ fn copy(name: &str, value: &DynValue, model: &Path) -> Result<Tensor, RuntimeErr
         TensorElementType::Bfloat16 => Data::BF16(elements!(half::bf16)),
         TensorElementType::Int64 => Data::I64(elements!(i64)),
         TensorElementType::Int32 => Data::I32(elements!(i32)),
+        TensorElementType::Int8 => Data::I8(elements!(i8)),
         TensorElementType::Bool => Data::Bool(elements!(bool)),
         other => return Err(odd(other.to_string())),
     };

@@ -19,6 +19,8 @@ pub enum ElementType {
     I64,
     /// Signed 32-bit integers.
     I32,
+    /// Signed 8-bit integers, in quantized caches.
+    I8,
     /// Booleans, one byte each.
     Bool,
 }
@@ -30,6 +32,7 @@ impl ElementType {
     pub fn from_onnx(number: i32) -> Option<Self> {
         match number {
             1 => Some(Self::F32),
+            3 => Some(Self::I8),
             6 => Some(Self::I32),
             7 => Some(Self::I64),
             9 => Some(Self::Bool),
@@ -46,7 +49,7 @@ impl ElementType {
             Self::I64 => 8,
             Self::F32 | Self::I32 => 4,
             Self::F16 | Self::BF16 => 2,
-            Self::Bool => 1,
+            Self::I8 | Self::Bool => 1,
         }
     }
 
@@ -56,7 +59,7 @@ impl ElementType {
         matches!(self, Self::F32 | Self::F16 | Self::BF16)
     }
 
-    /// Whether elements are integers of any width; booleans are not.
+    /// Whether elements are integers that count or name something: tokens, positions. Those of a quantized cache do not.
     #[must_use]
     pub fn is_integer(self) -> bool {
         matches!(self, Self::I64 | Self::I32)
@@ -76,6 +79,8 @@ pub enum Data {
     I64(Vec<i64>),
     /// 32-bit integers.
     I32(Vec<i32>),
+    /// 8-bit integers.
+    I8(Vec<i8>),
     /// Booleans.
     Bool(Vec<bool>),
 }
@@ -90,6 +95,7 @@ impl Data {
             Self::BF16(v) => v.len(),
             Self::I64(v) => v.len(),
             Self::I32(v) => v.len(),
+            Self::I8(v) => v.len(),
             Self::Bool(v) => v.len(),
         }
     }
@@ -109,6 +115,7 @@ impl Data {
             Self::BF16(_) => ElementType::BF16,
             Self::I64(_) => ElementType::I64,
             Self::I32(_) => ElementType::I32,
+            Self::I8(_) => ElementType::I8,
             Self::Bool(_) => ElementType::Bool,
         }
     }
@@ -140,7 +147,7 @@ impl Tensor {
         }
     }
 
-    /// A tensor of 64-bit or 32-bit integers or booleans (not zero is true), or the same numbers as floats.
+    /// A tensor of integers or booleans (not zero is true), or the same numbers as floats.
     ///
     /// # Errors
     /// As [`Tensor::new`].
@@ -154,6 +161,7 @@ impl Tensor {
         let data = match element {
             ElementType::I64 => Data::I64(values.to_vec()),
             ElementType::I32 => Data::I32(values.iter().map(|&v| v as i32).collect()),
+            ElementType::I8 => Data::I8(values.iter().map(|&v| v as i8).collect()),
             ElementType::Bool => Data::Bool(values.iter().map(|&v| v != 0).collect()),
             ElementType::F32 | ElementType::F16 | ElementType::BF16 => {
                 return Self::from_floats(
@@ -182,6 +190,7 @@ impl Tensor {
             ElementType::BF16 => Data::BF16(values.into_iter().map(bf16::from_f32).collect()),
             ElementType::I64 => Data::I64(values.into_iter().map(|v| v as i64).collect()),
             ElementType::I32 => Data::I32(values.into_iter().map(|v| v as i32).collect()),
+            ElementType::I8 => Data::I8(values.into_iter().map(|v| v as i8).collect()),
             ElementType::Bool => Data::Bool(values.into_iter().map(|v| v != 0.0).collect()),
         };
         Self::new(shape, data)
@@ -241,6 +250,7 @@ impl Tensor {
             Data::BF16(v) => v.iter().map(|x| x.to_f32()).collect(),
             Data::I64(v) => v.iter().map(|&x| x as f32).collect(),
             Data::I32(v) => v.iter().map(|&x| x as f32).collect(),
+            Data::I8(v) => v.iter().map(|&x| f32::from(x)).collect(),
             Data::Bool(v) => v.iter().map(|&x| f32::from(u8::from(x))).collect(),
         }
     }

@@ -96,10 +96,9 @@ pub fn edited(
 ) -> Result<(BTreeMap<String, String>, Vec<Edit>), ServingError> {
     let (mut changed, mut edits) = (BTreeMap::new(), Vec::new());
     let anew = |stack: &Stack| !texts.contains_key(stack.file());
-    if latent.is_unchanged() && !stacks.iter().any(anew) {
-        return Ok((changed, edits));
-    }
-    for stack in stacks {
+    let has_to_change =
+        |stack: &Stack| anew(stack) || *stack == Stack::Triton || !latent.keeps_shapes();
+    for stack in stacks.iter().filter(|stack| has_to_change(stack)) {
         let file = stack.file();
         let Some(text) = changed.get(file).or(texts.get(file)) else {
             missing(*stack)?;

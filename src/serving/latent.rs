@@ -46,8 +46,9 @@ impl Latent {
         })
     }
 
-    /// Whether both have caches of the same shapes, so that no configuration has to change.
-    pub(crate) fn is_unchanged(&self) -> bool {
+    /// Whether both have caches of the same shapes, so that no configuration that tells shapes has to change. Their types
+    /// may differ: genai, Optimum and transformers.js take those from the session.
+    pub(crate) fn keeps_shapes(&self) -> bool {
         let dims = |i: &Interface| i.caches.iter().map(|c| c.dims.clone()).collect::<Vec<_>>();
         dims(&self.before) == dims(&self.after)
     }

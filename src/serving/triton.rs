@@ -1,4 +1,4 @@
-//! Triton's ONNX Runtime backend: `config.pbtxt` repeats the shape of every input and output, and of the states that it
+//! Triton's ONNX Runtime backend: `config.pbtxt` repeats the type and the shape of every input and output, and of the states that it
 //! keeps for a sequence. Where it leaves caches out, the server reads them from the model.
 
 use std::collections::BTreeMap;
@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use gqa2mla_passes::onnx::tensor_proto::DataType;
 
+use crate::runtime::tensor::ElementType;
 use crate::serving::config::Edit;
 use crate::serving::error::ServingError;
 use crate::serving::latent::Latent;
@@ -20,15 +21,22 @@ const DEEPEST: usize = 16;
 pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingError> {
     let file = Stack::Triton.file();
     let fields = parse(text)?;
-    let mut widths = BTreeMap::new();
-    for (cache, width) in latent.widths() {
-        if let Some(width) = width {
-            widths.insert(cache.past.as_str(), width);
-            widths.insert(cache.present.as_str(), width);
-        }
+    let mut caches = BTreeMap::new();
+    for (before, cache) in latent.before.caches.iter().zip(&latent.after.caches) {
+        let rounded = cache.element == ElementType::I8 && before.element != ElementType::I8;
+        let new = NewCache {
+            shape: match cache.dims.as_slice() {
+                _ if cache.dims == before.dims => None,
+                [_, AxisSize::Fixed(heads), _, AxisSize::Fixed(width)] => Some([*heads, *width]),
+                _ => None,
+            },
+            kind: rounded.then(|| kind(DataType::Int8.into())),
+        };
+        caches.insert(cache.past.as_str(), new);
+        caches.insert(cache.present.as_str(), new);
     }
     let mut changes = Vec::new();
-    find(&fields, None, &widths, &mut changes).map_err(failed)?;
+    find(&fields, None, &caches, &mut changes).map_err(failed)?;
     changes.sort_by_key(|c| c.range.start);
     let mut edited = text.to_owned();
     let mut edits = Vec::new();
@@ -121,12 +129,22 @@ fn kind(elem_type: i32) -> &'static str {
         Ok(DataType::Double) => "TYPE_FP64",
         Ok(DataType::Int64) => "TYPE_INT64",
         Ok(DataType::Int32) => "TYPE_INT32",
+        Ok(DataType::Int8) => "TYPE_INT8",
         Ok(DataType::Bool) => "TYPE_BOOL",
         _ => "TYPE_FP32",
     }
 }
 
-/// A number that becomes another one.
+/// What a cache is in the rewritten model.
+#[derive(Debug, Clone, Copy)]
+struct NewCache {
+    /// Heads, and the width of one; `None` where they stay.
+    shape: Option<[usize; 2]>,
+    /// Its type where it holds integers; other caches keep the type that they had.
+    kind: Option<&'static str>,
+}
+
+/// A number or a type that becomes another one.
 struct Change {
     key: String,
     range: Range<usize>,
@@ -146,21 +164,21 @@ enum Value {
     List(Vec<Value>),
 }
 
-/// Finds the `dims` of every message that names a cache, and of the messages in it.
+/// Finds `dims` and `data_type` of every message that names a cache, and of the messages in it.
 fn find(
     fields: &[Field],
-    outer: Option<(&str, usize)>,
-    widths: &BTreeMap<&str, usize>,
+    outer: Option<(&str, NewCache)>,
+    caches: &BTreeMap<&str, NewCache>,
     changes: &mut Vec<Change>,
 ) -> Result<(), String> {
     let own = fields.iter().find_map(|field| match &field.value {
-        Value::Scalar(_, name) if NAMES.contains(&field.name.as_str()) => {
-            widths.get_key_value(name.as_str()).map(|(k, w)| (*k, *w))
-        }
+        Value::Scalar(_, name) if NAMES.contains(&field.name.as_str()) => caches
+            .get_key_value(name.as_str())
+            .map(|(k, new)| (*k, *new)),
         _ => None,
     });
     let cache = own.or(outer);
-    if let Some((name, width)) = cache {
+    if let Some((name, new)) = cache {
         if fields.iter().any(|f| f.name == "reshape") {
             return Err(format!(
                 "'{name}' is reshaped by the server, which is not followed"
@@ -172,18 +190,11 @@ fn find(
         match dims.as_slice() {
             [] => {}
             [heads, _, last] | [_, heads, _, last] => {
-                for (value, new, axis) in
-                    [(heads, 1, dims.len() - 3), (last, width, dims.len() - 1)]
-                {
-                    if let Value::Scalar(range, old) = value
-                        && *old != new.to_string()
-                    {
-                        changes.push(Change {
-                            key: format!("{name}.dims[{axis}]"),
-                            range: range.clone(),
-                            new: new.to_string(),
-                        });
-                    }
+                let axes = [dims.len() - 3, dims.len() - 1];
+                let sizes = new.shape.into_iter().flatten();
+                for ((value, new), axis) in [heads, last].into_iter().zip(sizes).zip(axes) {
+                    let key = format!("{name}.dims[{axis}]");
+                    changes.extend(change(value, key, new.to_string()));
                 }
             }
             other => {
@@ -194,12 +205,30 @@ fn find(
             }
         }
     }
+    if let Some((name, kind)) = cache.and_then(|(name, new)| Some((name, new.kind?))) {
+        for field in fields.iter().filter(|f| f.name == "data_type") {
+            let key = format!("{name}.data_type");
+            changes.extend(change(&field.value, key, kind.to_owned()));
+        }
+    }
     for field in fields {
         for message in messages(&field.value) {
-            find(message, cache, widths, changes)?;
+            find(message, cache, caches, changes)?;
         }
     }
     Ok(())
+}
+
+/// The change of the scalar `value` to `new`, where it is not that already.
+fn change(value: &Value, key: String, new: String) -> Option<Change> {
+    match value {
+        Value::Scalar(range, old) if *old != new => Some(Change {
+            key,
+            range: range.clone(),
+            new,
+        }),
+        _ => None,
+    }
 }
 
 fn scalars(value: &Value) -> Vec<&Value> {

@@ -30,14 +30,14 @@ pub struct Paired<'a> {
 pub fn pair<'a>(pasts: &[&'a Port], outputs: &'a [Port]) -> Result<Paired<'a>, ValidateError> {
     let floats: Vec<&Port> = outputs.iter().filter(|port| is_float(port)).collect();
     let (pasts, others): (Vec<&Port>, Vec<&Port>) =
-        pasts.iter().copied().partition(|port| is_float(port));
+        pasts.iter().copied().partition(|port| is_cached(port));
     let neither =
-        "it is neither token ids, a mask, positions nor a cache (floats of rank 3 or more)";
+        "it is neither token ids, a mask, positions nor a cache (floats or int8 of rank 3 or more)";
     let mut lonely: Vec<(&Port, &str)> = others.into_iter().map(|p| (p, neither)).collect();
     let logits = logits(&floats, &pasts)?;
-    let presents: Vec<&Port> = floats
-        .into_iter()
-        .filter(|port| port.name != logits.name && port.dims.len() >= 3)
+    let presents: Vec<&Port> = outputs
+        .iter()
+        .filter(|port| is_cached(port) && port.name != logits.name && port.dims.len() >= 3)
         .collect();
 
     let named = |past: &&'a Port| Some((*past, partner(past, &presents)?));
@@ -184,6 +184,11 @@ pub fn length_axis(
         (several, _) if several.contains(&usual) => Ok(Some(usual)),
         _ => Err("no axis of this cache can grow: its length is fixed in the file"),
     }
+}
+
+/// Whether a cache may hold what `port` holds: floats, or integers that they were rounded to.
+fn is_cached(port: &Port) -> bool {
+    is_float(port) || ElementType::from_onnx(port.elem_type) == Some(ElementType::I8)
 }
 
 fn is_float(port: &Port) -> bool {

@@ -1,6 +1,7 @@
 //! The proof of a rewrite: both models run with the runtime's own graph optimizations off, then with them on.
 
 use crate::files::load::LoadedModel;
+use crate::runtime::tensor::ElementType;
 use crate::runtime::{RuntimeOptions, open};
 use crate::validate::compare::Comparison;
 use crate::validate::error::{ValidateError, Which};
@@ -10,6 +11,10 @@ use crate::validate::ports::LanguageModel;
 /// Tolerance where activations are rounded to 8 bits: a step is 1/127 of the largest of a block.
 const ROUNDED_ACTIVATIONS: f64 = 2e-2;
 
+/// Tolerance where a cache is rounded to 8 bits: the keys and the values of every layer are off by up to half a step of 1/127
+/// of the range that a text showed, and tokens that reach beyond it are cut off.
+const ROUNDED_CACHE: f64 = 1e-1;
+
 /// What to run, and what passes.
 #[derive(Debug, Clone, Default)]
 pub struct ProofOptions {
@@ -18,7 +23,8 @@ pub struct ProofOptions {
     /// Seed of the random token ids.
     pub seed: u64,
     /// The largest logit difference that passes, relative to the largest logit; `None` goes by the models' precision:
-    /// 1e-3 in single precision, 2e-2 in half precision and where activations are quantized.
+    /// 1e-3 in single precision, 2e-2 in half precision and where activations are quantized, 1e-1 where the rewritten model
+    /// caches integers and the original does not.
     pub tolerance: Option<f64>,
 }
 
@@ -97,7 +103,7 @@ pub fn prove(
         tokens: options.tokens.clone(),
         seed: options.seed,
         right_padded_only: before.right_padded_only,
-        tolerance: (options.tolerance).or(before.rounds_activations.then_some(ROUNDED_ACTIVATIONS)),
+        tolerance: options.tolerance.or(usual_tolerance(&before, &after)),
     };
     let mut run = |optimize: bool| {
         let runtime = RuntimeOptions {
@@ -130,6 +136,18 @@ pub fn prove(
         unoptimized,
         optimized,
     })
+}
+
+/// The tolerance where something is rounded to integers.
+fn usual_tolerance(before: &LanguageModel, after: &LanguageModel) -> Option<f64> {
+    let rounds = |model: &LanguageModel| {
+        let mut caches = model.interface.caches.iter();
+        caches.any(|cache| cache.element == ElementType::I8)
+    };
+    match rounds(after) && !rounds(before) {
+        true => Some(ROUNDED_CACHE),
+        false => before.rounds_activations.then_some(ROUNDED_ACTIVATIONS),
+    }
 }
 
 fn opening(which: Which, model: &LoadedModel) -> impl Fn(ValidateError) -> ValidateError + use<> {

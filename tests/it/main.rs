@@ -38,6 +38,7 @@ mod real_model;
 mod refuse;
 mod report;
 mod rewrite;
+mod rounded;
 mod runtime;
 mod scopes;
 mod serving;

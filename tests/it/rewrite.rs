@@ -4,10 +4,14 @@ use crate::common::{
     fixture, folder, grouped, loaded, recognised_fixtures, rewritten, rewritten_with, root, with,
 };
 use gqa2mla_passes::factor::Made;
+use gqa2mla_passes::factor::rounding::{CacheBits, Levels, Rounding};
 use gqa2mla_passes::factor::transmla::{Joint, transmla};
+use gqa2mla_passes::forms::{GroupedQuery, KeptHeads, Rounds};
 use gqa2mla_passes::pipeline::factorize::Wanted;
-use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, RankPlan, RewriteOptions, SiteView};
-use ndarray::Array2;
+use gqa2mla_passes::{
+    Absorbed, Decoupled, Expanded, Form, RankPlan, RewriteOptions, SiteView, by_weights,
+};
+use ndarray::{Array1, Array2};
 use std::path::Path;
 
 /// TransMLA's factors of keys and values whose channels are all alike.
@@ -49,6 +53,35 @@ fn report(name: &str, form: &dyn Form) -> String {
     let done = done.unwrap();
     assert!(done.rejects.is_empty(), "{name}: {:?}", done.rejects);
     done.explain()
+}
+
+/// The same of a cache of integers, with a latent of half of the heads' numbers or of all of them.
+fn rounded_report(name: &str, form: &dyn Form, ranks: RankPlan) -> String {
+    let mut model = loaded(name);
+    let options = RewriteOptions {
+        form,
+        ranks,
+        bits: CacheBits::Eight,
+        ..RewriteOptions::default()
+    };
+    let mut alike = |view: &SiteView, wanted: Wanted| {
+        let bits = CacheBits::Model;
+        let made = by_weights(view, Wanted { bits, ..wanted })?;
+        let centred = form.rounds() == Rounds::AboutCentre;
+        let levels = |rank: usize| Levels {
+            scale: Array1::from_elem(rank, 0.125),
+            centre: centred.then(|| Array1::ones(rank)),
+        };
+        let rounding = Rounding {
+            key: levels(wanted.ranks.key),
+            value: levels(wanted.ranks.value),
+        };
+        let factors = made.latent()?.clone();
+        let factors = factors.giving_back(&rounding.value, view.site().heads);
+        Ok(Made::Rounded(factors, rounding))
+    };
+    let done = rewritten_with(&mut model, options, &mut alike);
+    done.unwrap().explain()
 }
 
 fn snapshot(name: &str, text: &str) {
@@ -102,12 +135,32 @@ fn the_decoupled_form_is_as_its_snapshot_says() {
     snapshot("dynamo23-llama.decoupled", &report);
 }
 
+/// Integers: without a product on the way down, with one, in half precision, cast on the way to the interface, and read by
+/// the operator with and without a latent.
+const ROUNDED: [(&str, &dyn Form, RankPlan); 6] = [
+    ("optimum-llama", &Absorbed, RankPlan::Full),
+    ("dynamo23-llama-gqa", &Absorbed, RankPlan::Uniform(16)),
+    ("dynamo18-llama-fp16", &Absorbed, RankPlan::Full),
+    ("keep_io-llama", &Absorbed, RankPlan::Full),
+    ("genai-llama", &GroupedQuery, RankPlan::Uniform(16)),
+    ("genai-qwen2", &KeptHeads, RankPlan::Full),
+];
+
+#[test]
+fn caches_of_integers_are_as_their_snapshots_say() {
+    for (name, form, ranks) in ROUNDED {
+        let report = rounded_report(name, form, ranks);
+        snapshot(&format!("{name}.int8"), &report);
+    }
+}
+
 /// A fixture that is recognised no longer would otherwise leave its snapshot behind, and nobody would notice.
 #[test]
 fn every_snapshot_is_of_a_fixture_that_is_still_recognised() {
     let mut expected = recognised_fixtures();
     expected.extend(KEEP_THE_OPERATOR.iter().map(|name| format!("{name}.gqa")));
     expected.extend(REBUILT.iter().map(|name| format!("{name}.expanded")));
+    expected.extend(ROUNDED.iter().map(|(name, ..)| format!("{name}.int8")));
     expected.push("dynamo23-llama.decoupled".to_owned());
     expected.sort();
     let mut there: Vec<String> = std::fs::read_dir(root().join("tests/it/snapshots"))

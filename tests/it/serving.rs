@@ -158,6 +158,57 @@ fn half_a_cache_is_half_a_cache_in_the_running_stack() {
 }
 
 #[test]
+#[ignore = "needs the serving stacks"]
+fn integers_take_a_byte_a_number_in_the_running_stack() {
+    let place = folder();
+    let ids = root().join("fixtures/tokens.json").display().to_string();
+    let mut integers = vec!["--cache-bits", "8", "--token-ids", &ids, "--force"];
+    integers.extend(["--length", "64", "--context", "64"]);
+    let quarter = |results: Value| -> Vec<f64> {
+        let bytes = cache_bytes(&results);
+        bytes.iter().map(|b| b / 4.0).collect()
+    };
+    let genai = fixture("genai-llama");
+    let ways: [&[&str]; 3] = [
+        &["--target", "matmul"],
+        &["--target", "gqa"],
+        &["--keep-heads"],
+    ];
+    for (number, way) in ways.into_iter().enumerate() {
+        let out = place.path().join(format!("genai-{number}"));
+        rewritten(&genai, &out, &[&integers[..], way].concat());
+        let expected = quarter(in_genai(&genai, "6", SMALL));
+        assert_eq!(
+            cache_bytes(&in_genai(&out, "6", SMALL)),
+            expected,
+            "{way:?}"
+        );
+    }
+    let (optimum, out) = (fixture("optimum-qwen2"), place.path().join("optimum"));
+    rewritten(&optimum, &out, &integers);
+    let expected = quarter(in_optimum(&optimum, "6", SMALL));
+    assert_eq!(cache_bytes(&in_optimum(&out, "6", SMALL)), expected);
+    let web = place.path().join("web");
+    fs::create_dir_all(web.join("onnx")).unwrap();
+    for file in fs::read_dir(fixture("optimum-llama")).unwrap() {
+        let path = file.unwrap().path();
+        let inner = if path.extension().is_some_and(|e| e == "onnx") {
+            "onnx"
+        } else {
+            ""
+        };
+        fs::copy(&path, web.join(inner).join(path.file_name().unwrap())).unwrap();
+    }
+    let out = place.path().join("web-out");
+    rewritten(&web, &out, &integers);
+    let expected = quarter(in_transformers_js(&web, "6", SMALL_PADDED, "model"));
+    assert_eq!(
+        cache_bytes(&in_transformers_js(&out, "6", SMALL_PADDED, "model")),
+        expected
+    );
+}
+
+#[test]
 fn the_examples_generate_the_same_before_and_after() {
     let place = folder();
     let (original, out) = (fixture("optimum-llama"), place.path().join("out"));

@@ -124,7 +124,7 @@ impl PlacedSite {
     pub fn interface(&self, main: &GraphProto, patch: &mut Patch) -> Vec<(Scope, Patch)> {
         let mut outer: Vec<(Scope, Patch)> = Vec::new();
         let all = std::mem::take(&mut patch.interface);
-        for (name, dims) in all {
+        for (name, new) in all {
             let mut name = name;
             let mut scope = self.scope.clone();
             let mut own = true;
@@ -136,7 +136,7 @@ impl PlacedSite {
                     .any(|v| v.name() == name);
                 if here {
                     let mut change = Patch::default();
-                    change.interface.insert(name.clone(), dims.clone());
+                    change.interface.insert(name.clone(), new.clone());
                     match own {
                         true => patch.interface.extend(change.interface),
                         false => outer.push((scope.clone(), change)),

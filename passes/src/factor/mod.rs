@@ -5,6 +5,8 @@ pub mod moments;
 pub mod position_free;
 pub mod reconstruct;
 pub mod rope;
+pub mod rounding;
+pub mod sample;
 pub mod spectral;
 pub mod statistics;
 pub mod transmla;
@@ -14,6 +16,7 @@ pub mod weights_only;
 use ndarray::{Array2, s};
 
 pub use moments::{Moments, SideMoments};
+pub use rounding::{CacheBits, Rounding};
 pub use spectral::SpectralError;
 pub use statistics::{Recipe, Statistics};
 pub use weighted::SideFactors;
@@ -34,6 +37,8 @@ pub struct Factors {
 pub enum Made {
     /// Latents of keys and of values.
     Latent(Factors),
+    /// The same, cached as integers.
+    Rounded(Factors, Rounding),
     /// One rotated head, and one latent of all the rest.
     Decoupled(transmla::Decoupled),
 }
@@ -50,8 +55,16 @@ impl Made {
     /// [`NotLatent`] where the factors are of another kind.
     pub fn latent(&self) -> Result<&Factors, NotLatent> {
         match self {
-            Self::Latent(factors) => Ok(factors),
+            Self::Latent(factors) | Self::Rounded(factors, _) => Ok(factors),
             Self::Decoupled(_) => Err(NotLatent),
+        }
+    }
+
+    /// The integers that the latents are cached as, if they are.
+    pub fn rounding(&self) -> Option<&Rounding> {
+        match self {
+            Self::Rounded(_, rounding) => Some(rounding),
+            Self::Latent(_) | Self::Decoupled(_) => None,
         }
     }
 }

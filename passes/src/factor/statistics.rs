@@ -1,10 +1,12 @@
-//! Sums over the tokens of a text, from which moments are made. Only sums are kept, so a text of any length fits.
+//! Sums over the tokens of a text, from which moments are made. Only sums and a few rows are kept, so a text of any length
+//! fits.
 
 use ndarray::{Array1, Array2, ArrayView2, ArrayView3, Axis};
 
 use crate::factor::moments::{Moments, SideMoments};
 use crate::factor::position_free::PositionFree;
 use crate::factor::rope::Rope;
+use crate::factor::sample::Sample;
 
 /// What one attention did on some tokens of one sequence; row-major views into what a runtime returned.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +55,8 @@ pub struct Statistics {
     pub squared_value: Array2<f64>,
     /// Sum of p² v vᵀ over heads, [m, m].
     pub squared_square: Array2<f64>,
+    /// Cached rows of some tokens.
+    pub sample: Sample,
 }
 
 /// Which moments to make of the sums.
@@ -96,6 +100,7 @@ impl Statistics {
             squared: Array1::zeros(heads),
             squared_value: Array2::zeros((heads, m)),
             squared_square: Array2::zeros((m, m)),
+            sample: Sample::default(),
         }
     }
 
@@ -117,6 +122,8 @@ impl Statistics {
         let values = tokens_by_width(&seen.values);
         let received = seen.received.mapv(f64::from);
         let squared = seen.received_squared.mapv(f64::from);
+        self.sample
+            .add(self.tokens as u64, &keys.view(), &values.view());
         self.tokens += keys.nrows() as f64;
         self.key_sum += &keys.sum_axis(Axis(0));
         self.key_square += &keys.t().dot(&keys);
@@ -193,6 +200,7 @@ impl Statistics {
             && self.received_value.dim() == (heads, m)
             && self.squared_value.dim() == (heads, m)
             && self.squared.len() == heads
+            && self.sample.is_consistent(n, m)
     }
 
     /// Whether every sum is a finite number.

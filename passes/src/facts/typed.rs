@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tract_data::prelude::TDim;
 
 use crate::facts::{Fact, Facts, Shape, agree, node, stored, types};
-use crate::graph::build::NewSize;
+use crate::graph::build::{NewSize, NewType};
 use crate::graph::patch::Patch;
 use crate::graph::text::type_name;
 use crate::graph::verify::OperandError;
@@ -103,14 +103,14 @@ impl<'g> TypedPatch<'g> {
         self.set(name, Fact::new(Some(elem_type), Some(shape)));
     }
 
-    /// Gives an input or output of the graph the shape `sizes`; nodes added from now on see that shape.
-    pub fn narrow(&mut self, value: &str, sizes: Vec<NewSize>) {
-        self.narrow_inside(value, &sizes);
-        self.patch.interface.insert(value.to_owned(), sizes);
+    /// Gives an input or output of the graph the type and shape `new`; nodes added from now on see them.
+    pub fn narrow(&mut self, value: &str, new: NewType) {
+        self.narrow_inside(value, &new);
+        self.patch.interface.insert(value.to_owned(), new);
     }
 
-    /// Notes that `value`, which a node of the graph goes on making, has the shape `sizes` from now on.
-    pub fn narrow_inside(&mut self, value: &str, sizes: &[NewSize]) {
+    /// Notes that `value`, which a node of the graph goes on making, has the type and shape `new` from now on.
+    pub fn narrow_inside(&mut self, value: &str, new: &NewType) {
         let old = self.facts.get(value);
         let size = |(axis, size): (usize, &NewSize)| match size {
             NewSize::Fixed(n) => TDim::Val(*n),
@@ -120,8 +120,8 @@ impl<'g> TypedPatch<'g> {
             },
             NewSize::Symbol(name) => self.facts.symbol(name),
         };
-        let shape: Shape = sizes.iter().enumerate().map(size).collect();
-        let fact = Fact::new(old.elem_type, Some(shape));
+        let shape: Shape = new.sizes.iter().enumerate().map(size).collect();
+        let fact = Fact::new(new.elem_type.or(old.elem_type), Some(shape));
         self.set(value, fact);
         self.patch.stale.insert(value.to_owned());
     }
@@ -309,7 +309,7 @@ mod tests {
     fn an_interface_that_is_narrowed_is_seen_by_later_nodes() {
         let narrowed = |width: i64| {
             patched(|patch| {
-                patch.narrow("w", vec![NewSize::Keep, NewSize::Fixed(2)]);
+                patch.narrow("w", vec![NewSize::Keep, NewSize::Fixed(2)].into());
                 patch.initializer(int64_vector("shape", &[4, width]));
                 let nodes = vec![
                     node("Reshape", "cut", &["w", "shape"], &["v"]),

@@ -11,8 +11,9 @@
 use crate::analysis::SiteView;
 use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
-use crate::forms::layout::{Layout, latents};
+use crate::forms::layout::{Layout, Reads, latents};
 use crate::forms::names::SiteNames;
+use crate::forms::rounded::Rounds;
 use crate::forms::{Form, FormError};
 use crate::graph::NodeId;
 use crate::graph::build::node;
@@ -29,6 +30,10 @@ impl Form for Absorbed {
         "absorbed"
     }
 
+    fn rounds(&self) -> Rounds {
+        Rounds::AboutCentre
+    }
+
     fn check(&self, _: &SiteView, _: Ranks) -> Result<(), FormError> {
         Ok(())
     }
@@ -39,7 +44,7 @@ impl Form for Absorbed {
         factors: &Made,
         names: &SiteNames,
     ) -> Result<Layout, FormError> {
-        Ok(latents(view, factors.latent()?, names)?)
+        latents(view, factors, Reads::Products, names)
     }
 
     fn patch(
@@ -78,7 +83,11 @@ impl Builder<'_> {
                 new
             }
         };
-        if self.site.elem_type == side.product_type {
+        let stored = match side.cache {
+            Some(_) => self.layout.cached_type(self.site),
+            None => self.site.elem_type,
+        };
+        if stored == side.product_type {
             return latent;
         }
         let cast = self
@@ -93,6 +102,8 @@ impl Builder<'_> {
         let one = self.vector(&[1]);
         let mut nodes = self.latent_rows(side, letter, rows);
         let flat = self.name(&format!("{letter}_BTr"));
+        let (rounding, flat) = self.rounded(letter, flat);
+        nodes.extend(rounding);
         let name = self.name(&format!("{letter}_B1Tr"));
         nodes.push(node("Unsqueeze", &name, &[&flat, &one], &[latent]));
         nodes

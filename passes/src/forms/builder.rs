@@ -9,10 +9,10 @@ use crate::facts::typed::{Contradiction, TypedPatch};
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
 use crate::graph::build::{
-    NewSize, int64_scalar, int64_vector, node, shared_constant, vector_name,
+    NewSize, NewType, int64_scalar, int64_vector, node, shared_constant, vector_name,
 };
 use crate::graph::patch::Patch;
-use crate::graph::{Graph, NodeId, is_alias};
+use crate::graph::{Graph, NodeId, is_alias, is_op};
 use crate::onnx::{NodeProto, TensorProto};
 use crate::recognize::pass_through::makes;
 use crate::recognize::site::{Cache, Side, Site};
@@ -102,7 +102,7 @@ impl Builder<'_> {
     }
 
     /// The name of an initializer that holds what `tensor` holds.
-    fn constant(&mut self, tensor: TensorProto) -> String {
+    pub fn constant(&mut self, tensor: TensorProto) -> String {
         let (name, new) = shared_constant(self.graph, tensor);
         if let Some(tensor) = new {
             self.patch.initializer(tensor);
@@ -227,25 +227,55 @@ impl Builder<'_> {
     }
 
     fn narrow(&mut self, cache: &Cache, rank: usize) {
-        let dims = vec![
+        let sizes = vec![
             NewSize::Keep,
             NewSize::Fixed(1),
             NewSize::Keep,
             NewSize::Fixed(rank as i64),
         ];
+        self.retype(cache, sizes);
+    }
+
+    /// Gives past and present of both caches the element type that the layout has for them; the heads stay.
+    pub fn retype_caches(&mut self) {
+        let site = self.site;
+        for cache in [&site.key.cache, &site.value.cache].into_iter().flatten() {
+            self.retype(cache, vec![NewSize::Keep; 4]);
+        }
+    }
+
+    fn retype(&mut self, cache: &Cache, sizes: Vec<NewSize>) {
+        let elem_type = self.layout.cached_type(self.site);
+        let elem_type = (elem_type != self.site.elem_type).then_some(elem_type);
+        let new = NewType { elem_type, sizes };
         for name in cache.past.as_deref().into_iter().chain([cache.present()]) {
-            self.resize(name, dims.clone());
+            self.patch.narrow(name, new.clone());
         }
         // Between the interface and the rows that the attention reads, the same nodes pass on what is narrower now.
         let inside = cache.received.iter().chain(&cache.returned);
         for name in inside.chain([&cache.joined]) {
-            self.patch.narrow_inside(name, &dims);
+            self.patch.narrow_inside(name, &new);
+        }
+        if elem_type.is_some() {
+            self.drop_casts(cache);
+        }
+    }
+
+    /// Casts between floating-point types on the way from and to the interface have nothing to cast where integers pass.
+    fn drop_casts(&mut self, cache: &Cache) {
+        for value in cache.received.iter().chain(&cache.returned) {
+            let maker = self.graph.producer(value);
+            if let Some((id, cast)) = maker.filter(|(_, n)| is_op(n, "Cast")) {
+                let input = cast.input.first().map_or("", String::as_str);
+                let passed_on = node("Identity", cast.name(), &[input], &[value]);
+                self.place(id, vec![passed_on]);
+            }
         }
     }
 
     /// Gives an input or output of the graph another shape.
     pub fn resize(&mut self, value: &str, sizes: Vec<NewSize>) {
-        self.patch.narrow(value, sizes);
+        self.patch.narrow(value, sizes.into());
     }
 
     /// The names of a product and of its output, which what stands for it takes over.

@@ -7,8 +7,9 @@ use crate::analysis::SiteView;
 use crate::analysis::identity::SiteId;
 use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
-use crate::forms::layout::{Layout, latents};
+use crate::forms::layout::{Layout, Reads, latents};
 use crate::forms::names::SiteNames;
+use crate::forms::rounded::{Rounds, reading_integers};
 use crate::forms::{Form, FormError, RankPlan};
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
@@ -31,6 +32,10 @@ impl Form for GroupedQuery {
 
     fn target(&self) -> Target {
         Target::Gqa
+    }
+
+    fn rounds(&self) -> Rounds {
+        Rounds::AboutCentre
     }
 
     fn rank_step(&self) -> usize {
@@ -83,7 +88,7 @@ impl Form for GroupedQuery {
         factors: &Made,
         names: &SiteNames,
     ) -> Result<Layout, FormError> {
-        Ok(latents(view, factors.latent()?, names)?)
+        latents(view, factors, Reads::Operator, names)
     }
 
     fn patch(
@@ -103,7 +108,7 @@ impl Form for GroupedQuery {
 }
 
 /// The `GroupQueryAttention` that the attention was spelled out from.
-fn operator<'v>(view: &SiteView<'v>) -> Option<&'v NodeProto> {
+pub fn operator<'v>(view: &SiteView<'v>) -> Option<&'v NodeProto> {
     let origin = view.placed.origin.as_ref()?;
     origin.grouped.as_ref()
 }
@@ -125,6 +130,10 @@ impl Builder<'_> {
 
         let mut nodes = self.latent_rows(&site.key, 'k', &site.key.new);
         nodes.extend(self.latent_rows(&site.value, 'v', &site.value.new));
+        let (centring, keys) = self.centred('k', self.name("k_BTr"));
+        nodes.extend(centring);
+        let (centring, values) = self.centred('v', self.name("v_BTr"));
+        nodes.extend(centring);
         nodes.extend([
             self.unary("Reshape", "q_BGxd", &[&site.query, &by_group]),
             self.unary(
@@ -136,7 +145,7 @@ impl Builder<'_> {
             turn(self.unary("Transpose", "q_BTHr", &[&self.name("q_BHTr")])),
             self.unary("Reshape", "q_BTx", &[&self.name("q_BTHr"), &packed]),
         ]);
-        nodes.push(self.attention(old));
+        nodes.push(self.attention(old, &keys, &values));
         let output = self
             .graph
             .node(site.output)
@@ -160,8 +169,8 @@ impl Builder<'_> {
         }
     }
 
-    /// The operator on latent rows: the old one's lengths, bias, sink, window and soft-cap; no rotation.
-    fn attention(&self, old: &NodeProto) -> NodeProto {
+    /// The operator on the latent rows `k` and `v`: the old one's lengths, bias, sink, window and soft-cap; no rotation.
+    fn attention(&self, old: &NodeProto, k: &str, v: &str) -> NodeProto {
         let input = |position: usize| old.input.get(position).map_or("", String::as_str);
         let cached = |side: &Side| {
             side.cache
@@ -174,8 +183,8 @@ impl Builder<'_> {
                 })
         };
         let (keys, values) = (cached(&self.site.key), cached(&self.site.value));
-        let (q, k, v) = (self.name("q_BTx"), self.name("k_BTr"), self.name("v_BTr"));
-        let mut inputs = vec![&*q, &k, &v, &keys.0, &values.0, input(5), input(6)];
+        let q = self.name("q_BTx");
+        let mut inputs = vec![&*q, k, v, &keys.0, &values.0, input(5), input(6)];
         // cos_cache, sin_cache and position_ids stay empty in front of bias and sink.
         inputs.extend(["", "", "", input(10), input(11)]);
         while inputs.last() == Some(&"") {
@@ -200,6 +209,6 @@ impl Builder<'_> {
             new = new.with_int("smooth_softmax", 1);
         }
         new.domain = Some("com.microsoft".to_owned());
-        new
+        reading_integers(new, self.scales())
     }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::{ArrayD, Axis};
+use ndarray::{Array2, ArrayD, Axis};
 
 use crate::analysis::SiteView;
-use crate::factor::{Factors, SideFactors};
+use crate::factor::{Factors, Made};
+use crate::forms::FormError;
 use crate::forms::names::SiteNames;
 use crate::forms::tensors::{TensorRange, tensor};
 use crate::graph::text::type_name;
@@ -109,6 +110,15 @@ impl Layout {
     }
 }
 
+/// What reads a latent that is cached as integers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// Products with w_uk and w_uv, which hold the scales.
+    Products,
+    /// An operator that is given the scales.
+    Operator,
+}
+
 /// The initializers of the absorbed forms:
 ///
 /// ```text
@@ -117,19 +127,27 @@ impl Layout {
 /// w_dv [G*dv, r]    values to latent
 /// w_uv [G, r, dv]   latent to outputs; holds every constant factor of the values
 /// b_v  [H, 1, dv]   added to the outputs, where the latent leaves out a mean
+/// s_k, s_v  [r]     what one step of an integer is worth, where the latents are cached as integers
+/// m_k, m_v  [r]     what is taken off a latent before it is rounded
 /// ```
 ///
 /// At full rank the latent holds the heads side by side. Then no w_d is written, and the w_u, which only pick a head and
 /// scale it, are one tensor for all attentions of the same geometry.
 ///
 /// # Errors
-/// [`TensorRange`] where the model's element type cannot hold a factor.
+/// [`FormError`] where the model's element type cannot hold a factor, or the factors are of another kind.
 pub fn latents(
     view: &SiteView,
-    factors: &Factors,
+    made: &Made,
+    reads: Reads,
     names: &SiteNames,
-) -> Result<Layout, TensorRange> {
+) -> Result<Layout, FormError> {
     let site = view.site();
+    let scaled = made.rounding().filter(|_| reads == Reads::Products);
+    let factors = match scaled {
+        Some(rounding) => made.latent()?.reading_integers(rounding),
+        None => made.latent()?.clone(),
+    };
     let cached = site.elem_type;
     let mut layout = Layout::default();
     let up_key = (&factors.key.up * site.key.scale).into_dyn();
@@ -144,29 +162,26 @@ pub fn latents(
         ),
     ];
     for (factors, side, (down, up), values) in sides {
-        if is_identity(factors) {
+        let whole = is_identity(&factors.down);
+        if whole && scaled.is_none() {
             let content = (up, &*format!("*{}", side.scale));
             layout.add_shared(names, content, side.product_type, &values)?;
         } else {
-            layout.add(names, down, cached, &factors.down.clone().into_dyn())?;
+            if !whole {
+                layout.add(names, down, cached, &factors.down.clone().into_dyn())?;
+            }
             layout.add(names, up, side.product_type, &values)?;
         }
     }
-    layout.add_output_bias(names, site, factors)?;
+    layout.add_output_bias(names, site, &factors)?;
+    if let Some(rounding) = made.rounding() {
+        layout.add_rounding(names, site, rounding)?;
+    }
     Ok(layout)
 }
 
-/// Whether the latent is the heads side by side: w_d is the identity, and w_u picks each head.
-fn is_identity(factors: &SideFactors) -> bool {
-    let (groups, size, rank) = factors.up.dim();
-    let down = factors.down.indexed_iter();
-    let up = factors.up.indexed_iter();
-    factors.down.dim() == (rank, rank)
-        && groups * size == rank
-        && down
-            .into_iter()
-            .all(|((i, j), v)| *v == f64::from(u8::from(i == j)))
-        && up
-            .into_iter()
-            .all(|((g, i, j), v)| *v == f64::from(u8::from(g * size + i == j)))
+/// Whether the latent is the heads side by side: w_d is the identity, and so w_u, its inverse, picks each head.
+fn is_identity(down: &Array2<f64>) -> bool {
+    let one = |same: bool| f64::from(u8::from(same));
+    down.is_square() && down.indexed_iter().all(|((i, j), v)| *v == one(i == j))
 }

@@ -24,6 +24,7 @@ forms! {
     grouped_query::GroupedQuery,
     expanded::Expanded,
     decoupled::Decoupled,
+    kept::KeptHeads,
 }
 
 mod builder;
@@ -32,6 +33,7 @@ mod layout;
 mod names;
 mod ranks;
 mod rotate;
+mod rounded;
 mod shapes;
 mod tensors;
 
@@ -51,6 +53,7 @@ pub use builder::Builder;
 pub use layout::{Layout, latents};
 pub use names::{Names, SiteNames};
 pub use ranks::RankPlan;
+pub use rounded::Rounds;
 pub use tensors::{TensorRange, tensor};
 
 /// The form of this library that makes attentions run as `target`: the first one in [`ALL`].
@@ -96,6 +99,16 @@ pub trait Form: Sync {
     /// Whether the rewritten model computes the same function at the full rank.
     fn is_exact_at_full_rank(&self) -> bool {
         true
+    }
+
+    /// How integers are cached, where they are asked for.
+    fn rounds(&self) -> Rounds {
+        Rounds::Never
+    }
+
+    /// Whether the heads are cached as they are, and no latent of them: something is gained in fewer bits alone.
+    fn keeps_heads(&self) -> bool {
+        false
     }
 
     /// Ranks are multiples of this.

@@ -46,6 +46,17 @@ impl NodeProto {
         self
     }
 
+    /// Adds a text as an attribute.
+    pub fn with_text(mut self, name: &str, value: &str) -> Self {
+        self.attribute.push(AttributeProto {
+            name: Some(name.to_owned()),
+            r#type: Some(AttributeType::String as i32),
+            s: Some(Bytes::copy_from_slice(value.as_bytes())),
+            ..AttributeProto::default()
+        });
+        self
+    }
+
     /// Adds a float attribute.
     pub fn with_float(mut self, name: &str, value: f32) -> Self {
         self.attribute.push(AttributeProto {
@@ -86,6 +97,17 @@ pub fn int64_vector(name: &str, values: &[i64]) -> TensorProto {
     }
 }
 
+/// As many zeros of int8 as `count` says, as an initializer that is named by its content.
+pub fn int8_zeros(count: usize) -> TensorProto {
+    TensorProto {
+        name: Some(format!("mla/int8[{count}]*0")),
+        dims: vec![count as i64],
+        data_type: Some(DataType::Int8 as i32),
+        raw_data: Some(Bytes::from(vec![0; count])),
+        ..TensorProto::default()
+    }
+}
+
 /// The name under which `graph` may use the constant `tensor`, and the tensor where it has to be added. An initializer
 /// with the same content that no caller can replace is used as it is; a name that anything else has is left to it.
 pub fn shared_constant(graph: &Graph, mut tensor: TensorProto) -> (String, Option<TensorProto>) {
@@ -117,16 +139,36 @@ pub enum NewSize {
     Symbol(String),
 }
 
-/// `info` with the shape replaced by `dims`; type, name, doc string and denotations stay.
-pub fn reshaped(info: &ValueInfoProto, dims: &[NewSize]) -> ValueInfoProto {
+/// What an input or output of the graph becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewType {
+    /// Its ONNX element type; `None` keeps the old one.
+    pub elem_type: Option<i32>,
+    /// Its shape.
+    pub sizes: Vec<NewSize>,
+}
+
+impl From<Vec<NewSize>> for NewType {
+    fn from(sizes: Vec<NewSize>) -> Self {
+        Self {
+            elem_type: None,
+            sizes,
+        }
+    }
+}
+
+/// `info` as `new` says; name, doc string and denotations stay.
+pub fn retyped(info: &ValueInfoProto, new: &NewType) -> ValueInfoProto {
     let mut info = info.clone();
     if let Some(TypeProto {
         value: Some(type_proto::Value::TensorType(tensor)),
         ..
     }) = info.r#type.as_mut()
     {
+        tensor.elem_type = new.elem_type.or(tensor.elem_type);
         let old = tensor.shape.take().unwrap_or_default();
-        let dim = dims
+        let dim = new
+            .sizes
             .iter()
             .enumerate()
             .map(|(axis, dim)| {

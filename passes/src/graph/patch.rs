@@ -2,19 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::graph::build::{NewSize, reshaped};
+use crate::graph::build::{NewType, retyped};
 use crate::graph::{Graph, NodeId};
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
 
-/// Changes to one graph: nodes replaced by nodes, initializers added, values of the interface given another shape.
+/// Changes to one graph: nodes replaced by nodes, initializers added, values of the interface given another type or shape.
 #[derive(Debug, Clone, Default)]
 pub struct Patch {
     /// Node to the nodes that take its place, in order.
     pub replaced: BTreeMap<NodeId, Vec<NodeProto>>,
     /// New initializers.
     pub initializers: Vec<TensorProto>,
-    /// New shapes of graph inputs and outputs; the names stay.
-    pub interface: BTreeMap<String, Vec<NewSize>>,
+    /// New types and shapes of graph inputs and outputs; the names stay.
+    pub interface: BTreeMap<String, NewType>,
     /// Values that have another shape from now on: what the exporter noted of them goes.
     pub stale: BTreeSet<String>,
 }
@@ -95,8 +95,8 @@ pub fn apply(patch: Patch, proto: &mut GraphProto) -> Result<(), PatchError> {
     }
     proto.initializer.extend(initializers);
     for info in proto.input.iter_mut().chain(&mut proto.output) {
-        if let Some(dims) = interface.get(info.name()) {
-            *info = reshaped(info, dims);
+        if let Some(new) = interface.get(info.name()) {
+            *info = retyped(info, new);
         }
     }
     // Exporters repeat the interface here; a stale copy would contradict it.
@@ -164,7 +164,7 @@ fn check(patch: &Patch, proto: &GraphProto) -> Result<(), PatchError> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::graph::build::{int64_vector, node, value};
+    use crate::graph::build::{NewSize, int64_vector, node, value};
     use crate::graph::text;
 
     /// x -> Neg -> a -> Abs -> y
@@ -199,7 +199,7 @@ mod tests {
         );
         patch
             .interface
-            .insert("y".to_owned(), vec![NewSize::Fixed(3)]);
+            .insert("y".to_owned(), vec![NewSize::Fixed(3)].into());
         apply(patch, &mut graph).unwrap();
         let lines = text::graph(&graph);
         let expected = [
@@ -221,7 +221,7 @@ mod tests {
             ..Patch::default()
         };
         let inner = Patch {
-            interface: BTreeMap::from([("a".to_owned(), vec![NewSize::Keep])]),
+            interface: BTreeMap::from([("a".to_owned(), vec![NewSize::Keep].into())]),
             ..Patch::default()
         };
         let cases = [

@@ -311,11 +311,17 @@ fn outputs(facts: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<Vec<Fact
         *output.last_mut()? = TDim::Val(heads * head_size);
     }
     let present = |position: usize| {
-        let mut shape = inputs.get(position)?.shape.clone()?;
+        let past = inputs.get(position)?;
+        let mut shape = past.shape.clone()?;
         *shape.get_mut(2)? = facts.fresh();
-        Some(shape)
+        // A quantized cache comes back as it is given.
+        Some(Fact::new(past.elem_type.or(query.elem_type), Some(shape)))
     };
+    let unknown = || Fact::new(query.elem_type, None);
     let (key, value) = (present(3), present(4));
-    let fact = |shape| Fact::new(query.elem_type, shape);
-    Some(vec![fact(Some(output)), fact(key), fact(value)])
+    Some(vec![
+        Fact::new(query.elem_type, Some(output)),
+        key.unwrap_or_else(unknown),
+        value.unwrap_or_else(unknown),
+    ])
 }

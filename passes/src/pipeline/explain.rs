@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::analysis::{Analysis, SiteView};
-use crate::factor::Ranks;
+use crate::factor::{CacheBits, Ranks};
 use crate::forms::Form;
 use crate::graph::patch::Patch;
 use crate::graph::{subgraphs, text};
@@ -27,7 +27,7 @@ impl Explained {
     pub fn of(
         view: &SiteView,
         analysis: &Analysis,
-        (form, ranks): (&dyn Form, Ranks),
+        (form, ranks, bits): (&dyn Form, Ranks, CacheBits),
         (patch, prefix): (&Patch, &str),
     ) -> Self {
         let site = view.site();
@@ -59,12 +59,14 @@ impl Explained {
             ),
             before,
             plan: format!(
-                "form {}, ranks {} of {} and {} of {}, key scale {}, value scale {}",
+                "form {}, ranks {} of {} and {} of {}, {}key scale {}, value scale {}",
                 form.name(),
                 ranks.key,
                 site.kv_heads * site.key.size,
                 ranks.value,
                 site.kv_heads * site.value.size,
+                bits.number()
+                    .map_or_else(String::new, |n| format!("{n} bits, ")),
                 site.key.scale,
                 site.value.scale
             ),

@@ -3,13 +3,15 @@
 use std::error::Error;
 
 use crate::analysis::SiteView;
-use crate::factor::{Made, Ranks, factor};
+use crate::factor::{CacheBits, Made, Ranks, factor};
 
 /// The factors that are wanted of one attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
     /// The latent widths.
     pub ranks: Ranks,
+    /// Bits of a cached number. Those of integers need statistics.
+    pub bits: CacheBits,
     /// Positions over which the moments of rotated keys are averaged where no text tells them.
     pub context: usize,
 }
@@ -18,11 +20,21 @@ pub struct Wanted {
 pub type Factorize<'f> =
     dyn FnMut(&SiteView, Wanted) -> Result<Made, Box<dyn Error + Send + Sync>> + 'f;
 
+/// Integers were asked for, and nothing tells their scales.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the scales of a cache of 8-bit integers come from statistics of a text, and there are none"
+)]
+pub struct NoScales;
+
 /// Factors from the weights alone: weighted principal components of the projections.
 ///
 /// # Errors
-/// [`crate::factor::SpectralError`] where the weights are not finite.
+/// [`crate::factor::SpectralError`] where the weights are not finite; [`NoScales`] where integers are wanted.
 pub fn by_weights(view: &SiteView, wanted: Wanted) -> Result<Made, Box<dyn Error + Send + Sync>> {
+    if wanted.bits != CacheBits::Model {
+        return Err(NoScales.into());
+    }
     let moments = view.weight_moments(wanted.ranks, wanted.context);
     let factors = factor(&moments, view.site().kv_heads, wanted.ranks)?;
     Ok(Made::Latent(factors))

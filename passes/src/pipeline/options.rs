@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::analysis::Analysis;
 use crate::analysis::identity::{CacheId, SiteId};
-use crate::factor::Ranks;
-use crate::forms::{Absorbed, CachedKeys, Form, FormError, OLDEST_OPSET, RankPlan};
+use crate::factor::{CacheBits, Ranks};
+use crate::forms::{Absorbed, CachedKeys, Form, FormError, OLDEST_OPSET, RankPlan, Rounds};
 use crate::onnx::stored::Model;
 use crate::operators::Operators;
 use crate::pipeline::error::RewriteError;
@@ -16,6 +16,8 @@ use crate::recognize::site::Site;
 pub struct RewriteOptions<'f> {
     /// Latent widths.
     pub ranks: RankPlan,
+    /// Bits of a cached number.
+    pub bits: CacheBits,
     /// Rewrite what is recognised even where some attentions are not.
     pub allow_partial: bool,
     /// The target form.
@@ -37,6 +39,7 @@ impl Default for RewriteOptions<'_> {
     fn default() -> Self {
         Self {
             ranks: RankPlan::default(),
+            bits: CacheBits::default(),
             allow_partial: false,
             form: &Absorbed,
             one_width: false,
@@ -110,6 +113,7 @@ pub fn check(
             }
         }
         let refused = |cause| RewriteError::form(site.layer, options.form, cause);
+        check_bits(site, options).map_err(refused)?;
         options.form.check(view, ranks).map_err(refused)?;
         if options.form.cached_keys() == CachedKeys::Unrotated {
             let own = view.rotation_fingerprint();
@@ -123,4 +127,23 @@ pub fn check(
         }
         Ok(())
     })
+}
+
+/// Refuses a cache of integers where the form or the attention has no place for it.
+fn check_bits(site: &Site, options: &RewriteOptions) -> Result<(), FormError> {
+    let refused = |what: &str| Err(FormError::Refused(what.to_owned()));
+    let form = options.form;
+    match options.bits {
+        CacheBits::Model if form.keeps_heads() => {
+            refused("heads that are kept take fewer bytes in fewer bits alone: add --cache-bits 8")
+        }
+        CacheBits::Model => Ok(()),
+        CacheBits::Eight if form.rounds() == Rounds::Never => refused(
+            "it caches floating-point numbers: use the form absorbed, or leave out --cache-bits",
+        ),
+        CacheBits::Eight if !site.is_cached() => {
+            refused("it has no cache that could hold integers: export the model with a cache")
+        }
+        CacheBits::Eight => Ok(()),
+    }
 }

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, HashMap};
 use crate::analysis::identity::{CacheId, SiteId};
 use crate::analysis::placed::PlacedSite;
 use crate::analysis::{Analysis, SiteView};
-use crate::factor::{Factors, Made, Ranks, SideFactors};
+use crate::factor::{CacheBits, Factors, Made, Ranks, SideFactors};
 use crate::forms::{Layout, Names, SiteNames, Store};
 use crate::graph::patch::Patch;
 use crate::graph::scopes::Scope;
 use crate::graph::{Graph, label};
 use crate::onnx::stored::Model;
+use crate::onnx::tensor_proto::DataType;
 use crate::pipeline::error::RewriteError;
 use crate::pipeline::explain::Explained;
 use crate::pipeline::factorize::{Factorize, Wanted};
@@ -29,12 +30,31 @@ pub struct RewrittenSite {
     pub ranks: Ranks,
     /// The widths at which nothing is lost in the form that it takes.
     pub full: Ranks,
-    /// Whether something is.
-    pub is_lossy: bool,
+    /// Whether its latents are narrower than that.
+    pub is_narrow: bool,
+    /// Bits of a cached number.
+    pub bits: CacheBits,
     /// What the factors of the keys are expected to lose.
     pub key: Expected,
     /// What the factors of the values are expected to lose.
     pub value: Expected,
+}
+
+impl RewrittenSite {
+    /// Whether its cache does not hold all that it held: latents are narrower than the heads, or numbers are rounded.
+    #[must_use]
+    pub fn loses(&self) -> bool {
+        self.is_narrow || self.bits != CacheBits::Model
+    }
+
+    /// ONNX element type of its cache now.
+    #[must_use]
+    pub fn cached_type(&self) -> i32 {
+        match self.bits {
+            CacheBits::Model => self.site.cached_type,
+            CacheBits::Eight => DataType::Int8.into(),
+        }
+    }
 }
 
 /// What the factors of one side are expected to lose.
@@ -57,7 +77,7 @@ impl Expected {
     /// Of keys and of values. What dropping the rotation costs is in no spectrum.
     fn of_both(factors: &Made) -> (Self, Self) {
         match factors {
-            Made::Latent(f) => (Self::of(&f.key), Self::of(&f.value)),
+            Made::Latent(f) | Made::Rounded(f, _) => (Self::of(&f.key), Self::of(&f.value)),
             Made::Decoupled(_) => Default::default(),
         }
     }
@@ -161,7 +181,7 @@ impl<'a> Patches<'a> {
         self.explained.push(Explained::of(
             view,
             self.analysis,
-            (form, shared.ranks),
+            (form, shared.ranks, self.options.bits),
             (&patch, names.prefix()),
         ));
         for (scope, change) in view.placed.interface(&self.analysis.main, &mut patch) {
@@ -176,7 +196,8 @@ impl<'a> Patches<'a> {
             id: view.id().clone(),
             ranks: shared.ranks,
             full: form.full_ranks(site),
-            is_lossy: form.loses(shared.ranks, site),
+            is_narrow: form.loses(shared.ranks, site),
+            bits: self.options.bits,
             key,
             value,
         });
@@ -194,6 +215,7 @@ impl<'a> Patches<'a> {
         let ranks = self.options.ranks_of(view.id(), view.site());
         let wanted = Wanted {
             ranks,
+            bits: self.options.bits,
             context: self.options.positions(),
         };
         let made = factorize(view, wanted);

@@ -19,7 +19,8 @@ use gqa2mla::files::outputs::{check_model, check_outside};
 use gqa2mla::files::save::{DataFile, names_a_file, output_path};
 use gqa2mla::files::staging::Staging;
 use gqa2mla::serving::folder::{FolderError, FolderRequest, rewrite_folder};
-use gqa2mla_passes::forms::for_target;
+use gqa2mla_passes::factor::CacheBits;
+use gqa2mla_passes::forms::{KeptHeads, for_target};
 use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, RewriteOptions};
 
@@ -51,6 +52,14 @@ pub struct Rewrite {
     out: PathBuf,
     #[command(flatten)]
     size: Size,
+    /// Bits of a cached number: 16, the model's own floating-point type whatever its width; or 8, integers whose scales come
+    /// from the text or the statistics. Together with any size.
+    #[arg(long, value_enum, default_value_t = BitsArg::Model, value_name = "BITS")]
+    cache_bits: BitsArg,
+    /// Cache the heads as they are, and no latent of them, as integers of --cache-bits 8: for models that use
+    /// GroupQueryAttention.
+    #[arg(long, conflicts_with_all = ["rank", "cache_ratio", "max_perplexity_increase", "max_kl", "form"])]
+    keep_heads: bool,
     #[command(flatten)]
     factors: FactorArgs,
     /// Rewrite what is recognised even where some attentions are not.
@@ -89,6 +98,14 @@ pub struct Rewrite {
     no_validate: bool,
     #[command(flatten)]
     how: ProofArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum BitsArg {
+    #[value(name = "16")]
+    Model,
+    #[value(name = "8")]
+    Eight,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -131,7 +148,7 @@ impl Rewrite {
         request.check_widths().map_err(|e| in_options(e.into()))?;
         let report = self.report.as_deref().map(ReportFile::begin).transpose()?;
         let in_detail = report.is_some();
-        let mut ending = Ending::new(&self.model, self.target.name(), in_detail, started);
+        let mut ending = Ending::new(&self.model, self.target(), in_detail, started);
         ending.explains = self.explain;
         let output = if self.model.is_dir() && !names_a_file(&self.out) {
             self.folder(&request, &mut ending)?
@@ -190,9 +207,26 @@ impl Rewrite {
         })
     }
 
+    /// What the attentions run as.
+    fn target(&self) -> &'static str {
+        match self.keep_heads {
+            true => TargetArg::Gqa.name(),
+            false => self.target.name(),
+        }
+    }
+
     /// The target form that the options ask for.
     fn form(&self) -> Result<&'static dyn Form, UsageError> {
         let transmla = self.factors.is_transmla();
+        let rounds = self.cache_bits != BitsArg::Model;
+        if self.keep_heads {
+            return match rounds && !transmla {
+                true => Ok(&KeptHeads),
+                false => Err(UsageError(
+                    "--keep-heads saves bytes in fewer bits alone: add --cache-bits 8".to_owned(),
+                )),
+            };
+        }
         match (self.target, self.form) {
             (TargetArg::Matmul, _) if transmla => Ok(&Decoupled),
             (TargetArg::Matmul, FormArg::Absorbed) => Ok(&Absorbed),
@@ -211,6 +245,10 @@ impl Rewrite {
         Ok(Request {
             options: RewriteOptions {
                 ranks: self.size.plan(),
+                bits: match self.cache_bits {
+                    BitsArg::Model => CacheBits::Model,
+                    BitsArg::Eight => CacheBits::Eight,
+                },
                 allow_partial: self.allow_partial,
                 form: self.form()?,
                 context: self.factors.context(),

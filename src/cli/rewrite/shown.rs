@@ -120,7 +120,7 @@ fn search_text(search: &Search) -> String {
         ));
     }
     if found.best.is_none() {
-        text.push_str("  no smaller cache keeps the promise: the exact rewrite is written\n");
+        text.push_str("  no smaller rank keeps the promise: every number is kept\n");
     }
     text
 }

@@ -19,6 +19,7 @@ pub struct Summary {
     not_rewritten: usize,
     heads: String,
     ranks: (usize, usize),
+    bits: Option<u32>,
     cached: bool,
     before: u64,
     after: u64,
@@ -54,12 +55,13 @@ impl Summary {
                 format!("H={} G={} d={}", s.heads, s.kv_heads, s.key.size)
             }),
             ranks: (ranks.clone().min().unwrap_or(0), ranks.max().unwrap_or(0)),
+            bits: sites.iter().find_map(|s| s.bits.number()),
             cached: sites.iter().any(|s| s.site.is_cached()),
             before: cached()
                 .map(|s| bytes(s.site.cached_type, s.site.cached_numbers()))
                 .sum(),
             after: cached()
-                .map(|s| bytes(s.site.cached_type, s.ranks.key + s.ranks.value))
+                .map(|s| bytes(s.cached_type(), s.ranks.key + s.ranks.value))
                 .sum(),
             layers: sites.iter().map(|s| layer_json(s)).collect(),
             lossless: lossless(&sites),
@@ -75,13 +77,17 @@ impl Summary {
             (low, high) if low == high => format!("rank {low}"),
             (low, high) => format!("ranks {low} to {high}"),
         };
+        let bits = match self.bits {
+            Some(bits) => format!(", {bits} bits a cached number"),
+            None => String::new(),
+        };
         let kind = if self.lossy {
             "an approximation"
         } else {
             "exact"
         };
         let mut text = format!(
-            "{} attentions rewritten ({}), {rank}, target {}: {kind}\n",
+            "{} attentions rewritten ({}), {rank}{bits}, target {}: {kind}\n",
             self.sites, self.heads, self.target
         );
         for line in &self.lossless {
@@ -119,7 +125,7 @@ impl Summary {
     pub fn json(&self) -> Value {
         json!({
             "rewritten": self.sites, "target": self.target, "not_rewritten": self.not_rewritten, "rejects": self.rejects, "exact": !self.lossy,
-            "rank_min": self.ranks.0, "rank_max": self.ranks.1,
+            "cache_bits": self.bits, "rank_min": self.ranks.0, "rank_max": self.ranks.1,
             "cache_bytes_per_token_before": self.before, "cache_bytes_per_token_after": self.after,
             "layers": self.layers,
             "predicted_key_loss": self.predicted.0, "predicted_value_loss": self.predicted.1,

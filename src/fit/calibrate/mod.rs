@@ -5,7 +5,7 @@
 
 pub mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use crate::files::tensors::ArraysError;
@@ -15,6 +15,7 @@ use gqa2mla_passes::factor::Statistics;
 use gqa2mla_passes::factor::statistics::Activations;
 use gqa2mla_passes::onnx::stored::TensorError;
 use gqa2mla_passes::recognize::rotation::Rotated;
+use gqa2mla_passes::recognize::site::Side;
 use ndarray::{ArrayView2, ArrayView3};
 use prost::Message;
 
@@ -119,17 +120,9 @@ impl Watched {
             .interface;
         let Observed { proto, layers } = observe(&model.model, analysis, quantities)?;
         let session = open_messages(&proto.encode_to_vec(), &model.path, runtime)?;
-        let widths = layers.iter().filter_map(|layer| {
-            let cache = |side: &gqa2mla_passes::recognize::site::Side| {
-                let past = side.cache.as_ref()?.past.clone()?;
-                Some((past, [layer.site.kv_heads, side.size]))
-            };
-            Some([cache(&layer.site.key)?, cache(&layer.site.value)?])
-        });
-        let widths = widths.flatten().collect();
         Ok(Self {
             session,
-            interface: closed(interface, &widths),
+            interface: closed(interface, &widths(&layers)),
             layers,
         })
     }
@@ -142,6 +135,19 @@ impl Watched {
         let inputs = feeds(&self.interface, tokens)?;
         Ok(self.session.run(&inputs)?.into_iter().collect())
     }
+}
+
+/// Heads and head size of the caches of `layers`, by the name of the past.
+#[must_use]
+pub fn widths(layers: &[ObservedLayer]) -> HashMap<String, [usize; 2]> {
+    let widths = layers.iter().filter_map(|layer| {
+        let cache = |side: &Side| {
+            let past = side.cache.as_ref()?.past.clone()?;
+            Some((past, [layer.site.kv_heads, side.size]))
+        };
+        Some([cache(&layer.site.key)?, cache(&layer.site.value)?])
+    });
+    widths.flatten().collect()
 }
 
 /// One quantity of one layer, without the batch axis of one.

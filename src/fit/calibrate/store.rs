@@ -7,13 +7,14 @@ use gqa2mla_passes::analysis::identity::SiteId;
 use gqa2mla_passes::factor::Statistics;
 use gqa2mla_passes::factor::position_free::PositionFree;
 use gqa2mla_passes::factor::rope::Rope;
+use gqa2mla_passes::factor::sample::Sample;
 use ndarray::Array2;
 
 use crate::files::tensors::{Arrays, ArraysError};
 use crate::fit::statistics::ModelStatistics;
 
 /// What the file is.
-const KIND: &str = "gqa2mla statistics 2";
+const KIND: &str = "gqa2mla statistics 3";
 
 /// Writes `statistics`, complete or not at all.
 ///
@@ -49,6 +50,7 @@ pub fn save(statistics: &ModelStatistics, path: &Path) -> Result<(), ArraysError
         file.put(&name("squared"), &sums.squared.view());
         file.put(&name("squared_value"), &sums.squared_value.view());
         file.put(&name("squared_square"), &sums.squared_square.view());
+        file.put(&name("sample"), &sums.sample.to_array().view());
         if let Some(free) = &sums.position_free {
             put_position_free(&mut file, free, &name("position_free"));
         }
@@ -109,9 +111,12 @@ fn layer(file: &Arrays, position: usize) -> Result<Statistics, String> {
     let name = |part: &str| format!("{position}/{part}");
     let query_square = listed(file, &name("query_square"));
     let tokens: ndarray::Array1<f64> = file.get(&name("tokens"))?;
+    let key_sum: ndarray::Array1<f64> = file.get(&name("key_sum"))?;
+    let sample: Array2<f64> = file.get(&name("sample"))?;
+    let sample = Sample::from_array(&sample.view(), key_sum.len());
     let sums = Statistics {
         tokens: tokens.sum(),
-        key_sum: file.get(&name("key_sum"))?,
+        key_sum,
         key_square: file.get(&name("key_square"))?,
         unrotated_square: file.get(&name("unrotated_square")).ok(),
         unrotated_value: file.get(&name("unrotated_value")).ok(),
@@ -123,6 +128,7 @@ fn layer(file: &Arrays, position: usize) -> Result<Statistics, String> {
         squared: file.get(&name("squared"))?,
         squared_value: file.get(&name("squared_value"))?,
         squared_square: file.get(&name("squared_square"))?,
+        sample,
     };
     if sums.is_consistent() && sums.is_finite() {
         Ok(sums)

@@ -106,6 +106,35 @@ fn in_a_triton_configuration_the_dims_of_caches_change_and_nothing_else() {
 
 #[test]
 #[ignore = "needs the serving stacks"]
+fn in_a_triton_configuration_caches_of_integers_get_their_type() {
+    let place = folder();
+    let repository = place.path().join("llama");
+    fs::create_dir_all(repository.join("1")).unwrap();
+    let model = fixture("optimum-llama").join("model.onnx");
+    fs::copy(&model, repository.join("1/model.onnx")).unwrap();
+    let interface = LanguageModel::of(&loaded("optimum-llama").model.proto)
+        .unwrap()
+        .interface;
+    let text = triton_config(&interface.inputs, &interface.logits);
+    fs::write(repository.join("config.pbtxt"), &text).unwrap();
+    let out = place.path().join("out");
+    let ids = root().join("fixtures/tokens.json").display().to_string();
+    let integers = ["--cache-bits", "8", "--token-ids", &ids, "--force"];
+    rewritten(&repository, &out, &integers);
+    let configs = [&repository, &out].map(|f| f.join("config.pbtxt"));
+    let differing = told(
+        &serving_python(),
+        "tests/python/triton_config.py",
+        &[&configs[0], &configs[1]],
+    );
+    let differing = differing.as_object().unwrap();
+    let types = differing.keys().filter(|f| f.ends_with("data_type"));
+    // Four caches, each as an input, as a state and as what the state begins with; the logits stay floats.
+    assert_eq!((types.count(), differing.len()), (12, 24), "{differing:#?}");
+}
+
+#[test]
+#[ignore = "needs the serving stacks"]
 fn a_triton_configuration_is_made_where_there_is_none() {
     let place = folder();
     // Two take batches; the third has an input that says which branch to take, and no batch in front of it.

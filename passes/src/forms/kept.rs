@@ -1,0 +1,82 @@
+//! The heads as they are, cached as 8-bit integers by `com.microsoft.GroupQueryAttention` itself: no latent.
+//!
+//! The operator goes on doing everything else, rotation included. Its integers have their zero at zero, and scales that are
+//! constant for each channel.
+
+use crate::analysis::SiteView;
+use crate::factor::{Made, Ranks};
+use crate::forms::builder::Builder;
+use crate::forms::grouped_query::operator;
+use crate::forms::layout::Layout;
+use crate::forms::names::SiteNames;
+use crate::forms::rounded::{Rounds, reading_integers};
+use crate::forms::{Form, FormError};
+use crate::graph::patch::Patch;
+use crate::operators::Target;
+
+/// The form `kept`: the option `--keep-heads`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct KeptHeads;
+
+impl Form for KeptHeads {
+    fn name(&self) -> &'static str {
+        "kept"
+    }
+
+    fn target(&self) -> Target {
+        Target::Gqa
+    }
+
+    fn rounds(&self) -> Rounds {
+        Rounds::AboutZero
+    }
+
+    fn keeps_heads(&self) -> bool {
+        true
+    }
+
+    fn check(&self, view: &SiteView, _: Ranks) -> Result<(), FormError> {
+        match operator(view) {
+            Some(_) => Ok(()),
+            None => Err(FormError::Refused(format!(
+                "it is written as {}, and only GroupQueryAttention reads heads that are cached as integers: leave out --keep-heads, and the cache holds a latent",
+                view.site().dialect.name()
+            ))),
+        }
+    }
+
+    /// `s_k` [G*d] and `s_v` [G*dv], what one step of each channel is worth.
+    fn layout(
+        &self,
+        view: &SiteView,
+        factors: &Made,
+        names: &SiteNames,
+    ) -> Result<Layout, FormError> {
+        let mut layout = Layout::default();
+        if let Some(rounding) = factors.rounding() {
+            layout.add_rounding(names, view.site(), rounding)?;
+        }
+        Ok(layout)
+    }
+
+    fn patch(
+        &self,
+        view: &SiteView,
+        layout: &Layout,
+        ranks: Ranks,
+        names: &SiteNames,
+    ) -> Result<Patch, FormError> {
+        let old = operator(view).ok_or_else(|| FormError::missing("its operator is gone"))?;
+        let mut builder = Builder::new(self.name(), view, names, layout, ranks);
+        builder.retype_caches();
+        let node = reading_integers(old.clone(), builder.scales());
+        // The operator takes the place of the node that makes its first output; presents are made by it again.
+        let makers = old.output.iter().filter_map(|o| builder.graph.producer(o));
+        let makers: Vec<_> = makers.map(|(id, _)| id).collect();
+        let mut nodes = Some(node);
+        for id in makers {
+            builder.place(id, nodes.take().into_iter().collect());
+        }
+        Ok(builder.finish()?)
+    }
+}

@@ -1,0 +1,137 @@
+//! Latents that are cached as integers: what stands between the exact rows of a step and its cache.
+
+use crate::factor::Rounding;
+use crate::forms::builder::Builder;
+use crate::forms::layout::Layout;
+use crate::forms::names::SiteNames;
+use crate::forms::tensors::TensorRange;
+use crate::graph::build::int8_zeros;
+use crate::onnx::{NodeProto, tensor_proto::DataType};
+use crate::recognize::site::Site;
+
+const FLOAT: i32 = DataType::Float as i32;
+
+/// How a form caches 8-bit integers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rounds {
+    /// It does not.
+    Never,
+    /// With zero at zero: it caches what the exporter's operator is given.
+    AboutZero,
+    /// About a centre for each channel, which it takes off the rows.
+    AboutCentre,
+}
+
+/// The initializers of a side that is cached as integers.
+struct Roles {
+    /// What one step is worth, [r], fp32.
+    scale: &'static str,
+    /// What is taken off every row, [r].
+    centre: &'static str,
+}
+
+const KEY: Roles = Roles {
+    scale: "s_k",
+    centre: "m_k",
+};
+const VALUE: Roles = Roles {
+    scale: "s_v",
+    centre: "m_v",
+};
+
+impl Layout {
+    /// Adds scales and centres of both sides.
+    ///
+    /// # Errors
+    /// [`TensorRange`] where the model's element type cannot hold a centre.
+    pub fn add_rounding(
+        &mut self,
+        names: &SiteNames,
+        site: &Site,
+        rounding: &Rounding,
+    ) -> Result<(), TensorRange> {
+        for (roles, levels) in [(KEY, &rounding.key), (VALUE, &rounding.value)] {
+            let scale = levels.scale.clone().into_dyn();
+            self.add(names, roles.scale, FLOAT, &scale)?;
+            if let Some(centre) = &levels.centre {
+                let centre = centre.clone().into_dyn();
+                self.add(names, roles.centre, site.elem_type, &centre)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The ONNX element type of the cache of `site`: integers where the layout has scales.
+    pub fn cached_type(&self, site: &Site) -> i32 {
+        match self.find(KEY.scale) {
+            Some(_) => DataType::Int8.into(),
+            None => site.elem_type,
+        }
+    }
+}
+
+impl Builder<'_> {
+    /// The rows `rows` [B, T, r] of one side less their centre, where they have one, and the nodes that make them.
+    pub fn centred(&self, letter: char, rows: String) -> (Vec<NodeProto>, String) {
+        let Some(centre) = self.layout.find(roles(letter).centre) else {
+            return (Vec::new(), rows);
+        };
+        let part = format!("{letter}_BTr/centred");
+        let nodes = vec![self.unary("Sub", &part, &[&rows, centre])];
+        (nodes, self.name(&part))
+    }
+
+    /// The rows `rows` [B, T, r] of one side as they are cached, and the nodes that make them: as they are, or rounded.
+    pub fn rounded(&mut self, letter: char, rows: String) -> (Vec<NodeProto>, String) {
+        let Some(scale) = self.layout.find(roles(letter).scale).map(str::to_owned) else {
+            return (Vec::new(), rows);
+        };
+        let (mut nodes, mut rows) = self.centred(letter, rows);
+        if self.site.elem_type != FLOAT {
+            // Before opset 19 QuantizeLinear takes single precision alone.
+            let part = format!("{letter}_BTr/float");
+            nodes.push(
+                self.unary("Cast", &part, &[&rows])
+                    .with_int("to", FLOAT.into()),
+            );
+            rows = self.name(&part);
+        }
+        let rank = match letter {
+            'k' => self.ranks.key,
+            _ => self.ranks.value,
+        };
+        let zeros = self.constant(int8_zeros(rank));
+        let part = format!("{letter}_BTr/int8");
+        let quantize = self.unary("QuantizeLinear", &part, &[&rows, &scale, &zeros]);
+        nodes.push(quantize.with_int("axis", 2));
+        (nodes, self.name(&part))
+    }
+
+    /// The names of the scales of keys and of values, for an operator that reads the integers itself.
+    pub fn scales(&self) -> Option<[&str; 2]> {
+        Some([self.layout.find(KEY.scale)?, self.layout.find(VALUE.scale)?])
+    }
+}
+
+/// The operator `node`, a `GroupQueryAttention`, with a cache of 8-bit integers that are worth `scales`; as it is without.
+pub fn reading_integers(mut node: NodeProto, scales: Option<[&str; 2]>) -> NodeProto {
+    let Some(scales) = scales else {
+        return node;
+    };
+    // k_scale and v_scale are inputs 12 and 13; what is behind them stays.
+    let all = node.input.len().max(14);
+    node.input.resize(all, String::new());
+    for (input, scale) in node.input.iter_mut().skip(12).zip(scales) {
+        scale.clone_into(input);
+    }
+    node.with_int("kv_cache_bit_width", 8)
+        .with_text("k_quant_type", "PER_CHANNEL")
+        .with_text("v_quant_type", "PER_CHANNEL")
+}
+
+fn roles(letter: char) -> Roles {
+    match letter {
+        'k' => KEY,
+        _ => VALUE,
+    }
+}

@@ -1,0 +1,276 @@
+//! Caches of 8-bit integers: what they lose, what they take, and where they are refused. Their shape is shown in rewrite.rs.
+
+use std::path::{Path, PathBuf};
+
+use crate::common::{Ran, fixture, folder, recognised_fixtures, root, run};
+use gqa2mla::validate::interface::Interface;
+use gqa2mla::validate::ports::LanguageModel;
+use gqa2mla_passes::inspect;
+use serde_json::Value;
+
+/// Largest logit difference relative to the largest logit, at full rank. Each of the 32 to 64 channels of a fixture's keys
+/// and values is off by up to half a step of 1/127 of its range, in each of two layers: the worst is 5e-2, of random tokens
+/// that reach beyond the range of the text.
+const BOUND: f64 = 7e-2;
+/// What rounding moves the logits by at least: less would mean that nothing was rounded.
+const ROUNDED: f64 = 1e-4;
+
+/// Rewrites `model` to `out` with scales from the tokens of the fixtures.
+fn rounded(model: &Path, out: &Path, more: &[&str]) -> Ran {
+    let ids = root().join("fixtures/tokens.json");
+    let mut arguments = vec![PathBuf::from("rewrite"), model.to_path_buf()];
+    arguments.extend(["--json", "--cache-bits", "8", "--length", "64"].map(PathBuf::from));
+    arguments.extend(["--context", "64", "--force", "--reconstruct", "0"].map(PathBuf::from));
+    arguments.extend([PathBuf::from("--token-ids"), ids]);
+    arguments.extend([PathBuf::from("-o"), out.to_path_buf()]);
+    arguments.extend(more.iter().map(PathBuf::from));
+    run(arguments)
+}
+
+/// The largest ratio with optimizations off, and the bytes of cache a token before and after, as they were measured.
+fn measured(report: &Value) -> (f64, f64, f64) {
+    let proof = &report["validation"]["proof"];
+    let steps = proof["steps"].as_array().unwrap();
+    let ratios = steps.iter().map(|s| s["ratio"].as_f64().unwrap());
+    let bytes = |key: &str| proof[key].as_f64().unwrap();
+    (
+        ratios.fold(0.0, f64::max),
+        bytes("original_cache_bytes"),
+        bytes("rewritten_cache_bytes"),
+    )
+}
+
+/// Whether the caches of the model at `path` are int8, all of them.
+fn caches_integers(path: &Path) -> bool {
+    let model = crate::common::model_at(path);
+    let Interface { caches, .. } = LanguageModel::of(&model.model.proto).unwrap().interface;
+    let bytes = |c: &gqa2mla::validate::interface::Cache| c.element.byte_size();
+    !caches.is_empty() && caches.iter().all(|c| bytes(c) == 1)
+}
+
+/// Fixtures with a cache that ONNX Runtime runs as they are.
+fn cached() -> Vec<String> {
+    let keeps = |name: &String| {
+        let sites = inspect(&crate::common::loaded(name).model).unwrap().sites;
+        sites.iter().all(|s| s.is_cached()) && name != crate::common::IN_BF16
+    };
+    recognised_fixtures().into_iter().filter(keeps).collect()
+}
+
+#[test]
+fn integers_at_full_rank_are_near_the_original_in_every_dialect_and_take_a_byte_a_number() {
+    let place = folder();
+    for name in cached() {
+        let out = place.path().join(format!("{name}.onnx"));
+        let ran = rounded(&fixture(&name).join("model.onnx"), &out, &[]);
+        assert_eq!(ran.code, 0, "{name}: {ran:?}");
+        let report = ran.json();
+        assert_eq!(report["rewrite"]["exact"], false, "{name}");
+        assert_eq!(report["rewrite"]["cache_bits"], 8, "{name}");
+        let (ratio, before, after) = measured(&report);
+        assert!((ROUNDED..BOUND).contains(&ratio), "{name}: {ratio:e}");
+        assert!(
+            after == before / 4.0 || after == before / 2.0,
+            "{name}: {before} -> {after}"
+        );
+        assert!(caches_integers(&out), "{name}");
+    }
+}
+
+#[test]
+fn integers_go_together_with_a_smaller_rank() {
+    let place = folder();
+    let out = place.path().join("model.onnx");
+    let model = fixture("optimum-llama").join("model.onnx");
+    let ran = rounded(&model, &out, &["--cache-ratio", "0.5"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let (_, before, after) = measured(&ran.json());
+    assert_eq!(after, before / 8.0);
+    // What rounding adds is small beside what the rank loses.
+    let at_16_bits = place.path().join("wide.onnx");
+    let ids = root().join("fixtures/tokens.json").display().to_string();
+    let (from, to) = (
+        model.display().to_string(),
+        at_16_bits.display().to_string(),
+    );
+    let ran = run([
+        "rewrite",
+        &from,
+        "--json",
+        "--cache-ratio",
+        "0.5",
+        "--length",
+        "64",
+    ]
+    .into_iter()
+    .chain([
+        "--context",
+        "64",
+        "--force",
+        "--reconstruct",
+        "0",
+        "--token-ids",
+        &ids,
+    ])
+    .chain(["-o", &to])
+    .map(PathBuf::from));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let kl = |path: &Path| {
+        let asked = [
+            "validate",
+            &from,
+            &path.display().to_string(),
+            "--json",
+            "--token-ids",
+            &ids,
+        ]
+        .map(PathBuf::from);
+        let more = ["--test-tokens", "512", "--length", "64"].map(PathBuf::from);
+        let told = run(asked.into_iter().chain(more)).json();
+        told["quality"]["mean_kl"].as_f64().unwrap()
+    };
+    let (rounded, wide) = (kl(&out), kl(&at_16_bits));
+    assert!(rounded < 1.1 * wide, "{rounded} against {wide}");
+}
+
+/// The operator with integers of latents, and of its own heads.
+#[test]
+fn group_query_attention_reads_integers_with_and_without_a_latent() {
+    let place = folder();
+    for name in [
+        "genai-llama",
+        "genai-qwen2",
+        "genai-qwen3",
+        "genai-gptoss",
+        "genai-gemma2",
+    ] {
+        for way in [&["--target", "gqa"][..], &["--keep-heads"]] {
+            let out = place.path().join(format!("{name}{}.onnx", way[0]));
+            let ran = rounded(&fixture(name).join("model.onnx"), &out, way);
+            assert_eq!(ran.code, 0, "{name} {way:?}: {ran:?}");
+            let report = ran.json();
+            assert_eq!(report["rewrite"]["target"], "gqa");
+            let (ratio, before, after) = measured(&report);
+            assert!(
+                (ROUNDED..BOUND).contains(&ratio),
+                "{name} {way:?}: {ratio:e}"
+            );
+            assert_eq!(after, before / 4.0, "{name} {way:?}");
+            assert!(caches_integers(&out), "{name} {way:?}");
+        }
+    }
+}
+
+/// A folder for its stack: the shape of kept heads is in the configuration already, and the session tells the type.
+#[test]
+fn kept_heads_need_no_other_configuration() {
+    let place = folder();
+    let out = place.path().join("out");
+    let ran = rounded(&fixture("genai-llama"), &out, &["--keep-heads"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let config = |at: &Path| std::fs::read(at.join("genai_config.json")).unwrap();
+    assert_eq!(config(&out), config(&fixture("genai-llama")));
+}
+
+fn refused(name: &str, more: &[&str]) -> Ran {
+    let place = folder();
+    let out = place.path().join("model.onnx");
+    let ran = rounded(&fixture(name).join("model.onnx"), &out, more);
+    assert!(!out.exists(), "{name} {more:?}");
+    ran
+}
+
+#[test]
+fn what_has_no_place_for_integers_is_refused_with_the_way_out() {
+    let cases: [(&str, &[&str], i32, &str); 6] = [
+        (
+            "optimum-llama",
+            &["--form", "expanded"],
+            2,
+            "use the form absorbed, or leave out --cache-bits",
+        ),
+        (
+            "optimum-llama",
+            &["--factors", "transmla"],
+            2,
+            "--cache-bits 8 takes its scales from a text",
+        ),
+        (
+            "optimum-llama",
+            &["--factors", "weights"],
+            2,
+            "--cache-bits 8 takes its scales from a text",
+        ),
+        (
+            "optimum-llama",
+            &["--keep-heads"],
+            2,
+            "leave out --keep-heads",
+        ),
+        (
+            "dynamo18-llama-nocache",
+            &[],
+            2,
+            "export the model with a cache",
+        ),
+        (
+            "genai-llama",
+            &["--keep-heads", "--rank", "16"],
+            2,
+            "cannot be used with",
+        ),
+    ];
+    for (name, more, code, words) in cases {
+        let ran = refused(name, more);
+        assert_eq!(ran.code, code, "{name} {more:?}: {ran:?}");
+        assert!(ran.stderr.contains(words), "{name} {more:?}: {ran:?}");
+    }
+}
+
+#[test]
+fn integers_without_a_text_and_kept_heads_without_integers_are_wrong_usage() {
+    let place = folder();
+    let out = place.path().join("model.onnx").display().to_string();
+    let model = fixture("genai-llama")
+        .join("model.onnx")
+        .display()
+        .to_string();
+    let cases = [
+        (
+            &["--cache-bits", "8"][..],
+            "--calibration STATS, --text or --token-ids",
+        ),
+        (&["--keep-heads"], "add --cache-bits 8"),
+    ];
+    for (more, words) in cases {
+        let asked = ["rewrite", &model, "-o", &out]
+            .into_iter()
+            .chain(more.iter().copied());
+        let ran = run(asked.map(PathBuf::from));
+        assert_eq!(ran.code, 2, "{more:?}: {ran:?}");
+        assert!(ran.stderr.contains(words), "{more:?}: {ran:?}");
+    }
+}
+
+/// What was rounded once is recognised as what it is, and not rewritten again.
+#[test]
+fn a_cache_of_integers_is_not_rewritten_again() {
+    let place = folder();
+    for (name, more, reason) in [
+        ("optimum-llama", &[][..], "already-latent"),
+        ("genai-llama", &["--keep-heads"], "unsupported-operator"),
+    ] {
+        let out = place.path().join(format!("{name}.onnx"));
+        assert_eq!(
+            rounded(&fixture(name).join("model.onnx"), &out, more).code,
+            0,
+            "{name}"
+        );
+        let found = inspect(&crate::common::model_at(&out).model).unwrap();
+        assert!(found.sites.is_empty(), "{name}");
+        assert!(
+            found.rejects.iter().all(|r| r.reason.code() == reason),
+            "{name}"
+        );
+    }
+}

@@ -15,6 +15,7 @@
 //!
 //! The modules below are what the command `gqa2mla` is made of: everything that touches a file, a runtime or a report.
 
+pub mod bench;
 pub mod compress;
 pub mod files;
 pub mod fit;

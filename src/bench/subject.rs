@@ -115,7 +115,7 @@ impl Subject {
             Io::Copied => Run::Copied(&mut self.session, feeds),
             Io::Bound | Io::Shared => {
                 let bound = self.session.bind(&feeds, &self.in_place, self.provider);
-                Run::Bound(bound.map_err(BenchError::run(phase))?)
+                Run::Bound(Box::new(bound.map_err(BenchError::run(phase))?))
             }
         };
         Ok(Fed { phase, run })
@@ -166,7 +166,7 @@ pub struct Fed<'s> {
 
 enum Run<'s> {
     Copied(&'s mut OrtSession, Vec<(String, Tensor)>),
-    Bound(BoundRun<'s>),
+    Bound(Box<BoundRun<'s>>),
 }
 
 impl Fed<'_> {

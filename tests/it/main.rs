@@ -24,6 +24,7 @@ mod layers;
 mod messages;
 mod model_files;
 mod mutations;
+mod new_tokens;
 mod noticed;
 mod numerics;
 mod operators;

@@ -6,7 +6,9 @@ use crate::common::{
 use gqa2mla_passes::factor::Made;
 use gqa2mla_passes::factor::transmla::{Joint, transmla};
 use gqa2mla_passes::pipeline::factorize::Wanted;
-use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, RankPlan, RewriteOptions, SiteView};
+use gqa2mla_passes::{
+    Absorbed, Decoupled, Expanded, Form, LatentPast, RankPlan, RewriteOptions, SiteView,
+};
 use ndarray::Array2;
 use std::path::Path;
 
@@ -96,6 +98,16 @@ fn the_expanded_form_rebuilds_and_rotates_as_its_snapshots_say() {
     }
 }
 
+/// Scores of past and new tokens in fp32; a constant factor of the keys; a cache that one branch fills first.
+const LATENT_PAST: [&str; 3] = ["dynamo18-llama", "optimum-llama", "merged-llama"];
+
+#[test]
+fn past_and_new_tokens_stand_side_by_side_as_their_snapshots_say() {
+    for name in LATENT_PAST {
+        snapshot(&format!("{name}.latent-past"), &report(name, &LatentPast));
+    }
+}
+
 #[test]
 fn the_decoupled_form_is_as_its_snapshot_says() {
     let report = report("dynamo23-llama", &Decoupled);
@@ -108,6 +120,7 @@ fn every_snapshot_is_of_a_fixture_that_is_still_recognised() {
     let mut expected = recognised_fixtures();
     expected.extend(KEEP_THE_OPERATOR.iter().map(|name| format!("{name}.gqa")));
     expected.extend(REBUILT.iter().map(|name| format!("{name}.expanded")));
+    expected.extend(LATENT_PAST.iter().map(|name| format!("{name}.latent-past")));
     expected.push("dynamo23-llama.decoupled".to_owned());
     expected.sort();
     let mut there: Vec<String> = std::fs::read_dir(root().join("tests/it/snapshots"))

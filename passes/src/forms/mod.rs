@@ -23,10 +23,12 @@ forms! {
     absorbed::Absorbed,
     grouped_query::GroupedQuery,
     expanded::Expanded,
+    latent_past::LatentPast,
     decoupled::Decoupled,
 }
 
 mod builder;
+mod choice;
 mod folded;
 mod layout;
 mod names;
@@ -96,6 +98,12 @@ pub trait Form: Sync {
     /// Whether the rewritten model computes the same function at the full rank.
     fn is_exact_at_full_rank(&self) -> bool {
         true
+    }
+
+    /// Whether the new tokens of a step read each other's keys and values as the model has them, and not the latents that
+    /// later steps read.
+    fn reads_new_tokens_as_they_are(&self) -> bool {
+        false
     }
 
     /// Ranks are multiples of this.

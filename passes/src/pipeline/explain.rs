@@ -127,11 +127,20 @@ impl Explanation {
             }
         }
         let mut lines: Vec<Vec<String>> = vec![Vec::new(); explained.len()];
-        let plain = |node: &&NodeProto| subgraphs(node).next().is_none();
-        for node in all_nodes(after).into_iter().filter(plain) {
-            let owner = node.output.iter().find_map(|o| owners.get(o.as_str()));
-            if let Some(lines) = owner.and_then(|&position| lines.get_mut(position)) {
+        let owner = |node: &NodeProto| {
+            let mut outputs = node.output.iter();
+            outputs.find_map(|o| owners.get(o.as_str())).copied()
+        };
+        for node in all_nodes(after) {
+            // The exporter's own branches hold what was made in them, and are no part of it.
+            let inside = subgraphs(node).flat_map(all_nodes);
+            if inside.into_iter().any(|n| owner(n).is_some()) {
+                continue;
+            }
+            if let Some(lines) = owner(node).and_then(|position| lines.get_mut(position)) {
                 lines.push(text::node(node));
+                let bodies = subgraphs(node).flat_map(text::graph);
+                lines.extend(bodies.map(|line| format!("    {line}")));
             }
         }
         let old: HashSet<&str> = before.initializer.iter().map(|t| t.name()).collect();

@@ -21,7 +21,7 @@ use gqa2mla::files::staging::Staging;
 use gqa2mla::serving::folder::{FolderError, FolderRequest, rewrite_folder};
 use gqa2mla_passes::forms::for_target;
 use gqa2mla_passes::operators::Target;
-use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, RewriteOptions};
+use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, LatentPast, RewriteOptions};
 
 use ending::Ending;
 use report_file::ReportFile;
@@ -64,6 +64,10 @@ pub struct Rewrite {
     /// before rotation, from which keys are rebuilt at every step: more accurate at a given size, and slower.
     #[arg(long, value_enum, default_value_t = FormArg::Absorbed)]
     form: FormArg,
+    /// What the new tokens of a step are to each other in the form absorbed: `latent`, what later steps read of them; or
+    /// `exact`, what they are in the model, so that a prompt that is read at once loses nothing. The past is latent in both.
+    #[arg(long, value_enum, default_value_t = NewTokensArg::Latent)]
+    new_tokens: NewTokensArg,
     /// How the widths of the layers go together: `uniform`, one width for all, as serving stacks expect; or `free`, a
     /// width for each layer's keys and values under the same budget, by what narrowing each of them costs on the text.
     #[arg(long, value_enum, default_value_t = LayoutArg::Uniform)]
@@ -100,6 +104,12 @@ enum TargetArg {
 enum FormArg {
     Absorbed,
     Expanded,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum NewTokensArg {
+    Latent,
+    Exact,
 }
 
 /// How the widths of layers and sides go together.
@@ -192,6 +202,14 @@ impl Rewrite {
     /// The target form that the options ask for.
     fn form(&self) -> Result<&'static dyn Form, UsageError> {
         let transmla = self.factors.is_transmla();
+        if self.new_tokens == NewTokensArg::Exact {
+            let absorbed = self.target == TargetArg::Matmul && self.form == FormArg::Absorbed;
+            let words = "--new-tokens exact goes with --target matmul and the form absorbed, and not with --factors transmla";
+            return match absorbed && !transmla {
+                true => Ok(&LatentPast),
+                false => Err(UsageError(words.to_owned())),
+            };
+        }
         match (self.target, self.form) {
             (TargetArg::Matmul, _) if transmla => Ok(&Decoupled),
             (TargetArg::Matmul, FormArg::Absorbed) => Ok(&Absorbed),

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use gqa2mla::bench::BenchError;
 use gqa2mla::compress::convert::ConvertError;
 use gqa2mla::compress::error::{CompressError, FreeWidthsError};
 use gqa2mla::files::outputs::OutputError;
@@ -77,6 +78,8 @@ pub fn in_options(error: CompressError) -> anyhow::Error {
 /// The exit code of a run that ended with `error`.
 pub fn exit_of(error: &anyhow::Error) -> Exit {
     let wrong_token = |e: &ValidateError| matches!(e, ValidateError::Token { .. });
+    let wrong_length =
+        |e: &BenchError| !matches!(e, BenchError::Open { .. } | BenchError::Run { .. });
     let folder = error.downcast_ref::<FolderError>();
     if error.is::<UsageError>()
         || error.is::<OutputError>()
@@ -84,6 +87,7 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         || error
             .downcast_ref::<ValidateError>()
             .is_some_and(wrong_token)
+        || error.downcast_ref::<BenchError>().is_some_and(wrong_length)
     {
         return Exit::Usage;
     }

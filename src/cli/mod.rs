@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, and what they share.
 
+mod bench;
 mod calibrate;
 mod compare;
 mod completions;
@@ -60,6 +61,7 @@ enum Command {
     #[cfg(feature = "train")]
     Factors(exchange::Factors),
     Validate(validate::Validate),
+    Bench(bench::Bench),
     Print(print::Print),
     Diff(diff::Diff),
     Completions(completions::Completions),
@@ -91,6 +93,7 @@ pub fn run() -> ExitCode {
         #[cfg(feature = "train")]
         Command::Factors(command) => command.run(json),
         Command::Validate(command) => command.run(json),
+        Command::Bench(command) => command.run(json),
         Command::Print(command) => command.run(json),
         Command::Diff(command) => command.run(json),
         Command::Completions(command) => command.run(Cli::command()),

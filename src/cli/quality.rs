@@ -42,13 +42,17 @@ pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
 pub fn quality_text(quality: &Quality) -> String {
     let positions = positions_text(quality);
     format!(
-        "perplexity {:.3} -> {:.3} ({:+.2}%), KL {:.4}, top-1 agreement {:.3}, on {} tokens\nmeasured cache: {} -> {} bytes a token{positions}",
+        "perplexity {:.3} -> {:.3} ({:+.2}%), KL {:.4}, top-1 agreement {:.3}, on {} tokens, {}\nmeasured cache: {} -> {} bytes a token{positions}",
         quality.original_perplexity,
         quality.rewritten_perplexity,
         100.0 * quality.increase(),
         quality.mean_kl,
         quality.top1_agreement,
         grouped(quality.tokens as u64),
+        match quality.tokens_at_once {
+            1 => "read token by token: each sees all others through the cache".to_owned(),
+            count => format!("read {count} at a time"),
+        },
         measured(quality.original_cache_bytes),
         measured(quality.rewritten_cache_bytes),
     )

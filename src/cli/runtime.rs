@@ -1,7 +1,9 @@
 //! The options that choose a runtime.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use gqa2mla::runtime::given::GivenInput;
 use gqa2mla::runtime::{Provider, RuntimeKind, RuntimeOptions};
@@ -60,5 +62,24 @@ impl RuntimeArgs {
             threads: self.threads.into(),
             given: self.input.clone(),
         }
+    }
+
+    /// The same options for another process of this program.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let name = |value: Option<PossibleValue>| {
+            OsString::from(value.map(|v| v.get_name().to_owned()).unwrap_or_default())
+        };
+        let mut all: Vec<OsString> = vec![
+            "--runtime".into(),
+            name(self.runtime.to_possible_value()),
+            "--provider".into(),
+            name(self.provider.to_possible_value()),
+            "--threads".into(),
+            self.threads.to_string().into(),
+        ];
+        if let Some(library) = &self.onnxruntime {
+            all.extend(["--onnxruntime".into(), library.into()]);
+        }
+        all
     }
 }

@@ -88,6 +88,7 @@ mod tests {
             rewritten_perplexity,
             mean_kl: 0.01,
             top1_agreement: 1.0,
+            tokens_at_once: 256,
             original_cache_bytes: 512.0,
             rewritten_cache_bytes: 256.0,
             positions: Vec::new(),

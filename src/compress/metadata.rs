@@ -8,6 +8,7 @@ use crate::fit::factors::Factorization;
 
 /// Key of the model's metadata under which an approximation says how it was made.
 pub use crate::files::origin::MARK as METADATA;
+use crate::files::origin::{EXACT, NEW_TOKENS};
 
 /// The entry of the metadata for a model that `rewritten` describes.
 #[must_use]
@@ -33,6 +34,10 @@ pub fn note(
         "reconstruction_steps": reconstruction_steps,
         "cache_ratio": ratio,
         "cache_bits": options.bits.number(),
+        NEW_TOKENS: match options.form.reads_new_tokens_as_they_are() {
+            true => EXACT,
+            false => "latent",
+        },
         "positions": options.positions(),
         "layers": layers.collect::<Vec<_>>(),
     });

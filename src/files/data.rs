@@ -16,11 +16,14 @@ use crate::files::staging::StagingError;
 
 /// Inline tensors smaller than this stay inline, so that small models are one file and shapes stay readable.
 pub const INLINE_BELOW: usize = 64 * 1024;
-/// Offsets in the data file are multiples of this: the allocation granularity of Windows, and of pages elsewhere.
-///
-/// Small tensors are not treated apart: a model has a few hundred tensors and as many gaps, which is below 1% of its
-/// weights, and file systems that know holes store no gap.
+/// Tensors of at least [`LARGE`] bytes begin at multiples of this, so that runtimes can map them: the allocation granularity of
+/// Windows, and of pages elsewhere.
 pub const ALIGNMENT: u64 = 64 * 1024;
+/// Smaller tensors begin at multiples of this, a line of the processor's cache.
+pub const PACKING: u64 = 64;
+/// A gap in front of a tensor of this size is at most a sixteenth of it; the hundreds of small tensors of a quantized model
+/// would take many times their size.
+pub const LARGE: u64 = 1024 * 1024;
 
 /// Why a model could not be written. Nothing is left under its name then.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +135,11 @@ impl<'a> DataWriter<'a> {
 
     /// Puts `bytes` at the next aligned offset of the data file; returns that offset.
     fn write(&mut self, bytes: &Bytes) -> Result<u64, SaveError> {
-        let offset = self.end.next_multiple_of(ALIGNMENT);
+        let alignment = match bytes.len() as u64 >= LARGE {
+            true => ALIGNMENT,
+            false => PACKING,
+        };
+        let offset = self.end.next_multiple_of(alignment);
         let written = self.write_at(offset, bytes);
         written.map_err(self.io("writing the data file"))?;
         self.end = offset + bytes.len() as u64;

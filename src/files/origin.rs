@@ -7,12 +7,27 @@ use std::path::Path;
 use gqa2mla_passes::onnx::stored::{External, visit_tensors};
 use gqa2mla_passes::onnx::{ModelProto, StringStringEntryProto};
 use prost::Message;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::files::mapped::Source;
 
 /// Key of the model's metadata that every model written by a rewrite has. Its value is JSON, with at least the `version`.
 pub const MARK: &str = "gqa2mla";
+
+/// Key of that JSON for how an approximation reads the new tokens of a step, and its value where they are read as they are.
+pub const NEW_TOKENS: &str = "new_tokens";
+/// The new tokens of a step are read as they are.
+pub const EXACT: &str = "exact";
+
+/// Whether `model` says of itself that it approximates past tokens alone: what it loses is seen only where every token is
+/// read through the cache.
+#[must_use]
+pub fn loses_past_alone(model: &ModelProto) -> bool {
+    let mut properties = model.metadata_props.iter();
+    let note = properties.find(|p| p.key() == MARK).map(|p| p.value());
+    let note = note.and_then(|text| serde_json::from_str::<Value>(text).ok());
+    note.is_some_and(|note| note.get(NEW_TOKENS).and_then(Value::as_str) == Some(EXACT))
+}
 
 /// What is known of a model file without reading its weights.
 #[derive(Debug, Clone, PartialEq, Eq)]

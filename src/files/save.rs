@@ -14,7 +14,7 @@ use crate::files::load::LoadedModel;
 use crate::files::origin::data_name;
 use crate::files::staging::Staging;
 
-pub use crate::files::data::{ALIGNMENT, INLINE_BELOW, SaveError};
+pub use crate::files::data::{ALIGNMENT, INLINE_BELOW, LARGE, PACKING, SaveError};
 
 /// Name of the data file while it is written.
 const UNNAMED: &str = "data";

@@ -1,6 +1,7 @@
 //! Two models on one text.
 
 use crate::files::load::LoadedModel;
+use crate::files::origin::loses_past_alone;
 use crate::measure::quality::{Quality, Reader, compare};
 use crate::measure::text::Text;
 use crate::runtime::{RuntimeOptions, open};
@@ -27,10 +28,12 @@ pub fn measure(
     let before = Reader {
         session: before.as_mut(),
         interface: &interfaces.0,
+        in_steps: false,
     };
     let after = Reader {
         session: after.as_mut(),
         interface: &interfaces.1,
+        in_steps: loses_past_alone(&rewritten.model.proto),
     };
     compare(before, after, text, progress)
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::measure::logits::{Prediction, loss, rows};
 use crate::measure::text::Text;
 use crate::runtime::Session;
+use crate::runtime::tensor::{Data, Tensor};
 use crate::validate::ValidateError;
 use crate::validate::interface::Interface;
 use crate::validate::runner::Runner;
@@ -35,6 +36,9 @@ pub struct Reader<'a> {
     pub session: &'a mut dyn Session,
     /// Its inputs and outputs.
     pub interface: &'a Interface,
+    /// Whether it reads one token at a time, so that every other token is read through the cache. Needed where the tokens of
+    /// one run see each other in another way than they see the past.
+    pub in_steps: bool,
 }
 
 /// Two models on one text.
@@ -50,6 +54,8 @@ pub struct Quality {
     pub mean_kl: f64,
     /// Share of positions at which both hold the same token the likeliest.
     pub top1_agreement: f64,
+    /// Tokens that the rewritten model read at once: the others it read through its cache.
+    pub tokens_at_once: usize,
     /// Bytes that a token took in the original's caches.
     pub original_cache_bytes: f64,
     /// And in the rewritten model's.
@@ -144,7 +150,7 @@ pub fn perplexity(
         progress(number, total);
         runner.start(&[0])?;
         for (_, chunk, targets) in chunks(tokens, model.interface) {
-            let logits = runner.step(chunk, chunk.len())?.into_f32();
+            let logits = read(&mut runner, chunk, model.in_steps)?;
             let rows = rows(&logits, targets)?;
             losses.extend(in_parallel(&rows, &|&(row, target): &(&[f32], i64)| {
                 loss(row, target)
@@ -175,8 +181,8 @@ pub fn compare(
         before.start(&[0])?;
         after.start(&[0])?;
         for (first, chunk, targets) in chunks(tokens, interface) {
-            let p = before.step(chunk, chunk.len())?.into_f32();
-            let q = after.step(chunk, chunk.len())?.into_f32();
+            let p = read(&mut before, chunk, original.in_steps)?;
+            let q = read(&mut after, chunk, rewritten.in_steps)?;
             if p.shape != q.shape {
                 return Err(ValidateError::Logits {
                     step: format!("sequence {}", number + 1),
@@ -203,6 +209,10 @@ pub fn compare(
         rewritten_perplexity: all.rewritten_perplexity,
         mean_kl: all.mean_kl,
         top1_agreement: all.top1_agreement,
+        tokens_at_once: match rewritten.in_steps {
+            true => 1,
+            false => chunk_size(interface, text.length),
+        },
         original_cache_bytes: before.cache_bytes_per_token(),
         rewritten_cache_bytes: after.cache_bytes_per_token(),
         positions: bins.collect::<Result<_, _>>()?,
@@ -233,18 +243,35 @@ fn chunks<'t>(
     tokens: &'t [i64],
     interface: &Interface,
 ) -> impl Iterator<Item = (usize, &'t [i64], &'t [i64])> {
-    // Without a cache nothing can follow the first chunk.
-    let size = if interface.caches.is_empty() {
-        tokens.len().max(1)
-    } else {
-        CHUNK
-    };
+    let size = chunk_size(interface, tokens.len());
     tokens.chunks(size).enumerate().map(move |(number, chunk)| {
         let first = number * size + 1;
         let last = (first + chunk.len()).min(tokens.len());
         let targets = tokens.get(first..last).unwrap_or_default();
         (number * size, chunk, targets)
     })
+}
+
+/// Tokens that are read at once, of `length`. Without a cache nothing can follow the first chunk.
+fn chunk_size(interface: &Interface, length: usize) -> usize {
+    match interface.caches.is_empty() {
+        true => length.max(1),
+        false => CHUNK,
+    }
+}
+
+/// The logits [1, tokens, vocabulary] of `tokens` on top of the cache, read at once or one after another.
+fn read(runner: &mut Runner, tokens: &[i64], in_steps: bool) -> Result<Tensor, ValidateError> {
+    if !in_steps {
+        return Ok(runner.step(tokens, tokens.len())?.into_f32());
+    }
+    let (mut shape, mut values) = (vec![1, 0, 0], Vec::new());
+    for token in tokens {
+        let row = runner.step(std::slice::from_ref(token), 1)?;
+        shape = vec![1, tokens.len(), row.shape.last().copied().unwrap_or(0)];
+        values.extend_from_slice(&row.floats());
+    }
+    Ok(Tensor::new(shape, Data::F32(values))?)
 }
 
 /// `of` every item, in order, on as many threads as there are: each item is worked on alone, so the results do not
@@ -302,6 +329,7 @@ mod tests {
             rewritten_perplexity: 10.1,
             mean_kl: 0.02,
             top1_agreement: 1.0,
+            tokens_at_once: 256,
             original_cache_bytes: 512.0,
             rewritten_cache_bytes: 256.0,
             positions: bins.iter().enumerate().map(bin).collect(),

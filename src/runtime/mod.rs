@@ -4,6 +4,7 @@
 //! the machine has it. tract is built in, unless the feature `tract` is off, and runs simple graphs where ONNX Runtime
 //! is not installed.
 
+mod bound;
 mod error;
 pub mod given;
 mod library;
@@ -15,7 +16,9 @@ pub mod tensor;
 #[cfg(feature = "tract")]
 mod tract;
 
+pub use bound::BoundRun;
 pub use error::RuntimeError;
 pub use library::{Used, used};
-pub use open::{open, open_messages, version};
+pub use open::{open, open_messages, open_ort, version};
+pub use ort::OrtSession;
 pub use session::{Provider, RuntimeKind, RuntimeOptions, Session};

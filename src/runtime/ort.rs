@@ -115,6 +115,27 @@ fn commit(
         .map_err(|error| error.to_string())
 }
 
+impl OrtSession {
+    /// The session itself.
+    pub(super) fn inner(&self) -> &OrtSessionInner {
+        &self.session
+    }
+
+    /// The session itself, to run it.
+    pub(super) fn inner_mut(&mut self) -> &mut OrtSessionInner {
+        &mut self.session
+    }
+
+    /// The error of a run that failed for `reason`.
+    pub(super) fn failed(&self, reason: &impl ToString) -> RuntimeError {
+        RuntimeError::Run {
+            model: self.model.clone(),
+            runtime: NAME,
+            reason: reason.to_string(),
+        }
+    }
+}
+
 impl Session for OrtSession {
     fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>, RuntimeError> {
         let failed = |model: &Path, reason: String| RuntimeError::Run {

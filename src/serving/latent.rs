@@ -100,11 +100,6 @@ impl Latent {
         }
         first.ok_or_else(|| refused("the model has no cache that grows"))
     }
-
-    /// Names of each cache and its width, where it is a latent.
-    pub(crate) fn widths(&self) -> impl Iterator<Item = (&Cache, Option<usize>)> {
-        self.after.caches.iter().map(|c| (c, latent_width(c)))
-    }
 }
 
 /// Of [B, 1, P, r].

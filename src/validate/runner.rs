@@ -23,13 +23,9 @@ impl<'a> Runner<'a> {
     /// # Errors
     /// [`ValidateError::Interface`] when no extent lets the model run.
     pub fn new(session: &'a mut dyn Session, interface: &Interface) -> Result<Self, ValidateError> {
-        let mut interface = interface.clone();
-        if interface.has_open_axes() {
-            close_by_trying(session, &mut interface)?;
-        }
         Ok(Self {
+            interface: closed_by_trying(session, interface)?,
             session,
-            interface,
             pads: Vec::new(),
             past: 0,
             caches: Vec::new(),
@@ -115,12 +111,18 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// Finds the extent of the axes that a model leaves open, such as a head size that is declared nowhere: runs one token
-/// with each likely extent, and keeps the first with which the present caches have the shape of the past ones.
-fn close_by_trying(
+/// `interface` with the extent of the axes that the model leaves open, such as a head size that is declared nowhere: runs one
+/// token with each likely extent, and keeps the first with which the present caches have the shape of the past ones.
+///
+/// # Errors
+/// [`ValidateError::Interface`] when no extent lets the model run.
+pub fn closed_by_trying(
     session: &mut dyn Session,
-    interface: &mut Interface,
-) -> Result<(), ValidateError> {
+    interface: &Interface,
+) -> Result<Interface, ValidateError> {
+    if !interface.has_open_axes() {
+        return Ok(interface.clone());
+    }
     let likely = [
         64, 128, 96, 80, 256, 32, 16, 48, 72, 112, 160, 192, 512, 576, 8, 24, 40, 56, 88, 104, 120,
     ];
@@ -142,8 +144,7 @@ fn close_by_trying(
                     cache.shape(runner.pads.len(), 1).as_ref() == Some(&tensor.shape)
                 };
                 if runner.interface.caches.iter().zip(&runner.caches).all(kept) {
-                    *interface = runner.interface;
-                    return Ok(());
+                    return Ok(runner.interface);
                 }
             }
             Err(error) => refusal = error.to_string(),

@@ -29,7 +29,7 @@ const PASSES: [&[&str]; 9] = [
 const SHELL: [&[&str]; 8] = [
     &["files", "runtime"],
     &["validate", "model"],
-    &["measure", "rewriter"],
+    &["measure", "rewriter", "bench"],
     &["fit", "tune"],
     &["compress"],
     &["serving"],

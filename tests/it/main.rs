@@ -9,6 +9,7 @@
 )]
 
 mod bad_input;
+mod bench;
 mod bf16;
 mod calibration;
 mod catalogue;
@@ -26,6 +27,7 @@ mod messages;
 mod model_files;
 mod models;
 mod mutations;
+mod new_tokens;
 mod non_finite;
 mod noticed;
 mod numerics;

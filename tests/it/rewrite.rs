@@ -9,7 +9,7 @@ use gqa2mla_passes::factor::transmla::{Joint, transmla};
 use gqa2mla_passes::forms::{GroupedQuery, KeptHeads, Rounds};
 use gqa2mla_passes::pipeline::factorize::Wanted;
 use gqa2mla_passes::{
-    Absorbed, Decoupled, Expanded, Form, RankPlan, RewriteOptions, SiteView, by_weights,
+    Absorbed, Decoupled, Expanded, Form, LatentPast, RankPlan, RewriteOptions, SiteView, by_weights,
 };
 use ndarray::{Array1, Array2};
 use std::path::Path;
@@ -129,6 +129,16 @@ fn the_expanded_form_rebuilds_and_rotates_as_its_snapshots_say() {
     }
 }
 
+/// Scores of past and new tokens in fp32; a constant factor of the keys; a cache that one branch fills first.
+const LATENT_PAST: [&str; 3] = ["dynamo18-llama", "optimum-llama", "merged-llama"];
+
+#[test]
+fn past_and_new_tokens_stand_side_by_side_as_their_snapshots_say() {
+    for name in LATENT_PAST {
+        snapshot(&format!("{name}.latent-past"), &report(name, &LatentPast));
+    }
+}
+
 #[test]
 fn the_decoupled_form_is_as_its_snapshot_says() {
     let report = report("dynamo23-llama", &Decoupled);
@@ -161,6 +171,7 @@ fn every_snapshot_is_of_a_fixture_that_is_still_recognised() {
     expected.extend(KEEP_THE_OPERATOR.iter().map(|name| format!("{name}.gqa")));
     expected.extend(REBUILT.iter().map(|name| format!("{name}.expanded")));
     expected.extend(ROUNDED.iter().map(|(name, ..)| format!("{name}.int8")));
+    expected.extend(LATENT_PAST.iter().map(|name| format!("{name}.latent-past")));
     expected.push("dynamo23-llama.decoupled".to_owned());
     expected.sort();
     let mut there: Vec<String> = std::fs::read_dir(root().join("tests/it/snapshots"))

@@ -109,22 +109,24 @@ impl Builder<'_> {
         nodes
     }
 
-    /// Puts the latent rows where the cache was made, under the name of the rows that the attention reads.
-    fn cached(&mut self, side: &Side, cache: &Cache, letter: char, new: &str) {
-        let nodes = match cache.appended_to() {
+    /// Puts the latent rows where the cache was made, under the name of the rows that the attention reads; returns the name
+    /// of the rows [B, G, T, d] of this step.
+    pub(super) fn cached(&mut self, side: &Side, cache: &Cache, letter: char, new: &str) -> String {
+        let (nodes, rows) = match cache.appended_to() {
             Some(past) => {
                 let old = self.graph.node(cache.append).map_or("", NodeProto::name);
                 let mut nodes = self.down(side, letter, &side.new, new);
                 nodes.push(node("Concat", old, &[past, new], &[&cache.joined]).with_int("axis", 2));
-                nodes
+                (nodes, side.new.clone())
             }
             None => {
                 let (mut nodes, rows) = self.first_rows(cache, letter);
                 nodes.extend(self.down(side, letter, &rows, &cache.joined));
-                nodes
+                (nodes, rows)
             }
         };
         self.place(cache.append, nodes);
+        rows
     }
 
     fn score(&mut self, latent: &str) {

@@ -23,11 +23,13 @@ forms! {
     absorbed::Absorbed,
     grouped_query::GroupedQuery,
     expanded::Expanded,
+    latent_past::LatentPast,
     decoupled::Decoupled,
     kept::KeptHeads,
 }
 
 mod builder;
+mod choice;
 mod folded;
 mod layout;
 mod names;
@@ -104,6 +106,12 @@ pub trait Form: Sync {
     /// How integers are cached, where they are asked for.
     fn rounds(&self) -> Rounds {
         Rounds::Never
+    }
+
+    /// Whether the new tokens of a step read each other's keys and values as the model has them, and not the latents that
+    /// later steps read.
+    fn reads_new_tokens_as_they_are(&self) -> bool {
+        false
     }
 
     /// Whether the heads are cached as they are, and no latent of them: something is gained in fewer bits alone.

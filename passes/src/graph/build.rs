@@ -5,7 +5,8 @@ use bytes::Bytes;
 use crate::graph::Graph;
 use crate::onnx::stored::inline_bytes;
 use crate::onnx::{
-    AttributeProto, NodeProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    AttributeProto, GraphProto, NodeProto, TensorProto, TensorShapeProto, TypeProto,
+    ValueInfoProto,
     attribute_proto::AttributeType,
     tensor_proto::DataType,
     tensor_shape_proto::{Dimension, dimension},
@@ -52,6 +53,17 @@ impl NodeProto {
             name: Some(name.to_owned()),
             r#type: Some(AttributeType::String as i32),
             s: Some(Bytes::copy_from_slice(value.as_bytes())),
+            ..AttributeProto::default()
+        });
+        self
+    }
+
+    /// Adds a graph as an attribute.
+    pub fn with_graph(mut self, name: &str, graph: GraphProto) -> Self {
+        self.attribute.push(AttributeProto {
+            name: Some(name.to_owned()),
+            r#type: Some(AttributeType::Graph as i32),
+            g: Some(graph),
             ..AttributeProto::default()
         });
         self
@@ -216,7 +228,6 @@ pub fn value(name: &str, elem_type: i32, sizes: &[i64]) -> ValueInfoProto {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::onnx::GraphProto;
 
     #[test]
     fn a_constant_is_shared_only_with_its_like() {

@@ -130,8 +130,12 @@ impl Explanation {
             }
         }
         let mut lines: Vec<Vec<String>> = vec![Vec::new(); explained.len()];
-        let plain = |node: &&NodeProto| subgraphs(node).next().is_none();
-        for node in all_nodes(after).into_iter().filter(plain) {
+        for node in all_nodes(after) {
+            // The exporter's own branches hold what was made in them, and are no part of it.
+            let mut inside = subgraphs(node).flat_map(all_nodes);
+            if inside.any(|n| n.output.iter().any(|o| owners.contains_key(o.as_str()))) {
+                continue;
+            }
             let owned = node
                 .output
                 .iter()
@@ -139,6 +143,8 @@ impl Explanation {
             // All outputs of a node have one owner.
             if let Some(lines) = owned.last().and_then(|position| lines.get_mut(position)) {
                 lines.push(text::node(node));
+                let bodies = subgraphs(node).flat_map(text::graph);
+                lines.extend(bodies.map(|line| format!("    {line}")));
             }
         }
         let old: HashSet<&str> = before.initializer.iter().map(|t| t.name()).collect();

@@ -22,7 +22,7 @@ use gqa2mla::serving::folder::{FolderError, FolderRequest, rewrite_folder};
 use gqa2mla_passes::factor::CacheBits;
 use gqa2mla_passes::forms::{KeptHeads, for_target};
 use gqa2mla_passes::operators::Target;
-use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, RewriteOptions};
+use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, LatentPast, RewriteOptions};
 
 use ending::Ending;
 use report_file::ReportFile;
@@ -73,6 +73,10 @@ pub struct Rewrite {
     /// before rotation, from which keys are rebuilt at every step: more accurate at a given size, and slower.
     #[arg(long, value_enum, default_value_t = FormArg::Absorbed)]
     form: FormArg,
+    /// What the new tokens of a step are to each other in the form absorbed: `latent`, what later steps read of them; or
+    /// `exact`, what they are in the model, so that a prompt that is read at once loses nothing. The past is latent in both.
+    #[arg(long, value_enum, default_value_t = NewTokensArg::Latent)]
+    new_tokens: NewTokensArg,
     /// How the widths of the layers go together: `uniform`, one width for all, as serving stacks expect; or `free`, a
     /// width for each layer's keys and values under the same budget, by what narrowing each of them costs on the text.
     /// In a folder for onnxruntime-genai, which takes one shape for a layer, the keys and values of a layer stay alike.
@@ -118,6 +122,12 @@ enum TargetArg {
 enum FormArg {
     Absorbed,
     Expanded,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum NewTokensArg {
+    Latent,
+    Exact,
 }
 
 /// How the widths of layers and sides go together.
@@ -219,6 +229,14 @@ impl Rewrite {
     fn form(&self) -> Result<&'static dyn Form, UsageError> {
         let transmla = self.factors.is_transmla();
         let rounds = self.cache_bits != BitsArg::Model;
+        if self.new_tokens == NewTokensArg::Exact {
+            let absorbed = self.target == TargetArg::Matmul && self.form == FormArg::Absorbed;
+            let words = "--new-tokens exact goes with --target matmul and the form absorbed, and not with --factors transmla or --keep-heads";
+            return match absorbed && !transmla && !self.keep_heads {
+                true => Ok(&LatentPast),
+                false => Err(UsageError(words.to_owned())),
+            };
+        }
         if self.keep_heads {
             return match rounds && !transmla {
                 true => Ok(&KeptHeads),

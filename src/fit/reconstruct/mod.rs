@@ -203,10 +203,12 @@ impl Reconstruction {
             (layer.id.clone(), ranks)
         };
         let ranks: BTreeMap<_, _> = subject.layers.iter().take(position).map(ranks).collect();
-        // An operator of the runtime's own keeps its keys to itself; primitives of the same keys show them.
-        let form = match job.options.form.target() {
-            Target::MatMul => job.options.form,
-            Target::Gqa => &Absorbed,
+        // An operator of the runtime's own keeps its keys to itself; primitives of the same keys show them. And the text is
+        // read at once, where every token has to be a latent as in decoding.
+        let asked = job.options.form;
+        let form = match asked.target() {
+            Target::MatMul if !asked.reads_new_tokens_as_they_are() => asked,
+            _ => &Absorbed,
         };
         let options = RewriteOptions {
             form,

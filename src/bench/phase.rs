@@ -1,0 +1,138 @@
+//! What is measured: the lengths, the batches, and how the caches travel.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::runtime::RuntimeOptions;
+
+/// A prefill takes as long as hundreds of decode steps, and its times spread less: it gets this share of the rounds.
+const ROUNDS_OF_A_PREFILL: usize = 4;
+
+/// One kind of run: `tokens` new ones in each of `batch` rows, on a cache of `past`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Phase {
+    /// Rows.
+    pub batch: usize,
+    /// Tokens in the cache, `P`; 0 is a prefill.
+    pub past: usize,
+    /// New tokens in each row, `T`; 1 is a decode step.
+    pub tokens: usize,
+}
+
+impl Phase {
+    /// Whether it reads a prompt, and not a single token on a cache.
+    #[must_use]
+    pub fn is_prefill(&self) -> bool {
+        self.past == 0
+    }
+
+    /// Rounds of this phase when decode steps have `rounds`.
+    #[must_use]
+    pub fn rounds(&self, rounds: usize) -> usize {
+        match self.is_prefill() {
+            true => rounds.div_ceil(ROUNDS_OF_A_PREFILL),
+            false => rounds,
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.is_prefill() {
+            true => write!(out, "prefill of {} tokens", self.tokens)?,
+            false => write!(out, "decode step at {} past tokens", self.past)?,
+        }
+        write!(out, ", batch of {}", self.batch)
+    }
+}
+
+/// How the caches of a run travel to the next one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Io {
+    /// Past and present of a cache are bound to one buffer where the model's operator writes in place, and are otherwise
+    /// bound as by [`Io::Bound`].
+    #[default]
+    Shared,
+    /// Inputs and outputs are bound: the present of a run is the past of the next without a copy outside the model.
+    Bound,
+    /// Every output is copied into the caller's memory.
+    Copied,
+}
+
+/// What to measure.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Past lengths of the decode steps.
+    pub past: Vec<usize>,
+    /// Lengths of the prefills.
+    pub prefill: Vec<usize>,
+    /// Batch sizes, each of which runs every length.
+    pub batches: Vec<usize>,
+    /// Rounds of each decode length, at least 1; a prefill has a fourth of them.
+    pub rounds: usize,
+    /// How the caches travel.
+    pub io: Io,
+    /// Where the models run.
+    pub runtime: RuntimeOptions,
+}
+
+impl Request {
+    /// Every phase, in the order in which it runs.
+    #[must_use]
+    pub fn phases(&self) -> Vec<Phase> {
+        let decode = self.past.iter().map(|&past| (past, 1));
+        let prefill = self.prefill.iter().map(|&tokens| (0, tokens));
+        let lengths: Vec<(usize, usize)> = decode.chain(prefill).collect();
+        let of_batch = |&batch: &usize| {
+            let phase = move |&(past, tokens): &(usize, usize)| Phase {
+                batch,
+                past,
+                tokens,
+            };
+            lengths.iter().map(phase).collect::<Vec<_>>()
+        };
+        self.batches.iter().flat_map(of_batch).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Phase, Request};
+    use crate::bench::Io;
+    use crate::runtime::RuntimeOptions;
+
+    #[test]
+    fn every_batch_runs_every_length_and_a_prefill_a_fourth_of_the_rounds() {
+        let request = Request {
+            past: vec![512, 2048],
+            prefill: vec![64],
+            batches: vec![1, 4],
+            rounds: 10,
+            io: Io::Shared,
+            runtime: RuntimeOptions::default(),
+        };
+        let phases = request.phases();
+        let shown = phases
+            .iter()
+            .map(|p| (p.batch, p.past, p.tokens, p.rounds(10)));
+        assert_eq!(
+            shown.collect::<Vec<_>>(),
+            [
+                (1, 512, 1, 10),
+                (1, 2048, 1, 10),
+                (1, 0, 64, 3),
+                (4, 512, 1, 10),
+                (4, 2048, 1, 10),
+                (4, 0, 64, 3)
+            ]
+        );
+        let prefill = Phase {
+            batch: 4,
+            past: 0,
+            tokens: 64,
+        };
+        assert_eq!(prefill.to_string(), "prefill of 64 tokens, batch of 4");
+    }
+}

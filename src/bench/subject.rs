@@ -1,0 +1,194 @@
+//! A model that is measured: opened once, and fed for each phase.
+
+use std::time::Instant;
+
+use crate::bench::error::BenchError;
+use crate::bench::phase::{Io, Phase, Request};
+use crate::bench::shared::in_place;
+use crate::files::load::LoadedModel;
+use crate::runtime::tensor::Tensor;
+use crate::runtime::{BoundRun, OrtSession, Provider, Session, open_ort};
+use crate::validate::ValidateError;
+use crate::validate::feed::{Moment, bounded};
+use crate::validate::interface::{Cache, Interface};
+use crate::validate::ports::LanguageModel;
+use crate::validate::runner::closed_by_trying;
+use crate::validate::scenario::Random;
+
+/// An opened model.
+pub struct Subject {
+    path: String,
+    session: OrtSession,
+    interface: Interface,
+    vocabulary: u64,
+    /// Pasts and presents that share a buffer.
+    in_place: Vec<(String, String)>,
+    io: Io,
+    provider: Provider,
+}
+
+impl Subject {
+    /// Opens `model` as `request` asks.
+    ///
+    /// # Errors
+    /// [`BenchError::Open`].
+    pub fn open(model: &LoadedModel, request: &Request) -> Result<Self, BenchError> {
+        let failed = BenchError::open(&model.path);
+        let described = LanguageModel::of(&model.model.proto).map_err(&failed)?;
+        let mut session =
+            open_ort(&model.path, &request.runtime).map_err(BenchError::open(&model.path))?;
+        let interface = closed_by_trying(&mut session, &described.interface).map_err(failed)?;
+        let provider = request.runtime.provider;
+        let in_place = match (request.io, provider) {
+            // A buffer is made in the processor's memory.
+            (Io::Shared, Provider::Cpu) => in_place(&model.model.proto, &interface),
+            _ => Vec::new(),
+        };
+        let io = match request.io {
+            Io::Shared if in_place.is_empty() => Io::Bound,
+            io => io,
+        };
+        Ok(Self {
+            path: model.path.display().to_string(),
+            session,
+            vocabulary: described.vocabulary.max(1) as u64,
+            interface,
+            in_place,
+            io,
+            provider,
+        })
+    }
+
+    /// The model file.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// How its caches travel.
+    pub fn io(&self) -> Io {
+        self.io
+    }
+
+    /// The runtime, its version and its settings.
+    pub fn runtime(&self) -> String {
+        self.session.describe()
+    }
+
+    /// Bytes that a token takes in the caches of one row.
+    pub fn cache_bytes(&self) -> usize {
+        let growing = self.interface.caches.iter();
+        let growing = growing.filter(|cache| cache.length_axis.is_some());
+        let bytes = growing.map(|cache| {
+            let shape = cache.shape(1, 1).unwrap_or_default();
+            shape.iter().product::<usize>() * cache.element.byte_size()
+        });
+        bytes.sum()
+    }
+
+    /// Refuses a phase that the model has not.
+    ///
+    /// # Errors
+    /// [`BenchError::NoCache`] or [`BenchError::Batch`].
+    pub fn check(&self, phase: Phase) -> Result<(), BenchError> {
+        if !phase.is_prefill() && self.interface.caches.is_empty() {
+            return Err(BenchError::NoCache {
+                path: self.path.clone(),
+            });
+        }
+        match self.interface.fixed_batch {
+            Some(fixed) if fixed != phase.batch => Err(BenchError::Batch {
+                path: self.path.clone(),
+                fixed,
+                asked: phase.batch,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The model with the inputs of `phase`.
+    ///
+    /// # Errors
+    /// [`BenchError::Run`].
+    pub fn fed(&mut self, phase: Phase) -> Result<Fed<'_>, BenchError> {
+        let feeds = self.feeds(phase).map_err(BenchError::run(phase))?;
+        let run = match self.io {
+            Io::Copied => Run::Copied(&mut self.session, feeds),
+            Io::Bound | Io::Shared => {
+                let bound = self.session.bind(&feeds, &self.in_place, self.provider);
+                Run::Bound(Box::new(bound.map_err(BenchError::run(phase))?))
+            }
+        };
+        Ok(Fed { phase, run })
+    }
+
+    /// Every input of one run. Caches hold zeros: no time depends on their content.
+    fn feeds(&self, phase: Phase) -> Result<Vec<(String, Tensor)>, ValidateError> {
+        let caches = self.interface.caches.iter();
+        let caches = caches.map(|cache| self.cache(cache, phase));
+        let caches = caches.collect::<Result<_, _>>()?;
+        bounded("tokens", &[phase.batch, phase.tokens])?;
+        let mut random = Random::new(0);
+        let drawn = (0..phase.batch * phase.tokens).map(|_| random.next_u64() % self.vocabulary);
+        let tokens: Vec<i64> = drawn.map(|id| i64::try_from(id).unwrap_or(0)).collect();
+        bounded("pads", &[phase.batch])?;
+        let moment = Moment {
+            pads: &vec![0; phase.batch],
+            past: phase.past,
+            length: phase.tokens,
+            tokens: &tokens,
+        };
+        moment.feeds(&self.interface, caches)
+    }
+
+    /// A past of zeros; in a buffer of its own size for the present where both share it.
+    fn cache(&self, cache: &Cache, phase: Phase) -> Result<Tensor, ValidateError> {
+        let shares = self.in_place.iter().any(|(past, _)| *past == cache.past);
+        let length = match shares {
+            true => phase.past.saturating_add(phase.tokens),
+            false => phase.past,
+        };
+        let shape = cache.shape(phase.batch, length).ok_or_else(|| {
+            ValidateError::Interface(format!(
+                "cache {} has an axis of unknown extent",
+                cache.past
+            ))
+        })?;
+        bounded(&cache.past, &shape)?;
+        Ok(Tensor::zeros(cache.element, shape)?)
+    }
+}
+
+/// A model with the inputs of one phase.
+pub struct Fed<'s> {
+    phase: Phase,
+    run: Run<'s>,
+}
+
+enum Run<'s> {
+    Copied(&'s mut OrtSession, Vec<(String, Tensor)>),
+    Bound(Box<BoundRun<'s>>),
+}
+
+impl Fed<'_> {
+    /// Runs once; milliseconds.
+    ///
+    /// # Errors
+    /// [`BenchError::Run`].
+    pub fn time(&mut self) -> Result<f64, BenchError> {
+        let failed = BenchError::run(self.phase);
+        let milliseconds = |since: Instant| since.elapsed().as_secs_f64() * 1e3;
+        match &mut self.run {
+            Run::Copied(session, feeds) => {
+                let started = Instant::now();
+                session.run(feeds).map_err(failed)?;
+                Ok(milliseconds(started))
+            }
+            Run::Bound(bound) => {
+                bound.release().map_err(&failed)?;
+                let started = Instant::now();
+                bound.run().map_err(failed)?;
+                Ok(milliseconds(started))
+            }
+        }
+    }
+}

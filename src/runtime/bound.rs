@@ -1,0 +1,121 @@
+//! Runs of one model whose inputs and outputs are bound once, so that nothing is copied into a run or out of it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::IoBinding;
+use ort::value::{DynValue, Tensor as OrtTensor};
+
+use crate::runtime::error::{RuntimeError, panic_message};
+use crate::runtime::ort::OrtSession;
+use crate::runtime::session::Provider;
+use crate::runtime::tensor::{Data, Tensor};
+
+/// A model with bound inputs and outputs, which can be run any number of times.
+pub struct BoundRun<'s> {
+    session: &'s mut OrtSession,
+    binding: IoBinding,
+    /// Outputs that the runtime allocates anew in every run, as a decoding loop has it, whose cache grows.
+    allocated: Vec<String>,
+    memory: MemoryInfo<'static>,
+}
+
+impl OrtSession {
+    /// Binds `inputs`, and every output of the model. Each pair of `in_place` names an input and the output that is written
+    /// into its memory; the runtime allocates all other outputs, on the device that computes.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Run`] with the runtime's own words.
+    pub fn bind(
+        &mut self,
+        inputs: &[(String, Tensor)],
+        in_place: &[(String, String)],
+        provider: Provider,
+    ) -> Result<BoundRun<'_>, RuntimeError> {
+        let device = match provider {
+            Provider::Cpu => AllocationDevice::CPU,
+            Provider::Cuda => AllocationDevice::CUDA,
+        };
+        let bound = || {
+            let memory = MemoryInfo::new(device, 0, AllocatorType::Device, MemoryType::Default)?;
+            let mut binding = self.inner().create_binding()?;
+            for (name, tensor) in inputs {
+                let mut value = owned(tensor)?;
+                binding.bind_input(name.as_str(), &value)?;
+                if let Some((_, output)) = in_place.iter().find(|(input, _)| input == name) {
+                    binding.bind_output(output.as_str(), &mut value)?;
+                }
+            }
+            Ok((memory, binding))
+        };
+        let (memory, binding) = bound().map_err(|error: ort::Error| self.failed(&error))?;
+        let outputs = self.inner().outputs().iter();
+        let shares = |name: &str| in_place.iter().any(|(_, output)| output == name);
+        let allocated = outputs.map(|output| output.name().to_owned());
+        Ok(BoundRun {
+            allocated: allocated.filter(|name| !shares(name)).collect(),
+            session: self,
+            binding,
+            memory,
+        })
+    }
+}
+
+impl BoundRun<'_> {
+    /// Lets go of the outputs of the last run, so that the next one allocates its own.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Run`] with the runtime's own words.
+    pub fn release(&mut self) -> Result<(), RuntimeError> {
+        for name in &self.allocated {
+            let bound = self
+                .binding
+                .bind_output_to_device(name.as_str(), &self.memory);
+            bound.map_err(|error| self.session.failed(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Runs the model once.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Run`] with the runtime's own words.
+    pub fn run(&mut self) -> Result<(), RuntimeError> {
+        let (session, binding) = (self.session.inner_mut(), &self.binding);
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            session
+                .run_binding(binding)
+                .map(drop)
+                .map_err(|error| error.to_string())
+        }));
+        let ran = ran.unwrap_or_else(|payload| Err(panic_message(&*payload)));
+        ran.map_err(|reason| self.session.failed(&reason))
+    }
+}
+
+/// The same tensor in memory that the runtime owns, which an input and an output can share.
+fn owned(tensor: &Tensor) -> ort::Result<DynValue> {
+    let allocator = Allocator::default();
+    macro_rules! filled {
+        ($type:ty, $elements:expr) => {{
+            let mut value = OrtTensor::<$type>::new(&allocator, tensor.shape.as_slice())?;
+            // An empty tensor has a null pointer, from which no slice may be made.
+            if !$elements.is_empty() {
+                value
+                    .try_extract_tensor_mut::<$type>()?
+                    .1
+                    .copy_from_slice($elements);
+            }
+            value.into_dyn()
+        }};
+    }
+    Ok(match &tensor.data {
+        Data::F32(v) => filled!(f32, v),
+        Data::F16(v) => filled!(half::f16, v),
+        Data::BF16(v) => filled!(half::bf16, v),
+        Data::I64(v) => filled!(i64, v),
+        Data::I32(v) => filled!(i32, v),
+        Data::I8(v) => filled!(i8, v),
+        Data::Bool(v) => filled!(bool, v),
+    })
+}

@@ -1,4 +1,4 @@
-//! Makes nodes, tensors and value descriptions.
+//! Constructors of ONNX nodes, tensors and `ValueInfoProto` entries.
 
 use bytes::Bytes;
 
@@ -12,7 +12,7 @@ use crate::onnx::{
     type_proto,
 };
 
-/// A node of the default domain.
+/// A node of the default ONNX domain.
 pub fn node(op: &str, name: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
     NodeProto {
         op_type: Some(op.to_owned()),
@@ -58,7 +58,7 @@ impl NodeProto {
     }
 }
 
-/// The name of an int64 vector that is shared by all who need its content.
+/// The name of an int64 initializer, made from its elements, so that all nodes that need these elements share it.
 pub fn vector_name(values: &[i64]) -> String {
     let text: Vec<String> = values.iter().map(ToString::to_string).collect();
     format!("mla/[{}]", text.join(","))
@@ -86,8 +86,9 @@ pub fn int64_vector(name: &str, values: &[i64]) -> TensorProto {
     }
 }
 
-/// The name under which `graph` may use the constant `tensor`, and the tensor where it has to be added. An initializer
-/// with the same content that no caller can replace is used as it is; a name that anything else has is left to it.
+/// The name under which nodes of `graph` can read the constant `tensor`, and the tensor itself if it has to be added.
+/// An initializer of the same name and content is reused, unless it is also a graph input, which callers may override.
+/// If the name is taken by another value, `+` is appended to it.
 pub fn shared_constant(graph: &Graph, mut tensor: TensorProto) -> (String, Option<TensorProto>) {
     loop {
         let name = tensor.name().to_owned();
@@ -106,18 +107,18 @@ fn same_content(a: &TensorProto, b: &TensorProto) -> bool {
     a.dims == b.dims && a.data_type == b.data_type && bytes.is_some() && bytes == inline_bytes(b)
 }
 
-/// What one size of an input or output of the graph becomes.
+/// The new size of one axis of a graph input or output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NewSize {
-    /// A number.
+    /// A constant.
     Fixed(i64),
-    /// What it was, at the same axis.
+    /// The old size of the same axis.
     Keep,
-    /// A symbol.
+    /// A symbolic dimension (`dim_param`).
     Symbol(String),
 }
 
-/// `info` with the shape replaced by `dims`; type, name, doc string and denotations stay.
+/// `info` with the shape replaced by `dims`. Type, name, doc string and denotations are kept.
 pub fn reshaped(info: &ValueInfoProto, dims: &[NewSize]) -> ValueInfoProto {
     let mut info = info.clone();
     if let Some(TypeProto {
@@ -149,7 +150,7 @@ pub fn reshaped(info: &ValueInfoProto, dims: &[NewSize]) -> ValueInfoProto {
     info
 }
 
-/// The description of a tensor of constant sizes.
+/// The `ValueInfoProto` of a tensor whose sizes are all constant.
 pub fn value(name: &str, elem_type: i32, sizes: &[i64]) -> ValueInfoProto {
     let size = |&n: &i64| Dimension {
         value: Some(dimension::Value::DimValue(n)),

@@ -1,7 +1,7 @@
-//! The absorbed form around `com.microsoft.GroupQueryAttention`: one latent KV head that every query head reads.
+//! The absorbed form with `com.microsoft.GroupQueryAttention`: one latent KV head that all query heads share.
 //!
-//! The operator goes on keeping the cache, so past and present may share a buffer and rows of a batch may have their
-//! own lengths. Rotation has happened before; every factor of the scores is in w_uk.
+//! The operator manages the cache, so past and present may share a buffer, and the rows of a batch may have different
+//! lengths. RoPE is applied before the operator; all constant scales of the scores are in w_uk.
 
 use crate::analysis::SiteView;
 use crate::analysis::identity::SiteId;
@@ -17,7 +17,7 @@ use crate::onnx::NodeProto;
 use crate::operators::Target;
 use crate::recognize::site::{Side, Site};
 
-/// The operator's head sizes are multiples of this.
+/// The head size of the operator must be a multiple of this.
 const RANK_STEP: usize = 8;
 
 /// The form `grouped`: the option `--target gqa`.
@@ -37,7 +37,7 @@ impl Form for GroupedQuery {
         RANK_STEP
     }
 
-    /// The operator has one width for keys and values.
+    /// The same rank for keys and values, because the operator has one head size for both.
     fn ranks(&self, plan: &RankPlan, id: &SiteId, site: &Site) -> Ranks {
         let ranks = plan.ranks(id, site, RANK_STEP);
         match plan {
@@ -93,7 +93,7 @@ impl Form for GroupedQuery {
     }
 }
 
-/// The `GroupQueryAttention` that the attention was spelled out from.
+/// The `GroupQueryAttention` node that the attention was expanded from.
 fn operator<'v>(view: &SiteView<'v>) -> Option<&'v NodeProto> {
     let origin = view.placed.origin.as_ref()?;
     origin.grouped.as_ref()
@@ -146,12 +146,13 @@ impl Builder<'_> {
         nodes.extend(self.heads_out(&self.name("out_BGxd"), &self.name("out"), output));
         self.place(site.output, nodes);
         for cache in [&site.key.cache, &site.value.cache].into_iter().flatten() {
-            // The operator makes the presents now.
+            // The operator makes the presents.
             self.place(cache.append, Vec::new());
         }
     }
 
-    /// The operator on latent rows: the old one's lengths, bias, sink, window and soft-cap; no rotation.
+    /// The operator on latent rows, with the lengths, bias, sink, window and softcap of the old one, and without
+    /// rotation.
     fn attention(&self, old: &NodeProto) -> NodeProto {
         let input = |position: usize| old.input.get(position).map_or("", String::as_str);
         let cached = |side: &Side| {
@@ -167,7 +168,7 @@ impl Builder<'_> {
         let (keys, values) = (cached(&self.site.key), cached(&self.site.value));
         let (q, k, v) = (self.name("q_BTx"), self.name("k_BTr"), self.name("v_BTr"));
         let mut inputs = vec![&*q, &k, &v, &keys.0, &values.0, input(5), input(6)];
-        // cos_cache, sin_cache and position_ids stay empty in front of bias and sink.
+        // cos_cache, sin_cache and position_ids are omitted; attention_bias and head_sink follow.
         inputs.extend(["", "", "", input(10), input(11)]);
         while inputs.last() == Some(&"") {
             inputs.pop();

@@ -1,5 +1,5 @@
-//! Caches that grow without an attention that is known to read them: whatever a model does, no cache is passed over in
-//! silence.
+//! Growing caches that belong to no recognised or refused attention. They are reported, so that no cache is ignored
+//! silently.
 
 use std::collections::HashSet;
 
@@ -8,21 +8,21 @@ use crate::graph::{Graph, NodeId, is_alias, is_op, label};
 use crate::onnx::NodeProto;
 use crate::recognize::reject::{Reason, Reject};
 
-/// Most nodes that the search around one attention visits.
+/// Largest number of nodes that the search around one attention visits.
 const FARTHEST: usize = 2000;
 
-/// The pasts that recognised or refused attentions account for.
+/// The past inputs that belong to recognised or refused attentions.
 #[derive(Debug, Default)]
 pub struct Claims(HashSet<String>);
 
 impl Claims {
-    /// Claims every past that the attention around `start`, a softmax or an operator, reads.
+    /// Adds every past that the attention around `start`, a softmax or attention operator, reads.
     pub fn add(&mut self, graph: &Graph, start: NodeId) {
         let mut seen = HashSet::new();
         let mut open: Vec<&str> = Vec::new();
         if let Some(node) = graph.node(start) {
             open.extend(node.input.iter().map(String::as_str));
-            // The values meet the probabilities further on.
+            // The value product comes after the softmax.
             for id in after(graph, node) {
                 let inputs = graph.node(id).map(|n| n.input.as_slice());
                 open.extend(inputs.unwrap_or_default().iter().map(String::as_str));
@@ -42,7 +42,7 @@ impl Claims {
                 open.extend(node.input.iter().map(String::as_str));
                 continue;
             }
-            // Behind a projection another layer begins, unless it projects what is cached: a latent.
+            // The input of a projection belongs to another layer, unless it is a cache: the projection of a latent.
             let projected = node.input.first().and_then(|i| graph.producer(i));
             let past = projected
                 .filter(|(_, n)| is_op(n, "Concat"))
@@ -51,7 +51,7 @@ impl Claims {
         }
     }
 
-    /// A reject for every cache that grows in `graph` and is not claimed, numbered from `layer` on.
+    /// A reject for every cache that grows in `graph` and belongs to no attention, numbered from `layer` on.
     pub fn missing(&self, graph: &Graph, facts: &Facts, layer: usize) -> Vec<Reject> {
         let mut missing = Vec::new();
         for (_, node) in graph.nodes() {
@@ -73,7 +73,7 @@ impl Claims {
             if self.0.contains(past) {
                 continue;
             }
-            // What grows and is read by nobody takes part in no attention.
+            // A cache without a reader belongs to no attention.
             let mut readers = graph.uses(present).iter().filter_map(|u| {
                 let reader = graph.node(u.node)?;
                 (!is_op(reader, "Shape")).then(|| reader.op_type().to_owned())
@@ -94,8 +94,8 @@ impl Claims {
     }
 }
 
-/// The past of a key cache that `node`, an operator outside ONNX's own domain, keeps by itself: an input of the graph that
-/// goes in, and an output of the graph of the same kind that comes out.
+/// The past of a key cache that `node`, an operator outside the default domain, updates itself: it reads a graph input
+/// of rank 4 and makes a graph output, both with `key` in their names.
 fn kept_by_operator<'g>(graph: &Graph<'g>, facts: &Facts, node: &'g NodeProto) -> Option<&'g str> {
     if matches!(node.domain(), "" | "ai.onnx") {
         return None;
@@ -111,7 +111,7 @@ fn kept_by_operator<'g>(graph: &Graph<'g>, facts: &Facts, node: &'g NodeProto) -
     })
 }
 
-/// Past and present, where `node` appends to a cache of the model.
+/// Past and present, if `node` appends to a cache.
 fn growing<'g>(
     graph: &Graph<'g>,
     facts: &Facts,
@@ -134,7 +134,7 @@ fn growing<'g>(
         .then_some((past, present.as_str()))
 }
 
-/// The nodes behind `node` up to the next products and projections.
+/// The nodes after `node`, up to the next products and projections.
 fn after(graph: &Graph, node: &NodeProto) -> Vec<NodeId> {
     let mut found = Vec::new();
     let mut open: Vec<&str> = node.output.iter().map(String::as_str).collect();
@@ -159,7 +159,7 @@ fn after(graph: &Graph, node: &NodeProto) -> Vec<NodeId> {
     found
 }
 
-/// A product with a weight, quantized or not.
+/// Whether `node` is a product with a weight, quantized or not.
 fn is_projection(graph: &Graph, node: &NodeProto) -> bool {
     let product = ["MatMul", "Gemm", "Conv", "Einsum"]
         .iter()

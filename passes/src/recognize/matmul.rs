@@ -1,8 +1,9 @@
-//! Attention spelled as MatMul, Softmax, MatMul: TorchScript, optimum and dynamo exports, sdpa and eager.
+//! Attention in the form MatMul, Softmax, MatMul: exports by TorchScript, optimum and dynamo, of sdpa and eager
+//! attention.
 //!
-//! Nothing between the score product and the value product needs a proof: masks, soft-caps, sinks and guards stay where
-//! they are and see the same numbers. What is proved is that the right operand of each product is
-//! `scale * repeat_kv(cache)`.
+//! The nodes between score product and value product (masks, softcaps, sinks, guards) need no proof: a rewrite keeps
+//! them, and they get the same inputs. What is proved is that the right operand of each product is `scale *
+//! repeat_kv(cache)`.
 
 use std::collections::HashSet;
 
@@ -18,7 +19,7 @@ use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::side::{Proved, prove};
 use crate::recognize::site::{Dialect, Side, Site};
 
-/// A softmax with the products around it.
+/// A softmax with its score product and value product.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate {
     softmax: NodeId,
@@ -28,8 +29,8 @@ pub struct Candidate {
     side: usize,
 }
 
-/// A product that a walk has reached, and the first node on the way that moves elements about or multiplies in a form
-/// that is not followed.
+/// A product found by a walk from the softmax, and the first node on the path that prevents recognition: it rearranges
+/// elements, or multiplies by `Einsum` or `FusedMatMul`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Reached {
     product: NodeId,
@@ -37,7 +38,7 @@ struct Reached {
     obstacle: Option<NodeId>,
 }
 
-/// Looks at `node`; `None` where it is no softmax over a product of two computed values.
+/// The candidate for which `node` is the softmax; `None` if it is not a softmax over a product of two computed values.
 pub fn candidate(
     graph: &Graph,
     facts: &Facts,
@@ -53,7 +54,7 @@ pub fn candidate(
     }
     let products = plain_first(value_products(graph, facts, node));
     match (scores.as_slice(), products.as_slice()) {
-        // Probabilities that meet no values choose something else: experts, tokens.
+        // A softmax without a value product selects experts or tokens.
         (_, []) => None,
         ([score], [output]) => {
             if let Some(refused) = obstacle(graph, facts, score, "scores")
@@ -83,7 +84,7 @@ pub fn candidate(
     }
 }
 
-/// Those reached in the plain way; the others only where there are none of them.
+/// The products that were reached without an obstacle; all products if there are none of these.
 fn plain_first(mut found: Vec<Reached>) -> Vec<Reached> {
     if found.iter().any(|r| r.obstacle.is_none()) {
         found.retain(|r| r.obstacle.is_none());
@@ -93,7 +94,7 @@ fn plain_first(mut found: Vec<Reached>) -> Vec<Reached> {
     found
 }
 
-/// The reason that the obstacle on the way to a product gives.
+/// The refusal for the obstacle on the path to a product, if there is one.
 fn obstacle(
     graph: &Graph,
     facts: &Facts,
@@ -103,7 +104,7 @@ fn obstacle(
     let at = reached.obstacle?;
     let node = graph.node(at)?;
     let product = graph.node(reached.product)?;
-    // One head that all queries share, with heads as rows: what a rewrite makes.
+    // The product reads a latent cache: the model is the result of a rewrite.
     let cached = product.input.get(1 - reached.side.min(1));
     if let Some(past) = cached.and_then(|v| latent_behind(graph, facts, v)) {
         let operand = match what {
@@ -125,7 +126,7 @@ fn obstacle(
     Some((at, Reason::Rearranged { what, op }))
 }
 
-/// Products of two computed values that the input of `softmax` is made of.
+/// The products of two computed values that the input of `softmax` is computed from.
 fn scores(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<Reached> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();
@@ -158,7 +159,7 @@ fn scores(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<Reached> {
     found
 }
 
-/// Products that the output of `softmax` reaches, with the side on which it enters.
+/// The products that the output of `softmax` reaches, and at which input.
 fn value_products(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<Reached> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();
@@ -191,14 +192,14 @@ fn value_products(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<Reac
     found
 }
 
-/// Whether `node` multiplies two computed values, and if so whether as plain `MatMul`.
+/// Whether `node` is a plain `MatMul`, if it multiplies two computed values; `None` otherwise.
 fn product(graph: &Graph, facts: &Facts, node: &NodeProto) -> Option<bool> {
     let plain = is_op(node, "MatMul");
     let other = is_op(node, "Einsum") || is_contrib(node, "FusedMatMul");
     ((plain || other) && is_product(graph, facts, node)).then_some(plain)
 }
 
-/// Operators that move the elements of scores or probabilities about.
+/// Whether `node` rearranges the elements of scores or probabilities.
 fn rearranges(node: &NodeProto) -> bool {
     matches!(node.domain(), "" | "ai.onnx")
         && matches!(
@@ -207,7 +208,7 @@ fn rearranges(node: &NodeProto) -> bool {
         )
 }
 
-/// Whether both operands of a `MatMul` are computed: a constant right operand is a projection.
+/// Whether `node` has two operands and both are computed. A product with a constant is a projection.
 pub fn is_product(graph: &Graph, facts: &Facts, node: &NodeProto) -> bool {
     node.input.len() == 2
         && node.input.iter().all(|input| {
@@ -216,7 +217,7 @@ pub fn is_product(graph: &Graph, facts: &Facts, node: &NodeProto) -> bool {
         })
 }
 
-/// Operators that stand between the products: scaling, masks, soft-caps, guards, sinks, dropout.
+/// Whether `node` may be between the products: scale, mask, softcap, guard, sink or dropout.
 fn is_between(node: &NodeProto) -> bool {
     matches!(node.domain(), "" | "ai.onnx")
         && matches!(
@@ -240,7 +241,7 @@ fn is_between(node: &NodeProto) -> bool {
         )
 }
 
-/// Proves that `candidate` is an attention over a repeated cache.
+/// Proves that `candidate` is an attention whose keys and values are repeated KV heads.
 pub fn recognize(
     graph: &Graph,
     facts: &Facts,
@@ -359,7 +360,8 @@ fn query_shape(facts: &Facts, query: &str) -> Result<(Vec<TDim>, usize), Reason>
     }
 }
 
-/// The products broadcast over the batch; the rewrite flattens it, so it has to be the same on both sides.
+/// Checks that query and keys have the same batch size: the products would broadcast, but the rewrite flattens the
+/// batch axis.
 fn same_batch(
     facts: &Facts,
     query: &str,
@@ -373,7 +375,7 @@ fn same_batch(
     Err(operand_shape(facts, Operand::Query, query, &expected))
 }
 
-/// The probabilities have to be those of all query heads.
+/// Checks that the probabilities are those of all query heads.
 fn same_heads(facts: &Facts, probabilities: &str, query_shape: &[TDim]) -> Result<(), Reason> {
     let shape = facts.shape(probabilities).unwrap_or_default();
     if shape.len() == 4 && shape.get(1) == query_shape.get(1) {

@@ -1,9 +1,9 @@
-//! What the README's catalogue says of each reason: its name, and what to do.
+//! The code and the advice of each reason, as in the README's catalogue.
 
 use crate::recognize::reject::Reason;
 
 impl Reason {
-    /// Short stable name, for the catalogue and for JSON.
+    /// Short stable name, used in the catalogue and in JSON.
     pub fn code(&self) -> &'static str {
         match self {
             Self::InterleavedHeads { .. } => "interleaved-heads",
@@ -36,7 +36,7 @@ impl Reason {
         }
     }
 
-    /// What the user can do about it. The README's catalogue says the same.
+    /// What the user can do about it, as in the README's catalogue.
     pub fn advice(&self) -> &'static str {
         match self {
             Self::InterleavedHeads { .. } => {
@@ -92,7 +92,8 @@ impl Reason {
         }
     }
 
-    /// Whether this is no attention of the kind at all, rather than one that could not be proved.
+    /// Whether the subgraph is of a kind that is never rewritten (cross-attention), as opposed to one that could not be
+    /// proved.
     pub fn is_not_a_site(&self) -> bool {
         matches!(self, Self::CrossAttention { .. })
     }

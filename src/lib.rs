@@ -1,6 +1,6 @@
 //! Rewrites ONNX language models from grouped-query attention to multi-head latent attention.
 //!
-//! [`Model`] holds a model, [`Rewriter`] rewrites it, and what it gives explains itself as text:
+//! [`Model`] loads and saves a model, [`Rewriter`] rewrites it, and [`Rewritten`] describes the result as text:
 //!
 //! ```
 //! let mut model = gqa2mla::Model::open("fixtures/optimum-llama/model.onnx")?;
@@ -13,7 +13,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The modules below are what the command `gqa2mla` is made of: everything that touches a file, a runtime or a report.
+//! The modules below implement the command `gqa2mla`: files, runtimes, compression, validation and reports.
 
 pub mod compress;
 pub mod files;
@@ -28,7 +28,7 @@ pub mod serving;
 pub mod tune;
 pub mod validate;
 
-/// The target forms, and what a form of one's own is made of.
+/// The target forms, and the types with which callers define their own.
 pub mod forms {
     pub use gqa2mla_passes::analysis::SiteView;
     pub use gqa2mla_passes::analysis::identity::SiteId;
@@ -40,7 +40,8 @@ pub mod forms {
     pub use gqa2mla_passes::recognize::site::{Cache, Side, Site};
 }
 
-/// What an attention operator of one's own is made of. The repository's `tests/toy_operator.rs` adds one.
+/// The types with which callers define their own attention operators. The repository's `tests/toy_operator.rs` is a
+/// complete example.
 ///
 /// ```
 /// use gqa2mla::operators::{Operator, unsupported};

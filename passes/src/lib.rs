@@ -1,7 +1,7 @@
-//! The pure core of `gqa2mla`: a graph goes in, a graph comes out. No files, no runtime, no printing.
+//! The core of `gqa2mla`: a pure function from graph to graph, without files, runtimes or printing.
 //!
-//! Data flows one way: messages, graph view, facts, sites, factors, patch, messages again. [`inspect`] stops at the
-//! sites; [`rewrite`] goes all the way.
+//! Data flows in one direction: ONNX messages, graph index, inferred facts, recognised sites, factors, patches,
+//! rewritten messages. [`inspect`] returns the sites; [`rewrite`] does all steps.
 
 pub mod analysis;
 pub mod factor;

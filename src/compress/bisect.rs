@@ -1,25 +1,25 @@
 //! Bisection for the smallest rank whose loss is within a limit.
 //!
-//! The rank that is returned has been measured and is within the limit. That loss grows as the rank falls is only assumed
-//! to decide which ranks are tried.
+//! The returned rank has been measured and is within the limit. The assumption that the loss grows as the rank falls
+//! only decides which ranks are tried.
 
 use std::collections::BTreeMap;
 
-/// What was measured at one rank.
+/// The measured loss at one rank.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Point {
     /// The rank.
     pub rank: usize,
-    /// What the model of this rank loses, such as the increase of its perplexity.
+    /// The loss of the model with this rank, such as its increase of perplexity.
     pub loss: f64,
 }
 
-/// Every rank that was tried, and the smallest that is within the limit.
+/// All ranks that were tried, and the smallest one within the limit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
-    /// By falling rank.
+    /// The measured ranks, in descending order.
     pub curve: Vec<Point>,
-    /// The smallest rank whose loss is within the limit; `None` where even the largest that was tried exceeds it.
+    /// The smallest rank whose loss is within the limit; `None` if every tried rank exceeds it.
     pub best: Option<usize>,
 }
 

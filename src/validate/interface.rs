@@ -1,7 +1,8 @@
-//! The meaning of a language model's inputs and outputs, inferred from their types, ranks and names alone.
+//! The meaning of a language model's inputs and outputs, inferred from their types, ranks and names.
 //!
-//! Exporters agree on little: caches are listed key by key or layer by layer, under `past_key_values.3.key`,
-//! `past_3_key` or `cache_k_3`. A cache is an input that an output with a matching name continues, longer by the new tokens.
+//! Conventions differ between exporters: caches are listed key by key or layer by layer, as `past_key_values.3.key`,
+//! `past_3_key` or `cache_k_3`. A cache is an input with a corresponding output of a matching name that is longer by
+//! the new tokens.
 
 use crate::runtime::tensor::ElementType;
 use crate::validate::error::ValidateError;
@@ -16,13 +17,13 @@ pub struct Input {
     pub name: String,
     /// Element type.
     pub element: ElementType,
-    /// Declared extents.
+    /// Declared sizes.
     pub dims: Vec<AxisSize>,
-    /// What it is for.
+    /// Its role.
     pub role: Role,
 }
 
-/// One cache: an input and the output that continues it.
+/// One cache: a past input and its present output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
     /// The input's name.
@@ -31,16 +32,17 @@ pub struct Cache {
     pub present: String,
     /// Element type of both.
     pub element: ElementType,
-    /// Declared extents of the input.
+    /// Declared sizes of the input.
     pub dims: Vec<AxisSize>,
-    /// The axis that holds the batch.
+    /// The batch axis.
     pub batch_axis: usize,
-    /// The axis that grows with every token; `None` for a state of one size, such as that of a convolution.
+    /// The sequence axis, which grows with every token; `None` for a state of constant size, such as that of a
+    /// convolution.
     pub length_axis: Option<usize>,
 }
 
 impl Cache {
-    /// The other axes whose extent the model leaves open, such as a symbolic head size.
+    /// The other axes without a declared size, such as a symbolic head size.
     #[must_use]
     pub fn open_axes(&self) -> Vec<usize> {
         let open = self
@@ -53,7 +55,7 @@ impl Cache {
             .collect()
     }
 
-    /// The input's shape for a batch and a number of cached tokens; nothing while an axis is open.
+    /// The input's shape for a batch size and a number of cached tokens; `None` if another axis has no declared size.
     #[must_use]
     pub fn shape(&self, batch: usize, length: usize) -> Option<Vec<usize>> {
         let extent = |(axis, dim): (usize, &AxisSize)| match dim {
@@ -66,27 +68,28 @@ impl Cache {
     }
 }
 
-/// A language model's interface.
+/// The inputs and outputs of a language model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
-    /// Every input, in the model's order.
+    /// All inputs, in the model's order.
     pub inputs: Vec<Input>,
-    /// The caches, in the order of their inputs; none in models that only read whole prompts.
+    /// The caches, in the order of their inputs; empty for models without KV cache.
     pub caches: Vec<Cache>,
-    /// The output with the next-token logits, `[B, T, V]`.
+    /// Name of the output with the next-token logits, `[B, T, V]`.
     pub logits: String,
     /// Element type of the logits.
     pub logits_element: ElementType,
-    /// The batch size, if the model declares it as a number.
+    /// The batch size, if it is declared as a constant.
     pub fixed_batch: Option<usize>,
 }
 
 impl Interface {
-    /// Reads the interface off the declared inputs and outputs. Initializers that are listed as inputs must be left
-    /// out by the caller.
+    /// Infers the interface from the declared inputs and outputs. The caller must leave out inputs that have an
+    /// initializer.
     ///
     /// # Errors
-    /// [`ValidateError::Input`] names an input that fits no role; [`ValidateError::Interface`] says what is missing.
+    /// [`ValidateError::Input`] with an input whose role cannot be determined; [`ValidateError::Interface`] with what
+    /// is missing.
     pub fn of(inputs: &[Port], outputs: &[Port]) -> Result<Self, ValidateError> {
         let mut roles = inputs
             .iter()
@@ -150,13 +153,13 @@ impl Interface {
         })
     }
 
-    /// Whether an input has this role.
+    /// Whether some input has this role.
     #[must_use]
     pub fn has(&self, role: Role) -> bool {
         self.inputs.iter().any(|input| input.role == role)
     }
 
-    /// Whether some cache has an axis whose extent the model does not declare.
+    /// Whether some cache has an axis without a declared size.
     #[must_use]
     pub fn has_open_axes(&self) -> bool {
         self.caches
@@ -164,7 +167,7 @@ impl Interface {
             .any(|cache| !cache.open_axes().is_empty())
     }
 
-    /// Sets every open axis of the caches to `extent`, the head size.
+    /// Sets every undeclared size of the caches, which is the head size, to `extent`.
     pub fn close_open_axes(&mut self, extent: usize) {
         for cache in &mut self.caches {
             for axis in cache.open_axes() {

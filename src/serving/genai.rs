@@ -1,5 +1,5 @@
-//! onnxruntime-genai: one width for keys and values of all layers, and a buffer that past and present share only where
-//! `GroupQueryAttention` writes into it.
+//! onnxruntime-genai: keys and values of all layers have one size, and past and present can share a buffer only with
+//! `GroupQueryAttention`.
 
 use crate::serving::config::{Edit, read};
 use crate::serving::error::ServingError;
@@ -22,7 +22,7 @@ pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingE
     }
     config.set(&[model, decoder, "num_key_value_heads"], "1");
     config.set(&[model, decoder, "head_size"], &width);
-    // Left out, it means true, and a graph that appends to its cache gives a longer one back than it was given.
+    // The default is true, but a graph that appends to its cache returns a longer present than the past.
     if !latent.fused {
         config.set(&SHARE, "false");
     }

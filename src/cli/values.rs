@@ -1,15 +1,16 @@
-//! The values of options: shares, losses and paths.
+//! Parsers of option values: shares, losses and paths.
 
 use std::path::PathBuf;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
-/// A share: `0.5` or `50%`.
+/// Parses a share: `0.5` or `50%`.
 pub fn share(text: &str) -> Result<f64, String> {
     number(text).map(|(value, _)| value)
 }
 
-/// An increase: `2%` or `0.02`, not negative. A bare number of 1 or more is a percentage that lacks its sign.
+/// Parses an increase that is not negative: `2%` or `0.02`. A number of 1 or more without `%` is refused, because a
+/// percentage was probably meant.
 pub fn increase(text: &str) -> Result<f64, String> {
     match number(text)? {
         (value, _) if value < 0.0 => Err("an increase is not negative".to_owned()),
@@ -21,7 +22,7 @@ pub fn increase(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A loss in nats, not negative.
+/// Parses a loss in nats that is not negative.
 pub fn nats(text: &str) -> Result<f64, String> {
     match text.trim().parse::<f64>() {
         Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
@@ -41,7 +42,7 @@ fn number(text: &str) -> Result<(f64, bool), String> {
     }
 }
 
-/// The path of an output. Standard output, `-`, is none: models and statistics are written whole or not at all.
+/// Parses an output path. `-` (standard output) is refused, because outputs are written atomically.
 pub fn output() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|path| match path.as_os_str() == "-" {
         true => Err("standard output cannot hold it: give a path"),

@@ -29,9 +29,9 @@ impl SideMoments {
 /// The moments of one layer.
 #[derive(Debug, Clone)]
 pub struct Moments {
-    /// Keys, [G*d].
+    /// Keys, `[G*d]`.
     pub key: SideMoments,
-    /// Values, [G*dv].
+    /// Values, `[G*dv]`.
     pub value: SideMoments,
     /// Mean output of each head as a mean of all cached values, [H, G*dv]. The part that the latent loses becomes the
     /// bias correction; `None`: no bias correction.

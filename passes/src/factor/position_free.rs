@@ -14,7 +14,7 @@ use crate::factor::rope::Rope;
 pub struct PositionFree {
     /// The rotation that has been undone.
     pub rope: Rope,
-    /// Sum of k, [n].
+    /// Sum of k, `[n]`.
     pub key_sum: Array1<f64>,
     /// Sum of k kᵀ, [n, n].
     pub key_square: Array2<f64>,
@@ -25,7 +25,7 @@ pub struct PositionFree {
 /// The same sums, averaged over the rotations of a range of positions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AtPositions {
-    /// Sum of rotated k, [n].
+    /// Sum of rotated k, `[n]`.
     pub key_sum: Array1<f64>,
     /// Sum of rotated k kᵀ, [n, n].
     pub key_square: Array2<f64>,

@@ -138,7 +138,7 @@ impl Rope {
         })
     }
 
-    /// The mean over positions n = 0 to `positions` - 1 of R_n m, for the mean `m` [G*d] of unrotated rows.
+    /// The mean over positions n = 0 to `positions` - 1 of R_n m, for the mean `m` (`[G*d]`) of unrotated rows.
     #[must_use]
     pub fn mean(&self, m: &Array1<f64>, positions: usize) -> Array1<f64> {
         let channels = self.channels();

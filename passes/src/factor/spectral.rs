@@ -15,7 +15,7 @@ pub struct SpectralError {
 /// Eigenvalues in descending order, and eigenvectors as columns, each with its largest component positive.
 #[derive(Debug, Clone)]
 pub struct Eigen {
-    /// [n], largest first.
+    /// `[n]`, largest first.
     pub values: Array1<f64>,
     /// [n, n]; column `i` belongs to `values[i]`.
     pub vectors: Array2<f64>,

@@ -29,7 +29,7 @@ pub struct Activations<'a> {
 pub struct Statistics {
     /// Number of tokens.
     pub tokens: f64,
-    /// Sum of k, [n].
+    /// Sum of k, `[n]`.
     pub key_sum: Array1<f64>,
     /// Sum of k kᵀ, [n, n].
     pub key_square: Array2<f64>,
@@ -44,11 +44,11 @@ pub struct Statistics {
     /// Sums of unrotated keys and queries; `None` if the RoPE is unknown. The sums of rotated rows are then valid only
     /// for the positions of the text.
     pub position_free: Option<PositionFree>,
-    /// Per head: sum of p over queries and keys, [H].
+    /// Per head: sum of p over queries and keys, `[H]`.
     pub received: Array1<f64>,
     /// Per head: sum of p v, [H, m].
     pub received_value: Array2<f64>,
-    /// Per head: sum of p², [H].
+    /// Per head: sum of p², `[H]`.
     pub squared: Array1<f64>,
     /// Per head: sum of p² v, [H, m].
     pub squared_value: Array2<f64>,

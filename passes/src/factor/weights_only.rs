@@ -5,7 +5,7 @@ use ndarray::{Array2, s};
 use crate::factor::moments::SideMoments;
 use crate::factor::rope::Rope;
 
-/// The moments of `x W` for a white `x` [E]: Wᵀ W, for a projection `weight` [E, G*d].
+/// The moments of `x W` for a white `x` (`[E]`): Wᵀ W, for a projection `weight` [E, G*d].
 pub fn white_input(weight: &Array2<f64>) -> SideMoments {
     SideMoments {
         cached: weight.t().dot(weight),

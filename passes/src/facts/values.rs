@@ -81,7 +81,7 @@ impl Facts {
         std::iter::successors(Some(self), |facts| facts.outer.as_deref())
     }
 
-    /// The fact of `value`; [`UNKNOWN`] if there is none.
+    /// The fact of `value`; an empty fact if there is none.
     pub fn get(&self, value: &str) -> &Fact {
         let known = self.chain().find_map(|facts| facts.values.get(value));
         known.unwrap_or(&UNKNOWN)

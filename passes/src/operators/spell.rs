@@ -46,7 +46,7 @@ pub struct Core<'s> {
     pub softcap: f32,
     /// Additive biases of the scores, each broadcastable to [B, H, T, S].
     pub biases: Vec<String>,
-    /// Attention sink: scores [H] of an additional column of the softmax without a value.
+    /// Attention sink: scores `[H]` of an additional column of the softmax without a value.
     pub sink: Option<&'s str>,
     /// Whether the output of a fully masked row is zero (instead of NaN).
     pub guard: bool,

@@ -24,9 +24,9 @@ pub enum PositionsShape {
     Rows,
     /// [1, T].
     OneRow,
-    /// [T].
+    /// `[T]`.
     Vector,
-    /// [1]: the position of the first row; the other rows have consecutive positions.
+    /// `[1]`: the position of the first row; the other rows have consecutive positions.
     First,
 }
 

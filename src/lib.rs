@@ -13,18 +13,26 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The modules below implement the command `gqa2mla`: files, runtimes, compression, validation and reports.
+//! [`compress`] fits factors to a text, searches for a rank and measures the loss; [`validate`] runs two models and
+//! compares them. The hidden modules implement the command `gqa2mla` and change with it.
 
 pub mod compress;
+#[doc(hidden)]
 pub mod files;
+#[doc(hidden)]
 pub mod fit;
+#[doc(hidden)]
 pub mod measure;
 mod model;
+#[doc(hidden)]
 pub mod report;
 mod rewriter;
+#[doc(hidden)]
 pub mod runtime;
+#[doc(hidden)]
 pub mod serving;
 #[cfg(feature = "train")]
+#[doc(hidden)]
 pub mod tune;
 pub mod validate;
 

@@ -34,7 +34,8 @@ pub fn smallest<E>(
     measure: &mut dyn FnMut(usize) -> Result<f64, E>,
 ) -> Result<Found, E> {
     let step = step.max(1);
-    // Ranks in units of `step`: those below `low` exceed the limit or are not allowed, `high` was tried or is above all.
+    // In units of `step`: ranks below `low` exceed the limit or are not allowed; `high` is within the limit or above
+    // all ranks.
     let (mut low, mut high) = (lowest.div_ceil(step).max(1), highest / step + 1);
     let mut curve: BTreeMap<usize, f64> = BTreeMap::new();
     let mut best = None;

@@ -16,7 +16,7 @@ const SOURCE_LENGTH: usize = 5;
 /// Largest number of elements of a generated input, 1 GiB of fp32: a larger one indicates a wrong declared shape.
 const MOST_ELEMENTS: usize = 1 << 28;
 
-/// The number of elements of `shape`; an error if it is above [`MOST_ELEMENTS`].
+/// The number of elements of `shape`; an error if it is above 2^28.
 pub fn bounded(name: &str, shape: &[usize]) -> Result<usize, RuntimeError> {
     let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     count

@@ -45,6 +45,6 @@ pub enum Role {
     Given,
     /// Number of last tokens for which logits are returned.
     LogitsToKeep,
-    /// The cache with this index in [`Interface::caches`].
+    /// The cache with this index in [`crate::validate::interface::Interface::caches`].
     Past(usize),
 }

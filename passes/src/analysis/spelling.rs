@@ -3,12 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::facts::scoped::ScopeFacts;
 use crate::graph::Graph;
 use crate::graph::patch::{Patch, PatchError, apply};
 use crate::graph::scopes::Scope;
 use crate::onnx::{GraphProto, NodeProto};
-use crate::operators::{Lowered, Operators, Target, lower};
+use crate::operators::Lowered;
 
 /// A main graph after the expansion of its operators.
 pub struct SpelledOut {
@@ -31,31 +30,27 @@ pub struct SpelledOperator {
     pub made: Vec<String>,
 }
 
-/// Expands the nodes of `operators` in `main` and its subgraphs, as far as `target` requires it.
+/// Expands operators in `main` and its subgraphs, each graph as its entry in `lowered` says.
 ///
 /// # Errors
 /// [`PatchError`] if an expanded operator does not fit into its graph.
 pub fn spell_out(
     main: &GraphProto,
-    facts: &ScopeFacts,
-    operators: &Operators,
-    target: Target,
+    mut lowered: BTreeMap<Scope, Lowered>,
 ) -> Result<SpelledOut, PatchError> {
-    let mut lowered: BTreeMap<Scope, Lowered> = BTreeMap::new();
     let mut originals: Vec<SpelledOperator> = Vec::new();
-    facts.for_each(main, &mut |scoped| {
-        let one = lower(scoped.graph, scoped.facts, operators, target);
+    for (scope, one) in &lowered {
+        let graph = scope.get(main);
         for (id, nodes) in &one.patch.replaced {
-            if let Some(node) = scoped.graph.node(*id) {
+            if let Some(node) = graph.and_then(|g| g.node.get(id.0)) {
                 originals.push(SpelledOperator {
-                    scope: scoped.scope.clone(),
+                    scope: scope.clone(),
                     node: node.clone(),
                     made: nodes.iter().flat_map(|n| n.output.clone()).collect(),
                 });
             }
         }
-        lowered.insert(scoped.scope.clone(), one);
-    });
+    }
     let mut main = main.clone();
     let mut grown: BTreeMap<Scope, Vec<(usize, usize)>> = BTreeMap::new();
     // Subgraphs first: a patch of an enclosing graph changes the scopes of its subgraphs.

@@ -97,15 +97,16 @@ impl Rope {
     /// The mean over positions n = 0 to `positions` - 1 of R_n C R_nᵀ, for the second moment `c` [G*d, G*d] of
     /// unrotated rows.
     ///
-    /// R_n turns channel i into `cos(n theta_i) x_i + s_i sin(n theta_i) x_p(i)`, where p(i) is the other channel of its
-    /// pair and s_i is -1 for the first and +1 for the second of them (theta = s = 0 outside the pairs). So an element is
+    /// R_n turns channel i into `cos(n theta_i) x_i + s_i sin(n theta_i) x_p(i)`, where p(i) is the other channel of
+    /// its pair and s_i is -1 for the first and +1 for the second of them (theta = s = 0 outside the pairs). So an
+    /// element is
     ///
     /// ```text
     /// (R_n C R_nᵀ)_ij = cos_i cos_j C_ij + s_j cos_i sin_j C_i,p(j) + s_i sin_i cos_j C_p(i),j + s_i s_j sin_i sin_j C_p(i),p(j)
     /// ```
     ///
-    /// and the products of sines and cosines are sums of those of theta_i - theta_j and theta_i + theta_j, whose means over n
-    /// are the real and imaginary parts of phi(t) = mean of e^(itn).
+    /// and the products of sines and cosines are sums of those of theta_i - theta_j and theta_i + theta_j, whose means
+    /// over n are the real and imaginary parts of phi(t) = mean of e^(itn).
     #[must_use]
     pub fn mean_square(&self, c: &Array2<f64>, positions: usize) -> Array2<f64> {
         let channels = self.channels();

@@ -26,7 +26,8 @@ pub fn operand_order(node: &NodeProto, side: char, rank: usize) -> Vec<i64> {
     order
 }
 
-/// The facts of the outputs of `node`, an operator of `com.microsoft`; `None` as in [`crate::facts::node`].
+/// The facts of the outputs of `node`, an operator of `com.microsoft`; `None` if only the type of its output is known,
+/// that of its first input.
 pub fn contrib(facts: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<Vec<Fact>> {
     let first = inputs.first()?;
     let like_first = |shape| Fact::new(first.elem_type, shape);

@@ -111,6 +111,9 @@ impl<'m> Functions<'m> {
 
     /// Inlines no function at all if inlining does not end (recursive calls) or yields more than [`MOST_NODES`] nodes.
     fn bound(&mut self, model: &ModelProto) {
+        if self.inlined.is_empty() {
+            return;
+        }
         let nodes = model.graph.as_ref().map_or(&[][..], |g| &g.node);
         let reason = match self.size(nodes, 0, &mut HashMap::new()) {
             Some(size) if size <= MOST_NODES => return,

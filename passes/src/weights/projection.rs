@@ -113,8 +113,8 @@ fn columns(weight: &Array2<f64>, offset: Option<usize>, width: usize) -> Option<
     })
 }
 
-/// A 2-D floating-point tensor in f64, transposed if `transposed`; `None` for other tensors or more than [`LARGEST`]
-/// elements.
+/// A 2-D floating-point tensor in f64, transposed if `transposed`; `None` for other tensors or more than
+/// 2^28 elements.
 pub fn matrix(model: &Model, tensor: &TensorProto, transposed: bool) -> Option<Array2<f64>> {
     let [rows, cols] = tensor.dims.as_slice() else {
         return None;

@@ -14,7 +14,6 @@ use gqa2mla_passes::analysis::{Analysis, AnalysisError};
 use gqa2mla_passes::factor::Statistics;
 use gqa2mla_passes::factor::statistics::Activations;
 use gqa2mla_passes::onnx::stored::TensorError;
-use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::recognize::rotation::Rotated;
 use ndarray::{ArrayView2, ArrayView3};
 use prost::Message;
@@ -87,6 +86,15 @@ const QUANTITIES: [Quantity; 6] = [
     Quantity::ReceivedSquared,
 ];
 
+/// A model and its analysis.
+#[derive(Clone, Copy)]
+pub struct Analyzed<'m> {
+    /// The model.
+    pub model: &'m LoadedModel,
+    /// Its analysis, for any target.
+    pub analysis: &'m Analysis,
+}
+
 /// A session of an instrumented model.
 pub struct Watched {
     session: Box<dyn Session>,
@@ -96,18 +104,18 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// Instruments `model` to return `quantities`, and opens it.
+    /// Instruments `subject` to return `quantities`, and opens it.
     ///
     /// # Errors
     /// [`CalibrateError`] if no attention is recognised or the model cannot be loaded.
     pub fn open(
-        model: &LoadedModel,
+        subject: Analyzed,
         quantities: &[Quantity],
         runtime: &RuntimeOptions,
     ) -> Result<Self, CalibrateError> {
+        let Analyzed { model, analysis } = subject;
         let interface = LanguageModel::of(&model.model.proto)?.interface;
-        let analysis = Analysis::of(&model.model, Target::MatMul)?;
-        let Observed { proto, layers } = observe(&model.model, &analysis, quantities)?;
+        let Observed { proto, layers } = observe(&model.model, analysis, quantities)?;
         let session = open_messages(&proto.encode_to_vec(), &model.path, runtime)?;
         let widths = layers.iter().filter_map(|layer| {
             let cache = |side: &gqa2mla_passes::recognize::site::Side| {
@@ -160,19 +168,19 @@ pub fn shown<'t>(
     }
 }
 
-/// Computes the statistics of `model` on `text`. With `partial`, the sums are saved to this file after every sequence,
-/// and a later run with the same inputs resumes from it. `progress` is called with (done, total) sequences.
+/// Computes the statistics of `subject` on `text`. With `partial`, the sums are saved to this file after every
+/// sequence, and a later run with the same inputs resumes from it. `progress` is called with (done, total) sequences.
 ///
 /// # Errors
 /// [`CalibrateError`]. Only the partial file may have been written then.
 pub fn calibrate(
-    model: &LoadedModel,
+    subject: Analyzed,
     text: &Text,
     runtime: &RuntimeOptions,
     partial: Option<&Path>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<ModelStatistics, CalibrateError> {
-    let mut watched = Watched::open(model, &QUANTITIES, runtime)?;
+    let mut watched = Watched::open(subject, &QUANTITIES, runtime)?;
     let empty = |layer: &ObservedLayer| {
         let site = &layer.site;
         let unrotated = layer.outputs.contains_key(&Quantity::Unrotated);
@@ -181,7 +189,7 @@ pub fn calibrate(
         (layer.id.clone(), sums.expecting(layer.rope.clone()))
     };
     let mut sums = ModelStatistics {
-        model: identity(&model.model)?,
+        model: identity(&subject.model.model)?,
         text: checksum(text),
         sequences: 0,
         length: text.length,

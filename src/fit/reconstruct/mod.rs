@@ -34,6 +34,7 @@ use reproduce::Reproduced;
 
 use crate::files::load::LoadedModel;
 use crate::files::tensors::ArraysError;
+use crate::fit::calibrate::Analyzed;
 use crate::fit::factors::{Factorization, from_moments, moments};
 use crate::fit::statistics::ModelStatistics;
 use crate::measure::text::Text;
@@ -46,7 +47,7 @@ const WAVE: usize = 6;
 /// The inputs of a reconstruction.
 pub struct Job<'j> {
     /// The original model.
-    pub model: &'j LoadedModel,
+    pub model: Analyzed<'j>,
     /// Text to reconstruct on; its last sequence is held out.
     pub text: &'j Text,
     /// Statistics of the model.
@@ -214,7 +215,7 @@ impl Reconstruction {
             allow_partial: true,
             ..job.options.clone()
         };
-        let mut model = job.model.clone();
+        let mut model = job.model.model.clone();
         let mut factorize = |view: &SiteView, _: Wanted| {
             let factors = self.factors(view.id())?;
             factors.map(Into::into).ok_or_else(|| {

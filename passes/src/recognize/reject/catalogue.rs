@@ -1,4 +1,4 @@
-//! The code and the advice of each reason, as in the README's catalogue.
+//! The code and the advice of each reason, as in docs/reasons.md.
 
 use crate::recognize::reject::Reason;
 
@@ -36,7 +36,7 @@ impl Reason {
         }
     }
 
-    /// What the user can do about it, as in the README's catalogue.
+    /// What the user can do about it, as in docs/reasons.md.
     pub fn advice(&self) -> &'static str {
         match self {
             Self::InterleavedHeads { .. } => {

@@ -49,7 +49,7 @@ impl fmt::Display for Operand {
     }
 }
 
-/// Why an attention was not recognised. The README's catalogue has a row for each [`Reason::code`].
+/// Why an attention was not recognised. docs/reasons.md has a row for each [`Reason::code`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {

@@ -18,7 +18,7 @@ use crate::model::Model;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// `done.explain()` is made for snapshots: `insta::assert_snapshot!(done.explain())`.
+/// The text of `done.explain()` is suitable for snapshots: `insta::assert_snapshot!(done.explain())`.
 #[derive(Debug, Clone, Default)]
 pub struct Rewriter<'f> {
     options: RewriteOptions<'f>,

@@ -26,7 +26,7 @@ pub struct Found {
 /// Bisects the multiples of `step` in `lowest..=highest` for the smallest rank whose loss is at most `limit`.
 ///
 /// # Errors
-/// Those of `measure`.
+/// The errors of `measure`.
 pub fn smallest<E>(
     (lowest, highest): (usize, usize),
     step: usize,

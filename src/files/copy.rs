@@ -10,7 +10,7 @@ const CHUNK: usize = 1 << 20;
 /// Copies a regular file with its permissions, and flushes it to disk.
 ///
 /// # Errors
-/// The system's.
+/// I/O errors.
 pub fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     let mut source = File::open(from)?;
     let like = source.metadata()?;
@@ -78,7 +78,7 @@ fn copy_through_buffer(
 /// The first range of data between `at` and `end`. On file systems without holes, it is the whole range.
 ///
 /// # Errors
-/// The system's.
+/// I/O errors.
 #[cfg(target_os = "linux")]
 pub fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
     use rustix::fs::{SeekFrom, seek};
@@ -154,7 +154,7 @@ pub fn follow(like: &Metadata, path: &Path) -> io::Result<()> {
 /// Gives the file at `path` the permissions of `like`.
 ///
 /// # Errors
-/// The system's.
+/// I/O errors.
 #[cfg(not(unix))]
 pub fn follow(like: &Metadata, path: &Path) -> io::Result<()> {
     fs::set_permissions(path, like.permissions())

@@ -44,7 +44,7 @@ pub enum SaveError {
     Tensor {
         /// The output.
         path: String,
-        /// What is wrong.
+        /// The reason.
         cause: TensorError,
     },
     /// The model is too large even without its weights.
@@ -224,7 +224,7 @@ fn reopened<'a>(
 /// [`ALIGNMENT`] that is not all zeros. Holes are not read.
 ///
 /// # Errors
-/// The system's.
+/// I/O errors.
 pub fn content(path: &Path) -> io::Result<u32> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();

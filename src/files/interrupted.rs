@@ -62,7 +62,7 @@ pub fn clear() {
 /// Creates and registers a folder of unfinished work, from which the next run can resume.
 ///
 /// # Errors
-/// The system's.
+/// I/O errors.
 pub fn keep_work(folder: &Path) -> std::io::Result<()> {
     fs::create_dir_all(folder)?;
     let mut known = locked(&UNFINISHED);
@@ -84,7 +84,7 @@ pub fn unfinished() -> Vec<(PathBuf, u64)> {
 /// folders with their sizes in bytes.
 ///
 /// # Errors
-/// The system's.
+/// I/O errors.
 pub fn remove_work(folder: &Path) -> std::io::Result<Vec<(PathBuf, u64)>> {
     let mut removed = Vec::new();
     for entry in fs::read_dir(folder)? {

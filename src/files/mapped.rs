@@ -53,9 +53,9 @@ impl Source {
         let bytes = if metadata.len() == 0 {
             Bytes::new()
         } else {
-            // SAFETY: the map is read-only and private to this process. Another process may truncate the file while it
-            // is read: then the system sends SIGBUS, and `report_truncation` says what happened. Bytes that another
-            // process overwrites are plain numbers to every reader here: each checks what it decodes.
+            // SAFETY: the map is read-only and private to this process. If another process truncates the file while it
+            // is read, the system sends SIGBUS, see `report_truncation`. If another process overwrites bytes, readers
+            // decode other numbers, and all readers here check what they decode.
             let map = unsafe { Mmap::map(&file)? };
             let registered = Registered::new(&map, path);
             Bytes::from_owner(Owned {
@@ -185,7 +185,7 @@ impl Drop for Registered {
 /// install signal handlers.
 ///
 /// # Errors
-/// The system's.
+/// I/O errors.
 #[cfg(target_os = "linux")]
 pub fn report_truncation() -> io::Result<()> {
     use signal_hook::consts::SIGBUS;

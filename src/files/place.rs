@@ -99,7 +99,7 @@ impl Place {
     /// Creates a new folder in it for one staging.
     ///
     /// # Errors
-    /// The system's.
+    /// I/O errors.
     pub fn new_folder(&self) -> io::Result<PathBuf> {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
         let folder = self.folder.join(number.to_string());

@@ -67,7 +67,7 @@ pub fn save(loaded: &LoadedModel, path: &Path) -> Result<(), SaveError> {
     Ok(())
 }
 
-/// Writes `loaded` into `staging`, and its weights to `data`.
+/// Writes `loaded` into the staging folder, with its weights in `data`.
 ///
 /// External tensors, and inline ones of at least [`INLINE_BELOW`] bytes, are written to the data file in the order of
 /// the model. Parts of sparse tensors, and inline tensors whose size contradicts their shape, are not moved. Ranges of

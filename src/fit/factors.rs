@@ -74,7 +74,7 @@ pub fn moments(
 /// TransMLA's factors of one attention; `None` if its statistics lack unrotated keys.
 ///
 /// # Errors
-/// [`SpectralError`] when the moments are not finite.
+/// [`SpectralError`] if the moments are not finite.
 pub fn decoupled(
     site: &Site,
     rotated: &Rotated,
@@ -103,7 +103,7 @@ pub fn decoupled(
 /// Factors of one attention from its moments.
 ///
 /// # Errors
-/// [`SpectralError`] when the moments are not finite.
+/// [`SpectralError`] if the moments are not finite.
 pub fn from_moments(
     site: &Site,
     moments: &Moments,

@@ -48,7 +48,7 @@ pub struct Quality {
     pub rewritten_perplexity: f64,
     /// Mean of KL(original || rewritten) of the next-token distribution, in nats.
     pub mean_kl: f64,
-    /// Share of positions at which both hold the same token the likeliest.
+    /// Share of positions at which both models have the same most likely token.
     pub top1_agreement: f64,
     /// Bytes of the original's caches per token.
     pub original_cache_bytes: f64,
@@ -73,12 +73,12 @@ pub struct Bin {
     pub rewritten_perplexity: f64,
     /// Mean KL(original || rewritten), in nats.
     pub mean_kl: f64,
-    /// Share of positions at which both hold the same token the likeliest.
+    /// Share of positions at which both models have the same most likely token.
     pub top1_agreement: f64,
 }
 
 impl Bin {
-    /// How much higher the rewritten model's perplexity is, as a share of the original's.
+    /// The increase of perplexity, relative to the original's.
     #[must_use]
     pub fn increase(&self) -> f64 {
         self.rewritten_perplexity / self.original_perplexity - 1.0
@@ -86,7 +86,7 @@ impl Bin {
 }
 
 impl Quality {
-    /// How much higher the rewritten model's perplexity is, as a share of the original's.
+    /// The increase of perplexity, relative to the original's.
     #[must_use]
     pub fn increase(&self) -> f64 {
         self.rewritten_perplexity / self.original_perplexity - 1.0

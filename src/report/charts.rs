@@ -109,7 +109,7 @@ impl Chart {
             .y_desc(self.up)
             .x_labels(6)
             .y_labels(5)
-            // Layers and ranks are whole numbers.
+            // Layers and ranks are integers.
             .x_label_formatter(&|value| match value.fract() == 0.0 {
                 true => format!("{value:.0}"),
                 false => String::new(),

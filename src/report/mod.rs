@@ -1,6 +1,6 @@
 //! The report of a rewrite, as JSON data or as a self-contained HTML page.
 //!
-//! The page is rendered from the data of the JSON report alone (docs/report.md has its schema), so that both agree.
+//! The page is rendered from the data of the JSON report only (docs/report.md has its schema), so that both agree.
 
 mod charts;
 mod error;

@@ -13,7 +13,7 @@ pub enum ElementType {
     F32,
     /// IEEE half precision.
     F16,
-    /// The upper half of a single.
+    /// bfloat16: the upper 16 bits of a single-precision number.
     BF16,
     /// Signed 64-bit integers.
     I64,
@@ -70,7 +70,7 @@ pub enum Data {
     F32(Vec<f32>),
     /// Half precision.
     F16(Vec<f16>),
-    /// The upper half of a single.
+    /// bfloat16: the upper 16 bits of a single-precision number.
     BF16(Vec<bf16>),
     /// 64-bit integers.
     I64(Vec<i64>),

@@ -93,7 +93,7 @@ pub enum TuneError {
         /// What is wrong.
         detail: String,
     },
-    /// A weight that cannot be read.
+    /// A weight cannot be read.
     #[error(transparent)]
     Tensor(#[from] TensorError),
 }

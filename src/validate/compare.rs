@@ -10,13 +10,13 @@ use crate::validate::error::ValidateError;
 pub struct StepComparison {
     /// The scenario.
     pub scenario: String,
-    /// The run within it.
+    /// The run within the scenario.
     pub step: String,
     /// Number of rows.
     pub batch: usize,
     /// Number of new tokens per row.
     pub tokens: usize,
-    /// Tokens in the cache before it.
+    /// Number of past tokens.
     pub past: usize,
     /// Number of compared positions: without padding and without rows that are not finite in the original.
     pub positions: usize,
@@ -47,7 +47,7 @@ pub struct Comparison {
     pub original_cache_bytes: f64,
     /// Bytes of the rewritten model's caches per token, measured from its outputs.
     pub rewritten_cache_bytes: f64,
-    /// The largest `ratio` that passes.
+    /// The tolerance: the largest `ratio` that passes.
     pub tolerance: f64,
 }
 
@@ -112,11 +112,11 @@ pub fn default_tolerance(element: ElementType) -> f64 {
 pub struct StepLabel<'a> {
     /// The scenario.
     pub scenario: &'a str,
-    /// The run within it.
+    /// The run within the scenario.
     pub step: &'a str,
     /// Number of new tokens per row.
     pub tokens: usize,
-    /// Tokens in the cache before it.
+    /// Number of past tokens.
     pub past: usize,
     /// Number of left-padding positions of each row.
     pub pads: &'a [usize],

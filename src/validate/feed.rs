@@ -31,7 +31,7 @@ pub fn bounded(name: &str, shape: &[usize]) -> Result<usize, RuntimeError> {
 pub struct Moment<'a> {
     /// Number of left-padding positions of each row.
     pub pads: &'a [usize],
-    /// Tokens in the caches, `P`.
+    /// Past tokens, `P`.
     pub past: usize,
     /// New tokens per row, `T`.
     pub length: usize,

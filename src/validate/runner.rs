@@ -11,7 +11,7 @@ pub struct Runner<'a> {
     session: &'a mut dyn Session,
     interface: Interface,
     pads: Vec<usize>,
-    /// Tokens in the caches, `P`.
+    /// Past tokens, `P`.
     past: usize,
     /// The caches after the last run, in the order of [`Interface::caches`].
     caches: Vec<Tensor>,

@@ -6,7 +6,7 @@
 //! weights too and keeps every value; here frozen weights cost nothing, and only values that the backward pass needs
 //! are kept.
 //!
-//! A graph with one product, y = x w, trained so that y points at token 0:
+//! A graph with one product, y = x w, trained to predict token 0:
 //!
 //! ```
 //! use std::collections::BTreeMap;

@@ -70,7 +70,7 @@ impl Analysis {
     /// [`Analysis::with`] all operators that this library supports.
     ///
     /// # Errors
-    /// [`AnalysisError`] when the model is not well-formed.
+    /// [`AnalysisError`] if the model is malformed.
     pub fn of(model: &Model, target: Target) -> Result<Self, AnalysisError> {
         Self::with(model, Operators::default(), target)
     }
@@ -82,7 +82,7 @@ impl Analysis {
     /// attentions, check caches across subgraphs.
     ///
     /// # Errors
-    /// [`AnalysisError`] when the model is not well-formed.
+    /// [`AnalysisError`] if the model is malformed.
     pub fn with(
         model: &Model,
         operators: Operators,

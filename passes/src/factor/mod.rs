@@ -62,7 +62,7 @@ impl From<Factors> for Made {
     }
 }
 
-/// Latent widths of one layer.
+/// The ranks of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ranks {
     /// Rank of the keys.

@@ -31,7 +31,7 @@ impl Content {
         self.len() == 0
     }
 
-    /// The elements at `indices`, or `None` where one is out of range.
+    /// The elements at `indices`; `None` if one is out of range.
     pub fn pick(&self, indices: &[usize]) -> Option<Self> {
         Some(match self {
             Self::Ints(v) => Self::Ints(

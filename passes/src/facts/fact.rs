@@ -1,4 +1,4 @@
-//! What is known of one value.
+//! The inferred properties of one value.
 
 use tract_data::prelude::TDim;
 
@@ -7,7 +7,7 @@ use crate::facts::content::Content;
 /// A symbolic shape.
 pub type Shape = Vec<TDim>;
 
-/// What is known of one value.
+/// The inferred properties of one value: element type, shape and, for small tensors, elements.
 #[derive(Debug, Clone, Default)]
 pub struct Fact {
     /// ONNX element type (`TensorProto.DataType`).

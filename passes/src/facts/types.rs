@@ -76,7 +76,7 @@ fn standard(op: &str) -> Option<&'static [Operand]> {
         "ScatterElements" => &[Shared, INDEX, Shared],
         "ScatterND" => &[Shared, INT64, Shared],
         "Pad" => &[Shared, INT64, Shared, INDEX],
-        // Query and key; the value, which may be of another float type; the mask; the past.
+        // Query, key, value (possibly another float type), mask, past key, past value.
         "Attention" => &[Float, Float, Of(FLOATS), Any, Float, Of(FLOATS), Any],
         _ => return None,
     })
@@ -88,11 +88,12 @@ fn contrib(op: &str) -> Option<&'static [Operand]> {
         "RotaryEmbedding" => &[Float, INT64, Float, Float],
         "SkipSimplifiedLayerNormalization" | "SkipLayerNormalization" => &[Float, Float, Any],
         "MatMulNBits" => &[Float, Of(&[DataType::Uint8, DataType::Int32]), Any],
-        // Query, key, value; the past may be quantized; seqlens_k, total_sequence_length; the tables.
+        // Query, key, value, past (may be quantized), seqlens_k, total_sequence_length, cos and sin tables, position
+        // ids.
         "GroupQueryAttention" => &[
             Float, Float, Float, Any, Any, INT32, INT32, Float, Float, INT64, Any,
         ],
-        // Query, key, value, bias; the mask; the bias of the scores, the past.
+        // Query, key, value, bias, mask, bias of the scores, past.
         "MultiHeadAttention" => &[Float, Float, Float, Float, INT32, Float, Float, Float, Any],
         _ => return None,
     })

@@ -25,7 +25,7 @@ pub struct Builder<'s> {
     pub site: &'s Site,
     /// Its factors as initializers.
     pub layout: &'s Layout,
-    /// Latent widths.
+    /// The ranks.
     pub ranks: Ranks,
     names: &'s SiteNames<'s>,
     patch: TypedPatch<'s>,

@@ -68,7 +68,7 @@ impl Projections {
     /// Adds the down-projection of the keys to `layout`: c = x W_a + b_a if their projection is folded, else c = k w_d.
     ///
     /// # Errors
-    /// [`TensorRange`] where the model's element type cannot hold a factor.
+    /// [`TensorRange`] if a factor is out of the range of the model's element type.
     pub fn add_key(
         &self,
         layout: &mut Layout,
@@ -82,7 +82,7 @@ impl Projections {
     /// [`Self::add_key`] for the values.
     ///
     /// # Errors
-    /// [`TensorRange`] where the model's element type cannot hold a factor.
+    /// [`TensorRange`] if a factor is out of the range of the model's element type.
     pub fn add_value(
         &self,
         layout: &mut Layout,

@@ -42,7 +42,7 @@ impl Layout {
     /// Adds `values` as an initializer of element type `elem_type` with the role `role`.
     ///
     /// # Errors
-    /// [`TensorRange`] where the type cannot hold a value.
+    /// [`TensorRange`] if a value is out of the range of the type.
     pub fn add(
         &mut self,
         names: &SiteNames,
@@ -66,7 +66,7 @@ impl Layout {
     /// values share. `content` must identify the values for a given role and shape.
     ///
     /// # Errors
-    /// [`TensorRange`] where the type cannot hold a value.
+    /// [`TensorRange`] if a value is out of the range of the type.
     pub fn add_shared(
         &mut self,
         names: &SiteNames,
@@ -85,7 +85,7 @@ impl Layout {
         Ok(())
     }
 
-    /// Name, element type and shape of every initializer.
+    /// Name, element type and shape of each initializer.
     pub fn declared(&self) -> impl Iterator<Item = (&str, i32, &[usize])> {
         let all = self.declared.iter();
         all.map(|(name, (elem_type, shape))| (name.as_str(), *elem_type, shape.as_slice()))
@@ -94,7 +94,7 @@ impl Layout {
     /// Adds the bias correction `b_v` [H, 1, dv] of the outputs, if the factors have one.
     ///
     /// # Errors
-    /// [`TensorRange`] where the type cannot hold a value.
+    /// [`TensorRange`] if a value is out of the range of the type.
     pub fn add_output_bias(
         &mut self,
         names: &SiteNames,

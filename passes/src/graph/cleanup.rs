@@ -14,7 +14,7 @@ pub struct Live {
 }
 
 impl Live {
-    /// Computes the live values of `graph`; linear.
+    /// Computes the live values of `graph` in linear time.
     pub fn of(graph: &GraphProto) -> Self {
         Self::reached_from(graph, &HashSet::new())
     }

@@ -193,7 +193,7 @@ impl<'a> Graph<'a> {
         'a: 'v,
     {
         let mut current: &'v str = value;
-        // A graph in topological order has no cycle; the bound keeps a hostile one finite.
+        // Sorted graphs have no cycle; the bound stops at a cycle in a malformed graph.
         for _ in 0..=self.proto.node.len() {
             match self.producer(current) {
                 Some((_, node)) if is_alias(node) => match node.input.first() {

@@ -23,7 +23,7 @@ pub struct Patch {
 /// A patch that does not fit its graph.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PatchError {
-    /// Two rewrites claim one node.
+    /// Two rewrites replace the same node.
     #[error("two rewrites replace node {0}")]
     Overlap(usize),
     /// A value that remaining nodes read would have no producer.
@@ -37,7 +37,7 @@ pub enum PatchError {
     /// A new name is taken.
     #[error("the new name '{0}' is already taken")]
     Taken(String),
-    /// A new shape for a value that is not part of the interface.
+    /// A new shape is given for a value that is neither an input nor an output of the graph.
     #[error("'{0}' is neither an input nor an output of the graph")]
     NoInterface(String),
 }

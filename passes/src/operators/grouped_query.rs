@@ -180,7 +180,7 @@ fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, R
         0.0 => 1.0 / (size as f64).sqrt(),
         scale => f64::from(scale),
     };
-    // A smooth softmax has a sink of score zero for every head.
+    // A smooth softmax is an attention sink of score zero for every head.
     let smooth = int_attribute(node, "smooth_softmax", 0) == 1;
     let zeros = (smooth && input(11).is_none()).then(|| {
         let zero = s.scalar(elem_type, 0.0);

@@ -60,7 +60,7 @@ impl Rewritten {
 /// Finds all attentions of `model`.
 ///
 /// # Errors
-/// [`AnalysisError`] when the model is not well-formed.
+/// [`AnalysisError`] if the model is malformed.
 pub fn inspect(model: &Model) -> Result<Inspection, AnalysisError> {
     let found = Analysis::of(model, Target::MatMul)?;
     Ok(Inspection {
@@ -125,7 +125,7 @@ pub fn plan(
 /// ```
 ///
 /// # Errors
-/// [`RewriteError`]; the model is unchanged then.
+/// [`RewriteError`]. The model is unchanged then.
 pub fn rewrite(
     model: &mut Model,
     options: &RewriteOptions,
@@ -142,10 +142,10 @@ pub fn rewrite(
     rewrite_analysed(model, analysis, options, callbacks)
 }
 
-/// [`rewrite`] of a model that is analysed already, with operators spelled out as the form needs them.
+/// [`rewrite`] with an existing analysis, whose target must be that of the form.
 ///
 /// # Errors
-/// [`RewriteError`]; the model is unchanged then.
+/// [`RewriteError`]. The model is unchanged then.
 pub fn rewrite_analysed(
     model: &mut Model,
     mut analysis: Analysis,
@@ -162,7 +162,7 @@ pub fn rewrite_analysed(
         explained,
         ..
     } = Patches::make(model, &analysis, options, &mut callbacks)?;
-    // From here on the graph changes, inner graphs first; then the result is verified like the input.
+    // The graphs are changed now, subgraphs first; then the result is verified like the input.
     let mut main = analysis.main;
     let mut before: BTreeMap<Scope, Live> = by_scope
         .keys()
@@ -189,7 +189,7 @@ pub fn rewrite_analysed(
         model.proto.opset_import.truncate(imported);
         return Err(error);
     }
-    // A function whose calls are gone is dead.
+    // Functions that are no longer called are removed.
     if let Some(main) = &model.proto.graph {
         let inlined = &analysis.inlined;
         model
@@ -205,7 +205,7 @@ pub fn rewrite_analysed(
     })
 }
 
-/// The caches of the attentions that are to be rewritten. Branches that share a cache go together.
+/// The caches of the selected attentions. Branches that share a cache are selected together.
 fn chosen(analysis: &Analysis, options: &RewriteOptions) -> HashSet<CacheId> {
     let wanted = |id: &SiteId| options.only.as_ref().is_none_or(|only| only.contains(id));
     let sites = analysis.sites.iter().filter(|p| wanted(&p.id));

@@ -80,7 +80,7 @@ impl Subject {
     /// is reused.
     ///
     /// # Errors
-    /// [`ReconstructError`] when the model cannot be run or the file not be written.
+    /// [`ReconstructError`] if the model cannot be run or the file cannot be written.
     pub fn record(
         &self,
         model: Analyzed,
@@ -99,7 +99,7 @@ impl Subject {
     /// Records the activations of the layers at `positions` on `text`, in a `model` whose earlier layers are rewritten.
     ///
     /// # Errors
-    /// [`ReconstructError`] when the model cannot be run or the file not be written.
+    /// [`ReconstructError`] if the model cannot be run or the file cannot be written.
     pub fn record_rewritten(
         &self,
         positions: Range<usize>,

@@ -1,4 +1,4 @@
-//! Shapes as values, constants, and conversions between element types.
+//! `Shape`, constants, and conversions between element types.
 
 use candle_core::{DType, Device, Tensor};
 use gqa2mla_passes::graph::attribute;

@@ -36,9 +36,9 @@ impl Program {
     /// its attention operators must be expanded. The initializers `trained` become parameters, in this order.
     ///
     /// # Errors
-    /// Before anything runs: [`TrainError::Operator`] for an operator outside the table, [`TrainError::Gradient`] for one
-    /// without a gradient between a trained tensor and an output, [`TrainError::NoParameter`], [`TrainError::NoValue`],
-    /// and those of reading weights.
+    /// [`TrainError::Operator`] for an operator that is not implemented, [`TrainError::Gradient`] for one without a
+    /// gradient between a trained tensor and an output, [`TrainError::NoParameter`], [`TrainError::NoValue`], and the
+    /// errors of reading weights.
     pub fn compile(
         model: &Model,
         graph: &GraphProto,

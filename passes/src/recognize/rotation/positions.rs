@@ -13,7 +13,7 @@ use crate::recognize::rotation::rows::MOST;
 pub struct Positions {
     /// The value.
     pub value: String,
-    /// What it holds.
+    /// Its shape.
     pub shape: PositionsShape,
 }
 

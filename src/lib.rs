@@ -1,6 +1,6 @@
 //! Rewrites ONNX language models from grouped-query attention to multi-head latent attention.
 //!
-//! [`Model`] holds a model, [`Rewriter`] rewrites it, and what it gives explains itself as text:
+//! [`Model`] loads and saves a model, [`Rewriter`] rewrites it, and [`Rewritten`] describes the result as text:
 //!
 //! ```
 //! let mut model = gqa2mla::Model::open("fixtures/optimum-llama/model.onnx")?;
@@ -13,8 +13,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`compress`] fits the factors to a text, searches for a size and measures what is lost; [`validate`] runs two models and
-//! compares them. The hidden modules are what the command `gqa2mla` is made of besides, and change with it.
+//! [`compress`] fits factors to a text, searches for a rank and measures the loss; [`validate`] runs two models and
+//! compares them. The hidden modules implement the command `gqa2mla` and change with it.
 
 pub mod bench;
 pub mod compress;
@@ -37,7 +37,7 @@ pub mod serving;
 pub mod tune;
 pub mod validate;
 
-/// The target forms, and what a form of one's own is made of.
+/// The target forms, and the types with which callers define their own.
 pub mod forms {
     pub use gqa2mla_passes::analysis::SiteView;
     pub use gqa2mla_passes::analysis::identity::SiteId;
@@ -49,7 +49,8 @@ pub mod forms {
     pub use gqa2mla_passes::recognize::site::{Cache, Side, Site};
 }
 
-/// What an attention operator of one's own is made of. The repository's `tests/toy_operator.rs` adds one.
+/// The types with which callers define their own attention operators. The repository's `tests/toy_operator.rs` is a
+/// complete example.
 ///
 /// ```
 /// use gqa2mla::operators::{Operator, unsupported};

@@ -1,4 +1,4 @@
-//! A model as a caller of the library holds it.
+//! The model type of the library's interface.
 
 use std::path::Path;
 
@@ -9,17 +9,17 @@ use gqa2mla_passes::{Inspection, inspect};
 use crate::files::load::{LoadError, LoadedModel, from_bytes, load};
 use crate::files::save::{SaveError, save};
 
-/// An ONNX model in memory. Its weights stay in their files until they are needed.
+/// An ONNX model. External weights are memory-mapped.
 #[derive(Debug)]
 pub struct Model {
     pub(crate) loaded: LoadedModel,
 }
 
 impl Model {
-    /// Reads the model at `path`: a .onnx file with its data files, or a folder that holds one.
+    /// Reads the model at `path`: an .onnx file with its data files, or a folder that contains one.
     ///
     /// # Errors
-    /// [`LoadError`] with the file and what is wrong with it.
+    /// [`LoadError`] with the file and the reason.
     ///
     /// ```
     /// let model = gqa2mla::Model::open("fixtures/optimum-llama/model.onnx")?;
@@ -32,10 +32,10 @@ impl Model {
         })
     }
 
-    /// Reads a model from the bytes of a .onnx file whose tensors are all inside it.
+    /// Reads a model from the bytes of an .onnx file without external data.
     ///
     /// # Errors
-    /// [`LoadError`] when the bytes are no model, or a tensor is stored elsewhere.
+    /// [`LoadError`] if the bytes are not a model, or a tensor is external.
     ///
     /// ```
     /// let bytes = std::fs::read("fixtures/optimum-llama/model.onnx")?;
@@ -49,10 +49,10 @@ impl Model {
         })
     }
 
-    /// Every attention of the model: those that are recognised, and those that are not, with the reasons.
+    /// All attentions of the model: recognised ones, and others with the reasons why they are not recognised.
     ///
     /// # Errors
-    /// [`AnalysisError`] when the graph is not well-formed.
+    /// [`AnalysisError`] if the graph is malformed.
     ///
     /// ```
     /// let found = gqa2mla::Model::open("fixtures/optimum-llama")?.inspect()?;
@@ -65,7 +65,7 @@ impl Model {
         inspect(&self.loaded.model)
     }
 
-    /// The model as stable text: nodes, initializers without the numbers of weights, and the interface.
+    /// The model as stable text: inputs, initializers (weights without elements), nodes and outputs.
     pub fn text(&self) -> String {
         let proto = &self.loaded.model.proto;
         let mut lines = text::header(proto);
@@ -73,10 +73,10 @@ impl Model {
         lines.join("\n")
     }
 
-    /// Writes the model to `path`, and its large tensors beside it.
+    /// Writes the model to `path`, and its large tensors to a data file beside it.
     ///
     /// # Errors
-    /// [`SaveError`] with the file; nothing is left under its name then.
+    /// [`SaveError`] with the file. Nothing is written to `path` then.
     ///
     /// ```
     /// let folder = tempfile::tempdir()?;

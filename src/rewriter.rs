@@ -1,4 +1,4 @@
-//! Rewrites a model in memory.
+//! The rewriter of the library's interface.
 
 use gqa2mla_passes::operators::Operator;
 use gqa2mla_passes::{
@@ -7,8 +7,8 @@ use gqa2mla_passes::{
 
 use crate::model::Model;
 
-/// Rewrites models to latent attention, with factors from their weights alone. The default form is `absorbed`, at full
-/// rank, where nothing is lost.
+/// Rewrites models to latent attention, with factors computed from their weights. The default is the form `absorbed` at
+/// full rank, which is exact.
 ///
 /// ```
 /// let mut model = gqa2mla::Model::open("fixtures/optimum-llama")?;
@@ -18,20 +18,20 @@ use crate::model::Model;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// `done.explain()` is made for snapshots: `insta::assert_snapshot!(done.explain())`.
+/// The text of `done.explain()` is suitable for snapshots: `insta::assert_snapshot!(done.explain())`.
 #[derive(Debug, Clone, Default)]
 pub struct Rewriter<'f> {
     options: RewriteOptions<'f>,
 }
 
 impl<'f> Rewriter<'f> {
-    /// A rewriter that loses nothing.
+    /// A rewriter with the default options: an exact rewrite.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Rewrites to `form`: one of [`crate::forms::ALL`], or one of the caller's own.
+    /// Sets the target form: one of [`crate::forms::ALL`], or the caller's own.
     ///
     /// ```
     /// use gqa2mla::forms::Expanded;
@@ -46,30 +46,30 @@ impl<'f> Rewriter<'f> {
         self
     }
 
-    /// Gives the keys and the values of every attention a latent of `rank` numbers a token.
+    /// Sets the rank of the keys and of the values of every attention: the size of each latent per token.
     #[must_use]
     pub fn rank(mut self, rank: usize) -> Self {
         self.options.ranks = RankPlan::Uniform(rank);
         self
     }
 
-    /// Makes every cache this share of what it was, above 0 and at most 1.
+    /// Sets the size of every cache as a share of its original size, above 0 and at most 1.
     #[must_use]
     pub fn cache_ratio(mut self, ratio: f64) -> Self {
         self.options.ranks = RankPlan::Ratio(ratio);
         self
     }
 
-    /// Rewrites what is recognised even where some attentions are not.
+    /// Rewrites the recognised attentions even if others are not recognised.
     #[must_use]
     pub fn allow_partial(mut self, allow: bool) -> Self {
         self.options.allow_partial = allow;
         self
     }
 
-    /// Recognises `operator`, an attention operator of the caller's own, beside those of this library.
+    /// Adds support for `operator`, the caller's own attention operator.
     ///
-    /// [`crate::operators`] shows how one is written.
+    /// [`crate::operators`] shows how to define one.
     #[must_use]
     pub fn operator(mut self, operator: &'static Operator) -> Self {
         self.options.operators = self.options.operators.with(operator);
@@ -79,7 +79,7 @@ impl<'f> Rewriter<'f> {
     /// Rewrites `model` in place, all attentions or none.
     ///
     /// # Errors
-    /// [`RewriteError`] with the layer, the node and the way out; the model is unchanged then.
+    /// [`RewriteError`] with the layer, the node, and what the user can do. The model is unchanged then.
     pub fn run(&self, model: &mut Model) -> Result<Rewritten, RewriteError> {
         rewrite(
             &mut model.loaded.model,

@@ -1,8 +1,9 @@
-//! The pure core of `gqa2mla`: a graph goes in, a graph comes out. No files, no runtime, no printing.
+//! The core of `gqa2mla`: a pure function from graph to graph, without files, runtimes or printing.
 //!
-//! Data flows one way: messages, graph view, facts, sites, factors, patch, messages again. [`inspect`] stops at the
-//! sites; [`rewrite`] goes all the way. The crate `gqa2mla` opens and saves models and is what most programs want; its
-//! documentation shows how a form or an attention operator is added from outside. The hidden modules change with it.
+//! Data flows in one direction: ONNX messages, graph index, inferred facts, recognised sites, factors, patches,
+//! rewritten messages. [`inspect`] returns the sites; [`rewrite`] does all steps. Most programs use the crate
+//! `gqa2mla`, which opens and saves models; its documentation shows how to add a form or an attention operator. The
+//! hidden modules are its implementation and change with it.
 
 #[doc(hidden)]
 pub mod analysis;

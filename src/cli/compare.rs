@@ -63,7 +63,7 @@ struct TestArgs {
     test_tokens: usize,
 }
 
-/// Reads a way by its name.
+/// Parses a way by its name.
 fn way_parser() -> impl TypedValueParser<Value = Way> {
     let values = Way::ALL.map(|way| PossibleValue::new(way.name()).help(way.description()));
     PossibleValuesParser::new(values).try_map(|name| {
@@ -83,7 +83,7 @@ impl Compare {
         Ok(Exit::Done)
     }
 
-    /// What the options ask for.
+    /// The request for the library.
     fn request(&self) -> anyhow::Result<WaysRequest> {
         let files: Vec<PathBuf> = self.test.test_text.iter().cloned().collect();
         let tokenizer = self.factors.text.tokenizer(&self.model);

@@ -25,7 +25,7 @@ pub struct Diff {
     exit_zero: bool,
 }
 
-/// One part of the models, as lines.
+/// The differences of one part of the models, as lines.
 struct Section {
     name: &'static str,
     removed: Vec<String>,
@@ -92,7 +92,7 @@ impl Diff {
     }
 }
 
-/// What is in one list and not in the other, in order; repeated lines count.
+/// The lines that are in only one of the lists, in order. Repeated lines are counted.
 fn section(name: &'static str, before: Vec<String>, after: Vec<String>) -> Section {
     let missing = |from: &[String], other: &[String]| {
         let mut counts: HashMap<&str, usize> = HashMap::new();
@@ -119,7 +119,7 @@ fn section(name: &'static str, before: Vec<String>, after: Vec<String>) -> Secti
 
 fn header(model: &LoadedModel) -> Vec<String> {
     let mut lines = text::header(&model.model.proto);
-    // Here the values count as well.
+    // Metadata is compared with values, not only keys.
     lines.retain(|line| !line.starts_with("metadata "));
     let properties = model.model.proto.metadata_props.iter();
     lines.extend(properties.map(|p| format!("metadata {} = {:?}", p.key(), p.value())));
@@ -163,7 +163,7 @@ fn initializers(model: &LoadedModel) -> Vec<String> {
     dense.chain(sparse).collect()
 }
 
-/// Weights are told apart by a checksum, never by their numbers.
+/// A checksum of a weight, by which it is compared.
 fn content(model: &LoadedModel, tensor: &TensorProto) -> String {
     model.model.tensor_bytes(tensor).map_or_else(
         |_| "unreadable".to_owned(),
@@ -171,7 +171,7 @@ fn content(model: &LoadedModel, tensor: &TensorProto) -> String {
     )
 }
 
-/// Every node of the main graph, of the graphs inside it and of the functions.
+/// All nodes of the main graph, its subgraphs and the functions.
 fn nodes(model: &LoadedModel) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(graph) = &model.model.proto.graph {

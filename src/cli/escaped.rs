@@ -1,22 +1,22 @@
-//! Names come from files of strangers: what a terminal would obey is shown and not sent.
+//! Escaping of control characters in output: names come from untrusted files, and a terminal would interpret them.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// The text with every control character escaped as in Rust, such as `\u{1b}`; line ends and tabs are layout.
+/// The text with all control characters except line ends and tabs escaped as in Rust, such as `\u{1b}`.
 pub fn escaped(text: &str) -> Cow<'_, str> {
     with(text, |escaped, c| {
         let _ = write!(escaped, "\\u{{{:x}}}", c as u32);
     })
 }
 
-/// A name that takes part of a line: line ends and tabs of it are escaped as well, so that it cannot make up lines.
+/// A name within a line: line ends and tabs are escaped too, so that the name cannot fake further lines.
 pub fn in_line(name: &str) -> String {
     let shown = name.replace('\n', "\\n").replace('\t', "\\t");
     escaped(&shown).into_owned()
 }
 
-/// JSON with those control characters escaped that JSON allows in texts and terminals obey.
+/// JSON text with the control characters escaped that JSON allows in strings but terminals interpret.
 pub fn escaped_json(text: &str) -> Cow<'_, str> {
     with(text, |escaped, c| {
         let _ = write!(escaped, "\\u{:04x}", c as u32);
@@ -37,7 +37,7 @@ fn with(text: &str, escape: impl Fn(&mut String, char)) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Control characters, and marks that have a terminal show text in another order than it has.
+/// Whether a terminal interprets `c`: control characters, and marks that change the direction of text.
 fn is_obeyed(c: char) -> bool {
     let reorders = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     (c.is_control() && !matches!(c, '\n' | '\t')) || reorders

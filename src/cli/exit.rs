@@ -1,4 +1,4 @@
-//! How a run ends: exit codes, and the errors of the library in the words of the command line.
+//! Exit codes, and the library's errors with command-line options in their text.
 
 use std::process::ExitCode;
 
@@ -11,12 +11,12 @@ use gqa2mla::validate::ValidateError;
 use gqa2mla_passes::RewriteError;
 use gqa2mla_passes::forms::FormError;
 
-/// How a run ended. The numbers are the exit codes.
+/// The exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// It did what was asked.
+    /// The command succeeded.
     Done = 0,
-    /// It failed.
+    /// The command failed.
     Failed = 1,
     /// The options are wrong.
     Usage = 2,
@@ -32,7 +32,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Options that contradict each other in a way that clap cannot see.
+/// A contradiction between options that clap does not detect.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(pub String);
@@ -43,10 +43,10 @@ pub fn no_text() -> anyhow::Error {
     UsageError(words.to_owned()).into()
 }
 
-/// Stands in front of the reason when the models do not run at all.
+/// Prefix of the error if the models cannot be run.
 const CANNOT_RUN: &str = "the rewrite was not written because the models could not be run (--no-validate writes it unproved)";
 
-/// `error` with the options that help against it.
+/// Converts `error` to a text that names the command-line options.
 pub fn in_options(error: CompressError) -> anyhow::Error {
     let words = match error {
         CompressError::NoText => return no_text(),
@@ -75,7 +75,7 @@ pub fn in_options(error: CompressError) -> anyhow::Error {
     UsageError(words).into()
 }
 
-/// The exit code of a run that ended with `error`.
+/// The exit code for `error`.
 pub fn exit_of(error: &anyhow::Error) -> Exit {
     let wrong_token = |e: &ValidateError| matches!(e, ValidateError::Token { .. });
     let wrong_length =

@@ -1,4 +1,4 @@
-//! The options that say where factors come from.
+//! The options of the factorization.
 
 use std::path::{Path, PathBuf};
 
@@ -62,7 +62,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// As the library takes it.
+    /// The factorization for the library.
     pub fn factorization(self) -> Factorization {
         match self {
             Self::Weights => Factorization::Weights,
@@ -75,17 +75,17 @@ impl Method {
 }
 
 impl FactorArgs {
-    /// The factorization that was asked for by name.
+    /// The requested factorization.
     pub fn factorization(&self) -> Option<Factorization> {
         self.factors.map(Method::factorization)
     }
 
-    /// Whether TransMLA's recipe is asked for.
+    /// Whether TransMLA is requested.
     pub fn is_transmla(&self) -> bool {
         self.factors == Some(Method::Transmla)
     }
 
-    /// The positions to be served, where they were given.
+    /// The requested target context length.
     pub fn context(&self) -> Option<usize> {
         self.context.and_then(|n| usize::try_from(n).ok())
     }
@@ -95,7 +95,7 @@ impl FactorArgs {
         self.reconstruct
     }
 
-    /// The text to fit to, if one was given; a tokenizer is looked for beside `model`.
+    /// The text for fitting, if one is given. The default tokenizer is the one beside `model`.
     pub fn text(&self, model: &Path) -> anyhow::Result<Option<TextRequest>> {
         let source = self.text.source(model)?;
         Ok(source.map(|source| TextRequest {
@@ -105,7 +105,7 @@ impl FactorArgs {
         }))
     }
 
-    /// The statistics file, if one was given.
+    /// The statistics, read from the file, if one is given.
     pub fn statistics(&self) -> anyhow::Result<Option<ModelStatistics>> {
         let Some(path) = &self.calibration else {
             return Ok(None);

@@ -47,7 +47,7 @@ impl Inspect {
     }
 }
 
-/// Bytes of cache that a token takes in all of `sites`.
+/// Bytes of cache per token in all `sites`.
 pub fn cache_bytes(sites: &[Site]) -> u64 {
     let cached = once(sites).into_iter().filter(|s| s.is_cached());
     cached.map(site_bytes).sum()
@@ -63,7 +63,7 @@ fn site_bytes(site: &Site) -> u64 {
     bytes(site.cached_type, site.cached_numbers())
 }
 
-/// Bytes of `count` numbers of an element type.
+/// Size in bytes of `count` elements of type `elem_type`.
 pub fn bytes(elem_type: i32, count: usize) -> u64 {
     u64::from(element_bits(elem_type).unwrap_or(0)) * count as u64 / 8
 }
@@ -91,7 +91,7 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
             ", {} bytes of cache a token\n",
             grouped(cache_bytes(sites))
         )),
-        // Without a site, whether there is a cache is not known.
+        // Without a recognised attention, it is unknown whether there is a cache.
         false if sites.is_empty() => text.push('\n'),
         false => text.push_str(", no cache\n"),
     }
@@ -144,7 +144,7 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
     text
 }
 
-/// One line for `count` attentions that differ in nothing but their layer and module.
+/// The table row for `count` attentions that differ only in layer and module.
 fn row(first: &Site, last: &Site, count: usize) -> Vec<String> {
     let (layers, module) = match count {
         1 => (first.layer.to_string(), in_line(&first.name)),
@@ -159,7 +159,7 @@ fn row(first: &Site, last: &Site, count: usize) -> Vec<String> {
     cells
 }
 
-/// What a line says of an attention besides its layer and module.
+/// The columns of an attention other than layer and module.
 fn shape(site: &Site) -> [String; 7] {
     [
         site.heads.to_string(),
@@ -201,7 +201,7 @@ fn as_json(path: &str, model: &ModelProto, found: &Inspection) -> Value {
     })
 }
 
-/// The rejects as data.
+/// The rejects as JSON.
 pub fn rejects_json(rejects: &[Reject]) -> Vec<Value> {
     rejects
         .iter()

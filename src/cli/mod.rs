@@ -1,4 +1,4 @@
-//! The command line: one file a subcommand, and what they share.
+//! The command line: one module per subcommand, and shared options.
 
 mod bench;
 mod calibrate;
@@ -68,7 +68,7 @@ enum Command {
     Man(man::Man),
 }
 
-/// Exit code of a run that was stopped, less the number of the signal, as shells have it.
+/// Exit code of a run that is ended by a signal, minus the signal number, as in shells.
 const STOPPED: i32 = 128;
 
 /// Parses the command line and runs it.
@@ -126,7 +126,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Lets a run that the user stops leave nothing half done, and say what the next one goes on from.
+/// Installs signal handlers: a run that is stopped removes incomplete outputs, and reports kept work from which the
+/// next run resumes.
 fn clear_when_stopped() -> std::io::Result<()> {
     gqa2mla::files::mapped::report_truncation()?;
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
@@ -140,14 +141,14 @@ fn clear_when_stopped() -> std::io::Result<()> {
                     screen::size(bytes)
                 ));
             }
-            // At once: what a library does at the end of a process would meet threads that still work.
+            // Exits immediately, because exit handlers of libraries could conflict with running threads.
             low_level::exit(STOPPED + signal);
         }
     })?;
     Ok(())
 }
 
-/// What clap has to say: help and version on standard output, else an error, as JSON too where that was asked for.
+/// Prints a message of clap: help and version to standard output, or else the error, as JSON if requested.
 fn usage(error: &clap::Error) -> ExitCode {
     if error.kind() == clap::error::ErrorKind::DisplayVersion {
         screen::emit(&version());
@@ -168,7 +169,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
-/// The version, and the runtime that models would run in.
+/// The version of this tool, and the default runtime.
 fn version() -> String {
     let runtime = match gqa2mla::runtime::version() {
         Ok(used) => format!(
@@ -194,7 +195,7 @@ fn version() -> String {
 mod tests {
     use clap::CommandFactory;
 
-    /// Two options of one name would contradict each other in some command only.
+    /// clap checks the consistency of options only when a command is run.
     #[test]
     fn options_are_consistent() {
         super::Cli::command().debug_assert();

@@ -1,4 +1,4 @@
-//! The options of a validation, and what it prints.
+//! The options of a validation, and its output.
 
 use clap::Args;
 use gqa2mla::report::measured;
@@ -27,7 +27,7 @@ pub struct ProofArgs {
 }
 
 impl ProofArgs {
-    /// As the library takes them.
+    /// The options for the library.
     pub fn options(&self) -> ProofOptions {
         ProofOptions {
             tokens: self.prompt_ids.clone(),
@@ -36,13 +36,13 @@ impl ProofArgs {
         }
     }
 
-    /// Where the models run, with the runtime's own graph optimizations on.
+    /// The runtime options, with graph optimizations on.
     pub fn runtime(&self) -> RuntimeOptions {
         self.runtime.options(true)
     }
 }
 
-/// Every run and both verdicts, for people; an `approximate` model is expected to differ.
+/// All runs and both verdicts as text. For an `approximate` model, differences are expected.
 pub fn proof_text(proof: &Proof, approximate: bool) -> String {
     let mut table = table(&[
         "scenario",
@@ -94,7 +94,7 @@ pub fn proof_text(proof: &Proof, approximate: bool) -> String {
     text
 }
 
-/// The same for programs.
+/// The same as JSON.
 pub fn proof_json(proof: &Proof) -> Value {
     json!({ "passed": proof.passed(), "proof": proof.unoptimized, "optimized": proof.optimized })
 }

@@ -1,4 +1,4 @@
-//! What a model loses on a text, for people.
+//! The quality of a model on a text, as text output.
 
 use gqa2mla::fit::layer_errors::LayerError;
 use gqa2mla::measure::quality::Quality;
@@ -7,8 +7,7 @@ use serde_json::Value;
 
 use crate::cli::screen::table;
 
-/// Relative errors of scores and outputs, for people: what the spectra predicted when the model was made, and what is
-/// measured.
+/// A table of relative errors of scores and outputs of each layer: predicted by the spectra, and measured.
 pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
     let mut table = table(&[
         "layer",
@@ -21,7 +20,7 @@ pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
     let predicted = |layer: usize, side: &str| {
         let mut known = made_by?["layers"].as_array()?.iter();
         let of_layer = known.find(|l| l["layer"] == layer)?;
-        // A spectrum tells of squares.
+        // The predicted loss is a squared error.
         of_layer[side].as_f64().map(f64::sqrt)
     };
     for layer in layers {
@@ -38,7 +37,7 @@ pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
     )
 }
 
-/// Perplexity, KL, agreement and the caches that were measured; and by position, where there is more than one range.
+/// Perplexity, KL, top-1 agreement and cache sizes, and the same by position if there is more than one range.
 pub fn quality_text(quality: &Quality) -> String {
     let positions = positions_text(quality);
     format!(

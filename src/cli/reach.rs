@@ -1,9 +1,9 @@
-//! How far factors carry, for people.
+//! The context and the coverage of statistics as text.
 
 use gqa2mla::fit::context::{Context, Source};
 use gqa2mla::fit::reach::{FEW, Reach};
 
-/// The positions that factors are made for, and what tells so.
+/// The target context, and the source of its length.
 pub fn context_text(context: &Context) -> String {
     let last = context.positions.saturating_sub(1);
     let source = match &context.source {
@@ -14,7 +14,7 @@ pub fn context_text(context: &Context) -> String {
     format!("factors for positions 0 to {last}: {source}\n")
 }
 
-/// What the statistics hold, with what they lack.
+/// The coverage of the statistics, with warnings.
 pub fn reach_text(reach: &Reach) -> String {
     let mut text = format!(
         "statistics: {:.1} tokens for each direction of the cache\n",

@@ -45,7 +45,7 @@ enum Device {
 }
 
 impl RuntimeArgs {
-    /// As the library takes them; `optimize` is ONNX Runtime's own graph optimization.
+    /// The options for the library, with graph optimizations on if `optimize`.
     pub fn options(&self, optimize: bool) -> RuntimeOptions {
         RuntimeOptions {
             runtime: match self.runtime {

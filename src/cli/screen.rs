@@ -1,4 +1,4 @@
-//! Everything that reaches the terminal goes through here, with control characters escaped.
+//! All output to the terminal, with control characters escaped.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
@@ -11,10 +11,10 @@ use serde_json::Value;
 
 use crate::cli::escaped::{escaped, escaped_json};
 
-/// What went wrong with standard output, if anything did.
+/// The first error of standard output, if any.
 static BROKEN: Mutex<Option<io::Error>> = Mutex::new(None);
 
-/// Writes to standard output. A reader that has gone away is no error; what else goes wrong is asked for at the end.
+/// Writes to standard output. A closed pipe is no error; other errors are recorded for [`broken`].
 pub fn emit(text: &str) {
     write_out(&escaped(text));
 }
@@ -35,7 +35,7 @@ fn write_out(text: &str) {
     }
 }
 
-/// The error that kept something from standard output.
+/// The recorded error of standard output.
 pub fn broken() -> Option<io::Error> {
     BROKEN.lock().ok()?.take()
 }
@@ -45,7 +45,7 @@ pub fn complain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", escaped(text));
 }
 
-/// A number of bytes, for people.
+/// A number of bytes as text.
 pub fn size(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
@@ -54,7 +54,7 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// A table without frames.
+/// An empty table without borders.
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
@@ -64,7 +64,7 @@ pub fn table(header: &[&str]) -> Table {
     table
 }
 
-/// A progress bar on a terminal, nothing elsewhere. It appears with the first step of a stage and goes with the last.
+/// A progress bar, shown only on a terminal, from the first step of a stage to the last.
 pub struct Bar(ProgressBar);
 
 impl Default for Bar {
@@ -94,13 +94,13 @@ impl Bar {
     }
 }
 
-/// A bar for `what`, as a function of steps done and steps there are.
+/// A callback with (done, total) that shows a progress bar for `what`.
 pub fn progress(what: &'static str) -> impl FnMut(usize, usize) + Send {
     let mut bar = Bar::default();
     move |done, total| bar.say(done, total, what)
 }
 
-/// The bar of a compression, which changes its words with the stage.
+/// A callback that shows the progress of a compression, with a message per stage.
 pub fn observer() -> impl FnMut(Event) + Send {
     let mut bar = Bar::default();
     move |Event { stage, done, total }| {
@@ -121,7 +121,7 @@ pub fn observer() -> impl FnMut(Event) + Send {
     }
 }
 
-/// The words for a validation with the runtime's graph optimizations on or off.
+/// The message for a validation with the runtime's graph optimizations on or off.
 pub fn validating(optimized: bool) -> &'static str {
     match optimized {
         false => "validating",

@@ -1,4 +1,4 @@
-//! The options that name a text.
+//! The options of a text.
 
 use std::path::{Path, PathBuf};
 
@@ -22,28 +22,28 @@ pub struct TextArgs {
 }
 
 impl TextArgs {
-    /// Whether a text was given.
+    /// Whether a text is given.
     pub fn is_given(&self) -> bool {
         !self.text.is_empty() || self.token_ids.is_some()
     }
 
-    /// The tokenizer that was given, or else the one beside `model`.
+    /// The given tokenizer, or else the one beside `model`.
     pub fn tokenizer(&self, model: &Path) -> Option<PathBuf> {
         self.tokenizer.clone().or_else(|| beside(model))
     }
 
-    /// Every file that is read for it.
+    /// All files that are read for the text.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         let named = self.text.iter().chain(&self.tokenizer);
         named.chain(&self.token_ids).map(PathBuf::as_path)
     }
 
-    /// The text, if one was given; a tokenizer is looked for beside `model`.
+    /// The source of the text, if one is given. The default tokenizer is the one beside `model`.
     pub fn source(&self, model: &Path) -> Result<Option<TextSource>, UsageError> {
         text_source(&self.text, self.tokenizer(model), self.token_ids.as_deref())
     }
 
-    /// Reads the text for `model`, which has `vocabulary` token ids.
+    /// Reads the text for `model`, whose vocabulary has `vocabulary` tokens.
     pub fn read(
         &self,
         model: &Path,
@@ -58,7 +58,7 @@ impl TextArgs {
     }
 }
 
-/// The text of `files` or of `token_ids`, if one of them was given.
+/// The source of the text, from `files` or `token_ids`, if one of them is given.
 pub fn text_source(
     files: &[PathBuf],
     tokenizer: Option<PathBuf>,
@@ -77,7 +77,7 @@ pub fn text_source(
     }))
 }
 
-/// The tokenizer in the folder of `model`, or in the one above, where hubs have it when models are in `onnx/`.
+/// The tokenizer in the folder of `model`, or in its parent folder, as in hub repositories with models in `onnx/`.
 fn beside(model: &Path) -> Option<PathBuf> {
     let folder = match model.is_dir() {
         true => model,

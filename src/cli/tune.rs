@@ -113,7 +113,7 @@ impl Tune {
         };
         let out = output_path(&model.path, &self.out);
         check_model(&model, &out, self.force)?;
-        // From here on the output is this run's: another one is refused before it computes anything.
+        // Claims the output, so that another run for the same output is refused before it computes anything.
         let _held = Staging::model(&out, &model.path)?;
         let mut partial = out.clone().into_os_string();
         partial.push(".partial");
@@ -176,7 +176,7 @@ impl Tune {
     }
 }
 
-/// Loss, best held-out loss and speed, for the progress bar.
+/// The message of the progress bar: loss, best held-out loss and speed.
 fn message(moment: &Progress, tokens_a_step: usize, started: &Instant) -> String {
     let shown = |loss: Option<f64>| loss.map_or_else(|| "-".to_owned(), |l| format!("{l:.4}"));
     let seconds = started.elapsed().as_secs_f64().max(1e-3);
@@ -188,7 +188,7 @@ fn message(moment: &Progress, tokens_a_step: usize, started: &Instant) -> String
     )
 }
 
-/// For people.
+/// The result as text.
 fn summary(tuned: &Tuned) -> String {
     let first = tuned.checks.first().map_or(f64::NAN, |check| check.loss);
     let steps = tuned.losses.len();

@@ -69,7 +69,7 @@ impl Validate {
         })
     }
 
-    /// What the rewritten model loses on a text, read through its cache.
+    /// Measures the quality of the rewritten model on the text.
     fn on_text(
         &self,
         original: &LoadedModel,
@@ -114,7 +114,7 @@ impl Validate {
     }
 }
 
-/// What the rewritten model says of how it was made.
+/// The metadata of the rewritten model that describe how it was made.
 fn made_by(model: &LoadedModel) -> Option<Value> {
     let mut properties = model.model.proto.metadata_props.iter();
     let note = properties.find(|p| p.key() == METADATA)?;

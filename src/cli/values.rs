@@ -1,4 +1,4 @@
-//! The values of options: shares, losses and paths.
+//! Parsers of option values: shares, losses and paths.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use gqa2mla::measure::npy;
 use gqa2mla::runtime::given::{GivenInput, GivenValue};
 
-/// A share: `0.5` or `50%`.
+/// Parses a share: `0.5` or `50%`.
 pub fn share(text: &str) -> Result<f64, String> {
     number(text).map(|(value, _)| value)
 }
@@ -45,7 +45,7 @@ pub fn increase(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A loss in nats, not negative.
+/// Parses a loss in nats that is not negative.
 pub fn nats(text: &str) -> Result<f64, String> {
     match text.trim().parse::<f64>() {
         Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
@@ -65,7 +65,7 @@ fn number(text: &str) -> Result<(f64, bool), String> {
     }
 }
 
-/// The path of an output. Standard output, `-`, is none: models and statistics are written whole or not at all.
+/// Parses an output path. `-` (standard output) is refused, because outputs are written atomically.
 pub fn output() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|path| match path.as_os_str() == "-" {
         true => Err("standard output cannot hold it: give a path"),

@@ -1,31 +1,31 @@
-//! Which models may have their names.
+//! Acceptance of rewritten models: whether the output is published.
 
 use crate::compress::search::Promise;
 use crate::measure::quality::Quality;
 use crate::validate::proof::Proof;
 
-/// What running both models showed.
+/// The result of the validation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    /// They were not run, as asked.
+    /// Validation was not requested.
     NotValidated,
-    /// They were compared.
+    /// The outputs of both models were compared.
     Compared(Proof),
-    /// The original runs and the rewritten model does not, for this reason.
+    /// The original runs but the rewritten model does not, for this reason.
     DoesNotRun(String),
 }
 
-/// The tolerance that a model is held to.
+/// The acceptance criterion of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
-    /// Its logits stay within the tolerance: it is exact, or the caller gave a tolerance.
+    /// Logits must be within the tolerance: for exact rewrites, or if the caller sets a tolerance.
     ToTolerance,
-    /// Its logits are finite: it is an approximation, and what it loses is reported.
+    /// Logits must be finite: for approximations, whose loss is reported.
     ToFinite,
 }
 
-/// Whether a model may have its name: it was not validated because nobody wanted it, or it passed; and what was promised
-/// of it is kept, as far as it was measured. An exact model breaks no promise and needs no `quality`.
+/// Whether a model is accepted: it passed the validation, if that was requested, and its measured `quality` keeps the
+/// `promise`, if both are given. An exact model needs no `quality`.
 #[must_use]
 pub fn accepts(
     verdict: &Verdict,

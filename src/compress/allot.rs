@@ -1,8 +1,10 @@
-//! Widths of their own for the keys and the values of every layer, under the budget of one common width.
+//! Allocation of separate ranks to the keys and values of every layer, with the same total cache size as a uniform
+//! rank.
 //!
-//! Each side is probed alone: narrowed to the common width while all others stay whole, the model is read against the
-//! original. What that costs in KL of the next token, over what its spectrum says is lost, is the price of one unit of
-//! spectrum; then each number of the budget goes where it saves most.
+//! The keys and the values of each layer are probed separately: reduced to the uniform rank while all others have full
+//! rank, and the KL of the next token to the original is measured. This KL divided by the loss that the spectrum
+//! predicts is the price of one unit of spectrum. Then each unit of rank goes to where it reduces the predicted KL
+//! most.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +16,9 @@ use crate::compress::error::CompressError;
 use crate::compress::events::{Observer, Stage, steps};
 use crate::measure::text::Text;
 
-/// Tokens that each probe reads.
+/// Number of tokens of a probe.
 const PROBED: usize = 512;
-/// Cheapest side against the dearest: a probe that finds no loss at all has met a text too short to show it.
+/// Smallest cost of a side relative to the largest: if a probe measures no loss, the text is too short to show it.
 const CHEAPEST: f64 = 1e-4;
 
 /// How the widths of the keys and the values of one layer go together.
@@ -31,14 +33,14 @@ pub enum Sides {
 /// What narrowing one side of a layer, its keys or its values, costs.
 #[derive(Debug, Clone, Copy)]
 pub struct Curve<'c> {
-    /// Second moment along each direction, largest first.
+    /// Second moment along each eigenvector, largest first.
     pub spectrum: &'c [f64],
-    /// Loss for each unit of it that is left out.
+    /// Loss per unit of second moment that is dropped.
     pub price: f64,
 }
 
-/// The widths, one a side and at least 1 each, that lose least while their sum is `budget`; fewer where the sides have
-/// no more directions.
+/// The ranks of all sides, at least 1 each, with the least loss whose sum is `budget`, or less if all sides have full
+/// rank.
 #[must_use]
 pub fn allot(sides: &[Curve], budget: usize) -> Vec<usize> {
     let mut widths: Vec<usize> = sides.iter().map(|s| s.spectrum.len().min(1)).collect();
@@ -47,7 +49,8 @@ pub fn allot(sides: &[Curve], budget: usize) -> Vec<usize> {
         let later = side.spectrum.iter().skip(1);
         gains.extend(later.map(|value| (side.price * value.max(0.0), number)));
     }
-    // Spectra fall, so the largest gains are the first directions of every side. Ties go to the earlier side.
+    // Spectra are descending, so the largest gains are the first eigenvectors of each side. Ties go to the earlier
+    // side.
     gains.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     let left = budget.saturating_sub(widths.iter().sum());
     for (_, number) in gains.into_iter().take(left) {
@@ -97,7 +100,7 @@ pub fn free(
     };
     let quick = compressor.without_reconstruction();
     let mut progress = steps(Stage::Probing, observer);
-    // A side at its full width has no spectrum, as nothing of it is left out: what it would lose shows one below.
+    // At full rank a side has no spectrum, so the probe uses at most one less than the full rank.
     let planned = compressor.check(options)?;
     let below = |rank: usize, whole: usize| rank.min(whole.saturating_sub(1)).max(1);
     let narrower = planned.iter().map(|p| {
@@ -179,7 +182,6 @@ pub fn free(
     Ok(RankPlan::Each(ranks.collect()))
 }
 
-/// G*d and G*dv, the widths at which nothing of keys and values is lost.
 #[cfg(test)]
 mod tests {
     use super::{Curve, allot};

@@ -1,32 +1,32 @@
 //! Bisection for the smallest rank whose loss is within a limit.
 //!
-//! The rank that is returned has been measured and is within the limit. That loss grows as the rank falls is only assumed
-//! to decide which ranks are tried.
+//! The returned rank has been measured and is within the limit. The assumption that the loss grows as the rank falls
+//! only decides which ranks are tried.
 
 use std::collections::BTreeMap;
 
-/// What was measured at one rank.
+/// The measured loss at one rank.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Point {
     /// The rank.
     pub rank: usize,
-    /// What the model of this rank loses, such as the increase of its perplexity.
+    /// The loss of the model with this rank, such as its increase of perplexity.
     pub loss: f64,
 }
 
-/// Every rank that was tried, and the smallest that is within the limit.
+/// All ranks that were tried, and the smallest one within the limit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
-    /// By falling rank.
+    /// The measured ranks, in descending order.
     pub curve: Vec<Point>,
-    /// The smallest rank whose loss is within the limit; `None` where even the largest that was tried exceeds it.
+    /// The smallest rank whose loss is within the limit; `None` if every tried rank exceeds it.
     pub best: Option<usize>,
 }
 
 /// Bisects the multiples of `step` in `lowest..=highest` for the smallest rank whose loss is at most `limit`.
 ///
 /// # Errors
-/// Those of `measure`.
+/// The errors of `measure`.
 pub fn smallest<E>(
     (lowest, highest): (usize, usize),
     step: usize,
@@ -34,7 +34,8 @@ pub fn smallest<E>(
     measure: &mut dyn FnMut(usize) -> Result<f64, E>,
 ) -> Result<Found, E> {
     let step = step.max(1);
-    // Ranks in units of `step`: those below `low` exceed the limit or are not allowed, `high` was tried or is above all.
+    // In units of `step`: ranks below `low` exceed the limit or are not allowed; `high` is within the limit or above
+    // all ranks.
     let (mut low, mut high) = (lowest.div_ceil(step).max(1), highest / step + 1);
     let mut curve: BTreeMap<usize, f64> = BTreeMap::new();
     let mut best = None;

@@ -1,4 +1,4 @@
-//! A rewritten model that does not have its name yet.
+//! A rewritten model in its staging folder, not published yet.
 
 use std::cell::OnceCell;
 use std::fs;
@@ -14,15 +14,15 @@ use crate::measure::quality::Quality;
 use crate::measure::text::Text;
 use crate::runtime::RuntimeOptions;
 
-/// A rewritten model that does not have its name yet; dropped, its files disappear.
+/// A rewritten model in its staging folder, not published yet. Its files are removed when it is dropped.
 pub struct Compressed {
-    /// The model's files, and what was rewritten.
+    /// The staged files and the result of the rewrite.
     pub staged: Staged,
-    /// What the reconstruction did to each layer; empty without one.
+    /// The result of the reconstruction of each layer; empty without reconstruction.
     pub outcomes: Vec<Outcome>,
-    /// Finished layers, of no use when the model has a name.
+    /// The folder of finished layers, which is removed once the model is published.
     work: Option<PathBuf>,
-    /// The model as it was written, read once.
+    /// The written model, loaded on first use.
     written: OnceCell<LoadedModel>,
 }
 
@@ -36,7 +36,7 @@ impl Compressed {
         }
     }
 
-    /// The model as it was written: read from disk the first time, then kept.
+    /// The model as written to the staging folder; loaded from there on first use.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -48,7 +48,7 @@ impl Compressed {
         Ok(self.written.get_or_init(|| model))
     }
 
-    /// Reads `text` with it and with the `original`.
+    /// Measures its quality against the `original` on `text`.
     ///
     /// # Errors
     /// [`CompressError`].
@@ -63,7 +63,7 @@ impl Compressed {
         Ok(measure(original, self.written()?, text, runtime, progress)?)
     }
 
-    /// Gives the model its name, and removes what was kept for the case that the run is stopped.
+    /// Moves the model to its output path and removes the folder of finished layers. Returns the path.
     ///
     /// # Errors
     /// [`ConvertError`].
@@ -71,7 +71,7 @@ impl Compressed {
         self.finish(Staged::publish)
     }
 
-    /// Keeps the model in a folder `<name>.rejected` beside its name.
+    /// Moves the model to the folder `<name>.rejected` beside its output path. Returns the path.
     ///
     /// # Errors
     /// [`ConvertError`].
@@ -83,20 +83,20 @@ impl Compressed {
         self,
         end: fn(Staged) -> Result<PathBuf, ConvertError>,
     ) -> Result<PathBuf, ConvertError> {
-        // Files that are mapped cannot be renamed on every system.
+        // On some systems files cannot be renamed while they are mapped.
         drop(self.written);
         let path = end(self.staged)?;
         remove(self.work);
         Ok(path)
     }
 
-    /// Drops the model.
+    /// Removes the model and the folder of finished layers.
     pub fn discard(self) {
         remove(self.work);
     }
 }
 
 fn remove(folder: Option<PathBuf>) {
-    // The model is complete; a hidden folder that cannot be removed does not make it a failure.
+    // A hidden folder that cannot be removed is not an error: the model is complete.
     let _ = folder.map_or(Ok(()), fs::remove_dir_all);
 }

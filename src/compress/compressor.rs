@@ -1,4 +1,4 @@
-//! One rewrite with everything it needs: statistics, reconstruction, and the rewrite itself.
+//! The rewrite of one model with statistics and reconstruction.
 
 use std::path::Path;
 
@@ -30,41 +30,41 @@ use crate::measure::quality::Quality;
 use crate::measure::text::Text;
 use crate::runtime::RuntimeOptions;
 
-/// Where a rewritten model goes.
+/// The destination of a rewritten model.
 #[derive(Debug, Clone)]
 pub struct Destination<'d> {
-    /// A path that ends in `.onnx`, or the folder that gets a model of the input's name. Models are written beside it
-    /// and take the name when they are accepted.
+    /// An output path that ends in `.onnx`, or a folder, in which the model has the input's file name. Models are
+    /// staged beside it and moved there when they are accepted.
     pub out: &'d Path,
-    /// Where the weights go.
+    /// The data file of the weights.
     pub data: DataFile,
-    /// The folder in which unfinished work is kept for the next run; `None` is that of the output.
+    /// The folder for finished layers of an interrupted run; `None`: the folder of the output.
     pub work: Option<&'d Path>,
 }
 
-/// What all rewrites of one model have in common.
+/// The common parameters of all rewrites of one model.
 #[derive(Clone)]
 pub struct Compressor<'c> {
-    /// The model before.
+    /// The original model.
     pub model: &'c LoadedModel,
-    /// Its analysis, with operators spelled out for the form of every rewrite: see [`analysis`].
+    /// Its analysis, with operators expanded for the target of every rewrite: see [`analysis`].
     pub analysis: &'c Analysis,
-    /// Where the models go.
+    /// The destination of the models.
     pub destination: &'c Destination<'c>,
-    /// Its statistics; without them factors come from the weights.
+    /// Its statistics; without them factors are computed from the weights.
     pub statistics: Option<&'c ModelStatistics>,
-    /// Which factors.
+    /// The factorization.
     pub factorization: Factorization,
-    /// Text to reconstruct on, and how; `None` leaves the factors as they are.
+    /// Text and options of the local reconstruction; `None`: no reconstruction.
     pub reconstruction: Option<(&'c Text, Descent)>,
-    /// Where the model runs.
+    /// Options of the runtime.
     pub runtime: &'c RuntimeOptions,
 }
 
-/// Analyses `model` once for all of its rewrites with `options`.
+/// Analyses `model` for rewrites with `options`.
 ///
 /// # Errors
-/// [`CompressError`] with the model's path when it is not well-formed.
+/// [`CompressError`] with the model's path if it is malformed.
 pub fn analysis(model: &LoadedModel, options: &RewriteOptions) -> Result<Analysis, CompressError> {
     let (operators, target) = (options.operators.clone(), options.form.target());
     let analysis = Analysis::with(&model.model, operators, target);
@@ -83,7 +83,8 @@ impl Compressor<'_> {
         }
     }
 
-    /// Refuses what cannot be done as asked, before any work is put into it; returns the widths of each attention.
+    /// Checks whether the model can be rewritten with `options` and the statistics, before any work is done. Returns
+    /// the ranks of each attention.
     ///
     /// # Errors
     /// [`CompressError`] with the model's path.
@@ -116,17 +117,17 @@ impl Compressor<'_> {
         Ok(planned)
     }
 
-    /// Rewrites the model into a folder beside its destination.
+    /// Rewrites the model into a staging folder beside its destination.
     ///
     /// # Errors
-    /// [`CompressError`]; a reconstruction that was begun stays in a hidden folder beside the output, and the next run
-    /// with the same inputs goes on with it.
+    /// [`CompressError`]. Layers whose reconstruction is finished stay in a hidden folder, and the next run with the
+    /// same inputs resumes from them.
     pub fn rewrite(
         &self,
         options: &RewriteOptions,
         observer: &mut Observer,
     ) -> Result<Compressed, CompressError> {
-        // An exact rewrite without data is refused by the rewrite itself, where it has to be.
+        // An exact rewrite without statistics is checked by the rewrite itself.
         let planned = match (&options.ranks, self.statistics) {
             (RankPlan::Full, None) => Vec::new(),
             _ => self.check(options)?,
@@ -182,7 +183,7 @@ impl Compressor<'_> {
         Ok(Compressed::new(staged, outcomes, folder))
     }
 
-    /// The factors of one attention: reconstructed ones where there are any, else by the factorization.
+    /// The factors of one attention: the reconstructed ones, or else those of the factorization.
     fn factors(
         &self,
         view: &SiteView,
@@ -224,7 +225,7 @@ impl Compressor<'_> {
         })
     }
 
-    /// Rewrites the model, reads `text` with it and with the original, and drops it again.
+    /// Rewrites the model, measures it against the original on `text`, and removes it.
     ///
     /// # Errors
     /// [`CompressError`].
@@ -241,7 +242,7 @@ impl Compressor<'_> {
         Ok((rewritten, quality?))
     }
 
-    /// The same without reconstruction.
+    /// The same compressor without reconstruction.
     #[must_use]
     pub fn without_reconstruction(&self) -> Self {
         Self {
@@ -250,7 +251,7 @@ impl Compressor<'_> {
         }
     }
 
-    /// The error of a model that cannot be observed.
+    /// The error of a model that cannot be calibrated.
     pub(crate) fn unobserved(&self, cause: CalibrateError) -> CompressError {
         CompressError::Calibrate {
             path: self.model.path.display().to_string(),

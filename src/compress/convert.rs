@@ -1,4 +1,4 @@
-//! One rewrite into a staging, from which the output takes its name.
+//! One rewrite into a staging folder, from which the output is published.
 
 use std::fs;
 use std::io::Write;
@@ -16,58 +16,59 @@ use crate::files::outputs::{OutputError, check_inputs};
 use crate::files::save::{DataFile, SaveError, output_path, write};
 use crate::files::staging::{Staging, StagingError};
 
-/// New tensors of at least this many bytes wait in a file, so that one layer's factors leave memory before the next.
+/// New tensors of at least this many bytes are stored in a temporary file, so that the factors of one layer are freed
+/// before those of the next are computed.
 const SPILL_FROM: usize = 4096;
-/// Name of that file among the model's data files; no exporter writes such a name.
+/// Name of that file among the model's data files; no exporter uses such a name.
 const SPILL: &str = ".gqa2mla-new-weights";
 
-/// Why a model was not converted. Nothing is left under the output's name.
+/// Why a model was not converted. Nothing is written to the output path.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
     /// The input could not be read.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The rewrite refused or failed.
+    /// The rewrite was refused or failed.
     #[error("{path}: {cause}")]
     Rewrite {
         /// The input.
         path: String,
-        /// Why.
+        /// The error of the rewrite.
         cause: Box<RewriteError>,
     },
     /// The output could not be written.
     #[error(transparent)]
     Save(#[from] SaveError),
-    /// The output is an input.
+    /// The output path is that of an input.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// The output has no staging folder, or did not get its name.
+    /// The staging folder could not be made, or the output not be published.
     #[error(transparent)]
     Staging(#[from] StagingError),
-    /// The new weights could not be kept.
+    /// The temporary file of new weights could not be written.
     #[error("{path}: keeping the new weights: {cause}")]
     Spill {
         /// The output.
         path: String,
-        /// The system's answer.
+        /// The I/O error.
         cause: std::io::Error,
     },
 }
 
-/// A rewritten model that has not got its name yet; dropped, it disappears.
+/// A rewritten model in a staging folder; it is removed when dropped.
 pub struct Staged {
     staging: Staging,
-    /// What was done.
+    /// The result of the rewrite.
     pub rewritten: Rewritten,
-    /// The input as it was loaded, with the rewritten messages.
+    /// The loaded input with the rewritten graph.
     pub model: LoadedModel,
 }
 
-/// What the model's metadata are to say of what was done, if anything.
+/// Makes the metadata entry that describes a rewrite, if there is to be one.
 pub type Note<'n> = dyn FnMut(&Rewritten) -> Option<StringStringEntryProto> + 'n;
 
-/// Rewrites `original`, whose analysis is `analysis`, into a staging of `out`, its weights into `data`. `note` goes into the model's metadata; `progress` is
-/// called with the number of attentions done and of all.
+/// Rewrites `original`, whose analysis is `analysis`, into a staging folder for `out`, with weights in `data`. The
+/// entry of `note` is added to the model's metadata. `progress` is called after each attention with (done, total).
 ///
 /// # Errors
 /// [`ConvertError`].
@@ -79,7 +80,7 @@ pub fn stage(
     note: &mut Note,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Staged, ConvertError> {
-    // The weights are shared; only the messages are copied.
+    // Weights are shared; only the protobuf messages are copied.
     let mut model = original.clone();
     let target = output_path(&model.path, out);
     check_inputs(&model, &target)?;
@@ -154,13 +155,13 @@ fn external(mut tensor: TensorProto, offset: u64, length: u64) -> TensorProto {
 }
 
 impl Staged {
-    /// Where the model is now.
+    /// The path of the staged model.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.staging.staged()
     }
 
-    /// Gives the model its name.
+    /// Moves the model to its output path, which is returned.
     ///
     /// # Errors
     /// [`ConvertError::Staging`].
@@ -168,7 +169,7 @@ impl Staged {
         Ok(self.staging.publish()?)
     }
 
-    /// Keeps a model that failed validation in a folder `<name>.rejected` beside its name, where it can be looked into.
+    /// Moves a model that failed validation to the folder `<name>.rejected` beside its output path, for inspection.
     ///
     /// # Errors
     /// [`ConvertError::Staging`].

@@ -1,4 +1,4 @@
-//! Why there is no rewritten model.
+//! The error of a compression.
 
 use gqa2mla_passes::analysis::identity::SiteId;
 
@@ -12,30 +12,30 @@ use crate::fit::reconstruct::error::ReconstructError;
 use crate::measure::text::TextError;
 use crate::validate::ValidateError;
 
-/// Why there is no rewritten model. Nothing has been written then.
+/// Why there is no rewritten model. Nothing is written to the output path then.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompressError {
-    /// A file of the model was truncated or written to while it was read.
+    /// A file of the model was truncated or changed while it was read.
     #[error("{0}")]
     Input(std::io::Error),
-    /// The rewrite.
+    /// The rewrite failed.
     #[error(transparent)]
     Convert(#[from] ConvertError),
-    /// The reconstruction.
+    /// The reconstruction failed.
     #[error(transparent)]
     Reconstruct(Box<ReconstructError>),
-    /// Statistics that were made from another model.
+    /// The statistics are those of another model.
     #[error(
         "the statistics belong to another model ({found}, this one is {expected}): make them with `gqa2mla calibrate` from this very file"
     )]
     OtherModel {
-        /// The model of the statistics.
+        /// Identity of the model of the statistics.
         found: String,
         /// The model.
         expected: String,
     },
-    /// Statistics without an attention of the model.
+    /// The statistics lack an attention of the model.
     #[error(
         "the statistics have no entry for layer {layer} ('{id}'): make them again with this version"
     )]
@@ -45,40 +45,40 @@ pub enum CompressError {
         /// Its id.
         id: SiteId,
     },
-    /// Observing the model.
+    /// The calibration failed.
     #[error("{path}: {cause}")]
     Calibrate {
         /// The model.
         path: String,
-        /// Why it cannot be observed.
+        /// The error of the calibration.
         cause: Box<CalibrateError>,
     },
     /// The rewritten model cannot be read again.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The text.
+    /// The text could not be read.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// Factors, a search or a free layout need a text, and there is none.
+    /// Calibrated factors, a search or free ranks need a text, and none is given.
     #[error("no text: one is needed to fit the factors and to measure what is lost")]
     NoText,
-    /// The text is too short to fit on one part of it and to measure on another.
+    /// The text is too short to be divided into a part for fitting and a part for measuring.
     #[error("the text is too short to measure on a part of it: give one of some hundred tokens")]
     ShortText,
-    /// Statistics of so little text that factors would be made for this text alone.
+    /// The statistics have so few tokens that factors would overfit them.
     #[error(
         "the statistics hold {tokens_a_direction:.1} tokens for each direction of the cache, and at least {FEWEST} are needed: give more text"
     )]
     FewTokens {
-        /// Tokens for each direction.
+        /// Tokens per dimension of the cached rows.
         tokens_a_direction: f64,
     },
-    /// A promise for positions that the held-out text does not reach.
+    /// The promise covers positions that the held-out text does not reach.
     #[error(
         "a promise for {asked} positions is measured on held-out text of that length, and a third of the text is {length} tokens: give more text, or promise for at most {length} positions"
     )]
     ShortPromise {
-        /// Positions that were asked for.
+        /// The requested number of positions.
         asked: usize,
         /// Tokens of the longest held-out sequence.
         length: usize,
@@ -89,13 +89,13 @@ pub enum CompressError {
     /// Widths of their own for the layers do not go together with the rest of the request.
     #[error(transparent)]
     FreeWidths(#[from] FreeWidthsError),
-    /// The models cannot be measured or validated, for reasons that are not the rewritten model's.
+    /// The models cannot be measured or validated, and the rewritten model is not the cause.
     #[error(transparent)]
     Measure(#[from] ValidateError),
-    /// No folder for models that are measured and dropped.
+    /// The folder for temporary models could not be made.
     #[error(transparent)]
     Scratch(#[from] StagingError),
-    /// The models do not run, so that nothing is proved.
+    /// The models cannot be run, so validation is impossible.
     #[error("the rewrite cannot be validated because the models could not be run: {0}")]
     CannotRun(ValidateError),
 }
@@ -110,15 +110,15 @@ pub struct NoScales;
 /// Why layers cannot have widths of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FreeWidthsError {
-    /// They divide the budget of a given size.
+    /// There is no total cache size to be divided.
     #[error("free widths divide a budget: give a rank or a ratio of the cache")]
     NoBudget,
-    /// `GroupQueryAttention` has one width for keys and values.
+    /// `GroupQueryAttention` has one head size for keys and values.
     #[error(
         "free widths differ between keys and values, and GroupQueryAttention has one width: use the target matmul"
     )]
     OneWidth,
-    /// TransMLA's recipe has a layout of its own.
+    /// TransMLA has its own cache layout.
     #[error("free widths have no meaning for TransMLA's recipe, whose layout is its own")]
     OwnLayout,
 }

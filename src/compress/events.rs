@@ -1,45 +1,45 @@
-//! What a caller hears while a model is compressed.
+//! Progress events of a compression.
 
-/// A part of the work, whose steps are counted.
+/// A stage of the work, whose steps are counted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Stage {
-    /// Sequences of the text read for the statistics.
+    /// Calibration; steps are sequences of the text.
     Calibrating,
-    /// Sides of layers narrowed one at a time, to learn what each of them costs.
+    /// Probing for free ranks; steps are the keys or values of a layer.
     Probing,
-    /// Sequences of the text read for the reconstruction.
+    /// Recording for the reconstruction; steps are sequences of the text.
     Recording,
-    /// Steps of gradient descent over all layers.
+    /// Reconstruction; steps are those of gradient descent in all layers.
     Reconstructing {
         /// Relative squared error of the attention's output after the last step.
         error: f64,
     },
-    /// Attentions rewritten.
+    /// Rewrite; steps are attentions.
     Rewriting,
-    /// Sequences of the held-out text read with both models.
+    /// Measurement on held-out text; steps are sequences.
     Measuring,
-    /// Runs of both models with the runtime's graph optimizations off.
+    /// Validation with the runtime's graph optimizations off; steps are runs of both models.
     Validating,
-    /// Runs of both models with them on.
+    /// Validation with graph optimizations on; steps are runs of both models.
     ValidatingOptimized,
 }
 
-/// `done` of `total` steps of a stage are done. A stage may come more than once: a search measures many models.
+/// Progress of a stage. A stage may occur repeatedly, since a search measures many models.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Event {
     /// The stage.
     pub stage: Stage,
-    /// Steps done.
+    /// Number of finished steps.
     pub done: usize,
-    /// Steps there are.
+    /// Total number of steps.
     pub total: usize,
 }
 
 /// Called after each step.
 pub type Observer<'o> = dyn FnMut(Event) + Send + 'o;
 
-/// A function of steps done and steps there are, as the rooms below call it, that reports `stage` to `observer`.
+/// A callback with (done, total) that reports progress of `stage` to `observer`.
 pub(crate) fn steps<'a>(
     stage: Stage,
     observer: &'a mut Observer<'_>,

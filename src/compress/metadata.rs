@@ -1,4 +1,4 @@
-//! What an approximation says of itself in the model's metadata.
+//! The metadata entry of approximated models.
 
 use gqa2mla_passes::onnx::StringStringEntryProto;
 use gqa2mla_passes::{RankPlan, RewriteOptions, Rewritten};
@@ -6,11 +6,11 @@ use serde_json::json;
 
 use crate::fit::factors::Factorization;
 
-/// Key of the model's metadata under which an approximation says how it was made.
+/// Key of the metadata entry that describes how an approximation was made.
 pub use crate::files::origin::MARK as METADATA;
 use crate::files::origin::{EXACT, NEW_TOKENS};
 
-/// The entry of the metadata for a model that `rewritten` describes.
+/// The metadata entry, a JSON object, of the model that `rewritten` describes.
 #[must_use]
 pub fn note(
     options: &RewriteOptions,

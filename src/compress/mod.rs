@@ -1,8 +1,7 @@
-//! A model compressed as a request says: one rewrite with its statistics and reconstruction, the search for the smallest
-//! cache that keeps a promise, widths for each layer, and what decides whether the result may have its name.
+//! Compression of a model: the rewrite with statistics and reconstruction, the search for the smallest cache that keeps
+//! a promised quality, the allocation of ranks to layers, and the acceptance of the result.
 //!
-//! [`run::compress`] is where a caller starts. Nothing here prints; a closure hears of every step as an
-//! [`events::Event`].
+//! The entry point is [`run::compress`]. Nothing here prints; progress is reported to a callback as [`events::Event`].
 
 pub mod acceptance;
 pub mod allot;

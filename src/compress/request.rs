@@ -1,4 +1,4 @@
-//! What a caller asks for.
+//! The request of a compression.
 
 use gqa2mla_passes::factor::CacheBits;
 use gqa2mla_passes::factor::reconstruct::Descent;
@@ -14,47 +14,48 @@ use crate::measure::text::TextSource;
 use crate::runtime::RuntimeOptions;
 use crate::validate::proof::ProofOptions;
 
-/// Queries that one step of the reconstruction looks at, and the rate it begins with: of those tried, the ones that
-/// lower the error of a layer most in the same time (docs/trials.md).
+/// Queries per step and initial learning rate of the reconstruction: among the tried values, those that reduce the
+/// error of a layer most in the same time (docs/trials.md).
 const QUERIES: usize = 256;
 const RATE: f64 = 1e-3;
 
-/// A text to read, for fitting factors and for measuring what is lost.
+/// A text for fitting factors and for measuring the loss.
 #[derive(Debug, Clone)]
 pub struct TextRequest {
-    /// The text, or its token ids.
+    /// Text or token ids.
     pub source: TextSource,
-    /// Read at most this many tokens for fitting.
+    /// Largest number of tokens for fitting.
     pub tokens: usize,
     /// Tokens of one sequence.
     pub length: usize,
 }
 
-/// How a model is to be compressed. The default is the exact rewrite, validated.
+/// The options of a compression. The default is an exact rewrite with validation.
 #[derive(Debug, Clone)]
 pub struct Request<'f> {
-    /// Ranks, form and what else the rewrite itself takes.
+    /// Options of the rewrite: ranks, form and others.
     pub options: RewriteOptions<'f>,
-    /// Search for the smallest rank that keeps this promise on held-out text; the ranks of `options` are not read then.
+    /// If set, the smallest rank that keeps this promise on held-out text is searched, and the ranks of `options` are
+    /// ignored.
     pub promise: Option<Promise>,
-    /// How the widths of the layers go together.
+    /// Whether all layers have the same rank.
     pub widths: Widths,
-    /// Where the factors come from; `None` is [`Factorization::Calibrated`] where something is lost and statistics or a
-    /// text are given, else [`Factorization::Weights`].
+    /// The factorization. `None`: [`Factorization::Calibrated`] if the rewrite is lossy and statistics or a text are
+    /// given, else [`Factorization::Weights`].
     pub factorization: Option<Factorization>,
-    /// Make factors even of statistics of fewer tokens than [`crate::fit::reach::FEWEST`] for each direction.
+    /// Accept statistics with fewer tokens per dimension than [`crate::fit::reach::FEWEST`].
     pub takes_few_tokens: bool,
-    /// Statistics of the model; `None` makes them from the text where the factorization needs them.
+    /// Statistics of the model. `None`: they are computed from the text if the factorization needs them.
     pub statistics: Option<ModelStatistics>,
     /// The text.
     pub text: Option<TextRequest>,
-    /// Steps of local reconstruction in each layer; 0 leaves it out.
+    /// Steps of local reconstruction per layer; 0: no reconstruction.
     pub reconstruction_steps: usize,
-    /// Where the models run.
+    /// Options of the runtime.
     pub runtime: RuntimeOptions,
-    /// How the result is validated; `None` accepts it without running it.
+    /// Options of the validation; `None`: no validation.
     pub proof: Option<ProofOptions>,
-    /// Whether to measure the errors of each layer in the running models.
+    /// Whether to measure the errors of each layer by running both models.
     pub measure_layers: bool,
 }
 
@@ -80,14 +81,14 @@ impl Default for Request<'_> {
 }
 
 impl Request<'_> {
-    /// Whether nothing may be lost.
+    /// Whether an exact rewrite is requested.
     #[must_use]
     pub fn is_exact(&self) -> bool {
         let all_numbers = self.options.ranks == RankPlan::Full && self.promise.is_none();
         all_numbers && self.options.bits == CacheBits::Model
     }
 
-    /// Where the factors come from.
+    /// The factorization, with the default applied.
     #[must_use]
     pub fn factorization(&self) -> Factorization {
         let has_data = self.statistics.is_some() || self.text.is_some();
@@ -98,7 +99,8 @@ impl Request<'_> {
         }
     }
 
-    /// How to reconstruct for `positions` positions, if that is wanted: reconstruction starts from the calibrated factors.
+    /// The options of the reconstruction for a context of `positions` positions; `None` if there is none. Only
+    /// calibrated factors are reconstructed.
     #[must_use]
     pub fn descent(&self, positions: usize) -> Option<Descent> {
         let starts = self.factorization() == Factorization::Calibrated;
@@ -142,7 +144,7 @@ impl Request<'_> {
     }
 }
 
-/// A descent of `steps` steps over sequences at any of `positions` positions; `None` for 0 steps.
+/// A descent of `steps` steps, with sequences moved within `positions` positions; `None` for 0 steps.
 pub(crate) fn descent(steps: usize, positions: usize) -> Option<Descent> {
     (steps > 0).then_some(Descent {
         steps,

@@ -1,5 +1,5 @@
-//! One model compressed as a request says: what cannot be done is refused first, then factors are fitted, a size is
-//! found, the model is rewritten, and the result is validated and measured before it may have its name.
+//! The compression of one model: checks of the request, calibration, search for a rank, rewrite, validation and
+//! measurement, acceptance.
 
 use gqa2mla_passes::pipeline::patches::RewrittenSite;
 use gqa2mla_passes::{Decoupled, RewriteOptions};
@@ -28,31 +28,31 @@ use crate::validate::ports::LanguageModel;
 use crate::validate::proof::{ProofOptions, prove};
 use crate::validate::scenario::Random;
 
-/// Tokens of the text that nothing is fitted to, at most: what is lost is measured on them. They are never more than a
-/// third of the text.
+/// Largest number of held-out tokens, on which the loss is measured. Never more than a third of the text.
 const HELD_OUT: usize = 8192;
-/// Tokens that the errors of layers are measured on where no text is given.
+/// Number of random tokens for the errors of layers if there is no text.
 const RANDOM_TOKENS: usize = 64;
 
-/// A compressed model with all that was found out about it. It does not have its name yet.
+/// A compressed model with all results. It is not published yet.
 pub struct Compression {
-    /// The model.
+    /// The staged model.
     pub compressed: Compressed,
-    /// The positions that its factors are made for.
+    /// The target context of its factors.
     pub context: Context,
-    /// How far the statistics carry that they were made from; `None` where they were not made from statistics.
+    /// The coverage of the statistics; `None` if the factors are computed from weights.
     pub reach: Option<Reach>,
-    /// How its size was found, if it was searched.
+    /// The search for its rank, if there was one.
     pub search: Option<Search>,
-    /// What both kinds of widths lose, if both were made.
+    /// The losses of uniform and free ranks, if both were tried.
     pub widths: Option<WidthsCompared>,
-    /// What running both models showed.
+    /// The result of the validation.
     pub verdict: Verdict,
-    /// What it loses on held-out text, or why that was not measured; `None` where there is nothing to lose or no text.
+    /// Its quality on held-out text, or the error of the measurement; `None` if the rewrite is exact or there is no
+    /// text.
     pub quality: Option<Result<Quality, CompressError>>,
-    /// Errors of each layer in the running models, where they were asked for, or why they were not measured.
+    /// The errors of each layer, if requested, or the error of their measurement.
     pub layer_errors: Option<Result<Vec<LayerError>, CompressError>>,
-    /// Whether it may have its name.
+    /// Whether the model is accepted and should be published.
     pub accepted: bool,
 }
 
@@ -70,11 +70,11 @@ pub fn is_lossy(sites: &[RewrittenSite]) -> bool {
     sites.iter().any(RewrittenSite::loses)
 }
 
-/// Rewrites `model` into a folder beside its destination and looks at the result. The caller gives it its name with
-/// [`Compressed::publish`], or keeps it aside with [`Compressed::reject`].
+/// Compresses `model` into a staging folder beside its destination, and validates and measures the result. The caller
+/// then publishes it with [`Compressed::publish`], or moves it aside with [`Compressed::reject`].
 ///
 /// # Errors
-/// [`CompressError`]; nothing is written then.
+/// [`CompressError`]. Nothing is written to the output path then.
 pub fn compress(
     model: &LoadedModel,
     destination: &Destination,
@@ -83,7 +83,7 @@ pub fn compress(
 ) -> Result<Compression, CompressError> {
     let made = attempt(model, destination, request, observer);
     if made.is_err() {
-        // What a truncation leaves reads as zeros, and any refusal may come of that.
+        // A file that was truncated while mapped reads as zeros, which may be the true cause of the error.
         model.check().map_err(CompressError::Input)?;
     }
     made
@@ -119,7 +119,7 @@ fn attempt(
         reconstruction: None,
         runtime: &request.runtime,
     };
-    // What cannot be done at all is refused before a text is read.
+    // Check the request before reading a text.
     if !request.is_exact() {
         compressor.check(&options)?;
     }
@@ -192,7 +192,7 @@ fn attempt(
     })
 }
 
-/// The text to fit factors to, and the one to measure on.
+/// The part of the text for fitting, and the held-out part for measuring.
 #[derive(Default)]
 struct Texts {
     fitted: Option<Text>,
@@ -200,7 +200,7 @@ struct Texts {
 }
 
 impl Texts {
-    /// Reads the text. An exact rewrite loses nothing that would have to be measured on a part of it.
+    /// Reads and divides the text. For an exact rewrite nothing is held out, because there is no loss to measure.
     fn read(
         model: &LoadedModel,
         text: &TextRequest,
@@ -215,9 +215,10 @@ impl Texts {
         let held_out = if is_exact { 0 } else { most };
         let wanted = text.tokens.saturating_add(held_out);
         let whole = Text::read(&text.source, vocabulary, wanted, text.length)?;
-        // Too short a text is fitted to as a whole, and nothing can be promised on it.
+        // A text that is too short to be divided is used for fitting only.
         Ok(match whole.hold_out(most).filter(|_| !is_exact) {
-            // What is lost depends on the position: it is measured up to the last that is served, or that there is.
+            // The loss depends on the position, so it is measured on sequences as long as the target context, if the
+            // text permits.
             Some((fitted, held_out)) => Self {
                 fitted: Some(fitted),
                 held_out: Some(held_out.in_sequences_of(context.positions)),
@@ -238,7 +239,7 @@ impl Texts {
     }
 }
 
-/// A promise speaks of the positions that are measured. Those that were asked for have to be among them.
+/// Checks that held-out sequences are as long as a requested context, because a promise only covers measured positions.
 fn covers(held_out: &Text, context: &Context) -> Result<(), CompressError> {
     let (asked, length) = (context.positions, held_out.length);
     match context.source == Source::Asked && length < asked {
@@ -247,7 +248,7 @@ fn covers(held_out: &Text, context: &Context) -> Result<(), CompressError> {
     }
 }
 
-/// The statistics that the factorization needs and the request does not bring.
+/// Computes the statistics if the factorization needs them and the request has none.
 fn statistics(
     compressor: &Compressor,
     request: &Request,
@@ -264,7 +265,8 @@ fn statistics(
     made.map(Some).map_err(|cause| compressor.unobserved(cause))
 }
 
-/// The rewritten model; with free widths also what both kinds of widths lose, and the quality of the one that is kept.
+/// Rewrites the model. With free ranks, returns also the losses of uniform and free ranks, and the quality of the
+/// better model.
 fn rewritten(
     compressor: &Compressor,
     options: &RewriteOptions,
@@ -286,7 +288,7 @@ fn rewritten(
     Ok((made, Some(compared), Some(quality)))
 }
 
-/// Runs both models. Trouble that is not the rewritten model's proves nothing and is an error.
+/// Validates by running both models. Failures that the rewritten model does not cause are errors, not verdicts.
 fn validated(
     original: &LoadedModel,
     compressed: &Compressed,
@@ -309,7 +311,7 @@ fn validated(
     }
 }
 
-/// The errors of each layer, on `tokens` or else on random ones.
+/// The errors of each layer on `tokens`, or on random tokens.
 fn measured_layers(
     compressor: &Compressor,
     compressed: &Compressed,

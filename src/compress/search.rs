@@ -1,4 +1,4 @@
-//! The smallest cache that keeps a promise, found by measuring.
+//! Search for the smallest rank that keeps a promise, by measurements.
 
 use gqa2mla_passes::{RankPlan, RewriteOptions};
 
@@ -9,20 +9,20 @@ use crate::compress::events::Observer;
 use crate::measure::quality::Quality;
 use crate::measure::text::Text;
 
-/// Ranks that a search tells apart: this many between nothing and the full rank.
+/// Resolution of the search: number of candidate ranks up to the full rank.
 const SEARCHED: usize = 48;
 
-/// The most that a rewritten model may lose on held-out text.
+/// The largest loss of a rewritten model on held-out text.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Promise {
-    /// Increase of perplexity, as a share of the original's.
+    /// Increase of perplexity relative to the original's.
     PerplexityIncrease(f64),
-    /// Mean KL from the original, in nats.
+    /// Mean KL divergence from the original, in nats.
     Kl(f64),
 }
 
 impl Promise {
-    /// The largest loss that keeps it.
+    /// The limit of the loss.
     #[must_use]
     pub fn limit(self) -> f64 {
         match self {
@@ -30,7 +30,7 @@ impl Promise {
         }
     }
 
-    /// What it limits.
+    /// The name of the limited quantity.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -39,8 +39,8 @@ impl Promise {
         }
     }
 
-    /// The loss of a model of this quality, to be compared with the limit: the largest at any range of positions that holds
-    /// enough tokens to tell, and of a promise on perplexity also that which the KL stands for.
+    /// The loss of a model of this quality, to be compared with the limit: the largest over all ranges of positions
+    /// with enough tokens. For a promise on perplexity, also the increase that corresponds to the KL.
     #[must_use]
     pub fn loss(self, quality: &Quality) -> f64 {
         match self {
@@ -49,32 +49,32 @@ impl Promise {
         }
     }
 
-    /// Whether a model of this quality keeps it.
+    /// Whether a model of this quality keeps the promise.
     #[must_use]
     pub fn is_kept(self, quality: &Quality) -> bool {
         self.loss(quality) <= self.limit()
     }
 }
 
-/// What was promised, and what was found.
+/// The result of a search.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Search {
     /// The promise.
     pub promise: Promise,
-    /// The ranks that were measured, and the smallest that keeps it.
+    /// The measured ranks, and the smallest one that keeps the promise.
     pub found: Found,
 }
 
 impl Search {
-    /// The widths that keep the promise; the full rank, which loses nothing, where no smaller one does.
+    /// The smallest rank that keeps the promise, or else the full rank, which is exact.
     #[must_use]
     pub fn plan(&self) -> RankPlan {
         self.found.best.map_or(RankPlan::Full, RankPlan::Uniform)
     }
 }
 
-/// Measures ranks on `held_out` until the smallest that keeps `promise` is found: first without reconstruction, which is
-/// quick and gives a rank that is too large, then with it below that rank.
+/// Finds the smallest rank that keeps `promise` on `held_out`: first without reconstruction, which is fast and gives an
+/// upper bound, then with reconstruction below this rank.
 ///
 /// # Errors
 /// [`CompressError`].
@@ -106,7 +106,7 @@ pub fn search(
     if compressor.reconstruction.is_none() {
         return Ok(Search { promise, found });
     }
-    // Reconstruction takes off up to half of what is lost, never more in any model measured so far.
+    // Reconstruction has at most halved the loss of all models measured so far; 3 leaves a margin.
     let hopeless = found.curve.iter().filter(|p| p.loss > 3.0 * limit);
     let lowest = hopeless.map(|p| p.rank + step).max().unwrap_or(step);
     let highest = found.best.unwrap_or(full);

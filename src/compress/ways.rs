@@ -1,4 +1,4 @@
-//! A model compressed in several ways at several sizes, to compare what each loses on a text.
+//! Comparison of factorizations and forms: the loss of each at several cache sizes.
 
 use std::path::Path;
 
@@ -21,29 +21,29 @@ use crate::measure::text::Text;
 use crate::runtime::RuntimeOptions;
 use crate::validate::ports::LanguageModel;
 
-/// A factorization with a form.
+/// A factorization combined with a form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// Factors from the weights alone.
+    /// Factors from the weights only.
     Weights,
-    /// Unweighted principal components of what is cached.
+    /// Unweighted principal components of the cached rows.
     Plain,
-    /// Weighted by queries and o_proj.
+    /// Principal components weighted by queries and o_proj.
     Weighted,
-    /// Weighted, with means given back.
+    /// Weighted principal components with bias correction of the means.
     Calibrated,
-    /// Calibrated, then reconstructed layer by layer.
+    /// As `Calibrated`, then local reconstruction.
     Reconstructed,
-    /// Calibrated, in the expanded form.
+    /// As `Calibrated`, in the expanded form.
     Expanded,
-    /// Calibrated, in the expanded form, reconstructed layer by layer.
+    /// As `Calibrated`, in the expanded form, then local reconstruction.
     ExpandedReconstructed,
-    /// TransMLA's recipe, in its own cache layout.
+    /// TransMLA, in its own cache layout.
     TransMla,
 }
 
 impl Way {
-    /// Every way, from the one that needs least to the one that costs most, and the recipe they are compared with.
+    /// All ways in the order of their cost; last TransMLA, for comparison.
     pub const ALL: [Self; 8] = [
         Self::Weights,
         Self::Plain,
@@ -55,7 +55,7 @@ impl Way {
         Self::TransMla,
     ];
 
-    /// The name that the command line and tables use.
+    /// The name on the command line and in tables.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -70,7 +70,7 @@ impl Way {
         }
     }
 
-    /// What it is, in one line.
+    /// A description in one line.
     #[must_use]
     pub fn description(self) -> &'static str {
         match self {
@@ -108,55 +108,55 @@ impl Way {
     }
 }
 
-/// What to compare, and on what.
+/// The options of a comparison.
 #[derive(Debug, Clone)]
 pub struct WaysRequest {
-    /// Shares of the cache that are kept, above 0 and at most 1.
+    /// Cache ratios, above 0 and at most 1.
     pub ratios: Vec<f64>,
-    /// The ways.
+    /// The ways to compare.
     pub ways: Vec<Way>,
-    /// Neighbouring frequencies that TransMLA's recipe takes as one.
+    /// Number of neighbouring frequencies that TransMLA treats as one (FreqFold).
     pub freq_fold: usize,
-    /// Positions to be served; `None` is what a configuration beside the model tells.
+    /// Target context length in tokens; `None`: that of the model's configuration.
     pub context: Option<usize>,
-    /// Make factors even of statistics of fewer tokens than [`crate::fit::reach::FEWEST`] for each direction.
+    /// Accept statistics with fewer tokens per dimension than [`crate::fit::reach::FEWEST`].
     pub takes_few_tokens: bool,
-    /// Steps of local reconstruction in each layer, in the ways that reconstruct; 0 leaves it out.
+    /// Steps of local reconstruction per layer, for ways with reconstruction; 0: no reconstruction.
     pub reconstruction_steps: usize,
-    /// Statistics of the model; `None` makes them from the text.
+    /// Statistics of the model; `None`: computed from the text.
     pub statistics: Option<ModelStatistics>,
-    /// The text that factors are fitted to.
+    /// The text for fitting.
     pub text: Option<TextRequest>,
-    /// The text to measure on; `None` is the last part of the other, which is then left out of the fit.
+    /// The text for measuring; `None`: the last part of `text`, which is then not used for fitting.
     pub test: Option<TextRequest>,
-    /// Measure on at most this many tokens.
+    /// Largest number of tokens for measuring.
     pub test_tokens: usize,
-    /// Where the models run.
+    /// Options of the runtime.
     pub runtime: RuntimeOptions,
 }
 
-/// What one way loses at one size.
+/// The quality of one way at one cache ratio.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WayMeasured {
-    /// Share of the cache that is kept.
+    /// The cache ratio.
     pub ratio: f64,
-    /// The way.
+    /// The factorization and form.
     pub way: Way,
-    /// What it loses.
+    /// The measured quality.
     pub quality: Quality,
 }
 
-/// Compresses `model` in every way at every size and measures each; no model is kept.
+/// Compresses `model` in every way at every ratio and measures the results; the models are removed.
 ///
 /// # Errors
-/// [`CompressError`] of the first that cannot be made or measured.
+/// The first [`CompressError`].
 pub fn compare_ways(
     model: &LoadedModel,
     request: &WaysRequest,
     observer: &mut Observer,
 ) -> Result<Vec<WayMeasured>, CompressError> {
     let (fitted, test) = texts(model, request)?;
-    // Every way spells operators out as the default form does.
+    // All ways have the target of the default form, so one analysis serves all.
     let analysis = analysis(model, &RewriteOptions::default())?;
     let context = Context::of(request.context, &model.path);
     let test = test.in_sequences_of(context.positions);
@@ -184,7 +184,7 @@ pub fn compare_ways(
         let tokens_a_direction = reach.tokens_a_direction;
         return Err(CompressError::FewTokens { tokens_a_direction });
     }
-    // What a run that is killed leaves there is cleared by the next one.
+    // Leftovers of a killed run are removed by the next run.
     let scratch = std::env::temp_dir().join(format!("compare-{}", std::process::id()));
     let scratch = Staging::file(&scratch)?;
     let folder = scratch.path(Path::new(""));
@@ -224,7 +224,7 @@ pub fn compare_ways(
     measured.collect()
 }
 
-/// The text to fit to, if there is one, and the text to measure on.
+/// The text for fitting, if there is one, and the text for measuring.
 fn texts(
     model: &LoadedModel,
     request: &WaysRequest,

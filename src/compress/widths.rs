@@ -1,4 +1,4 @@
-//! One width for all layers, or widths of their own under the same budget: both are made, and the better one is kept.
+//! Uniform or free ranks of the same total size: both are tried, and the better model is kept.
 
 use gqa2mla_passes::RewriteOptions;
 
@@ -10,29 +10,29 @@ use crate::compress::events::Observer;
 use crate::measure::quality::Quality;
 use crate::measure::text::Text;
 
-/// How the latent widths of layers, and of the keys and values of one layer, go together.
+/// Whether all layers, and keys and values, have the same rank.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Widths {
-    /// One width for all, as serving stacks expect that compute shapes from a configuration.
+    /// The same rank for all, as required by serving stacks that compute shapes from a configuration.
     #[default]
     Uniform,
-    /// Widths of their own under the budget of one common width, where those lose less.
+    /// Separate ranks with the total size of a uniform rank, if their loss is smaller.
     Free,
     /// The same with one width for the keys and the values of a layer, as onnxruntime-genai serves it.
     FreeLayers,
 }
 
-/// Mean KL in nats of both kinds of widths at the same size, on held-out text.
+/// Mean KL, in nats, of uniform and free ranks of the same total size on held-out text.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WidthsCompared {
-    /// With one width for all.
+    /// Mean KL with a uniform rank.
     pub uniform_kl: f64,
-    /// With widths of their own.
+    /// Mean KL with free ranks.
     pub free_kl: f64,
 }
 
 impl WidthsCompared {
-    /// Those that are kept: free widths only where they lose less.
+    /// The better of both; uniform ranks if they are equal.
     #[must_use]
     pub fn kept(self) -> Widths {
         match self.free_kl < self.uniform_kl {
@@ -42,8 +42,8 @@ impl WidthsCompared {
     }
 }
 
-/// Rewrites with the widths of `options` and with free ones of the same sum, which are fitted to `fitted`, and keeps what
-/// loses less on `held_out`; returns that with its quality there.
+/// Rewrites the model with the ranks of `options` and with free ranks of the same sum, which are chosen on `fitted`.
+/// Returns the model with the smaller loss on `held_out`, and its quality there.
 ///
 /// # Errors
 /// [`CompressError`].

@@ -1,4 +1,4 @@
-//! The folder in which finished layers of a reconstruction wait for the run that needs them.
+//! The folder of finished layers, from which an interrupted reconstruction resumes.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::fit::factors::Factorization;
 use crate::fit::statistics::ModelStatistics;
 use crate::measure::text::Text;
 
-/// Everything that decides what the finished layers hold.
+/// All inputs that determine the content of finished layers.
 pub(crate) struct Inputs<'i> {
     pub statistics: &'i ModelStatistics,
     pub text: &'i Text,
@@ -20,8 +20,8 @@ pub(crate) struct Inputs<'i> {
 }
 
 impl Inputs<'_> {
-    /// The folder in `parent` for these inputs: other inputs get another one, so that a run never continues with layers
-    /// that were made from something else.
+    /// The folder in `parent` for these inputs. Its name contains a checksum of the inputs, so that a run never resumes
+    /// from layers of other inputs.
     pub(crate) fn folder(&self, parent: Option<&Path>) -> PathBuf {
         let mut hasher = crc32fast::Hasher::new();
         for id in &self.text.ids {

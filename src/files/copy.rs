@@ -1,16 +1,16 @@
-//! Files and ranges of files, copied without bringing them into this process' memory where the system can. Holes stay holes.
+//! Copies of files and of ranges of files, by the kernel where possible. Holes of sparse files are preserved.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// How much is copied at a time where the system cannot copy a range by itself.
+/// Size of the buffer, for systems without a copy by the kernel.
 const CHUNK: usize = 1 << 20;
 
-/// Copies a regular file with its permissions, and has the system write it out.
+/// Copies a regular file with its permissions, and flushes it to disk.
 ///
 /// # Errors
-/// The system's.
+/// I/O errors.
 pub fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     let mut source = File::open(from)?;
     let like = source.metadata()?;
@@ -21,11 +21,11 @@ pub fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     target.sync_all()
 }
 
-/// Copies `length` bytes from `offset` of `source` to the position of `target`, where nothing is yet: holes of `source` are
-/// skipped there, and one at the end leaves the file as long as the data before it.
+/// Copies `length` bytes from `offset` of `source` to the current position of `target`, which must be its end. Holes of
+/// `source` are skipped, so after a hole at the end `target` is shorter by this hole.
 ///
 /// # Errors
-/// The system's, and an unexpected end where `source` is too short.
+/// I/O errors, and an unexpected end of file if `source` is too short.
 pub fn copy_range(
     source: &mut File,
     offset: u64,
@@ -46,7 +46,7 @@ pub fn copy_range(
     Ok(())
 }
 
-/// Copies bytes that are no hole.
+/// Copies a range without holes.
 fn copy_data(source: &mut File, offset: u64, target: &mut File, length: u64) -> io::Result<()> {
     let copied = copy_in_kernel(source, offset, target, length)?;
     if copied < length {
@@ -75,11 +75,10 @@ fn copy_through_buffer(
     Ok(())
 }
 
-/// The first range of data that begins at `at` or later and before `end`; everything is data to a file system that knows
-/// no holes.
+/// The first range of data between `at` and `end`. On file systems without holes, it is the whole range.
 ///
 /// # Errors
-/// The system's.
+/// I/O errors.
 #[cfg(target_os = "linux")]
 pub fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
     use rustix::fs::{SeekFrom, seek};
@@ -93,14 +92,14 @@ pub fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<(u64, u64)
             let to = seek(file, SeekFrom::Hole(from))?;
             Ok(Some((from, to.clamp(from + 1, end))))
         }
-        // Nothing but a hole up to the end of the file.
+        // There is only a hole up to the end of the file.
         Err(Errno::NXIO) => Ok(None),
         Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some((at, end))),
         Err(error) => Err(error.into()),
     }
 }
 
-/// As on Linux, for systems that are not asked for holes.
+/// The whole range: holes are detected on Linux only.
 ///
 /// # Errors
 /// None.
@@ -109,7 +108,8 @@ pub fn next_data(_: &File, at: u64, end: u64) -> io::Result<Option<(u64, u64)>> 
     Ok((at < end).then_some((at, end)))
 }
 
-/// As much as the file system copies (or links) by itself: all of it, or nothing where it cannot.
+/// Copies by the kernel; returns the number of copied bytes, which is less than `length` if the file systems do not
+/// support it.
 #[cfg(target_os = "linux")]
 fn copy_in_kernel(source: &File, offset: u64, target: &File, length: u64) -> io::Result<u64> {
     use rustix::io::Errno;
@@ -136,15 +136,15 @@ fn copy_in_kernel(_: &File, _: u64, _: &File, _: u64) -> io::Result<u64> {
     Ok(0)
 }
 
-/// Gives the file or folder at `path` the permissions of `like`, and its owner where this process may. A folder stays one
-/// that its owner can write to.
+/// Gives the file or folder at `path` the permissions of `like`, and its owner if this process is allowed to. A folder
+/// remains writable for its owner.
 ///
 /// # Errors
-/// The system's, when the permissions cannot be set.
+/// I/O errors, if the permissions cannot be set.
 #[cfg(unix)]
 pub fn follow(like: &Metadata, path: &Path) -> io::Result<()> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    // Only a privileged process can give files away; for others the output is theirs, as every file they make.
+    // Only a privileged process can change the owner; otherwise the output belongs to the user of this process.
     let _ = std::os::unix::fs::chown(path, Some(like.uid()), Some(like.gid()));
     let own = if like.is_dir() { 0o700 } else { 0 };
     let mode = (like.mode() & 0o777) | own;
@@ -154,7 +154,7 @@ pub fn follow(like: &Metadata, path: &Path) -> io::Result<()> {
 /// Gives the file at `path` the permissions of `like`.
 ///
 /// # Errors
-/// The system's.
+/// I/O errors.
 #[cfg(not(unix))]
 pub fn follow(like: &Metadata, path: &Path) -> io::Result<()> {
     fs::set_permissions(path, like.permissions())

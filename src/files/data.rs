@@ -1,4 +1,4 @@
-//! The data file of a model that is written: the bytes of its large tensors, one after another.
+//! Writer of a model's data file: the bytes of its large tensors, one after another.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,7 +14,7 @@ use crate::files::load::LoadedModel;
 use crate::files::mapped::Source;
 use crate::files::staging::StagingError;
 
-/// Inline tensors smaller than this stay inline, so that small models are one file and shapes stay readable.
+/// Inline tensors smaller than this, in bytes, stay inline, so that small models are a single file.
 pub const INLINE_BELOW: usize = 64 * 1024;
 /// Tensors of at least [`LARGE`] bytes begin at multiples of this, so that runtimes can map them: the allocation granularity of
 /// Windows, and of pages elsewhere.
@@ -25,59 +25,61 @@ pub const PACKING: u64 = 64;
 /// would take many times their size.
 pub const LARGE: u64 = 1024 * 1024;
 
-/// Why a model could not be written. Nothing is left under its name then.
+/// Why a model could not be written. Nothing is written to its path then.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
-    /// The system refuses.
+    /// A file cannot be written.
     #[error("{path}: {action}: {cause}")]
     Io {
         /// The file.
         path: String,
-        /// What was tried.
+        /// The failed action.
         action: &'static str,
-        /// The system's answer.
+        /// The I/O error.
         cause: io::Error,
     },
-    /// No staging folder, or the output did not get its name.
+    /// The staging folder could not be made, or the output not be published.
     #[error(transparent)]
     Staging(#[from] StagingError),
-    /// A tensor whose bytes are not there.
+    /// The bytes of a tensor cannot be read.
     #[error("{path}: {cause}")]
     Tensor {
         /// The output.
         path: String,
-        /// What is wrong.
+        /// The reason.
         cause: TensorError,
     },
-    /// Too large without its weights.
+    /// The model is too large even without its weights.
     #[error(
         "{path}: the graph without its weights takes {bytes} bytes, and an ONNX file is limited to 2 GiB"
     )]
     TooLarge {
         /// The output.
         path: String,
-        /// Length of the message.
+        /// Length of the protobuf message.
         bytes: usize,
     },
 }
 
-/// Writes tensors to a data file, which is made with the first of them.
+/// Writes tensors to a data file, which is created with the first tensor.
 pub struct DataWriter<'a> {
     loaded: &'a LoadedModel,
     path: &'a Path,
     shown: &'a str,
     file: Option<File>,
     end: u64,
-    /// The input file copied from last; a model can have more files than a process may open.
+    /// The input file that was copied from last. Only one is kept open, because a model can have more files than a
+    /// process may open.
     opened: Option<(PathBuf, File)>,
-    /// Ranges that are in the new file already: tensors that shared bytes go on sharing them.
+    /// Offsets of ranges that have been written, so that tensors with shared bytes still share them.
     placed: HashMap<External, u64>,
-    /// Whether there is to be no data file.
+    /// Whether all tensors are to be inline.
     inline: bool,
 }
 
 impl<'a> DataWriter<'a> {
-    /// Writes tensors of `loaded` to `path`; with `inline` into their messages. Errors speak of `shown`.
+    /// A writer of tensors of `loaded` to the file `path`, or with `inline` into the messages. Errors name the path
+    /// `shown`.
     pub fn new(loaded: &'a LoadedModel, path: &'a Path, shown: &'a str, inline: bool) -> Self {
         Self {
             loaded,
@@ -91,7 +93,8 @@ impl<'a> DataWriter<'a> {
         }
     }
 
-    /// Writes the bytes of `tensor`, if it is external or large, and has it refer to them; the location is still open.
+    /// Writes the bytes of `tensor`, if it is external or large, and sets its offset and length. The location is set
+    /// later.
     pub fn place(&mut self, tensor: &mut TensorProto, role: Role) -> Result<(), SaveError> {
         let broken = |cause| SaveError::Tensor {
             path: self.shown.to_owned(),
@@ -124,7 +127,7 @@ impl<'a> DataWriter<'a> {
         Ok(())
     }
 
-    /// The bytes of an inline tensor that is better kept in the data file.
+    /// The bytes of an inline tensor that is large enough for the data file.
     fn large(&self, tensor: &TensorProto) -> Option<Bytes> {
         let size = byte_size(tensor).ok()?;
         if size < INLINE_BELOW as u64 {
@@ -133,7 +136,7 @@ impl<'a> DataWriter<'a> {
         self.loaded.model.tensor_bytes(tensor).ok()
     }
 
-    /// Puts `bytes` at the next aligned offset of the data file; returns that offset.
+    /// Writes `bytes` at the next aligned offset of the data file; returns the offset.
     fn write(&mut self, bytes: &Bytes) -> Result<u64, SaveError> {
         let alignment = match bytes.len() as u64 >= LARGE {
             true => ALIGNMENT,
@@ -183,7 +186,7 @@ impl<'a> DataWriter<'a> {
             key: Some(key.to_owned()),
             value: Some(value),
         };
-        // A checksum speaks of a file that is no longer meant; other keys are the exporter's.
+        // The old checksum is that of another file; other keys of the exporter are kept.
         tensor
             .external_data
             .retain(|e| !matches!(e.key(), "location" | "offset" | "length" | "checksum"));
@@ -196,18 +199,18 @@ impl<'a> DataWriter<'a> {
         tensor.data_location = Some(DataLocation::External as i32);
     }
 
-    /// Ends the file; false where no tensor went to it.
+    /// Finishes the file; false if no tensor was written to it.
     pub fn finish(self) -> Result<bool, SaveError> {
         let error = self.io("writing the data file");
         match &self.file {
-            // A hole at its end makes it longer than what was written.
+            // A hole at the end has not been written.
             Some(file) => file.set_len(self.end).map(|()| true).map_err(error),
             None => Ok(false),
         }
     }
 }
 
-/// The file of `source`, opened unless it was the last one; `None` where another file has its name by now.
+/// The opened file of `source`; `None` if the path now belongs to another file.
 fn reopened<'a>(
     opened: &'a mut Option<(PathBuf, File)>,
     source: &Source,
@@ -223,11 +226,11 @@ fn reopened<'a>(
     Ok(opened.as_mut().map(|(_, file)| file))
 }
 
-/// A checksum of the file at `path`: of the offset and the bytes of each block of [`ALIGNMENT`] that is not all zeros, and
-/// of the length. Holes are not read, and do not count.
+/// A checksum (CRC-32) of the file at `path`: of its length, and of offset and bytes of each block of size
+/// [`ALIGNMENT`] that is not all zeros. Holes are not read.
 ///
 /// # Errors
-/// The system's.
+/// I/O errors.
 pub fn content(path: &Path) -> io::Result<u32> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();

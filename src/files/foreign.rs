@@ -1,9 +1,9 @@
-//! Models in other formats than ONNX, and the way from each to a file that can be read.
+//! Detection of models in other formats than ONNX, with advice how to export them.
 
 use std::fs;
 use std::path::Path;
 
-/// What a file that begins with `bytes` is, if it is a model in another format, and what to do.
+/// If `bytes` is the content of a model in another format: which format it is, and what to do.
 #[must_use]
 pub fn file(bytes: &[u8]) -> Option<String> {
     let begins = |magic: &[u8]| bytes.starts_with(magic);
@@ -32,7 +32,7 @@ pub fn file(bytes: &[u8]) -> Option<String> {
     Some(format!("{found}: {}", export("MODEL")))
 }
 
-/// What the folder at `path`, in which there is no .onnx file, holds instead, and what to do.
+/// If the folder at `path` has weights in another format: which it has, and what to do.
 #[must_use]
 pub fn folder(path: &Path) -> Option<String> {
     let mut endings: Vec<&str> = Vec::new();
@@ -50,7 +50,7 @@ pub fn folder(path: &Path) -> Option<String> {
     ))
 }
 
-/// What to do about a path that does not exist and looks like the name of a model on the Hugging Face hub.
+/// If the path, which does not exist, looks like the name of a model on the Hugging Face hub: what to do.
 #[must_use]
 pub fn hub_name(path: &Path) -> Option<String> {
     let text = path.to_str()?;

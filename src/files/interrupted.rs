@@ -1,4 +1,5 @@
-//! What is done when a signal ends the run: staging folders go, unfinished work that the next run can use stays.
+//! Cleanup when a signal ends the process: staging folders are removed, finished work that the next run can use is
+//! kept.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -9,47 +10,48 @@ use walkdir::WalkDir;
 
 use crate::files::lock::{Lock, lock};
 
-/// Staging folders of this process, and the folders that were made to hold each of them, innermost first.
+/// Staging folders of this process, each with the parent folders that were created for it, innermost first.
 static STAGED: Mutex<BTreeMap<PathBuf, Vec<PathBuf>>> = Mutex::new(BTreeMap::new());
-/// Held while an output takes its name, so that the run does not end between two steps of that.
+/// Held while an output is published, so that the process does not end in between.
 static PUBLISHING: Mutex<()> = Mutex::new(());
-/// Folders of unfinished work, each locked by this process where the system can.
+/// Folders of unfinished work, each locked by this process if the system supports it.
 static UNFINISHED: Mutex<BTreeMap<PathBuf, Option<File>>> = Mutex::new(BTreeMap::new());
-/// What earlier runs left and this one has removed.
+/// Leftovers of earlier runs that this process has removed.
 static CLEARED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// How the name of a staging folder begins; the output's name follows.
+/// Prefix of the names of staging folders; the output's name follows.
 pub const HIDDEN: &str = ".gqa2mla-stage-";
-/// How it ends, so that nobody takes the folder of a model for the model.
+/// Suffix of the names of staging folders, so that the folder of a model does not end in `.onnx`.
 pub const TEMPORARY: &str = ".tmp";
-/// How the name of a folder of unfinished work begins.
+/// Prefix of the names of folders of unfinished work.
 pub const WORK: &str = ".gqa2mla-work-";
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Registers a staging folder, to be removed by [`clear`] together with those of `made` that are empty then.
+/// Registers a staging folder for removal by [`clear`], with the created parent folders `made`, which are removed if
+/// they are empty.
 pub fn remember(folder: &Path, made: &[PathBuf]) {
     locked(&STAGED).insert(folder.to_path_buf(), made.to_vec());
 }
 
-/// Takes a staging folder off the register, as it is gone.
+/// Unregisters a staging folder that has been removed.
 pub fn forget(folder: &Path) {
     locked(&STAGED).remove(folder);
 }
 
-/// Keeps [`clear`] waiting as long as the guard lives.
+/// Makes [`clear`] wait until the guard is dropped.
 pub fn publishing() -> MutexGuard<'static, ()> {
     locked(&PUBLISHING)
 }
 
-/// Removes every staging folder of this process, which is about to end. An output that is taking its name is waited for.
+/// Removes all staging folders of this process, which is about to end. Waits until no output is being published.
 pub fn clear() {
-    // Never released: what another thread would publish from now on has no staging folder any more.
+    // Never released, because staging folders no longer exist for outputs that other threads would publish.
     std::mem::forget(publishing());
     for (folder, made) in locked(&STAGED).iter() {
-        // Another thread may still write into it: once more takes that as well. The next run removes what stays.
+        // Another thread may still write into the folder, so removal is tried twice. The next run removes what is left.
         let _ = fs::remove_dir_all(folder).or_else(|_| fs::remove_dir_all(folder));
         for folder in made {
             let _ = fs::remove_dir(folder);
@@ -57,10 +59,10 @@ pub fn clear() {
     }
 }
 
-/// Makes the folder in which a run keeps work that the next one can go on with, and registers it.
+/// Creates and registers a folder of unfinished work, from which the next run can resume.
 ///
 /// # Errors
-/// The system's.
+/// I/O errors.
 pub fn keep_work(folder: &Path) -> std::io::Result<()> {
     fs::create_dir_all(folder)?;
     let mut known = locked(&UNFINISHED);
@@ -70,7 +72,7 @@ pub fn keep_work(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The folders of unfinished work that this run has begun and not removed, each with its size in bytes.
+/// The existing folders of unfinished work of this process, each with its size in bytes.
 #[must_use]
 pub fn unfinished() -> Vec<(PathBuf, u64)> {
     let known = locked(&UNFINISHED);
@@ -78,11 +80,11 @@ pub fn unfinished() -> Vec<(PathBuf, u64)> {
     there.map(|folder| (folder.clone(), size(folder))).collect()
 }
 
-/// Removes the unfinished work of earlier runs in `folder`, apart from what a running one works on; gives each folder that
-/// was removed with its size in bytes.
+/// Removes the unfinished work of earlier runs in `folder`, except that of running processes. Returns the removed
+/// folders with their sizes in bytes.
 ///
 /// # Errors
-/// The system's.
+/// I/O errors.
 pub fn remove_work(folder: &Path) -> std::io::Result<Vec<(PathBuf, u64)>> {
     let mut removed = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -101,25 +103,25 @@ pub fn remove_work(folder: &Path) -> std::io::Result<Vec<(PathBuf, u64)>> {
     Ok(removed)
 }
 
-/// Notes that `path`, left by a run that was killed, is removed.
+/// Records that `path`, a leftover of a killed run, has been removed.
 pub fn has_cleared(path: &Path) {
     locked(&CLEARED).push(path.to_path_buf());
 }
 
-/// What earlier runs left behind and this one has removed since the last call.
+/// The leftovers of earlier runs that have been removed since the last call.
 #[must_use]
 pub fn cleared() -> Vec<PathBuf> {
     std::mem::take(&mut *locked(&CLEARED))
 }
 
-/// The bytes that the files under `folder` hold.
+/// Total size of the files under `folder` in bytes.
 fn size(folder: &Path) -> u64 {
     let files = WalkDir::new(folder).into_iter().filter_map(Result::ok);
     let lengths = files.filter_map(|entry| Some(entry.metadata().ok()?.len()));
     lengths.sum()
 }
 
-/// The folder, opened and locked; `None` where another process holds it or the system locks no folders.
+/// The folder, opened and locked; `None` if another process has locked it or the system cannot lock folders.
 fn hold(folder: &Path) -> Option<File> {
     let held = File::open(folder).ok()?;
     (lock(&held) == Lock::Mine).then_some(held)

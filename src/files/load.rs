@@ -1,4 +1,4 @@
-//! Reads a model without copying its weights.
+//! Loading of models, with memory-mapped weights.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -16,58 +16,58 @@ use crate::files::foreign;
 use crate::files::location::data_file;
 use crate::files::mapped::Source;
 
-/// The newest IR version of which every field is known here.
+/// The newest supported IR version.
 const NEWEST_IR: i64 = 14;
 
-/// A model and the files it came from.
+/// A model and its files.
 #[derive(Debug, Clone)]
 pub struct LoadedModel {
-    /// Messages and mapped data files.
+    /// The decoded messages and the mapped data files.
     pub model: Model,
     /// The .onnx file.
     pub path: PathBuf,
-    /// That file as it was read: inline weights are slices of it.
+    /// The mapped .onnx file; inline weights are slices of it.
     pub source: Source,
-    /// The data file of each location, for copying ranges without reading them.
+    /// The mapped data file of each location.
     pub sources: BTreeMap<String, Source>,
 }
 
 /// Why a model could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The path does not exist, or the system refuses.
+    /// A file does not exist or cannot be read.
     #[error("{path}: {cause}")]
     Io {
         /// The file.
         path: String,
-        /// The system's answer.
+        /// The I/O error.
         cause: io::Error,
     },
-    /// A model in another format, or the name of one that is not here.
+    /// The path is a model in another format, or the name of a model on a hub.
     #[error("{path}: {advice}")]
     Foreign {
         /// The path.
         path: String,
-        /// What it is, and what to do.
+        /// Its format, and what to do.
         advice: String,
     },
-    /// A folder without exactly one model.
+    /// The folder does not contain exactly one model.
     #[error("{path}: expected one .onnx file in this folder, found {found}: name the file")]
     Folder {
         /// The folder.
         path: String,
-        /// What is there.
+        /// The .onnx files in it.
         found: String,
     },
-    /// Not a model.
+    /// The file is not an ONNX model.
     #[error("{path}: not an ONNX model: {detail}")]
     NotOnnx {
         /// The file.
         path: String,
-        /// Why not.
+        /// The reason.
         detail: String,
     },
-    /// A location that may not be read, or a missing data file.
+    /// A data file is missing or its location is not allowed.
     #[error("{path}: tensor '{tensor}' is stored in '{location}', which cannot be used: {reason}")]
     Location {
         /// The model.
@@ -76,10 +76,10 @@ pub enum LoadError {
         tensor: String,
         /// The location.
         location: String,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// A tensor whose bytes are not there.
+    /// The bytes of a tensor cannot be read.
     #[error("{path}: {cause}")]
     Tensor {
         /// The model.
@@ -90,7 +90,7 @@ pub enum LoadError {
 }
 
 impl LoadedModel {
-    /// Adds a data file under `location`, for tensors that were made since.
+    /// Adds the data file at `path` under `location`, for new tensors.
     pub fn add_file(&mut self, location: &str, path: &Path) -> Result<(), LoadError> {
         let source = Source::map(path).map_err(|cause| LoadError::Io {
             path: path.display().to_string(),
@@ -114,16 +114,17 @@ impl LoadedModel {
     /// of this model only then.
     ///
     /// # Errors
-    /// The first file that was truncated or written to.
+    /// An error with the first file that was truncated or changed.
     pub fn check(&self) -> io::Result<()> {
         let mut sources = self.sources.values().chain([&self.source]);
         sources.try_for_each(Source::check)
     }
 }
 
-/// Loads the model at `path`: a .onnx file, or a folder that holds `model.onnx` or just one .onnx file, itself or in `onnx/`.
+/// Loads the model at `path`: an .onnx file, or a folder with `model.onnx` or a single .onnx file, directly or in
+/// `onnx/`.
 ///
-/// Every external tensor is checked: its location, its file, its range.
+/// Location, file and range of every external tensor are checked.
 ///
 /// # Errors
 /// [`LoadError`] with the file.
@@ -134,10 +135,10 @@ pub fn load(path: &Path) -> Result<LoadedModel, LoadError> {
     load_from(source, path)
 }
 
-/// Loads a model from the bytes of a .onnx file; no tensor may be external.
+/// Loads a model from the bytes of an .onnx file without external data.
 ///
 /// # Errors
-/// [`LoadError`]; the file is called `<memory>`.
+/// [`LoadError`], with the path `<memory>`.
 pub fn from_bytes(bytes: Bytes) -> Result<LoadedModel, LoadError> {
     load_from(Source::in_memory(bytes), PathBuf::from("<memory>"))
 }
@@ -200,7 +201,7 @@ fn load_from(source: Source, path: PathBuf) -> Result<LoadedModel, LoadError> {
             loaded.sources.insert(external.location.clone(), data);
         }
         loaded.model.range(tensor, &external).map_err(broken)?;
-        // Types newer than those known here have no size to compare with.
+        // The size of unknown element types cannot be checked.
         match byte_size(tensor) {
             Ok(needed) if needed != external.length => Err(broken(TensorError::Size {
                 tensor: tensor.name().to_owned(),
@@ -245,7 +246,7 @@ fn model_file(path: &Path) -> Result<PathBuf, LoadError> {
     }
     match models.as_slice() {
         [only] => Ok(only.clone()),
-        // Hubs keep the models of a folder in `onnx/`.
+        // Repositories on hubs have their models in `onnx/`.
         [] if path.join("onnx").is_dir() => model_file(&path.join("onnx")),
         [] => Err(match foreign::folder(path) {
             Some(advice) => LoadError::Foreign {

@@ -1,11 +1,11 @@
-//! Where external data may lie: in the model's folder, and in a model hub's cache, whose snapshots are links.
+//! Allowed locations of external data: the model's folder, and the cache of a model hub, whose snapshots are links.
 
 use std::path::{Component, Path, PathBuf};
 
-/// The file that `location` names for a model in `folder`; the reason, where it may not be read.
+/// The data file at `location` of a model in `folder`, or the reason why it is not allowed.
 ///
-/// The location itself has to stay inside the folder. A link is followed to the folder of the model's own real file,
-/// and to the `blobs` folder of a hub cache; ONNX Runtime follows the same.
+/// The location must be inside the folder. Links may point to the folder of the model's real file, and to the `blobs`
+/// folder of a hub cache, as in ONNX Runtime.
 pub fn data_file(model: &Path, folder: &Path, location: &str) -> Result<PathBuf, String> {
     let relative = Path::new(location);
     let drive = location.get(1..2) == Some(":");

@@ -1,10 +1,10 @@
-//! Folders locked by the process that uses them: the lock goes with the process, however it ends.
+//! Locks of folders (`flock`), which are released when the process ends in any way.
 
 use std::fs::{self, File};
 use std::path::Path;
 
-/// Whether `folder` is a folder that this user alone can have written to: what another user puts where everybody may is
-/// not to be trusted.
+/// Whether `folder` is a folder that only this user can write to. Folders of other users, in a public temporary folder
+/// for example, are not trusted.
 #[cfg(unix)]
 pub fn is_own(folder: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -18,14 +18,14 @@ pub fn is_own(folder: &Path) -> bool {
     folder.is_dir()
 }
 
-/// Who has the lock of a folder.
+/// The result of an attempt to lock a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lock {
-    /// This process, now.
+    /// This process has locked it.
     Mine,
-    /// Another one.
+    /// Another process has locked it.
     Theirs,
-    /// The file system locks no folders.
+    /// The file system cannot lock folders.
     Unknown,
 }
 
@@ -45,7 +45,7 @@ pub fn lock(_: &File) -> Lock {
     Lock::Unknown
 }
 
-/// Whether the opened folder is the one that has this name now.
+/// Whether the opened folder is the one that is now at the path `folder`.
 #[cfg(unix)]
 pub fn is_still(held: &File, folder: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;

@@ -1,4 +1,4 @@
-//! Files mapped into memory, and what happens when one is truncated under a reader.
+//! Memory-mapped files, and the handling of files that are truncated while they are read.
 #![allow(unsafe_code)] // Mapping a file is unsafe because another process could change it while it is read.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use memmap2::Mmap;
 #[cfg(unix)]
 use memmap2::UncheckedAdvice;
 
-/// A mapped file that can be opened again, for copying ranges of it without reading them.
+/// A mapped file that can be opened again to copy ranges of it.
 #[derive(Debug, Clone)]
 pub struct Source {
     path: PathBuf,
@@ -23,10 +23,10 @@ pub struct Source {
     state: State,
 }
 
-/// What tells whether a file is the one that was mapped, and as it was then.
+/// The metadata by which changes of a mapped file are detected.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct State {
-    /// Device and number, where the system has such.
+    /// Device and inode number, on systems that have them.
     identity: Option<(u64, u64)>,
     length: u64,
     modified: Option<SystemTime>,
@@ -43,12 +43,12 @@ impl State {
 }
 
 impl Source {
-    /// Maps the regular file at `path`; its bytes are read when they are touched.
+    /// Maps the regular file at `path`; its bytes are read on access.
     ///
     /// # Errors
-    /// The system's, or that `path` is no regular file: a pipe or a device could block or never end.
+    /// I/O errors, and an error if `path` is not a regular file, because a pipe or device could block or never end.
     pub fn map(path: &Path) -> io::Result<Self> {
-        // Before opening, because opening a pipe waits for its other end.
+        // Checked before opening, because opening a pipe blocks.
         if !metadata(path)?.is_file() {
             return Err(io::Error::other("it is not a regular file"));
         }
@@ -57,9 +57,9 @@ impl Source {
         let map = if metadata.len() == 0 {
             None
         } else {
-            // SAFETY: the map is read-only and private to this process. Another process may truncate the file while it
-            // is read: then the system sends SIGBUS, and `report_truncation` says what happened. Bytes that another
-            // process overwrites are plain numbers to every reader here: each checks what it decodes.
+            // SAFETY: the map is read-only and private to this process. If another process truncates the file while it
+            // is read, the system sends SIGBUS, see `report_truncation`. If another process overwrites bytes, readers
+            // decode other numbers, and all readers here check what they decode.
             let map = unsafe { Mmap::map(&file)? };
             let registered = Registered::new(&map, path);
             Some(Arc::new(Owned {
@@ -76,7 +76,7 @@ impl Source {
         })
     }
 
-    /// Bytes that are in memory and in no file.
+    /// Bytes that do not come from a file.
     pub fn in_memory(bytes: Bytes) -> Self {
         Self {
             path: PathBuf::new(),
@@ -86,7 +86,7 @@ impl Source {
         }
     }
 
-    /// Where the file was found.
+    /// The path of the file; empty for bytes in memory.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -125,11 +125,12 @@ impl Source {
         Ok(is_mapped.then_some(file))
     }
 
-    /// Makes sure that the file has been left alone since it was mapped: the end of a page that a truncation has cut reads
-    /// as zeros.
+    /// Checks that the file has not changed since it was mapped. Needed because the truncated part of a page reads as
+    /// zeros.
     ///
     /// # Errors
-    /// That the file was truncated or written to. One that another file has replaced under its name is as it was.
+    /// An error if the file was truncated or changed in place. Replacing it by another file at the same path is no
+    /// error.
     pub fn check(&self) -> io::Result<()> {
         metadata(&self.path).map_or(Ok(()), |found| self.compare(&found))
     }
@@ -148,7 +149,7 @@ impl Source {
         })
     }
 
-    /// The error that the file was cut while it was read.
+    /// The error that the file was truncated while it was read.
     pub fn truncated(&self) -> io::Error {
         let path = self.path.display();
         io::Error::other(format!("{path} was truncated while it was read"))
@@ -156,7 +157,7 @@ impl Source {
 
     /// The offset of `part` in this file, in bytes, if it is a slice of the map.
     pub fn offset_of(&self, part: &Bytes) -> Option<u64> {
-        // Nothing else can lie within the map while it is held, so addresses decide.
+        // The map is held, so its address range belongs to it alone and addresses can be compared.
         let offset = part
             .as_ptr()
             .addr()
@@ -182,7 +183,7 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
-/// Every map of this process by the address of its first byte: the address after its last one, and its file.
+/// All maps of this process by start address, each with end address and path.
 static MAPS: Mutex<BTreeMap<usize, (usize, PathBuf)>> = Mutex::new(BTreeMap::new());
 
 /// The entry of one map, as long as this lives.
@@ -205,11 +206,12 @@ impl Drop for Registered {
     }
 }
 
-/// Has the process end with exit code 1 and a message on standard error when a mapped file is truncated while it is read,
-/// in place of being killed by SIGBUS. For programs: a library leaves the signals of its process alone.
+/// Installs a handler of SIGBUS, which occurs if a mapped file is truncated while it is read: the process then ends
+/// with exit code 1 and a message on standard error. To be called by programs only, because a library should not
+/// install signal handlers.
 ///
 /// # Errors
-/// The system's.
+/// I/O errors.
 #[cfg(target_os = "linux")]
 pub fn report_truncation() -> io::Result<()> {
     use signal_hook::consts::SIGBUS;
@@ -224,7 +226,7 @@ pub fn report_truncation() -> io::Result<()> {
     Ok(())
 }
 
-/// Systems that are not told apart from others: the signal ends the process.
+/// Does nothing on other systems: the signal kills the process.
 ///
 /// # Errors
 /// None.
@@ -233,7 +235,7 @@ pub fn report_truncation() -> io::Result<()> {
     Ok(())
 }
 
-/// Says which file the map at `address` was of, and ends the process.
+/// Prints the path of the map at `address`, and ends the process.
 #[cfg(target_os = "linux")]
 fn end_by_truncation(address: usize) {
     use std::os::unix::ffi::OsStrExt;
@@ -241,7 +243,7 @@ fn end_by_truncation(address: usize) {
         let _ = rustix::io::write(rustix::stdio::stderr(), bytes);
     };
     say(b"error: ");
-    // Whoever holds the lock right now reads no map; then the name stays unsaid.
+    // If another thread holds the lock, the path is not printed.
     let maps = MAPS.try_lock().ok();
     let before = maps.as_ref().and_then(|m| m.range(..=address).next_back());
     match before {
@@ -250,14 +252,14 @@ fn end_by_truncation(address: usize) {
                 say(&[if byte.is_ascii_control() { b'?' } else { *byte }]);
             }
         }
-        // A runtime maps files of its own.
+        // The runtime has its own maps.
         _ => say(b"a model file"),
     }
     say(b": the file was truncated while it was read\n");
     signal_hook::low_level::exit(1);
 }
 
-/// Device and number of a file, where the system has such.
+/// Device and inode number of a file, on systems that have them.
 #[cfg(unix)]
 fn identity(metadata: &Metadata) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;

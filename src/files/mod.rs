@@ -1,4 +1,4 @@
-//! Models on disk: read without copying weights, written whole or not at all.
+//! Model files: memory-mapped reading and atomic writing.
 
 mod copy;
 mod data;

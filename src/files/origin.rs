@@ -1,4 +1,4 @@
-//! What a model file says of itself: whether this tool wrote it, and which data files it refers to.
+//! Inspection of a model file without reading weights: whether this tool wrote it, and which data files it refers to.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::files::mapped::Source;
 
-/// Key of the model's metadata that every model written by a rewrite has. Its value is JSON, with at least the `version`.
+/// Metadata key of every model written by this tool. Its value is a JSON object with at least the key `version`.
 pub const MARK: &str = "gqa2mla";
 
 /// Key of that JSON for how an approximation reads the new tokens of a step, and its value where they are read as they are.
@@ -32,17 +32,17 @@ pub fn loses_past_alone(model: &ModelProto) -> bool {
 /// What is known of a model file without reading its weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
-    /// Whether a rewrite of this tool wrote it.
+    /// Whether this tool wrote it.
     pub ours: bool,
     /// The locations of its external tensors.
     pub locations: BTreeSet<String>,
 }
 
 impl Origin {
-    /// Reads it from the model at `path`.
+    /// Reads the properties of the model at `path`.
     ///
     /// # Errors
-    /// The system's, and that it is no model.
+    /// I/O errors, and an error if the file is not a model.
     pub fn of(path: &Path) -> io::Result<Self> {
         let source = Source::map(path)?;
         let mut proto = ModelProto::decode(source.bytes().clone())?;
@@ -57,7 +57,7 @@ impl Origin {
     }
 }
 
-/// Marks a model as written by this tool, unless it says so already.
+/// Marks a model as written by this tool, unless it is marked already.
 pub fn mark(proto: &mut ModelProto) {
     if !proto.metadata_props.iter().any(|p| p.key() == MARK) {
         proto.metadata_props.push(StringStringEntryProto {
@@ -67,13 +67,13 @@ pub fn mark(proto: &mut ModelProto) {
     }
 }
 
-/// The name of the data file with this content for the model `model`.
+/// The name of the data file of the model file `model` with the checksum `content`.
 #[must_use]
 pub fn data_name(model: &str, content: u32) -> String {
     format!("{model}.{content:08x}.data")
 }
 
-/// Whether `data` is such a name: then a file of this name has the content that the name says.
+/// Whether `data` is such a name of a data file of `model`.
 #[must_use]
 pub fn is_data_name(model: &str, data: &str) -> bool {
     let content = data

@@ -1,4 +1,5 @@
-//! Which outputs may be written: never an input of the same run, and in place of something else only what this tool wrote.
+//! Checks of output paths: an output never replaces an input of the same run, and without `force` replaces only files
+//! that this tool wrote.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,10 +10,10 @@ use crate::files::interrupted::HIDDEN;
 use crate::files::load::LoadedModel;
 use crate::files::origin::{Origin, is_data_name};
 
-/// Why an output is not written.
+/// Why an output must not be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OutputError {
-    /// It is, or replaces, a file that is read.
+    /// It would replace an input.
     #[error(
         "{output}: the output would replace an input of this run, {input}: write to another path"
     )]
@@ -22,17 +23,17 @@ pub enum OutputError {
         /// The input.
         input: String,
     },
-    /// Something that this tool did not write is there.
+    /// It would replace something that this tool did not write.
     #[error("{output}: {found} is there, which gqa2mla did not write: give --force to replace it")]
     Foreign {
         /// The output.
         output: String,
-        /// What is there.
+        /// What exists there.
         found: String,
     },
 }
 
-/// Refuses `output` where it is one of `inputs`, by its path, through a link or as another name of the same file.
+/// Checks that `output` is none of `inputs`, also through symbolic or hard links.
 ///
 /// # Errors
 /// [`OutputError::Input`].
@@ -43,7 +44,7 @@ pub fn check_file(output: &Path, inputs: &[&Path]) -> Result<(), OutputError> {
     }
 }
 
-/// Refuses `output`, a .onnx path, where it or its data file would replace a file of `model`.
+/// Checks that neither `output`, an .onnx path, nor its data file would replace a file of `model`.
 ///
 /// # Errors
 /// [`OutputError::Input`].
@@ -62,7 +63,8 @@ pub fn check_inputs(model: &LoadedModel, output: &Path) -> Result<(), OutputErro
     Ok(())
 }
 
-/// Refuses `output`, a .onnx path, as [`check_inputs`] does, and without `force` where another model is there.
+/// Checks `output`, an .onnx path, as [`check_inputs`] does, and without `force` also that no file of another origin
+/// exists there.
 ///
 /// # Errors
 /// [`OutputError`].
@@ -77,8 +79,8 @@ pub fn check_model(model: &LoadedModel, output: &Path, force: bool) -> Result<()
     })
 }
 
-/// Refuses the folder `output` where it is `root`, which is read, or around it; and without `force` where one of `files`,
-/// relative to it, would replace something that did not come from a rewrite.
+/// Checks that the folder `output` is not the input folder `root` and does not contain it, and without `force` also
+/// that none of `files`, relative to `output`, would replace a file of another origin.
 ///
 /// # Errors
 /// [`OutputError`].
@@ -106,7 +108,7 @@ pub fn check_folder(
     }
 }
 
-/// Refuses `output` where it is there, in the folder `root` that is read.
+/// Checks that `output`, if it exists, is not in the input folder `root`.
 ///
 /// # Errors
 /// [`OutputError::Input`].
@@ -117,7 +119,7 @@ pub fn check_outside(output: &Path, root: &Path) -> Result<(), OutputError> {
     }
 }
 
-/// Whether a folder holds models, and all of them were written by this tool.
+/// Whether a folder contains models, all of which this tool wrote.
 fn is_ours(folder: &Path) -> bool {
     let hidden = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with(HIDDEN);
     let entries = WalkDir::new(folder)
@@ -138,7 +140,7 @@ fn is_input(output: &Path, input: &Path) -> OutputError {
     }
 }
 
-/// Whether both are there and the same file.
+/// Whether both exist and are the same file.
 #[cfg(unix)]
 fn is_same(one: &Path, other: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;

@@ -1,5 +1,5 @@
-//! The hidden folder beside an output in which the output is staged. It is locked while a process uses it, so that there
-//! is one writer for each output, and what a killed run left is told from what a running one needs.
+//! The hidden folder beside an output in which the output is staged. A process locks it while in use, so that there is
+//! only one writer per output, and leftovers of killed runs can be distinguished from folders in use.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -13,24 +13,24 @@ use crate::files::interrupted::{self, HIDDEN, TEMPORARY};
 use crate::files::lock::{Lock, is_own, is_still, lock};
 use crate::files::publish;
 
-/// Those that this process holds. Its own rewrites of one output share one.
+/// The hidden folders that this process holds. Several rewrites of one output in a process share one folder.
 static HELD: Mutex<BTreeMap<PathBuf, Weak<Place>>> = Mutex::new(BTreeMap::new());
 
-/// A hidden folder that this process alone writes to. It disappears with the last value that refers to it.
+/// A locked hidden folder. It is removed when the last reference is dropped.
 pub struct Place {
     folder: PathBuf,
     /// Keeps the lock.
     _held: File,
-    /// Folders that were made to hold this one.
+    /// Parent folders that were created for it, innermost first.
     made: Vec<PathBuf>,
     staged: AtomicUsize,
 }
 
-/// Why there is no place.
+/// Why the hidden folder could not be made.
 pub enum Unplaced {
-    /// Another process is writing this output, and holds this folder.
+    /// Another process is writing this output and has locked this folder.
     Busy(PathBuf),
-    /// The system refuses.
+    /// An I/O error.
     Io(io::Error),
 }
 
@@ -45,7 +45,8 @@ fn held() -> MutexGuard<'static, BTreeMap<PathBuf, Weak<Place>>> {
 }
 
 impl Place {
-    /// The place in `parent` for an output called `name`. What killed runs left in `parent` is cleared first.
+    /// Claims the hidden folder in `parent` for an output called `name`. Leftovers of killed runs in `parent` are
+    /// removed first.
     ///
     /// # Errors
     /// [`Unplaced`].
@@ -58,7 +59,7 @@ impl Place {
             .collect();
         let claimed = (|| {
             fs::create_dir_all(parent)?;
-            // One folder has one path, so that two spellings of an output are seen to be one.
+            // Canonical, so that different paths of one output are recognised as equal.
             let parent = fs::canonicalize(parent)?;
             let mut hidden = OsString::from(HIDDEN);
             hidden.push(name);
@@ -95,10 +96,10 @@ impl Place {
         &self.folder
     }
 
-    /// A new folder in it, for one staging; those who may read the folders around may read what is published of it.
+    /// Creates a new folder in it for one staging.
     ///
     /// # Errors
-    /// The system's.
+    /// I/O errors.
     pub fn new_folder(&self) -> io::Result<PathBuf> {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
         let folder = self.folder.join(number.to_string());
@@ -110,7 +111,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut known = held();
-        // Before the lock is let go of: nobody else can have made anything in it.
+        // Removed before the lock is released, so that no other process can use the folder yet.
         let _ = fs::remove_dir_all(&self.folder);
         remove_empty(&self.made);
         known.remove(&self.folder);
@@ -118,7 +119,7 @@ impl Drop for Place {
     }
 }
 
-/// Removes folders, innermost first, up to one that holds something: the output, or what another process put there.
+/// Removes empty folders, innermost first, up to the first one that is not empty.
 fn remove_empty(made: &[PathBuf]) {
     for folder in made {
         if fs::remove_dir(folder).is_err() {
@@ -127,7 +128,7 @@ fn remove_empty(made: &[PathBuf]) {
     }
 }
 
-/// Makes `folder` or takes over one that a killed run left, and locks it.
+/// Creates `folder`, or takes over that of a killed run, and locks it.
 fn claim(folder: &Path) -> Result<File, Unplaced> {
     loop {
         let stale = match make_private(folder) {
@@ -137,11 +138,11 @@ fn claim(folder: &Path) -> Result<File, Unplaced> {
         };
         let held = match File::open(folder) {
             Ok(held) => held,
-            // Its owner has just ended.
+            // Its owner has just removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error.into()),
         };
-        // Where folders cannot be locked, one that is there may be another run's.
+        // If folders cannot be locked, an existing one may be in use by another process.
         match lock(&held) {
             Lock::Mine => {}
             Lock::Unknown if !stale => {}
@@ -164,7 +165,7 @@ fn claim(folder: &Path) -> Result<File, Unplaced> {
                     false => fs::remove_file(&path)?,
                 }
             }
-            // An empty one may be that of a run which has only just begun, and is refused now.
+            // An empty folder may belong to a process that has just started and now fails to lock it.
             if left {
                 interrupted::has_cleared(folder);
             }
@@ -173,7 +174,7 @@ fn claim(folder: &Path) -> Result<File, Unplaced> {
     }
 }
 
-/// Removes the places of other outputs in `parent` whose owners were killed. What cannot be removed is no obstacle.
+/// Removes hidden folders of other outputs in `parent` whose processes were killed. Failures are ignored.
 fn clear_left(parent: &Path, own: &Path) {
     let entries = fs::read_dir(parent).into_iter().flatten();
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
@@ -195,7 +196,7 @@ fn clear_left(parent: &Path, own: &Path) {
     }
 }
 
-/// A folder that only its owner can look into: a model in it is not public before it has its name.
+/// Creates a folder that only its owner can read, so that a model is not readable by others before it is published.
 #[cfg(unix)]
 fn make_private(folder: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;

@@ -1,4 +1,4 @@
-//! The steps by which a staged file or model takes its name: each leaves the old output whole or the new one.
+//! Publishing of a staged file or model: after each step, either the old output or the new one is complete.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -9,21 +9,21 @@ use std::path::Path;
 use crate::files::interrupted::{HIDDEN, TEMPORARY, publishing};
 use crate::files::origin::{Origin, is_data_name};
 
-/// File of a place that lists the data files, old and new, of which the ones that no model refers to have to go.
+/// File in the hidden folder that lists old and new data files; those that no model refers to are to be removed.
 const CONCERNED: &str = "data-files";
-/// Name in a place of an old folder while the new one takes its name, where the system cannot exchange the two.
+/// Name of the old output folder in the hidden folder during publishing, on systems that cannot exchange two folders.
 pub const ASIDE: &str = "old";
 
-/// Gives the one file in `staged` the name `target`.
+/// Moves the file in `staged` to `target`.
 pub fn file(staged: &Path, target: &Path) -> io::Result<()> {
     let _guard = publishing();
     fs::rename(staged.join(target.file_name().unwrap_or_default()), target)?;
     sync_folder(parent(target))
 }
 
-/// Gives the model in `staged` the name `target`, with its data file beside it. The data file is there first, under a name
-/// that the old model does not use; the old model's own data file goes last. A run that is killed in between leaves a list
-/// of these files in `place`, for [`recover`].
+/// Moves the model in `staged` to `target`, with its data file beside it. The new data file is moved first, to a name
+/// that the old model does not use; the old data file is removed last. If the process is killed in between, a list of
+/// these files is left in `place`, for [`recover`].
 pub fn model(staged: &Path, target: &Path, place: &Path) -> io::Result<()> {
     let name = target.file_name().unwrap_or_default();
     let beside = |data: &OsStr| target.with_file_name(data);
@@ -49,7 +49,8 @@ pub fn model(staged: &Path, target: &Path, place: &Path) -> io::Result<()> {
         let to = beside(file);
         let of_content = is_data_name(&name.to_string_lossy(), &file.to_string_lossy());
         if !of_content && to.exists() && target.exists() {
-            // A file of this name is the old model's: no model is better than the old one with new weights.
+            // The old model uses a data file of this name: remove the old model first, because it must not be combined
+            // with new weights.
             fs::remove_file(target)?;
         }
         fs::rename(staged.join(file), &to)?;
@@ -63,7 +64,7 @@ pub fn model(staged: &Path, target: &Path, place: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The data files that go when the model at `path` is replaced: those that were written with it.
+/// The data files that belong to the model at `path` and are removed with it.
 pub fn owned_data(path: &Path) -> Vec<String> {
     let Ok(old) = Origin::of(path) else {
         return Vec::new();
@@ -75,7 +76,7 @@ pub fn owned_data(path: &Path) -> Vec<String> {
     locations
 }
 
-/// Removes those of `names` in `folder` that no model there refers to.
+/// Removes those files of `names` in `folder` to which no model there refers.
 fn sweep(folder: &Path, names: &BTreeSet<String>) {
     let mut used = BTreeSet::new();
     let Ok(entries) = fs::read_dir(folder) else {
@@ -88,7 +89,7 @@ fn sweep(folder: &Path, names: &BTreeSet<String>) {
         if is_model(&path) && path.is_file() {
             match Origin::of(&path) {
                 Ok(model) => used.extend(model.locations),
-                // Nobody knows what it refers to: everything stays.
+                // If a model cannot be read, it may refer to any of them: remove nothing.
                 Err(_) => return,
             }
         }
@@ -99,14 +100,14 @@ fn sweep(folder: &Path, names: &BTreeSet<String>) {
         }
         let path = folder.join(name);
         if fs::symlink_metadata(&path).is_ok_and(|m| !m.is_dir()) {
-            // One that cannot be removed costs space, and is no reason to call the output a failure.
+            // A file that cannot be removed only takes space; the output is complete.
             let _ = fs::remove_file(&path);
         }
     }
 }
 
-/// Ends what a killed run was doing in `place`: an old folder that was put aside gets its name back unless the new one has
-/// it, and data files that no model came to refer to go.
+/// Completes what a killed run was doing in `place`: moves an old folder back unless the new one has been published,
+/// and removes data files to which no model refers.
 pub fn recover(place: &Path) -> io::Result<()> {
     let name = place.file_name().unwrap_or_default().to_string_lossy();
     let name = name
@@ -123,12 +124,12 @@ pub fn recover(place: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the name is one of a model.
+/// Whether the path ends in `.onnx`.
 pub fn is_model(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "onnx")
 }
 
-/// The folder of a file; never empty.
+/// The folder of a file; `.` for a bare file name.
 pub fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -136,13 +137,13 @@ pub fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Writes out the names in `folder`.
+/// Flushes the directory entries of `folder` to disk.
 #[cfg(unix)]
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Writes out the names in `folder`, where the system does so by itself.
+/// Does nothing: other systems need no flush of directory entries.
 #[cfg(not(unix))]
 pub fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())

@@ -1,4 +1,4 @@
-//! Outputs that failed validation: kept where they can be looked into, and never under the output's name.
+//! Outputs that failed validation, which are kept for inspection in a folder `<name>.rejected`.
 
 use std::fs;
 use std::io;
@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-/// Gives the folder `staged` the name `<target>.rejected`. An earlier one is replaced; one that holds files of other names
-/// than `staged` is somebody's and stays, and the new one gets a number.
+/// Moves the folder `staged` to `<target>.rejected`. An earlier one is replaced, unless it contains files that `staged`
+/// does not have; then the name of the new one gets a number.
 pub fn keep_rejected(target: &Path, staged: &Path) -> io::Result<PathBuf> {
     let named = |suffix: &str| {
         let mut name = target.as_os_str().to_owned();
@@ -27,8 +27,8 @@ pub fn keep_rejected(target: &Path, staged: &Path) -> io::Result<PathBuf> {
     Ok(kept)
 }
 
-/// Whether `folder` is a folder that holds nothing but files that `staged` holds too, data files named by their content
-/// aside.
+/// Whether `folder` is a folder without files that `staged` does not have, except for data files that are named by
+/// their content.
 fn holds_only(folder: &Path, staged: &Path) -> bool {
     WalkDir::new(folder).into_iter().all(|entry| {
         entry.is_ok_and(|e| {
@@ -38,7 +38,7 @@ fn holds_only(folder: &Path, staged: &Path) -> bool {
     })
 }
 
-/// Whether `data` is named as a data file of a model in `staged`.
+/// Whether `data` is the name of a data file of a model in `staged`.
 fn is_data_of(staged: &Path, data: &Path) -> bool {
     let name = data.to_string_lossy();
     let model = name

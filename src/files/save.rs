@@ -1,5 +1,5 @@
-//! Writes a model: the messages to `X.onnx`, large tensors to a data file beside it whose name tells its content, such as
-//! `X.onnx.1f0a39c2.data`, so that an old model never meets new weights.
+//! Writing of models: the graph to `X.onnx`, large tensors to a data file beside it whose name contains a checksum,
+//! such as `X.onnx.1f0a39c2.data`, so that an old model is never combined with new weights.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,13 @@ use crate::files::staging::Staging;
 
 pub use crate::files::data::{ALIGNMENT, INLINE_BELOW, LARGE, PACKING, SaveError};
 
-/// Name of the data file while it is written.
+/// Name of the data file while it is being written.
 const UNNAMED: &str = "data";
-/// protobuf refuses larger messages.
+/// Largest message of protobuf, in bytes.
 const LARGEST_MESSAGE: usize = i32::MAX as usize;
 
-/// Where a rewrite of `input` goes when the user asks for `out`: the path itself if it ends in `.onnx` and is no folder,
-/// else the input's file name in the folder `out`.
+/// The output path of a rewrite of `input`: `out` itself if it ends in `.onnx` and is not a folder, else the input's
+/// file name in the folder `out`.
 pub fn output_path(input: &Path, out: &Path) -> PathBuf {
     match names_a_file(out) {
         true => out.to_path_buf(),
@@ -30,26 +30,26 @@ pub fn output_path(input: &Path, out: &Path) -> PathBuf {
     }
 }
 
-/// Whether `out` is the path of a model, and not of a folder.
+/// Whether `out` is the path of a model file, not of a folder.
 pub fn names_a_file(out: &Path) -> bool {
     out.extension().is_some_and(|e| e == "onnx")
         && !out.is_dir()
         && !out.to_string_lossy().ends_with('/')
 }
 
-/// Where the weights of a model go.
+/// The data file of a model's weights.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum DataFile {
-    /// To a file beside the model, named after the model and the file's content.
+    /// A file beside the model, named after the model and a checksum of the data.
     #[default]
     Beside,
-    /// To a file of this name beside the model, for folders that are published as a whole.
+    /// A file of this name beside the model, for folders that are published as a whole.
     Named(String),
-    /// Into the model itself.
+    /// No data file: all weights are inline.
     Inline,
 }
 
-/// Writes `loaded` to `path`, which ends in `.onnx` and lies in a folder that is there, and its weights to a file beside it.
+/// Writes `loaded` to `path`, which ends in `.onnx` and whose folder exists, and its weights to a data file beside it.
 ///
 /// # Errors
 /// [`SaveError`].
@@ -67,11 +67,11 @@ pub fn save(loaded: &LoadedModel, path: &Path) -> Result<(), SaveError> {
     Ok(())
 }
 
-/// Writes `loaded` into `staging`, and its weights to `data`.
+/// Writes `loaded` into the staging folder, with its weights in `data`.
 ///
-/// Tensors that were external, and others of at least [`INLINE_BELOW`] bytes, go to the data file, in the order in which
-/// the model holds them; parts of sparse tensors and tensors that contradict their own shape stay as they are. Ranges of
-/// the input's files are copied by the file system, never through this process' memory.
+/// External tensors, and inline ones of at least [`INLINE_BELOW`] bytes, are written to the data file in the order of
+/// the model. Parts of sparse tensors, and inline tensors whose size contradicts their shape, are not moved. Ranges of
+/// the input's files are copied by the kernel where possible.
 ///
 /// # Errors
 /// [`SaveError`].
@@ -87,7 +87,7 @@ pub fn write(loaded: &LoadedModel, staging: &Staging, data: &DataFile) -> Result
     };
     let name = staging.target().file_name().unwrap_or_default();
     let name = name.to_string_lossy();
-    // Its name is known when its content is.
+    // The final name depends on the content.
     let unnamed = staging.path(Path::new(UNNAMED));
     let mut proto = loaded.model.proto.clone();
     let mut writer = DataWriter::new(loaded, &unnamed, &shown, *data == DataFile::Inline);
@@ -115,7 +115,7 @@ pub fn write(loaded: &LoadedModel, staging: &Staging, data: &DataFile) -> Result
     fs::write(staging.staged(), proto.encode_to_vec()).map_err(failed("writing"))
 }
 
-/// Sets the data file of every external tensor.
+/// Sets the location of every external tensor.
 fn locate(proto: &mut ModelProto, location: &str) {
     let Ok(()) = visit_tensors(proto, &mut |tensor, _| {
         if tensor.data_location() == DataLocation::External {

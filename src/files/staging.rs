@@ -1,5 +1,5 @@
-//! Outputs that are not there yet: a model, a folder or a file is written into a hidden folder beside its name, and takes
-//! the name in one step when it is whole. Dropped before that, it disappears.
+//! Staging of outputs: a model, folder or file is written into a hidden folder beside its path, and moved to the path
+//! when it is complete. If it is dropped before that, it is removed.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -12,52 +12,52 @@ use crate::files::publish;
 use crate::files::rejected::keep_rejected;
 use crate::files::swap;
 
-/// An output in its hidden folder.
+/// A staged output.
 pub struct Staging {
     folder: PathBuf,
-    /// The output, as it was named.
+    /// The output path as given.
     target: PathBuf,
-    /// What it leads to where it is a link to a folder, else the same.
+    /// The target of the link, if the output path is a link to a folder; else the same path.
     real: PathBuf,
     kind: Kind,
     place: Arc<Place>,
 }
 
-/// What an output is.
+/// The kind of an output.
 enum Kind {
-    /// One file.
+    /// A single file.
     File,
-    /// A .onnx file and its data file, with the permissions of this file.
+    /// An .onnx file and its data file, with the permissions of this file.
     Model(PathBuf),
-    /// A folder, with permissions from this one.
+    /// A folder, with the permissions of the folder `like`.
     Folder {
         like: PathBuf,
-        /// Whether its files take their places one by one in the folder that is there.
+        /// Whether its files are moved one by one into the existing folder.
         in_place: bool,
     },
 }
 
-/// Why an output was not staged or not published. Nothing is left under its name but what was there.
+/// Why an output was not staged or not published. What existed at its path is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum StagingError {
-    /// The system refuses.
+    /// A file or folder cannot be written.
     #[error("{path}: {action}: {cause}")]
     Io {
-        /// The output, or a file of it.
+        /// The output or a file of it.
         path: String,
-        /// What was tried.
+        /// The failed action.
         action: &'static str,
-        /// The system's answer.
+        /// The I/O error.
         cause: io::Error,
     },
-    /// Two runs would write the same output.
+    /// Another run is writing the same output.
     #[error(
         "{path}: another run is writing this output (it holds {held}): wait until it has ended, or write to another path"
     )]
     Busy {
         /// The output.
         path: String,
-        /// The folder that the other run holds.
+        /// The folder that the other run has locked.
         held: String,
     },
 }
@@ -72,15 +72,15 @@ fn failed(path: &Path, action: &'static str) -> impl Fn(io::Error) -> StagingErr
 }
 
 impl Staging {
-    /// Begins the file `target`.
+    /// Stages the file `target`.
     ///
     /// # Errors
-    /// [`StagingError`] when nothing can be written there, or another run is doing so.
+    /// [`StagingError`] if nothing can be written there, or another run is writing the same output.
     pub fn file(target: &Path) -> Result<Self, StagingError> {
         Self::beside(target, Kind::File)
     }
 
-    /// Begins the model `target`, whose files get the permissions of the file `like`.
+    /// Stages the model `target`, whose files get the permissions of the file `like`.
     ///
     /// # Errors
     /// As [`Staging::file`].
@@ -88,8 +88,8 @@ impl Staging {
         Self::beside(target, Kind::Model(like.to_path_buf()))
     }
 
-    /// Begins the folder `target`, which gets the permissions of the folder `like`, and its files those of the same names
-    /// there.
+    /// Stages the folder `target`. It gets the permissions of the folder `like`, and its files those of the same names
+    /// in `like`.
     ///
     /// # Errors
     /// As [`Staging::file`].
@@ -105,7 +105,7 @@ impl Staging {
         if !target.exists() {
             return Self::beside(target, kind(false));
         }
-        // A link to a folder stays one: what it leads to is replaced.
+        // If `target` is a link, the link is kept and its target is replaced.
         let real = fs::canonicalize(target).map_err(failed(target, "reading"))?;
         let beside = match stays_in_place(&real) {
             true => None,
@@ -150,25 +150,25 @@ impl Staging {
         })
     }
 
-    /// Where the output will be.
+    /// The path of the output after publishing.
     #[must_use]
     pub fn target(&self) -> &Path {
         &self.target
     }
 
-    /// Where the file or model is now.
+    /// The current path of the file or model in the hidden folder.
     #[must_use]
     pub fn staged(&self) -> PathBuf {
         self.path(Path::new(self.real.file_name().unwrap_or_default()))
     }
 
-    /// Where the file with this path, relative to the hidden folder, is now.
+    /// The path of the file `relative` in the hidden folder.
     #[must_use]
     pub fn path(&self, relative: &Path) -> PathBuf {
         self.folder.join(relative)
     }
 
-    /// Copies `relative` from the folder that this one is like, with its permissions.
+    /// Copies the file `relative` from the folder `like`, with its permissions.
     ///
     /// # Errors
     /// [`StagingError::Io`].
@@ -178,7 +178,7 @@ impl Staging {
         copy_file(&from, &to).map_err(failed(&from, "copying"))
     }
 
-    /// Writes `bytes` under `relative`, with the permissions of the file of this name in the folder that this one is like.
+    /// Writes `bytes` to the file `relative`, with the permissions of the file of this name in the folder `like`.
     ///
     /// # Errors
     /// [`StagingError::Io`].
@@ -208,7 +208,7 @@ impl Staging {
         Ok(path)
     }
 
-    /// Gives the output its name.
+    /// Moves the output to its path, which is returned.
     ///
     /// # Errors
     /// [`StagingError::Io`].
@@ -224,12 +224,12 @@ impl Staging {
         Ok(self.target.clone())
     }
 
-    /// Keeps an output that failed in a folder `<name>.rejected` beside its name, where it can be looked into.
+    /// Moves an output that failed to the folder `<name>.rejected` beside its path, for inspection. Returns the folder.
     ///
     /// # Errors
     /// [`StagingError::Io`].
     pub fn reject(self) -> Result<PathBuf, StagingError> {
-        // In a folder that stays in place, as nothing else is sure to be on its file system.
+        // For in-place folders it is inside the folder, because nothing else is known to be on the same file system.
         let named = match &self.kind {
             Kind::Folder { in_place: true, .. } => {
                 self.target.join(self.real.file_name().unwrap_or_default())
@@ -242,7 +242,7 @@ impl Staging {
         kept.map_err(failed(&self.target, "keeping the rejected output"))
     }
 
-    /// Gives the staged files their permissions, and has the system write them out.
+    /// Sets the permissions of the staged files, and flushes them to disk.
     fn settle(&self) -> io::Result<()> {
         match &self.kind {
             Kind::File => File::open(self.staged())?.sync_all(),
@@ -251,7 +251,7 @@ impl Staging {
                 for entry in fs::read_dir(&self.folder)? {
                     let path = entry?.path();
                     let file = File::open(&path)?;
-                    // A model is in memory even when its file is gone.
+                    // The file `like` may no longer exist.
                     if let Ok(like) = &like {
                         follow(like, &path)?;
                     }
@@ -277,18 +277,18 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // What has been published is here no more; what an exchange left here is the old output.
+        // After publishing, the folder is gone or contains the old output.
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
-/// Whether nothing can be written there, whatever it is.
+/// Whether the error means that the folder is not writable.
 fn keeps_out(cause: &io::Error) -> bool {
     use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
     matches!(cause.kind(), PermissionDenied | ReadOnlyFilesystem)
 }
 
-/// Whether a folder has to stay the same folder: others have it as their working folder, or a file system begins in it.
+/// Whether a folder must not be replaced: it contains the working directory, or is a mount point.
 fn stays_in_place(folder: &Path) -> bool {
     let here = std::env::current_dir().and_then(fs::canonicalize);
     here.is_ok_and(|here| here.starts_with(folder)) || begins_a_file_system(folder)

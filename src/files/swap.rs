@@ -1,4 +1,5 @@
-//! How a staged folder takes the place of one that is there: exchanged as a whole, with what no rewrite wrote carried over.
+//! Publishing of a staged folder: it is exchanged with the existing folder as a whole, and files that this tool did not
+//! write are carried over.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,8 +13,8 @@ use crate::files::interrupted::{HIDDEN, publishing};
 use crate::files::origin::Origin;
 use crate::files::publish::{ASIDE, is_model, owned_data, parent, sync_folder};
 
-/// Gives the folder `staged` the name `target`. A folder of this name is exchanged for it as a whole; what the old one
-/// holds and no rewrite wrote is in the new one too.
+/// Moves the folder `staged` to `target`. An existing folder is exchanged with it as a whole; its files that this tool
+/// did not write are carried over.
 pub fn folder(staged: &Path, target: &Path, place: &Path) -> io::Result<()> {
     if target.exists() {
         carry_over(target, staged)?;
@@ -34,8 +35,9 @@ pub fn folder(staged: &Path, target: &Path, place: &Path) -> io::Result<()> {
     sync_folder(parent(target))
 }
 
-/// Moves the files of `staged` into the folder `target`, which cannot be exchanged: it is a file system of its own, or the
-/// folder that people work in. Models that are replaced go first and new ones come last, so that each is always whole.
+/// Moves the files of `staged` into the folder `target`, which cannot be exchanged, because it is a mount point or a
+/// working directory. Replaced models are removed first and new ones are moved last, so that no incomplete model exists
+/// at any time.
 pub fn into_folder(staged: &Path, target: &Path) -> io::Result<()> {
     let mut files = Vec::new();
     for entry in WalkDir::new(staged).sort_by_file_name() {
@@ -71,7 +73,7 @@ pub fn into_folder(staged: &Path, target: &Path) -> io::Result<()> {
     sync_tree(target)
 }
 
-/// The models of a folder that rewrites wrote, and the data files that came with them, relative to it.
+/// The models of a folder that this tool wrote, and their data files, relative to it.
 fn written_in(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let mut written = BTreeSet::new();
     let staged = |e: &DirEntry| e.file_name().to_string_lossy().starts_with(HIDDEN);
@@ -93,7 +95,7 @@ fn written_in(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
     Ok(written)
 }
 
-/// Links or copies into `staged` what `target` holds, `staged` does not, and no rewrite wrote.
+/// Links or copies into `staged` the files of `target` that `staged` does not have and that this tool did not write.
 fn carry_over(target: &Path, staged: &Path) -> io::Result<()> {
     let written = written_in(target)?;
     let mut entries = WalkDir::new(target).min_depth(1).into_iter();
@@ -127,7 +129,7 @@ fn link(from: &Path, to: &Path) -> io::Result<()> {
     copy_file(from, to)
 }
 
-/// Exchanges two folders in one step; false where the system cannot.
+/// Exchanges two folders atomically; false if the system does not support it.
 #[cfg(target_os = "linux")]
 fn exchange(one: &Path, other: &Path) -> io::Result<bool> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -144,7 +146,7 @@ fn exchange(_: &Path, _: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Writes out the names in every folder under `root`.
+/// Flushes the directory entries of all folders under `root` to disk.
 fn sync_tree(root: &Path) -> io::Result<()> {
     for entry in WalkDir::new(root) {
         let entry = entry?;

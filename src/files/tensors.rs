@@ -1,4 +1,4 @@
-//! Matrices of fp64 in a safetensors file, with text beside them; complete or not at all.
+//! Files of fp64 arrays and text entries in the safetensors format, written atomically.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -10,42 +10,42 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 
 use crate::files::staging::{Staging, StagingError};
 
-/// Arrays by name, and text by key.
+/// Arrays by name, and text entries by key.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Arrays {
     /// The arrays.
     pub arrays: BTreeMap<String, ArrayD<f64>>,
-    /// The text.
+    /// The text entries.
     pub text: BTreeMap<String, String>,
 }
 
 /// Why a file could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ArraysError {
-    /// The system refuses.
+    /// The file cannot be read or written.
     #[error("{path}: {cause}")]
     Io {
         /// The file.
         path: String,
-        /// The system's answer.
+        /// The I/O error.
         cause: io::Error,
     },
-    /// No staging folder, or the file did not get its name.
+    /// The staging folder could not be made, or the file not be published.
     #[error(transparent)]
     Staging(#[from] StagingError),
-    /// Not such a file, or a broken one.
+    /// The file is not of the expected kind, or is damaged.
     #[error("{path}: not a {kind} file: {detail}")]
     Format {
         /// The file.
         path: String,
-        /// What it should be.
+        /// The expected kind.
         kind: &'static str,
         /// What is wrong.
         detail: String,
     },
 }
 
-/// Key of the metadata that says what a file is.
+/// Metadata key of the kind of a file.
 const FORMAT: &str = "format";
 
 impl Arrays {
@@ -55,10 +55,10 @@ impl Arrays {
             .insert(name.to_owned(), array.to_owned().into_dyn());
     }
 
-    /// The array `name` in the dimensions of `D`.
+    /// The array `name` with the number of dimensions of `D`.
     ///
     /// # Errors
-    /// What is missing or wrong, in words.
+    /// A text for a message, if it is missing or has another number of dimensions.
     pub fn get<D: Dimension>(&self, name: &str) -> Result<ndarray::Array<f64, D>, String> {
         let array = self
             .arrays
@@ -70,10 +70,10 @@ impl Arrays {
             .map_err(|_| format!("'{name}' has shape {:?}", array.shape()))
     }
 
-    /// The text under `key`.
+    /// The text entry `key`.
     ///
     /// # Errors
-    /// That it is missing, in words.
+    /// A text for a message, if it is missing.
     pub fn entry(&self, key: &str) -> Result<&str, String> {
         let entry = self.text.get(key).map(String::as_str);
         entry.ok_or_else(|| format!("its metadata has no '{key}'"))
@@ -116,7 +116,7 @@ impl Arrays {
     /// Reads a file of this `kind`.
     ///
     /// # Errors
-    /// [`ArraysError`] names the file.
+    /// [`ArraysError`] with the file.
     pub fn load(kind: &'static str, path: &Path) -> Result<Self, ArraysError> {
         let bytes = fs::read(path).map_err(|cause| ArraysError::Io {
             path: path.display().to_string(),

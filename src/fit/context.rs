@@ -1,4 +1,4 @@
-//! How long the contexts are that a model is made for.
+//! The target context length of a rewritten model.
 
 use std::fs;
 use std::path::Path;
@@ -6,13 +6,13 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 
-/// Positions that factors are made for where nothing tells how long contexts are.
+/// The default context length.
 const UNTOLD: usize = 4096;
-/// Longest context that is believed: some configurations hold a number that stands for no bound.
+/// Largest context length that is believed: some configurations have a placeholder for "unlimited".
 const LONGEST: usize = 1 << 24;
 
-/// Where configurations of a model tell the length, in the order in which they are asked: what a stack serves comes before
-/// what the model was trained for.
+/// Files and JSON pointers of the context length, in order of precedence: the length that is served comes before that
+/// of training.
 const KEYS: [(&str, &str); 6] = [
     ("genai_config.json", "/model/context_length"),
     ("config.json", "/max_position_embeddings"),
@@ -22,29 +22,30 @@ const KEYS: [(&str, &str); 6] = [
     ("config.json", "/max_seq_len"),
 ];
 
-/// The positions that a rewritten model has to serve, from 0.
+/// The target context of a rewritten model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Context {
-    /// How many.
+    /// Length in tokens: positions 0 to `positions` - 1.
     pub positions: usize,
-    /// What tells so.
+    /// The source of the length.
     pub source: Source,
 }
 
-/// What tells how long contexts are.
+/// The source of a context length.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// Whoever asks for the rewrite.
+    /// The caller's request.
     Asked,
-    /// This configuration beside the model.
+    /// A configuration beside the model, by file name.
     Configuration(String),
-    /// Nothing: the usual length.
+    /// The default.
     Usual,
 }
 
 impl Context {
-    /// `asked`, or the maximum in a configuration in the folder of the `model` file or in the one around it, or 4,096.
+    /// The length `asked`, or else that of a configuration in the folder of the `model` file (or in its parent folder,
+    /// if the folder is called `onnx`), or else 4,096.
     #[must_use]
     pub fn of(asked: Option<usize>, model: &Path) -> Self {
         if let Some(positions) = asked {
@@ -53,7 +54,7 @@ impl Context {
                 source: Source::Asked,
             };
         }
-        // Exports for the web keep their models in a folder of this name beside the configuration.
+        // Exports for the web have the model in a folder `onnx` beside the configuration.
         let web = |folder: &&Path| folder.ends_with("onnx");
         let own = model.parent();
         let around = own.filter(web).and_then(Path::parent);
@@ -76,7 +77,7 @@ impl Context {
     }
 }
 
-/// The number at `key` of a configuration, where it is one.
+/// The number at `key` of the configuration `file`, if it is plausible.
 fn positions(file: &Path, key: &str) -> Option<usize> {
     let config: Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
     let number = usize::try_from(config.pointer(key)?.as_u64()?).ok()?;

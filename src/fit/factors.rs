@@ -1,4 +1,4 @@
-//! How every layer of a model gets its factors.
+//! The factorizations of a model's layers.
 
 use gqa2mla_passes::factor::moments::value_readers;
 use gqa2mla_passes::factor::statistics::Recipe;
@@ -10,27 +10,27 @@ use gqa2mla_passes::recognize::scoring::Scoring;
 use gqa2mla_passes::recognize::site::Site;
 use ndarray::Array2;
 
-/// Which factorization.
+/// A method of factorization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Factorization {
-    /// From the projection weights alone.
+    /// From the projection weights only.
     #[default]
     Weights,
-    /// From statistics, every direction of keys and values alike.
+    /// From statistics, without weights of errors.
     Plain,
-    /// From statistics, weighted by the queries and by o_proj.
+    /// From statistics, with errors weighted by queries and o_proj.
     Weighted,
-    /// The same, with keys about their mean and values weighted by the attention they receive.
+    /// As `Weighted`, with centred keys, and values weighted by attention probability with bias correction.
     Calibrated,
-    /// TransMLA's recipe, in its own cache layout; for comparison.
+    /// TransMLA, in its own cache layout; for comparison.
     TransMla {
-        /// Neighbouring frequencies that count as one.
+        /// Number of neighbouring frequencies that are treated as one (FreqFold).
         fold: usize,
     },
 }
 
 impl Factorization {
-    /// The name that the command line and reports use.
+    /// The name on the command line and in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -42,8 +42,8 @@ impl Factorization {
         }
     }
 
-    /// The moments it takes of the statistics of an attention with this scoring. A mean may be left out only where
-    /// softmax ignores it, and given back only where probabilities add up to one.
+    /// The recipe for the moments of an attention with this scoring. Keys are centred only if a constant shift cancels
+    /// in the softmax, and values only if the probabilities sum to one, so that a bias can restore the mean.
     fn recipe(self, scoring: Option<&Scoring>, keys: CachedKeys, positions: usize) -> Recipe {
         let calibrated = self == Self::Calibrated;
         Recipe {
@@ -56,7 +56,7 @@ impl Factorization {
     }
 }
 
-/// The moments of one attention, for a form that caches `keys`, over `positions` positions from 0.
+/// The moments of one attention for a form that caches `keys`, averaged over the positions 0 to `positions` - 1.
 #[must_use]
 pub fn moments(
     site: &Site,
@@ -71,10 +71,10 @@ pub fn moments(
     statistics.moments(factorization.recipe(scoring, keys, positions), readers)
 }
 
-/// TransMLA's factors of one attention; `None` where its statistics do not hold keys before rotation.
+/// TransMLA's factors of one attention; `None` if its statistics lack unrotated keys.
 ///
 /// # Errors
-/// [`SpectralError`] when the moments are not finite.
+/// [`SpectralError`] if the moments are not finite.
 pub fn decoupled(
     site: &Site,
     rotated: &Rotated,
@@ -103,7 +103,7 @@ pub fn decoupled(
 /// Factors of one attention from its moments.
 ///
 /// # Errors
-/// [`SpectralError`] when the moments are not finite.
+/// [`SpectralError`] if the moments are not finite.
 pub fn from_moments(
     site: &Site,
     moments: &Moments,

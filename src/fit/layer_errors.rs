@@ -1,6 +1,6 @@
-//! How far the attentions of two running models are apart, layer by layer.
+//! Measured errors of the attentions of a rewritten model, layer by layer.
 //!
-//! Both read the same tokens, each with its own earlier layers: an error here includes what the layers before have lost.
+//! Both models run on the same tokens, so the error of a layer includes the errors of all earlier layers.
 
 use std::collections::BTreeMap;
 
@@ -17,18 +17,18 @@ use crate::runtime::{RuntimeOptions, open_messages};
 use crate::validate::ports::LanguageModel;
 use crate::validate::prompt::{closed, feeds};
 
-/// Tokens that are read: scores of all layers and heads are in memory together.
+/// Largest number of tokens: the scores of all layers and heads are in memory at once.
 const TOKENS: usize = 256;
 
-/// Relative errors of one attention, in the root mean square.
+/// Relative root-mean-square errors of one attention.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LayerError {
     /// The layer.
     pub layer: usize,
-    /// Of the scores that a query can see, about their mean where the softmax ignores it; `None` where the rewritten
-    /// model has no scores, because an operator makes and uses them.
+    /// Error of the scores of visible positions, centred if a constant shift cancels in the softmax; `None` if the
+    /// scores of the rewritten model are internal to an operator.
     pub scores: Option<f64>,
-    /// Of the outputs of the heads.
+    /// Error of the outputs of the heads.
     pub outputs: Option<f64>,
 }
 
@@ -36,7 +36,7 @@ pub struct LayerError {
 /// alone: no token is in the past there.
 ///
 /// # Errors
-/// [`CalibrateError`] when a model cannot be run in ONNX Runtime.
+/// [`CalibrateError`] if a model cannot be run.
 pub fn layer_errors(
     original: Analyzed,
     rewritten: &LoadedModel,
@@ -68,7 +68,7 @@ pub fn layer_errors(
     Ok(errors.collect())
 }
 
-/// The score products and head outputs of the rewritten model, which keep their names.
+/// Runs the rewritten model and returns its scores and head outputs, which have the names of the original's.
 fn same_values(
     rewritten: &LoadedModel,
     layers: &[ObservedLayer],
@@ -98,8 +98,8 @@ fn same_values(
     Ok(session.run(&inputs)?.into_iter().collect())
 }
 
-/// Over the positions up to each query's own: those after it are masked. With `shifts`, a constant in the scores of a
-/// query is no error.
+/// The error over the causally visible positions. With `shifts`, a constant difference of the scores of a query does
+/// not count.
 fn score_error(a: &[f32], b: &[f32], length: usize, shifts: bool) -> f64 {
     let (mut off, mut whole) = (0.0, 0.0);
     let rows = a.chunks(length.max(1)).zip(b.chunks(length.max(1)));

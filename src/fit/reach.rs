@@ -1,41 +1,41 @@
-//! How far statistics of a text carry: to which positions, and to other text.
+//! The coverage of calibration statistics: positions and number of tokens.
 
 use serde::Serialize;
 
 use crate::fit::statistics::ModelStatistics;
 
-/// Tokens for each direction of a second moment: with fewer, its smaller eigenvalues are those of the text and not of the
-/// model.
+/// Smallest number of tokens per dimension of a second moment. With fewer, its smaller eigenvalues depend on the text
+/// rather than on the model.
 pub const FEWEST: f64 = 10.0;
-/// With fewer, the eigenvalues are off by some tens of percent; with more, they hardly change.
+/// Tokens per dimension below which eigenvalues are off by tens of percent; above they hardly change.
 pub const FEW: f64 = 50.0;
 
-/// How far statistics carry.
+/// The coverage of statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Reach {
-    /// Positions that were read, from 0.
+    /// Number of positions of the calibration sequences.
     pub read: usize,
-    /// Attentions whose rotation is not recognised: factors of their keys hold for the positions that were read alone.
+    /// Number of attentions whose RoPE is not recognised: the factors of their keys are valid only for these positions.
     pub bound_to_positions: usize,
-    /// Tokens for each direction that a second moment has to tell apart, in the attention with the fewest: the wider of
-    /// G*d and G*dv. Infinite where there is no attention.
+    /// Tokens per dimension, which is the larger of G*d and G*dv: the minimum over all attentions. Infinite if there is
+    /// no attention.
     pub tokens_a_direction: f64,
 }
 
 impl Reach {
-    /// Whether there are too few tokens for factors that hold on other text.
+    /// Whether there are too few tokens for factors that generalize to other text.
     #[must_use]
     pub fn is_too_short(&self) -> bool {
         self.tokens_a_direction < FEWEST
     }
 
-    /// Whether more tokens would change the factors.
+    /// Whether more tokens would change the factors noticeably.
     #[must_use]
     pub fn is_short(&self) -> bool {
         self.tokens_a_direction < FEW
     }
 
-    /// Of `statistics`.
+    /// The coverage of `statistics`.
     #[must_use]
     pub fn of(statistics: &ModelStatistics) -> Self {
         let sums = || statistics.layers.values();

@@ -8,20 +8,20 @@ use gqa2mla_passes::factor::Statistics;
 /// The statistics of a whole model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelStatistics {
-    /// The model they belong to, see [`crate::files::identity`].
+    /// Identity of the model, see [`crate::files::identity`].
     pub model: String,
-    /// Checksum of the text they were made from.
+    /// Checksum of the calibration text.
     pub text: String,
-    /// Sequences that have been read.
+    /// Number of sequences summed up so far.
     pub sequences: usize,
-    /// Tokens of one sequence.
+    /// Number of tokens per sequence.
     pub length: usize,
-    /// By attention, as [`gqa2mla_passes::analysis::observe::ObservedLayer::id`] names them.
+    /// The statistics of each attention, by [`gqa2mla_passes::analysis::observe::ObservedLayer::id`].
     pub layers: BTreeMap<SiteId, Statistics>,
 }
 
 impl ModelStatistics {
-    /// Whether these sums are an earlier state of `fresh`, which has none yet.
+    /// Whether these are partial sums of the same model and text as the empty statistics `fresh`.
     #[must_use]
     pub fn continues(&self, fresh: &Self) -> bool {
         let same = |(id, sums): (&SiteId, &Statistics)| {

@@ -1,29 +1,29 @@
-//! What logits say of the tokens that follow: losses, and how far two models' distributions are apart.
+//! Losses and KL divergence of next-token predictions from logits.
 
 use crate::runtime::tensor::{Data, Tensor};
 use crate::validate::ValidateError;
 
-/// How both models predict one token.
+/// The predictions of one token by both models.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Prediction {
     /// Negative log-likelihood of the token in the original, in nats.
     pub original_loss: f64,
-    /// And in the rewritten model.
+    /// The same in the rewritten model.
     pub rewritten_loss: f64,
     /// KL(original || rewritten) of the whole distribution, in nats.
     pub kl: f64,
-    /// Whether both hold the same token the likeliest.
+    /// Whether both models have the same most likely token.
     pub same: bool,
 }
 
 impl Prediction {
-    /// Of `target`, by the logits `p` of the original and `q` of the rewritten model.
+    /// The predictions of `target`, with the logits `p` of the original and `q` of the rewritten model.
     #[must_use]
     pub fn of(p: &[f32], q: &[f32], target: i64) -> Self {
         let ((p_sum, p_largest), (q_sum, q_largest)) = (log_sum(p), log_sum(q));
         let kl = p.iter().zip(q).map(|(&x, &y)| {
             let (x, y) = (f64::from(x) - p_sum, f64::from(y) - q_sum);
-            // What the original all but excludes says nothing: x e^x vanishes below this.
+            // Tokens with a negligible probability in the original contribute nothing.
             if x < -40.0 {
                 0.0
             } else {
@@ -40,10 +40,10 @@ impl Prediction {
     }
 }
 
-/// The logits of each position that has a next token, with that token.
+/// The rows of logits of all positions with a next token, each with that token.
 ///
 /// # Errors
-/// [`ValidateError::Interface`] when they are of another shape or type.
+/// [`ValidateError::Interface`] if the logits have an unexpected shape or type.
 pub fn rows<'l>(
     logits: &'l Tensor,
     targets: &[i64],

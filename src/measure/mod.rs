@@ -1,4 +1,4 @@
-//! What a rewritten model loses: on text, and layer by layer.
+//! Measurement of the quality of a rewritten model on text.
 
 pub mod logits;
 pub mod npy;

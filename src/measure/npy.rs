@@ -5,32 +5,32 @@ const MAGIC: &[u8] = b"\x93NUMPY";
 /// Why a .npy file cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NpyError {
-    /// Another format.
+    /// The file has another format.
     #[error("it does not begin like one")]
     Magic,
-    /// A header that is cut off, or lacks `descr`, `fortran_order` or `shape`.
+    /// The header is truncated, or lacks `descr`, `fortran_order` or `shape`.
     #[error("its header cannot be read")]
     Header,
     /// Texts, records, or floats where integers belong.
     #[error("its elements are '{0}'")]
     ElementType(String),
-    /// Several axes, the first one innermost.
+    /// The elements are in Fortran order.
     #[error("its axes are in Fortran's order; save numpy.ascontiguousarray of it")]
     Order,
-    /// Cut off, or a shape that no file could hold.
+    /// The number of bytes does not fit the shape.
     #[error("its shape {shape} does not fit the {found} bytes of its elements")]
     Length {
-        /// As the header writes it.
+        /// The shape in the header.
         shape: String,
-        /// Bytes behind the header.
+        /// Number of bytes after the header.
         found: usize,
     },
 }
 
-/// The elements of a .npy file, in any number of dimensions and any width of integers.
+/// The elements of a .npy file of integers, of any width and any number of dimensions.
 ///
 /// # Errors
-/// [`NpyError`] where `file` is none, or does not hold integers.
+/// [`NpyError`] if `file` is not such a file.
 pub fn integers(file: &[u8]) -> Result<Vec<i64>, NpyError> {
     let array = Array::of(file)?;
     match array.kind {
@@ -143,7 +143,7 @@ impl<'f> Array<'f> {
     }
 }
 
-/// The number that `bytes`, the most significant first, write.
+/// The number with the given `bytes`, the most significant first.
 fn number<'b>(bytes: impl Iterator<Item = &'b u8> + Clone, signed: bool) -> i64 {
     let negative = signed && bytes.clone().next().is_some_and(|first| *first >= 0x80);
     bytes.fold(if negative { -1 } else { 0 }, |number, byte| {
@@ -151,7 +151,8 @@ fn number<'b>(bytes: impl Iterator<Item = &'b u8> + Clone, signed: bool) -> i64 
     })
 }
 
-/// The header's text and what follows it. Version 1 counts the header in 2 bytes, later ones in 4.
+/// The text of the header, and the bytes after it. The length of the header has 2 bytes in version 1, 4 bytes in later
+/// ones.
 fn split(rest: &[u8]) -> Option<(&str, &[u8])> {
     let (version, rest) = rest.split_at_checked(2)?;
     let (length, rest) = rest.split_at_checked(if version.first() == Some(&1) { 2 } else { 4 })?;
@@ -163,7 +164,7 @@ fn split(rest: &[u8]) -> Option<(&str, &[u8])> {
     Some((std::str::from_utf8(header).ok()?, elements))
 }
 
-/// What stands behind a key of the header.
+/// The text of the header after `key`.
 fn entry<'h>(header: &'h str, key: &str) -> Option<&'h str> {
     let (_, after) = header.split_once(&format!("'{key}'"))?;
     Some(after.trim_start().strip_prefix(':')?.trim_start())

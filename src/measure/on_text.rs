@@ -1,4 +1,4 @@
-//! Two models on one text.
+//! Comparison of two model files on a text.
 
 use crate::files::load::LoadedModel;
 use crate::files::origin::loses_past_alone;
@@ -8,10 +8,10 @@ use crate::runtime::{RuntimeOptions, open};
 use crate::validate::ValidateError;
 use crate::validate::ports::LanguageModel;
 
-/// Reads `text` with both models; `progress` is told how many sequences of how many are read.
+/// Measures the quality of `rewritten` against `original` on `text`. `progress` is called with (done, total) sequences.
 ///
 /// # Errors
-/// [`ValidateError`] when a model cannot be opened, fails, or gives logits that cannot be scored.
+/// [`ValidateError`] if a model cannot be opened or run, or its logits cannot be scored.
 pub fn measure(
     original: &LoadedModel,
     rewritten: &LoadedModel,

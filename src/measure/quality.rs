@@ -1,8 +1,7 @@
-//! What a smaller cache costs on real text: perplexity, KL and top-1 agreement of two models that read the same tokens.
+//! Quality on text: perplexity, KL divergence and top-1 agreement of two models on the same tokens.
 //!
-//! A sequence is read in chunks, and each chunk attends to the cache that the ones before have left. What a smaller cache
-//! costs depends on how far a token stands from the beginning, so that the same figures are kept for each range of
-//! positions.
+//! A sequence is processed in chunks, each with the cache of the previous ones. The loss by a smaller cache depends on
+//! the position, so all figures are also computed for ranges of positions.
 
 use std::num::NonZero;
 use std::ops::Range;
@@ -18,21 +17,22 @@ use crate::validate::ValidateError;
 use crate::validate::interface::Interface;
 use crate::validate::runner::Runner;
 
-/// Tokens that are read at once: the logits of this many positions are in memory together.
+/// Number of tokens per chunk: the logits of all its positions are in memory.
 const CHUNK: usize = 256;
-/// Ranges of positions that are told apart, and the fewest positions of one.
+/// Number of ranges of positions, and smallest size of a range.
 const BINS: usize = 8;
 const NARROWEST: usize = 64;
-/// Predicted tokens from which on a range of positions is held to a promise, 1,024 but for the last positions of sequences,
-/// which predict nothing: at fewer, chance moves its perplexity by more than a percent.
+/// Smallest number of predicted tokens for which a range of positions is checked against a promise (1,024 minus the
+/// last positions of sequences, which predict nothing). With fewer, the perplexity varies by more than a percent by
+/// chance.
 const TELLING: usize = 1000;
-/// Nats of KL that go with a nat of loss at most. Where a smaller cache adds noise to the logits, KL is one to three and a
-/// half times the loss it brings; a model that predicts something else has far more.
+/// Largest plausible ratio of KL to increase of loss. If a smaller cache adds noise to the logits, the KL is 1 to 3.5
+/// times the increase of the loss; for a model with other predictions it is much larger.
 const KL_PER_LOSS: f64 = 4.0;
 
-/// A model as this module needs it.
+/// A model to be measured.
 pub struct Reader<'a> {
-    /// Where it runs.
+    /// Its session.
     pub session: &'a mut dyn Session,
     /// Its inputs and outputs.
     pub interface: &'a Interface,
@@ -41,10 +41,10 @@ pub struct Reader<'a> {
     pub in_steps: bool,
 }
 
-/// Two models on one text.
+/// The quality of a rewritten model against the original on a text.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Quality {
-    /// Tokens that were predicted.
+    /// Number of predicted tokens.
     pub tokens: usize,
     /// `exp` of the original's mean negative log-likelihood.
     pub original_perplexity: f64,
@@ -52,26 +52,26 @@ pub struct Quality {
     pub rewritten_perplexity: f64,
     /// Mean of KL(original || rewritten) of the next-token distribution, in nats.
     pub mean_kl: f64,
-    /// Share of positions at which both hold the same token the likeliest.
+    /// Share of positions at which both models have the same most likely token.
     pub top1_agreement: f64,
     /// Tokens that the rewritten model read at once: the others it read through its cache.
     pub tokens_at_once: usize,
     /// Bytes that a token took in the original's caches.
     pub original_cache_bytes: f64,
-    /// And in the rewritten model's.
+    /// Bytes of the rewritten model's caches per token.
     pub rewritten_cache_bytes: f64,
-    /// The same by position: ranges of equal size, in order, up to the length of the sequences.
+    /// The same figures for ranges of positions of equal size, in order, up to the length of the sequences.
     pub positions: Vec<Bin>,
 }
 
-/// Two models on the tokens in one range of positions.
+/// The quality for one range of positions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Bin {
     /// The first position.
     pub first: usize,
     /// The last position.
     pub last: usize,
-    /// Tokens that were predicted from these positions, over all sequences.
+    /// Number of tokens predicted from these positions, over all sequences.
     pub tokens: usize,
     /// `exp` of the original's mean negative log-likelihood.
     pub original_perplexity: f64,
@@ -79,12 +79,12 @@ pub struct Bin {
     pub rewritten_perplexity: f64,
     /// Mean KL(original || rewritten), in nats.
     pub mean_kl: f64,
-    /// Share of positions at which both hold the same token the likeliest.
+    /// Share of positions at which both models have the same most likely token.
     pub top1_agreement: f64,
 }
 
 impl Bin {
-    /// How much higher the rewritten model's perplexity is, as a share of the original's.
+    /// The increase of perplexity, relative to the original's.
     #[must_use]
     pub fn increase(&self) -> f64 {
         self.rewritten_perplexity / self.original_perplexity - 1.0
@@ -92,44 +92,45 @@ impl Bin {
 }
 
 impl Quality {
-    /// How much higher the rewritten model's perplexity is, as a share of the original's.
+    /// The increase of perplexity, relative to the original's.
     #[must_use]
     pub fn increase(&self) -> f64 {
         self.rewritten_perplexity / self.original_perplexity - 1.0
     }
 
-    /// The largest increase of perplexity: of all tokens, or of a range of positions that holds enough of them to tell.
+    /// The largest increase of perplexity over all tokens and over each range of positions with enough tokens.
     #[must_use]
     pub fn worst_increase(&self) -> f64 {
         let bins = self.telling().map(Bin::increase);
         bins.fold(self.increase(), larger)
     }
 
-    /// The largest mean KL, likewise.
+    /// The largest mean KL over all tokens and over each range of positions with enough tokens.
     #[must_use]
     pub fn worst_kl(&self) -> f64 {
         let bins = self.telling().map(|bin| bin.mean_kl);
         bins.fold(self.mean_kl, larger)
     }
 
-    /// What a promise on perplexity is held to: the worst increase, or that which the worst KL stands for where it is more.
+    /// The increase of perplexity that is compared with a promise: the worst increase, or the one that corresponds to
+    /// the worst KL if that is larger.
     ///
-    /// Perplexity alone is no promise. A model that predicts other tokens than the original can do so by chance at the same
-    /// perplexity, or a lower one; only its KL shows it. `KL <= KL_PER_LOSS ln(1 + x)` has to hold for an increase of x,
-    /// so that a KL stands for an increase of `e^(KL / KL_PER_LOSS) - 1`.
+    /// Perplexity alone is not sufficient: a model whose predictions differ from the original's may have the same or a
+    /// lower perplexity by chance, and only its KL shows it. An increase of x requires `KL <= KL_PER_LOSS ln(1 + x)`,
+    /// so a KL corresponds to an increase of `e^(KL / KL_PER_LOSS) - 1`.
     #[must_use]
     pub fn promised_increase(&self) -> f64 {
         let stands_for = (self.worst_kl() / KL_PER_LOSS).exp() - 1.0;
         larger(self.worst_increase(), stands_for)
     }
 
-    /// Ranges of positions with enough tokens to tell.
+    /// The ranges of positions with at least [`TELLING`] tokens.
     fn telling(&self) -> impl Iterator<Item = &Bin> {
         self.positions.iter().filter(|bin| bin.tokens >= TELLING)
     }
 }
 
-/// The larger of two numbers; not a number where either is not, so that no promise is kept by what could not be measured.
+/// The larger of two numbers, or NaN if either is NaN, so that no promise is kept by a failed measurement.
 fn larger(a: f64, b: f64) -> f64 {
     if a >= b || a.is_nan() { a } else { b }
 }
@@ -137,7 +138,7 @@ fn larger(a: f64, b: f64) -> f64 {
 /// Perplexity of one model on `text`.
 ///
 /// # Errors
-/// [`ValidateError`] when the model fails, or its logits are not finite.
+/// [`ValidateError`] if the model fails or its logits are not finite.
 pub fn perplexity(
     model: Reader,
     text: &Text,
@@ -161,10 +162,11 @@ pub fn perplexity(
     finite(mean(&losses).exp())
 }
 
-/// Reads `text` with both models in lock-step. `progress` is told how many sequences of how many are read.
+/// Runs both models on `text`, chunk by chunk, and compares their logits. `progress` is called with (done, total)
+/// sequences.
 ///
 /// # Errors
-/// [`ValidateError`] when a model fails, their logits differ in shape, or are not finite.
+/// [`ValidateError`] if a model fails, or logits differ in shape or are not finite.
 pub fn compare(
     original: Reader,
     rewritten: Reader,
@@ -219,7 +221,7 @@ pub fn compare(
     })
 }
 
-/// Of what was `seen`, by position, what stands in `range`.
+/// The quality for the positions in `range`, from the predictions `seen` with their positions.
 fn bin(range: Range<usize>, seen: &[(usize, Prediction)]) -> Result<Bin, ValidateError> {
     let inside = || seen.iter().filter(|(at, _)| range.contains(at));
     let of = |value: fn(&Prediction) -> f64| {
@@ -237,8 +239,8 @@ fn bin(range: Range<usize>, seen: &[(usize, Prediction)]) -> Result<Bin, Validat
     })
 }
 
-/// The chunks of one sequence, each with its first position and the tokens that follow its positions; the last position
-/// has none.
+/// The chunks of one sequence, each with its first position and the next token of each of its positions. The last
+/// position of the sequence has none.
 fn chunks<'t>(
     tokens: &'t [i64],
     interface: &Interface,

@@ -1,4 +1,4 @@
-//! Token ids: from text through a tokenizer, or from a file that lists them.
+//! Token ids, from text files with a tokenizer or from a file of ids.
 
 use std::fs;
 use std::io;
@@ -8,44 +8,44 @@ use tokenizers::Tokenizer;
 
 use crate::measure::npy;
 
-/// A model's embedding may have this share of rows more than its tokenizer has tokens: exporters pad it.
+/// Largest ratio of embedding rows to tokens of the tokenizer: exporters pad the embedding.
 const PADDED_VOCABULARY: f64 = 1.1;
 
-/// Where token ids come from.
+/// The source of token ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TextSource {
-    /// Text files, read one after another, and the `tokenizer.json` that splits them.
+    /// Text files, which are concatenated, and a `tokenizer.json`.
     Text {
         /// UTF-8 files.
         files: Vec<PathBuf>,
-        /// In the format of Hugging Face's tokenizers.
+        /// A file in the format of Hugging Face's tokenizers.
         tokenizer: PathBuf,
     },
-    /// Ids as they are: a JSON list, or a .npy file of integers.
+    /// A file of token ids: a JSON list, or a .npy file of integers.
     Ids(PathBuf),
 }
 
-/// A text in sequences of one length. Each begins anew: none reads the one before.
+/// A text, divided into independent sequences of equal length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text {
-    /// Token ids, sequence by sequence.
+    /// The token ids of all sequences.
     pub ids: Vec<i64>,
-    /// Tokens of one sequence.
+    /// Number of tokens per sequence.
     pub length: usize,
 }
 
-/// Why there are no token ids.
+/// Why token ids cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
-    /// The system refuses.
+    /// A file cannot be read.
     #[error("{path}: {cause}")]
     Io {
         /// The file.
         path: String,
-        /// The system's answer.
+        /// The I/O error.
         cause: io::Error,
     },
-    /// Not UTF-8, not JSON, not integers.
+    /// A file is not UTF-8, or not a list of integers.
     #[error("{path}: {detail}")]
     Format {
         /// The file.
@@ -53,54 +53,54 @@ pub enum TextError {
         /// What is wrong.
         detail: String,
     },
-    /// Not a tokenizer.
+    /// A file is not a tokenizer.
     #[error("{path}: not a tokenizer.json: {detail}")]
     Tokenizer {
         /// The file.
         path: String,
-        /// What the library says.
+        /// The error of the library.
         detail: String,
     },
-    /// The tokenizer of another model.
+    /// The tokenizer is that of another model.
     #[error(
         "{path}: this tokenizer knows {tokens} tokens and the model {vocabulary}: it belongs to another model (give token ids with --token-ids if it does not)"
     )]
     Vocabulary {
         /// The tokenizer.
         path: String,
-        /// Its tokens.
+        /// Number of its tokens.
         tokens: usize,
-        /// Rows of the model's embedding.
+        /// Number of rows of the model's embedding.
         vocabulary: usize,
     },
-    /// An id that the model does not have.
+    /// A token id is out of range.
     #[error("{path}: token id {id} is out of range: the model knows ids 0 to {largest}")]
     Id {
-        /// Where it comes from.
+        /// The file of the id.
         path: String,
         /// The id.
         id: i64,
-        /// The largest that is allowed.
+        /// The largest valid id.
         largest: usize,
     },
-    /// Nothing there.
+    /// The text has too few tokens.
     #[error("{path}: {found} tokens are too few: {needed} are needed")]
     TooShort {
         /// The first file.
         path: String,
-        /// How many there are.
+        /// Number of tokens.
         found: usize,
-        /// How many are needed.
+        /// Smallest number of tokens.
         needed: usize,
     },
 }
 
 impl Text {
-    /// Reads at most `tokens` ids for a model of `vocabulary` tokens. What does not fill the last sequence is left out; a
-    /// text shorter than `length` is one shorter sequence.
+    /// Reads at most `tokens` ids for a model with `vocabulary` tokens, in sequences of `length`. An incomplete last
+    /// sequence is dropped; a text shorter than `length` becomes one shorter sequence.
     ///
     /// # Errors
-    /// [`TextError`] names the file.
+    /// [`TextError`] with the file.
     pub fn read(
         source: &TextSource,
         vocabulary: usize,
@@ -126,7 +126,7 @@ impl Text {
             });
         }
         ids.truncate(tokens);
-        // One token has no next one to predict, and no cache to read.
+        // At least two tokens are needed for one prediction.
         if ids.len() < 2 {
             return Err(TextError::TooShort {
                 path,
@@ -144,7 +144,7 @@ impl Text {
         self.ids.chunks_exact(self.length.max(1))
     }
 
-    /// The same tokens in sequences of `length`, or in one where there are no more.
+    /// The same tokens in sequences of `length`, or in one shorter sequence if there are fewer.
     #[must_use]
     pub fn in_sequences_of(mut self, length: usize) -> Self {
         self.length = length.clamp(2, self.ids.len().max(2));
@@ -153,8 +153,8 @@ impl Text {
         self
     }
 
-    /// The text without its last part, and that part: a third of it, at most `most` tokens. Sequences become shorter where
-    /// there are too few of them to divide. `None` where there is nothing to divide.
+    /// Divides the text into a first part and a held-out last part: a third of it, at most `most` tokens. With fewer
+    /// than three sequences, these become shorter. `None` if the text is too short.
     #[must_use]
     pub fn hold_out(&self, most: usize) -> Option<(Self, Self)> {
         let length = self.length.min(self.ids.len() / 3);

@@ -1,4 +1,4 @@
-//! Charts as SVG whose colours are those of the page around them, light or dark.
+//! SVG charts with the colours of the page (light or dark).
 
 use plotters::prelude::*;
 
@@ -6,16 +6,17 @@ use crate::report::error::ReportError;
 
 const SIZE: (u32, u32) = (440, 250);
 
-/// A colour of the page. Each is drawn in a colour of its own, which then becomes the page's.
+/// A colour of the page. Charts are drawn with a distinct placeholder colour for each, which is then replaced by the
+/// CSS colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ink {
-    /// Of texts and axes.
+    /// Texts and axes.
     Text,
-    /// Of grids.
+    /// Grids.
     Grid,
-    /// Of what concerns keys.
+    /// Series about keys.
     Key,
-    /// Of what concerns values.
+    /// Series about values.
     Value,
 }
 
@@ -40,24 +41,24 @@ impl Ink {
 pub struct Line {
     /// Its colour.
     pub ink: Ink,
-    /// From left to right.
+    /// Points (x, y) from left to right.
     pub points: Vec<(f64, f64)>,
-    /// Dots in place of a line.
+    /// Whether to draw dots instead of a line.
     pub dots: bool,
 }
 
-/// What the axes say.
+/// The labels of the axes.
 pub struct Chart {
-    /// Below.
+    /// Label of the x axis.
     pub across: &'static str,
-    /// At the left.
+    /// Label of the y axis.
     pub up: &'static str,
-    /// Whether heights are exponents of ten.
+    /// Whether y values are exponents of ten.
     pub powers: bool,
 }
 
 impl Chart {
-    /// Draws `lines` into one pair of axes.
+    /// Draws `lines` in one chart, as SVG.
     pub fn draw(&self, lines: &[Line]) -> Result<String, ReportError> {
         let mut svg = String::new();
         self.draw_into(lines, &mut svg)
@@ -108,14 +109,14 @@ impl Chart {
             .y_desc(self.up)
             .x_labels(6)
             .y_labels(5)
-            // Layers and ranks are whole numbers.
+            // Layers and ranks are integers.
             .x_label_formatter(&|value| match value.fract() == 0.0 {
                 true => format!("{value:.0}"),
                 false => String::new(),
             })
             .y_label_formatter(&height)
             .draw()?;
-        // Many lines in one chart are told apart by where they run, a few by being strong.
+        // Thin lines if there are many.
         let width = if lines.len() > 6 { 1 } else { 2 };
         for line in lines {
             let color = line.ink.drawn();

@@ -1,12 +1,12 @@
-//! Why there is no report.
+//! The error of a report.
 
-/// Why there is no page.
+/// Why a report could not be rendered.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    /// A chart.
+    /// A chart could not be drawn.
     #[error("a chart cannot be drawn: {0}")]
     Chart(String),
-    /// The page.
+    /// The page template could not be rendered.
     #[error(transparent)]
     Page(#[from] minijinja::Error),
 }

@@ -1,6 +1,6 @@
-//! A report of one rewrite, as data or as a page that needs no other file.
+//! The report of a rewrite, as JSON data or as a self-contained HTML page.
 //!
-//! The page is rendered from the data of the JSON report alone (docs/report.md has its schema), so that both agree.
+//! The page is rendered from the data of the JSON report only (docs/report.md has its schema), so that both agree.
 
 mod charts;
 mod error;
@@ -11,5 +11,5 @@ pub use error::ReportError;
 pub use numbers::{grouped, measured};
 pub use page::html;
 
-/// Version of the data's schema: it changes when a key changes its meaning or goes away.
+/// Version of the JSON schema: it changes if a key changes its meaning or is removed.
 pub const SCHEMA: u32 = 1;

@@ -1,4 +1,4 @@
-//! Numbers as people read them.
+//! Formatting of numbers.
 
 /// `1234567` as `1,234,567`.
 #[must_use]
@@ -14,7 +14,7 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// A measured number of bytes: grouped where it is whole, else with one decimal.
+/// A measured number of bytes: grouped if it is an integer, else with one decimal.
 #[must_use]
 pub fn measured(number: f64) -> String {
     match number.fract() == 0.0 && (0.0..1e15).contains(&number) {

@@ -1,4 +1,4 @@
-//! The page of a report, rendered from the data of the JSON report alone.
+//! The HTML page of a report, rendered from the data of the JSON report only.
 
 use minijinja::value::Value as Shown;
 use minijinja::{AutoEscape, Environment, context};
@@ -10,10 +10,10 @@ use crate::report::numbers::grouped;
 
 const PAGE: &str = include_str!("page.html");
 
-/// The page of `report`, the data of a JSON report.
+/// The HTML page of `report`, the data of a JSON report.
 ///
 /// # Errors
-/// [`ReportError`] when the data is none of a report.
+/// [`ReportError`] if the data does not fit the template.
 pub fn html(report: &Value) -> Result<String, ReportError> {
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
@@ -50,7 +50,7 @@ fn layers(model: &Value) -> &[Value] {
     layers.map_or(&[], Vec::as_slice)
 }
 
-/// What each rank that a search tried costs.
+/// The chart of the loss at each rank that a search has tried.
 fn curve(model: &Value) -> Option<Result<String, ReportError>> {
     let search = model.get("search").filter(|s| s.is_object())?;
     let limit = search["limit"].as_f64()?;
@@ -95,7 +95,7 @@ fn curve(model: &Value) -> Option<Result<String, ReportError>> {
     Some(chart.draw(&lines))
 }
 
-/// Singular values of every layer, relative to the layer's largest, and a dot where the kept ones end.
+/// The chart of the singular values of every layer, relative to the largest, with a dot at the rank.
 fn spectra(model: &Value, side: &str, ink: Ink) -> Option<Result<String, ReportError>> {
     let mut lines = Vec::new();
     let mut ends = Vec::new();
@@ -105,7 +105,7 @@ fn spectra(model: &Value, side: &str, ink: Ink) -> Option<Result<String, ReportE
         let points: Vec<(f64, f64)> = spectrum
             .iter()
             .enumerate()
-            // Below this, rounding is all there is.
+            // Smaller values are rounding errors.
             .filter_map(|(n, v)| {
                 Some((
                     n as f64 + 1.0,
@@ -142,7 +142,7 @@ fn spectra(model: &Value, side: &str, ink: Ink) -> Option<Result<String, ReportE
     Some(chart.draw(&lines))
 }
 
-/// The rank that each layer keeps.
+/// The chart of the ranks of each layer; `None` if all are equal.
 fn ranks(model: &Value) -> Option<Result<String, ReportError>> {
     let line = |side: &str, ink: Ink| Line {
         ink,
@@ -153,7 +153,7 @@ fn ranks(model: &Value) -> Option<Result<String, ReportError>> {
         dots: true,
     };
     let (keys, values) = (line("key_rank", Ink::Key), line("value_rank", Ink::Value));
-    // One width for all needs no chart.
+    // A uniform rank needs no chart.
     let first = keys.points.first()?.1;
     let all = keys.points.iter().chain(&values.points);
     if all.clone().all(|p| p.1 == first) {
@@ -167,7 +167,7 @@ fn ranks(model: &Value) -> Option<Result<String, ReportError>> {
     Some(chart.draw(&[keys, values]))
 }
 
-/// What each layer's spectrum predicted, as a line, and what was measured, as dots.
+/// The chart of the error of each layer: predicted as a line, measured as dots.
 fn errors(
     model: &Value,
     predicted: &str,

@@ -1,8 +1,8 @@
-//! Why a runtime cannot be had, or does not run a model.
+//! The errors of runtimes.
 
 use std::path::PathBuf;
 
-/// What an error about a missing ONNX Runtime adds in a build that has no tract to fall back to.
+/// Addition to the error of a missing ONNX Runtime in builds without tract.
 const IN_ITS_PLACE: &str = if cfg!(feature = "tract") {
     ""
 } else {
@@ -12,55 +12,55 @@ const IN_ITS_PLACE: &str = if cfg!(feature = "tract") {
 /// Why a model could not be opened or run.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// No ONNX Runtime anywhere on this machine.
+    /// ONNX Runtime was not found.
     #[error(
         "ONNX Runtime was not found (looked in {looked_in}){IN_ITS_PLACE}. Install it with: pip install onnxruntime==1.32.0"
     )]
     NotFound {
-        /// Places that were searched, in order.
+        /// The searched places, in order.
         looked_in: String,
     },
-    /// The library that was asked for is missing, is not ONNX Runtime or is too old.
+    /// The named library is missing, is not ONNX Runtime, or is too old.
     #[error("{origin} names {}, which cannot be used as ONNX Runtime: {reason}", path.display())]
     BadLibrary {
         /// The library or folder.
         path: PathBuf,
-        /// Who named it: an option, a variable or the search.
+        /// The origin of the path: an option, a variable or the search.
         origin: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// tract was asked for, and this build has none.
+    /// tract was requested, but this build does not contain it.
     #[error(
         "this gqa2mla is built without tract: choose ONNX Runtime (--runtime ort), or build it with the feature `tract`"
     )]
     WithoutTract,
-    /// A process can hold one ONNX Runtime, and it holds another one.
+    /// The process has already loaded another ONNX Runtime; it can load only one.
     #[error("cannot load ONNX Runtime from {}: this process already uses {}", asked.display(), loaded.display())]
     AlreadyLoaded {
         /// The library in use.
         loaded: PathBuf,
-        /// The library that was asked for.
+        /// The requested library.
         asked: PathBuf,
     },
-    /// The device that was asked for cannot run this model.
+    /// The requested device cannot run this model.
     #[error("{} cannot run on {provider}: {reason}", model.display())]
     Provider {
         /// The model file.
         model: PathBuf,
         /// The device.
         provider: &'static str,
-        /// The runtime's words.
+        /// The runtime's message.
         reason: String,
     },
-    /// The runtime refuses the model.
+    /// The runtime cannot load the model.
     #[error("{runtime} cannot load {}: {reason}", model.display())]
     Load {
         /// The model file.
         model: PathBuf,
         /// The runtime.
         runtime: &'static str,
-        /// The runtime's words.
+        /// The runtime's message.
         reason: String,
     },
     /// The runtime failed while running the model.
@@ -70,10 +70,10 @@ pub enum RuntimeError {
         model: PathBuf,
         /// The runtime.
         runtime: &'static str,
-        /// The runtime's words, which name the node where it knows it.
+        /// The runtime's message.
         reason: String,
     },
-    /// A value has an element type that language models' interfaces do not use, or that the runtime lacks.
+    /// An input or output has an element type that is not supported here or by the runtime.
     #[error("value {name} has element type {element}, which {runtime} cannot exchange here")]
     ElementType {
         /// The input or output.
@@ -91,12 +91,12 @@ pub enum RuntimeError {
         /// The shape it would need.
         shape: Vec<usize>,
     },
-    /// A tensor's elements are not as many as its shape holds.
+    /// The number of elements does not fit the shape of a tensor.
     #[error("a tensor of shape {shape:?} cannot hold {elements} elements")]
     ElementCount {
         /// The shape.
         shape: Vec<usize>,
-        /// The elements given.
+        /// The number of elements.
         elements: usize,
     },
 }

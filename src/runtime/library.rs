@@ -16,8 +16,8 @@ use ort::logging::LogLevel;
 use crate::runtime::error::{RuntimeError, panic_message};
 use crate::runtime::locate::Located;
 
-/// The library this process uses. It stays loaded to the end: ONNX Runtime cannot be unloaded safely, and the crate
-/// cannot make a second environment.
+/// The loaded library. It is never unloaded, because ONNX Runtime does not support that safely, and the crate cannot
+/// make a second environment.
 struct Loaded {
     used: Used,
     environment: Environment,
@@ -30,14 +30,14 @@ pub struct Used {
     pub version: String,
     /// The library.
     pub path: PathBuf,
-    /// What it was chosen by, such as `ORT_DYLIB_PATH`.
+    /// The origin of the path, such as `ORT_DYLIB_PATH`.
     pub origin: String,
 }
 
 static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 
-/// The environment for sessions and the library's version. `asked_for` says that somebody named this very library, so
-/// that another one, loaded earlier, does not do.
+/// Loads the library if necessary; returns the environment for sessions and the library's version. With `asked_for`,
+/// the user named this library, and it is an error if another one is loaded already.
 ///
 /// # Errors
 /// [`RuntimeError::NotFound`], [`RuntimeError::BadLibrary`] or [`RuntimeError::AlreadyLoaded`].
@@ -63,7 +63,7 @@ pub fn load(located: &Located, asked_for: bool) -> Result<(Environment, String),
             .with_telemetry(false)
             .build()
             .map_err(|error| error.to_string())?;
-        // Failures come back as errors; ONNX Runtime would print them as well.
+        // Failures are returned as errors, so ONNX Runtime need not print them.
         environment.set_log_level(LogLevel::Fatal);
         Ok((environment, version(&located.path)))
     });
@@ -91,13 +91,13 @@ pub fn load(located: &Located, asked_for: bool) -> Result<(Environment, String),
     Ok((environment, version))
 }
 
-/// The library that this process has loaded.
+/// The library that this process has loaded, if any.
 pub fn used() -> Option<Used> {
     let loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     loaded.as_ref().map(|loaded| loaded.used.clone())
 }
 
-/// The crate's words, and the loader's below them, which say what is wrong with the file.
+/// The error of the crate, followed by the cause from the loader.
 fn load_reason(error: &LoadDynamicError) -> String {
     let below = match error {
         LoadDynamicError::Dlopen { error, .. } => error.source().map(ToString::to_string),
@@ -106,7 +106,7 @@ fn load_reason(error: &LoadDynamicError) -> String {
     below.map_or_else(|| error.to_string(), |below| format!("{error}: {below}"))
 }
 
-/// The version, from the library's file name or its build information: the crate does not hand out the API's own.
+/// The version, from the library's file name or its build information, because the crate does not provide it.
 fn version(library: &Path) -> String {
     let file = std::fs::canonicalize(library).unwrap_or_else(|_| library.to_path_buf());
     let name = file
@@ -132,10 +132,10 @@ fn version(library: &Path) -> String {
         .unwrap_or_else(|| "of unknown version".to_owned())
 }
 
-/// Runs something of the crate's, turning a panic into words.
+/// Runs `work`, which calls the crate, and turns a panic into an error text.
 ///
 /// # Errors
-/// The work's own words, or the panic's.
+/// The error of `work`, or the message of the panic.
 pub fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|payload: Box<dyn Any + Send>| Err(panic_message(&*payload)))

@@ -1,10 +1,10 @@
-//! Finds the ONNX Runtime library on this machine.
+//! Search for the ONNX Runtime library.
 //!
-//! Most machines have it as a Python package, whose `capi` folder holds the shared library beside the extension module.
-//! A place that somebody named is never skipped: if it does not hold ONNX Runtime, that is an error.
+//! It is usually installed as a Python package, whose `capi` folder contains the shared library beside the extension
+//! module. A path that the user names is never skipped: if it does not contain ONNX Runtime, that is an error.
 //!
-//! A model's folder is data, and often the working folder: what is searched for is loaded from absolute paths only, which
-//! the user's environment names, and never from the folder that the command happens to run in.
+//! For security, the search uses only absolute paths from the user's environment, never the working directory, which is
+//! often the folder of an untrusted model.
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,20 +15,20 @@ use std::time::{Duration, Instant};
 
 use crate::runtime::error::RuntimeError;
 
-/// A shared library that should be ONNX Runtime.
+/// The path of a shared library that should be ONNX Runtime.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located {
-    /// The file, or a bare file name for the system's loader to find.
+    /// The file, or a bare file name for the system's loader.
     pub path: PathBuf,
-    /// Who named it, for messages.
+    /// The origin of the path, for messages.
     pub origin: String,
-    /// Whether the search came to its end, so that only the system's loader is left to ask.
+    /// Whether the search found nothing, so that the system's loader has to find the library.
     pub by_loader: bool,
-    /// Places searched, in order, for the message when the loader fails too.
+    /// The searched places, in order, for the message if the loader fails too.
     pub looked_in: String,
 }
 
-/// What the search reads from the process, as plain data.
+/// The environment of the process as far as the search uses it.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
     /// `ORT_DYLIB_PATH`.
@@ -39,12 +39,12 @@ pub struct Surroundings {
     pub path: Option<OsString>,
     /// `LD_LIBRARY_PATH`, which the system's loader searches first.
     pub libraries: Option<OsString>,
-    /// This very program.
+    /// The path of this program.
     pub program: Option<PathBuf>,
 }
 
 impl Surroundings {
-    /// Those of this process.
+    /// The environment of this process.
     #[must_use]
     pub fn of_process() -> Self {
         let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
@@ -58,13 +58,13 @@ impl Surroundings {
     }
 }
 
-/// Finds the library: the explicit path (a file or a folder), `ORT_DYLIB_PATH`, the active virtual environment
-/// (`VIRTUAL_ENV`, absolute), the installation that this program is part of, the Python of an absolute folder on `PATH`, and
-/// last whatever the system's loader knows by name.
+/// Finds the library. The order is: the explicit path (a file or a folder), `ORT_DYLIB_PATH`, the active virtual
+/// environment (`VIRTUAL_ENV`, absolute), the installation that contains this program, the first Python in an absolute
+/// folder on `PATH`, and the system's loader.
 ///
 /// # Errors
-/// [`RuntimeError::BadLibrary`] when the explicit path or the variable names nothing usable; [`RuntimeError::NotFound`] when
-/// the system's loader cannot be asked because it would search the working folder.
+/// [`RuntimeError::BadLibrary`] if the explicit path or the variable names nothing usable; [`RuntimeError::NotFound`]
+/// if nothing is found and the system's loader would search the working directory.
 pub fn locate(explicit: Option<&Path>, around: &Surroundings) -> Result<Located, RuntimeError> {
     if let Some(path) = explicit {
         return named(path, "--onnxruntime");
@@ -81,7 +81,7 @@ pub fn locate(explicit: Option<&Path>, around: &Surroundings) -> Result<Located,
         looked_in.push(environment.display().to_string());
     }
     if let Some(folder) = around.program.as_deref().and_then(Path::parent) {
-        // Installed as a Python package, the program stands in the `bin` of an environment.
+        // If installed as a Python package, the program is in the `bin` folder of an environment.
         let environment = folder.parent();
         if let Some(path) = in_folder(folder).or_else(|| environment.and_then(in_prefix)) {
             return Ok(found(path, "the installation of gqa2mla".to_owned()));
@@ -120,14 +120,14 @@ pub fn locate(explicit: Option<&Path>, around: &Surroundings) -> Result<Located,
     })
 }
 
-/// Whether the system's loader would take a library from the working folder: to it an empty entry is that folder.
+/// Whether the system's loader would search the working directory, which an empty or relative entry means.
 fn searches_the_working_folder(around: &Surroundings) -> bool {
     let entries = around.libraries.iter().flat_map(std::env::split_paths);
     entries.into_iter().any(|entry| !entry.is_absolute())
 }
 
 fn found(path: PathBuf, origin: String) -> Located {
-    // One file has one path, so that loading it twice is seen to be that.
+    // Canonical, so that the same file is recognised when it is loaded again.
     let path = fs::canonicalize(&path).unwrap_or(path);
     Located {
         path,
@@ -155,12 +155,12 @@ fn named(path: &Path, origin: &str) -> Result<Located, RuntimeError> {
     } else {
         return Err(bad("there is no such file or folder"));
     };
-    // The loader takes a relative path as a name to search for, unless it is made absolute.
+    // The loader would search for a relative path like for a name.
     let file = fs::canonicalize(&file).map_err(|error| bad(&error.to_string()))?;
     Ok(found(file, origin.to_owned()))
 }
 
-/// The newest ONNX Runtime library right in `folder`.
+/// The newest ONNX Runtime library directly in `folder`.
 fn in_folder(folder: &Path) -> Option<PathBuf> {
     let names = fs::read_dir(folder)
         .ok()?
@@ -192,7 +192,7 @@ fn version_numbers(path: &Path) -> Vec<u32> {
 }
 
 /// The library in the packages of a Python installation: `prefix/lib/python3.N/{site,dist}-packages`, or `Lib` on
-/// Windows; Debian keeps its own under `local` as well.
+/// Windows; on Debian also under `local`.
 fn in_prefix(prefix: &Path) -> Option<PathBuf> {
     let mut packages = vec![prefix.join("Lib").join("site-packages")];
     for lib in ["lib", "lib64", "local/lib"] {
@@ -217,7 +217,7 @@ fn in_prefix(prefix: &Path) -> Option<PathBuf> {
 fn first_python(around: &Surroundings) -> Option<PathBuf> {
     let path = around.path.as_ref()?;
     let names = ["python3", "python", "python3.exe", "python.exe"];
-    // An entry that is not absolute means the working folder, or a folder in it.
+    // Relative entries refer to the working directory.
     let mut folders = std::env::split_paths(path).filter(|folder| folder.is_absolute());
     folders.find_map(|folder| {
         names
@@ -228,7 +228,7 @@ fn first_python(around: &Surroundings) -> Option<PathBuf> {
 }
 
 fn of_python(python: &Path) -> Option<PathBuf> {
-    // `bin/python3` of an environment is a link out of it, so the folder tells the prefix, not the link's target.
+    // `bin/python3` of an environment is a link to another prefix, so the folder of the link is used, not its target.
     let by_layout = if is_script(python) {
         None
     } else {
@@ -237,7 +237,7 @@ fn of_python(python: &Path) -> Option<PathBuf> {
     by_layout.or_else(|| in_folder(&ask_python(python)?.join("capi")))
 }
 
-/// Whether the interpreter is a shim such as pyenv's: its place says nothing about the Python it starts.
+/// Whether the interpreter is a script such as pyenv's shim, whose path is not that of the Python it starts.
 fn is_script(python: &Path) -> bool {
     let mut head = [0_u8; 2];
     fs::File::open(python)
@@ -246,8 +246,8 @@ fn is_script(python: &Path) -> bool {
         && &head == b"#!"
 }
 
-/// Asks the interpreter where the package is, without importing it. It starts in the root, because it looks for packages
-/// in the folder that it starts in.
+/// Runs the interpreter to find the package, without importing it. It is started in the root directory, because Python
+/// searches its working directory for packages.
 fn ask_python(python: &Path) -> Option<PathBuf> {
     const QUESTION: &str = "import importlib.util as u; s = u.find_spec('onnxruntime'); \
                             print(s.submodule_search_locations[0] if s else '')";
@@ -261,7 +261,7 @@ fn ask_python(python: &Path) -> Option<PathBuf> {
         .spawn()
         .ok()?;
     let started = Instant::now();
-    // One path fits any pipe, so the child never waits for a reader.
+    // A single path fits into the pipe's buffer, so the child does not block.
     while child.try_wait().ok()?.is_none() {
         if started.elapsed() > PATIENCE {
             let _ = child.kill();

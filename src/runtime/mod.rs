@@ -1,8 +1,7 @@
-//! Running a model file: one trait, two runtimes.
+//! Running of model files: one trait, two runtimes.
 //!
-//! ONNX Runtime is what serves models, so it is what proofs should be run in; it is loaded at run time from wherever
-//! the machine has it. tract is built in, unless the feature `tract` is off, and runs simple graphs where ONNX Runtime
-//! is not installed.
+//! ONNX Runtime is what serves models in production, so validation should use it; its shared library is loaded at run
+//! time. tract is built in, unless the feature `tract` is off, and runs simple graphs if ONNX Runtime is not installed.
 
 mod bound;
 mod error;

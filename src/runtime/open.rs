@@ -1,4 +1,4 @@
-//! Chooses the runtime of a model and opens the model in it.
+//! Selection of the runtime, and opening of models in it.
 
 use std::path::Path;
 
@@ -9,18 +9,18 @@ use crate::runtime::session::{Provider, RuntimeKind, RuntimeOptions, Session};
 use crate::runtime::tract;
 use crate::runtime::{library, locate, ort};
 
-/// Opens a model file, with external data relative to it.
+/// Opens a model file with its external data.
 ///
 /// # Errors
-/// [`RuntimeError`] when no runtime can be had, or the runtime refuses the model.
+/// [`RuntimeError`] if no runtime is available, or it cannot load the model.
 pub fn open(model: &Path, options: &RuntimeOptions) -> Result<Box<dyn Session>, RuntimeError> {
     if options.runtime == RuntimeKind::Tract {
         return open_tract(model, options);
     }
     match ort::open(model, None, options) {
         Ok(session) => Ok(Box::new(session)),
-        // Only a machine without ONNX Runtime falls back: a library or device that was named and does not work is an
-        // error, or a check could pass in another runtime than the one it was meant for.
+        // tract is the fallback only if ONNX Runtime is not installed. If a named library or device does not work, that
+        // is an error; otherwise a validation could pass in another runtime than intended.
         Err(RuntimeError::NotFound { .. })
             if cfg!(feature = "tract")
                 && options.runtime == RuntimeKind::Auto
@@ -43,7 +43,7 @@ pub fn open_ort(model: &Path, options: &RuntimeOptions) -> Result<ort::OrtSessio
 /// Opens `messages`, an encoded model, in ONNX Runtime, as if they stood in the file `model`: its data files are used.
 ///
 /// # Errors
-/// [`RuntimeError`] when ONNX Runtime cannot be had, or refuses the model.
+/// [`RuntimeError`] if ONNX Runtime is not available, or cannot load the model.
 pub fn open_messages(
     messages: &[u8],
     model: &Path,
@@ -52,10 +52,10 @@ pub fn open_messages(
     Ok(Box::new(ort::open(model, Some(messages), options)?))
 }
 
-/// The ONNX Runtime that [`open`] would use; it is loaded for that.
+/// The ONNX Runtime that [`open`] uses by default; it is loaded.
 ///
 /// # Errors
-/// [`RuntimeError::NotFound`] where there is none; [`RuntimeError::BadLibrary`] where it cannot be loaded.
+/// [`RuntimeError::NotFound`] if there is none; [`RuntimeError::BadLibrary`] if it cannot be loaded.
 pub fn version() -> Result<Used, RuntimeError> {
     let located = locate::locate(None, &locate::Surroundings::of_process())?;
     let (_, version) = library::load(&located, false)?;

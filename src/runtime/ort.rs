@@ -17,18 +17,19 @@ use crate::runtime::session::{Provider, RuntimeOptions, Session};
 use crate::runtime::tensor::{Data, Tensor};
 
 const NAME: &str = "ONNX Runtime";
-/// Where the data files of a model are that is given as bytes (onnxruntime_session_options_config_keys.h).
+/// Session option: the folder of the data files of a model that is loaded from memory
+/// (onnxruntime_session_options_config_keys.h).
 const DATA_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
-/// A model in ONNX Runtime.
+/// A session of ONNX Runtime.
 pub struct OrtSession {
     model: PathBuf,
     description: String,
     session: OrtSessionInner,
 }
 
-/// Opens a model, loading the library first if this process has not. With `messages` those are run in place of what the
-/// file holds, and its data files are used.
+/// Opens a model, and loads the library if necessary. With `messages`, this encoded model is run with the data files of
+/// `model`.
 ///
 /// # Errors
 /// As [`crate::runtime::open`].
@@ -91,7 +92,7 @@ fn commit(
                     .to_owned(),
             );
         }
-        // Without both of these a session that finds no device runs on the processor and reports success.
+        // Without both options, a session without a device runs on the CPU and reports success.
         builder = builder
             .with_execution_providers([ep::CUDA::default().build().error_on_failure()])
             .map_err(words)?;
@@ -195,7 +196,7 @@ fn copy(name: &str, value: &DynValue, model: &Path) -> Result<Tensor, RuntimeErr
         runtime: NAME,
         reason: format!("output {name}: {error}"),
     };
-    // An empty tensor has a null pointer, from which no slice may be made.
+    // An empty tensor has a null pointer, which must not become a slice.
     macro_rules! elements {
         ($type:ty) => {
             if shape.contains(&0) {

@@ -1,4 +1,4 @@
-//! The tensors that go into and come out of a session: a shape and its elements, row-major.
+//! Input and output tensors of sessions.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ pub enum ElementType {
     F32,
     /// IEEE half precision.
     F16,
-    /// The upper half of a single.
+    /// bfloat16: the upper 16 bits of a single-precision number.
     BF16,
     /// Signed 64-bit integers.
     I64,
@@ -26,8 +26,8 @@ pub enum ElementType {
 }
 
 impl ElementType {
-    /// The type that an ONNX `TensorProto.DataType` number stands for, or nothing for types no language model's
-    /// interface uses.
+    /// The type of an ONNX `TensorProto.DataType` number; `None` for types that inputs and outputs of language models
+    /// do not have.
     #[must_use]
     pub fn from_onnx(number: i32) -> Option<Self> {
         match number {
@@ -42,7 +42,7 @@ impl ElementType {
         }
     }
 
-    /// Bytes of one element.
+    /// Size of an element in bytes.
     #[must_use]
     pub fn byte_size(self) -> usize {
         match self {
@@ -53,7 +53,7 @@ impl ElementType {
         }
     }
 
-    /// Whether elements are floating-point numbers of any width.
+    /// Whether it is a floating-point type.
     #[must_use]
     pub fn is_float(self) -> bool {
         matches!(self, Self::F32 | Self::F16 | Self::BF16)
@@ -73,7 +73,7 @@ pub enum Data {
     F32(Vec<f32>),
     /// Half precision.
     F16(Vec<f16>),
-    /// The upper half of a single.
+    /// bfloat16: the upper 16 bits of a single-precision number.
     BF16(Vec<bf16>),
     /// 64-bit integers.
     I64(Vec<i64>),
@@ -100,7 +100,7 @@ impl Data {
         }
     }
 
-    /// Whether there is no element, as in a cache before the first token.
+    /// Whether there are no elements, as in an empty cache.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -124,7 +124,7 @@ impl Data {
 /// A dense tensor. Any dimension may be 0; a scalar has an empty shape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {
-    /// Extent of each axis.
+    /// Size of each axis.
     pub shape: Vec<usize>,
     /// Elements, row-major; as many as the product of `shape`.
     pub data: Data,
@@ -134,7 +134,7 @@ impl Tensor {
     /// A tensor of any element type.
     ///
     /// # Errors
-    /// [`RuntimeError::ElementCount`] when the elements are not as many as the shape holds.
+    /// [`RuntimeError::ElementCount`] if the number of elements does not fit the shape.
     pub fn new(shape: Vec<usize>, data: Data) -> Result<Self, RuntimeError> {
         let holds = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
         if holds == Some(data.len()) {
@@ -156,7 +156,7 @@ impl Tensor {
         shape: Vec<usize>,
         values: &[i64],
     ) -> Result<Self, RuntimeError> {
-        // Token ids, positions and masks stay far below 2^31 and 2^24, so no conversion here loses anything.
+        // Token ids, positions and masks are far below 2^31 and 2^24, so conversions are exact.
         #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
         let data = match element {
             ElementType::I64 => Data::I64(values.to_vec()),
@@ -174,7 +174,8 @@ impl Tensor {
         Self::new(shape, data)
     }
 
-    /// A tensor of floats of the given width; integer types round towards zero, and a boolean is whether the number is not zero.
+    /// A tensor of `values` converted to the type `element`; integers are rounded towards zero; as booleans, all but
+    /// zero are true.
     ///
     /// # Errors
     /// As [`Tensor::new`].
@@ -199,7 +200,7 @@ impl Tensor {
     /// A tensor of zeros.
     ///
     /// # Errors
-    /// [`RuntimeError::ElementCount`] when the shape holds more elements than can be counted.
+    /// [`RuntimeError::ElementCount`] if the number of elements overflows.
     pub fn zeros(element: ElementType, shape: Vec<usize>) -> Result<Self, RuntimeError> {
         let Some(holds) = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d)) else {
             return Err(RuntimeError::ElementCount { shape, elements: 0 });
@@ -213,13 +214,13 @@ impl Tensor {
         self.data.element_type()
     }
 
-    /// Bytes the elements take, without the shape.
+    /// Size of the elements in bytes.
     #[must_use]
     pub fn byte_size(&self) -> usize {
         self.data.len() * self.element_type().byte_size()
     }
 
-    /// The elements as single-precision numbers, without a copy where they are that already.
+    /// The elements in single precision, without a copy if they are already.
     #[must_use]
     pub fn floats(&self) -> Cow<'_, [f32]> {
         match &self.data {
@@ -240,7 +241,7 @@ impl Tensor {
         }
     }
 
-    /// The elements as single-precision numbers; true is 1.
+    /// The elements in single precision; true is 1.
     #[must_use]
     #[allow(clippy::cast_precision_loss)]
     pub fn to_f32(&self) -> Vec<f32> {

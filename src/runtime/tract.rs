@@ -1,8 +1,7 @@
-//! tract, the runtime that is built in.
+//! tract, the built-in runtime.
 //!
-//! tract plans a graph for the shapes it will see. Exported graphs compute most of their shapes, and tract's analysis
-//! gets through them only when the inputs' shapes are numbers, so there is one plan for each set of input shapes; the
-//! latest are kept.
+//! tract compiles a graph to a plan. For exported graphs, which compute most of their shapes, this succeeds only with
+//! constant input shapes, so there is one plan per set of input shapes; the latest plans are cached.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,13 +20,13 @@ use crate::runtime::tensor::{Data, Tensor};
 
 const NAME: &str = "tract";
 
-/// Plans kept: a prefill and a step that alternate. A decode loop never sees a shape twice, and an optimized plan holds
-/// its own packed copy of the weights, so more would cost much memory and save nothing.
+/// Number of cached plans: one for prefill and one for a step. In a decode loop no shape occurs twice, and each
+/// optimized plan has its own copy of the weights, so caching more would only cost memory.
 const KEPT_PLANS: usize = 2;
 
 type Signature = Vec<(DatumType, Vec<usize>)>;
 
-/// A model in tract.
+/// A session of tract.
 pub struct TractSession {
     model: PathBuf,
     optimize: bool,
@@ -38,17 +37,17 @@ pub struct TractSession {
 }
 
 impl TractSession {
-    /// Reads a model; shapes are analysed when it is first run.
+    /// Reads a model; plans are made when it is run.
     ///
     /// # Errors
-    /// [`RuntimeError::Load`] when tract cannot read the file.
+    /// [`RuntimeError::Load`] if tract cannot read the file.
     pub fn open(model: &Path, options: &RuntimeOptions) -> Result<Self, RuntimeError> {
         let failed = |reason: String| RuntimeError::Load {
             model: model.to_path_buf(),
             runtime: NAME,
             reason,
         };
-        // Declared shapes of values and outputs carry symbols that contradict the numbers the inputs get.
+        // Ignore declared shapes, whose symbols contradict constant input shapes.
         let framework = tract_onnx::onnx()
             .with_ignore_output_shapes(true)
             .with_ignore_value_info(true);
@@ -112,8 +111,8 @@ fn build(
     typed.into_runnable()
 }
 
-/// tract adds the mask of an attention operator to the scores whatever its type, so a boolean one would give wrong
-/// numbers and no error.
+/// Refuses boolean masks of attention operators: tract adds masks of any type to the scores, so the results would be
+/// wrong without an error.
 fn refuse_boolean_masks(graph: &TypedModel) -> TractResult<()> {
     for node in graph.nodes.iter().filter(|node| node.op.name() == "SDPA") {
         for fact in graph.node_input_facts(node.id)? {
@@ -129,7 +128,7 @@ fn refuse_boolean_masks(graph: &TypedModel) -> TractResult<()> {
     Ok(())
 }
 
-/// Calls `work` and turns tract's errors and panics into text: tract asserts on graphs that it does not expect.
+/// Calls `work` and turns tract's errors and panics into text. tract panics on some unexpected graphs.
 fn guarded<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| format!("{error:#}")),
@@ -225,7 +224,7 @@ fn export(name: &str, value: &TValue, model: &Path) -> Result<Tensor, RuntimeErr
         DatumType::I32 => Data::I32(elements!(i32, value)),
         DatumType::I8 => Data::I8(elements!(i8, value)),
         DatumType::Bool => Data::Bool(elements!(bool, value)),
-        // Integers that tract recognized as shapes are dimensions to it.
+        // tract represents integers that it recognises as sizes by `TDim`.
         DatumType::TDim => {
             let integers = value.cast_to::<i64>().map_err(failed)?;
             Data::I64(elements!(i64, integers))

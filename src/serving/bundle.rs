@@ -1,4 +1,4 @@
-//! Folders in, folders out: the models of a folder that are rewritten, and the files that go along.
+//! The files of a model folder: the models to rewrite, and the files to copy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,50 +14,50 @@ use walkdir::WalkDir;
 use crate::files::load::{LoadError, LoadedModel, load};
 use crate::validate::ports::LanguageModel;
 
-/// Configurations are texts; one larger than this is something else.
+/// Largest size of a configuration file in bytes.
 const LARGEST_CONFIG: u64 = 16 << 20;
 
-/// The files of a folder, by what becomes of them. Paths are relative to it.
+/// The files of a folder, by their treatment. Paths are relative to the folder.
 #[derive(Debug)]
 pub struct Bundle {
     /// The folder.
     pub root: PathBuf,
-    /// Models with a cache, which are rewritten.
+    /// Models with a KV cache, which are rewritten.
     pub models: Vec<PathBuf>,
-    /// Models with a cache that are left out, because another one was asked for.
+    /// Models with a KV cache that are neither rewritten nor copied, because another one was selected.
     pub left_out: Vec<PathBuf>,
-    /// All that goes along as it is.
+    /// Files to copy unchanged.
     pub others: Vec<PathBuf>,
     loaded: BTreeMap<PathBuf, LoadedModel>,
 }
 
-/// Why a folder was not taken or not written.
+/// Why a folder cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// The system refuses.
+    /// A file cannot be read.
     #[error("{path}: {action}: {cause}")]
     Io {
         /// The file or folder.
         path: String,
-        /// What was tried.
+        /// The failed action.
         action: &'static str,
-        /// The system's answer.
+        /// The I/O error.
         cause: io::Error,
     },
-    /// A model that cannot be read.
+    /// A model cannot be read.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// No model at all.
+    /// The folder has no model.
     #[error("{0}: no .onnx file in this folder")]
     Empty(String),
-    /// The model that was asked for is not among those with a cache.
+    /// The selected model does not exist or has no KV cache.
     #[error("{path}: '{asked}' is no model with a cache in this folder; these are: {known}")]
     NotThere {
         /// The folder.
         path: String,
-        /// What was asked for.
+        /// The selected path.
         asked: String,
-        /// Those that are there.
+        /// The models with a KV cache.
         known: String,
     },
 }
@@ -72,11 +72,11 @@ fn failed(path: &Path, action: &'static str) -> impl Fn(io::Error) -> BundleErro
 }
 
 impl Bundle {
-    /// Reads the folder `root` and sorts its files. With `only`, one model is rewritten and others with a cache are left
-    /// out. What lies under `out` belongs to the output.
+    /// Reads and classifies the files of the folder `root`. With `only`, one model is rewritten and others with a KV
+    /// cache are left out. Files under `out`, the output folder, are ignored.
     ///
     /// # Errors
-    /// [`BundleError`] when a file cannot be read, or there is no model.
+    /// [`BundleError`] if a file cannot be read, or there is no model.
     pub fn read(root: &Path, only: Option<&Path>, out: &Path) -> Result<Self, BundleError> {
         let files = files(root, out)?;
         let is_model = |path: &&PathBuf| path.extension().is_some_and(|e| e == "onnx");
@@ -129,16 +129,16 @@ impl Bundle {
         })
     }
 
-    /// The model `file`, one of [`Bundle::models`], as it was loaded to look for a cache; the caller gets it once.
+    /// Takes the model `file`, one of [`Bundle::models`], out of the bundle, or loads it if it has been taken before.
     ///
     /// # Errors
-    /// [`LoadError`] where it was given away before and cannot be read again.
+    /// [`LoadError`] if it has to be loaded again and cannot be read.
     pub fn take(&mut self, file: &Path) -> Result<LoadedModel, LoadError> {
         let loaded = self.loaded.remove(file);
         loaded.map_or_else(|| load(&self.root.join(file)), Ok)
     }
 
-    /// All files of the new folder, with `/` between the parts of their paths.
+    /// The paths of all files of the new folder, with `/` as separator.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.models
@@ -148,10 +148,10 @@ impl Bundle {
             .collect()
     }
 
-    /// The texts of those of `names` that are there.
+    /// The contents of those files of `names` that exist.
     ///
     /// # Errors
-    /// [`BundleError::Io`], also for what is no text.
+    /// [`BundleError::Io`], also if a file is not UTF-8 text.
     pub fn texts(&self, names: &[&str]) -> Result<BTreeMap<String, String>, BundleError> {
         let mut texts = BTreeMap::new();
         for name in names {
@@ -170,13 +170,13 @@ impl Bundle {
     }
 }
 
-/// `/` between the parts, on every system.
+/// The path with `/` as separator on every system.
 fn slashed(path: &Path) -> String {
     let parts: Vec<_> = path.iter().map(|p| p.to_string_lossy()).collect();
     parts.join("/")
 }
 
-/// Whether the model keeps a cache, or one half of it, as far as its interface and its attentions tell.
+/// Whether the model has a KV cache, or part of one, judged by its inputs and outputs and by its attentions.
 fn holds_cache(model: &Model) -> bool {
     LanguageModel::of(&model.proto).is_ok_and(|s| !s.interface.caches.is_empty())
         || inspect(model).is_ok_and(|found| {
@@ -190,11 +190,11 @@ fn holds_cache(model: &Model) -> bool {
         })
 }
 
-/// Every file under `root` but what version control and stopped runs keep there.
+/// All files under `root`, except those of version control and of interrupted runs.
 fn files(root: &Path, out: &Path) -> Result<Vec<PathBuf>, BundleError> {
     let out = fs::canonicalize(out).ok();
     let whole = fs::canonicalize(root).map_err(failed(root, "reading"))?;
-    // A model that is rewritten in its own folder is no reason to see nothing of it.
+    // If the output is the input folder itself, its files must not be ignored.
     let out = out.filter(|out| *out != whole);
     let mut found = Vec::new();
     let walk = WalkDir::new(root).follow_links(true).sort_by_file_name();

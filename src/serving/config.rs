@@ -1,5 +1,4 @@
-//! Edits of JSON configurations that leave everything else as it was: key order, comments, spaces, the way numbers are
-//! written.
+//! Edits of JSON configurations that preserve everything else: key order, comments, white space, the format of numbers.
 
 use jsonc_parser::ParseOptions;
 use jsonc_parser::cst::{CstInputValue, CstNode, CstObject, CstRootNode};
@@ -7,20 +6,20 @@ use serde::Serialize;
 
 use crate::serving::error::ServingError;
 
-/// One key of one file, before and after.
+/// One edited key of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Edit {
     /// The file, relative to the folder.
     pub file: String,
-    /// The key, its path joined by dots.
+    /// The path of the key, joined by dots.
     pub key: String,
-    /// Its value as it was written; `None` where it was not there.
+    /// Its old value as written; `None` if the key was added.
     pub old: Option<String>,
-    /// Its value now.
+    /// Its new value.
     pub new: String,
 }
 
-/// Reads a configuration.
+/// Parses the configuration `text` of the file `file`.
 pub fn read(file: &str, text: &str) -> Result<Config, ServingError> {
     Config::parse(file, text).map_err(|detail| ServingError::Config {
         file: file.to_owned(),
@@ -28,7 +27,7 @@ pub fn read(file: &str, text: &str) -> Result<Config, ServingError> {
     })
 }
 
-/// A JSON object in a file, while it is edited.
+/// A JSON object of a file, for editing.
 pub struct Config {
     file: String,
     root: CstRootNode,
@@ -36,10 +35,10 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads `text`, the content of `file`.
+    /// Parses `text`, the content of `file`.
     ///
     /// # Errors
-    /// Says where the text is no JSON object.
+    /// The position and reason, if the text is not a JSON object.
     pub fn parse(file: &str, text: &str) -> Result<Self, String> {
         let root = CstRootNode::parse(text, &ParseOptions::default()).map_err(|e| e.to_string())?;
         if root.object_value().is_none() {
@@ -52,7 +51,7 @@ impl Config {
         })
     }
 
-    /// The value at `path` as it is written, strings without their quotes.
+    /// The value at `path` as written, strings without quotes.
     #[must_use]
     pub fn get(&self, path: &[&str]) -> Option<String> {
         let (last, parents) = path.split_last()?;
@@ -72,8 +71,8 @@ impl Config {
         self.get(path).is_some_and(|value| value != "null")
     }
 
-    /// Gives the key at `path` a number or a truth value; a key that is missing is added at the end of its object, and so
-    /// are objects on the way. Nothing is edited where the value is there already.
+    /// Sets the key at `path` to a number or boolean. A missing key, and missing parent objects, are appended. If the
+    /// key has the value already, nothing is edited.
     pub fn set(&mut self, path: &[&str], new: &str) {
         let Some((last, parents)) = path.split_last() else {
             return;
@@ -106,7 +105,7 @@ impl Config {
         });
     }
 
-    /// The text with its edits.
+    /// The edited text, and the list of edits.
     #[must_use]
     pub fn finish(self) -> (String, Vec<Edit>) {
         (self.root.to_string(), self.edits)

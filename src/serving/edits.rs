@@ -1,4 +1,4 @@
-//! What has to change in a folder so that its stacks serve a rewritten model, and what cannot be served.
+//! The edits with which serving stacks serve a rewritten model, and the models that they cannot serve.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use crate::serving::latent::Latent;
 use crate::serving::stack::Stack;
 use crate::serving::{genai, optimum, transformers_js, triton};
 
-/// A model file that grows by its new weights has to stay below the 2 GiB of one message.
+/// Largest size of a model file without data file, in bytes: with the new weights it must stay below protobuf's 2 GiB.
 const LARGEST_INLINE: usize = 1 << 30;
 
-/// Refuses what can be told before a model is rewritten: configurations that cannot be read or are missing, and with
-/// `one_width` false, stacks that have no place for widths that differ.
+/// Checks, before the rewrite, that the configurations of `stacks` exist and can be read, and if `one_width` is false
+/// that the stacks support different ranks.
 ///
 /// # Errors
 /// [`ServingError`] for the first stack that cannot serve it.
@@ -41,7 +41,7 @@ pub fn check(
     Ok(())
 }
 
-/// Where the weights of a model in a folder for `stacks` go: transformers.js fetches files by the names that it expects.
+/// The data file of a model in a folder for `stacks`: transformers.js requires certain file names.
 #[must_use]
 pub fn data_file(stacks: &[Stack], model: &LoadedModel) -> DataFile {
     let locations: Vec<&String> = model.sources.keys().collect();
@@ -52,7 +52,7 @@ pub fn data_file(stacks: &[Stack], model: &LoadedModel) -> DataFile {
         {
             DataFile::Inline
         }
-        // A fixed name: the folder is published as a whole, so that no old model meets new weights.
+        // A fixed name is safe, because the folder is published as a whole.
         _ => {
             let name = model.path.file_name().unwrap_or_default();
             let ending = match stacks.contains(&Stack::TransformersJs) {
@@ -64,7 +64,7 @@ pub fn data_file(stacks: &[Stack], model: &LoadedModel) -> DataFile {
     }
 }
 
-/// Only Triton's configuration can be made from the model alone; the others say more than a model does.
+/// An error unless `stack` is Triton, whose configuration can be generated from the model; others have further content.
 fn missing(stack: Stack) -> Result<(), ServingError> {
     match stack {
         Stack::Triton => Ok(()),
@@ -75,7 +75,7 @@ fn missing(stack: Stack) -> Result<(), ServingError> {
     }
 }
 
-/// Where a model of the folder goes: Triton, for which a folder is laid out anew, has models in folders of versions.
+/// The path of a model in the new folder. For a new Triton configuration, models are in a folder per version.
 #[must_use]
 pub fn place(stacks: &[Stack], texts: &BTreeMap<String, String>, model: &Path) -> PathBuf {
     let anew = stacks.contains(&Stack::Triton) && !texts.contains_key(Stack::Triton.file());
@@ -85,7 +85,7 @@ pub fn place(stacks: &[Stack], texts: &BTreeMap<String, String>, model: &Path) -
     }
 }
 
-/// The configurations of `stacks` for the rewritten model: new texts by file name, and what was edited in them.
+/// The configurations of `stacks` for the rewritten model: new texts by file name, and the edits.
 ///
 /// # Errors
 /// [`ServingError`] for the first stack that cannot serve it.

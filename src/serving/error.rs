@@ -5,15 +5,15 @@ use crate::serving::stack::Stack;
 /// Why a stack cannot serve the rewritten model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ServingError {
-    /// A configuration that cannot be read.
+    /// A configuration cannot be parsed.
     #[error("{file}: {detail}")]
     Config {
         /// The file.
         file: String,
-        /// What is wrong, and where.
+        /// The reason and position.
         detail: String,
     },
-    /// Nothing to edit.
+    /// The configuration does not exist.
     #[error("{stack} reads {file}, which is not in the folder")]
     Missing {
         /// The stack.
@@ -21,19 +21,19 @@ pub enum ServingError {
         /// The file.
         file: &'static str,
     },
-    /// A cache that it cannot hold.
+    /// The stack does not support the cache shapes.
     #[error(
         "{stack} cannot serve this cache: {reason} (--serving none leaves the configuration as it is)"
     )]
     Refused {
         /// The stack.
         stack: &'static str,
-        /// Why, and what to do.
+        /// The reason, and what to do.
         reason: String,
     },
 }
 
-/// The refusal of `stack`, which has one width for all caches.
+/// The error that `stack` supports only one rank for all caches.
 pub(crate) fn differing_widths(stack: Stack) -> ServingError {
     ServingError::Refused {
         stack: stack.name(),

@@ -1,4 +1,4 @@
-//! A folder rewritten to a folder that the same stack serves.
+//! Rewriting of a model folder to a folder for the same serving stack.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,46 +24,46 @@ use crate::serving::latent::Latent;
 use crate::serving::stack::Stack;
 use crate::validate::ValidateError;
 
-/// What a folder is rewritten to, and how.
+/// The options of the rewrite of a folder.
 #[derive(Debug, Clone)]
 pub struct FolderRequest<'f> {
     /// The folder.
     pub folder: &'f Path,
-    /// The model to rewrite, relative to the folder; `None` rewrites every one with a cache.
+    /// The model to rewrite, relative to the folder; `None`: all models with a KV cache.
     pub only: Option<&'f Path>,
-    /// The folder to make.
+    /// The output folder.
     pub out: &'f Path,
-    /// Whether files there that no rewrite wrote may be replaced.
+    /// Whether files in the output folder that this tool did not write may be replaced.
     pub force: bool,
-    /// The stacks whose configurations are edited; `None` goes by the files that are there.
+    /// The stacks whose configurations are edited; `None`: determined by the files of the folder.
     pub stacks: Option<Vec<Stack>>,
-    /// How each model is compressed.
+    /// The options of the compression of each model.
     pub compression: &'f Request<'f>,
 }
 
-/// A rewritten folder that does not have its name yet; dropped, it disappears.
+/// A rewritten folder that is not published yet. It is removed if it is dropped.
 pub struct RewrittenFolder {
-    /// The original's files.
+    /// The files of the original folder.
     pub bundle: Bundle,
-    /// The stacks it is for.
+    /// The serving stacks.
     pub stacks: Vec<Stack>,
-    /// What changed in their configurations.
+    /// The edits of their configurations.
     pub edits: Vec<Edit>,
-    /// How many files are copied unchanged.
+    /// Number of files that are copied unchanged.
     pub copied: usize,
     /// The rewritten models, by their paths in the original folder.
     pub models: Vec<(PathBuf, Compression)>,
     staging: Staging,
 }
 
-/// Why there is no rewritten folder. Nothing is left under its name then.
+/// Why a folder was not rewritten. Nothing is written to the output folder then.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FolderError {
-    /// The folder's files, or those of the output.
+    /// The folder cannot be read.
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    /// The output is an input, or somebody else's.
+    /// The output would replace an input, or files of another origin.
     #[error(transparent)]
     Output(#[from] OutputError),
     /// The output cannot be written.
@@ -72,29 +72,29 @@ pub enum FolderError {
     /// A model cannot be read.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// A model is not compressed.
+    /// A model cannot be compressed.
     #[error(transparent)]
     Compress(#[from] CompressError),
-    /// A model cannot take its place in the folder.
+    /// A model cannot be written to the folder.
     #[error(transparent)]
     Convert(#[from] ConvertError),
-    /// A rewritten model is no language model to the stacks.
+    /// The inputs and outputs of a model are not those of a language model.
     #[error("{path}: {cause}")]
     Interface {
         /// The model.
         path: String,
-        /// Why not.
+        /// The error.
         cause: ValidateError,
     },
-    /// A stack cannot serve the result.
+    /// A stack cannot serve the rewritten model.
     #[error("{path}: {cause}")]
     Serving {
         /// The folder.
         path: String,
-        /// The stack's reason.
+        /// The reason.
         cause: ServingError,
     },
-    /// One configuration cannot describe all models.
+    /// The models require different configurations.
     #[error(
         "{path}: the models of this folder need configurations that differ: rewrite one of them with --file"
     )]
@@ -104,7 +104,7 @@ pub enum FolderError {
     },
 }
 
-/// Rewrites every model with a cache into a new folder and edits the configurations so that the same stack serves it.
+/// Rewrites the models with a KV cache into a new folder, and edits the configurations of the serving stacks.
 ///
 /// # Errors
 /// [`FolderError`].
@@ -185,7 +185,7 @@ pub fn rewrite_folder(
 }
 
 impl RewrittenFolder {
-    /// Puts the other files beside the models: those of `configurations` with their new texts, the rest unchanged.
+    /// Adds the other files to the folder: those of `configurations` with their new texts, the rest unchanged.
     fn add_others(
         &mut self,
         configurations: &BTreeMap<String, String>,
@@ -208,7 +208,7 @@ impl RewrittenFolder {
         self.models.iter().all(|(_, model)| model.accepted)
     }
 
-    /// Gives the folder its name if every model is accepted, else keeps it as `<name>.rejected`; returns where it is.
+    /// Publishes the folder if every model is accepted, else moves it to `<name>.rejected`; returns its path.
     ///
     /// # Errors
     /// [`FolderError`].

@@ -12,7 +12,7 @@ use crate::validate::interface::{Cache, Interface};
 use crate::validate::port::{AxisSize, Port};
 use crate::validate::ports::{LanguageModel, declared};
 
-/// The caches of a model before and after, as stacks see them.
+/// The properties of a model before and after the rewrite that serving stacks depend on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Latent {
     pub(crate) before: Interface,
@@ -20,16 +20,17 @@ pub struct Latent {
     pub(crate) fused: bool,
     /// Inputs and outputs of the rewritten model.
     pub(crate) ports: (Vec<Port>, Vec<Port>),
-    /// The model's file name, and in how many files its weights were.
+    /// The model's file name, and the number of data files of the original.
     pub(crate) file: String,
     pub(crate) data_files: usize,
 }
 
 impl Latent {
-    /// Reads the interfaces of a model and of what became of it; `fused` says that operators of the runtime carry the cache.
+    /// Reads the inputs and outputs of the original and of the rewritten model. `fused`: `GroupQueryAttention` manages
+    /// the cache.
     ///
     /// # Errors
-    /// [`ValidateError`] when one of them is not a language model's.
+    /// [`ValidateError`] if one of them is not a language model.
     pub fn of(
         before: &LoadedModel,
         after: &ModelProto,
@@ -53,7 +54,7 @@ impl Latent {
         dims(&self.before) == dims(&self.after)
     }
 
-    /// The one width of every cache, where stacks compute a shape from a configuration instead of reading each model's.
+    /// The common rank of all caches, for stacks that compute shapes from a configuration; an error if there is none.
     pub(crate) fn width(&self, stack: Stack) -> Result<usize, ServingError> {
         let refused = |reason: &str| ServingError::Refused {
             stack: stack.name(),
@@ -102,7 +103,7 @@ impl Latent {
     }
 }
 
-/// Of [B, 1, P, r].
+/// The rank of a latent cache [B, 1, P, r].
 fn latent_width(cache: &Cache) -> Option<usize> {
     match cache.dims.as_slice() {
         [_, AxisSize::Fixed(1), _, AxisSize::Fixed(width)] => Some(*width),

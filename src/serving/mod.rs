@@ -1,7 +1,7 @@
-//! What serving stacks read beside a model: the edits with which they serve a latent cache.
+//! Configurations of serving stacks, and their edits for latent caches.
 //!
-//! The contract of each stack is in its own file; none of them reads a file, they are given texts and return texts.
-//! [`folder`] puts it together: a folder in, a folder out that the same stack serves.
+//! Each stack has its own module, which maps configuration texts to edited texts without file access. [`folder`]
+//! rewrites a whole model folder for the same stack.
 
 pub mod bundle;
 mod config;

@@ -1,14 +1,15 @@
-//! Optimum's `ORTModelForCausalLM` makes the first, empty cache from the configuration: `num_key_value_heads` heads, as
-//! wide as the model type says. The graph itself reads none of these keys.
+//! Optimum's `ORTModelForCausalLM` computes the shape of the initial empty cache from the configuration:
+//! `num_key_value_heads` heads, with a head size that depends on the model type. The graph itself does not depend on
+//! these keys.
 
 use crate::serving::config::{Config, Edit, read};
 use crate::serving::error::ServingError;
 use crate::serving::latent::Latent;
 use crate::serving::stack::Stack;
 
-/// Types whose caches are as wide as `head_dim`; those of all others as `hidden_size // num_attention_heads`.
+/// Model types whose head size is `head_dim`; that of all others is `hidden_size // num_attention_heads`.
 const BY_HEAD_DIM: [&str; 4] = ["gemma", "gemma3_text", "gpt_oss", "nemotron"];
-/// Other types whose caches have `num_key_value_heads` heads; those of the rest have `num_attention_heads`.
+/// Other model types whose caches have `num_key_value_heads` heads; those of the rest have `num_attention_heads`.
 const BY_KEY_VALUE_HEADS: [&str; 12] = [
     "arcee",
     "cohere",
@@ -31,7 +32,7 @@ pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingE
     Ok(config.finish())
 }
 
-/// Makes `config` say that caches are [B, 1, S, width].
+/// Edits `config` so that the cache shape is [B, 1, S, width].
 pub fn shape(config: &mut Config, stack: Stack, width: usize) -> Result<(), ServingError> {
     let refused = |reason: String| ServingError::Refused {
         stack: stack.name(),
@@ -71,7 +72,7 @@ pub fn shape(config: &mut Config, stack: Stack, width: usize) -> Result<(), Serv
                 ));
             }
             let by_key_value_heads = BY_KEY_VALUE_HEADS.contains(&kind.as_str());
-            // Left out, it is what the configuration's class says, which differs from type to type.
+            // Its default depends on the configuration class.
             if by_key_value_heads || config.has(&["num_key_value_heads"]) {
                 config.set(&["num_key_value_heads"], "1");
             }
@@ -80,7 +81,7 @@ pub fn shape(config: &mut Config, stack: Stack, width: usize) -> Result<(), Serv
             if hidden / heads != width {
                 config.set(&["hidden_size"], &(width * heads).to_string());
             }
-            // Nothing here reads it, but what estimates caches by it is to be right.
+            // Optimum does not read it here, but tools that estimate cache sizes may.
             if config.has(&["head_dim"]) {
                 config.set(&["head_dim"], &width.to_string());
             }

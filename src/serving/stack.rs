@@ -1,6 +1,6 @@
-//! The serving stacks, and how a folder shows which of them it is for.
+//! The supported serving stacks, and their detection by the files of a folder.
 
-/// Something that serves models.
+/// A serving stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stack {
     /// onnxruntime-genai: `genai_config.json`.
@@ -14,7 +14,7 @@ pub enum Stack {
 }
 
 impl Stack {
-    /// Every stack.
+    /// All stacks.
     pub const ALL: [Self; 4] = [
         Self::Genai,
         Self::Optimum,
@@ -22,7 +22,7 @@ impl Stack {
         Self::Triton,
     ];
 
-    /// As the command line and reports name it.
+    /// The name on the command line and in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -33,7 +33,7 @@ impl Stack {
         }
     }
 
-    /// The configuration it reads.
+    /// The file name of its configuration.
     #[must_use]
     pub fn file(self) -> &'static str {
         match self {
@@ -43,7 +43,7 @@ impl Stack {
         }
     }
 
-    /// The stacks that a folder with these files, relative to it and with `/` between their parts, is made for.
+    /// The stacks of a folder with the files `files`, relative paths with `/` as separator.
     #[must_use]
     pub fn guess(files: &[String]) -> Vec<Self> {
         let has = |name: &str| files.iter().any(|f| f == name);

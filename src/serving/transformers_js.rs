@@ -1,5 +1,5 @@
-//! transformers.js reads the shapes of caches from the session, and from version 3 back from the configuration, as
-//! Optimum does.
+//! transformers.js reads the shapes of caches from the session; versions up to 3 compute them from the configuration,
+//! as Optimum does.
 
 use crate::serving::config::{Edit, read};
 use crate::serving::error::ServingError;
@@ -10,14 +10,15 @@ use crate::serving::stack::Stack;
 pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingError> {
     let stack = Stack::TransformersJs;
     let mut config = read(stack.file(), text)?;
-    // Widths that differ are in the session alone, and so are those of types that cannot be said in the configuration.
+    // Different ranks, and model types whose shape the configuration cannot express, work only with shapes from the
+    // session.
     let said = latent
         .width(stack)
         .and_then(|width| optimum::shape(&mut config, stack, width));
     if said.is_err() {
         config = read(stack.file(), text)?;
     }
-    // It fetches as many data files as it is told of, and the weights are in one now.
+    // It fetches the number of data files that the configuration declares, and there is one now.
     let told = ["transformers.js_config", "use_external_data_format"];
     let [section, key] = told;
     for path in [&told[..], &[section, key, latent.file.as_str()]] {

@@ -13,9 +13,9 @@ use crate::serving::latent::Latent;
 use crate::serving::stack::Stack;
 use crate::validate::port::{AxisSize, Port};
 
-/// Fields that name a tensor.
+/// Fields whose value is the name of a tensor.
 const NAMES: [&str; 4] = ["name", "input_name", "output_name", "key"];
-/// Messages in messages, at most: the protocol has three.
+/// Largest nesting depth of messages; the protocol has three levels.
 const DEEPEST: usize = 16;
 
 pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingError> {
@@ -54,7 +54,7 @@ pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingE
     Ok((edited, edits))
 }
 
-/// Refuses what is no message in the text format.
+/// Checks that `text` is a message in protobuf's text format.
 pub fn check(text: &str) -> Result<(), ServingError> {
     parse(text).map(|_| ())
 }
@@ -74,11 +74,11 @@ fn failed(detail: String) -> ServingError {
     }
 }
 
-/// Requests that are joined into one, at most, where the model takes batches.
+/// Largest batch size of generated configurations, if the model supports batches.
 const BATCH: usize = 8;
 
-/// A configuration for the rewritten model, where there was none. Where every input and output begins with the batch, the
-/// server takes batches and their axis is left out, as it demands.
+/// Generates a configuration for the rewritten model. If the first axis of every input and output is the batch,
+/// batching is enabled and this axis is omitted from the shapes, as Triton requires.
 pub fn made(latent: &Latent) -> (String, Vec<Edit>) {
     let (inputs, outputs) = &latent.ports;
     let open =
@@ -121,7 +121,7 @@ pub fn made(latent: &Latent) -> (String, Vec<Edit>) {
     (text, vec![edit])
 }
 
-/// Triton's name of an ONNX element type.
+/// Triton's name of the ONNX element type `elem_type`.
 fn kind(elem_type: i32) -> &'static str {
     match DataType::try_from(elem_type) {
         Ok(DataType::Float16) => "TYPE_FP16",
@@ -151,14 +151,14 @@ struct Change {
     new: String,
 }
 
-/// One field of a message of protobuf's text format.
+/// One field of a message in protobuf's text format.
 struct Field {
     name: String,
     value: Value,
 }
 
 enum Value {
-    /// A number, a string, an identifier: where it stands.
+    /// A number, string or identifier, with its range in the text.
     Scalar(Range<usize>, String),
     Message(Vec<Field>),
     List(Vec<Value>),
@@ -186,7 +186,7 @@ fn find(
         }
         let dims = fields.iter().filter(|f| f.name == "dims");
         let dims: Vec<&Value> = dims.flat_map(|f| scalars(&f.value)).collect();
-        // [heads, length, width], with the batch in front where the server does not batch.
+        // [heads, length, width], with the batch axis first if the server does not batch.
         match dims.as_slice() {
             [] => {}
             [heads, _, last] | [_, heads, _, last] => {
@@ -253,7 +253,7 @@ struct Parser<'t> {
 }
 
 impl Parser<'_> {
-    /// Fields up to the end of the text, or to the brace that closes the message at `depth`.
+    /// Parses fields up to the end of the text, or to the closing brace of the message at `depth`.
     fn message(&mut self, depth: usize) -> Result<Vec<Field>, String> {
         if depth > DEEPEST {
             return Err("messages lie too deep in each other".to_owned());
@@ -344,7 +344,7 @@ impl Parser<'_> {
         self.text.get(self.at..)?.chars().next()
     }
 
-    /// Passes over spaces, comments and `separators`.
+    /// Skips white space, comments and `separators`.
     fn skip(&mut self, separators: &[char]) {
         while let Some(c) = self.peek() {
             if c == '#' {

@@ -1,4 +1,4 @@
-//! The state of a run as a file, from which a run that was stopped goes on to the same result.
+//! Checkpoints of training runs. A resumed run has the same result as an uninterrupted one.
 
 use std::path::Path;
 
@@ -8,21 +8,21 @@ use ndarray::{ArrayD, ArrayView1};
 use crate::files::tensors::{Arrays, ArraysError};
 use crate::tune::course::Course;
 
-/// What the file is.
+/// Kind and version of the file.
 const KIND: &str = "gqa2mla training 1";
 
-/// Everything that the next step depends on.
+/// The state of a training run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct State {
-    /// The tensors in training, in the order of their names.
+    /// The trained tensors with their optimizer state.
     pub tensors: Vec<Trained>,
-    /// The values of each tensor at the best check.
+    /// The values of each tensor at the check with the lowest loss.
     pub best: Vec<Vec<f32>>,
-    /// The numbers beside them.
+    /// Steps and losses so far.
     pub course: Course,
 }
 
-/// Writes `state`; `settings` is what a run must have in common with this one to go on from it.
+/// Writes `state`. `settings` identifies the inputs and options; only a run with equal settings can resume from it.
 ///
 /// # Errors
 /// [`ArraysError::Io`].
@@ -50,8 +50,7 @@ pub fn save(state: &State, settings: &str, path: &Path) -> Result<(), ArraysErro
     file.save(KIND, path)
 }
 
-/// Reads what [`save`] has written for the same settings and for tensors of these sizes. `None` where there is nothing to
-/// go on from.
+/// Reads a file of [`save`]; `None` if there is none with these settings and tensor sizes.
 #[must_use]
 pub fn load(path: &Path, settings: &str, sizes: &[usize]) -> Option<State> {
     let file = Arrays::load(KIND, path).ok()?;

@@ -1,27 +1,27 @@
-//! How a run goes: losses of its steps, and of its checks on text that it does not train on.
+//! The history of a training run: losses of its steps, and of its checks on held-out text.
 
 use serde::{Deserialize, Serialize};
 
-/// Checks in a row without a better loss after which a run ends.
+/// Number of successive checks without improvement after which a run ends (early stopping).
 const PATIENCE: usize = 4;
 
-/// Loss on the held-out text after some steps.
+/// The loss on the held-out text after some steps.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Check {
-    /// Steps done.
+    /// Number of steps done.
     pub step: usize,
     /// Mean loss, in nats.
     pub loss: f64,
 }
 
-/// How a run went so far.
+/// The history of a run.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Course {
-    /// Steps done.
+    /// Number of steps done.
     pub steps: usize,
     /// Mean loss of each step, in nats.
     pub losses: Vec<f64>,
-    /// Losses on the held-out text.
+    /// The losses on the held-out text.
     pub checks: Vec<Check>,
 }
 
@@ -33,7 +33,7 @@ impl Course {
         finite.copied().min_by(|a, b| a.loss.total_cmp(&b.loss))
     }
 
-    /// Whether the last checks were all worse than one before them.
+    /// Whether the last checks have all been worse than an earlier one (early stopping).
     #[must_use]
     pub fn is_stuck(&self) -> bool {
         let best = self.best().map(|best| best.step);

@@ -1,4 +1,4 @@
-//! A model as training sees it: its spelled-out graph compiled for the logits, and how it is fed.
+//! A model for training: its graph of primitives, compiled for the logits, and its inputs.
 
 use std::collections::BTreeMap;
 
@@ -17,25 +17,25 @@ use crate::validate::feed::Moment;
 use crate::validate::interface::Interface;
 use crate::validate::ports::LanguageModel;
 
-/// A decoder that reads whole sequences, with an empty cache before them.
+/// A compiled decoder that processes whole sequences with an empty cache.
 #[derive(Debug)]
 pub struct Decoder {
-    /// Its computation.
+    /// The compiled program.
     pub program: Program,
     interface: Interface,
     path: String,
 }
 
-/// A graph of primitives.
+/// A graph without fused attention operators.
 #[derive(Debug)]
 pub struct SpelledOut {
-    /// The main graph, functions inlined and attention operators spelled out.
+    /// The main graph, with attention functions inlined and attention operators expanded.
     pub main: GraphProto,
-    /// The new keys and values [B, G, T, size] of every attention that is recognised.
+    /// The new keys and values [B, G, T, size] of every recognised attention.
     pub sources: Vec<String>,
 }
 
-/// The main graph of `model` as primitives.
+/// The main graph of `model` with attention operators expanded into primitives.
 ///
 /// # Errors
 /// [`TuneError::Analysis`].
@@ -54,7 +54,7 @@ pub fn spelled_out(model: &LoadedModel) -> Result<SpelledOut, TuneError> {
 }
 
 impl Decoder {
-    /// Compiles `graph`, the spelled-out graph of `model`, with the initializers `trained` as parameters.
+    /// Compiles `graph`, the expanded graph of `model`, with the initializers `trained` as parameters.
     ///
     /// # Errors
     /// [`TuneError::Interface`] and [`TuneError::Program`].
@@ -70,7 +70,7 @@ impl Decoder {
                 cause,
             })?;
         let mut interface = subject.interface;
-        // An empty cache is skipped whatever the width of its rows.
+        // The cache is empty, so its size does not matter.
         interface.close_open_axes(1);
         let program = Program::compile(&model.model, graph, &[&interface.logits], trained);
         let program = program.map_err(|cause| TuneError::Program {
@@ -116,7 +116,7 @@ impl Decoder {
         )
     }
 
-    /// The logits [T, V] of `tokens`, with `parameters` in place of the stored values.
+    /// The logits [T, V] of `tokens`, with the values `parameters` of the parameters.
     ///
     /// # Errors
     /// As [`Decoder::inputs`], and [`TuneError::Program`].
@@ -125,7 +125,7 @@ impl Decoder {
         self.rows(outputs.map_err(|cause| self.failed(cause))?.first())
     }
 
-    /// The first output as [T, V].
+    /// The output `logits` as [T, V].
     ///
     /// # Errors
     /// [`TuneError::Program`].
@@ -139,7 +139,7 @@ impl Decoder {
         rows().map_err(|cause| self.failed(cause))
     }
 
-    /// An error of this model's program.
+    /// The error `cause` with the path of this model.
     #[must_use]
     pub fn failed(&self, cause: TrainError) -> TuneError {
         TuneError::Program {
@@ -149,7 +149,7 @@ impl Decoder {
     }
 }
 
-/// What a session would be fed, as the trainer's tensor: floats in fp32, integers in i64, truth values in u8.
+/// An input tensor converted for training: floats to fp32, integers to i64, booleans to u8.
 fn tensor(fed: Fed) -> candle_core::Result<Tensor> {
     let (shape, device) = (fed.shape.clone(), &Device::Cpu);
     match fed.data {

@@ -1,4 +1,4 @@
-//! A rewritten model's factors as a safetensors file, for training elsewhere, and back.
+//! Export and import of a rewritten model's factors as a safetensors file, for training with other tools.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::files::staging::Staging;
 use crate::tune::TuneError;
 use crate::tune::select::is_factor;
 
-/// A factor on its way into a file.
+/// A factor to be written to the file.
 struct Factor {
     dtype: Dtype,
     shape: Vec<usize>,
@@ -54,7 +54,8 @@ fn shape(tensor: &TensorProto) -> Vec<usize> {
     tensor.dims.iter().map(|&d| d.max(0) as usize).collect()
 }
 
-/// Writes the factors of `model` to `path`, each under its initializer's name, in its own type and shape. Returns how many.
+/// Writes the factors of `model` to `path`, each with the name, type and shape of its initializer. Returns their
+/// number.
 ///
 /// # Errors
 /// [`TuneError::Nothing`] for a model without factors; [`TuneError::Staging`].
@@ -87,11 +88,11 @@ pub fn export(model: &LoadedModel, path: &Path) -> Result<usize, TuneError> {
     Ok(count)
 }
 
-/// Replaces the factors of `model` by those of the file at `path`, which has exactly the same names and shapes; fp32 is
-/// rounded to the model's type. Returns how many.
+/// Replaces the factors of `model` by those of the file at `path`, which must have the same names and shapes. Values
+/// are rounded to the model's type. Returns their number.
 ///
 /// # Errors
-/// [`TuneError::Factors`] names what is missing, unknown, of another shape or not finite; `model` is unchanged then.
+/// [`TuneError::Factors`] if a factor is missing, unknown, of another shape or not finite. `model` is unchanged then.
 pub fn import(model: &mut LoadedModel, path: &Path) -> Result<usize, TuneError> {
     let shown = path.display().to_string();
     let bytes = fs::read(path).map_err(|cause| TuneError::Io {

@@ -1,4 +1,4 @@
-//! Training a model's factors on text: distillation from the original, or fine-tuning on the next token.
+//! Training of a model's factors on text: distillation from the original, or fine-tuning on next tokens.
 
 pub mod checkpoint;
 pub mod course;
@@ -21,7 +21,7 @@ use crate::validate::ValidateError;
 /// Why a model cannot be trained.
 #[derive(Debug, thiserror::Error)]
 pub enum TuneError {
-    /// Its graph contradicts itself, or cannot be spelled out.
+    /// Its graph is malformed, or an operator cannot be expanded.
     #[error("{path}: {cause}")]
     Analysis {
         /// The model.
@@ -29,7 +29,7 @@ pub enum TuneError {
         /// What is wrong.
         cause: AnalysisError,
     },
-    /// An input or output that a decoder does not have.
+    /// Its inputs and outputs are not those of a decoder.
     #[error("{path}: {cause}")]
     Interface {
         /// The model.
@@ -37,7 +37,7 @@ pub enum TuneError {
         /// What is wrong.
         cause: ValidateError,
     },
-    /// An operator that cannot be run or differentiated, or a weight that cannot be read.
+    /// An operator cannot be run or differentiated, or a weight cannot be read.
     #[error("{path}: {cause}")]
     Program {
         /// The model.
@@ -45,25 +45,25 @@ pub enum TuneError {
         /// What is wrong.
         cause: TrainError,
     },
-    /// Nothing to train.
+    /// There are no tensors to train.
     #[error("{path}: {detail}")]
     Nothing {
         /// The model.
         path: String,
-        /// What was looked for, and what to do.
+        /// The reason, and what to do.
         detail: String,
     },
-    /// Too little text to keep a part of it back.
+    /// The text is too short to hold out a part.
     #[error(
         "the text has {found} tokens, and training needs at least {needed}: a part is held out to choose the best state"
     )]
     Text {
-        /// Tokens found.
+        /// Number of tokens.
         found: usize,
-        /// Tokens needed.
+        /// Smallest number of tokens.
         needed: usize,
     },
-    /// The model's loss is no number before any training.
+    /// The loss is not finite before training.
     #[error(
         "{path}: the loss on the held-out text is not finite before the first step: the model overflows on this text"
     )]
@@ -71,21 +71,21 @@ pub enum TuneError {
         /// The model.
         path: String,
     },
-    /// A checkpoint that cannot be written.
+    /// A checkpoint cannot be written.
     #[error("the checkpoint: {0}")]
     Checkpoint(#[from] ArraysError),
-    /// A file of factors that cannot be written.
+    /// A file of factors cannot be written.
     #[error(transparent)]
     Staging(#[from] StagingError),
-    /// A file of factors that cannot be read.
+    /// A file of factors cannot be read.
     #[error("{path}: {cause}")]
     Io {
         /// The file.
         path: String,
-        /// The system's answer.
+        /// The I/O error.
         cause: io::Error,
     },
-    /// A file of factors that does not fit the model.
+    /// A file of factors does not fit the model.
     #[error("{path}: {detail}")]
     Factors {
         /// The file.
@@ -93,7 +93,7 @@ pub enum TuneError {
         /// What is wrong.
         detail: String,
     },
-    /// A weight that cannot be read.
+    /// A weight cannot be read.
     #[error(transparent)]
     Tensor(#[from] TensorError),
 }

@@ -1,4 +1,4 @@
-//! A whole run: models and text made ready, steps and checks in turn, the best state written back.
+//! A training run: preparation of models and text, steps and checks, writing back the best state.
 
 use std::path::Path;
 
@@ -17,18 +17,18 @@ use crate::tune::decoder::{Decoder, spelled_out};
 use crate::tune::select::{Trainable, select};
 use crate::tune::steps::Run;
 
-/// How a model is trained.
+/// The options of a training run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TuneOptions {
-    /// What is trained.
+    /// The tensors to train.
     pub trainable: Trainable,
-    /// Steps at most.
+    /// Largest number of steps.
     pub steps: usize,
-    /// Largest rate, relative to each tensor's root mean square.
+    /// Peak learning rate, relative to each tensor's root mean square.
     pub rate: f64,
-    /// Sequences of a step.
+    /// Number of sequences per step.
     pub batch: usize,
-    /// Which order the sequences come in.
+    /// Seed of the order of sequences.
     pub seed: u64,
 }
 
@@ -38,22 +38,22 @@ pub struct TuneOptions {
 pub enum Ended {
     /// All steps are done.
     Finished,
-    /// The held-out loss did not fall any more.
+    /// The held-out loss did not improve any more (early stopping).
     Early,
-    /// The loss of a step was no number.
+    /// The loss of a step was not finite.
     NotFinite,
 }
 
-/// What a run has done. The model holds the best state.
+/// The result of a run. The model has the parameters of the best check.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Tuned {
-    /// Tensors trained.
+    /// Number of trained tensors.
     pub tensors: usize,
-    /// Their elements.
+    /// Number of their elements.
     pub elements: usize,
     /// Mean loss of each step, in nats.
     pub losses: Vec<f64>,
-    /// Losses on the held-out text; the first is that of the model as it was.
+    /// Losses on the held-out text; the first is that before training.
     pub checks: Vec<Check>,
     /// The check whose state is kept.
     pub best: Check,
@@ -61,12 +61,12 @@ pub struct Tuned {
     pub ended: Ended,
 }
 
-/// A moment of a run.
+/// The progress of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
     /// Steps done.
     pub step: usize,
-    /// Steps there are at most.
+    /// Largest number of steps.
     pub steps: usize,
     /// Loss of the last step, in nats.
     pub loss: Option<f64>,
@@ -74,20 +74,21 @@ pub struct Progress {
     pub best: Option<f64>,
 }
 
-/// Most tokens that are held out: a check reads them with both models, and all checks together are to take less time than
-/// a quarter of the steps.
+/// Largest number of held-out tokens. A check runs both models on them, and all checks together should take less than a
+/// quarter of the time of the steps.
 const HELD_OUT: usize = 2048;
-/// Checks of a run, apart from the one before it.
+/// Number of checks of a run, in addition to the one before the first step.
 const CHECKS: usize = 8;
-/// Trains `model` on `text`: with a `teacher` to give its next-token distribution ([`gqa2mla_train::loss::distillation`]), without one to
-/// give the next token ([`gqa2mla_train::loss::next_token`]). The trained initializers are replaced in place, in their own type, by those
-/// of the best check; if none is better than the start, they stay.
+/// Trains `model` on `text`: with a `teacher`, to match its next-token distribution
+/// ([`gqa2mla_train::loss::distillation`]), without one, to predict the next token
+/// ([`gqa2mla_train::loss::next_token`]). The trained initializers are replaced by those of the best check, rounded to
+/// their type; if no check is better than the start, they are not changed.
 ///
-/// The state is kept in `partial` at every check, and a run with the same models, text and options goes on from there.
-/// The same inputs give the same result.
+/// The state is saved to `partial` at every check, and a run with the same models, text and options resumes from there.
+/// The result is deterministic.
 ///
 /// # Errors
-/// [`TuneError`], before the first step wherever the models, the text or the options are at fault; `model` is unchanged.
+/// [`TuneError`]. Errors of models, text and options are found before the first step. `model` is unchanged then.
 pub fn tune(
     model: &mut LoadedModel,
     teacher: Option<&LoadedModel>,
@@ -189,7 +190,7 @@ pub fn tune(
     })
 }
 
-/// What a run must have in common with another to go on from its checkpoint.
+/// A text that identifies models, text and options. A run resumes only from a checkpoint with an equal text.
 fn settings(
     model: &LoadedModel,
     teacher: Option<&LoadedModel>,

@@ -1,25 +1,25 @@
-//! Which initializers are trained.
+//! Selection of the initializers to train.
 
 use std::collections::BTreeSet;
 
 use gqa2mla_passes::graph::{Graph, is_op};
 use gqa2mla_passes::onnx::GraphProto;
 
-/// What of a model is trained.
+/// The part of a model that is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trainable {
     /// The factors of a rewritten model: w_dk, w_uk, w_dv, w_uv, their folded forms and the biases.
     Factors,
-    /// What makes keys and values, and what rebuilds them: W_K and W_V, and the factors where there are any.
+    /// W_K and W_V, and the factors, if there are any.
     KeysAndValues,
 }
 
-/// The last part of a factor's name; the part before it is `mla`, numbered where two rewrites meet.
+/// The last parts of the names of factors; the part before is `mla`, with a number if a model was rewritten repeatedly.
 const FACTORS: [&str; 9] = [
     "w_dk", "w_uk", "w_dv", "w_uv", "w_ak", "w_av", "b_ak", "b_av", "b_v",
 ];
 
-/// Whether `name` is that of a factor which a rewrite has made: `<old name>/mla/w_uk`.
+/// Whether `name` is that of a factor of a rewrite: `<old name>/mla/w_uk`.
 #[must_use]
 pub fn is_factor(name: &str) -> bool {
     let mut parts = name.rsplit('/');
@@ -41,8 +41,8 @@ pub fn factors(graph: &GraphProto) -> Vec<String> {
         .collect()
 }
 
-/// The initializers of `graph` that `what` names, in graph order. `sources` are the new keys and values of the
-/// attentions that are not rewritten.
+/// The initializers of `graph` that `what` selects, in graph order. `sources` are the new keys and values of attentions
+/// that are not rewritten.
 #[must_use]
 pub fn select(graph: &GraphProto, sources: &[String], what: Trainable) -> Vec<String> {
     let mut chosen: BTreeSet<String> = factors(graph).into_iter().collect();
@@ -63,7 +63,7 @@ pub fn select(graph: &GraphProto, sources: &[String], what: Trainable) -> Vec<St
         .collect()
 }
 
-/// The weights of the nearest products behind `value`, and the biases that are added to them.
+/// The weights of the last products that `value` is computed by, and the biases that are added to them.
 fn projections(graph: &Graph, value: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut seen = BTreeSet::new();

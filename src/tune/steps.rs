@@ -1,4 +1,4 @@
-//! The steps and checks of a run: sequences of the text, their losses and gradients.
+//! The steps and checks of a training run: losses and gradients of sequences.
 
 use candle_core::{Device, Tensor};
 use gqa2mla_train::adamw::Trained;
@@ -12,22 +12,22 @@ use crate::tune::course::{Check, Course};
 use crate::tune::decoder::Decoder;
 use crate::validate::scenario::Random;
 
-/// Positions at the start of a sequence that do not count: with so little context a token can hardly be told.
+/// Number of positions at the start of a sequence that are not in the loss, because they have too little context.
 const WITHOUT_CONTEXT: usize = 16;
 
 /// Models and text of a run.
 pub struct Run {
     /// The model in training.
     pub student: Decoder,
-    /// The model whose next-token distribution is learnt, if there is one.
+    /// The teacher of a distillation, if there is one.
     pub teacher: Option<Decoder>,
-    /// What the steps read.
+    /// The training text.
     pub train: Text,
-    /// What the checks read.
+    /// The held-out text.
     pub held_out: Text,
-    /// Sequences of a step.
+    /// Number of sequences per step.
     pub batch: usize,
-    /// Which order the sequences come in.
+    /// Seed of the order of sequences.
     pub seed: u64,
 }
 
@@ -51,7 +51,7 @@ impl Run {
         })
     }
 
-    /// The tensors in training, for the program.
+    /// The trained tensors as inputs of the program.
     fn parameters(&self, state: &State) -> Result<Vec<Tensor>, TuneError> {
         let parameters = self.student.program.parameters().iter().zip(&state.tensors);
         let tensors = parameters.map(|(parameter, tensor)| {
@@ -81,7 +81,7 @@ impl Run {
         }
     }
 
-    /// Mean loss on the held-out text. A better one than before keeps the state.
+    /// Computes the mean loss on the held-out text, and records the state as the best one if it has improved.
     ///
     /// # Errors
     /// [`TuneError::Program`] and [`TuneError::Interface`].
@@ -103,7 +103,7 @@ impl Run {
         Ok(loss)
     }
 
-    /// Mean loss of the next sequences, and its gradient by every trained tensor.
+    /// The mean loss of the next batch, and its gradient with respect to every trained tensor.
     ///
     /// # Errors
     /// [`TuneError::Program`] and [`TuneError::Interface`].
@@ -143,7 +143,7 @@ impl Run {
         Ok((mean, sums))
     }
 
-    /// Sequence `number` of a run: every sequence once in an order of the seed, then in another.
+    /// Sequence `number` of a run: each epoch has all sequences in a random order that depends on the seed.
     fn sequence(&self, number: usize) -> &[i64] {
         let count = self.train.sequences().len().max(1);
         let (round, at) = ((number / count) as u64, number % count);

@@ -1,24 +1,24 @@
-//! How far two models' logits are apart, and the verdict.
+//! Comparison of the logits of two models with a tolerance.
 
 use serde::Serialize;
 
 use crate::runtime::tensor::{ElementType, Tensor};
 use crate::validate::error::ValidateError;
 
-/// One run of both models, compared over every position that holds a token.
+/// The comparison of one run of both models over all positions that hold a token.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StepComparison {
     /// The scenario.
     pub scenario: String,
-    /// The run within it.
+    /// The run within the scenario.
     pub step: String,
-    /// Rows.
+    /// Number of rows.
     pub batch: usize,
-    /// Tokens read in this run, in each row.
+    /// Number of new tokens per row.
     pub tokens: usize,
-    /// Tokens in the cache before it.
+    /// Number of past tokens.
     pub past: usize,
-    /// Positions compared: padding is left out, and rows that are not finite in the original.
+    /// Number of compared positions: without padding and without rows that are not finite in the original.
     pub positions: usize,
     /// Largest absolute difference of two logits.
     pub max_delta: f64,
@@ -28,31 +28,31 @@ pub struct StepComparison {
     pub ratio: f64,
     /// Mean over positions of KL(original || rewritten) of the next-token distributions, in nats.
     pub mean_kl: f64,
-    /// Share of positions at which both models' likeliest token is the same.
+    /// Share of positions at which both models have the same most likely token.
     pub top1_agreement: f64,
-    /// Whether the rewritten model is finite wherever the original is.
+    /// Whether the rewritten model's logits are finite wherever the original's are.
     pub finite: bool,
 }
 
-/// Two models, compared.
+/// The comparison of two models over all runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
-    /// What the original ran in.
+    /// The runtime of the original.
     pub original_runtime: String,
-    /// What the rewritten model ran in.
+    /// The runtime of the rewritten model.
     pub rewritten_runtime: String,
-    /// Each run, in order.
+    /// The comparisons of all runs, in order.
     pub steps: Vec<StepComparison>,
-    /// Bytes of cache a token takes in the original, measured from its outputs.
+    /// Bytes of the original's caches per token, measured from its outputs.
     pub original_cache_bytes: f64,
-    /// Bytes of cache a token takes in the rewritten model, measured from its outputs.
+    /// Bytes of the rewritten model's caches per token, measured from its outputs.
     pub rewritten_cache_bytes: f64,
-    /// The largest `ratio` that passes.
+    /// The tolerance: the largest `ratio` that passes.
     pub tolerance: f64,
 }
 
 impl Comparison {
-    /// Whether every run compared something, stayed finite and kept within the tolerance.
+    /// Whether every run has compared positions, finite logits and a ratio within the tolerance.
     #[must_use]
     pub fn passed(&self) -> bool {
         !self.steps.is_empty() && self.steps.iter().all(|step| step.passed(self.tolerance))
@@ -70,7 +70,7 @@ impl Comparison {
         self.mean_over_positions(|step| step.mean_kl)
     }
 
-    /// Share of all positions at which the likeliest token is the same.
+    /// Share of all positions at which both models have the same most likely token.
     #[must_use]
     pub fn top1_agreement(&self) -> f64 {
         self.mean_over_positions(|step| step.top1_agreement)
@@ -90,14 +90,14 @@ impl Comparison {
 }
 
 impl StepComparison {
-    /// Whether this run keeps within a tolerance.
+    /// Whether this run is within `tolerance`.
     #[must_use]
     pub fn passed(&self, tolerance: f64) -> bool {
         self.positions > 0 && self.finite && self.ratio <= tolerance
     }
 }
 
-/// The tolerance that logits of this type deserve: 1e-3 in single, 2e-2 in half precision.
+/// The default tolerance for logits of this type: 1e-3 for fp32, 2e-2 for fp16 and bf16.
 #[must_use]
 pub fn default_tolerance(element: ElementType) -> f64 {
     if element == ElementType::F32 {
@@ -107,25 +107,25 @@ pub fn default_tolerance(element: ElementType) -> f64 {
     }
 }
 
-/// The run that [`compare_step`] compares.
+/// The description of a run for [`compare_step`].
 #[derive(Debug, Clone, Copy)]
 pub struct StepLabel<'a> {
     /// The scenario.
     pub scenario: &'a str,
-    /// The run within it.
+    /// The run within the scenario.
     pub step: &'a str,
-    /// Tokens read in each row.
+    /// Number of new tokens per row.
     pub tokens: usize,
-    /// Tokens in the cache before it.
+    /// Number of past tokens.
     pub past: usize,
-    /// Padded positions in front of each row.
+    /// Number of left-padding positions of each row.
     pub pads: &'a [usize],
 }
 
-/// Compares the logits `[B, T, V]` of one run. Models may give logits for the last tokens only.
+/// Compares the logits `[B, T, V]` of one run. Models may return logits only for the last tokens.
 ///
 /// # Errors
-/// [`ValidateError::Logits`] when the shapes differ or are not `[B, T, V]`.
+/// [`ValidateError::Logits`] if the shapes differ or are not `[B, T, V]`.
 #[allow(clippy::cast_precision_loss)]
 pub fn compare_step(
     label: &StepLabel<'_>,
@@ -198,7 +198,7 @@ struct Sums {
 }
 
 impl Sums {
-    /// Adds the logits of one position. Minus infinity marks an impossible token: where both models have it, they agree.
+    /// Adds the logits of one position. Minus infinity marks an impossible token; if both models have it, they agree.
     fn add(&mut self, p: &[f32], q: &[f32]) {
         let meaningless = |x: &f32| x.is_nan() || *x == f32::INFINITY;
         if p.iter().any(meaningless) || p.iter().all(|x| !x.is_finite()) {
@@ -222,7 +222,7 @@ impl Sums {
     }
 }
 
-/// KL(p || q) in nats of the distributions that two rows of logits stand for.
+/// KL(p || q), in nats, of the distributions of two rows of logits.
 fn divergence(p: &[f32], q: &[f32]) -> f64 {
     let (zp, zq) = (log_sum_exp(p), log_sum_exp(q));
     let pairs = p
@@ -233,7 +233,7 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
         .filter(|(p, _)| p.is_finite())
         .map(|(p, q)| p.exp() * (p - q))
         .sum();
-    // Rounding can leave equal distributions just below zero.
+    // Rounding can make the KL of equal distributions slightly negative.
     if sum < 0.0 { 0.0 } else { sum }
 }
 

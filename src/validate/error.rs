@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::runtime::RuntimeError;
 
-/// One of the two models that are compared.
+/// One of the two compared models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
     /// The model before the rewrite.
@@ -25,12 +25,12 @@ impl fmt::Display for Which {
 /// Why two models could not be compared.
 #[derive(Debug, thiserror::Error)]
 pub enum ValidateError {
-    /// An input that fits no role.
+    /// The role of an input cannot be determined.
     #[error("input {name} is not understood: {reason}")]
     Input {
         /// The input.
         name: String,
-        /// What does not fit.
+        /// The reason.
         reason: String,
     },
     /// An input that nothing is known to feed to.
@@ -58,17 +58,17 @@ pub enum ValidateError {
         /// Shape of the rewritten model's.
         rewritten: Vec<usize>,
     },
-    /// A model that no runtime opens, or whose interface is not that of a language model.
+    /// A model cannot be opened, or its inputs and outputs are not those of a language model.
     #[error("{path}: {cause}")]
     Open {
         /// Which model.
         which: Which,
         /// Its file.
         path: String,
-        /// Why not.
+        /// The error.
         cause: Box<ValidateError>,
     },
-    /// A token id that the models do not know.
+    /// A token id is out of range.
     #[error("token id {id} is out of range: the model knows ids 0 to {largest}")]
     Token {
         /// The id.
@@ -76,7 +76,7 @@ pub enum ValidateError {
         /// The largest id of the vocabulary.
         largest: usize,
     },
-    /// One of the models failed.
+    /// A model failed to run.
     #[error("the {which} model failed in {step}: {cause}")]
     Model {
         /// Which model.
@@ -86,14 +86,14 @@ pub enum ValidateError {
         /// Its error.
         cause: Box<ValidateError>,
     },
-    /// The runtime's error.
+    /// The runtime failed.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
 }
 
 impl ValidateError {
-    /// Whether the rewritten model is the reason, and not the original or the machine: the original ran, and the
-    /// rewritten model does not, or gives logits of another shape.
+    /// Whether the rewritten model is the cause, not the original or the machine: the original runs, and the rewritten
+    /// model does not, or returns logits of another shape.
     #[must_use]
     pub fn is_about_the_rewritten(&self) -> bool {
         matches!(

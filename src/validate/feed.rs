@@ -1,4 +1,4 @@
-//! Builds the tensor of every input of one run from the role of the input.
+//! Generates the input tensors of a run from the roles of the inputs.
 
 use crate::runtime::RuntimeError;
 use crate::runtime::tensor::{ElementType, Tensor};
@@ -7,16 +7,16 @@ use crate::validate::interface::{Input, Interface};
 use crate::validate::port::{AxisSize, Role};
 use crate::validate::scenario::Random;
 
-/// Extent of an axis that an input without a role leaves open, such as the rank of an adapter.
+/// Size of undeclared axes of inputs without a role, such as the rank of an adapter.
 const OPEN_EXTENT: usize = 4;
 
-/// Tokens of the generated source text of an encoder-decoder.
+/// Length of the generated source text of encoder-decoder models.
 const SOURCE_LENGTH: usize = 5;
 
-/// Most elements of one generated input, 1 GiB of fp32: a larger one is a mistake in the declared shapes.
+/// Largest number of elements of a generated input, 1 GiB of fp32: a larger one indicates a wrong declared shape.
 const MOST_ELEMENTS: usize = 1 << 28;
 
-/// The number of elements of `shape`; shapes of more than [`MOST_ELEMENTS`] are refused.
+/// The number of elements of `shape`; an error if it is above 2^28.
 pub fn bounded(name: &str, shape: &[usize]) -> Result<usize, RuntimeError> {
     let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     count
@@ -27,23 +27,23 @@ pub fn bounded(name: &str, shape: &[usize]) -> Result<usize, RuntimeError> {
         })
 }
 
-/// What determines every input of one run.
+/// The parameters of one run, which determine all inputs.
 pub struct Moment<'a> {
-    /// Padded positions in front of each row.
+    /// Number of left-padding positions of each row.
     pub pads: &'a [usize],
-    /// Tokens in the caches, `P`.
+    /// Past tokens, `P`.
     pub past: usize,
-    /// Tokens of this run in each row, `T`.
+    /// New tokens per row, `T`.
     pub length: usize,
-    /// Their ids `[B, T]`, row-major.
+    /// Token ids `[B, T]`, row-major.
     pub tokens: &'a [i64],
 }
 
 impl Moment<'_> {
-    /// Every input of the model by name; `caches` are its pasts in the interface's order.
+    /// All inputs of the model by name; `caches` are its pasts, in the order of [`Interface::caches`].
     ///
     /// # Errors
-    /// [`ValidateError::Interface`] when a cache is missing.
+    /// [`ValidateError::Interface`] if a cache is missing.
     pub fn feeds(
         &self,
         interface: &Interface,
@@ -91,7 +91,7 @@ impl Moment<'_> {
                 };
                 let positions: Vec<i64> = self.pads.iter().flat_map(row).collect();
                 let shape = vec![batch, self.length];
-                // Of text, time, height and width are one number.
+                // For text, the positions in time, height and width are equal.
                 let (shape, positions) = match input.dims.as_slice() {
                     [AxisSize::Fixed(kinds), _, _] => {
                         ([vec![*kinds], shape].concat(), positions.repeat(*kinds))
@@ -102,7 +102,7 @@ impl Moment<'_> {
                 bounded(&input.name, &shape)?;
                 Tensor::from_integers(input.element, shape, &positions)
             }
-            // One list for all rows can only count the cache's slots.
+            // A list without a batch axis can only be the indices of cache slots.
             Role::PositionIds | Role::CachePosition => {
                 let positions: Vec<i64> = slots.map(signed).collect();
                 Tensor::from_integers(input.element, vec![self.length], &positions)
@@ -112,7 +112,7 @@ impl Moment<'_> {
                 vec![1; input.dims.len()],
                 &[signed(self.past)],
             ),
-            // As many as there are: models that take 0 for all of them agree.
+            // The number of all new tokens, which means the same as 0 ("all") where models define that.
             Role::LogitsToKeep => Tensor::from_integers(
                 input.element,
                 vec![1; input.dims.len()],
@@ -128,8 +128,8 @@ impl Moment<'_> {
         }
     }
 
-    /// A mask of rank 2 marks the slots that hold tokens. A mask of rank 4 has an entry for every pair of query and key:
-    /// booleans mark the keys that may be read, floats are added to the scores.
+    /// The attention mask. A mask of rank 2 marks the slots that hold tokens. A mask of rank 4 has an element for every
+    /// query and key: booleans mark visible keys, floats are added to the scores.
     fn mask(&self, input: &Input) -> Result<Tensor, RuntimeError> {
         let (batch, total) = (self.pads.len(), self.past + self.length);
         if input.dims.len() == 2 {
@@ -163,7 +163,7 @@ impl Moment<'_> {
         Tensor::from_integers(input.element, shape, &seen)
     }
 
-    /// Generated encoder states of a short source text: the same for each row in every run, and not masked.
+    /// Generated encoder states of a short source text, the same for each row in every run, and not masked.
     fn context(&self, input: &Input) -> Result<Tensor, RuntimeError> {
         let extent = |(axis, dim): (usize, &AxisSize)| match dim {
             AxisSize::Fixed(extent) => *extent,
@@ -210,13 +210,13 @@ impl Moment<'_> {
         if !input.element.is_float() {
             return Tensor::from_integers(input.element, shape, &vec![0; count]);
         }
-        // Small enough that a sum over a hidden size stays of the order of the activations.
+        // Small values, so that sums over the hidden size stay in the range of the activations.
         let mut random = Random::new(0);
         let values = (0..count).map(|_| random.signed_unit() / 8.0).collect();
         Tensor::from_floats(input.element, shape, values)
     }
 
-    /// Generated embeddings that depend on the token id alone, so that both models read the same.
+    /// Generated embeddings that depend only on the token id, so that both models get the same.
     fn embeddings(&self, input: &Input) -> Result<Tensor, RuntimeError> {
         let width = if let Some(AxisSize::Fixed(width)) = input.dims.last() {
             *width

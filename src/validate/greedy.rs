@@ -1,4 +1,4 @@
-//! Text that a model writes by always taking the likeliest token.
+//! Greedy decoding.
 
 use crate::runtime::Session;
 use crate::validate::compare::largest_index;
@@ -6,10 +6,10 @@ use crate::validate::error::ValidateError;
 use crate::validate::interface::Interface;
 use crate::validate::runner::Runner;
 
-/// Continues a prompt with the likeliest token, `count` times; returns the new tokens.
+/// Appends the most likely token to `prompt`, `count` times; returns the new tokens.
 ///
 /// # Errors
-/// [`ValidateError`] when the model fails.
+/// [`ValidateError`] if the model fails.
 pub fn greedy(
     session: &mut dyn Session,
     interface: &Interface,
@@ -22,7 +22,7 @@ pub fn greedy(
     runner.start(&[0])?;
     let mut unread = prompt.len();
     for _ in 0..count {
-        // Without a cache the whole text is read again for every token.
+        // Without a cache the whole text is processed again for every token.
         if !cached {
             runner.start(&[0])?;
             unread = text.len();

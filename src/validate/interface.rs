@@ -1,7 +1,8 @@
-//! The meaning of a language model's inputs and outputs, inferred from their types, ranks and names alone.
+//! The meaning of a language model's inputs and outputs, inferred from their types, ranks and names.
 //!
-//! Exporters agree on little: caches are listed key by key or layer by layer, under `past_key_values.3.key`,
-//! `past_3_key` or `cache_k_3`. A cache is an input that an output with a matching name continues, longer by the new tokens.
+//! Conventions differ between exporters: caches are listed key by key or layer by layer, as `past_key_values.3.key`,
+//! `past_3_key` or `cache_k_3`. A cache is an input with a corresponding output of a matching name that is longer by
+//! the new tokens.
 
 use crate::runtime::given::{GivenInput, GivenValue};
 use crate::runtime::tensor::ElementType;
@@ -17,9 +18,9 @@ pub struct Input {
     pub name: String,
     /// Element type.
     pub element: ElementType,
-    /// Declared extents.
+    /// Declared sizes.
     pub dims: Vec<AxisSize>,
-    /// What it is for.
+    /// Its role.
     pub role: Role,
     /// What the user feeds it, in place of what the role says.
     pub value: Option<GivenValue>,
@@ -34,7 +35,7 @@ pub struct Unfed {
     pub reason: String,
 }
 
-/// One cache: an input and the output that continues it.
+/// One cache: a past input and its present output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
     /// The input's name.
@@ -43,16 +44,17 @@ pub struct Cache {
     pub present: String,
     /// Element type of both.
     pub element: ElementType,
-    /// Declared extents of the input.
+    /// Declared sizes of the input.
     pub dims: Vec<AxisSize>,
-    /// The axis that holds the batch.
+    /// The batch axis.
     pub batch_axis: usize,
-    /// The axis that grows with every token; `None` for a state of one size, such as that of a convolution.
+    /// The sequence axis, which grows with every token; `None` for a state of constant size, such as that of a
+    /// convolution.
     pub length_axis: Option<usize>,
 }
 
 impl Cache {
-    /// The other axes whose extent the model leaves open, such as a symbolic head size.
+    /// The other axes without a declared size, such as a symbolic head size.
     #[must_use]
     pub fn open_axes(&self) -> Vec<usize> {
         let open = self
@@ -65,7 +67,7 @@ impl Cache {
             .collect()
     }
 
-    /// The input's shape for a batch and a number of cached tokens; nothing while an axis is open.
+    /// The input's shape for a batch size and a number of cached tokens; `None` if another axis has no declared size.
     #[must_use]
     pub fn shape(&self, batch: usize, length: usize) -> Option<Vec<usize>> {
         let extent = |(axis, dim): (usize, &AxisSize)| match dim {
@@ -87,17 +89,17 @@ pub struct Interface {
     pub unfed: Vec<Unfed>,
     /// The caches, in the order of their inputs; none in models that only read whole prompts.
     pub caches: Vec<Cache>,
-    /// The output with the next-token logits, `[B, T, V]`.
+    /// Name of the output with the next-token logits, `[B, T, V]`.
     pub logits: String,
     /// Element type of the logits.
     pub logits_element: ElementType,
-    /// The batch size, if the model declares it as a number.
+    /// The batch size, if it is declared as a constant.
     pub fixed_batch: Option<usize>,
 }
 
 impl Interface {
-    /// Reads the interface off the declared inputs and outputs. Initializers that are listed as inputs must be left
-    /// out by the caller.
+    /// Infers the interface from the declared inputs and outputs. The caller must leave out inputs that have an
+    /// initializer.
     ///
     /// # Errors
     /// [`ValidateError::Interface`] when no input holds tokens, or no output the logits.
@@ -232,7 +234,7 @@ impl Interface {
         self.inputs.iter().any(|input| input.role == role)
     }
 
-    /// Whether some cache has an axis whose extent the model does not declare.
+    /// Whether some cache has an axis without a declared size.
     #[must_use]
     pub fn has_open_axes(&self) -> bool {
         self.caches
@@ -240,7 +242,7 @@ impl Interface {
             .any(|cache| !cache.open_axes().is_empty())
     }
 
-    /// Sets every open axis of the caches to `extent`, the head size.
+    /// Sets every undeclared size of the caches, which is the head size, to `extent`.
     pub fn close_open_axes(&mut self, extent: usize) {
         for cache in &mut self.caches {
             for axis in cache.open_axes() {

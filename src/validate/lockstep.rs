@@ -1,4 +1,4 @@
-//! Runs two models through the same scenarios in lock-step, each on its own caches.
+//! Runs two models through the same scenarios, step by step, each with its own caches.
 
 use crate::runtime::Session;
 use crate::validate::compare::{Comparison, StepLabel, compare_step, default_tolerance};
@@ -8,31 +8,31 @@ use crate::validate::interface::Interface;
 use crate::validate::runner::Runner;
 use crate::validate::scenario::{ScenarioOptions, scenarios};
 
-/// An upper bound of the tokens of one row in any scenario.
+/// Upper bound of the number of tokens per row in a scenario.
 const LONGEST_SCENARIO: usize = 1 << 12;
 
-/// The scenarios to run, and the tolerance that passes.
+/// The options of a validation.
 #[derive(Debug, Clone)]
 pub struct ValidateOptions {
-    /// Token ids are drawn below this.
+    /// Upper bound of random token ids.
     pub vocabulary: usize,
-    /// Token ids to use in place of drawn ones.
+    /// Token ids to use instead of random ones.
     pub tokens: Option<Vec<i64>>,
-    /// Seed of the draw.
+    /// Seed of the random token ids.
     pub seed: u64,
-    /// Whether the graph counts positions from the left by itself (`GroupQueryAttention` without position ids), so that
-    /// padding on the left would shift them.
+    /// Whether the graph computes positions itself (`GroupQueryAttention` without position ids), so that left padding
+    /// would shift them.
     pub right_padded_only: bool,
-    /// The largest `max |delta logit| / max |logit|` that passes; none takes 1e-3 for single and 2e-2 for half precision.
+    /// The tolerance of `max |delta logit| / max |logit|`; `None`: 1e-3 for fp32, 2e-2 for fp16 and bf16.
     pub tolerance: Option<f64>,
 }
 
-/// Runs both models through every scenario their interfaces allow and compares them. `progress` is called with the
-/// runs done and the runs there are.
+/// Runs both models through every scenario that their inputs allow and compares their logits. `progress` is called with
+/// (done, total) runs.
 ///
 /// # Errors
-/// [`ValidateError`] when a model fails or the logits have different shapes. Logits that differ are no error: the
-/// [`Comparison`] says so.
+/// [`ValidateError`] if a model fails or the logits have different shapes. Different logits are not an error; see
+/// [`Comparison::passed`].
 pub fn validate(
     original: &mut dyn Session,
     rewritten: &mut dyn Session,
@@ -41,7 +41,7 @@ pub fn validate(
     options: &ValidateOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Comparison, ValidateError> {
-    // A model that is fixed to a batch gets as many rows, each with its inputs.
+    // A model with a constant batch size gets that number of rows.
     let rows = original_interface.fixed_batch.unwrap_or(1);
     bounded("batch", &[rows, LONGEST_SCENARIO])?;
     let plan = scenarios(
@@ -82,7 +82,7 @@ pub fn validate(
                 .map_err(in_model(Which::Rewritten, &place))?;
             steps.push(compare_step(&label, &p, &q)?);
         }
-        // A single row without padding: what a served sequence takes.
+        // Cache bytes are measured in the first scenario, without padding.
         cache_bytes.get_or_insert((
             original.cache_bytes_per_token(),
             rewritten.cache_bytes_per_token(),

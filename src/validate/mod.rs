@@ -1,5 +1,5 @@
-//! Proves a rewrite by running it: the original and the rewritten model go through the same scenarios in lock-step,
-//! each on its own caches, and their logits are compared at every position.
+//! Validation of a rewrite: the original and the rewritten model run through the same scenarios, each with its own
+//! caches, and their logits are compared at every position.
 
 pub mod compare;
 mod error;

@@ -1,16 +1,17 @@
-//! Pairs the inputs that are caches with the outputs that continue them, and finds the logits among the rest.
+//! Pairs past inputs with present outputs, and finds the logits among the other outputs.
 
 use crate::runtime::tensor::ElementType;
 use crate::validate::error::ValidateError;
 use crate::validate::port::{AxisSize, Port};
 
-/// Words of a name that say only that it is a cache, or whether it is the past or the present one.
+/// Words in the name of a cache that do not identify it: they only say that it is a cache, or that it is a past or
+/// present.
 const SIDE_WORDS: [&str; 13] = [
     "past", "present", "cache", "caches", "kv", "in", "out", "input", "output", "new", "updated",
     "next", "states",
 ];
 
-/// Caches, each an input and the output that continues it.
+/// Caches: pairs of past input and present output.
 pub type Pairs<'a> = Vec<(&'a Port, &'a Port)>;
 
 /// What the inputs without a role are.
@@ -61,7 +62,7 @@ pub fn pair<'a>(pasts: &[&'a Port], outputs: &'a [Port]) -> Result<Paired<'a>, V
     })
 }
 
-/// The logits: by name, else the only float output of rank 3 that is no cache by its name.
+/// The logits: found by name, or as the only float output of rank 3 whose name does not match a past.
 fn logits<'a>(floats: &[&'a Port], pasts: &[&Port]) -> Result<&'a Port, ValidateError> {
     let of_rank: Vec<&Port> = floats
         .iter()
@@ -100,9 +101,9 @@ fn partner<'a>(past: &Port, presents: &[&'a Port]) -> Option<&'a Port> {
     }
 }
 
-/// The words of a cache's name without [`SIDE_WORDS`]: its layer, key or value, and anything else, sorted.
+/// The sorted words of a cache's name without [`SIDE_WORDS`]: layer number, key or value, and others.
 fn signature(port: &Port) -> Vec<String> {
-    // In these the words key and value stand for the cache as a whole.
+    // In these the words key and value mean the whole cache.
     let mut name = port.name.to_lowercase();
     for whole in [
         "past_key_values",
@@ -142,14 +143,14 @@ fn signature(port: &Port) -> Vec<String> {
     kept
 }
 
-/// Whether `port` holds floats of a rank below those of caches and states, such as the factors of an adapter: any numbers
-/// do to compare two models. Whole numbers are counters, which nobody can guess.
+/// Whether `port` is a float input of a smaller rank than caches and states, such as the factors of an adapter: any
+/// values are suitable to compare two models. Integers may be counters, whose values cannot be guessed.
 pub fn is_given(port: &Port) -> bool {
     is_float(port) && port.dims.len() < 3
 }
 
-/// The axis of `past` that grows, `None` where none does: the one that is not fixed, besides the batch. If several are open, the one that is
-/// declared otherwise in the output.
+/// The axis of `past` that grows, or `None` for a state of constant size: the axis without a constant size, besides the
+/// batch. If there are several, the one that is declared differently in `present`.
 ///
 /// # Errors
 /// The reason, when every extent is fixed and the output is longer, or none stands out.
@@ -165,7 +166,7 @@ pub fn length_axis(
         .filter(|(axis, dim)| *axis != batch_axis && !matches!(dim, AxisSize::Fixed(_)))
         .map(|(axis, _)| axis)
         .collect();
-    // A state is replaced by one of the same size.
+    // A state of constant size.
     if open.is_empty() && past.dims == present.dims {
         return Ok(None);
     }

@@ -1,50 +1,50 @@
-//! The inputs and outputs of a model as its file declares them, and what an input can be for.
+//! Declared inputs and outputs of a model, and the roles of inputs.
 
-/// An extent in the declared type of an input or output.
+/// The declared size of an axis of an input or output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AxisSize {
-    /// A number.
+    /// A constant.
     Fixed(usize),
-    /// A symbol or an expression of symbols, compared as text.
+    /// A symbol or an expression, compared as text.
     Symbol(String),
-    /// Nothing declared.
+    /// No declared size.
     Unknown,
 }
 
-/// An input or output of a model as its file declares it.
+/// A declared input or output of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {
     /// The value's name.
     pub name: String,
     /// ONNX `TensorProto.DataType`.
     pub elem_type: i32,
-    /// Extent of each axis.
+    /// Size of each axis.
     pub dims: Vec<AxisSize>,
 }
 
-/// What an input is for. `B` is the batch, `T` the tokens of this run, `P` those in the cache, `S` their sum.
+/// The role of an input. `B` batch, `T` new tokens, `P` past tokens, `S` = `P` + `T`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Token ids `[B, T]`.
     TokenIds,
-    /// Embedded tokens `[B, T, E]` in place of token ids.
+    /// Embedded tokens `[B, T, E]` instead of token ids.
     InputsEmbeds,
-    /// Which positions hold a token: `[B, S]`, or `[B, 1, T, S]` with causality spelled out.
+    /// Attention mask: `[B, S]`, or `[B, 1, T, S]` with a causal mask.
     AttentionMask,
     /// Positions of the tokens, `[B, T]` or `[T]`, or `[3, B, T]` for time, height and width.
     PositionIds,
-    /// Slots of the cache the tokens are written to, `[T]`.
+    /// Indices of the cache slots of the new tokens, `[T]`.
     CachePosition,
-    /// Whether there is a cache to read, in models that hold both decoders.
+    /// Whether there is a past, in models with merged decoders.
     UseCacheBranch,
-    /// The output of an encoder, the same in every run: its states or caches, or the mask over them.
+    /// Encoder states, their caches, or their mask: the same in every run.
     Context,
-    /// Which sequence of the last run each row goes on with, `[B]`: each with itself.
+    /// Beam indices `[B]`: the row of the last run that each row continues, here the same row.
     BeamIds,
-    /// Numbers that no other role tells, such as the weights of an adapter, the same in every run.
+    /// Floats without another role, such as the weights of an adapter: the same in every run.
     Given,
-    /// For how many of the last tokens logits are wanted.
+    /// Number of last tokens for which logits are returned.
     LogitsToKeep,
-    /// The cache with this index in [`Interface::caches`].
+    /// The cache with this index in [`crate::validate::interface::Interface::caches`].
     Past(usize),
 }

@@ -1,4 +1,4 @@
-//! The description of a language model that validation needs, read from the messages of its file.
+//! The properties of a language model that validation needs, read from its graph.
 
 use gqa2mla_passes::graph::{Graph, int_attribute, is_contrib, is_op};
 use gqa2mla_passes::onnx::{
@@ -11,30 +11,31 @@ use crate::validate::error::ValidateError;
 use crate::validate::interface::Interface;
 use crate::validate::port::{AxisSize, Port, Role};
 
-/// Random token ids are below this where the graph does not tell the size of the vocabulary.
+/// Upper bound of random token ids if the size of the vocabulary is unknown.
 const SMALL_VOCABULARY: usize = 32;
 
-/// A language model as its messages describe it.
+/// The properties of a language model.
 #[derive(Debug, Clone)]
 pub struct LanguageModel {
     /// Inputs and outputs with their roles.
     pub interface: Interface,
-    /// Number of token ids; a small number that is safe to draw below where the graph does not tell.
+    /// Size of the vocabulary; a small number if it is unknown.
     pub vocabulary: usize,
-    /// Whether the graph tells the number of token ids.
+    /// Whether the size of the vocabulary is known.
     pub vocabulary_is_known: bool,
-    /// Whether an operator counts the rows of its cache from the mask by itself, so that padding has to be on the right:
-    /// positions that are an input change where keys are rotated, not where they are written.
+    /// Whether an operator computes cache lengths from the mask, so that padding must be on the right. This does not
+    /// depend on position inputs, which determine the rotation of keys, not their cache slots.
     pub right_padded_only: bool,
-    /// Whether some activations are quantized to integers: a difference in the last digit may then become a whole step.
+    /// Whether some activations are quantized to integers: a small difference may then become a whole quantization
+    /// step.
     pub rounds_activations: bool,
 }
 
 impl LanguageModel {
-    /// Reads the description of `model` off its graph.
+    /// Determines the properties of `model`.
     ///
     /// # Errors
-    /// [`ValidateError`] when the inputs and outputs are not those of a language model.
+    /// [`ValidateError`] if the inputs and outputs are not those of a language model.
     pub fn of(model: &ModelProto) -> Result<Self, ValidateError> {
         let graph = model
             .graph
@@ -94,7 +95,7 @@ fn ports(graph: &GraphProto, view: &Graph) -> (Vec<Port>, Vec<Port>) {
     )
 }
 
-/// The inputs that a caller of `model` feeds, and its outputs, as it declares them.
+/// The declared inputs of `model` without a default, and its outputs.
 #[must_use]
 pub fn declared(model: &ModelProto) -> (Vec<Port>, Vec<Port>) {
     let graph = model.graph.as_ref();
@@ -128,7 +129,7 @@ fn port(info: &ValueInfoProto) -> Port {
     }
 }
 
-/// Rows of the embedding table that the token ids pick from, or else the width of the logits.
+/// The number of rows of the token embedding, or else the last size of the logits.
 fn vocabulary(view: &Graph, graph: &GraphProto, interface: &Interface) -> Option<usize> {
     let ids = interface
         .inputs

@@ -1,4 +1,4 @@
-//! One prompt, read at once from an empty cache.
+//! The inputs of a single run on a prompt with an empty cache.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use crate::validate::feed::Moment;
 use crate::validate::interface::Interface;
 use crate::validate::port::AxisSize;
 
-/// `interface` with the extents that its caches leave open taken from `widths`: heads and head size by past name.
+/// `interface` with undeclared cache sizes set from `widths`: number of heads and head size by past name.
 #[must_use]
 pub fn closed(mut interface: Interface, widths: &HashMap<String, [usize; 2]>) -> Interface {
     for cache in &mut interface.caches {
@@ -16,7 +16,7 @@ pub fn closed(mut interface: Interface, widths: &HashMap<String, [usize; 2]>) ->
         let Some(known) = widths.get(&cache.past) else {
             continue;
         };
-        // [batch, heads, length, size]: of the axes that are neither batch nor length, the heads come first.
+        // Of the axes other than batch and length, the first is that of heads.
         let others = (0..cache.dims.len())
             .filter(|axis| *axis != cache.batch_axis && Some(*axis) != cache.length_axis);
         let places: Vec<(usize, usize)> = others.zip(known.iter().copied()).collect();
@@ -29,10 +29,10 @@ pub fn closed(mut interface: Interface, widths: &HashMap<String, [usize; 2]>) ->
     interface
 }
 
-/// Every input for reading `tokens` as one row.
+/// All inputs of a run on `tokens` as a single row.
 ///
 /// # Errors
-/// [`ValidateError::Interface`] when a cache has an axis of unknown extent.
+/// [`ValidateError::Interface`] if a cache has an axis of unknown size.
 pub fn feeds(
     interface: &Interface,
     tokens: &[i64],

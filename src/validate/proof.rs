@@ -1,4 +1,4 @@
-//! The proof of a rewrite: both models run with the runtime's own graph optimizations off, then with them on.
+//! Validation of a rewrite with the runtime's graph optimizations off, then on.
 
 use crate::files::load::LoadedModel;
 use crate::runtime::tensor::ElementType;
@@ -8,7 +8,7 @@ use crate::validate::error::{ValidateError, Which};
 use crate::validate::lockstep::{ValidateOptions, validate};
 use crate::validate::ports::LanguageModel;
 
-/// Tolerance where activations are rounded to 8 bits: a step is 1/127 of the largest of a block.
+/// Tolerance for models with 8-bit activations: a quantization step is 1/127 of the largest value of a block.
 const ROUNDED_ACTIVATIONS: f64 = 2e-2;
 
 /// Tolerance where a cache is rounded to 8 bits: the keys and the values of every layer are off by up to half a step of 1/127
@@ -18,7 +18,7 @@ const ROUNDED_CACHE: f64 = 1e-1;
 /// What to run, and what passes.
 #[derive(Debug, Clone, Default)]
 pub struct ProofOptions {
-    /// Token ids to run in place of random ones.
+    /// Token ids to use instead of random ones.
     pub tokens: Option<Vec<i64>>,
     /// Seed of the random token ids.
     pub seed: u64,
@@ -29,7 +29,7 @@ pub struct ProofOptions {
 }
 
 impl ProofOptions {
-    /// Refuses token ids that `model` does not have: a runtime would read past its embedding table.
+    /// Checks that the token ids are in the vocabulary of `model`, because a runtime may read outside its embedding.
     ///
     /// # Errors
     /// [`ValidateError::Token`].
@@ -47,30 +47,30 @@ impl ProofOptions {
     }
 }
 
-/// Both comparisons of two models.
+/// The comparisons of two models without and with graph optimizations.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Proof {
-    /// With the runtime's graph optimizations off: an optimizer could repair or hide a wrong graph.
+    /// With graph optimizations off, because an optimizer could hide an error of the graph.
     pub unoptimized: Comparison,
-    /// With them on; `None` in a runtime that has none.
+    /// With graph optimizations on; `None` for runtimes other than ONNX Runtime.
     pub optimized: Option<Comparison>,
 }
 
 impl Proof {
-    /// Whether both comparisons keep within the tolerance.
+    /// Whether both comparisons are within the tolerance.
     #[must_use]
     pub fn passed(&self) -> bool {
         self.comparisons().all(Comparison::passed)
     }
 
-    /// Whether every run gave finite logits to compare.
+    /// Whether all logits of all runs are finite.
     #[must_use]
     pub fn is_finite(&self) -> bool {
         let mut steps = self.comparisons().flat_map(|c| &c.steps);
         steps.all(|s| s.finite && s.positions > 0)
     }
 
-    /// The comparisons that were made, the unoptimized one first.
+    /// The comparisons, the unoptimized one first.
     pub fn comparisons(&self) -> impl Iterator<Item = &Comparison> {
         [Some(&self.unoptimized), self.optimized.as_ref()]
             .into_iter()
@@ -78,11 +78,11 @@ impl Proof {
     }
 }
 
-/// Runs both models through the same scenarios and compares their logits and caches; whether `runtime` optimizes is not
-/// read. `progress` is called with whether the runtime optimizes, the runs done and the runs there are.
+/// Runs both models through the same scenarios and compares their logits. `optimize` of `runtime` is ignored.
+/// `progress` is called with (whether optimizations are on, done, total).
 ///
 /// # Errors
-/// [`ValidateError`]; [`ValidateError::is_about_the_rewritten`] tells a verdict on the rewrite from other trouble.
+/// [`ValidateError`]; see [`ValidateError::is_about_the_rewritten`] for its cause.
 pub fn prove(
     original: &LoadedModel,
     rewritten: &LoadedModel,

@@ -1,10 +1,10 @@
-//! Tells an input's role from its name, type and rank.
+//! Determines the role of an input from its name, type and rank.
 
 use crate::runtime::tensor::ElementType;
 use crate::validate::error::ValidateError;
 use crate::validate::port::{AxisSize, Port, Role};
 
-/// The role of an input that its name and type tell; `None` for inputs that may be caches or token ids.
+/// The role of an input by its name and type; `None` for inputs that may be caches or token ids.
 ///
 /// # Errors
 /// What does not fit, when name and type contradict each other or the type is none of a language model's interface.
@@ -53,10 +53,10 @@ pub fn plain_role(port: &Port) -> Result<Option<Role>, String> {
     }
 }
 
-/// Finds the input that holds the tokens: by name, else as the only integer matrix without another role.
+/// Finds the input with the tokens: by name, or as the only integer matrix without another role.
 ///
 /// # Errors
-/// [`ValidateError::Interface`] when nothing holds tokens.
+/// [`ValidateError::Interface`] if there is none.
 pub fn token_port<'a>(
     ports: &'a [Port],
     roles: &mut [Option<Role>],
@@ -98,7 +98,8 @@ pub fn token_port<'a>(
     embedded.map(|(port, _)| port).ok_or_else(none)
 }
 
-/// The axis that carries the batch's own symbol. Failing that it is the first, unless key and value are stacked there.
+/// The batch axis of a cache: the one with the symbol `batch`; otherwise the first, or the second if keys and values
+/// are stacked on the first.
 pub fn batch_axis(past: &Port, batch: &AxisSize) -> usize {
     let by_symbol = match batch {
         AxisSize::Symbol(_) => past.dims.iter().position(|dim| dim == batch),
@@ -112,7 +113,7 @@ pub fn batch_axis(past: &Port, batch: &AxisSize) -> usize {
 /// The element type of a port.
 ///
 /// # Errors
-/// [`ValidateError::Input`] for types no language model's interface has.
+/// [`ValidateError::Input`] for types that inputs and outputs of language models do not have.
 pub fn element(port: &Port) -> Result<ElementType, ValidateError> {
     let none = || unknown(port, &strange(port));
     ElementType::from_onnx(port.elem_type).ok_or_else(none)

@@ -6,22 +6,22 @@ use crate::validate::error::ValidateError;
 use crate::validate::feed::{Moment, bounded};
 use crate::validate::interface::{Cache, Interface};
 
-/// A model in the middle of a scenario.
+/// A model in a scenario, with its current caches.
 pub struct Runner<'a> {
     session: &'a mut dyn Session,
     interface: Interface,
     pads: Vec<usize>,
-    /// Tokens in the caches, `P`.
+    /// Past tokens, `P`.
     past: usize,
-    /// The caches as the last run left them, in the interface's order.
+    /// The caches after the last run, in the order of [`Interface::caches`].
     caches: Vec<Tensor>,
 }
 
 impl<'a> Runner<'a> {
-    /// A runner whose caches' shapes are all known: extents that the model leaves open are found by trying.
+    /// A runner for `session`. Undeclared cache sizes are found by trying usual ones.
     ///
     /// # Errors
-    /// [`ValidateError::Interface`] when no extent lets the model run.
+    /// [`ValidateError::Interface`] if the model runs with none of them.
     pub fn new(session: &'a mut dyn Session, interface: &Interface) -> Result<Self, ValidateError> {
         Ok(Self {
             interface: closed_by_trying(session, interface)?,
@@ -32,10 +32,10 @@ impl<'a> Runner<'a> {
         })
     }
 
-    /// Begins a scenario with empty caches; `pads` has the padded positions in front of each row.
+    /// Begins a scenario with empty caches; `pads` is the number of left-padding positions of each row.
     ///
     /// # Errors
-    /// [`ValidateError::Interface`] when a cache has an open axis.
+    /// [`ValidateError::Interface`] if a cache has an axis of unknown size.
     pub fn start(&mut self, pads: &[usize]) -> Result<(), ValidateError> {
         let empty = |cache: &Cache| {
             let open = || {
@@ -62,7 +62,7 @@ impl<'a> Runner<'a> {
     /// Runs `tokens`, `[batch, length]` row-major, and returns the logits `[batch, length, vocabulary]`.
     ///
     /// # Errors
-    /// [`ValidateError::Runtime`], or [`ValidateError::Interface`] when an output is missing.
+    /// [`ValidateError::Runtime`], or [`ValidateError::Interface`] if an output is missing.
     pub fn step(&mut self, tokens: &[i64], length: usize) -> Result<Tensor, ValidateError> {
         let caches = std::mem::take(&mut self.caches);
         let moment = Moment {
@@ -104,7 +104,7 @@ impl<'a> Runner<'a> {
         bytes as f64 / (self.pads.len() * self.past).max(1) as f64
     }
 
-    /// Which runtime the model runs in.
+    /// The runtime of the model.
     #[must_use]
     pub fn describe(&self) -> String {
         self.session.describe()

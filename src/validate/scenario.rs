@@ -1,48 +1,48 @@
-//! The scenarios that both models run: whole prompts, single steps, several tokens on top of a cache, and a padded batch.
-//! The same seed gives the same tokens.
+//! The scenarios of a validation: prefill, single decode steps, several new tokens with a past, and a padded batch. The
+//! same seed yields the same tokens.
 
 use crate::validate::interface::Interface;
 use crate::validate::port::Role;
 
-/// Tokens of the prefill, of the multi-token step, and padding of the first row of a batch.
+/// Number of tokens of the prefill and of the multi-token step, and of padding positions of the first row of a batch.
 const PREFILL: usize = 8;
 const BURST: usize = 3;
 const PADS: usize = 3;
 
-/// A sequence of runs in which each reads the caches the one before has left.
+/// A sequence of runs, each with the caches of the previous one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scenario {
-    /// What it shows, such as `batch of 2, left padding`.
+    /// Its name, such as `batch of 2, left padding`.
     pub name: String,
     /// Rows.
     pub batch: usize,
-    /// Padded positions in front of each row.
+    /// Number of left-padding positions of each row.
     pub pads: Vec<usize>,
     /// The runs, in order.
     pub steps: Vec<ScenarioStep>,
 }
 
-/// One run.
+/// One run of a scenario.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScenarioStep {
-    /// What it is: `prefill`, `step 2`, `3 tokens at once`.
+    /// Its name, such as `prefill`, `step 2` or `3 tokens at once`.
     pub name: String,
-    /// Tokens in each row.
+    /// Number of new tokens per row.
     pub length: usize,
     /// Token ids `[batch, length]`, row-major.
     pub tokens: Vec<i64>,
 }
 
-/// What the scenarios depend on besides the model.
+/// The options of scenarios.
 #[derive(Debug, Clone, Copy)]
 pub struct ScenarioOptions<'a> {
-    /// Token ids are drawn below this.
+    /// Upper bound of random token ids.
     pub vocabulary: usize,
-    /// Token ids to use in place of drawn ones; beyond their end they start over.
+    /// Token ids to use instead of random ones, cyclically.
     pub given: Option<&'a [i64]>,
-    /// Seed of the draw.
+    /// Seed of the random token ids.
     pub seed: u64,
-    /// Whether the graph counts positions from the left by itself, so that padding on the left would shift them.
+    /// Whether the graph computes positions itself, so that left padding would shift them.
     pub right_padded_only: bool,
 }
 
@@ -55,7 +55,7 @@ pub fn scenarios(interface: &Interface, options: &ScenarioOptions<'_>) -> Vec<Sc
 
     let mut plan = vec![("prefill".to_owned(), PREFILL)];
     match options.given {
-        // A text is read to its middle at once and from there token by token, as it would be written.
+        // The first half of a given text is the prefill; the other tokens are single steps.
         Some(given) if given.len() > 1 => {
             let half = given.len().div_ceil(2);
             plan = vec![("prefill".to_owned(), half)];
@@ -117,7 +117,7 @@ impl<'a> TokenSource<'a> {
         cached: bool,
     ) -> Scenario {
         let batch = pads.len();
-        // Without a cache nothing can follow the prefill.
+        // Without a cache only the prefill can be run.
         let runs = if cached { plan.len() } else { 1 };
         let mut before = 0;
         let mut steps = Vec::new();
@@ -144,11 +144,11 @@ impl<'a> TokenSource<'a> {
     }
 }
 
-/// `SplitMix64`: small, and the same on every machine.
+/// The random number generator `SplitMix64`, which is the same on every machine.
 pub struct Random(u64);
 
 impl Random {
-    /// A generator whose sequence depends on the seed alone.
+    /// A generator with the seed `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(seed)

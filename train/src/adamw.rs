@@ -1,26 +1,27 @@
-//! AdamW with a rate for each tensor (Loshchilov and Hutter, arXiv 1711.05101).
+//! AdamW with a learning rate relative to the scale of each tensor (Loshchilov and Hutter, arXiv 1711.05101).
 
 use std::f64::consts::PI;
 
-/// How a run goes down.
+/// The hyperparameters of the optimizer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Descent {
-    /// Largest rate, as a share of each tensor's root mean square at the start: tensors of any scale move alike.
+    /// Peak learning rate, relative to each tensor's initial root mean square, so that it is independent of their
+    /// scales.
     pub rate: f64,
-    /// Steps of the whole run.
+    /// Number of steps of the run.
     pub steps: usize,
-    /// Steps over which the rate rises from 0 in proportion.
+    /// Number of steps of linear warm-up.
     pub warm_up: usize,
-    /// Share of a tensor by which it shrinks in a step, times the rate.
+    /// Weight decay: in each step, a tensor shrinks by this share times the rate.
     pub decay: f64,
-    /// Decay of the mean of gradients, and of their squares.
+    /// Decay rates of the means of gradients and of their squares.
     pub betas: (f64, f64),
-    /// The gradient of all tensors together, each measured in its own root mean square, is scaled down to this norm.
+    /// Gradient clipping: largest norm of the gradient of all tensors, each in units of its root mean square.
     pub largest_gradient: f64,
 }
 
 impl Descent {
-    /// The usual descent of `steps` steps at `rate`.
+    /// The default hyperparameters for `steps` steps with the peak rate `rate`.
     #[must_use]
     pub fn new(steps: usize, rate: f64) -> Self {
         Self {
@@ -33,7 +34,7 @@ impl Descent {
         }
     }
 
-    /// The rate of step `step`, counted from 0: up in proportion, then down along half a cosine to a tenth.
+    /// The rate of step `step`, from 0: linear warm-up, then cosine decay to a tenth.
     #[must_use]
     pub fn rate_at(&self, step: usize) -> f64 {
         if step < self.warm_up {
@@ -45,16 +46,16 @@ impl Descent {
     }
 }
 
-/// A tensor in training.
+/// A trained tensor with its optimizer state.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trained {
     /// Its elements.
     pub values: Vec<f32>,
-    /// Mean of its gradients.
+    /// Running mean of its gradients.
     pub mean: Vec<f32>,
-    /// Mean of their squares.
+    /// Running mean of their squares.
     pub square: Vec<f32>,
-    /// Its root mean square at the start.
+    /// Its initial root mean square.
     pub scale: f64,
 }
 
@@ -78,11 +79,11 @@ impl Trained {
     }
 }
 
-/// Takes one step. In coordinates x = scale u it is AdamW on u:
+/// Takes one step. With x = scale u, it is AdamW on u:
 ///
 ///   m = b1 m + (1 - b1) g,  s = b2 s + (1 - b2) g^2,  u -= rate (m / (1 - b1^t) / (sqrt(s / (1 - b2^t)) + 1e-8) + decay u).
 ///
-/// Returns the norm of the gradient by u before clipping. A gradient that is not finite changes nothing.
+/// Returns the norm of the gradient with respect to u before clipping. If it is not finite, nothing is changed.
 pub fn step(tensors: &mut [Trained], grads: &[Vec<f32>], descent: &Descent, number: usize) -> f64 {
     let squares = tensors.iter().zip(grads).map(|(tensor, grad)| {
         let square: f64 = grad.iter().map(|&g| f64::from(g).powi(2)).sum();

@@ -1,4 +1,4 @@
-//! What can go wrong, with the node's name in every message.
+//! The errors of training, with node names.
 
 use gqa2mla_passes::onnx::NodeProto;
 use gqa2mla_passes::onnx::stored::TensorError;
@@ -6,10 +6,10 @@ use gqa2mla_passes::onnx::stored::TensorError;
 /// Why one operator could not be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpError {
-    /// The tensor library refuses.
+    /// The tensor library failed.
     #[error(transparent)]
     Tensor(candle_core::Error),
-    /// An input or attribute that the operator is not defined for, or not implemented for here.
+    /// The operator is not defined or not implemented for an input or attribute.
     #[error("{0}")]
     Invalid(String),
 }
@@ -26,7 +26,7 @@ impl From<candle_core::Error> for TrainError {
     }
 }
 
-/// The error itself: with `RUST_BACKTRACE` set, candle puts a backtrace into the text.
+/// The error without its backtrace, which candle adds to the text if `RUST_BACKTRACE` is set.
 fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
     match error {
         candle_core::Error::WithBacktrace { inner, .. } => without_backtrace(*inner),
@@ -42,7 +42,7 @@ pub fn invalid<T>(detail: impl Into<String>) -> Result<T, OpError> {
 /// Why a graph cannot be run or differentiated.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// The graph needs an operator that is not in the table.
+    /// The graph contains an operator that is not implemented.
     #[error("node '{node}': operator {op} is not implemented for training")]
     Operator {
         /// The node.
@@ -50,7 +50,7 @@ pub enum TrainError {
         /// The operator, with its domain.
         op: String,
     },
-    /// A trained tensor reaches the outputs through an operator without a gradient.
+    /// An operator between a trained tensor and an output has no gradient.
     #[error(
         "node '{node}': operator {op} stands between a trained tensor and the output, and has no gradient here"
     )]
@@ -60,7 +60,7 @@ pub enum TrainError {
         /// The operator, with its domain.
         op: String,
     },
-    /// A node that failed.
+    /// A node failed.
     #[error("node '{node}' ({op}): {cause}")]
     Node {
         /// The node.
@@ -70,21 +70,21 @@ pub enum TrainError {
         /// What is wrong.
         cause: OpError,
     },
-    /// A value that nothing makes.
+    /// A value has no definition.
     #[error("value '{0}' is read, but no node, initializer or input makes it")]
     NoValue(String),
-    /// An input that the caller left out.
+    /// The caller has not given an input.
     #[error("input '{0}' is not fed")]
     NoInput(String),
-    /// A trained tensor that is no initializer of the graph, or that no output depends on.
+    /// A tensor to be trained is not an initializer, or no output depends on it.
     #[error(
         "'{0}' cannot be trained: no output of the graph depends on an initializer of this name"
     )]
     NoParameter(String),
-    /// A stored tensor that cannot be read.
+    /// A stored tensor cannot be read.
     #[error(transparent)]
     Stored(#[from] TensorError),
-    /// A stored tensor of a type that has no place in a decoder.
+    /// A stored tensor has an unsupported type.
     #[error("tensor '{name}': element type {data_type} is not implemented for training")]
     ElementType {
         /// The tensor.
@@ -92,15 +92,15 @@ pub enum TrainError {
         /// `TensorProto.DataType`.
         data_type: i32,
     },
-    /// The tensor library refuses outside of any node.
+    /// The tensor library failed outside of a node.
     #[error(transparent)]
     Tensor(candle_core::Error),
-    /// Logits, targets or teacher that do not fit together.
+    /// Logits, targets or teacher logits do not fit each other.
     #[error("{0}")]
     Loss(String),
 }
 
-/// The operator of `node` with its domain, as messages name it.
+/// The name of the operator of `node` with its domain, for messages.
 pub fn operator_name(node: &NodeProto) -> String {
     match node.domain() {
         "" | "ai.onnx" => node.op_type().to_owned(),

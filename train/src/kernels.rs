@@ -1,17 +1,17 @@
-//! Loops over the fp32 elements of tensors in the processor's memory, shared among threads.
+//! Parallel loops over the elements of fp32 tensors on the CPU.
 //!
-//! Each element or row is computed alone, so that results do not depend on the number of threads.
+//! Elements or rows are independent, so results do not depend on the number of threads.
 
 use candle_core::{Device, Error, Result, Storage, Tensor};
 use rayon::prelude::*;
 
-/// Elements that one thread takes at once: less is not worth the handing out.
+/// Number of elements per task; smaller tasks would not outweigh their overhead.
 const SHARE: usize = 8192;
 
 /// Calls `of` on the elements of `tensor`, row-major.
 ///
 /// # Errors
-/// Where `tensor` is not fp32 or not in the processor's memory.
+/// If `tensor` is not fp32 or not on the CPU.
 pub fn read<R>(tensor: &Tensor, of: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
@@ -30,7 +30,7 @@ pub fn read<R>(tensor: &Tensor, of: impl FnOnce(&[f32]) -> R) -> Result<R> {
     }
 }
 
-/// `of` each element of `x`.
+/// Maps `of` over the elements of `x`.
 ///
 /// # Errors
 /// As [`read`].
@@ -48,10 +48,10 @@ pub fn map(x: &Tensor, of: impl Fn(f32) -> f32 + Sync) -> Result<Tensor> {
     Tensor::from_vec(values, x.dims(), &Device::Cpu)
 }
 
-/// `of` the elements of `x` and `y`, which have one shape.
+/// Maps `of` over the pairs of elements of `x` and `y`, which have the same shape.
 ///
 /// # Errors
-/// As [`read`], and where the shapes differ.
+/// As [`read`], and if the shapes differ.
 pub fn zip(x: &Tensor, y: &Tensor, of: impl Fn(f32, f32) -> f32 + Sync) -> Result<Tensor> {
     let values = read(x, |x| {
         read(y, |y| {
@@ -69,7 +69,7 @@ pub fn zip(x: &Tensor, y: &Tensor, of: impl Fn(f32, f32) -> f32 + Sync) -> Resul
     Tensor::from_vec(values, x.dims(), &Device::Cpu)
 }
 
-/// `of` each row of `x` and the row of the result, which has the same length. A row runs along the last axis.
+/// Calls `of` with each row of `x` and the row of the result, which has the same length. Rows are along the last axis.
 ///
 /// # Errors
 /// As [`read`].
@@ -84,7 +84,7 @@ pub fn rows(x: &Tensor, of: impl Fn(&[f32], &mut [f32]) + Sync) -> Result<Tensor
     Tensor::from_vec(values, x.dims(), &Device::Cpu)
 }
 
-/// `of` each row of `x`, of `y` and of the result, which have one shape.
+/// Calls `of` with each row of `x`, of `y` and of the result, which have the same shape.
 ///
 /// # Errors
 /// As [`read`].

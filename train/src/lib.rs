@@ -1,11 +1,12 @@
-//! Reverse mode over the ONNX graph of a decoder, and the training of its latent factors.
+//! Reverse-mode differentiation of the ONNX graph of a decoder, and training of its factors.
 //!
-//! A [`program::Program`] is the part of a graph that the logits need, with attention operators spelled out as
-//! primitives. It runs forward on [`candle_core`] tensors, and [`program::Trace::backward`] goes back from the logits to
-//! the trained initializers. candle's own reverse mode is not used: it makes a gradient for both operands of a product,
-//! frozen weights included, and keeps every value; here frozen weights cost nothing, and a pull holds what it needs.
+//! A [`program::Program`] is the part of a graph that the logits depend on, with attention operators expanded into
+//! primitives. It runs forward on [`candle_core`] tensors, and [`program::Trace::backward`] propagates gradients from
+//! the logits to the trained initializers. candle's own differentiation is not used: it computes gradients of frozen
+//! weights too and keeps every value; here frozen weights cost nothing, and only values that the backward pass needs
+//! are kept.
 //!
-//! A graph with one product, y = x w, trained so that y points at token 0:
+//! A graph with one product, y = x w, trained to predict token 0:
 //!
 //! ```
 //! use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! What is minimized, and its gradient by the logits.
+//! Losses and their gradients with respect to the logits.
 //!
 //! Logits are [rows, V] with a row for each position. Sums run in fp64.
 
@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::error::TrainError;
 use crate::kernels::read;
 
-/// A loss and where it falls.
+/// A loss and its gradient.
 #[derive(Debug)]
 pub struct Loss {
     /// Its mean over the counted positions, in nats.
@@ -17,14 +17,14 @@ pub struct Loss {
     pub grad: Tensor,
 }
 
-/// The distillation loss, mean over the counted positions of
+/// The distillation loss: the mean over the counted positions of
 ///
 ///   KL(p || q) = sum_v p_v (log p_v - log q_v),   p = softmax(teacher), q = softmax(student).
 ///
-/// Its gradient by a student's logit is (q_v - p_v) / counted. `counted` says which positions count.
+/// Its gradient with respect to a student's logit is (q_v - p_v) / counted. `counted` marks the positions that count.
 ///
 /// # Errors
-/// [`TrainError::Loss`] where the shapes differ or nothing counts.
+/// [`TrainError::Loss`] if the shapes differ or no position counts.
 pub fn distillation(
     teacher: &Tensor,
     student: &Tensor,
@@ -56,11 +56,11 @@ pub fn distillation(
     })?
 }
 
-/// The loss of the next token, mean over the counted positions of -log q_t, q = softmax(logits), t the token that
-/// follows. Its gradient by a logit is (q_v - [v = t]) / counted.
+/// The next-token loss: the mean over the counted positions of -log q_t, with q = softmax(logits) and t the next token.
+/// Its gradient with respect to a logit is (q_v - [v = t]) / counted.
 ///
 /// # Errors
-/// [`TrainError::Loss`] where nothing counts.
+/// [`TrainError::Loss`] if no position counts.
 pub fn next_token(logits: &Tensor, targets: &[i64], counted: &[bool]) -> Result<Loss, TrainError> {
     by_row(logits, counted, &|at, row, grad, share| {
         let sum = log_sum(row);
@@ -76,7 +76,7 @@ pub fn next_token(logits: &Tensor, targets: &[i64], counted: &[bool]) -> Result<
     })
 }
 
-/// exp of a log-probability; below this it is 0 in fp32.
+/// exp of a log-probability; exp(-104) is already 0 in fp32.
 fn probability(log: f32) -> f32 {
     if log < -104.0 { 0.0 } else { log.exp() }
 }
@@ -91,8 +91,8 @@ fn log_sum(row: &[f32]) -> f64 {
     f64::from(largest) + sum.ln()
 }
 
-/// Takes the position, its logits, the place of their gradient, and one over the number of counted positions; gives the
-/// position's loss.
+/// Computes the loss of a position. Arguments: the position, its logits, the gradient to be written, and one over the
+/// number of counted positions.
 type Position<'a> = &'a (dyn Fn(usize, &[f32], &mut [f32], f32) -> f64 + Sync);
 
 fn by_row(logits: &Tensor, counted: &[bool], of: Position) -> Result<Loss, TrainError> {

@@ -1,7 +1,7 @@
-//! Tensors between a model's file and the tensor library.
+//! Conversion between stored tensors and tensors of the tensor library.
 //!
-//! Whatever float type a model stores, it is trained in fp32: fp16 and bf16 are widened here and rounded once, when a
-//! trained tensor is written back. Integers become I64; booleans and bytes U8.
+//! Training is in fp32: stored fp16 and bf16 tensors are converted, and trained tensors are rounded when they are
+//! written back. Integers become I64; booleans and bytes become U8.
 
 use bytes::Bytes;
 use candle_core::{Device, Tensor};
@@ -14,7 +14,7 @@ use crate::error::TrainError;
 /// Reads a stored tensor of `model`.
 ///
 /// # Errors
-/// [`TrainError::Stored`] for bytes that cannot be had, [`TrainError::ElementType`] for strings and the like.
+/// [`TrainError::Stored`] if the bytes cannot be read, [`TrainError::ElementType`] for unsupported types.
 pub fn read(model: &Model, tensor: &TensorProto) -> Result<Tensor, TrainError> {
     let bytes = model.tensor_bytes(tensor)?;
     let dims: Vec<usize> = tensor.dims.iter().map(|&d| d.max(0) as usize).collect();
@@ -44,10 +44,10 @@ pub fn read(model: &Model, tensor: &TensorProto) -> Result<Tensor, TrainError> {
     }?)
 }
 
-/// `values` in the element type of `tensor`, in place of its bytes. Type, shape and name of `tensor` stay.
+/// Replaces the elements of `tensor` by `values`, rounded to its type. Type, shape and name are kept.
 ///
 /// # Errors
-/// [`TrainError::ElementType`] where the type is not fp32, fp16 or bf16, or a value exceeds its range.
+/// [`TrainError::ElementType`] if the type is not fp32, fp16 or bf16, or a value is out of its range.
 pub fn write(tensor: &mut TensorProto, values: &[f32]) -> Result<(), TrainError> {
     let bytes: Option<Vec<u8>> = match DataType::try_from(tensor.data_type()) {
         Ok(DataType::Float) => Some(values.iter().flat_map(|v| v.to_le_bytes()).collect()),

@@ -1,5 +1,5 @@
-//! What must hold of caches across the graphs of a model: they reach the interface, come back as themselves, and have no
-//! reader but their attention.
+//! Rules for KV caches across the subgraphs of a model: each cache is an output of the model, each present continues
+//! its own past, and only the cache's attention reads it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,10 +12,11 @@ use crate::onnx::GraphProto;
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::shape_reader::shape_readers;
 
-/// The reason why each site of `sites` that breaks a rule is refused, by its position.
+/// The sites that break a rule: position in `sites`, and reason.
 pub type Refusals = Vec<(usize, Reason)>;
 
-/// A cache of a branch has to be an output of the `If`, made by both branches, and so on out to the model.
+/// Refuses caches of branches that are not an output of every enclosing `If`, computed by a recognised attention in
+/// both branches.
 pub fn caches_that_do_not_reach_the_interface(sites: &[PlacedSite], main: &GraphProto) -> Refusals {
     let places: Vec<_> = sites.iter().map(|p| p.output_places(main)).collect();
     let mut made: HashMap<OutputPlace, HashSet<usize>> = HashMap::new();
@@ -39,7 +40,8 @@ pub fn caches_that_do_not_reach_the_interface(sites: &[PlacedSite], main: &Graph
     refused.collect()
 }
 
-/// What goes in as one cache may not come out as another: by the names of the interface, or in another branch.
+/// Refuses sites whose present continues another cache than their past: by the names of graph inputs and outputs, or
+/// because another branch continues another past under the same output.
 pub fn caches_that_come_back_as_others(sites: &[PlacedSite], main: &GraphProto) -> Refusals {
     let names: Vec<Vec<(Option<String>, String)>> =
         sites.iter().map(|p| p.model_names(main)).collect();
@@ -68,7 +70,7 @@ pub fn caches_that_come_back_as_others(sites: &[PlacedSite], main: &GraphProto) 
         .collect()
 }
 
-/// What the names of a past and of its present have in common: `0.key` for `past_key_values.0.key` and `present.0.key`.
+/// The common part of the names of a past and its present: `0.key` for `past_key_values.0.key` and `present.0.key`.
 fn cache_stem(name: &str) -> String {
     let name = name.to_lowercase().replace("past_key_values", "past");
     let parts = name.split(|c: char| !c.is_alphanumeric());
@@ -79,7 +81,7 @@ fn cache_stem(name: &str) -> String {
     kept.join(".")
 }
 
-/// The past of a site may be read in no other graph but by a site of that graph.
+/// Refuses sites whose past is read in another graph that has no site with that past.
 pub fn pasts_that_others_read(
     sites: &[PlacedSite],
     main: &GraphProto,
@@ -156,7 +158,7 @@ pub fn presents_that_others_read(
 fn foreign_reader(graph: &Graph, facts: &Facts, operand: Operand, past: &str) -> Option<Reason> {
     for usage in graph.uses(past) {
         let node = graph.node(usage.node)?;
-        // Uses inside the graphs of the node are checked when those graphs are visited.
+        // Uses in subgraphs of the node are checked when those are visited.
         let captured = usage.input.is_none();
         if !captured && !is_op(node, "Shape") {
             return Some(Reason::SecondReader {

@@ -1,4 +1,4 @@
-//! The identities of attentions and of their caches.
+//! Identifiers of attentions and of their caches.
 
 use std::fmt;
 
@@ -6,13 +6,13 @@ use crate::graph::scopes::Scope;
 use crate::onnx::GraphProto;
 use crate::recognize::site::Site;
 
-/// Names one attention among those of its model. Every analysis of the model gives the attention the same name: the model's output for its key
-/// cache, or the output of the score product where nothing is cached.
+/// The unique name of an attention in its model, the same in every analysis of the model: the name of the graph output
+/// for its key cache, or of the output of the score product if nothing is cached.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SiteId(String);
 
 impl SiteId {
-    /// The id that `text` spells, as reports and statistics keep it.
+    /// The id with the text `text`, as reports and statistics files store it.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
@@ -35,20 +35,21 @@ impl std::borrow::Borrow<str> for SiteId {
     }
 }
 
-/// Identifies one cache, seen from every branch of an `If`: branches that make the same output of the `If` fill one cache.
+/// Identifies one cache across the branches of an `If`: branches that compute the same output of the `If` fill the same
+/// cache.
 ///
-/// It is the outermost graph that names the cache, and its name there. An attention without a cache has an identity of
-/// its own.
+/// The id consists of the outermost graph in which the cache has a name, and that name. For an attention without a
+/// cache it is its scope and the output of its score product.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CacheId {
-    /// The outermost graph that gives the cache a name.
+    /// The outermost graph in which the cache has a name.
     pub scope: Scope,
-    /// The value's name in that graph.
+    /// The name of the cache in that graph.
     pub value: String,
 }
 
 impl CacheId {
-    /// The identity of the cache of `site`, which stands at `scope` of `main`.
+    /// The id of the key cache of `site`, an attention of the graph at `scope` of `main`.
     pub fn of(main: &GraphProto, scope: &Scope, site: &Site) -> Self {
         match &site.key.cache {
             Some(cache) => Self::outermost(main, scope, cache.present()),
@@ -62,7 +63,7 @@ impl CacheId {
         }
     }
 
-    /// Follows `value`, a value of the graph at `scope`, out through the outputs of the nodes around it.
+    /// Follows `value`, a value of the graph at `scope`, through the outputs of the enclosing nodes as far as possible.
     pub fn outermost(main: &GraphProto, scope: &Scope, value: &str) -> Self {
         let mut found = Self {
             scope: scope.clone(),

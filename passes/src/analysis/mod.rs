@@ -1,5 +1,5 @@
-//! What a model holds, over all of its graphs: attentions, where they stand, and what they are made of. Computed once a
-//! model, and passed on to whoever inspects, plans, observes or rewrites it.
+//! The analysis of a model: its attentions in all its graphs, and the inferred types and shapes. It is computed once
+//! and shared by inspection, planning, calibration and rewriting.
 
 mod caches;
 mod directions;
@@ -33,64 +33,65 @@ use spelling::spell_out;
 pub use spelling::SpelledOperator;
 pub use view::SiteView;
 
-/// A model with its functions inlined and its operators spelled out, and the attentions it holds.
+/// A model with attention functions inlined and attention operators expanded into primitives, and its attentions.
 #[derive(Clone)]
 pub struct Analysis {
-    /// The main graph, after functions with attention are inlined and attention operators are spelled out.
+    /// The main graph, after inlining and expansion.
     pub main: GraphProto,
-    /// The facts of the main graph and of all graphs inside it.
+    /// The facts of the main graph and of all its subgraphs.
     pub facts: ScopeFacts,
-    /// The attentions that are proved.
+    /// The recognised attentions.
     pub sites: Vec<PlacedSite>,
-    /// Those that look like one and are not proved.
+    /// Attention-like subgraphs that were not recognised, with reasons.
     pub rejects: Vec<Reject>,
-    /// Attentions of another kind, which no rewrite concerns: cross-attention.
+    /// Cross-attentions, to which no rewrite applies.
     pub others: Vec<Reject>,
-    /// The operators that are known.
+    /// The supported fused attention operators.
     pub operators: Operators,
-    /// The operators that were spelled out.
+    /// The fused operators that were expanded.
     pub spelled: Vec<SpelledOperator>,
-    /// The functions that were inlined.
+    /// The model-local functions that were inlined.
     pub inlined: HashSet<Key>,
     /// Operator sets that the inlined bodies need and that the model does not import.
     pub imports: Vec<OperatorSetIdProto>,
 }
 
-/// Why a model could not be analysed.
+/// The error of a model that cannot be analysed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AnalysisError {
-    /// The graph is broken.
+    /// The graph is malformed.
     #[error(transparent)]
     Malformed(#[from] VerifyError),
-    /// The operators could not be spelled out.
+    /// An operator could not be expanded.
     #[error("internal error, an operator cannot be spelled out: {0}")]
     Spell(#[from] PatchError),
 }
 
 impl Analysis {
-    /// [`Analysis::with`] the operators of this library.
+    /// [`Analysis::with`] all operators that this library supports.
     ///
     /// # Errors
-    /// [`AnalysisError`] when the model is not well-formed.
+    /// [`AnalysisError`] if the model is malformed.
     pub fn of(model: &Model, target: Target) -> Result<Self, AnalysisError> {
         Self::with(model, Operators::default(), target)
     }
 
-    /// Analyses `model`; those of `operators` that it calls are spelled out as `target` needs them.
+    /// Analyses `model`. Its nodes of the fused `operators` are expanded into primitives as far as `target` requires
+    /// it.
     ///
-    /// The passes: verify, inline, infer facts, spell out operators, infer the facts of what they have become, recognise,
-    /// follow caches across graphs.
+    /// The passes: verify, inline, infer facts, expand operators, infer facts again if anything was expanded, recognise
+    /// attentions, check caches across subgraphs.
     ///
     /// # Errors
-    /// [`AnalysisError`] when the model is not well-formed.
+    /// [`AnalysisError`] if the model is malformed.
     pub fn with(
         model: &Model,
         operators: Operators,
         target: Target,
     ) -> Result<Self, AnalysisError> {
         verify(&model.proto)?;
-        // Attention in a function is rewritten where the function is called.
+        // Attention in a function can only be rewritten after inlining.
         let is_attention = |node: &NodeProto| operators.is_attention(node);
         let rules = operators.rules();
         let inlined = inline(&model.proto, &is_attention);
@@ -208,7 +209,8 @@ impl Analysis {
         self.others = others;
     }
 
-    /// Turns the sites at the refused positions into rejects, and those that fill the same cache in another branch.
+    /// Turns the sites at the refused positions into rejects, together with the sites of other branches that fill the
+    /// same cache.
     fn reject(&mut self, mut refused: Refusals) {
         let caches: Vec<(CacheId, Reason)> = refused
             .iter()

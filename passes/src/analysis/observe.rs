@@ -1,7 +1,7 @@
-//! A model whose outputs are the inputs and results of its attentions: the same graph with other outputs.
+//! Instrumentation for calibration: a copy of a model whose outputs are inner values of its attentions.
 //!
-//! Operators are spelled out first, so that one description fits every dialect. What no observed value needs, the
-//! output head above all, is left out.
+//! Fused operators are expanded first, so that the same values exist in every dialect. Nodes that no observed value
+//! depends on, such as the LM head, are removed.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -24,7 +24,8 @@ use crate::recognize::rotation::Rotated;
 use crate::recognize::scoring::{Scoring, masked_scores};
 use crate::recognize::site::Site;
 
-/// A value that every attention has, and that an observed model gives as an output.
+/// A quantity of an attention that an instrumented model returns. Shapes: B batch, T new tokens, S past and new tokens,
+/// H query heads, G KV heads, d key head size, dv value head size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Quantity {
@@ -34,73 +35,73 @@ pub enum Quantity {
     Key,
     /// New values [B, G, T, dv] as they enter the cache.
     Value,
-    /// New keys before rotation, [B, G, T, d] or [B, T, G*d]; absent where the rotation is not followed.
+    /// New keys before RoPE, [B, G, T, d] or [B, T, G*d]; absent if the rotation is not recognised.
     Unrotated,
-    /// Probability that each position receives, summed over the queries: [B, H, S], fp32.
+    /// Attention probability of each key position, summed over the queries: [B, H, S], fp32.
     Received,
-    /// The same for the squares of the probabilities: [B, H, S], fp32.
+    /// Squared attention probability of each key position, summed over the queries: [B, H, S], fp32.
     ReceivedSquared,
-    /// Scores of the first head as they enter the softmax, masks included: [B, T, S].
+    /// Scores of the first head as they enter the softmax, masks included: [B, T, S], fp32.
     FirstHeadScores,
-    /// Scores [B, H, T, S] as the product gives them.
+    /// Outputs of the score product [B, H, T, S], before scale and mask.
     Scores,
     /// Outputs of the value product [B, H, T, dv].
     Output,
 }
 
-/// One attention and the outputs that show it.
+/// One attention and the outputs of the instrumented model that belong to it.
 #[derive(Debug, Clone)]
 pub struct ObservedLayer {
-    /// The name of the attention among those of its model.
+    /// The unique name of the attention in its model.
     pub id: SiteId,
     /// The attention.
     pub site: Site,
-    /// The value that the score product makes.
+    /// The output of the score product.
     pub score: String,
-    /// The value that the value product makes.
+    /// The output of the value product.
     pub output: String,
-    /// Scale, softcap and mask of its scores; `None` where other operators stand before the softmax.
+    /// Scale and softcap of the scores; `None` if there are other operators before the softmax.
     pub scoring: Option<Scoring>,
-    /// How its keys are rotated.
+    /// The RoPE of its keys.
     pub rotated: Rotated,
-    /// The same in numbers, where the graph's constants tell it.
+    /// The frequencies and factors of that RoPE; `None` if they do not follow from constants of the graph.
     pub rope: Option<Rope>,
-    /// W_O [H*dv, E], where a stored weight projects the outputs.
+    /// W_O [H*dv, E], if the outputs are projected by a stored weight.
     pub output_projection: Option<Array2<f64>>,
-    /// The model's output for each quantity; one that this attention cannot show is absent.
+    /// The name of the model output for each available quantity.
     pub outputs: BTreeMap<Quantity, String>,
 }
 
-/// A model to run, and what its outputs mean.
+/// An instrumented model and the meaning of its outputs.
 #[derive(Debug, Clone)]
 pub struct Observed {
-    /// The messages; data files are the original's.
+    /// The ONNX model; it refers to the external data files of the original.
     pub proto: ModelProto,
-    /// The attentions that are recognised, in graph order; branches that share a cache are one.
+    /// The recognised attentions in graph order; branches that share a cache count as one.
     pub layers: Vec<ObservedLayer>,
 }
 
-/// Why a model cannot be observed.
+/// The error of a model that cannot be instrumented.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ObserveError {
     /// No attention is recognised.
     #[error("no attention of the model is recognised; `inspect --why` says why")]
     Nothing,
-    /// A place whose values cannot be outputs of the model.
+    /// An attention is in a loop body, whose values cannot be outputs of the model.
     #[error(
         "the attention at '{0}' stands in the body of a loop, whose values cannot be read from outside: export the loop unrolled"
     )]
     Loop(String),
-    /// The model contradicts itself.
+    /// The model does not match its analysis.
     #[error("the model cannot be observed: {0}")]
     Malformed(String),
 }
 
-/// Makes the model that shows `quantities` of every attention of `model`, which `analysis` is of.
+/// Instruments `model`, whose analysis is `analysis`, to return `quantities` of every recognised attention.
 ///
 /// # Errors
-/// [`ObserveError`] when no attention is recognised, or one stands in a loop.
+/// [`ObserveError`] if no attention is recognised, or one is in a loop.
 pub fn observe(
     model: &Model,
     analysis: &Analysis,
@@ -138,10 +139,10 @@ pub fn observe(
     })
 }
 
-/// What one attention needs in its own graph.
+/// The additions to the graph of one attention.
 struct View {
     nodes: Vec<NodeProto>,
-    /// Value in the graph of the attention, name outside, element type.
+    /// For each output: the value in the graph of the attention, the name of the model output, the element type.
     outputs: Vec<(String, String, i32)>,
 }
 
@@ -155,7 +156,7 @@ struct Views {
 impl Views {
     fn look(&mut self, seen: &SiteView, quantities: &[Quantity]) {
         let (site, placed) = (seen.site(), seen.placed);
-        // Both branches of an `If` show the same attention under the same names.
+        // Both branches of an `If` return the quantities of one attention under the same names.
         let known = self.numbers.get(&placed.cache).copied();
         let number = known.unwrap_or(self.layers.len());
         let mut view = View {
@@ -164,7 +165,7 @@ impl Views {
         };
         let mut outputs = BTreeMap::new();
         for &quantity in quantities {
-            // Branches have to give the same outputs, and may rotate in different ways.
+            // Branches must return the same outputs, but may have different rotations.
             if quantity == Quantity::Unrotated && !seen.is_in_main_graph() {
                 continue;
             }
@@ -202,7 +203,7 @@ fn output_of(graph: &Graph, id: NodeId) -> String {
         .unwrap_or_default()
 }
 
-/// The value that holds `quantity`, with the nodes that make it, and its element type.
+/// The value that holds `quantity` and its element type. Nodes that compute it are appended to `nodes`.
 fn source(
     graph: &Graph,
     site: &Site,
@@ -239,7 +240,7 @@ fn source(
             (part("f32"), float)
         }
         Quantity::Received | Quantity::ReceivedSquared => {
-            // Squares of small probabilities vanish in half precision.
+            // Squares of small probabilities underflow in fp16.
             let wide = part("f32");
             nodes.push(
                 node("Cast", &wide, &[&site.probabilities], &[&wide]).with_int("to", float.into()),
@@ -271,14 +272,14 @@ fn add_first_index(graph: &mut GraphProto) {
     });
 }
 
-/// Adds the nodes of `view` to the graph at `scope`, and carries its outputs out to the model's.
+/// Adds the nodes of `view` to the graph at `scope`, and its outputs to this graph and all enclosing ones.
 fn expose(main: &mut GraphProto, scope: &Scope, view: View) -> Result<(), ObserveError> {
     let malformed = || ObserveError::Malformed("a graph is not where it was".to_owned());
     let graph = scope.get_mut(main).ok_or_else(malformed)?;
     graph.node.extend(view.nodes);
     let inside = scope.around().is_some();
     for (value, shown, elem_type) in &view.outputs {
-        // An output has a name of its own: the value may be an output already, under its own name.
+        // `Identity` gives the output a new name, because the value may already be an output.
         let name = match inside {
             true => format!("{shown}/branch{}", scope.0.len()),
             false => shown.clone(),
@@ -298,7 +299,7 @@ fn expose(main: &mut GraphProto, scope: &Scope, view: View) -> Result<(), Observ
                 Some(_) => format!("{shown}/branch{}", around.0.len()),
                 None => shown.clone(),
             };
-            // The first of two branches has done this already.
+            // The other branch of this `If` may have added the output already.
             if node.output.contains(&name) {
                 continue;
             }
@@ -314,7 +315,7 @@ fn add_output(graph: &mut GraphProto, name: &str, elem_type: i32) {
     graph.output.push(value_info(name, elem_type));
 }
 
-/// A value of unknown shape.
+/// The `ValueInfoProto` of a tensor of unknown shape.
 fn value_info(name: &str, elem_type: i32) -> ValueInfoProto {
     ValueInfoProto {
         name: Some(name.to_owned()),

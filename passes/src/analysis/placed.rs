@@ -1,4 +1,4 @@
-//! An attention and where it stands: its caches are followed out to the model's interface.
+//! An attention with the scope of its graph, and its caches as the enclosing graphs name them.
 
 use crate::analysis::identity::{CacheId, SiteId};
 use crate::graph::patch::Patch;
@@ -8,7 +8,7 @@ use crate::operators::Origin;
 use crate::recognize::reject::Operand;
 use crate::recognize::site::{Cache, Site};
 
-/// Where a present comes out of an `If`.
+/// The output of an `If` that returns a present.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OutputPlace {
     /// The graph that holds the `If`.
@@ -20,8 +20,8 @@ pub struct OutputPlace {
 }
 
 impl OutputPlace {
-    /// Whether the graph at `scope` can read what comes out here: the graph around the `If`, or one inside another of
-    /// its nodes.
+    /// Whether the graph at `scope` can read this output: it is the graph that holds the `If`, or a subgraph of another
+    /// node of that graph.
     pub fn reaches(&self, scope: &Scope) -> bool {
         let Some(rest) = scope.0.strip_prefix(self.around.0.as_slice()) else {
             return false;
@@ -44,20 +44,20 @@ pub struct CacheOutput {
 /// A site and the graph it stands in.
 #[derive(Debug, Clone)]
 pub struct PlacedSite {
-    /// The graph.
+    /// The scope of its graph.
     pub scope: Scope,
     /// The attention.
     pub site: Site,
-    /// The operator that the attention was spelled out from, if it was one.
+    /// The fused operator that the attention was expanded from, if any.
     pub origin: Option<Origin>,
-    /// Names the attention among those of its model.
+    /// The unique name of the attention in its model.
     pub id: SiteId,
-    /// The cache that it fills and reads.
+    /// The id of its key cache.
     pub cache: CacheId,
 }
 
 impl PlacedSite {
-    /// Places `site`, which was found at `scope` of `main`.
+    /// `site`, which was found at `scope` of `main`, with its ids.
     pub fn new(main: &GraphProto, scope: &Scope, site: Site, origin: Option<Origin>) -> Self {
         let cache = CacheId::of(main, scope, &site);
         Self {
@@ -108,7 +108,7 @@ impl PlacedSite {
         places
     }
 
-    /// The past and the present of each cache under the names that the model's interface has for them.
+    /// For each cache, the names of its past and present among the model's inputs and outputs.
     pub fn model_names(&self, main: &GraphProto) -> Vec<(Option<String>, String)> {
         self.caches()
             .map(|(_, c)| {
@@ -118,9 +118,9 @@ impl PlacedSite {
             .collect()
     }
 
-    /// Takes the changes of the interface out of `patch`, a patch of the site's own graph, and gives them to every graph
-    /// that has the value in its interface: a past is captured under its own name, a present goes out under the name of
-    /// the output of the node around it.
+    /// Distributes the interface changes of `patch`, a patch of the site's graph, to all graphs that have the value as
+    /// input or output. Subgraphs capture a past under its own name; a present has the name of the enclosing node's
+    /// output. Returns the patches of the enclosing graphs; the changes of the site's graph stay in `patch`.
     pub fn interface(&self, main: &GraphProto, patch: &mut Patch) -> Vec<(Scope, Patch)> {
         let mut outer: Vec<(Scope, Patch)> = Vec::new();
         let all = std::mem::take(&mut patch.interface);

@@ -1,4 +1,5 @@
-//! Attention operators spelled out as primitives in every graph of a model, and put back where that was in vain.
+//! Expansion of fused attention operators into primitives in all graphs of a model, and its reversal for operators
+//! whose attention is not rewritten.
 
 use std::collections::BTreeMap;
 
@@ -8,31 +9,31 @@ use crate::graph::scopes::Scope;
 use crate::onnx::{GraphProto, NodeProto};
 use crate::operators::Lowered;
 
-/// A main graph after its operators are spelled out.
+/// A main graph after the expansion of its operators.
 pub struct SpelledOut {
     /// The main graph.
     pub main: GraphProto,
-    /// What the spelling of each graph tells of it, under the graph's place in the new main graph.
+    /// The result of the expansion of each graph, by the scope of the graph in the new main graph.
     pub lowered: BTreeMap<Scope, Lowered>,
-    /// The operators as they were.
+    /// The operators before the expansion.
     pub operators: Vec<SpelledOperator>,
 }
 
-/// One operator that was spelled out.
+/// One operator that was expanded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SpelledOperator {
-    /// The graph that it stood in, by its place after the spelling.
+    /// The graph of the operator, as a scope of the new main graph.
     pub scope: Scope,
     /// The operator.
     pub node: NodeProto,
-    /// The outputs of the nodes that stand for it.
+    /// The outputs of the nodes that replace it.
     pub made: Vec<String>,
 }
 
-/// Spells operators out in `main` and in the graphs inside it, each as `lowered` says.
+/// Expands operators in `main` and its subgraphs, each graph as its entry in `lowered` says.
 ///
 /// # Errors
-/// [`PatchError`] when a spelled-out operator does not fit into its graph.
+/// [`PatchError`] if an expanded operator does not fit into its graph.
 pub fn spell_out(
     main: &GraphProto,
     mut lowered: BTreeMap<Scope, Lowered>,
@@ -52,7 +53,7 @@ pub fn spell_out(
     }
     let mut main = main.clone();
     let mut grown: BTreeMap<Scope, Vec<(usize, usize)>> = BTreeMap::new();
-    // Inner graphs first: the places of inner graphs change with the nodes around them.
+    // Subgraphs first: a patch of an enclosing graph changes the scopes of its subgraphs.
     for (scope, one) in lowered.iter_mut().rev() {
         let patch = std::mem::take(&mut one.patch);
         if patch.is_empty() {
@@ -78,8 +79,8 @@ pub fn spell_out(
     })
 }
 
-/// The place of the graph at `scope` after every graph has grown: node `n` of a graph has become `count` nodes for each
-/// `(n, count)` in `grown`.
+/// The new scope of the graph at `scope`, where node `n` of a graph has been replaced by `count` nodes for each `(n,
+/// count)` in `grown`.
 fn moved(scope: &Scope, grown: &BTreeMap<Scope, Vec<(usize, usize)>>) -> Scope {
     let mut before = Scope::default();
     let mut after = Scope::default();
@@ -100,8 +101,8 @@ fn moved(scope: &Scope, grown: &BTreeMap<Scope, Vec<(usize, usize)>>) -> Scope {
 }
 
 impl SpelledOperator {
-    /// The patch that puts the operator back into `graph`, the graph it was spelled out in: in front of the nodes that
-    /// stand for it, of which those lose their readers that nothing else shares.
+    /// A patch that restores the operator in `graph`, its graph, in front of the nodes that replaced it. Those nodes
+    /// lose their readers and become dead code, except nodes that other operators share.
     pub fn put_back(&self, graph: &Graph) -> Patch {
         let mut patch = Patch::default();
         for output in self.node.output.iter().filter(|o| !o.is_empty()) {
@@ -111,7 +112,7 @@ impl SpelledOperator {
         }
         let made = self.made.iter().filter_map(|value| graph.producer(value));
         if let Some((first, node)) = made.min_by_key(|(id, _)| *id) {
-            // A node that only makes the operator's output goes; any other may be shared with another operator.
+            // A node that makes an output of the operator is removed; other nodes may be shared with another operator.
             let kept = match patch.replaced.contains_key(&first) {
                 true => None,
                 false => Some(node.clone()),

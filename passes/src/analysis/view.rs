@@ -1,4 +1,4 @@
-//! One attention in its graph, with everything that can be asked of it.
+//! One attention in its graph: queries about its rotation, scoring and weights.
 
 use std::cell::OnceCell;
 use std::sync::Arc;
@@ -24,21 +24,21 @@ use crate::weights::frequencies::rope;
 use crate::weights::output_projection::output_projection;
 use crate::weights::projection::projection;
 
-/// An attention, the graph it stands in, and the numbers behind it.
+/// An attention with its graph, the facts of that graph and the model's weights.
 pub struct SiteView<'v> {
     /// The model.
     pub model: &'v Model,
-    /// The graph that the attention stands in.
+    /// The graph of the attention.
     pub graph: &'v Graph<'v>,
     /// The facts of the graph's values.
     pub facts: &'v Arc<Facts>,
-    /// The attention and its place.
+    /// The attention and its scope.
     pub placed: &'v PlacedSite,
     rotated: OnceCell<Rotated>,
 }
 
 impl<'v> SiteView<'v> {
-    /// A view of `placed`, which stands in `graph`, a graph of `model` with the facts `facts`.
+    /// A view of `placed`, an attention of `graph`, which belongs to `model` and has the facts `facts`.
     pub fn new(
         model: &'v Model,
         graph: &'v Graph<'v>,
@@ -59,17 +59,17 @@ impl<'v> SiteView<'v> {
         &self.placed.site
     }
 
-    /// The name of the attention among those of its model.
+    /// The unique name of the attention in its model.
     pub fn id(&self) -> &'v SiteId {
         &self.placed.id
     }
 
-    /// Whether the attention stands in the main graph, and not in a branch or a loop.
+    /// Whether the attention is in the main graph, not in a branch or loop.
     pub fn is_in_main_graph(&self) -> bool {
         self.placed.scope == Scope::default()
     }
 
-    /// What happens to the scores between their product and the softmax; `None` where that is not followed.
+    /// Scale and softcap between the score product and the softmax; `None` if other operators are there.
     pub fn scoring(&self) -> Option<Scoring> {
         scoring(self.graph, self.facts, self.site())
     }
@@ -85,19 +85,19 @@ impl<'v> SiteView<'v> {
         query_rotation(self.graph, self.facts, self.site())
     }
 
-    /// What the rotation of the keys computes, as text that is equal where two rotations are; `None` where it is unknown.
+    /// A text that is equal for equal rotations of keys; `None` if the rotation is not recognised.
     pub fn rotation_fingerprint(&self) -> Option<String> {
         fingerprint(self.graph, self.facts, self.rotation())
     }
 
-    /// W_O [H*dv, E]; `None` where no `MatMul` or `Gemm` with a stored weight projects the outputs.
+    /// W_O [H*dv, E]; `None` if the outputs are not projected by a `MatMul` or `Gemm` with a stored weight.
     pub fn output_projection(&self) -> Option<Array2<f64>> {
         output_projection(self.model, self.graph, self.facts, self.site())
     }
 
-    /// Second moments of keys, values and queries for white layer inputs, from the projection weights, for factors of
-    /// `ranks`. Rotated keys are averaged over the positions 0 to `context`. A projection whose
-    /// weight is not stored counts every direction alike.
+    /// Second moments of keys, values and queries for factors of `ranks`, computed from the projection weights under
+    /// the assumption of white layer inputs (identity covariance). Moments of rotated keys are averaged over the
+    /// positions 0 to `context`. Without a stored projection weight, the identity is used.
     pub fn weight_moments(&self, ranks: Ranks, context: usize) -> Moments {
         let site = self.site();
         let lossy = ranks.key < site.kv_heads * site.key.size;
@@ -105,7 +105,7 @@ impl<'v> SiteView<'v> {
         let weight = |value: &str, width: usize| {
             projection(self.model, self.graph, self.facts, value, width)
         };
-        // At full rank channels stay as they are, and nothing has to be known of them.
+        // At full rank the factors are identities, and no statistics are needed.
         let side = |side: &Side, rank: usize| {
             let width = site.kv_heads * side.size;
             let known = (rank < width).then(|| weight(&side.new, width)).flatten();

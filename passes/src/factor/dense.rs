@@ -1,9 +1,10 @@
-//! Products of single-precision matrices, row-major and single-threaded: the same bits whatever runs beside them.
+//! Products of single-precision row-major matrices. They are single-threaded, so that results are reproducible bit by
+//! bit.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
-/// A row-major matrix, or the first rows of one.
+/// A view of a row-major matrix, possibly transposed.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     data: &'a [f32],
@@ -13,7 +14,7 @@ pub struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// The first `rows` rows of `data`, `columns` wide. Rows that are not there are left out.
+    /// The first `rows` rows of `data`, `columns` wide; fewer if `data` is shorter.
     pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
         let rows = rows.min(data.len() / columns.max(1));
         Self {
@@ -42,7 +43,8 @@ impl<'a> View<'a> {
     }
 }
 
-/// `out = alpha * a b`, or `out += alpha * a b` where `add`. `out` is cut or filled to the shape of the product.
+/// `out = alpha * a b`, or `out += alpha * a b` if `add`. `out` is truncated or filled with zeros to the size of the
+/// product. If the shapes do not match, nothing is added.
 pub fn product(out: &mut Vec<f32>, add: bool, a: View, b: View, alpha: f32) {
     let (a, b) = (a.faer(), b.faer());
     let (rows, columns) = (a.nrows(), b.ncols());

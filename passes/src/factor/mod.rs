@@ -1,4 +1,4 @@
-//! From moments and ranks to factors. Knows neither graphs nor files.
+//! Low-rank factorization: from second moments and ranks to factors. Independent of graphs and files.
 
 mod dense;
 pub mod moments;
@@ -21,21 +21,21 @@ pub use spectral::SpectralError;
 pub use statistics::{Recipe, Statistics};
 pub use weighted::SideFactors;
 
-/// The maps of one layer.
+/// The factors of one layer.
 #[derive(Debug, Clone)]
 pub struct Factors {
-    /// w_dk and w_uk.
+    /// w_dk [G*d, r] and w_uk [G, d, r].
     pub key: SideFactors,
-    /// w_dv and w_uv (as [G, dv, r]; the graph holds it transposed).
+    /// w_dv [G*dv, r] and w_uv [G, dv, r] (transposed in the graph).
     pub value: SideFactors,
-    /// Added to the output of each head, [H, dv]: what the latent loses of every value alike.
+    /// Bias correction [H, dv], added to the output of each head: the part of its mean that the latent loses.
     pub bias: Option<Array2<f64>>,
 }
 
-/// What a factorization gives, for the form it is made for.
+/// The result of a factorization; the variant depends on the target form.
 #[derive(Debug, Clone)]
 pub enum Made {
-    /// Latents of keys and of values.
+    /// One latent for keys and one for values.
     Latent(Factors),
     /// The same, cached as integers.
     Rounded(Factors, Rounding),
@@ -43,16 +43,16 @@ pub enum Made {
     Decoupled(transmla::Decoupled),
 }
 
-/// Factors of another kind than the form needs.
+/// The error of a form that is given TransMLA factors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the factors are TransMLA's, which only its own layout takes")]
 pub struct NotLatent;
 
 impl Made {
-    /// The latents of keys and of values.
+    /// The factors of keys and values.
     ///
     /// # Errors
-    /// [`NotLatent`] where the factors are of another kind.
+    /// [`NotLatent`] if the factors are TransMLA's.
     pub fn latent(&self) -> Result<&Factors, NotLatent> {
         match self {
             Self::Latent(factors) | Self::Rounded(factors, _) => Ok(factors),
@@ -75,17 +75,17 @@ impl From<Factors> for Made {
     }
 }
 
-/// Latent widths of one layer.
+/// The ranks of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ranks {
-    /// Of the keys.
+    /// Rank of the keys.
     pub key: usize,
-    /// Of the values.
+    /// Rank of the values.
     pub value: usize,
 }
 
 impl Ranks {
-    /// The same for keys and values.
+    /// The same rank for keys and values.
     pub fn uniform(rank: usize) -> Self {
         Self {
             key: rank,
@@ -94,7 +94,7 @@ impl Ranks {
     }
 }
 
-/// Weighted principal components of both sides.
+/// Weighted principal components of keys and values, with bias correction if the moments have mean outputs.
 pub fn factor(moments: &Moments, kv_heads: usize, ranks: Ranks) -> Result<Factors, SpectralError> {
     let key = weighted::factors(&moments.key, kv_heads, ranks.key)?;
     let value = weighted::factors(&moments.value, kv_heads, ranks.value)?;
@@ -107,8 +107,8 @@ pub fn factor(moments: &Moments, kv_heads: usize, ranks: Ranks) -> Result<Factor
     })
 }
 
-/// The part of each head's mean output that does not come out again: row h of `mean` [H, G*dv] less its projection, at
-/// the columns of the head's own group.
+/// Bias correction [H, dv]: the part of each head's mean output that the projection loses. It is row h of `mean` [H,
+/// G*dv] minus its projection, at the columns of the head's KV head.
 fn given_back(mean: &Array2<f64>, side: &SideFactors) -> Array2<f64> {
     let (kv_heads, size, _) = side.up.dim();
     let heads = mean.nrows();

@@ -1,22 +1,22 @@
-//! What a factorization is made from: second moments of what one layer caches, and of what reads it.
+//! The input of a factorization: second moments of the cached rows of one layer, and the weights of errors in them.
 
 use ndarray::{Array2, s};
 
-/// The moments of one side of one layer, in f64.
+/// The moments of the keys or the values of one layer, in f64.
 #[derive(Debug, Clone)]
 pub struct SideMoments {
-    /// E[x xᵀ] of the cached rows, [G*d, G*d]; about a mean where a constant error does no harm or is given back.
+    /// E[x xᵀ] of the cached rows, [G*d, G*d]; centred if a constant error cancels or is corrected by a bias.
     pub cached: Array2<f64>,
-    /// How much the reader minds an error, one [d, d] a KV head: E[q qᵀ] summed over the heads of the group for keys,
-    /// the sum of W_O,h W_O,hᵀ for values. `None` weighs all directions alike.
+    /// Weight of an error, one [d, d] per KV head: for keys, E[q qᵀ] summed over the query heads of the group; for
+    /// values, the sum of W_O,h W_O,hᵀ. `None`: the identity.
     pub weight: Option<Vec<Array2<f64>>>,
-    /// Whether `cached` was measured. Latent channels are then brought to unit second moment; an estimate that leaves
-    /// out biases and norms would blow up channels that are not small at all.
+    /// Whether `cached` was measured on a text. Latent channels are then scaled to unit second moment. With an estimate
+    /// from weights, which leaves out biases and norms, this scaling could amplify channels that are not small.
     pub measured: bool,
 }
 
 impl SideMoments {
-    /// Knows nothing: every direction alike.
+    /// Identity moments: all directions have the same weight.
     pub fn white(size: usize) -> Self {
         Self {
             cached: Array2::eye(size),
@@ -29,17 +29,17 @@ impl SideMoments {
 /// The moments of one layer.
 #[derive(Debug, Clone)]
 pub struct Moments {
-    /// Keys, [G*d].
+    /// Keys, `[G*d]`.
     pub key: SideMoments,
-    /// Values, [G*dv].
+    /// Values, `[G*dv]`.
     pub value: SideMoments,
-    /// What each head's output is on average, in terms of all cached values, [H, G*dv]. The part of it that the latent
-    /// cannot hold is given back as a bias; `None` gives nothing back.
+    /// Mean output of each head as a mean of all cached values, [H, G*dv]. The part that the latent loses becomes the
+    /// bias correction; `None`: no bias correction.
     pub mean_output: Option<Array2<f64>>,
 }
 
-/// L_j = sum over the heads h of group j of W_O,h W_O,hᵀ, [dv, dv] a KV head, for W_O [H*dv, E]: how much an error in the
-/// outputs of the group's heads matters to what follows.
+/// The weights of errors in the values: L_j = sum over the heads h of group j of W_O,h W_O,hᵀ, one [dv, dv] per KV
+/// head, for W_O [H*dv, E].
 pub fn value_readers(w_o: &Array2<f64>, heads: usize, kv_heads: usize) -> Vec<Array2<f64>> {
     let size = w_o.nrows() / heads.max(1);
     let group = (heads / kv_heads.max(1)).max(1);

@@ -1,39 +1,40 @@
-//! Sums over keys and queries with their rotation undone, from which moments follow for any range of positions.
+//! Sums over keys and queries before rotation, from which moments can be computed for any range of positions.
 //!
-//! A token's rotated key at position n is R_n k. Text of T tokens meets the positions below T only, and a slow pair of
-//! RoPE hardly moves within them: factors of these moments leave out where it moves later. The content k has no position,
-//! so that its moments, once rotated to every position of the contexts to be served, hold for all of them.
+//! The rotated key of a token at position n is R_n k. A calibration text of T tokens covers only positions below T, in
+//! which channel pairs with low RoPE frequencies hardly rotate; factors from these moments would lose the directions
+//! into which such pairs rotate later. The unrotated key k does not depend on the position, so its moments, averaged
+//! over the rotations of all positions of the target context, are valid for all of them.
 
 use ndarray::{Array1, Array2, Axis};
 
 use crate::factor::rope::Rope;
 
-/// Sums of one attention with the rotation undone, in f64; n = G*d.
+/// Sums of one attention before rotation, in f64; n = G*d.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PositionFree {
-    /// The rotation that was undone.
+    /// The rotation that has been undone.
     pub rope: Rope,
-    /// Sum of k, [n].
+    /// Sum of k, `[n]`.
     pub key_sum: Array1<f64>,
     /// Sum of k kᵀ, [n, n].
     pub key_square: Array2<f64>,
-    /// Sum of q qᵀ over the heads of each group, [d, d] a KV head.
+    /// Sum of q qᵀ over the heads of each group, one [d, d] per KV head.
     pub query_square: Vec<Array2<f64>>,
 }
 
-/// The same sums as if every token had been met at each position of a range alike.
+/// The same sums, averaged over the rotations of a range of positions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AtPositions {
-    /// Sum of rotated k, [n].
+    /// Sum of rotated k, `[n]`.
     pub key_sum: Array1<f64>,
     /// Sum of rotated k kᵀ, [n, n].
     pub key_square: Array2<f64>,
-    /// Sum of rotated q qᵀ, [d, d] a KV head.
+    /// Sum of rotated q qᵀ, one [d, d] per KV head.
     pub query_square: Vec<Array2<f64>>,
 }
 
 impl PositionFree {
-    /// No tokens yet, for G `kv_heads` that are rotated by `rope`.
+    /// Empty sums for `kv_heads` (G) KV heads that are rotated by `rope`.
     #[must_use]
     pub fn new(rope: Rope, kv_heads: usize) -> Self {
         let (d, n) = (rope.size(), kv_heads * rope.size());
@@ -45,7 +46,7 @@ impl PositionFree {
         }
     }
 
-    /// Adds one sequence that began at position 0: `keys` [T, n], and `queries` [T, d] head by head, as they are scored.
+    /// Adds one sequence that starts at position 0: rotated `keys` [T, n], and rotated `queries` [T, d] of each head.
     pub fn add<'q>(&mut self, keys: &[f32], queries: impl ExactSizeIterator<Item = &'q [f32]>) {
         let (d, n) = (self.rope.size(), self.key_sum.len());
         let rope = self.rope.clone();
@@ -68,7 +69,7 @@ impl PositionFree {
         }
     }
 
-    /// The sums with keys and queries rotated to positions 0 to `positions` - 1, each of them with the same weight.
+    /// The sums with keys and queries rotated, averaged over the positions 0 to `positions` - 1.
     #[must_use]
     pub fn over(&self, positions: usize) -> AtPositions {
         let rotated = |square| self.rope.mean_square(square, positions);
@@ -79,7 +80,7 @@ impl PositionFree {
         }
     }
 
-    /// Whether the shapes belong together.
+    /// Whether the shapes are consistent.
     #[must_use]
     pub fn is_consistent(&self) -> bool {
         let (d, n) = (self.rope.size(), self.key_sum.len());
@@ -88,7 +89,7 @@ impl PositionFree {
             && self.query_square.iter().all(|q| q.dim() == (d, d))
     }
 
-    /// Whether every sum is a finite number.
+    /// Whether all sums are finite.
     #[must_use]
     pub fn is_finite(&self) -> bool {
         let squares = std::iter::once(&self.key_square).chain(&self.query_square);

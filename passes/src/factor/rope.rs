@@ -1,13 +1,13 @@
-//! Rotary position embedding (RoPE) in numbers: rows rotated by a position, and moments averaged over positions.
+//! Rotary position embedding (RoPE) by frequencies: rotation of rows, and moments averaged over positions.
 
 use ndarray::{Array1, Array2};
 
-/// Largest relative squared difference between rows that a model rotated and the same rows rotated here: half precision
-/// leaves 1e-6, a wrong pair or frequency leaves more than 1e-2.
+/// Largest relative squared difference between rows rotated by the model and by [`Rope`]. fp16 rounding causes 1e-6; a
+/// wrong pair or frequency causes more than 1e-2.
 const TOLERANCE: f64 = 1e-4;
 
 /// The rotation of one head: the pair (x, y) of channels at position n becomes (x + iy) e^(i n theta), with a constant
-/// frequency theta for each pair. Channels in no pair stay as they are.
+/// frequency theta for each pair. Unpaired channels are not changed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     size: usize,
@@ -16,8 +16,8 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// A head of `size` channels of which `pairs` are rotated by `frequencies`, in radians a position. `None` where the
-    /// two differ in length, a channel is not there, or one is in two pairs.
+    /// A head of `size` channels whose `pairs` are rotated by `frequencies`, in radians per position. `None` if the two
+    /// lists differ in length, a channel is out of range, or a channel is in two pairs.
     #[must_use]
     pub fn new(size: usize, pairs: Vec<(usize, usize)>, frequencies: Vec<f64>) -> Option<Self> {
         let mut channels: Vec<usize> = pairs.iter().flat_map(|&(x, y)| [x, y]).collect();
@@ -33,7 +33,7 @@ impl Rope {
         })
     }
 
-    /// d, the channels of one head.
+    /// d, the number of channels of a head.
     #[must_use]
     pub fn size(&self) -> usize {
         self.size
@@ -45,14 +45,14 @@ impl Rope {
         &self.pairs
     }
 
-    /// Radians a position of each pair.
+    /// The frequency of each pair, in radians per position.
     #[must_use]
     pub fn frequencies(&self) -> &[f64] {
         &self.frequencies
     }
 
-    /// Rotates rows of any number of heads, [rows, width], each from position 0 to the one that `position` gives for the
-    /// row's number. A negative position undoes the rotation.
+    /// Rotates `rows` [rows, width] with any number of heads: row i by the position `position(i)`. A negative position
+    /// undoes the rotation.
     pub fn rotate(&self, rows: &mut [f32], width: usize, position: &dyn Fn(usize) -> f64) {
         for (number, row) in rows.chunks_mut(width.max(1)).enumerate() {
             let n = position(number);
@@ -74,7 +74,7 @@ impl Rope {
         }
     }
 
-    /// Whether `after` is `before` rotated by positions 0, 1, 2 ..., times one common factor; both [T, width].
+    /// Whether `after` is `before` rotated by positions 0, 1, 2 ..., times a common factor; both [T, width].
     #[must_use]
     pub fn explains(&self, before: &[f32], after: &[f32], width: usize) -> bool {
         let mut rotated = before.to_vec();
@@ -85,7 +85,7 @@ impl Rope {
         };
         let (own, cross) = (sum(&rotated, &rotated), sum(&rotated, after));
         let all = sum(after, after);
-        // The least squares over the common factor: |after|² - (after . rotated)² / |rotated|².
+        // The residual of the least-squares fit of the factor: |after|² - (after . rotated)² / |rotated|².
         let off = if own > 0.0 {
             all - cross * cross / own
         } else {
@@ -94,18 +94,19 @@ impl Rope {
         before.len() == after.len() && off.is_finite() && off <= TOLERANCE * all && cross >= 0.0
     }
 
-    /// The mean over positions n = 0 to `positions` - 1 of R_n C R_nᵀ, for the second moment `c` [G*d, G*d] of rows
-    /// before rotation.
+    /// The mean over positions n = 0 to `positions` - 1 of R_n C R_nᵀ, for the second moment `c` [G*d, G*d] of
+    /// unrotated rows.
     ///
-    /// R_n turns channel i into `cos(n theta_i) x_i + s_i sin(n theta_i) x_p(i)`, where p(i) is the other channel of its
-    /// pair and s_i is -1 for the first and +1 for the second of them (theta = s = 0 outside the pairs). So an element is
+    /// R_n turns channel i into `cos(n theta_i) x_i + s_i sin(n theta_i) x_p(i)`, where p(i) is the other channel of
+    /// its pair and s_i is -1 for the first and +1 for the second of them (theta = s = 0 outside the pairs). So an
+    /// element is
     ///
     /// ```text
     /// (R_n C R_nᵀ)_ij = cos_i cos_j C_ij + s_j cos_i sin_j C_i,p(j) + s_i sin_i cos_j C_p(i),j + s_i s_j sin_i sin_j C_p(i),p(j)
     /// ```
     ///
-    /// and the products of sines and cosines are sums of those of theta_i - theta_j and theta_i + theta_j, whose means over n
-    /// are the real and imaginary parts of phi(t) = mean of e^(itn).
+    /// and the products of sines and cosines are sums of those of theta_i - theta_j and theta_i + theta_j, whose means
+    /// over n are the real and imaginary parts of phi(t) = mean of e^(itn).
     #[must_use]
     pub fn mean_square(&self, c: &Array2<f64>, positions: usize) -> Array2<f64> {
         let channels = self.channels();
@@ -138,7 +139,7 @@ impl Rope {
         })
     }
 
-    /// The mean over positions n = 0 to `positions` - 1 of R_n m, for the mean `m` [G*d] of rows before rotation.
+    /// The mean over positions n = 0 to `positions` - 1 of R_n m, for the mean `m` (`[G*d]`) of unrotated rows.
     #[must_use]
     pub fn mean(&self, m: &Array1<f64>, positions: usize) -> Array1<f64> {
         let channels = self.channels();
@@ -152,7 +153,7 @@ impl Rope {
         })
     }
 
-    /// Every channel of a head with its place in a pair.
+    /// The partner, frequency and sign of each channel of a head.
     fn channels(&self) -> Vec<Channel> {
         let alone = |channel| Channel {
             partner: channel,
@@ -175,14 +176,14 @@ impl Rope {
     }
 }
 
-/// A channel's part in the rotation, as [`Rope::mean_square`] names it.
+/// The partner p(i), frequency theta_i and sign s_i of a channel, as in [`Rope::mean_square`].
 struct Channel {
     partner: usize,
     frequency: f64,
     sign: f64,
 }
 
-/// Means over positions of the products of two channels' cosines and sines, the row's first.
+/// Means over positions of the products of the cosines and sines of two channels, the row's channel first.
 struct Products {
     cos_cos: f64,
     sin_sin: f64,

@@ -8,20 +8,21 @@ use ndarray::{Array1, Array2};
 pub struct SpectralError {
     /// Rows of the matrix.
     pub size: usize,
-    /// What the library said.
+    /// The error of the library.
     pub detail: String,
 }
 
-/// Eigenvalues in falling order, and the eigenvectors as columns, each with its largest component positive.
+/// Eigenvalues in descending order, and eigenvectors as columns, each with its largest component positive.
 #[derive(Debug, Clone)]
 pub struct Eigen {
-    /// [n], largest first.
+    /// `[n]`, largest first.
     pub values: Array1<f64>,
-    /// [n, n], column `i` belongs to `values[i]`.
+    /// [n, n]; column `i` belongs to `values[i]`.
     pub vectors: Array2<f64>,
 }
 
-/// The eigendecomposition of the symmetric matrix `a` [n, n], by the library the crate was built with.
+/// The eigendecomposition of the symmetric matrix `a` [n, n], by LAPACK if the crate is built with the feature
+/// `lapack`, else by faer.
 pub fn symmetric_eigen(a: &Array2<f64>) -> Result<Eigen, SpectralError> {
     if a.iter().any(|x| !x.is_finite()) {
         return Err(SpectralError {
@@ -42,7 +43,7 @@ pub fn symmetric_eigen(a: &Array2<f64>) -> Result<Eigen, SpectralError> {
     Ok(canonical(eigen))
 }
 
-/// By faer: pure Rust, single-threaded, so the same bits on every run.
+/// By faer, in pure Rust and single-threaded, so that results are reproducible bit by bit.
 pub fn faer(a: &Array2<f64>) -> Result<Eigen, SpectralError> {
     let n = a.nrows();
     let matrix = faer::Mat::from_fn(n, n, |i, j| a.get((i, j)).copied().unwrap_or_default());
@@ -53,7 +54,7 @@ pub fn faer(a: &Array2<f64>) -> Result<Eigen, SpectralError> {
             detail: format!("{e:?}"),
         })?;
     let (u, s) = (eigen.U(), eigen.S().column_vector());
-    // faer sorts rising.
+    // faer sorts in ascending order.
     Ok(Eigen {
         values: Array1::from_shape_fn(n, |i| *s.get(n - 1 - i)),
         vectors: Array2::from_shape_fn((n, n), |(i, j)| *u.get(i, n - 1 - j)),
@@ -82,17 +83,17 @@ pub fn lapack(a: &Array2<f64>) -> Result<Eigen, SpectralError> {
         size: a.nrows(),
         detail: e.to_string(),
     })?;
-    // LAPACK sorts rising.
+    // LAPACK sorts in ascending order.
     Ok(Eigen {
         values: values.slice(ndarray::s![..;-1]).to_owned(),
         vectors: vectors.slice(ndarray::s![.., ..;-1]).to_owned(),
     })
 }
 
-/// The sign of an eigenvector is free; fixed here so that results are reproducible.
+/// Fixes the arbitrary signs of the eigenvectors, so that results are reproducible.
 pub fn canonical(mut eigen: Eigen) -> Eigen {
     for mut vector in eigen.vectors.columns_mut() {
-        // Components within rounding of the largest count as equal, and the first of them decides.
+        // The first component whose magnitude is the largest up to rounding decides.
         let largest = vector.iter().fold(0.0f64, |m, x| m.max(x.abs()));
         let decides = vector
             .iter()
@@ -107,7 +108,7 @@ pub fn canonical(mut eigen: Eigen) -> Eigen {
 
 /// `a` to the power one half and minus one half, for a positive semidefinite `a`.
 ///
-/// Eigenvalues below `ridge` times the largest are lifted to it, so that the inverse exists.
+/// Eigenvalues below `ridge` times the largest are raised to this value, so that the inverse exists.
 pub fn square_roots(
     a: &Array2<f64>,
     ridge: f64,

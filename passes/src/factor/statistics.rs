@@ -8,7 +8,7 @@ use crate::factor::position_free::PositionFree;
 use crate::factor::rope::Rope;
 use crate::factor::sample::Sample;
 
-/// What one attention did on some tokens of one sequence; row-major views into what a runtime returned.
+/// The activations of one attention on one sequence: row-major views of tensors that a runtime returned.
 #[derive(Debug, Clone, Copy)]
 pub struct Activations<'a> {
     /// Queries [H, T, d] as they enter the score product.
@@ -17,41 +17,41 @@ pub struct Activations<'a> {
     pub keys: ArrayView3<'a, f32>,
     /// Cached values [G, T, dv].
     pub values: ArrayView3<'a, f32>,
-    /// Keys before rotation [T, G*d], where they can be told.
+    /// Unrotated keys [T, G*d], if the rotation is recognised.
     pub unrotated: Option<ArrayView2<'a, f32>>,
     /// Probability that each key position receives from each head, summed over queries, [H, T].
     pub received: ArrayView2<'a, f32>,
-    /// The same of the squared probabilities.
+    /// The same for the squared probabilities.
     pub received_squared: ArrayView2<'a, f32>,
 }
 
-/// Sums of one attention, in f64. With n = G*d, m = G*dv.
+/// Sums of one attention, in f64; n = G*d, m = G*dv.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Statistics {
-    /// Tokens summed over.
+    /// Number of tokens.
     pub tokens: f64,
-    /// Sum of k, [n].
+    /// Sum of k, `[n]`.
     pub key_sum: Array1<f64>,
     /// Sum of k kᵀ, [n, n].
     pub key_square: Array2<f64>,
-    /// The same of the keys before rotation, where they can be told.
+    /// Sum of k kᵀ of unrotated keys, [n, n], if the rotation is recognised.
     pub unrotated_square: Option<Array2<f64>>,
-    /// Sum of k vᵀ with k before rotation, [n, m].
+    /// Sum of k vᵀ with unrotated k, [n, m].
     pub unrotated_value: Option<Array2<f64>>,
     /// Sum of v vᵀ, [m, m].
     pub value_square: Array2<f64>,
-    /// Sum of q qᵀ over the heads of each group, [d, d] a KV head.
+    /// Sum of q qᵀ over the heads of each group, one [d, d] per KV head.
     pub query_square: Vec<Array2<f64>>,
-    /// Keys and queries with their rotation undone; `None` where it is not known, and every sum of rotated rows then holds
-    /// for the positions that were read alone.
+    /// Sums of unrotated keys and queries; `None` if the RoPE is unknown. The sums of rotated rows are then valid only
+    /// for the positions of the text.
     pub position_free: Option<PositionFree>,
-    /// By head: sum of p over queries and keys, [H].
+    /// Per head: sum of p over queries and keys, `[H]`.
     pub received: Array1<f64>,
-    /// By head: sum of p v, [H, m].
+    /// Per head: sum of p v, [H, m].
     pub received_value: Array2<f64>,
-    /// By head: sum of p², [H].
+    /// Per head: sum of p², `[H]`.
     pub squared: Array1<f64>,
-    /// By head: sum of p² v, [H, m].
+    /// Per head: sum of p² v, [H, m].
     pub squared_value: Array2<f64>,
     /// Sum of p² v vᵀ over heads, [m, m].
     pub squared_square: Array2<f64>,
@@ -59,25 +59,25 @@ pub struct Statistics {
     pub sample: Sample,
 }
 
-/// Which moments to make of the sums.
+/// Which moments to compute from the sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recipe {
-    /// Weigh keys by the queries that read them, and values by the o_proj that reads the outputs.
+    /// Weight errors of keys by the queries, and errors of values by o_proj.
     pub weighted: bool,
-    /// Take keys about their mean. Right only where the softmax ignores shifts of the scores.
+    /// Centre the keys. Valid only if a constant shift of the scores cancels in the softmax.
     pub centred_keys: bool,
-    /// Weigh values by the squared probability they receive, about each head's mean output, which comes back as a bias.
-    /// Right only where the probabilities add up to one.
+    /// Weight values by their squared attention probability and centre them at each head's mean output, which is
+    /// restored by a bias. Valid only if the probabilities sum to one.
     pub received_values: bool,
-    /// Take keys before rotation, for the form that caches those.
+    /// Use unrotated keys, for the form that caches these.
     pub unrotated: bool,
-    /// Average rotated keys and queries over this many positions, from 0, where their rotation is known.
+    /// Number of positions from 0 over which rotated keys and queries are averaged, if their RoPE is known.
     pub positions: usize,
 }
 
 impl Statistics {
-    /// No tokens yet, for H `heads`, G `kv_heads`, d `key_size` and dv `value_size`; `unrotated` says that keys before
-    /// rotation will be there.
+    /// Empty sums for `heads` (H), `kv_heads` (G), `key_size` (d) and `value_size` (dv). `unrotated`: whether the
+    /// activations will have unrotated keys.
     pub fn new(
         heads: usize,
         kv_heads: usize,
@@ -104,8 +104,8 @@ impl Statistics {
         }
     }
 
-    /// The same, with the rotation that keys and queries are expected to have. It is undone in further sums as long as it
-    /// is what the keys of every sequence show.
+    /// The same sums, with `rope` as the expected rotation of keys and queries. The position-free sums are kept as long
+    /// as the keys of every sequence agree with it.
     #[must_use]
     pub fn expecting(self, rope: Option<Rope>) -> Self {
         let kv_heads = self.query_square.len();
@@ -116,7 +116,7 @@ impl Statistics {
         }
     }
 
-    /// Adds one sequence, which began at position 0. The shapes have to be those the sums were made for.
+    /// Adds one sequence that starts at position 0. Its shapes must be those of [`Statistics::new`].
     pub fn add(&mut self, seen: &Activations) {
         let keys = tokens_by_width(&seen.keys);
         let values = tokens_by_width(&seen.values);
@@ -151,7 +151,7 @@ impl Statistics {
         self.squared_square += &(&values * &by_token).t().dot(&values);
     }
 
-    /// Keys whose rotation is not the expected one end the sums that rely on it.
+    /// Adds to the position-free sums, or drops them if the keys are not rotated as expected.
     fn add_position_free(&mut self, seen: &Activations) {
         let keys = rows_of(&seen.keys);
         let width = self.key_sum.len();
@@ -168,7 +168,7 @@ impl Statistics {
         });
     }
 
-    /// Whether the shapes belong together.
+    /// Whether the shapes are consistent.
     pub fn is_consistent(&self) -> bool {
         let (n, m, heads) = (
             self.key_sum.len(),
@@ -203,7 +203,7 @@ impl Statistics {
             && self.sample.is_consistent(n, m)
     }
 
-    /// Whether every sum is a finite number.
+    /// Whether all sums are finite.
     pub fn is_finite(&self) -> bool {
         let vectors = [&self.key_sum, &self.received, &self.squared];
         let matrices = [
@@ -224,8 +224,8 @@ impl Statistics {
                 .all(|m| m.iter().all(|x| x.is_finite()))
     }
 
-    /// The moments that `recipe` asks for. `readers` holds L_j, one [dv, dv] a KV head: the sum of W_O,h W_O,hᵀ over the
-    /// heads of the group; without it every direction of the values counts alike.
+    /// The moments that `recipe` selects. `readers` holds L_j, one [dv, dv] per KV head: the sum of W_O,h W_O,hᵀ over
+    /// the heads of the group; `None`: the identity.
     pub fn moments(&self, recipe: Recipe, readers: Option<Vec<Array2<f64>>>) -> Moments {
         let tokens = self.tokens.max(1.0);
         let anywhere = self.position_free.as_ref();
@@ -236,7 +236,7 @@ impl Statistics {
         };
         let unrotated = self.unrotated_square.as_ref().filter(|_| recipe.unrotated);
         let mut cached = unrotated.unwrap_or(square) / tokens;
-        // A constant before rotation is none after it.
+        // A constant part of unrotated keys is not constant after rotation.
         if recipe.centred_keys && unrotated.is_none() {
             let mean = mean / tokens;
             cached -= &outer(&mean, &mean);
@@ -267,13 +267,14 @@ impl Statistics {
         }
     }
 
-    /// Mean over queries of `sum p v`, the output of each head in terms of all cached values, [H, m].
+    /// Mean over queries of `sum p v` over all cached values, [H, m]: the mean output of each head before the selection
+    /// of its KV head.
     pub fn mean_outputs(&self) -> Array2<f64> {
         let received = self.received.mapv(|p| if p > 0.0 { p } else { 1.0 });
         &self.received_value / &received.insert_axis(Axis(1))
     }
 
-    /// `sum p² (v - mean_h)(v - mean_h)ᵀ` over heads and tokens, a query.
+    /// `sum p² (v - mean_h)(v - mean_h)ᵀ` over heads and tokens, per query.
     fn about(&self, means: &Array2<f64>) -> Array2<f64> {
         let mut sum = self.squared_square.clone();
         let by_head = means

@@ -1,5 +1,5 @@
-//! The recipe of TransMLA (arXiv 2502.07864), for comparison: rotation is concentrated in one head, dropped from the rest,
-//! and what is left of the keys shares one latent with the values.
+//! The factorization of TransMLA (arXiv 2502.07864), for comparison: RoPE is concentrated in one head and dropped from
+//! the other components, which share one latent with the values.
 //!
 //! ```text
 //! RoRoPE      for each frequency, U of E[x xᵀ + y yᵀ] over the heads, x and y the two halves of its pairs
@@ -8,18 +8,19 @@
 //! c = [k_nope / alpha, v] R        joint principal components, alpha the ratio of their mean sizes
 //! ```
 //!
-//! FreqFold takes `fold` neighbouring frequencies as one. At no rank is this exact: it drops rotation by design.
+//! FreqFold treats `fold` neighbouring frequencies as one. The method is not exact at any rank, because it drops
+//! rotation.
 
 use ndarray::{Array1, Array2, Array3, s};
 
 use crate::factor::spectral::{SpectralError, symmetric_eigen};
 
-/// The maps of one layer. n = G*d, m = G*dv.
+/// The factors of one layer; n = G*d, m = G*dv.
 #[derive(Debug, Clone)]
 pub struct Decoupled {
-    /// Unrotated keys to the one head that is rotated, [n, d].
+    /// Unrotated keys to the rotated head, [n, d].
     pub rope_key: Array2<f64>,
-    /// Unrotated queries to it, a KV head, [G, d, d].
+    /// Unrotated queries to the rotated head, for each KV head, [G, d, d].
     pub rope_query: Array3<f64>,
     /// Unrotated keys to the latent, [n, r].
     pub down_key: Array2<f64>,
@@ -31,7 +32,7 @@ pub struct Decoupled {
     pub up_value: Array3<f64>,
 }
 
-/// Second moments of unrotated keys and values, and how channels pair up.
+/// Second moments of unrotated keys and values, and the pairing of channels.
 #[derive(Debug, Clone, Copy)]
 pub struct Joint<'a> {
     /// E[k kᵀ], [n, n].
@@ -42,17 +43,17 @@ pub struct Joint<'a> {
     pub cross: &'a Array2<f64>,
     /// G.
     pub kv_heads: usize,
-    /// Whether a pair is two neighbours; else it is a channel of the first half and one of the second.
+    /// Whether neighbouring channels are paired; otherwise channels of the first half with those of the second.
     pub interleaved: bool,
 }
 
-/// Factors with a latent of `rank` numbers beside the d rotated ones.
+/// Factors with a latent of rank `rank` besides the rotated head of size d.
 pub fn transmla(joint: &Joint, fold: usize, rank: usize) -> Result<Decoupled, SpectralError> {
     let (n, m) = (joint.key.nrows(), joint.value.nrows());
     let (size, value_size) = (n / joint.kv_heads.max(1), m / joint.kv_heads.max(1));
     let turn = turned(joint, size, fold.max(1))?;
     let (rope, nope) = (turn.slice(s![.., ..size]), turn.slice(s![.., size..]));
-    // Balance: keys must not crowd the values out of the joint components, nor the other way round.
+    // alpha balances the scales of keys and values, so that neither dominates the joint components.
     let nope_key = nope.t().dot(joint.key).dot(&nope);
     let mean_size = |c: &Array2<f64>| c.diag().mapv(|x| x.max(0.0).sqrt()).mean().unwrap_or(0.0);
     let (keys, values) = (mean_size(&nope_key), mean_size(joint.value));
@@ -90,7 +91,8 @@ pub fn transmla(joint: &Joint, fold: usize, rank: usize) -> Result<Decoupled, Sp
     })
 }
 
-/// The orthogonal map [n, n] of keys to components: first the d that stay rotated, in the order of a head's channels.
+/// The orthogonal map [n, n] of keys to components. The first d components keep their rotation, in the order of a
+/// head's channels.
 fn turned(joint: &Joint, size: usize, fold: usize) -> Result<Array2<f64>, SpectralError> {
     let heads = joint.kv_heads;
     let half = size / 2;
@@ -102,7 +104,7 @@ fn turned(joint: &Joint, size: usize, fold: usize) -> Result<Array2<f64>, Spectr
     let mut next = size;
     let all: Vec<usize> = (0..half).collect();
     for group in all.chunks(fold) {
-        // Channels of this group: one for each head and frequency, twice.
+        // (head, frequency) of all channel pairs of this group.
         let channels: Vec<(usize, usize)> = (0..heads)
             .flat_map(|head| group.iter().map(move |f| (head, *f)))
             .collect();

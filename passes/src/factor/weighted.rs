@@ -1,34 +1,33 @@
-//! The projection that loses least: weighted principal components of what is cached.
+//! The optimal projection: weighted principal components of the cached rows.
 //!
-//! With C the moment of the cached rows and M the square root of the readers' weight, the best rank-r projection keeps
-//! the first eigenvectors U of M C M, and then w_d = M U, w_u = M⁻¹ U. At full rank, where any basis will do, channels are
-//! left as they are.
+//! With C the second moment of the cached rows and M the square root of the error weight, the best rank-r projection
+//! uses the first r eigenvectors U of M C M: w_d = M U, w_u = M⁻¹ U. At full rank, where any basis is exact, the
+//! factors are identities.
 
 use ndarray::{Array1, Array2, Array3, ArrayView2, s};
 
 use crate::factor::moments::SideMoments;
 use crate::factor::spectral::{SpectralError, square_roots, symmetric_eigen};
 
-/// Lifts the readers' weight where it is singular, relative to its largest eigenvalue.
+/// Smallest eigenvalue of the error weight, relative to its largest; regularizes singular weights.
 const RIDGE: f64 = 1e-10;
-/// Smallest second moment, relative to the largest, that a latent channel is scaled up from: what is smaller on the text
-/// that was read may be larger on another, and half precision has room for a factor of a hundred.
+/// Smallest second moment, relative to the largest, that is used to normalize a latent channel. A channel that is small
+/// on the calibration text may be larger on another; fp16 has room for the resulting factor of up to 100.
 const FLOOR: f64 = 1e-4;
 
-/// The two maps of one side.
+/// The factors of the keys or the values.
 #[derive(Debug, Clone)]
 pub struct SideFactors {
     /// Cached rows to latent, [G*d, r].
     pub down: Array2<f64>,
     /// Latent to each head, [G, d, r].
     pub up: Array3<f64>,
-    /// Weighted second moment along each direction, largest first, of which `down` keeps the first; empty where nothing
-    /// is left out.
+    /// Weighted second moment along each eigenvector, largest first; `down` keeps the first r. Empty at full rank.
     pub spectrum: Array1<f64>,
 }
 
 impl SideFactors {
-    /// Expected share of the weighted second moment that the projection loses, 0 to 1.
+    /// Share of the weighted second moment that the projection loses, from 0 to 1.
     #[must_use]
     pub fn predicted_error(&self) -> f64 {
         let (total, lost) = (
@@ -39,14 +38,15 @@ impl SideFactors {
     }
 }
 
-/// M and M⁻¹ of one side: the square root of the readers' weight, a block a KV head; the identity without weights.
+/// M and M⁻¹: the square root of the error weight of keys or values and its inverse, one block per KV head. The
+/// identity without weights.
 #[derive(Debug, Clone)]
 pub struct SideRoots {
     blocks: Vec<(Array2<f64>, Array2<f64>)>,
 }
 
 impl SideRoots {
-    /// Takes the roots of the weights of `moments`.
+    /// Computes the square roots of the weights of `moments`.
     pub fn of(moments: &SideMoments) -> Result<Self, SpectralError> {
         let roots = |block| square_roots(block, RIDGE);
         let blocks = moments.weight.iter().flatten().map(roots);
@@ -118,8 +118,7 @@ pub fn factors(
     })
 }
 
-/// Factors that lose nothing: every basis does at full rank, and the channels' own is the one in which nothing is even
-/// rounded. Columns beyond the full rank are zero.
+/// Identity factors for the full rank, which do not even cause rounding errors. Columns beyond the full rank are zero.
 fn whole(full: usize, kv_heads: usize, rank: usize) -> SideFactors {
     let size = full / kv_heads.max(1);
     let one = |same: bool| if same { 1.0 } else { 0.0 };
@@ -130,7 +129,7 @@ fn whole(full: usize, kv_heads: usize, rank: usize) -> SideFactors {
     }
 }
 
-/// Gives every latent channel unit second moment, which keeps half precision in range.
+/// The scale of each latent channel that gives it unit second moment, which keeps fp16 in range.
 fn channel_scale(values: &Array1<f64>) -> Array1<f64> {
     let largest = values.first().copied().unwrap_or(0.0);
     if largest <= 0.0 {

@@ -1,11 +1,11 @@
-//! Moments from the weights alone: the layer's normalized input is taken to be white.
+//! Moments from weights only, under the assumption that the normalized layer input is white (identity covariance).
 
 use ndarray::{Array2, s};
 
 use crate::factor::moments::SideMoments;
 use crate::factor::rope::Rope;
 
-/// The moments of `x W` for a white `x` [E]: Wᵀ W, for a projection `weight` [E, G*d].
+/// The moments of `x W` for a white `x` (`[E]`): Wᵀ W, for a projection `weight` [E, G*d].
 pub fn white_input(weight: &Array2<f64>) -> SideMoments {
     SideMoments {
         cached: weight.t().dot(weight),
@@ -14,8 +14,8 @@ pub fn white_input(weight: &Array2<f64>) -> SideMoments {
     }
 }
 
-/// Second moments of the queries of each group from W_Q [E, H*d], rotated like the keys, which are averaged over positions
-/// 0 to `context` - 1: [d, d] a KV head.
+/// The weights of errors in the keys, from W_Q [E, H*d]: second moments of the rotated queries of each group, averaged
+/// over the positions 0 to `context` - 1; one [d, d] per KV head.
 pub fn readers_of_keys(
     weight: &Array2<f64>,
     heads: usize,

@@ -1,6 +1,6 @@
-//! Shapes that cannot go together: what is known of the inputs of a node contradicts its operator.
+//! Checks that the inferred shapes of a node's inputs fit each other and the operator.
 //!
-//! Only constant sizes contradict each other; two symbols may be equal in every run.
+//! Only constant sizes can contradict each other; two different symbols may be equal in every run.
 
 use tract_data::prelude::TDim;
 
@@ -10,12 +10,12 @@ use crate::graph::verify::OperandError;
 use crate::graph::{attribute, int_attribute, is_op, label};
 use crate::onnx::NodeProto;
 
-/// Whether both sizes are constants, and different ones.
+/// Whether both sizes are constants and differ.
 pub fn differ(a: &TDim, b: &TDim) -> bool {
     a.as_i64().zip(b.as_i64()).is_some_and(|(a, b)| a != b)
 }
 
-/// Holds the shapes of the inputs of `node` to what its operator takes.
+/// Checks the shapes of the inputs of `node` against its operator.
 pub fn check(facts: &Facts, node: &NodeProto) -> Result<(), OperandError> {
     let inputs: Vec<&Fact> = node.input.iter().map(|name| facts.get(name)).collect();
     let Some((position, expected)) = contradiction(facts, node, &inputs) else {
@@ -31,13 +31,13 @@ pub fn check(facts: &Facts, node: &NodeProto) -> Result<(), OperandError> {
     })
 }
 
-/// `shape` as messages write it.
+/// `shape` as text for messages, such as `[batch, 8]`.
 pub fn text(shape: &[TDim]) -> String {
     let sizes: Vec<String> = shape.iter().map(ToString::to_string).collect();
     format!("[{}]", sizes.join(", "))
 }
 
-/// Position of the input that does not fit, and what would.
+/// The position of an input that does not fit, and the shape that is expected of it.
 fn contradiction(facts: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<(usize, String)> {
     let shape = |position: usize| inputs.get(position)?.shape.as_deref();
     if is_op(node, "MatMul") {
@@ -73,7 +73,7 @@ fn contradiction(facts: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<(u
     None
 }
 
-/// `Reshape` keeps the number of elements, and -1 divides it; only constants are compared.
+/// `Reshape` must keep the number of elements, and a -1 must leave an integer size; only constants are compared.
 fn reshaped(facts: &Facts, node: &NodeProto, from: &[TDim]) -> Option<(usize, String)> {
     let mut sizes = from.iter().map(TDim::as_i64);
     let all = sizes.try_fold(1i64, |all, size| all.checked_mul(size?))?;
@@ -94,7 +94,7 @@ fn reshaped(facts: &Facts, node: &NodeProto, from: &[TDim]) -> Option<(usize, St
     (!fits).then(|| (0, format!("as many elements as {target:?}")))
 }
 
-/// Whether two shapes may broadcast with each other.
+/// Whether two shapes can be broadcast together; true if a shape is unknown.
 fn broadcast(a: Option<&[TDim]>, b: Option<&[TDim]>) -> bool {
     let (Some(a), Some(b)) = (a, b) else {
         return true;

@@ -1,4 +1,4 @@
-//! Operators that change a shape and keep the elements in their order, or repeat them.
+//! Shape inference of `Shape` and `Size`, and of operators that reshape, permute or repeat a tensor.
 
 use tract_data::prelude::TDim;
 
@@ -10,7 +10,7 @@ use crate::onnx::{NodeProto, tensor_proto::DataType};
 
 const INT64: Option<i32> = Some(DataType::Int64 as i32);
 
-/// `Shape`, or the part of it that the node asks for.
+/// `Shape`, with `start` and `end`.
 pub fn shape(node: &NodeProto, input: &Fact) -> Fact {
     let sizes = input.shape.as_ref();
     let Some(sizes) = sizes.and_then(|s| s.get(shape_range(node, s.len()))) else {
@@ -109,7 +109,7 @@ pub fn tile(facts: &Facts, node: &NodeProto, input: &Fact) -> Option<Fact> {
     ))
 }
 
-/// The tensor `input` in another shape; its elements are the same where they stay `in_order`.
+/// `input` with the shape `shape`. Its known elements are kept if their row-major order is unchanged (`in_order`).
 fn rearranged(input: &Fact, shape: Shape, in_order: bool) -> Fact {
     let content = input.content.clone().filter(|_| in_order);
     Fact::new(input.elem_type, Some(shape)).holding(content)

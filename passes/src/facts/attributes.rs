@@ -12,7 +12,7 @@ pub fn axes(facts: &Facts, node: &NodeProto) -> Option<Vec<i64>> {
     }
 }
 
-/// Which sizes `Shape` of a tensor of rank `rank` gives: its `start` and `end` (since opset 15), clamped.
+/// The axes whose sizes `Shape` returns for a tensor of rank `rank`: its `start` and `end` (since opset 15), clamped.
 pub fn shape_range(node: &NodeProto, rank: usize) -> std::ops::Range<usize> {
     let at = |name: &str, default: i64| {
         let rank = rank as i64;

@@ -1,4 +1,4 @@
-//! `If`: what both branches agree on.
+//! Inference of `If`: the facts on which both branches agree.
 
 use crate::facts::constant::constant;
 use crate::facts::stored::of_tensor;
@@ -7,8 +7,8 @@ use crate::graph::{is_op, subgraphs};
 use crate::onnx::stored::Model;
 use crate::onnx::{GraphProto, NodeProto};
 
-/// The facts of the outputs of `node`, an `If`: of those that both branches give as constants, such as the two tables of
-/// angles that LongRoPE chooses from, the type and the sizes that are the same. Nothing is told of the others.
+/// The facts of the outputs of `node`, an `If`. If both branches return a constant, such as the two RoPE tables that
+/// LongRoPE chooses from, they are the common type and the sizes that are equal. All other outputs are unknown.
 pub fn agreed(facts: &Facts, model: &Model, node: &NodeProto) -> Vec<Fact> {
     let branches: Vec<&GraphProto> = subgraphs(node).collect();
     let [one, other] = branches.as_slice() else {
@@ -22,7 +22,7 @@ pub fn agreed(facts: &Facts, model: &Model, node: &NodeProto) -> Vec<Fact> {
     both.map(Option::unwrap_or_default).collect()
 }
 
-/// The constant that `branch` gives out as `value`.
+/// The fact of the output `value` of `branch`, if it is a constant.
 fn given(model: &Model, branch: &GraphProto, value: &str) -> Option<Fact> {
     if let Some(tensor) = branch.initializer.iter().find(|t| t.name() == value) {
         return Some(of_tensor(model, tensor));
@@ -32,7 +32,8 @@ fn given(model: &Model, branch: &GraphProto, value: &str) -> Option<Fact> {
     is_op(node, "Constant").then(|| constant(model, node))?
 }
 
-/// A size that differs is one that equals no other; which branch's numbers come out is not known.
+/// The facts that `a` and `b` have in common. Sizes that differ become a fresh symbol; the elements are unknown,
+/// because the branch that runs is.
 fn common(facts: &Facts, a: &Fact, b: &Fact) -> Option<Fact> {
     let (one, other) = (a.shape.as_ref()?, b.shape.as_ref()?);
     if a.elem_type != b.elem_type || one.len() != other.len() {

@@ -1,4 +1,4 @@
-//! Operators that make values out of nothing: `Constant`, `ConstantOfShape`, `Range`.
+//! Operators that generate values: `Constant`, `ConstantOfShape`, `Range`.
 
 use tract_data::prelude::TDim;
 
@@ -29,7 +29,7 @@ pub fn constant(model: &Model, node: &NodeProto) -> Option<Fact> {
     }
 }
 
-/// `ConstantOfShape`; its value is the float 0 where the node names none.
+/// `ConstantOfShape`; without the attribute `value` it fills with the float 0.
 pub fn constant_of_shape(facts: &Facts, model: &Model, node: &NodeProto) -> Fact {
     let sizes = node.input.first().and_then(|input| facts.ints(input));
     let shape = sizes.and_then(shapes::sizes);
@@ -48,7 +48,7 @@ pub fn constant_of_shape(facts: &Facts, model: &Model, node: &NodeProto) -> Fact
     Fact::new(elem_type, shape).holding(content)
 }
 
-/// `Range`; its length is known for a step of one.
+/// `Range`; its length is inferred for a step of one.
 pub fn range(facts: &Facts, inputs: &[&Fact]) -> Fact {
     let ends = inputs.iter().map(|f| match f.content.as_ref()? {
         Content::Ints(v) => v.first(),

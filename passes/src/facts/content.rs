@@ -1,17 +1,17 @@
-//! Elements of small tensors, and the arithmetic that exporters do on them.
+//! Constant folding on small tensors: the arithmetic by which exporters compute shapes, indices and scales.
 
 use tract_data::prelude::TDim;
 
 use crate::facts::dim;
 use crate::onnx::tensor_proto::DataType;
 
-/// Longest tensor whose elements are followed: shapes have a handful, index tables a few hundred.
+/// Largest number of elements of a folded tensor: shapes have a handful, index tables a few hundred.
 pub const LONGEST: usize = 512;
 
 /// Elements of one tensor, row-major.
 #[derive(Debug, Clone)]
 pub enum Content {
-    /// Integers, booleans (0 and 1) and sizes.
+    /// Integers, booleans (0 and 1) and symbolic sizes.
     Ints(Vec<TDim>),
     /// Floats, each already rounded to the type of the tensor.
     Floats(Vec<f64>),
@@ -31,7 +31,7 @@ impl Content {
         self.len() == 0
     }
 
-    /// The elements at `indices`, or `None` where one is out of range.
+    /// The elements at `indices`; `None` if one is out of range.
     pub fn pick(&self, indices: &[usize]) -> Option<Self> {
         Some(match self {
             Self::Ints(v) => Self::Ints(
@@ -49,14 +49,15 @@ impl Content {
         })
     }
 
-    /// A tensor of shape `shape` filled with the one element that this holds.
+    /// The elements of a tensor of shape `shape` filled with this single element; `None` if there are more than
+    /// [`LONGEST`].
     pub fn repeated(&self, shape: &[TDim]) -> Option<Self> {
         let count = usize::try_from(dim::product(shape)?.as_i64()?).ok()?;
         (count <= LONGEST && self.len() == 1).then(|| self.pick(&vec![0; count]))?
     }
 }
 
-/// `value` as the floating-point type `elem_type` holds it.
+/// `value` rounded to the floating-point type `elem_type`.
 pub fn round_to(elem_type: Option<i32>, value: f64) -> f64 {
     match elem_type.and_then(|t| DataType::try_from(t).ok()) {
         Some(DataType::Float) => f64::from(value as f32),
@@ -66,7 +67,7 @@ pub fn round_to(elem_type: Option<i32>, value: f64) -> f64 {
     }
 }
 
-/// The result of an element-wise operator on two known tensors of equal length, or of length one.
+/// The result of an element-wise operator on two tensors of equal length, or of which one has a single element.
 pub fn binary(op: &str, elem_type: Option<i32>, a: &Content, b: &Content) -> Option<Content> {
     let count = a.len().max(b.len());
     let both = |i: usize, n: usize| if n == 1 { 0 } else { i };
@@ -126,7 +127,7 @@ fn int_op(op: &str, a: &TDim, b: &TDim) -> Option<TDim> {
         "Equal" => match known {
             Some((a, b)) => flag(a == b),
             None if a == b => flag(true),
-            // A size never equals the -1 of an unfinished shape.
+            // A size is never equal to the -1 in a target shape of `Reshape` or `Expand`.
             None if is_negative(a) && dim::never_negative(b) => flag(false),
             None if is_negative(b) && dim::never_negative(a) => flag(false),
             None => None,
@@ -146,7 +147,7 @@ fn is_negative(dim: &TDim) -> bool {
     dim.as_i64().is_some_and(|n| n < 0)
 }
 
-/// The result of an element-wise operator on one known tensor.
+/// The result of an element-wise operator on one tensor.
 pub fn unary(op: &str, elem_type: Option<i32>, a: &Content) -> Option<Content> {
     match a {
         Content::Floats(values) => values

@@ -1,4 +1,4 @@
-//! Operators that sum over axes: products and reductions.
+//! Shape inference of matrix products and reductions.
 
 use tract_data::prelude::TDim;
 
@@ -8,7 +8,7 @@ use crate::facts::{Fact, Facts, Shape, axes, dim, shapes};
 use crate::graph::{attribute, input_at, int_attribute};
 use crate::onnx::NodeProto;
 
-/// The shape of a product of shapes `a` and `b`, batch axes broadcast.
+/// The shape of the matrix product of tensors of shapes `a` and `b`, with batch axes broadcast.
 pub fn matmul(facts: &Facts, a: &[TDim], b: &[TDim]) -> Option<Shape> {
     let ([batch_a @ .., rows, _], [batch_b @ .., _, columns]) = (a, b) else {
         return None;
@@ -30,7 +30,8 @@ pub fn gemm(node: &NodeProto, a: &Fact, b: &Fact) -> Option<Fact> {
     ))
 }
 
-/// A reduction; the product of sizes is followed, which is how exporters count elements.
+/// A reduction over axes. `ReduceProd`, `ReduceMax` and `ReduceMin` of known integers to one element are folded:
+/// exporters count elements with `ReduceProd`.
 pub fn reduced(facts: &Facts, node: &NodeProto, input: &Fact) -> Option<Fact> {
     let sizes = input.shape.as_deref()?;
     let keep = int_attribute(node, "keepdims", 1) != 0;

@@ -1,4 +1,4 @@
-//! Operators of ONNX Runtime's own domain, `com.microsoft`.
+//! Inference of operators of ONNX Runtime's domain `com.microsoft`.
 
 use tract_data::prelude::TDim;
 
@@ -7,8 +7,8 @@ use crate::facts::{Fact, Facts, shapes};
 use crate::graph::int_attribute;
 use crate::onnx::NodeProto;
 
-/// The order in which `FusedMatMul` reads the axes of its operand `side`, A or B, of rank `rank`: `transBatch` puts the first
-/// axis behind the batch axes, and `trans` exchanges the last two after that.
+/// The permutation that `FusedMatMul` applies to the axes of its operand `side` (A or B) of rank `rank`: `transBatch`
+/// moves the first axis behind the other batch axes, and `trans` then swaps the last two axes.
 pub fn operand_order(node: &NodeProto, side: char, rank: usize) -> Vec<i64> {
     let set = |name: &str| int_attribute(node, &format!("{name}{side}"), 0) != 0;
     let mut order: Vec<i64> = (0..rank as i64).collect();
@@ -26,7 +26,8 @@ pub fn operand_order(node: &NodeProto, side: char, rank: usize) -> Vec<i64> {
     order
 }
 
-/// The facts of the outputs of `node`, an operator of that domain; `None` as in [`crate::facts::node`].
+/// The facts of the outputs of `node`, an operator of `com.microsoft`; `None` if only the type of its output is known,
+/// that of its first input.
 pub fn contrib(facts: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<Vec<Fact>> {
     let first = inputs.first()?;
     let like_first = |shape| Fact::new(first.elem_type, shape);
@@ -55,7 +56,7 @@ pub fn contrib(facts: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<Vec<
             inputs.get(1)?.elem_type,
             first.shape.clone(),
         )]),
-        // The product of quantized matrices comes out in the type of their scales.
+        // The output has the type of the scales.
         "MatMulIntegerToFloat" | "GatherBlockQuantized" => {
             Some(vec![Fact::new(inputs.get(2)?.elem_type, None)])
         }

@@ -1,4 +1,4 @@
-//! Operators that concatenate, slice and index: shapes, and the elements of small tensors.
+//! Shape inference and constant folding of operators that concatenate, slice, index and split.
 
 use tract_data::prelude::TDim;
 
@@ -103,14 +103,14 @@ pub fn gather(node: &NodeProto, inputs: &[&Fact]) -> Option<Fact> {
     Some(Fact::new(data.elem_type, Some(shape)).holding(content))
 }
 
-/// `NonZero`: as many columns as there are elements other than zero, which only a run can tell.
+/// `NonZero`: the number of columns depends on the elements of the input, so it is a fresh symbol.
 pub fn non_zero(facts: &Facts, input: &Fact) -> Fact {
     let rank = input.shape.as_ref().map(|shape| shape.len().max(1));
     let shape = rank.map(|rank| vec![TDim::from(rank), facts.fresh()]);
     Fact::new(Some(DataType::Int64 as i32), shape)
 }
 
-/// `GatherND`: each row of the indices chooses what the axes behind those that it names hold.
+/// `GatherND`: the last axis of the indices has one index for each leading axis of the data; the other axes remain.
 pub fn gather_nd(node: &NodeProto, inputs: &[&Fact]) -> Fact {
     let shape = || {
         let [data, indices] = inputs else { return None };

@@ -1,4 +1,4 @@
-//! Types and shapes as a file declares them.
+//! Types and shapes that the model file declares.
 
 use std::collections::HashSet;
 
@@ -10,13 +10,13 @@ use crate::onnx::{
     GraphProto, TensorShapeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
 };
 
-/// Names that say that nothing is known of a size.
+/// Dimension names by which exporters mark an unknown size.
 const UNKNOWN: [&str; 6] = ["unknown", "unk", "dynamic", "none", "null", "nan"];
 
-/// Largest size that is taken for one.
+/// Largest declared size that is believed.
 const LARGEST: i64 = 1 << 31;
 
-/// Names that stand for two axes of one input of `main`, which therefore do not mean equal sizes.
+/// Dimension names that occur twice in the shape of one input of `main`. Equal names then do not mean equal sizes.
 pub fn unreliable(main: &GraphProto) -> HashSet<String> {
     let mut found = HashSet::new();
     for shape in main.input.iter().filter_map(shape_of) {
@@ -38,7 +38,7 @@ fn shape_of(info: &ValueInfoProto) -> Option<&TensorShapeProto> {
 }
 
 impl Facts {
-    /// What `info` says of its value. A size that is missing, negative or absurdly large is unknown.
+    /// The fact that `info` declares. A size that is missing, negative or above [`LARGEST`] is unknown.
     pub(super) fn declared(&self, info: &ValueInfoProto) -> Fact {
         let Some(type_proto::Value::TensorType(tensor)) =
             info.r#type.as_ref().and_then(|t| t.value.as_ref())
@@ -56,7 +56,7 @@ impl Facts {
         Fact::new(tensor.elem_type, shape)
     }
 
-    /// A size as a file writes it: a name, or a sum such as `past + seq`.
+    /// A size that the file declares: a name, or a sum such as `past + seq`.
     fn named(&self, text: &str) -> TDim {
         if self.promises_nothing(text) {
             return self.fresh();

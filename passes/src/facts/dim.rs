@@ -1,12 +1,12 @@
-//! Arithmetic on symbolic sizes that stays bounded on hostile graphs.
+//! Arithmetic on symbolic sizes with bounded results, also for malicious graphs.
 //!
-//! Sizes are tract's [`TDim`]. Every operation returns `None` rather than a wrong or an unbounded expression.
+//! Sizes are tract's [`TDim`]. An operation returns `None` if the result would overflow or be too large an expression.
 
 use tract_data::prelude::TDim;
 
-/// Largest integer that takes part in arithmetic: the product of two still fits an `i64`.
+/// Largest integer in an expression: the product of two of them fits an `i64`.
 const LARGEST: i64 = 1 << 31;
-/// Largest number of terms of one expression; real exports need about ten.
+/// Largest number of terms of an expression; exported models need about ten.
 const MOST_TERMS: usize = 48;
 
 /// `a * b`.
@@ -39,7 +39,8 @@ pub fn sub(a: &TDim, b: &TDim) -> Option<TDim> {
     }
 }
 
-/// `a / b` as integers divide, for a positive constant `b`, or where `b` divides `a` as an expression.
+/// `a / b`: integer division if both are constants (`a >= 0`, `b > 0`), else `None` unless `b` divides `a`
+/// symbolically.
 pub fn div(a: &TDim, b: &TDim) -> Option<TDim> {
     if let (Some(a), Some(b)) = (a.as_i64(), b.as_i64()) {
         return (b > 0 && a >= 0).then(|| TDim::Val(a / b));
@@ -48,7 +49,7 @@ pub fn div(a: &TDim, b: &TDim) -> Option<TDim> {
     rest.remove(&Factors::of(b)).then(|| rest.product())?
 }
 
-/// Product of sizes; `None` when it leaves the bounded range.
+/// Product of sizes; `None` if it is out of bounds.
 pub fn product<'d>(dims: impl IntoIterator<Item = &'d TDim>) -> Option<TDim> {
     let mut all = TDim::Val(1);
     for dim in dims {
@@ -57,7 +58,7 @@ pub fn product<'d>(dims: impl IntoIterator<Item = &'d TDim>) -> Option<TDim> {
     Some(all)
 }
 
-/// Most sizes are constants, and simplifying an expression costs a hundred times more.
+/// Arithmetic on constants, which most sizes are: simplifying an expression costs a hundred times more.
 fn constant(a: i64, b: i64, op: fn(i64, i64) -> Option<i64>) -> Option<TDim> {
     let small = |n: &i64| n.unsigned_abs() <= LARGEST.unsigned_abs();
     let result = op(a, b).filter(small);
@@ -89,7 +90,7 @@ fn bounded(dim: &TDim) -> bool {
     terms(dim).is_some_and(|n| n <= MOST_TERMS)
 }
 
-/// Whether `dim` can only be zero or more: sizes are, and so are their sums and products.
+/// Whether `dim` is zero or more in every run, as sizes and their sums and products are.
 pub fn never_negative(dim: &TDim) -> bool {
     match dim {
         TDim::Val(v) => *v >= 0,
@@ -100,7 +101,7 @@ pub fn never_negative(dim: &TDim) -> bool {
     }
 }
 
-/// A size as a constant times expressions that are not products themselves.
+/// A size in factored form: a constant times expressions that are not products themselves.
 #[derive(Debug, Clone)]
 pub struct Factors {
     /// The constant factor.
@@ -115,7 +116,7 @@ impl Factors {
         Self::of_product([dim])
     }
 
-    /// Splits the product of `dims` into its factors, without multiplying sums out.
+    /// Splits the product of `dims` into its factors, without expanding sums.
     pub fn of_product<'d>(dims: impl IntoIterator<Item = &'d TDim>) -> Self {
         let mut factors = Self {
             constant: 1,
@@ -145,7 +146,7 @@ impl Factors {
         }
     }
 
-    /// Divides by `other`; false, and nothing changed, where it does not divide.
+    /// Divides by `other`. Returns false and changes nothing if the division leaves a remainder.
     pub fn remove(&mut self, other: &Self) -> bool {
         if other.constant == 0 || self.constant % other.constant != 0 {
             return false;
@@ -167,7 +168,7 @@ impl Factors {
         self.constant == 1 && self.symbolic.is_empty()
     }
 
-    /// The size again.
+    /// The product of all factors.
     pub fn product(&self) -> Option<TDim> {
         let symbolic = product(&self.symbolic)?;
         mul(&TDim::Val(self.constant), &symbolic)

@@ -1,11 +1,11 @@
-//! Operators that work element by element on operands that broadcast.
+//! Shape inference of element-wise operators with broadcasting.
 
 use tract_data::prelude::TDim;
 
 use crate::facts::content::{self, Content};
 use crate::facts::{Fact, Facts, shapes};
 
-/// An element-wise operator; its elements are followed for vectors and scalars.
+/// The fact of the output of the element-wise operator `op`; vectors and scalars are folded.
 pub fn elementwise(facts: &Facts, op: &str, elem_type: Option<i32>, inputs: &[&Fact]) -> Fact {
     let known: Option<Vec<&[TDim]>> = inputs.iter().map(|f| f.shape.as_deref()).collect();
     let shape = known.map(|shapes| shapes::filled(shapes::broadcast(&shapes), || facts.fresh()));
@@ -21,7 +21,7 @@ pub fn elementwise(facts: &Facts, op: &str, elem_type: Option<i32>, inputs: &[&F
     Fact::new(elem_type, shape).holding(content)
 }
 
-/// The elements of `Where` on integers.
+/// The result of `Where` on known integers.
 pub fn choose(condition: &Fact, yes: &Fact, no: &Fact) -> Option<Content> {
     let (Content::Ints(condition), Content::Ints(yes), Content::Ints(no)) = (
         condition.content.as_ref()?,

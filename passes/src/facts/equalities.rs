@@ -1,9 +1,9 @@
-//! Sizes of different names that have to be equal, because the graph could not run otherwise.
+//! Sizes with different names that must be equal because the graph could not run otherwise.
 //!
-//! 1. `Concat` joins tensors that agree on every other axis.
-//! 2. All caches grow by the same step from the same length: the lengths of all pasts are one size.
+//! 1. The inputs of `Concat` have equal sizes on all axes but the concatenated one.
+//! 2. All KV caches have the same past length, since each step appends the same number of tokens to each.
 //!
-//! Every round of inference takes in what the rounds before it have found.
+//! Each round of inference uses the equalities that earlier rounds have found.
 
 use tract_data::prelude::{Symbol, TDim};
 
@@ -12,19 +12,20 @@ use crate::facts::values::{FRESH, Facts};
 use crate::graph::{Graph, int_attribute, is_op};
 use crate::onnx::NodeProto;
 
-/// Most rounds of inference over one graph; also the longest chain of equalities that is followed.
+/// Largest number of inference rounds over one graph; also the length of the longest chain of equalities that is
+/// resolved.
 pub const ROUNDS: usize = 4;
 
-/// The equalities that one round finds.
+/// The equalities that one inference round finds.
 #[derive(Debug, Default)]
 pub struct Equalities {
-    /// Each name that a file gives, with the size it is equal to.
+    /// Each dimension name of the file with the size that it is equal to.
     pub found: Vec<(Symbol, TDim)>,
     past_length: Option<Symbol>,
 }
 
 impl Equalities {
-    /// Notes what `node` demands, if it is a `Concat` of two.
+    /// Records the equalities that `node` implies, if it is a `Concat` of two inputs.
     pub fn demanded_by(&mut self, facts: &Facts, graph: &Graph, node: &NodeProto) {
         if !is_op(node, "Concat") {
             return;
@@ -63,7 +64,7 @@ impl Equalities {
     }
 
     fn note(&mut self, a: &TDim, b: &TDim) {
-        // Only names that the file gives can be unified; made-up sizes are new in every round.
+        // Only names from the file can be unified; fresh symbols are generated anew in every round.
         let named = |dim: &TDim| match dim {
             TDim::Sym(symbol) if !symbol.to_string().starts_with(FRESH) => Some(symbol.clone()),
             _ => None,
@@ -78,7 +79,7 @@ impl Equalities {
 }
 
 impl Facts {
-    /// The size that the name `name` stands for.
+    /// The size that the dimension name `name` stands for, with known equalities applied.
     pub(super) fn symbol(&self, name: &str) -> TDim {
         let mut size = TDim::Sym(self.symbols.sym(name));
         for _ in 0..ROUNDS {

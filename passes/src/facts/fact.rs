@@ -1,4 +1,4 @@
-//! What is known of one value.
+//! The inferred properties of one value.
 
 use tract_data::prelude::TDim;
 
@@ -7,7 +7,7 @@ use crate::facts::content::Content;
 /// A symbolic shape.
 pub type Shape = Vec<TDim>;
 
-/// What is known of one value.
+/// The inferred properties of one value: element type, shape and, for small tensors, elements.
 #[derive(Debug, Clone, Default)]
 pub struct Fact {
     /// ONNX element type (`TensorProto.DataType`).
@@ -19,7 +19,7 @@ pub struct Fact {
 }
 
 impl Fact {
-    /// A value of which type and shape are known as far as they are given, and no element.
+    /// A fact with the given type and shape and unknown elements.
     pub fn new(elem_type: Option<i32>, shape: Option<Shape>) -> Self {
         Self {
             elem_type,
@@ -28,13 +28,13 @@ impl Fact {
         }
     }
 
-    /// The same value with the elements `content`.
+    /// The same fact with the elements `content`.
     pub fn holding(self, content: Option<Content>) -> Self {
         Self { content, ..self }
     }
 }
 
-/// The fact of a value of which nothing is known.
+/// The fact of a value with unknown type, shape and elements.
 pub static UNKNOWN: Fact = Fact {
     elem_type: None,
     shape: None,

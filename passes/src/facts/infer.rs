@@ -1,4 +1,4 @@
-//! The facts of a graph, node by node in its order, until no more sizes are found to be equal.
+//! Type and shape inference of a graph, node by node, repeated until no new equalities of sizes are found.
 
 use std::cell::LazyCell;
 use std::collections::HashMap;
@@ -30,14 +30,14 @@ impl Facts {
         facts
     }
 
-    /// Infers the facts of a graph in an attribute of a node; `outer` holds those of the graph around it.
+    /// Infers the facts of a subgraph; `outer` holds the facts of the enclosing graph.
     pub fn of_inner(model: &Model, graph: &Graph, outer: &Arc<Self>) -> Self {
         let mut facts = Self::on_top_of(outer);
         facts.infer(model, graph);
         facts
     }
 
-    /// Infers once, and once more for as long as that has shown sizes of different names to be equal.
+    /// Runs inference rounds until a round finds no new equality, at most [`equalities::ROUNDS`].
     fn infer(&mut self, model: &Model, graph: &Graph) {
         let first = self.fresh.load(Ordering::Relaxed);
         for _ in 0..equalities::ROUNDS {
@@ -54,14 +54,14 @@ impl Facts {
         }
     }
 
-    /// Infers every value of `graph` in order; gives the equalities that it demands.
+    /// Runs one inference round over `graph`; returns the equalities that it implies.
     fn pass(&mut self, model: &Model, graph: &Graph) -> Vec<(Symbol, TDim)> {
         let proto = graph.proto();
         for input in &proto.input {
             let fact = self.declared(input);
             self.values.insert(input.name().to_owned(), fact);
         }
-        // Since IR 4 an initializer that is also an input is a default, which a caller may replace.
+        // Since IR version 4 an initializer that is also an input is a default value, which a caller may override.
         let replaceable = model.proto.ir_version() >= 4;
         for tensor in &proto.initializer {
             let mut fact = stored::of_tensor(model, tensor);
@@ -70,7 +70,7 @@ impl Facts {
             }
             self.values.insert(tensor.name().to_owned(), fact);
         }
-        // Most values are inferred, so descriptions are indexed only when one is needed.
+        // Most values are inferred, so `value_info` is indexed only when an entry is needed.
         let described = LazyCell::new(|| -> ByName<&str, &ValueInfoProto> {
             let described = proto.value_info.iter().chain(&proto.output);
             described.map(|info| (info.name(), info)).collect()
@@ -85,7 +85,7 @@ impl Facts {
                 if name.is_empty() {
                     continue;
                 }
-                // What the exporter declared is believed only where nothing could be inferred.
+                // Declarations of the exporter are used only where inference fails.
                 if (fact.shape.is_none() || fact.elem_type.is_none())
                     && let Some(info) = described.get(name.as_str())
                 {

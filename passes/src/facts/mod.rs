@@ -1,18 +1,18 @@
-//! What can be known of a value before the graph runs: its type, its symbolic shape and, for small integers and
-//! scalars (the arithmetic that exporters spell shapes and scales with), its content.
+//! Static inference: the element type and symbolic shape of every value and, for small tensors (shapes, indices,
+//! scales), its elements.
 //!
 //! # When two sizes are equal
 //!
-//! Symbols are equal only by name, so a name has to be a promise. Which names are:
+//! Two symbolic sizes are equal if they have the same name, so a name must guarantee equal sizes. The rules:
 //!
-//! * A name of a dimension of a graph input is the producer's promise that all dimensions of that name are equal in
-//!   every run. ONNX says so (the semantics of `dim_param`), although ONNX Runtime only warns where it is broken.
-//! * A name that stands for two axes of one graph input is no promise (`[f, f]` for batch and length): exporters that
-//!   write it give every axis the same name. Nor is a name without a letter or digit (`?`), one that begins with `?`,
-//!   or one that says that nothing is known (`unknown`, `dynamic`, `none`). Each dimension called so is a size of its own.
-//! * A name in the description of an inner value or an output means the same as in an input, and is used only where
+//! * Dimensions of graph inputs with the same name are equal in every run. This is the ONNX semantics of `dim_param`,
+//!   although ONNX Runtime only warns if a caller violates it.
+//! * Some names guarantee nothing, and each dimension with such a name gets a fresh symbol: a name that occurs twice in
+//!   one graph input (`[f, f]` for batch and length), because exporters that write it give every axis the same name; a
+//!   name without a letter or digit; a name that begins with `?`; a name for "unknown" (`unknown`, `dynamic`, `none`).
+//! * A name in the declared shape of an inner value or a graph output means the same as in an input. It is used only if
 //!   the shape of the value cannot be inferred.
-//! * Two sizes of different names are equal where the graph itself demands it: see [`equalities`].
+//! * Two sizes with different names are equal if the graph could not run otherwise: see [`equalities`].
 
 mod agree;
 mod arrange;

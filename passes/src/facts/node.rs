@@ -1,4 +1,4 @@
-//! One node: from the facts of its inputs to the facts of its outputs, as the specification of its operator says.
+//! Inference of one node: the facts of its outputs from those of its inputs, by the specification of its operator.
 
 use crate::facts::constant::{constant, constant_of_shape, range};
 use crate::facts::content;
@@ -13,8 +13,8 @@ use crate::onnx::{NodeProto, tensor_proto::DataType};
 const INT64: Option<i32> = Some(DataType::Int64 as i32);
 const BOOL: Option<i32> = Some(DataType::Bool as i32);
 
-/// The facts of the outputs of `node`, in order; shorter where nothing is known of the rest. Of operators that are not
-/// known here, not even the type is guessed: what the exporter declares counts.
+/// The facts of the outputs of `node`, in order; missing entries are unknown. The result is empty for unknown
+/// operators: their outputs have the types and shapes that the exporter declares.
 pub fn infer(facts: &Facts, model: &Model, node: &NodeProto) -> Vec<Fact> {
     let inputs: Vec<&Fact> = node.input.iter().map(|name| facts.get(name)).collect();
     let known = match (facts.rules.of(node), node.domain()) {
@@ -26,7 +26,7 @@ pub fn infer(facts: &Facts, model: &Model, node: &NodeProto) -> Vec<Fact> {
     known.unwrap_or_else(|| vec![Fact::new(inputs.first().and_then(|f| f.elem_type), None)])
 }
 
-/// An operator of the default domain; `None` where only the type of its output is known, that of its first input.
+/// An operator of the default domain; `None` if only the type of its output is known, that of its first input.
 fn standard(facts: &Facts, model: &Model, node: &NodeProto, inputs: &[&Fact]) -> Option<Vec<Fact>> {
     let op = node.op_type();
     match op {

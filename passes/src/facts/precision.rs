@@ -1,8 +1,8 @@
-//! Which element types hold every value of which others.
+//! Lossless conversions between element types.
 
 use crate::onnx::tensor_proto::DataType;
 
-/// Whether a cast from `from` to `to` changes no number. False where nothing is known of either type.
+/// Whether a cast from `from` to `to` preserves every value. False for types that are neither floats nor integers.
 pub fn holds(to: i32, from: i32) -> bool {
     if to == from {
         return true;
@@ -18,11 +18,11 @@ pub fn holds(to: i32, from: i32) -> bool {
     }
 }
 
-/// What the numbers of a type are made of.
+/// The range and precision of a numeric type.
 struct Range {
-    /// Binary digits.
+    /// Binary digits of precision.
     digits: u32,
-    /// Binary exponent of the largest number; floats have the smallest one to match.
+    /// Binary exponent of the largest number; floats have a matching smallest exponent.
     exponent: u32,
     fraction: bool,
     signed: bool,
@@ -58,7 +58,7 @@ fn range(elem_type: i32) -> Option<Range> {
     })
 }
 
-/// Whether `elem_type` is a floating-point type that attention runs in.
+/// Whether `elem_type` is a floating-point type that attention can be computed in.
 pub fn is_float(elem_type: i32) -> bool {
     [
         DataType::Float,

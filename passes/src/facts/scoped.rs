@@ -1,4 +1,4 @@
-//! Facts of every graph of a model: the main one, and those in the branches of `If` and the bodies of `Loop` and `Scan`.
+//! The facts of all graphs of a model: the main graph, the branches of `If` and the bodies of `Loop` and `Scan`.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -10,13 +10,13 @@ use crate::graph::scopes::{Body, Scope, ScopeStep};
 use crate::onnx::stored::Model;
 use crate::onnx::{GraphProto, NodeProto};
 
-/// The facts of every graph of a model, inferred once. They describe that model as it was: a changed graph needs new ones.
+/// The facts of all graphs of a model. After a change of the model they have to be inferred again.
 #[derive(Debug, Clone, Default)]
 pub struct ScopeFacts(BTreeMap<Scope, Arc<Facts>>);
 
-/// One graph of a model with what is known of it.
+/// One graph of a model with its facts.
 pub struct Scoped<'s> {
-    /// Where the graph stands.
+    /// The path of the graph.
     pub scope: &'s Scope,
     /// What the graph is the body of.
     pub body: Body,
@@ -27,13 +27,13 @@ pub struct Scoped<'s> {
 }
 
 impl ScopeFacts {
-    /// Infers the facts of `main`, the main graph of `model`, and of all graphs inside it. Linear in their nodes.
+    /// Infers the facts of `main`, the main graph of `model`, and of all its subgraphs, in linear time.
     pub fn infer(model: &Model, main: &GraphProto, rules: &Rules) -> Self {
         let nothing = &mut |_: &Scoped| Ok::<(), Infallible>(());
         Self::infer_and_visit(model, main, rules, nothing).unwrap_or_else(|never| match never {})
     }
 
-    /// [`Self::infer`], and [`Self::visit`] in the same walk.
+    /// [`Self::infer`] and [`Self::visit`] in one walk.
     ///
     /// # Errors
     /// The first error of `visit`.
@@ -57,7 +57,7 @@ impl ScopeFacts {
         Ok(all)
     }
 
-    /// How many graphs there are.
+    /// The number of graphs.
     pub fn count(&self) -> usize {
         self.0.len()
     }
@@ -67,7 +67,7 @@ impl ScopeFacts {
         self.0.get(scope)
     }
 
-    /// Calls `visit` on every graph of `main`, the graph these facts are of, outer ones first.
+    /// Calls `visit` on `main`, of which these facts are, and on all its subgraphs, enclosing graphs first.
     ///
     /// # Errors
     /// The first error of `visit`.
@@ -81,7 +81,7 @@ impl ScopeFacts {
         descend(place, &Graph::new(main), None, &mut known, visit)
     }
 
-    /// [`Self::visit`] for visitors that cannot fail.
+    /// [`Self::visit`] for a visitor that cannot fail.
     pub fn for_each(&self, main: &GraphProto, visit: &mut dyn FnMut(&Scoped)) {
         self.visit(main, &mut |scoped| {
             visit(scoped);
@@ -91,7 +91,7 @@ impl ScopeFacts {
     }
 }
 
-/// Gives the facts of a graph, from those of the graph around it.
+/// Returns the facts of a graph, given those of the enclosing graph.
 type FactsOf<'f> = dyn FnMut(&Scope, &Graph, Option<&Arc<Facts>>) -> Option<Arc<Facts>> + 'f;
 
 fn descend<E>(

@@ -1,18 +1,19 @@
-//! Shape arithmetic of the operators that move, cut and join tensors (ONNX operator specification).
+//! Shape arithmetic of broadcasting, `Reshape`, `Transpose`, `Squeeze`, `Unsqueeze` and `Slice` (ONNX operator
+//! specification).
 
 use tract_data::prelude::TDim;
 
 use crate::facts::Shape;
 use crate::facts::dim::{self, Factors};
 
-/// Position of a possibly negative axis in a tensor of rank `rank`.
+/// The position of `axis`, which may be negative, in a tensor of rank `rank`; `None` if it is out of range.
 pub fn axis(axis: i64, rank: usize) -> Option<usize> {
     let rank = i64::try_from(rank).ok()?;
     let positive = if axis < 0 { axis + rank } else { axis };
     (0..rank).contains(&positive).then_some(positive as usize)
 }
 
-/// The common shape of operands that broadcast; a size that cannot be determined is `None`.
+/// The broadcast shape of `shapes`; a size that cannot be determined is `None`.
 pub fn broadcast(shapes: &[&[TDim]]) -> Vec<Option<TDim>> {
     let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
     (0..rank)
@@ -41,7 +42,7 @@ fn broadcast_size(a: &TDim, b: &TDim) -> Option<TDim> {
     }
 }
 
-/// The shape that `Reshape` gives `input` for the requested `target`; `None` for a -1 that cannot be resolved.
+/// The output shape of `Reshape` of `input` to `target`; a size is `None` if it cannot be determined.
 pub fn reshape(
     input: Option<&[TDim]>,
     target: &[TDim],
@@ -80,7 +81,7 @@ pub fn reshape(
     Some(sizes)
 }
 
-/// `Transpose`; without `perm` the axes are reversed.
+/// `Transpose`; an empty `perm` reverses the axes. `None` if `perm` is not a permutation.
 pub fn transpose<T: Clone>(input: &[T], perm: &[i64]) -> Option<Vec<T>> {
     if perm.is_empty() {
         return Some(input.iter().rev().cloned().collect());
@@ -98,7 +99,7 @@ pub fn transpose<T: Clone>(input: &[T], perm: &[i64]) -> Option<Vec<T>> {
         .collect()
 }
 
-/// Which positions of the output of `Unsqueeze` are new.
+/// For each axis of the output of `Unsqueeze`, whether it is new.
 pub fn unsqueezed(axes: &[i64], input_rank: usize) -> Option<Vec<bool>> {
     let rank = input_rank + axes.len();
     let mut new = vec![false; rank];
@@ -111,7 +112,8 @@ pub fn unsqueezed(axes: &[i64], input_rank: usize) -> Option<Vec<bool>> {
     Some(new)
 }
 
-/// Which axes `Squeeze` removes; without `axes` those of size one, which must then be known.
+/// For each axis of the input of `Squeeze`, whether it is removed. Without `axes` the axes of size one are, and all
+/// sizes must be constants.
 pub fn squeezed(axes: Option<&[i64]>, input: &[TDim]) -> Option<Vec<bool>> {
     match axes {
         Some(axes) => {
@@ -125,13 +127,14 @@ pub fn squeezed(axes: Option<&[i64]>, input: &[TDim]) -> Option<Vec<bool>> {
     }
 }
 
-/// `values` as sizes; `None` where one of them is negative, which no size is.
+/// `values` as a shape; `None` if one of them is negative.
 pub fn sizes(values: &[TDim]) -> Option<Shape> {
     let negative = |size: &TDim| size.as_i64().is_some_and(|n| n < 0);
     (!values.iter().any(negative)).then(|| values.to_vec())
 }
 
-/// Number of elements that `Slice` with step 1 takes of an axis of `size` elements; `None` where the symbols do not determine it.
+/// Number of elements that `Slice` with step 1 takes from an axis of `size` elements; `None` if the symbols do not
+/// determine it.
 pub fn slice_length(size: &TDim, start: &TDim, end: &TDim) -> Option<TDim> {
     let from = bound(size, start)?;
     let to = bound(size, end)?;
@@ -142,8 +145,8 @@ pub fn slice_length(size: &TDim, start: &TDim, end: &TDim) -> Option<TDim> {
     }
 }
 
-/// A start or an end of `Slice`, counted from the front and clamped to an axis of `size` elements; `None` where the
-/// symbols do not determine it.
+/// A start or end of `Slice` as an index from the front, clamped to an axis of `size` elements; `None` if the symbols
+/// do not determine it.
 pub fn bound(size: &TDim, at: &TDim) -> Option<TDim> {
     let size = match size.as_i64() {
         Some(n) if n < 0 => return None,
@@ -158,10 +161,10 @@ pub fn bound(size: &TDim, at: &TDim) -> Option<TDim> {
             Some(TDim::Val(at.clamp(0, size)))
         }
         (None, Some(0)) => Some(TDim::Val(0)),
-        // The end that exporters write for "all of it" is the largest integer of the type.
+        // For an open end, exporters write the largest integer of the type.
         (None, Some(at)) if at >= i64::from(i32::MAX) => Some(size.clone()),
         (None, Some(at)) if at <= -i64::from(i32::MAX) => Some(TDim::Val(0)),
-        // A size is only known to hold `at` elements when it is a sum with at least that constant.
+        // A symbolic size is known to be at least `at` only if their difference is never negative.
         _ => {
             let rest = dim::sub(size, at)?;
             (dim::never_negative(at) && dim::never_negative(&rest)).then(|| at.clone())
@@ -169,7 +172,7 @@ pub fn bound(size: &TDim, at: &TDim) -> Option<TDim> {
     }
 }
 
-/// The sizes, each unknown one replaced by a size that equals no other.
+/// `sizes` with each unknown one replaced by a fresh symbol.
 pub fn filled(sizes: Vec<Option<TDim>>, mut fresh: impl FnMut() -> TDim) -> Shape {
     sizes
         .into_iter()

@@ -7,7 +7,7 @@ use crate::facts::{Fact, Shape, shapes};
 use crate::onnx::stored::Model;
 use crate::onnx::{TensorProto, tensor_proto::DataType};
 
-/// The fact of a stored tensor: its type, its shape and, when it is small, its elements.
+/// The fact of a stored tensor: its type, its shape and, if it is small, its elements.
 pub fn of_tensor(model: &Model, tensor: &TensorProto) -> Fact {
     let shape: Shape = tensor.dims.iter().map(|&n| TDim::Val(n)).collect();
     Fact::new(tensor.data_type, shapes::sizes(&shape)).holding(elements(model, tensor))
@@ -22,7 +22,7 @@ fn elements(model: &Model, tensor: &TensorProto) -> Option<Content> {
         return None;
     }
     let kind = DataType::try_from(tensor.data_type()).ok()?;
-    // Bytes are only read for the types that are followed.
+    // Bytes are read only for the types that constant folding supports.
     let read = || model.tensor_bytes(tensor).ok();
     let ints = |values: Vec<i64>| Some(Content::Ints(values.into_iter().map(TDim::Val).collect()));
     match kind {

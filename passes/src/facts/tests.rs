@@ -1,4 +1,4 @@
-//! What is known of the values of small graphs.
+//! Inference on small graphs.
 
 use crate::facts::scoped::ScopeFacts;
 use crate::facts::{Facts, Rules, agree};

@@ -1,8 +1,8 @@
-//! A patch under construction that knows what its values are: a node that contradicts the facts is refused when it is
-//! added, with the rule that wanted it.
+//! A patch under construction with types and shapes: a node that contradicts the inferred facts is refused when it is
+//! added, and the error names the rewrite rule that added it.
 //!
-//! The facts of a new node follow from those of the graph and of the nodes added before it. A node that takes over a
-//! value of the graph has to make what was there: the same element type, and the same constant sizes, or those that
+//! The facts of a new node are inferred from those of the graph and of the nodes added before it. A node that redefines
+//! a value of the graph must give it the same element type and the same constant sizes as before, or the sizes that
 //! [`TypedPatch::narrow`] has declared.
 
 use std::sync::Arc;
@@ -18,37 +18,37 @@ use crate::graph::{Graph, NodeId, label};
 use crate::onnx::stored::Model;
 use crate::onnx::{NodeProto, TensorProto};
 
-/// A node of a patch that contradicts what is known.
+/// A node of a patch that contradicts the inferred facts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{rule}: {what}")]
 pub struct Contradiction {
-    /// The rule that made the patch.
+    /// The rewrite rule that makes the patch.
     pub rule: String,
-    /// What is wrong, with the node.
+    /// The node and its contradiction.
     pub what: Box<Contradicted>,
 }
 
-/// What a node contradicts.
+/// The kind of contradiction.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Contradicted {
-    /// Its own operator.
+    /// An input that the operator of the node does not accept.
     #[error(transparent)]
     Operand(#[from] OperandError),
-    /// The value that it takes over.
+    /// A value of the graph that the node redefines with another type or shape.
     #[error("node '{node}' makes '{value}' as {new}, and it was {old}")]
     Value {
         /// The node.
         node: String,
         /// The value.
         value: String,
-        /// Type and shape that the node gives it.
+        /// Type and shape of the value that the node computes.
         new: String,
-        /// Type and shape that it had, or was declared to have.
+        /// Type and shape of the value in the graph, or as declared by [`TypedPatch::narrow`].
         old: String,
     },
 }
 
-/// The patch of one rule for one graph.
+/// The patch of one rewrite rule for one graph.
 #[derive(Debug)]
 pub struct TypedPatch<'g> {
     rule: String,
@@ -59,7 +59,7 @@ pub struct TypedPatch<'g> {
 }
 
 impl<'g> TypedPatch<'g> {
-    /// An empty patch that `rule` makes for `graph`, whose facts are `facts`.
+    /// An empty patch of `rule` for `graph`, whose facts are `facts`.
     pub fn new(rule: &str, graph: &'g Graph<'g>, facts: &Arc<Facts>) -> Self {
         Self {
             rule: rule.to_owned(),
@@ -75,12 +75,12 @@ impl<'g> TypedPatch<'g> {
         self.graph
     }
 
-    /// What is known of the values of the graph and of the patch.
+    /// The facts of the values of the graph and of the patch.
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
 
-    /// Whether a node of the patch makes what `node`, a node of the graph, makes.
+    /// Whether a node of the patch defines an output of `node`, a node of the graph.
     pub fn stands_for(&self, node: &NodeProto) -> bool {
         let mut new = self.patch.replaced.values().flatten();
         new.any(|n| {
@@ -90,14 +90,14 @@ impl<'g> TypedPatch<'g> {
         })
     }
 
-    /// Adds an initializer, or none where the patch has one of that name.
+    /// Adds an initializer, unless the patch has one of that name.
     pub fn initializer(&mut self, tensor: TensorProto) {
         let fact = stored::of_tensor(&self.model, &tensor);
         self.set(tensor.name(), fact);
         self.patch.add_initializers(vec![tensor]);
     }
 
-    /// Declares a tensor of constant sizes that is stored elsewhere.
+    /// Declares type and shape of an initializer that the caller adds to the patch later.
     pub fn declare(&mut self, name: &str, elem_type: i32, dims: &[usize]) {
         let shape = dims.iter().map(|&n| TDim::from(n)).collect();
         self.set(name, Fact::new(Some(elem_type), Some(shape)));
@@ -126,7 +126,7 @@ impl<'g> TypedPatch<'g> {
         self.patch.stale.insert(value.to_owned());
     }
 
-    /// Puts `nodes` where the node `at` was, after what has been put there already.
+    /// Replaces the node `at` by `nodes`, or appends them to the replacements that it already has.
     pub fn place(&mut self, at: NodeId, nodes: Vec<NodeProto>) -> Result<(), Contradiction> {
         for node in &nodes {
             self.add(node)?;
@@ -135,8 +135,8 @@ impl<'g> TypedPatch<'g> {
         Ok(())
     }
 
-    /// The patch, after a second look at all of its nodes in the order of the graph: a node may have been placed before
-    /// what it reads.
+    /// The patch, after a second check of all its nodes in graph order. Needed if nodes were placed before the nodes
+    /// they read from.
     pub fn finish(mut self) -> Result<Patch, Contradiction> {
         let replaced = std::mem::take(&mut self.patch.replaced);
         for node in replaced.values().flatten() {
@@ -146,7 +146,7 @@ impl<'g> TypedPatch<'g> {
         Ok(self.patch)
     }
 
-    /// The patch, whose nodes were placed in the order of the graph.
+    /// The patch, without a second check: for nodes that were placed in graph order.
     pub fn into_patch(self) -> Patch {
         self.patch
     }
@@ -155,7 +155,7 @@ impl<'g> TypedPatch<'g> {
         self.facts.values.insert(value.to_owned(), fact);
     }
 
-    /// Infers `node` and holds it to what is known.
+    /// Checks `node` against the known facts and infers those of its outputs.
     fn add(&mut self, node: &NodeProto) -> Result<(), Contradiction> {
         let refuse = |rule: &str, what: Contradicted| Contradiction {
             rule: rule.to_owned(),
@@ -180,7 +180,7 @@ impl<'g> TypedPatch<'g> {
                 };
                 return Err(refuse(&self.rule, what));
             }
-            // What was known before stays known: of a value that is taken over, the old fact may say more.
+            // If a value is redefined and inference fails, its old fact is kept.
             let fact = Fact {
                 elem_type: new.elem_type.or(old.elem_type),
                 shape: new.shape.or_else(|| old.shape.clone()),
@@ -192,7 +192,7 @@ impl<'g> TypedPatch<'g> {
     }
 }
 
-/// Whether two facts of one value cannot both be true. What is not known contradicts nothing.
+/// Whether two facts of one value cannot both be true. An unknown type or size contradicts nothing.
 fn contradicts(a: &Fact, b: &Fact) -> bool {
     let types = a.elem_type.zip(b.elem_type);
     let shapes = a.shape.as_ref().zip(b.shape.as_ref());

@@ -1,7 +1,7 @@
-//! The element types that operators take (ONNX and ONNX Runtime operator specifications).
+//! The element types that operators accept (ONNX and ONNX Runtime operator specifications).
 //!
-//! Only what every version of an operator says is here, so that no valid model is refused: which inputs are of one
-//! type, and which inputs are indices, sizes, conditions or floats. A type that is not known contradicts nothing.
+//! Only constraints that all versions of an operator have in common are listed, so that no valid model is refused:
+//! which inputs must have equal types, and which are indices, sizes, conditions or floats. An unknown type is accepted.
 
 use crate::facts::content::Content;
 use crate::facts::scoped::{ScopeFacts, Scoped};
@@ -12,14 +12,14 @@ use crate::graph::{is_op, is_standard, label};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto};
 
-/// What one input of an operator may be.
+/// The type constraint of one input of an operator.
 #[derive(Debug, Clone, Copy)]
 enum Operand {
-    /// Anything.
+    /// Any type.
     Any,
-    /// Of the same type as every other input marked so.
+    /// The same type as all other `Shared` and `Float` inputs.
     Shared,
-    /// The same, and a float.
+    /// As `Shared`, and a floating-point type.
     Float,
     /// One of these types.
     Of(&'static [DataType]),
@@ -38,7 +38,7 @@ const INT32: Operand = Of(&[DataType::Int32]);
 const INT64: Operand = Of(&[DataType::Int64]);
 const INDEX: Operand = Of(&[DataType::Int32, DataType::Int64]);
 
-/// The inputs of an operator; the last entry stands for all that follow it.
+/// The constraints of the inputs of an operator; the last entry applies to all further inputs.
 fn inputs(node: &NodeProto) -> Option<&'static [Operand]> {
     if is_standard(node) {
         standard(node.op_type())
@@ -76,7 +76,7 @@ fn standard(op: &str) -> Option<&'static [Operand]> {
         "ScatterElements" => &[Shared, INDEX, Shared],
         "ScatterND" => &[Shared, INT64, Shared],
         "Pad" => &[Shared, INT64, Shared, INDEX],
-        // Query and key; the value, which may be of another float type; the mask; the past.
+        // Query, key, value (possibly another float type), mask, past key, past value.
         "Attention" => &[Float, Float, Of(FLOATS), Any, Float, Of(FLOATS), Any],
         _ => return None,
     })
@@ -88,17 +88,18 @@ fn contrib(op: &str) -> Option<&'static [Operand]> {
         "RotaryEmbedding" => &[Float, INT64, Float, Float],
         "SkipSimplifiedLayerNormalization" | "SkipLayerNormalization" => &[Float, Float, Any],
         "MatMulNBits" => &[Float, Of(&[DataType::Uint8, DataType::Int32]), Any],
-        // Query, key, value; the past may be quantized; seqlens_k, total_sequence_length; the tables.
+        // Query, key, value, past (may be quantized), seqlens_k, total_sequence_length, cos and sin tables, position
+        // ids.
         "GroupQueryAttention" => &[
             Float, Float, Float, Any, Any, INT32, INT32, Float, Float, INT64, Any,
         ],
-        // Query, key, value, bias; the mask; the bias of the scores, the past.
+        // Query, key, value, bias, mask, bias of the scores, past.
         "MultiHeadAttention" => &[Float, Float, Float, Float, INT32, Float, Float, Float, Any],
         _ => return None,
     })
 }
 
-/// Holds the inputs of `node`, whose facts are `facts`, to what its operator takes.
+/// Checks the types of the inputs of `node`, whose facts are `facts`, against its operator.
 pub fn check(node: &NodeProto, facts: &[&Fact]) -> Result<(), OperandError> {
     let Some(operands) = inputs(node) else {
         return Ok(());
@@ -151,13 +152,13 @@ pub fn check(node: &NodeProto, facts: &[&Fact]) -> Result<(), OperandError> {
     Ok(())
 }
 
-/// Holds every node of `main` and of the graphs inside it to what its operator takes: invariant 8 of
+/// Checks types and shapes of the inputs of every node of `main` and its subgraphs: invariant 8 of
 /// [`crate::graph::verify`]. `facts` are those of `main`.
 pub fn verify(main: &GraphProto, facts: &ScopeFacts) -> Result<(), OperandError> {
     facts.visit(main, &mut verify_graph)
 }
 
-/// Holds every node of one graph to what its operator takes.
+/// Checks types and shapes of the inputs of every node of one graph.
 pub fn verify_graph(scoped: &Scoped) -> Result<(), OperandError> {
     for (_, node) in scoped.graph.nodes() {
         let inputs: Vec<&Fact> = node.input.iter().map(|v| scoped.facts.get(v)).collect();

@@ -1,4 +1,4 @@
-//! What is known of the values of one graph, and of the graphs around it.
+//! The facts of the values of one graph and of its enclosing graphs.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,26 +11,26 @@ use crate::facts::fact::{Fact, UNKNOWN};
 use crate::graph::{ByName, is_standard};
 use crate::onnx::NodeProto;
 
-/// The facts of the outputs of a node, from those of its inputs; `None` where nothing is known.
+/// Infers the facts of the outputs of a node from those of its inputs; `None` if nothing is known of them.
 pub type OutputFacts = fn(&Facts, &NodeProto, &[&Fact]) -> Option<Vec<Fact>>;
 
-/// The rule of one operator.
+/// The inference rule of one operator.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
     /// The operator's domain; empty for the standard one.
     pub domain: &'static str,
     /// The operator's name.
     pub name: &'static str,
-    /// The rule.
+    /// The inference function.
     pub outputs: OutputFacts,
 }
 
-/// Rules of operators that this room does not know itself. They go before its own.
+/// Inference rules of operators that other modules define. They take precedence over the built-in rules.
 #[derive(Debug, Clone, Default)]
 pub struct Rules(Arc<[Rule]>);
 
 impl Rules {
-    /// The rule of the operator that `node` calls.
+    /// The rule for the operator of `node`.
     pub fn of(&self, node: &NodeProto) -> Option<OutputFacts> {
         let domain = if is_standard(node) { "" } else { node.domain() };
         let mut rules = self.0.iter();
@@ -45,25 +45,25 @@ impl FromIterator<Rule> for Rules {
     }
 }
 
-/// What the names of sizes begin with that no file gives.
+/// First character of the names of fresh symbols; sizes in a file with such names are not trusted.
 pub const FRESH: char = '?';
 
-/// What is known of every value of a graph, and of the graphs around it.
+/// The facts of every value of a graph, and of its enclosing graphs.
 #[derive(Debug)]
 pub struct Facts {
     pub(in crate::facts) symbols: SymbolScope,
     pub(in crate::facts) rules: Rules,
     pub(in crate::facts) values: ByName<String, Fact>,
-    /// Sizes by the names that are equal to them.
+    /// Each symbol that is known to be equal to a size, with that size.
     pub(in crate::facts) equal: HashMap<Symbol, TDim>,
-    /// Names of dimensions that promise nothing; those of the main graph count everywhere.
+    /// Dimension names that do not mean equal sizes; those of the main graph apply to all subgraphs.
     pub(in crate::facts) unreliable: HashSet<String>,
     pub(in crate::facts) fresh: AtomicUsize,
     pub(in crate::facts) outer: Option<Arc<Self>>,
 }
 
 impl Facts {
-    /// Facts that hold nothing but what `outer` holds.
+    /// Facts of a subgraph with no values of its own yet; `outer` holds the facts of the enclosing graph.
     pub(in crate::facts) fn on_top_of(outer: &Arc<Self>) -> Self {
         Self {
             symbols: outer.symbols.clone(),
@@ -76,12 +76,12 @@ impl Facts {
         }
     }
 
-    /// These facts and those of the graphs around, from the inside out.
+    /// These facts and those of the enclosing graphs, innermost first.
     pub(in crate::facts) fn chain(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |facts| facts.outer.as_deref())
     }
 
-    /// What is known of `value`; an empty fact where nothing is.
+    /// The fact of `value`; an empty fact if there is none.
     pub fn get(&self, value: &str) -> &Fact {
         let known = self.chain().find_map(|facts| facts.values.get(value));
         known.unwrap_or(&UNKNOWN)
@@ -97,7 +97,7 @@ impl Facts {
         self.get(value).elem_type
     }
 
-    /// The elements of `value` where they are known sizes or integers.
+    /// The elements of `value` if they are known integers or sizes.
     pub fn ints(&self, value: &str) -> Option<&[TDim]> {
         match self.get(value).content.as_ref()? {
             Content::Ints(dims) => Some(dims),
@@ -105,12 +105,12 @@ impl Facts {
         }
     }
 
-    /// The elements of `value` where they are known integers.
+    /// The elements of `value` if they are known integers and none is symbolic.
     pub fn integers(&self, value: &str) -> Option<Vec<i64>> {
         self.ints(value)?.iter().map(TDim::as_i64).collect()
     }
 
-    /// The elements of `value` where they are known floats.
+    /// The elements of `value` if they are known floats.
     pub fn floats(&self, value: &str) -> Option<&[f64]> {
         match self.get(value).content.as_ref()? {
             Content::Floats(values) => Some(values),
@@ -118,7 +118,7 @@ impl Facts {
         }
     }
 
-    /// A size that equals no other.
+    /// A fresh symbol: a size that is not known to be equal to any other.
     pub fn fresh(&self) -> TDim {
         let number = self.fresh.fetch_add(1, Ordering::Relaxed) + 1;
         TDim::Sym(self.symbols.sym(&format!("{FRESH}{number}")))

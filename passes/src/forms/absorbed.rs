@@ -6,7 +6,8 @@
 //! out_h = (p_h C_v) w_uv[j]           in place of p_h V_j
 //! ```
 //!
-//! Heads become rows: H*T rows against one latent head are one large matrix product, which runtimes do fastest.
+//! The query heads become rows: H*T rows times one latent head are a single large matrix product, the fastest form in
+//! runtimes.
 
 use crate::analysis::SiteView;
 use crate::factor::{Made, Ranks};
@@ -68,7 +69,7 @@ impl Form for Absorbed {
 }
 
 impl Builder<'_> {
-    /// The latent rows [B, 1, S, r] of one side, cached where the original was; returns their name.
+    /// Adds the latent rows [B, 1, S, r] of keys or values, cached if the original rows are; returns their name.
     fn latent(&mut self, side: &Side, letter: char, product: NodeId) -> String {
         let part = |p: &str| format!("{letter}_{p}");
         let new = self.name(&part("B1Tr"));
@@ -97,7 +98,7 @@ impl Builder<'_> {
         self.name(&part("B1Sr"))
     }
 
-    /// From rows [B, G, T, d] of one side to latent rows [B, 1, T, r] called `latent`.
+    /// The nodes that compute latent rows [B, 1, T, r], named `latent`, from `rows` [B, G, T, d].
     fn down(&mut self, side: &Side, letter: char, rows: &str, latent: &str) -> Vec<NodeProto> {
         let one = self.vector(&[1]);
         let mut nodes = self.latent_rows(side, letter, rows);

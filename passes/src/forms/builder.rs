@@ -1,4 +1,4 @@
-//! What the target forms have in common: names, shapes and the way to latent rows.
+//! The patch builder that all target forms use: names, constants, cache shapes, and the down-projection to latent rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,26 +17,26 @@ use crate::onnx::{NodeProto, TensorProto};
 use crate::recognize::pass_through::makes;
 use crate::recognize::site::{Cache, Side, Site};
 
-/// Collects the patch of one attention, and holds every node to the types and shapes that are known.
+/// Collects the patch of one attention, and checks every new node against the known types and shapes.
 pub struct Builder<'s> {
     /// The graph of the attention.
     pub graph: &'s Graph<'s>,
     /// The attention that is rewritten.
     pub site: &'s Site,
-    /// Names of its factors.
+    /// Its factors as initializers.
     pub layout: &'s Layout,
-    /// Latent widths.
+    /// The ranks.
     pub ranks: Ranks,
     names: &'s SiteNames<'s>,
     patch: TypedPatch<'s>,
-    /// Values of the graph, each with the value that its readers are to read in its place.
+    /// Values of the graph, each with the value that its readers read instead.
     redirected: BTreeMap<String, String>,
-    /// The first node that contradicts what is known.
+    /// The contradiction of the first new node that has one.
     contradiction: Option<Contradiction>,
 }
 
 impl<'s> Builder<'s> {
-    /// An empty patch that the form called `form` makes for the attention of `view`.
+    /// An empty patch of the form named `form` for the attention of `view`.
     pub fn new(
         form: &str,
         view: &SiteView<'s>,
@@ -60,7 +60,7 @@ impl<'s> Builder<'s> {
         }
     }
 
-    /// What is known of the values of the graph and of the new nodes.
+    /// The facts of the values of the graph and of the new nodes.
     pub fn facts(&self) -> &Facts {
         self.patch.facts()
     }
@@ -86,12 +86,13 @@ impl<'s> Builder<'s> {
 }
 
 impl Builder<'_> {
-    /// The name of a new node and its output.
+    /// The name of a new node and of its output.
     pub fn name(&self, part: &str) -> String {
         self.names.name(part)
     }
 
-    /// An int64 vector, named by its content so that equal ones are one, in this model and in one rewritten before.
+    /// An int64 vector, named by its content, so that equal vectors are shared, also with an earlier rewrite of the
+    /// model.
     pub fn vector(&mut self, values: &[i64]) -> String {
         self.constant(int64_vector(&vector_name(values), values))
     }
@@ -110,7 +111,8 @@ impl Builder<'_> {
         name
     }
 
-    /// The nodes that give the value product's output, its bias included, from heads [B, G, (H/G)*T, dv] called `rows`.
+    /// The nodes that compute the output of the value product, bias correction included, from `rows` [B, G, (H/G)*T,
+    /// dv].
     pub fn heads_out(&mut self, rows: &str, node_name: &str, output: &str) -> Vec<NodeProto> {
         let shape = self.vector(&[0, self.site.heads as i64, -1, self.site.value.size as i64]);
         match self.layout.find("b_v") {
@@ -128,7 +130,7 @@ impl Builder<'_> {
         node(op, &name, inputs, &[&name])
     }
 
-    /// Puts `nodes` where `at` was, after what is already there. They keep the metadata of the node they stand for.
+    /// Replaces the node `at` by `nodes`, or appends them to its replacements. They get the metadata of `at`.
     pub fn place(&mut self, at: NodeId, nodes: Vec<NodeProto>) {
         let metadata = self
             .graph
@@ -143,8 +145,8 @@ impl Builder<'_> {
         self.contradiction = self.contradiction.take().or(placed.err());
     }
 
-    /// From rows [B, G, T, d] of one side to latent rows [B, T, r], which the last node gives the name `<letter>_BTr`; where
-    /// there is no w_d, the latent is the heads side by side.
+    /// The nodes that compute latent rows [B, T, r], named `<letter>_BTr`, from `rows` [B, G, T, d]. Without w_d (full
+    /// rank), the latent is the concatenation of the heads.
     pub fn latent_rows(&mut self, side: &Side, letter: char, rows: &str) -> Vec<NodeProto> {
         let packed = self.vector(&[0, 0, self.site.kv_heads as i64 * side.size as i64]);
         let down = match letter {
@@ -176,8 +178,8 @@ impl Builder<'_> {
         ]
     }
 
-    /// Rows of a cache that nothing was in before, under a name that is not the present's, with the nodes that make them:
-    /// the node that made them as an output goes on making them, or it only renamed what is there.
+    /// The first rows of a cache without a past, under a name other than the present's, and the nodes that make them:
+    /// the original node with a renamed output, or none if it is an alias node.
     pub fn first_rows(&self, cache: &Cache, letter: char) -> (Vec<NodeProto>, String) {
         let maker = self.graph.node(cache.append);
         if let Some(rows) = maker.filter(|n| is_alias(n)).and_then(|n| n.input.first()) {
@@ -193,19 +195,19 @@ impl Builder<'_> {
         (nodes, rows)
     }
 
-    /// Lets every node of the graph that reads `value` read `other` in its place, but for those that the patch replaces.
+    /// Makes every node of the graph that reads `value` read `other` instead, except nodes that the patch replaces.
     pub fn redirect(&mut self, value: &str, other: String) {
         self.redirected.insert(value.to_owned(), other);
     }
 
-    /// Whether the node `id` passes a cache on to the interface of the graph: it goes on doing so.
+    /// Whether the node `id` passes a cache through to a graph output; such nodes are kept.
     fn passes_cache_on(&self, id: NodeId) -> bool {
         let caches = [&self.site.key.cache, &self.site.value.cache];
         let mut returned = caches.into_iter().flatten().map(|c| &c.returned);
         returned.any(|values| makes(self.graph, id, values))
     }
 
-    /// The node `id` of the graph, as it reads after [`Self::redirect`].
+    /// The node `id` of the graph, with its inputs redirected (see [`Self::redirect`]).
     pub fn reader(&self, id: NodeId) -> Option<NodeProto> {
         let mut reader = self.graph.node(id)?.clone();
         for input in &mut reader.input {
@@ -216,7 +218,7 @@ impl Builder<'_> {
         Some(reader)
     }
 
-    /// Gives past and present of both caches the shape [B, 1, length, r].
+    /// Changes the shapes of past and present of both caches to [B, 1, length, r].
     pub fn narrow_caches(&mut self) {
         let ranks = [self.ranks.key, self.ranks.value];
         for (side, rank) in [&self.site.key, &self.site.value].into_iter().zip(ranks) {
@@ -251,7 +253,7 @@ impl Builder<'_> {
         for name in cache.past.as_deref().into_iter().chain([cache.present()]) {
             self.patch.narrow(name, new.clone());
         }
-        // Between the interface and the rows that the attention reads, the same nodes pass on what is narrower now.
+        // Values between graph inputs or outputs and the `Concat` get the same shape; their nodes are kept.
         let inside = cache.received.iter().chain(&cache.returned);
         for name in inside.chain([&cache.joined]) {
             self.patch.narrow_inside(name, &new);
@@ -273,12 +275,12 @@ impl Builder<'_> {
         }
     }
 
-    /// Gives an input or output of the graph another shape.
+    /// Changes the shape of a graph input or output.
     pub fn resize(&mut self, value: &str, sizes: Vec<NewSize>) {
         self.patch.narrow(value, sizes.into());
     }
 
-    /// The names of a product and of its output, which what stands for it takes over.
+    /// The names of a product and of its output, which its replacement takes over.
     pub fn names_of(&self, product: NodeId) -> (String, String) {
         let output = |n: &NodeProto| n.output.first().cloned().unwrap_or_default();
         let node = self.graph.node(product);

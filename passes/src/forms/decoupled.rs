@@ -7,7 +7,8 @@
 //! out_h = (p_h C) w_uv[j]
 //! ```
 //!
-//! Unrotated rows are rows rotated by position 0, which keeps whatever else the exporter's nodes do to them.
+//! Unrotated rows are computed as rows rotated by position 0, so that other operations of the exporter's nodes, such as
+//! scales, are kept.
 
 use std::collections::HashMap;
 
@@ -41,7 +42,7 @@ impl Form for Decoupled {
         site.cached_numbers()
     }
 
-    /// As many numbers as the other forms would cache; d of them are rotated.
+    /// The cache has as many elements per token as in other forms; d of them are the rotated head.
     fn ranks(&self, plan: &RankPlan, id: &SiteId, site: &Site) -> Ranks {
         let all = match plan {
             RankPlan::Ratio(ratio) => (ratio * site.cached_numbers() as f64 + 1e-9) as usize,
@@ -111,7 +112,7 @@ impl Form for Decoupled {
     }
 }
 
-/// The rotation of the keys, which has to turn whole heads by themselves.
+/// The rotation of the keys, which must rotate whole, separate heads.
 fn key_rotation<'v>(view: &'v SiteView) -> Result<&'v Rotation, FormError> {
     let rotation = match view.rotation() {
         Rotated::By(rotation) => rotation,
@@ -132,7 +133,7 @@ fn key_rotation<'v>(view: &'v SiteView) -> Result<&'v Rotation, FormError> {
 }
 
 impl Builder<'_> {
-    /// Makes the whole patch; `None` where a shape in a rotation does not fit other rows.
+    /// Makes the whole patch; `None` if a `Reshape` of a rotation cannot be applied to other rows.
     fn decouple(&mut self, keys: &Rotation, queries: &Rotation) -> Option<()> {
         let site = self.site;
         let (key_cache, value_cache) = (site.key.cache.as_ref()?, site.value.cache.as_ref()?);
@@ -149,7 +150,7 @@ impl Builder<'_> {
         Some(())
     }
 
-    /// Rows [B, G, T, size] called `rows` as [B, T, G*size].
+    /// The nodes that turn `rows` [B, G, T, size] into [B, T, G*size], and the name of the result.
     fn by_token(&mut self, part: &str, rows: &str, size: usize) -> (Vec<NodeProto>, String) {
         let packed = self.vector(&[0, 0, (self.site.kv_heads * size) as i64]);
         let transposed = format!("{part}_BTGd");
@@ -162,7 +163,7 @@ impl Builder<'_> {
         (nodes, self.name(&flat))
     }
 
-    /// What `rotation` makes of its own rows at position 0.
+    /// A copy of `rotation` on its own rows with all positions 0.
     fn at_zero(&mut self, rotation: &Rotation, tag: &str) -> Option<(Vec<NodeProto>, String)> {
         let (zero, of) = (format!("{tag}/zero"), &rotation.positions.value);
         let mut nodes = vec![self.unary("Sub", &zero, &[of, of])];
@@ -172,7 +173,7 @@ impl Builder<'_> {
         Some((nodes, self.last_of(rotation, &names)?))
     }
 
-    /// `rows`, other rows at the same positions, rotated.
+    /// A copy of `rotation` on other `rows` at the same positions.
     fn with_rope(
         &mut self,
         rotation: &Rotation,

@@ -1,4 +1,4 @@
-//! The expanded form: the cache holds the latent of the keys before rotation, and keys and values are rebuilt from it.
+//! The expanded form: the cache holds latents of unrotated keys and of values; keys and values are rebuilt from them.
 //!
 //! ```text
 //! c_k = x W_a          W_a = W_K w_dk; cached in place of the rotated keys
@@ -7,10 +7,11 @@
 //! V = C_v w_uv
 //! ```
 //!
-//! (TransMLA, arXiv 2502.07864, figure 1c.) Where keys before rotation or values are more than a projection of the layer's
-//! input, behind a norm for example, or quantized, the projection stays and w_dk or w_dv meets what it made. What read the
-//! cached keys and values reads K and V, so that the exporter's repetition, masks and products stay. The position of a
-//! cached row follows from the mask, or is its place; without a cache all rows are this step's, at its own positions.
+//! (TransMLA, arXiv 2502.07864, figure 1c.) If unrotated keys or values are not a plain projection of the layer input
+//! (normalized or quantized, for example), the projection is kept and w_dk or w_dv is applied to its result. The
+//! readers of the cached keys and values read K and V instead, so that the exporter's repetition, masks and products
+//! are kept. Positions of cached rows are computed from the mask, or are their indices; without a cache all rows are
+//! new and have the positions of the original.
 
 use ndarray::Array3;
 
@@ -44,8 +45,8 @@ impl Form for Expanded {
         known_rotation(view).map(|_| ())
     }
 
-    /// As the absorbed form has them, with `w_uk` [G, r, d] on the side of the cache, or [r, G*d] where heads are split
-    /// after the rotation; `w_ak` [E, r] and `w_av` [E, r], with biases, where a projection is folded.
+    /// The initializers of the absorbed form, but `w_uk` is [G, r, d], or [r, G*d] if heads are split after the
+    /// rotation. `w_ak` [E, r] and `w_av` [E, r], with biases, replace w_dk and w_dv if a projection is folded.
     fn layout(
         &self,
         view: &SiteView,
@@ -54,8 +55,8 @@ impl Form for Expanded {
     ) -> Result<Layout, FormError> {
         let (site, factors) = (view.site(), factors.latent()?);
         let packed = known_rotation(view)?.is_some_and(|r| r.packed);
-        // The exporter's own nodes go on scaling keys and values, so the factors must not; and rebuilt rows are of the
-        // cache's type, as the rows that they stand for.
+        // The exporter's nodes, which scale keys and values, are kept, so the factors do not include the scales.
+        // Rebuilt rows have the element type of the cached rows, which they replace.
         let cached = site.elem_type;
         let up_key = factors.key.up.clone();
         let up_key = match packed {
@@ -88,7 +89,7 @@ impl Form for Expanded {
     }
 }
 
-/// The rotation of the keys, which the form has to repeat at all positions; `None` where there is none.
+/// The rotation of the keys, which the form applies at all positions; `None` if keys are not rotated.
 fn known_rotation<'v>(view: &'v SiteView) -> Result<Option<&'v Rotation>, FormError> {
     match view.rotation() {
         Rotated::By(rotation) => Ok(Some(rotation)),
@@ -108,13 +109,13 @@ fn side_by_side(up: Array3<f64>) -> ndarray::ArrayD<f64> {
         .map_or_else(|_| Array3::zeros((0, 0, 0)).into_dyn(), |a| a.into_dyn())
 }
 
-/// The value that the attention reads all rows of `side` from.
+/// The value that holds all rows of `side`, past and new.
 fn all_rows(side: &Side) -> &str {
     side.cache.as_ref().map_or(&side.new, |c| &c.joined)
 }
 
 impl Builder<'_> {
-    /// Makes the whole patch; `None` where a shape on the way does not fit any number of positions.
+    /// Makes the whole patch; `None` if a `Reshape` of the rotation cannot be applied to another number of positions.
     fn expand(&mut self, rotation: Option<&Rotation>) -> Option<()> {
         let (site, graph) = (self.site, self.graph);
         let packed = rotation.is_some_and(|r| r.packed);
@@ -157,7 +158,8 @@ impl Builder<'_> {
         Some(())
     }
 
-    /// Lets what read the rows of `side` read `rows`, wherever it read them: behind the nodes, too, that pass the cache on.
+    /// Redirects all readers of the rows of `side` to `rows`, also readers of the values between cache and graph
+    /// output.
     fn read_rebuilt(&mut self, side: &Side, rows: String) {
         let elem_type = self.facts().elem_type(all_rows(side));
         let mut nodes = Vec::new();
@@ -180,7 +182,7 @@ impl Builder<'_> {
         self.put(side, nodes);
     }
 
-    /// The rows of this step, with the nodes that make them where it is the first.
+    /// The new rows, and the nodes that make them if there is no past.
     fn new_rows(&self, side: &Side, letter: char) -> (Vec<NodeProto>, String) {
         match &side.cache {
             Some(cache) if cache.past.is_none() => self.first_rows(cache, letter),
@@ -188,7 +190,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Puts the nodes that make all rows of `side` where they were made, or in front of what reads them.
+    /// Places `nodes` at the append to the cache of `side`, or without a cache before the first reader of its rows.
     fn put(&mut self, side: &Side, nodes: Vec<NodeProto>) {
         let at = match &side.cache {
             Some(cache) => Some(cache.append),
@@ -199,7 +201,8 @@ impl Builder<'_> {
         }
     }
 
-    /// Latent rows of this step, appended to the cache where there is one, and the value [B, 1, S, r] that holds all.
+    /// The nodes that compute the new latent rows and append them to the past, if there is one, and the name of the
+    /// value [B, 1, S, r] that holds all rows.
     fn append(
         &mut self,
         side: &Side,
@@ -243,7 +246,7 @@ impl Builder<'_> {
         (nodes, all)
     }
 
-    /// All rows of one side out of its latents: [B, G, S, size], or [B, S, G*size] where `packed`.
+    /// The nodes that rebuild all rows from `latents`: [B, G, S, size], or [B, S, G*size] if `packed`.
     fn rebuilt(&mut self, latents: &str, letter: char, packed: bool) -> (Vec<NodeProto>, String) {
         let up = match letter {
             'k' => self.layout.name("w_uk"),
@@ -264,7 +267,7 @@ impl Builder<'_> {
         (nodes, self.name(&part))
     }
 
-    /// The value product gets its bias, where there is one.
+    /// Adds the bias correction, if there is one, to the output of the value product.
     fn add_bias(&mut self) {
         let product = self.site.output;
         let (Some(bias), Some(mut reader)) = (self.layout.find("b_v"), self.reader(product)) else {

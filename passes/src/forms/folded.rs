@@ -1,4 +1,5 @@
-//! Down-projections of the expanded form, folded into the projections of the layer's input where those are products with stored weights.
+//! Folding of the down-projections of the expanded form into the projections of the layer input, if these are products
+//! with stored weights.
 
 use crate::analysis::SiteView;
 use crate::factor::SideFactors;
@@ -9,15 +10,15 @@ use crate::recognize::rotation::Rotated;
 use crate::recognize::site::Side;
 use crate::weights::rows::{Projected, projected};
 
-/// The roles of one side's down-projection in a layout.
+/// The roles of the down-projection of keys or values in a [`Layout`].
 struct Roles {
-    /// W_a = W w_d [E, r], which meets the layer's input.
+    /// W_a = W w_d [E, r], applied to the layer input.
     folded: &'static str,
-    /// w_d [G*d, r], which meets the rows.
+    /// w_d [G*d, r], applied to the rows.
     down: &'static str,
     /// b_a [r].
     bias: &'static str,
-    /// The layer's input x [B, T, E].
+    /// The layer input x [B, T, E].
     input: &'static str,
 }
 
@@ -34,7 +35,7 @@ const VALUE: Roles = Roles {
     input: "x_v",
 };
 
-/// The projections that the latents of one attention can be folded into.
+/// The projections into which the down-projections of one attention can be folded.
 #[derive(Debug, Clone, Default)]
 pub struct Projections {
     key: Option<Projected>,
@@ -42,8 +43,8 @@ pub struct Projections {
 }
 
 impl Projections {
-    /// The projections of the keys before rotation and of the values. Branches that share factors have an input each, so
-    /// that nothing is folded in them.
+    /// The projections of the unrotated keys and of the values. Nothing is folded in subgraphs, because branches share
+    /// factors but have different inputs.
     pub fn of(view: &SiteView) -> Self {
         if !view.is_in_main_graph() {
             return Self::default();
@@ -64,10 +65,10 @@ impl Projections {
         }
     }
 
-    /// Adds the down-projection of the keys to `layout`: c = x W_a + b_a where their projection is folded, else c = k w_d.
+    /// Adds the down-projection of the keys to `layout`: c = x W_a + b_a if their projection is folded, else c = k w_d.
     ///
     /// # Errors
-    /// [`TensorRange`] where the model's element type cannot hold a factor.
+    /// [`TensorRange`] if a factor is out of the range of the model's element type.
     pub fn add_key(
         &self,
         layout: &mut Layout,
@@ -81,7 +82,7 @@ impl Projections {
     /// [`Self::add_key`] for the values.
     ///
     /// # Errors
-    /// [`TensorRange`] where the model's element type cannot hold a factor.
+    /// [`TensorRange`] if a factor is out of the range of the model's element type.
     pub fn add_value(
         &self,
         layout: &mut Layout,

@@ -1,7 +1,7 @@
-//! The absorbed form around `com.microsoft.GroupQueryAttention`: one latent KV head that every query head reads.
+//! The absorbed form with `com.microsoft.GroupQueryAttention`: one latent KV head that all query heads share.
 //!
-//! The operator goes on keeping the cache, so past and present may share a buffer and rows of a batch may have their
-//! own lengths. Rotation has happened before; every factor of the scores is in w_uk.
+//! The operator manages the cache, so past and present may share a buffer, and the rows of a batch may have different
+//! lengths. RoPE is applied before the operator; all constant scales of the scores are in w_uk.
 
 use crate::analysis::SiteView;
 use crate::analysis::identity::SiteId;
@@ -18,7 +18,7 @@ use crate::onnx::NodeProto;
 use crate::operators::Target;
 use crate::recognize::site::{Side, Site};
 
-/// The operator's head sizes are multiples of this.
+/// The head size of the operator must be a multiple of this.
 const RANK_STEP: usize = 8;
 
 /// The form `grouped`: the option `--target gqa`.
@@ -42,7 +42,7 @@ impl Form for GroupedQuery {
         RANK_STEP
     }
 
-    /// The operator has one width for keys and values.
+    /// The same rank for keys and values, because the operator has one head size for both.
     fn ranks(&self, plan: &RankPlan, id: &SiteId, site: &Site) -> Ranks {
         let full = self.full_ranks(site);
         let ranks = plan.ranks(id, site, full, RANK_STEP);
@@ -164,7 +164,7 @@ impl Builder<'_> {
         nodes.extend(self.heads_out(&self.name("out_BGxd"), &self.name("out"), output));
         self.place(site.output, nodes);
         for cache in [&site.key.cache, &site.value.cache].into_iter().flatten() {
-            // The operator makes the presents now.
+            // The operator makes the presents.
             self.place(cache.append, Vec::new());
         }
     }

@@ -1,4 +1,4 @@
-//! Factors as initializers: what a form writes beside its nodes.
+//! The factors of an attention as initializers.
 
 use std::collections::BTreeMap;
 
@@ -16,34 +16,34 @@ use crate::recognize::site::Site;
 /// The initializers of one attention.
 #[derive(Debug, Clone, Default)]
 pub struct Layout {
-    /// The name of the initializer, or of the value, that serves each role: `w_dk`, for example.
+    /// The initializer, or other value, of each role, such as `w_dk`.
     names: BTreeMap<&'static str, String>,
-    /// Element type and shape of each initializer, by its name.
+    /// Element type and shape of each initializer, by name.
     declared: BTreeMap<String, (i32, Vec<usize>)>,
-    /// The initializers themselves.
+    /// The initializers.
     pub tensors: Vec<TensorProto>,
 }
 
 impl Layout {
-    /// The name of what serves `role`; empty where nothing does.
+    /// The name of the value with the role `role`; empty if there is none.
     pub fn name(&self, role: &str) -> &str {
         self.names.get(role).map_or("", String::as_str)
     }
 
-    /// The name of what serves `role`, where something does.
+    /// The name of the value with the role `role`.
     pub fn find(&self, role: &str) -> Option<&str> {
         self.names.get(role).map(String::as_str)
     }
 
-    /// Lets the value `name` serve `role`.
+    /// Gives the value `name` the role `role`.
     pub fn set(&mut self, role: &'static str, name: String) {
         self.names.insert(role, name);
     }
 
-    /// Adds `values` as the initializer `role` of element type `elem_type`, and lets it serve `role`.
+    /// Adds `values` as an initializer of element type `elem_type` with the role `role`.
     ///
     /// # Errors
-    /// [`TensorRange`] where the type cannot hold a value.
+    /// [`TensorRange`] if a value is out of the range of the type.
     pub fn add(
         &mut self,
         names: &SiteNames,
@@ -63,11 +63,11 @@ impl Layout {
         Ok(())
     }
 
-    /// Adds `values`, which `content` describes in full, as an initializer of element type `elem_type` that all attentions
-    /// with the same content share, and lets it serve `role`.
+    /// Adds `values` as an initializer of element type `elem_type` with the role `role` that all attentions with equal
+    /// values share. `content` must identify the values for a given role and shape.
     ///
     /// # Errors
-    /// [`TensorRange`] where the type cannot hold a value.
+    /// [`TensorRange`] if a value is out of the range of the type.
     pub fn add_shared(
         &mut self,
         names: &SiteNames,
@@ -86,16 +86,16 @@ impl Layout {
         Ok(())
     }
 
-    /// Name, element type and shape of every initializer.
+    /// Name, element type and shape of each initializer.
     pub fn declared(&self) -> impl Iterator<Item = (&str, i32, &[usize])> {
         let all = self.declared.iter();
         all.map(|(name, (elem_type, shape))| (name.as_str(), *elem_type, shape.as_slice()))
     }
 
-    /// Adds the bias `b_v` [H, 1, dv] of the outputs, where the factors have one.
+    /// Adds the bias correction `b_v` [H, 1, dv] of the outputs, if the factors have one.
     ///
     /// # Errors
-    /// [`TensorRange`] where the type cannot hold a value.
+    /// [`TensorRange`] if a value is out of the range of the type.
     pub fn add_output_bias(
         &mut self,
         names: &SiteNames,
@@ -131,8 +131,8 @@ pub enum Reads {
 /// m_k, m_v  [r]     what is taken off a latent before it is rounded
 /// ```
 ///
-/// At full rank the latent holds the heads side by side. Then no w_d is written, and the w_u, which only pick a head and
-/// scale it, are one tensor for all attentions of the same geometry.
+/// At full rank the latent is the concatenation of the heads. Then there is no w_d, and w_u, which only selects a head
+/// and scales it, is shared by all attentions of the same shape and scale.
 ///
 /// # Errors
 /// [`FormError`] where the model's element type cannot hold a factor, or the factors are of another kind.

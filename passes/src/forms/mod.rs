@@ -1,12 +1,12 @@
-//! The target forms: what a recognised attention is rewritten to. A new form is one file, and
-//! one line of the list below.
+//! The target forms: what a recognised attention is rewritten to. To add a form, add a file and a line to the list
+//! below.
 //!
-//! A form checks an attention, says how wide its latents are, lays the factors out as initializers, and gives the patch
-//! that puts its nodes in place of the exporter's. Shapes in names: B batch, T new tokens, P past tokens, S = P + T,
-//! H query heads, G KV heads, d head size of queries and keys, dv of values, r latent rank, E hidden size; x is the merge
-//! of the axes that are missing.
+//! A form checks an attention, chooses its ranks, stores its factors as initializers, and makes the patch that replaces
+//! the exporter's nodes. Shape suffixes of names: B batch, T new tokens, P past tokens, S = P + T, H query heads, G KV
+//! heads, d head size of queries and keys, dv of values, r latent rank, E hidden size; x is a merged axis of those that
+//! are missing.
 
-/// Declares the file of each form, and lists them.
+/// Declares the module of each form, and lists the forms.
 macro_rules! forms {
     ($($file:ident::$form:ident,)*) => {
         $(
@@ -58,7 +58,7 @@ pub use ranks::RankPlan;
 pub use rounded::Rounds;
 pub use tensors::{TensorRange, tensor};
 
-/// The form of this library that makes attentions run as `target`: the first one in [`ALL`].
+/// The first form in [`ALL`] whose target is `target`.
 pub fn for_target(target: Target) -> Option<&'static dyn Form> {
     ALL.iter().copied().find(|form| form.target() == target)
 }
@@ -66,29 +66,29 @@ pub fn for_target(target: Target) -> Option<&'static dyn Form> {
 /// The oldest opset whose operators the forms emit: `Unsqueeze` takes its axes as an input since 13.
 pub const OLDEST_OPSET: i64 = 13;
 
-/// Stores a new initializer and returns the tensor that stands for it in the graph: the same tensor, or a reference to
-/// external data. One layer's factors can so leave memory before those of the next layer are computed.
+/// Stores a new initializer and returns the tensor to put into the graph: the same tensor, or a reference to external
+/// data. With external data, the factors of one layer are freed before those of the next are computed.
 pub type Store<'s> =
     dyn FnMut(TensorProto) -> Result<TensorProto, Box<dyn Error + Send + Sync>> + 's;
 
 /// The keys that a form caches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CachedKeys {
-    /// As the exporter caches them: after RoPE.
+    /// Keys after RoPE, as in the exporter's cache.
     Rotated,
-    /// Before RoPE; the form rotates them when they are read.
+    /// Keys before RoPE; the form rotates them when they are read.
     Unrotated,
 }
 
 /// A target form of attention with a latent cache.
 ///
-/// The methods are called in their order here, for every attention of a model; only [`Form::check`],
-/// [`Form::layout`] and [`Form::patch`] have to be written.
+/// The methods are called in the order in which they are declared, for every attention of a model. Only [`Form::name`],
+/// [`Form::check`], [`Form::layout`] and [`Form::patch`] have no default.
 pub trait Form: Sync {
-    /// The name that options and reports use.
+    /// The name in options and reports.
     fn name(&self) -> &'static str;
 
-    /// How attention operators are spelled out for this form.
+    /// The operators that rewritten attentions consist of; fused operators are expanded accordingly.
     fn target(&self) -> Target {
         Target::MatMul
     }
@@ -98,7 +98,7 @@ pub trait Form: Sync {
         CachedKeys::Rotated
     }
 
-    /// Whether the rewritten model computes the same function at the full rank.
+    /// Whether the rewritten model computes the same function at full rank.
     fn is_exact_at_full_rank(&self) -> bool {
         true
     }
@@ -124,7 +124,7 @@ pub trait Form: Sync {
         1
     }
 
-    /// The largest rank of one side of `site`.
+    /// The largest rank that `site` can have.
     fn largest_rank(&self, site: &Site) -> usize {
         site.full_rank()
     }
@@ -152,17 +152,16 @@ pub trait Form: Sync {
         plan.ranks(id, site, self.full_ranks(site), self.rank_step())
     }
 
-    /// Refuses an attention that cannot take this form with latents of `ranks`.
+    /// Checks whether an attention can be rewritten to this form with `ranks`.
     ///
     /// # Errors
-    /// [`FormError`] with what is missing and the way out.
+    /// [`FormError`] with the reason, and what the user can do.
     fn check(&self, view: &SiteView, ranks: Ranks) -> Result<(), FormError>;
 
-    /// The initializers of one attention, under the names of `names`. Branches of an `If` that fill one cache
-    /// share them.
+    /// The initializers of one attention, named by `names`. Branches of an `If` that fill the same cache share them.
     ///
     /// # Errors
-    /// [`FormError`] where a factor does not fit the model's element type.
+    /// [`FormError`] if a factor is out of the range of the model's element type.
     fn layout(
         &self,
         view: &SiteView,
@@ -170,11 +169,11 @@ pub trait Form: Sync {
         names: &SiteNames,
     ) -> Result<Layout, FormError>;
 
-    /// The nodes of one attention in place of the exporter's. `layout` names the initializers, and `names` gives the names of new
-    /// values.
+    /// The patch that replaces the exporter's nodes of one attention. `layout` has the initializers, `names` the names
+    /// of new values.
     ///
     /// # Errors
-    /// [`FormError`] where a node of the exporter cannot serve the latents.
+    /// [`FormError`] if a node of the exporter cannot be applied to latents.
     fn patch(
         &self,
         view: &SiteView,
@@ -190,33 +189,33 @@ impl fmt::Debug for dyn Form + '_ {
     }
 }
 
-/// Forms are equal that have one name.
+/// Forms with equal names are equal.
 impl PartialEq for dyn Form + '_ {
     fn eq(&self, other: &Self) -> bool {
         self.name() == other.name()
     }
 }
 
-/// Why an attention does not take a form.
+/// Why an attention cannot be rewritten to a form.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FormError {
-    /// Something is missing; the text says what, and after a semicolon what to do.
+    /// A requirement is not met. The text says which one and, after a semicolon, what to do.
     #[error("{0}")]
     Refused(String),
     /// A factor is out of the range of the model's element type.
     #[error(transparent)]
     Range(#[from] TensorRange),
-    /// The factors are of another kind than the form needs.
+    /// The factors are TransMLA's, which the form does not take.
     #[error(transparent)]
     Factors(#[from] NotLatent),
-    /// The form contradicts the types or shapes of the graph; the model is unchanged.
+    /// The patch contradicts the types or shapes of the graph. The model is unchanged.
     #[error("internal error, {0}")]
     Contradiction(#[from] Contradiction),
 }
 
 impl FormError {
-    /// A refusal in words: what is missing; the way out is another form.
+    /// A refusal with the reason `what`, which recommends the form `absorbed`.
     pub fn missing(what: &str) -> Self {
         Self::Refused(format!("{what}; use the form absorbed"))
     }

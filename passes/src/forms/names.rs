@@ -1,17 +1,17 @@
-//! Names for new nodes and values: where they come from, and never one that is taken.
+//! Unique names for new nodes and values.
 
 use std::collections::HashSet;
 
 use crate::graph::subgraphs;
 use crate::onnx::GraphProto;
 
-/// All names of a graph.
+/// All names of values and nodes of a graph and its subgraphs.
 pub struct Names {
     taken: HashSet<String>,
 }
 
 impl Names {
-    /// Collects the names of values and nodes of `graph` and of the graphs inside it.
+    /// Collects the names in `graph`.
     pub fn of(graph: &GraphProto) -> Self {
         let mut names = Self {
             taken: HashSet::new(),
@@ -34,7 +34,8 @@ impl Names {
         }
     }
 
-    /// A prefix for everything made from the node or value `old`: `<old>/mla`, numbered where that is taken.
+    /// A unique prefix for the names of the replacements of the node or value `old`: `<old>/mla`, numbered if that is
+    /// taken.
     pub fn prefix(&mut self, old: &str) -> String {
         let base = format!("{old}/mla");
         let mut prefix = base.clone();
@@ -56,19 +57,19 @@ impl Names {
     }
 }
 
-/// The names of one attention's new nodes and values.
+/// The names of the new nodes and values of one attention.
 pub struct SiteNames<'n> {
     prefix: String,
     all: &'n Names,
 }
 
 impl<'n> SiteNames<'n> {
-    /// Names that begin with `prefix`, which [`Names::prefix`] gave, in a model whose names are `all`.
+    /// Names that begin with `prefix`, a result of [`Names::prefix`], in a model with the names `all`.
     pub fn new(prefix: String, all: &'n Names) -> Self {
         Self { prefix, all }
     }
 
-    /// What every new name begins with.
+    /// The prefix of every new name.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -78,7 +79,7 @@ impl<'n> SiteNames<'n> {
         format!("{}/{part}", self.prefix)
     }
 
-    /// The name `base`, which describes its content in full, or one made of it where the model has something of that name.
+    /// The name `base` of a shared constant, with `+` appended until the model has no such name.
     pub fn shared(&self, base: &str) -> String {
         let mut name = base.to_owned();
         while self.is_taken(&name) {
@@ -87,7 +88,7 @@ impl<'n> SiteNames<'n> {
         name
     }
 
-    /// Whether any graph of the model has a node or a value called `name`.
+    /// Whether any graph of the model has a node or value called `name`.
     pub fn is_taken(&self, name: &str) -> bool {
         self.all.taken.contains(name)
     }

@@ -1,4 +1,4 @@
-//! How wide the latents are.
+//! Latent ranks.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,17 @@ use crate::analysis::identity::SiteId;
 use crate::factor::Ranks;
 use crate::recognize::site::Site;
 
-/// The latent widths of all attentions of a model.
+/// The ranks of all attentions of a model.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub enum RankPlan {
     /// As wide as the directions that the cached heads take: nothing is lost.
     #[default]
     Full,
-    /// One width for the keys and the values of every layer.
+    /// One rank for the keys and the values of every layer.
     Uniform(usize),
-    /// The width that makes each layer's cache this share of what it was, rounded down, the same for keys and values.
+    /// The rank, rounded down and equal for keys and values, that reduces each layer's cache to this share of its size.
     Ratio(f64),
-    /// Widths by attention; the full rank for those that are not listed.
+    /// Ranks by attention; the full rank for attentions that are not listed.
     Each(BTreeMap<SiteId, Ranks>),
 }
 
@@ -32,11 +32,11 @@ impl RankPlan {
                 value: full.value.min(*rank),
             },
             Self::Ratio(ratio) => {
-                // A hair above, so that a ratio that was computed from a rank gives that rank.
+                // A small surplus, so that a ratio computed from a rank yields this rank despite rounding.
                 let all = ratio * site.cached_numbers() as f64 + 2e-9;
                 let stepped = |numbers: f64| (numbers.max(0.0) as usize / step * step).max(step);
                 let half = all / 2.0;
-                // What a narrow side cannot use goes to the other.
+                // If keys or values are narrower than half, the other ones get the rest.
                 let key = full.key.min(stepped(half.max(all - full.value as f64)));
                 let value = full.value.min(stepped(half.max(all - full.key as f64)));
                 Ranks { key, value }

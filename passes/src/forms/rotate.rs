@@ -1,4 +1,4 @@
-//! The exporter's rotation once more: for other rows, and at other positions.
+//! Copies of the exporter's RoPE nodes for other rows and other positions.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use crate::onnx::{NodeProto, tensor_proto::DataType};
 use crate::recognize::rotation::{Positions, PositionsShape, Rotation};
 use crate::recognize::site::Cache;
 
-/// The input [B, S] of the graph that says where there is a token.
+/// The attention mask: the graph input [B, S] that marks tokens.
 fn mask<'g>(graph: &Graph<'g>, facts: &Facts, keys: &Cache) -> Option<&'g str> {
     let length = facts.shape(&keys.joined)?.get(2)?;
     let fits = |name: &&str| {
@@ -18,7 +18,8 @@ fn mask<'g>(graph: &Graph<'g>, facts: &Facts, keys: &Cache) -> Option<&'g str> {
             .shape(name)
             .is_some_and(|s| s.len() == 2 && s.get(1) == Some(length))
     };
-    // Exporters call it so; its second size may have a name that nothing ties to the caches'.
+    // Found by its usual name, because its second dimension may have a symbol that is not known to equal the caches'
+    // length.
     let named = |name: &&str| {
         let own = !name.contains("encoder") || name.contains("decoder");
         let ranks = facts.shape(name).map(<[_]>::len);
@@ -32,11 +33,11 @@ fn mask<'g>(graph: &Graph<'g>, facts: &Facts, keys: &Cache) -> Option<&'g str> {
 }
 
 impl Builder<'_> {
-    /// Copies of the nodes that rotate the new rows, which rotate `rows` at all positions.
+    /// Copies of the nodes of `rotation` that rotate `rows` at all positions, and the name of the result.
     pub fn rotate(&mut self, rotation: &Rotation, rows: &str) -> Option<(Vec<NodeProto>, String)> {
         let (mut nodes, mut names) = (Vec::new(), HashMap::new());
         let mut copied: Vec<&NodeId> = rotation.nodes.iter().collect();
-        // Without a cache all positions are those of this step.
+        // Without a cache all rows are new, and the original positions and tables are used.
         if let Some(cache) = &self.site.key.cache {
             let mask = mask(self.graph, self.facts(), cache);
             if let (Some(mask), Some(_)) = (mask, &cache.past) {
@@ -72,8 +73,9 @@ impl Builder<'_> {
         Some((nodes, self.name("rotate/whole")))
     }
 
-    /// Gives the length of `mask` a symbol of its own where it shares one with the new tokens, as some merged decoders say:
-    /// positions are made of the mask, and a runtime that believes the symbol gives them the memory of other tensors.
+    /// Gives the length of `mask` its own symbol if another input has the same one. Some merged decoders declare mask
+    /// and new tokens with one symbol although their lengths differ; a runtime that plans memory by symbols would then
+    /// let positions, which are computed from the mask, overlap other tensors.
     fn length_of_its_own(&mut self, mask: &str) {
         let facts = self.facts();
         let length = |name: &str| facts.shape(name).filter(|s| s.len() == 2)?.get(1);
@@ -85,7 +87,8 @@ impl Builder<'_> {
         }
     }
 
-    /// The channels `first` to `end` of each head of `rows` [B, G, S, d]; no node and no name where there are none.
+    /// The node that slices the channels `first..end` of each head of `rows` [B, G, S, d], and its output; no node and
+    /// an empty name if the range is empty.
     fn channels(
         &mut self,
         part: &str,
@@ -101,7 +104,8 @@ impl Builder<'_> {
         (vec![slice], self.name(&part))
     }
 
-    /// Copies of `nodes`, which are of `rotation`, with other inputs: `names` gives them, and takes the copies' outputs.
+    /// Copies of `nodes`, which belong to `rotation`, with inputs replaced according to `names`. The outputs of the
+    /// copies are added to `names`.
     pub fn copies(
         &mut self,
         rotation: &Rotation,
@@ -129,7 +133,7 @@ impl Builder<'_> {
                 copy.attribute.retain(|a| a.name() != "allowzero");
             }
             if old.op_type() == "RotaryEmbedding" && !rotation.packed {
-                // Rows of four axes say for themselves how many heads they have.
+                // For rows with four axes the number of heads follows from the shape.
                 copy.attribute.retain(|a| a.name() != "num_heads");
             }
             for output in copy.output.iter_mut().filter(|o| !o.is_empty()) {
@@ -142,13 +146,13 @@ impl Builder<'_> {
         Some(copies)
     }
 
-    /// What the copies of `rotation` end in.
+    /// The output of the last copied node of `rotation`.
     pub fn last_of(&self, rotation: &Rotation, names: &HashMap<String, String>) -> Option<String> {
         let last = self.graph.node(*rotation.nodes.last()?)?;
         names.get(last.output.first()?).cloned()
     }
 
-    /// Positions of all cached rows, in the form and type of `of`.
+    /// The positions of all rows, in the shape and type of `of`.
     fn all_positions(
         &mut self,
         of: &Positions,
@@ -167,7 +171,7 @@ impl Builder<'_> {
                         .with_int("to", int64),
                     self.unary("CumSum", &part("count"), &[&self.name(&part("mask")), &one]),
                     self.unary("Sub", &part("place"), &[&self.name(&part("count")), &one]),
-                    // Padding in front has no place; the mask hides it.
+                    // Left padding would get the position -1; the mask hides it.
                     self.unary("Max", &part("all"), &[&self.name(&part("place")), &zero]),
                 ]);
                 self.name(&part("all"))
@@ -205,7 +209,7 @@ impl Builder<'_> {
     }
 }
 
-/// The target of a Reshape that joins or splits last axes, for any number of positions.
+/// The target shape of a `Reshape` that merges or splits the last axes, for any number of positions.
 fn any_length(facts: &Facts, node: &NodeProto) -> Option<Vec<i64>> {
     let from = facts.shape(node.input.first()?)?;
     let to = facts.shape(node.output.first()?)?;

@@ -1,12 +1,12 @@
-//! Outputs of `Shape` nodes that read a value which a form removes or narrows: they are rebuilt from values that stay.
+//! Replacement of `Shape` nodes that read a value which a form removes or whose shape it changes.
 
 use crate::forms::builder::Builder;
 use crate::graph::build::node;
 use crate::recognize::shape_reader::{Element, ShapeReader};
 
 impl Builder<'_> {
-    /// Answers every question for the shape of the attention's caches, and of the values between them and the products.
-    /// For forms that read the latent caches themselves.
+    /// Replaces all `Shape` nodes that read the attention's caches or values between these and the products. For forms
+    /// whose products read the latent caches.
     pub fn answer_shapes(&mut self) {
         let site = self.site;
         let readers = site.key.shape_readers.iter();
@@ -15,8 +15,8 @@ impl Builder<'_> {
         }
     }
 
-    /// Removes the nodes between the caches and the products, which would read latents as heads. For forms that replace
-    /// both products.
+    /// Removes the nodes between caches and products (repeat_kv), which do not fit latents. For forms that replace both
+    /// products.
     pub fn drop_paths(&mut self) {
         let site = self.site;
         for side in [&site.key, &site.value] {
@@ -28,7 +28,7 @@ impl Builder<'_> {
         }
     }
 
-    /// The shape that `reader` reads, rebuilt from values that stay.
+    /// Replaces `reader` by nodes that compute the same shape from its anchor and constants.
     pub fn shape(&mut self, reader: &ShapeReader) {
         let Some(old) = self.graph.node(reader.node) else {
             return;

@@ -1,15 +1,15 @@
-//! Factors as initializers in the model's own type.
+//! Conversion of factors to initializers of the model's element type.
 
 use bytes::Bytes;
 use ndarray::ArrayView;
 
 use crate::onnx::{TensorProto, tensor_proto::DataType};
 
-/// A factor that the model's type cannot hold.
+/// A factor is out of the range of the model's element type.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("'{name}' holds {value:e}, which does not fit {kind}")]
 pub struct TensorRange {
-    /// The initializer.
+    /// Name of the initializer.
     pub name: String,
     /// Its largest element.
     pub value: f64,
@@ -18,6 +18,9 @@ pub struct TensorRange {
 }
 
 /// `values` as an initializer of element type `elem_type`, rounded to nearest.
+///
+/// # Errors
+/// [`TensorRange`] if an element is out of range or NaN.
 pub fn tensor<D: ndarray::Dimension>(
     name: &str,
     elem_type: i32,

@@ -1,4 +1,4 @@
-//! Makes nodes, tensors and value descriptions.
+//! Constructors of ONNX nodes, tensors and `ValueInfoProto` entries.
 
 use bytes::Bytes;
 
@@ -13,7 +13,7 @@ use crate::onnx::{
     type_proto,
 };
 
-/// A node of the default domain.
+/// A node of the default ONNX domain.
 pub fn node(op: &str, name: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
     NodeProto {
         op_type: Some(op.to_owned()),
@@ -81,7 +81,7 @@ impl NodeProto {
     }
 }
 
-/// The name of an int64 vector that is shared by all who need its content.
+/// The name of an int64 initializer, made from its elements, so that all nodes that need these elements share it.
 pub fn vector_name(values: &[i64]) -> String {
     let text: Vec<String> = values.iter().map(ToString::to_string).collect();
     format!("mla/[{}]", text.join(","))
@@ -140,14 +140,14 @@ fn same_content(a: &TensorProto, b: &TensorProto) -> bool {
     a.dims == b.dims && a.data_type == b.data_type && bytes.is_some() && bytes == inline_bytes(b)
 }
 
-/// What one size of an input or output of the graph becomes.
+/// The new size of one axis of a graph input or output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NewSize {
-    /// A number.
+    /// A constant.
     Fixed(i64),
-    /// What it was, at the same axis.
+    /// The old size of the same axis.
     Keep,
-    /// A symbol.
+    /// A symbolic dimension (`dim_param`).
     Symbol(String),
 }
 
@@ -203,7 +203,7 @@ pub fn retyped(info: &ValueInfoProto, new: &NewType) -> ValueInfoProto {
     info
 }
 
-/// The description of a tensor of constant sizes.
+/// The `ValueInfoProto` of a tensor whose sizes are all constant.
 pub fn value(name: &str, elem_type: i32, sizes: &[i64]) -> ValueInfoProto {
     let size = |&n: &i64| Dimension {
         value: Some(dimension::Value::DimValue(n)),

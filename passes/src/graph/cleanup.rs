@@ -1,5 +1,5 @@
-//! Dead code elimination after a rewrite. Only what the rewrite has made dead is removed: values that had no reader in
-//! the exported graph stay.
+//! Dead code elimination after a rewrite. It removes only values that the rewrite has made dead: values that had no
+//! reader in the exported graph are kept.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,17 +14,18 @@ pub struct Live {
 }
 
 impl Live {
-    /// Computes the live values of `graph`; linear.
+    /// Computes the live values of `graph` in linear time.
     pub fn of(graph: &GraphProto) -> Self {
         Self::reached_from(graph, &HashSet::new())
     }
 
-    /// Counts `values` as read: they were spelled out for the rewrite, so that none of them has to stay unread.
+    /// Counts `values` as live before the rewrite, so that [`cleanup`] removes those that have no reader after it. They
+    /// come from fused operators that were expanded for the rewrite; the exporter did not write them.
     pub fn made_for_the_rewrite<'v>(&mut self, values: impl IntoIterator<Item = &'v String>) {
         self.values.extend(values.into_iter().cloned());
     }
 
-    /// The live values of `graph` when the values `also` count as read too.
+    /// The live values of `graph` if the values in `also` count as read as well.
     fn reached_from(graph: &GraphProto, also: &HashSet<String>) -> Self {
         let mut producers: HashMap<&str, usize> = HashMap::new();
         let mut all = HashSet::new();
@@ -59,7 +60,7 @@ impl Live {
         }
     }
 
-    /// The values that exist without a reader.
+    /// The values that are made and not live.
     fn dead(&self) -> HashSet<String> {
         self.all.difference(&self.values).cloned().collect()
     }
@@ -67,7 +68,7 @@ impl Live {
 
 /// Removes nodes, initializers, value descriptions and annotations that have lost their last reader since `before`.
 pub fn cleanup(graph: &mut GraphProto, before: &Live) {
-    // What was without a reader is the exporter's business: it stays, and so does what it reads.
+    // Values that were dead in the exported graph are kept, together with the values that they are computed from.
     let now = Live::reached_from(graph, &before.dead());
     let keep = |value: &str| now.values.contains(value);
     graph.node.retain(|node| {
@@ -84,7 +85,7 @@ pub fn cleanup(graph: &mut GraphProto, before: &Live) {
         .collect();
     made.extend(graph.initializer.iter().map(|t| t.name()));
     made.extend(inputs.iter().map(String::as_str));
-    // A description of a value that never existed is the exporter's business and stays.
+    // A `value_info` entry for a value that never existed was written by the exporter and is kept.
     let gone = |name: &str| before.all.contains(name) && !made.contains(name);
     graph.value_info.retain(|info| !gone(info.name()));
     graph

@@ -3,11 +3,11 @@
 use crate::onnx::stored::inline_bytes;
 use crate::onnx::{TensorProto, tensor_proto::DataType};
 
-/// Most elements that are written out.
+/// Largest number of elements that is written out.
 const MOST: i64 = 8;
 
-/// `[0.25,1.0]` for a tensor of at most eight numbers or truth values that stands in the message itself. A float has the
-/// fewest digits that give it back exactly.
+/// The elements of `tensor` as text, such as `[0.25,1.0]`; `None` if it has more than eight, is stored in an external
+/// file, or is neither numeric nor boolean. Floats have the fewest digits that parse to the same value.
 pub fn elements(tensor: &TensorProto) -> Option<String> {
     let mut sizes = tensor.dims.iter();
     let count = sizes.try_fold(1i64, |n, &size| n.checked_mul(size))?;
@@ -46,7 +46,7 @@ fn texts<const N: usize>(bytes: &[u8], text: impl Fn([u8; N]) -> String) -> Vec<
     elements.map(text).collect()
 }
 
-/// The decimal number of fewest digits near `value` that `gives_back` accepts.
+/// The decimal number of fewest digits near `value` for which `gives_back` is true.
 fn shortest(value: f32, gives_back: impl Fn(f32) -> bool) -> String {
     let rounded = (0..9).filter_map(|digits| format!("{value:.digits$e}").parse::<f32>().ok());
     let found = rounded.into_iter().find(|&number| gives_back(number));

@@ -1,16 +1,16 @@
-//! The functions of a model: which hold attention, and which of those can be put in place of their calls.
+//! The model-local functions that contain attention, and which of them can be inlined.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::graph::subgraphs;
 use crate::onnx::{FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 
-/// Deepest nesting of calls that is followed.
+/// Largest nesting depth of function calls that is inlined.
 const DEEPEST: usize = 32;
-/// Most nodes that a graph may have with functions in place of their calls; large models have some 20,000.
+/// Largest number of nodes of a graph after inlining; large models have about 20,000.
 const MOST_NODES: u64 = 1 << 17;
 
-/// What calls name a function by: domain, name, overload.
+/// The identity of a function in ONNX: domain, name, overload.
 pub type Key = (String, String, String);
 
 /// The key of `function`.
@@ -22,7 +22,7 @@ pub fn key_of(function: &FunctionProto) -> Key {
     )
 }
 
-/// The key of the function that `node` calls, if it calls one.
+/// The key of the function that `node` calls, if its operator is a function.
 pub fn called(node: &NodeProto) -> Key {
     (
         node.domain().to_owned(),
@@ -31,26 +31,26 @@ pub fn called(node: &NodeProto) -> Key {
     )
 }
 
-/// Whether any node of `graph`, or of a graph inside it, calls the function `key`.
+/// Whether any node of `graph` or of its subgraphs calls the function `key`.
 pub fn calls(graph: &GraphProto, key: &Key) -> bool {
     let calls_it = |node: &NodeProto| called(node) == *key;
     graph.node.iter().any(|node| anywhere(node, &calls_it))
 }
 
-/// The functions of a model that hold attention.
+/// The functions of a model that contain attention.
 #[derive(Debug)]
 pub struct Functions<'m> {
     all: HashMap<Key, &'m FunctionProto>,
-    /// Those that can be put in place of their calls.
+    /// The functions that can be inlined.
     pub inlined: HashSet<Key>,
-    /// Those that cannot, each with the reason.
+    /// The functions that cannot be inlined, each with the reason.
     pub kept: BTreeMap<Key, String>,
-    /// Operator sets that the first ones need and that the model has not imported.
+    /// Operator sets that the inlined bodies need and that the model does not import.
     pub imports: Vec<OperatorSetIdProto>,
 }
 
 impl<'m> Functions<'m> {
-    /// Looks at every function of `model`; `is_attention` knows the operators that are attention.
+    /// Classifies every function of `model`. `is_attention` tells whether a node is an attention operator.
     pub fn of(model: &'m ModelProto, is_attention: &dyn Fn(&NodeProto) -> bool) -> Self {
         let mut found = Self {
             all: model.functions.iter().map(|f| (key_of(f), f)).collect(),
@@ -70,14 +70,15 @@ impl<'m> Functions<'m> {
         found
     }
 
-    /// The function `key`, if it is one to put in place of its calls.
+    /// The function `key`, if it is to be inlined.
     pub fn to_inline(&self, key: &Key) -> Option<&'m FunctionProto> {
         let function = self.all.get(key).copied();
         function.filter(|_| self.inlined.contains(key))
     }
 
-    /// A body written for another version of an operator set than the model's means something else there. Sets that the
-    /// model lacks can be imported along with the body.
+    /// Checks the operator sets of the function `key`. A body written for another version of an operator set than the
+    /// model imports cannot be inlined, because its operators may have another meaning in that version. An operator set
+    /// that the model does not import is added to `imports`.
     fn fits(&mut self, key: &Key, model: &[OperatorSetIdProto]) -> Result<(), String> {
         let Some(function) = self.all.get(key).copied() else {
             return Ok(());
@@ -100,7 +101,7 @@ impl<'m> Functions<'m> {
         Ok(())
     }
 
-    /// Whether a node of `function` is an operator of `domain`, and not a call of another function.
+    /// Whether `function` contains an operator of `domain` that is not a call of another function.
     fn has_operator_of(&self, function: &FunctionProto, domain: &str) -> bool {
         let is = |node: &NodeProto| {
             same_domain(node.domain(), domain) && !self.all.contains_key(&called(node))
@@ -108,7 +109,7 @@ impl<'m> Functions<'m> {
         function.node.iter().any(|node| anywhere(node, &is))
     }
 
-    /// Leaves all functions as they are where putting them in place of their calls has no end, or makes too many nodes.
+    /// Inlines no function at all if inlining does not end (recursive calls) or yields more than [`MOST_NODES`] nodes.
     fn bound(&mut self, model: &ModelProto) {
         if self.inlined.is_empty() {
             return;
@@ -134,7 +135,7 @@ impl<'m> Functions<'m> {
         }
     }
 
-    /// How many nodes `nodes` become, those of inner graphs included; `None` past the deepest nesting.
+    /// The number of nodes that `nodes` become after inlining, subgraphs included; `None` beyond [`DEEPEST`].
     fn size(
         &self,
         nodes: &[NodeProto],
@@ -168,7 +169,7 @@ impl<'m> Functions<'m> {
     }
 }
 
-/// Functions that hold a softmax or an operator that is attention, themselves or through the functions they call.
+/// The functions that contain a `Softmax` or an attention operator, directly or through the functions they call.
 fn attentive(
     functions: &HashMap<Key, &FunctionProto>,
     is_attention: &dyn Fn(&NodeProto) -> bool,
@@ -192,7 +193,7 @@ fn attentive(
     }
 }
 
-/// Whether `is` holds for `node` or a node of the graphs inside it.
+/// Whether `is` holds for `node` or any node of its subgraphs.
 fn anywhere(node: &NodeProto, is: &dyn Fn(&NodeProto) -> bool) -> bool {
     is(node) || subgraphs(node).any(|graph| graph.node.iter().any(|n| anywhere(n, is)))
 }

@@ -1,7 +1,7 @@
-//! Puts the bodies of model-local functions in place of their calls, where they hold attention.
+//! Inlines model-local functions that contain attention.
 //!
-//! A function is shared by its calls, and each call has its own weights and its own cache, so an attention can only be
-//! rewritten where it is called. Functions without attention stay functions.
+//! All calls of a function share one body, and each call has its own weights and KV cache, so an attention can only be
+//! rewritten after its body has been copied to each call. Functions without attention are not inlined.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,19 +11,19 @@ use crate::onnx::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
 };
 
-/// A model's main graph with functions in place of their calls.
+/// A model's main graph after inlining.
 #[derive(Debug, Clone)]
 pub struct Inlined {
     /// The main graph.
     pub graph: GraphProto,
-    /// The functions that it no longer calls.
+    /// The functions that the graph no longer calls.
     pub functions: HashSet<Key>,
-    /// Operator sets that their bodies need and that the model has not imported.
+    /// Operator sets that the inlined bodies need and that the model does not import.
     pub imports: Vec<OperatorSetIdProto>,
 }
 
-/// The main graph of `model` without calls of functions that hold attention, as [`Functions::of`] chooses them; `None`
-/// where there are none. `is_attention` knows the operators that are attention.
+/// Inlines the functions of `model` that [`Functions::of`] selects; `None` if it selects none. `is_attention` tells
+/// whether a node is an attention operator.
 pub fn inline(model: &ModelProto, is_attention: &dyn Fn(&NodeProto) -> bool) -> Option<Inlined> {
     let functions = Functions::of(model, is_attention);
     if functions.inlined.is_empty() {
@@ -38,7 +38,8 @@ pub fn inline(model: &ModelProto, is_attention: &dyn Fn(&NodeProto) -> bool) -> 
     })
 }
 
-/// `nodes` with every call replaced by a body, the calls of that body included. Their number is known to be bounded.
+/// `nodes` with every call replaced by the function's body, recursively. [`Functions::of`] has checked that the result
+/// is bounded.
 fn expand(functions: &Functions, nodes: Vec<NodeProto>) -> Vec<NodeProto> {
     let mut expanded = Vec::with_capacity(nodes.len());
     for mut node in nodes {
@@ -55,7 +56,8 @@ fn expand(functions: &Functions, nodes: Vec<NodeProto>) -> Vec<NodeProto> {
     expanded
 }
 
-/// The nodes of `function` for one `call`: its values take the names the call gives them, inner ones a prefix.
+/// The nodes of `function` for one `call`: inputs and outputs take the names of the call's, all other values get the
+/// call's label as prefix.
 fn instance(function: &FunctionProto, call: &NodeProto) -> Vec<NodeProto> {
     let prefix = label(call);
     let mut names: HashMap<String, String> = HashMap::new();
@@ -135,8 +137,8 @@ fn rename_graph(
     }
 }
 
-/// An attribute of a body's node: one that refers to an attribute of the function takes the call's value, or the
-/// default; `None` where there is neither, which leaves the operator its own default.
+/// An attribute of a node of the body with its reference (`ref_attr_name`) resolved: to the value of the call, or else
+/// to the default of the function. `None` if neither exists; the operator's own default applies then.
 fn resolved(
     attribute: &AttributeProto,
     function: &FunctionProto,

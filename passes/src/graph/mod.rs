@@ -1,4 +1,4 @@
-//! A read-only view of one ONNX graph: who makes a value, who reads it.
+//! A read-only index of one ONNX graph: the producer and the readers of each value.
 
 pub mod build;
 pub mod cleanup;
@@ -17,24 +17,24 @@ use foldhash::fast::RandomState;
 
 use crate::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 
-/// Something of each value, by its name. Exporters write long names and a node needs some ten lookups, so that hashing
-/// them would be a third of the time to read a graph with the standard library's hasher.
+/// A map with value names as keys. Exporters write long names and each node needs about ten lookups; with the standard
+/// library's hasher, hashing would take a third of the time to read a graph.
 pub type ByName<K, V> = HashMap<K, V, RandomState>;
 
 /// Position of a node in its graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub usize);
 
-/// One place that reads a value.
+/// One read of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Use {
-    /// The node that reads.
+    /// The node that reads the value.
     pub node: NodeId,
-    /// Which of its inputs, or `None` when a subgraph in one of its attributes captures the value.
+    /// Position among the node's inputs; `None` if a subgraph of the node captures the value.
     pub input: Option<usize>,
 }
 
-/// An index over a [`GraphProto`]; built once, linear in the graph.
+/// An index of a [`GraphProto`], built once in linear time.
 #[derive(Debug)]
 pub struct Graph<'a> {
     proto: &'a GraphProto,
@@ -43,7 +43,7 @@ pub struct Graph<'a> {
     initializers: ByName<&'a str, &'a TensorProto>,
     inputs: ByName<&'a str, &'a ValueInfoProto>,
     outputs: HashSet<&'a str>,
-    /// Values of the graphs in attributes of nodes, to any depth.
+    /// Values that subgraphs define, at any depth.
     inner: HashSet<&'a str>,
     outer: Option<&'a Graph<'a>>,
 }
@@ -91,7 +91,7 @@ impl<'a> Graph<'a> {
         }
     }
 
-    /// Indexes `proto`, a graph in an attribute of a node of `outer`, whose values it may read.
+    /// Indexes `proto`, a subgraph of a node of `outer`, which may capture values of `outer`.
     pub fn within(proto: &'a GraphProto, outer: &'a Graph<'a>) -> Self {
         Self {
             outer: Some(outer),
@@ -99,7 +99,7 @@ impl<'a> Graph<'a> {
         }
     }
 
-    /// The messages behind the view.
+    /// The indexed graph.
     pub fn proto(&self) -> &'a GraphProto {
         self.proto
     }
@@ -113,7 +113,7 @@ impl<'a> Graph<'a> {
             .map(|(i, node)| (NodeId(i), node))
     }
 
-    /// The node `id`, if it is one of this graph.
+    /// The node `id`, if this graph has it.
     pub fn node(&self, id: NodeId) -> Option<&'a NodeProto> {
         self.proto.node.get(id.0)
     }
@@ -129,13 +129,13 @@ impl<'a> Graph<'a> {
         self.uses.get(value).map_or(&[], Vec::as_slice)
     }
 
-    /// The initializer called `value`, of this graph or one around it.
+    /// The initializer `value` of this graph or of an enclosing one.
     pub fn initializer(&self, value: &str) -> Option<&'a TensorProto> {
         let own = self.initializers.get(value).copied();
         own.or_else(|| self.around(value)?.initializer(value))
     }
 
-    /// The graph input called `value`, of this graph or one around it, unless an initializer gives it a default.
+    /// The graph input `value` of this graph or of an enclosing one, unless an initializer gives it a default.
     pub fn input(&self, value: &str) -> Option<&'a ValueInfoProto> {
         if self.initializers.contains_key(value) {
             return None;
@@ -144,7 +144,7 @@ impl<'a> Graph<'a> {
         own.or_else(|| self.around(value)?.input(value))
     }
 
-    /// Names of the inputs of this graph and of those around it.
+    /// Names of the inputs of this graph and of the enclosing graphs.
     pub fn reachable_inputs(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let graphs = std::iter::successors(Some((self.proto, self.outer)), |(_, outer)| {
             outer.map(|graph| (graph.proto, graph.outer))
@@ -152,33 +152,33 @@ impl<'a> Graph<'a> {
         graphs.flat_map(|(proto, _)| proto.input.iter().map(ValueInfoProto::name))
     }
 
-    /// The graph around this one, where `value` is not made here.
+    /// The enclosing graph, if no node of this graph makes `value`.
     fn around(&self, value: &str) -> Option<&'a Graph<'a>> {
         self.outer.filter(|_| !self.producers.contains_key(value))
     }
 
-    /// Whether a node of a graph around this one makes `value`.
+    /// Whether a node of an enclosing graph makes `value`.
     pub fn is_made_outside(&self, value: &str) -> bool {
         self.around(value)
             .is_some_and(|outer| outer.producer(value).is_some() || outer.is_made_outside(value))
     }
 
-    /// Whether `value` is an input of this graph or of one around it, also one with a default.
+    /// Whether `value` is an input of this graph or of an enclosing one; inputs with a default count.
     pub fn is_reachable_input(&self, value: &str) -> bool {
         self.reachable_inputs().any(|input| input == value)
     }
 
-    /// Whether `value` is an input of this very graph.
+    /// Whether `value` is an input of this graph itself, not of an enclosing one.
     pub fn is_own_input(&self, value: &str) -> bool {
         self.inputs.contains_key(value)
     }
 
-    /// Whether `value` is an output of the graph.
+    /// Whether `value` is an output of this graph.
     pub fn is_output(&self, value: &str) -> bool {
         self.outputs.contains(value)
     }
 
-    /// Whether this graph, one around it or one inside it has a value called `name`.
+    /// Whether this graph, an enclosing graph or a subgraph has a value called `name`.
     pub fn is_taken(&self, name: &str) -> bool {
         let own = self.producers.contains_key(name)
             || self.initializers.contains_key(name)
@@ -187,13 +187,13 @@ impl<'a> Graph<'a> {
         own || self.outer.is_some_and(|outer| outer.is_taken(name))
     }
 
-    /// `value` with the nodes in front of it looked through that only give it another name.
+    /// The value that `value` is an alias of, through any number of alias nodes (see [`is_alias`]).
     pub fn resolve<'v>(&self, value: &'v str) -> &'v str
     where
         'a: 'v,
     {
         let mut current: &'v str = value;
-        // A graph in topological order has no cycle; the bound keeps a hostile one finite.
+        // Sorted graphs have no cycle; the bound stops at a cycle in a malformed graph.
         for _ in 0..=self.proto.node.len() {
             match self.producer(current) {
                 Some((_, node)) if is_alias(node) => match node.input.first() {
@@ -207,7 +207,7 @@ impl<'a> Graph<'a> {
     }
 }
 
-/// Whether `node` gives its input another name: `Identity`, or `Concat` of one.
+/// Whether `node` returns its input unchanged: `Identity`, or `Concat` of a single input.
 pub fn is_alias(node: &NodeProto) -> bool {
     is_op(node, "Identity") || (is_op(node, "Concat") && node.input.len() == 1)
 }
@@ -242,7 +242,7 @@ pub fn float_attribute(node: &NodeProto, name: &str, default: f32) -> f32 {
     attribute(node, name).map_or(default, |a| a.f())
 }
 
-/// The value at input `position` of `node`; `None` where it is left out.
+/// The value at input `position` of `node`; `None` if that input is omitted.
 pub fn input_at(node: &NodeProto, position: usize) -> Option<&str> {
     node.input
         .get(position)
@@ -250,7 +250,7 @@ pub fn input_at(node: &NodeProto, position: usize) -> Option<&str> {
         .filter(|name| !name.is_empty())
 }
 
-/// The value at output `position` of `node`; `None` where nobody asks for it.
+/// The value at output `position` of `node`; `None` if that output is omitted.
 pub fn output_at(node: &NodeProto, position: usize) -> Option<&str> {
     node.output
         .get(position)
@@ -258,7 +258,7 @@ pub fn output_at(node: &NodeProto, position: usize) -> Option<&str> {
         .filter(|name| !name.is_empty())
 }
 
-/// The name by which messages call `node`: its own, or that of its first output.
+/// The name of `node` in messages: its own, or that of its first output if it has none.
 pub fn label(node: &NodeProto) -> &str {
     match node.name() {
         "" => node
@@ -270,14 +270,14 @@ pub fn label(node: &NodeProto) -> &str {
     }
 }
 
-/// The graphs in the attributes of `node` (`If`, `Loop`, `Scan`).
+/// The subgraphs of `node` (`If`, `Loop`, `Scan`), which its attributes hold.
 pub fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
     node.attribute
         .iter()
         .flat_map(|a| a.g.iter().chain(a.graphs.iter()))
 }
 
-/// Names of the values that `body` and the graphs inside it define.
+/// Names of the values that `body` and its subgraphs define.
 fn defined(body: &GraphProto) -> Vec<&str> {
     let mut names: Vec<&str> = body.input.iter().map(|v| v.name()).collect();
     names.extend(body.initializer.iter().map(|t| t.name()));
@@ -289,7 +289,7 @@ fn defined(body: &GraphProto) -> Vec<&str> {
     names
 }
 
-/// Names that `body` reads and does not define itself: values of the graphs around it.
+/// Names of the values of enclosing graphs that `body` and its subgraphs read.
 pub fn captured(body: &GraphProto) -> Vec<&str> {
     let mut defined: HashSet<&str> = HashSet::new();
     defined.extend(body.input.iter().map(|v| v.name()));

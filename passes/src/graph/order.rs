@@ -1,4 +1,5 @@
-//! Nodes in topological order. ONNX asks for it, but ONNX Runtime runs a graph in any order, and its tools write such files.
+//! Topological sorting of nodes. ONNX requires sorted nodes, but ONNX Runtime accepts any order, and its tools write
+//! unsorted files.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -6,8 +7,8 @@ use std::collections::{BinaryHeap, HashMap};
 use crate::graph::{captured, subgraphs};
 use crate::onnx::GraphProto;
 
-/// Sorts the nodes of `graph` and of the graphs inside it, so that each stands behind those whose outputs it reads. Nodes
-/// that are in order keep their places; a graph with a cycle stays as it is, and is refused as malformed.
+/// Sorts the nodes of `graph` and of its subgraphs topologically. A sorted graph does not change. A graph with a cycle
+/// does not change either; [`crate::graph::verify`] refuses it.
 pub fn sort(graph: &mut GraphProto) {
     for attribute in graph.node.iter_mut().flat_map(|n| &mut n.attribute) {
         attribute.g.iter_mut().for_each(sort);
@@ -30,8 +31,8 @@ pub fn sort(graph: &mut GraphProto) {
     graph.node = placed.into_iter().map(|(_, node)| node).collect();
 }
 
-/// The positions of the nodes in topological order, of those that may come next always the first; shorter than the graph
-/// where it has a cycle.
+/// The positions of the nodes in topological order, ties broken by position. If the graph has a cycle, the list is
+/// shorter than the graph.
 fn topological(graph: &GraphProto) -> Vec<usize> {
     let mut makers: HashMap<&str, usize> = HashMap::new();
     for (at, node) in graph.node.iter().enumerate() {

@@ -1,4 +1,5 @@
-//! A patch: the changes that a rewrite makes to one graph, as a value; [`apply`] is the only function that changes a graph.
+//! A patch: the changes that a rewrite makes to one graph, as a value. [`apply`] is the only function that changes a
+//! graph.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -9,7 +10,7 @@ use crate::onnx::{GraphProto, NodeProto, TensorProto};
 /// Changes to one graph: nodes replaced by nodes, initializers added, values of the interface given another type or shape.
 #[derive(Debug, Clone, Default)]
 pub struct Patch {
-    /// Node to the nodes that take its place, in order.
+    /// Each replaced node with its replacements, in order.
     pub replaced: BTreeMap<NodeId, Vec<NodeProto>>,
     /// New initializers.
     pub initializers: Vec<TensorProto>,
@@ -22,10 +23,10 @@ pub struct Patch {
 /// A patch that does not fit its graph.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PatchError {
-    /// Two rewrites claim one node.
+    /// Two rewrites replace the same node.
     #[error("two rewrites replace node {0}")]
     Overlap(usize),
-    /// A value that others read would no longer be made.
+    /// A value that remaining nodes read would have no producer.
     #[error("the replacement of node '{node}' no longer makes '{value}', which is read elsewhere")]
     Lost {
         /// Label of the replaced node.
@@ -36,13 +37,13 @@ pub enum PatchError {
     /// A new name is taken.
     #[error("the new name '{0}' is already taken")]
     Taken(String),
-    /// A new shape for a value that is not part of the interface.
+    /// A new shape is given for a value that is neither an input nor an output of the graph.
     #[error("'{0}' is neither an input nor an output of the graph")]
     NoInterface(String),
 }
 
 impl Patch {
-    /// Adds the changes of `other`, a rewrite of other nodes.
+    /// Adds the changes of `other`, which must not replace the same nodes.
     pub fn merge(&mut self, other: Self) -> Result<(), PatchError> {
         for (id, nodes) in other.replaced {
             if self.replaced.insert(id, nodes).is_some() {
@@ -60,7 +61,8 @@ impl Patch {
         Ok(())
     }
 
-    /// Adds initializers that are not there yet: those named by their content are shared.
+    /// Adds the initializers whose name is not in the patch yet. Initializers that are named by their content are
+    /// shared.
     pub fn add_initializers(&mut self, tensors: Vec<TensorProto>) {
         for tensor in tensors {
             let known = self.initializers.iter().any(|t| t.name() == tensor.name());
@@ -76,7 +78,7 @@ impl Patch {
     }
 }
 
-/// Applies `patch`, after checking that every value that is still read is still made and no name is made twice.
+/// Applies `patch` after checking that every value that is read has a producer and that no name is defined twice.
 pub fn apply(patch: Patch, proto: &mut GraphProto) -> Result<(), PatchError> {
     check(&patch, proto)?;
     let Patch {
@@ -99,7 +101,8 @@ pub fn apply(patch: Patch, proto: &mut GraphProto) -> Result<(), PatchError> {
             *info = retyped(info, new);
         }
     }
-    // Exporters repeat the interface here; a stale copy would contradict it.
+    // Exporters repeat graph inputs and outputs in `value_info`; an entry with the old shape would contradict the new
+    // one.
     proto
         .value_info
         .retain(|info| !interface.contains_key(info.name()) && !stale.contains(info.name()));

@@ -3,39 +3,40 @@
 use crate::graph::label;
 use crate::onnx::GraphProto;
 
-/// Path of a graph: from the main graph through the nodes and attributes that hold it. Empty for the main graph.
+/// Path from the main graph to a subgraph, through the nodes and attributes that hold it. Empty for the main graph.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Scope(pub Vec<ScopeStep>);
 
-/// One step into a graph.
+/// One step from a graph into a subgraph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ScopeStep {
     /// Position of the node in its graph.
     pub node: usize,
-    /// Position of the attribute that holds the graph.
+    /// Position of the attribute that holds the subgraph.
     pub attribute: usize,
 }
 
-/// What a scope's graph is the body of.
+/// What a graph is the body of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Body {
-    /// The model.
+    /// The model: the main graph.
     Main,
-    /// A branch of `If`: its outputs are the outputs of the node, its inputs the values around it.
+    /// A branch of `If`: its outputs are the outputs of the node; it has no inputs and captures values of the enclosing
+    /// graph.
     Branch,
-    /// A body of `Loop` or `Scan`: its inputs and outputs are carried from one iteration to the next.
+    /// A body of `Loop` or `Scan`: its outputs may become its inputs in the next iteration.
     Iterated,
 }
 
 impl Scope {
-    /// The scope one step further in.
+    /// The scope of the subgraph at `step` of this graph.
     pub fn inside(&self, step: ScopeStep) -> Self {
         let mut steps = self.0.clone();
         steps.push(step);
         Self(steps)
     }
 
-    /// The scope around this one, and the step that leads here.
+    /// The enclosing scope, and the step from it to this one; `None` for the main graph.
     pub fn around(&self) -> Option<(Self, ScopeStep)> {
         let (last, rest) = self.0.split_last()?;
         Some((Self(rest.to_vec()), *last))

@@ -1,5 +1,5 @@
-//! The stable text form of a graph: what reviews, snapshots and `diff` show. Scalars and short constants have their
-//! elements, weights only their shapes.
+//! The stable text form of a graph, used by the commands `print` and `diff` and by test snapshots. Scalars and short
+//! constants are shown with their elements, weights only with their shapes.
 
 use crate::graph::elements::elements;
 use crate::onnx::{
@@ -8,7 +8,7 @@ use crate::onnx::{
     type_proto,
 };
 
-/// Longest list of integers or floats that is written out.
+/// Length of the longest list of integers or floats that is written out.
 const LONGEST: usize = 16;
 
 /// Lower-case name of an ONNX element type.
@@ -98,7 +98,7 @@ fn tensor_type(tensor: &TensorProto) -> String {
     format!("{}{}", type_name(tensor.data_type()), numbers(&tensor.dims))
 }
 
-/// `name: type[sizes]`, and the elements of a short constant.
+/// `name: type[sizes]`, followed by the elements of a short constant.
 pub fn initializer(tensor: &TensorProto) -> String {
     let mut line = format!("{}: {}", tensor.name(), tensor_type(tensor));
     if let Some(elements) = elements(tensor) {
@@ -183,7 +183,7 @@ pub fn header(model: &ModelProto) -> Vec<String> {
     lines
 }
 
-/// The lines of a graph, a section a paragraph: inputs, initializers, nodes, outputs.
+/// The lines of a graph: inputs, initializers, nodes, outputs. Subgraphs follow their node, indented.
 pub fn graph(graph: &GraphProto) -> Vec<String> {
     let mut lines = Vec::new();
     lines.extend(graph.input.iter().map(|v| format!("input {}", value(v))));
@@ -207,11 +207,13 @@ pub fn graph(graph: &GraphProto) -> Vec<String> {
     lines
 }
 
-/// The nodes of layer `layer`: from the first to the last whose name, scope or output says that it belongs there.
+/// The nodes of layer `layer`: from the first to the last node whose name or metadata contains the layer's number, as
+/// in `layers.3`. A node without a name is judged by its first output.
 pub fn layer(graph: &GraphProto, layer: usize) -> Vec<String> {
     let belongs = |node: &NodeProto| {
         let scopes = node.metadata_props.iter().map(|p| p.value());
-        // A weight that is only renamed speaks of its layer in its output, far away from that layer.
+        // Only unnamed nodes are judged by their output: an alias node of a weight has an output named after its layer
+        // and may stand far away from that layer.
         let output = node.output.first().map_or("", String::as_str);
         let name = if node.name().is_empty() {
             output

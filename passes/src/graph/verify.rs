@@ -1,21 +1,21 @@
 //! Invariants of a well-formed graph, checked before and after a rewrite.
 //!
-//! 1. A value is made once: by one node, as one input, or as one initializer (which may give an input its default).
-//! 2. A node reads only values made before it, inputs, initializers, or values of a graph around it.
-//! 3. Every output of the graph is made.
+//! 1. A value is defined once: by one node, as one input, or as one initializer (which may give an input its default).
+//! 2. A node reads only outputs of earlier nodes, inputs, initializers, or values of an enclosing graph.
+//! 3. Every output of the graph is defined.
 //! 4. Every operator belongs to a domain that the model imports, or to a function of the model.
-//! 5. A node has no two attributes of one name.
-//! 6. The same holds of the graphs in its attributes.
+//! 5. No two attributes of a node have the same name.
+//! 6. Subgraphs satisfy the same invariants.
 //! 7. No size of a stored tensor is negative.
-//! 8. Inputs are of element types that the operator takes, and of constant sizes that fit each other. That needs the facts of the graph, so it is checked by
-//!    `facts::types::verify`.
+//! 8. Inputs have element types that the operator accepts, and constant sizes that fit each other. This needs the
+//!    inferred types and shapes of the graph, so `facts::types::verify` checks it.
 
 use std::collections::HashSet;
 
 use crate::graph::{label, subgraphs};
 use crate::onnx::{GraphProto, ModelProto, TensorProto};
 
-/// The first invariant that does not hold.
+/// The first violated invariant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
     /// Invariant 1.
@@ -24,9 +24,9 @@ pub enum VerifyError {
     /// Invariant 2.
     #[error("node '{node}' reads '{value}', which nothing makes before it")]
     NotMade {
-        /// The reader.
+        /// The node that reads the value.
         node: String,
-        /// The value.
+        /// The value without a definition.
         value: String,
     },
     /// Invariant 3.
@@ -59,12 +59,12 @@ pub enum VerifyError {
     /// Invariant 8.
     #[error(transparent)]
     Operand(Box<OperandError>),
-    /// No graph at all.
+    /// The model has no graph.
     #[error("the model has no graph")]
     NoGraph,
 }
 
-/// An input that its operator does not take.
+/// An input whose type or shape its operator does not accept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("node '{node}' ({operator}): its input '{input}' is {found}, expected {expected}")]
 pub struct OperandError {
@@ -76,7 +76,7 @@ pub struct OperandError {
     pub input: String,
     /// Its element type or shape.
     pub found: String,
-    /// What the operator takes.
+    /// What the operator accepts.
     pub expected: String,
 }
 
@@ -86,7 +86,7 @@ impl From<OperandError> for VerifyError {
     }
 }
 
-/// Checks the main graph of `model` and all graphs inside it.
+/// Checks the main graph of `model` and all its subgraphs.
 pub fn verify(model: &ModelProto) -> Result<(), VerifyError> {
     let graph = model.graph.as_ref().ok_or(VerifyError::NoGraph)?;
     let mut domains: Names = model
@@ -98,7 +98,7 @@ pub fn verify(model: &ModelProto) -> Result<(), VerifyError> {
     verify_graph(graph, &domains, &mut Vec::new())
 }
 
-/// Names of a graph, looked up for every input of every node.
+/// The defined names of a graph, which are looked up for every input of every node.
 type Names<'a> = HashSet<&'a str, foldhash::fast::RandomState>;
 
 fn verify_sizes(tensor: &str, dims: &[i64]) -> Result<(), VerifyError> {

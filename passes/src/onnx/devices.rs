@@ -1,4 +1,4 @@
-//! How nodes are spread over devices.
+//! Distribution of nodes over devices.
 
 /// One entry of a map from an integer to a list of integers.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -14,10 +14,10 @@ pub struct IntIntListEntryProto {
 /// How one node is spread over the devices of one configuration.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct NodeDeviceConfigurationProto {
-    /// The [`DeviceConfigurationProto::name`] this speaks of. Required.
+    /// The [`DeviceConfigurationProto::name`] of the configuration. Required.
     #[prost(string, optional, tag = "1")]
     pub configuration_id: Option<String>,
-    /// How inputs and outputs of the node are split; one entry a tensor.
+    /// How inputs and outputs of the node are split; one entry per tensor.
     #[prost(message, repeated, tag = "2")]
     pub sharding_spec: Vec<ShardingSpecProto>,
     /// The stage of a pipeline the node runs in.
@@ -34,10 +34,10 @@ pub struct ShardingSpecProto {
     /// The devices that hold shards, as indices into the configuration, or as keys of device groups. Unpacked.
     #[prost(int64, repeated, packed = "false", tag = "2")]
     pub device: Vec<i64>,
-    /// The devices of each group, where an entry of `device` means a group that holds the same shard.
+    /// The devices of each group, if entries of `device` are keys of groups that hold the same shard.
     #[prost(message, repeated, tag = "3")]
     pub index_to_device_group_map: Vec<IntIntListEntryProto>,
-    /// How the axes are split; axes without an entry are whole everywhere.
+    /// How the axes are split; axes without an entry are not split.
     #[prost(message, repeated, tag = "4")]
     pub sharded_dim: Vec<ShardedDimProto>,
 }
@@ -48,7 +48,7 @@ pub struct ShardedDimProto {
     /// The axis, from -rank to rank - 1; negative ones count from the back. Required.
     #[prost(int64, optional, tag = "1")]
     pub axis: Option<i64>,
-    /// The splits: one, or several where a reshape has merged axes that were split each by itself.
+    /// The splits: one, or several if a reshape has merged axes that were split separately.
     #[prost(message, repeated, tag = "2")]
     pub simple_sharding: Vec<SimpleShardedDimProto>,
 }
@@ -78,10 +78,10 @@ pub mod simple_sharded_dim_proto {
     }
 }
 
-/// A set of devices that nodes can be spread over.
+/// A set of devices to which nodes can be distributed.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DeviceConfigurationProto {
-    /// What nodes call it in [`NodeDeviceConfigurationProto::configuration_id`]. Required.
+    /// Its name in [`NodeDeviceConfigurationProto::configuration_id`]. Required.
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
     /// How many devices there are. Required.

@@ -1,16 +1,16 @@
-//! Graphs, their nodes and the attributes of those.
+//! Graphs, nodes and attributes.
 
 use crate::onnx::{
     NodeDeviceConfigurationProto, SparseTensorProto, StringStringEntryProto, TensorProto, TypeProto,
 };
 
-/// A named constant of a node: exactly one of the value fields is in use, and `type` says which.
+/// A named constant of a node: `type` says which one of the value fields is in use.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct AttributeProto {
-    /// What the operator calls this attribute. Required.
+    /// Name of the attribute. Required.
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
-    /// In the body of a function: the attribute of the caller whose value is taken. The value fields are empty then.
+    /// In the body of a function: the attribute of the call whose value is used. The value fields are then empty.
     #[prost(string, optional, tag = "21")]
     pub ref_attr_name: Option<String>,
     /// Text for people, possibly Markdown.
@@ -31,7 +31,7 @@ pub struct AttributeProto {
     /// The value of a `TENSOR`, such as that of Constant.
     #[prost(message, optional, tag = "5")]
     pub t: Option<TensorProto>,
-    /// The value of a `GRAPH`: a branch of If, a body of Loop or Scan. It sees the values of the graphs around it.
+    /// The value of a `GRAPH`: a branch of If, a body of Loop or Scan. It can read values of the enclosing graphs.
     #[prost(message, optional, tag = "6")]
     pub g: Option<GraphProto>,
     /// The value of a `SPARSE_TENSOR`.
@@ -69,7 +69,7 @@ pub mod attribute_proto {
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
     #[repr(i32)]
     pub enum AttributeType {
-        /// Not said: only files of IR 1 may leave it so.
+        /// Unspecified, which only IR 1 allows.
         Undefined = 0,
         /// `f` holds the value.
         Float = 1,
@@ -102,10 +102,10 @@ pub mod attribute_proto {
     }
 }
 
-/// Name, type and shape of a value: an input, an output, or one between two nodes.
+/// Name, type and shape of a value: an input, an output, or an inner value.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ValueInfoProto {
-    /// The value, as nodes name it in their inputs and outputs. Required.
+    /// Name of the value in the inputs and outputs of nodes. Required.
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
     /// Element type and shape. Inputs and outputs of the main graph need it; elsewhere it may be left to inference.
@@ -122,13 +122,13 @@ pub struct ValueInfoProto {
 /// One call of an operator, or of a function of the model.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct NodeProto {
-    /// Names of the values that are read, by position. An empty name is an optional input left out.
+    /// Names of the inputs, by position. An empty name is an omitted optional input.
     #[prost(string, repeated, tag = "1")]
     pub input: Vec<String>,
-    /// Names of the values that are made, by position. An empty name is an output nobody wants.
+    /// Names of the outputs, by position. An empty name is an omitted output.
     #[prost(string, repeated, tag = "2")]
     pub output: Vec<String>,
-    /// Name for people and messages. It may be missing, and nothing refers to it.
+    /// Name for people and messages. It is optional, and nothing refers to it.
     #[prost(string, optional, tag = "3")]
     pub name: Option<String>,
     /// The operator, such as `MatMul`.
@@ -137,10 +137,10 @@ pub struct NodeProto {
     /// The operator set that defines `op_type`. Missing or empty: the standard one, also written `ai.onnx`.
     #[prost(string, optional, tag = "7")]
     pub domain: Option<String>,
-    /// Which of several functions of the model that share domain and name. Standard operators have none.
+    /// Distinguishes functions of the model that share domain and name. Standard operators have none.
     #[prost(string, optional, tag = "8")]
     pub overload: Option<String>,
-    /// Constants that the operator takes, in any order; no name stands twice.
+    /// Attributes in any order; names are unique.
     #[prost(message, repeated, tag = "5")]
     pub attribute: Vec<AttributeProto>,
     /// Text for people, possibly Markdown.
@@ -149,7 +149,7 @@ pub struct NodeProto {
     /// Notes for tools: torch writes the path of the module a node came from. No key stands twice.
     #[prost(message, repeated, tag = "9")]
     pub metadata_props: Vec<StringStringEntryProto>,
-    /// How this node is spread over devices, for each configuration of the model that covers it.
+    /// Distribution of this node over devices, for each configuration of the model.
     #[prost(message, repeated, tag = "10")]
     pub device_configurations: Vec<NodeDeviceConfigurationProto>,
 }
@@ -160,21 +160,22 @@ pub struct TensorAnnotation {
     /// The quantized tensor.
     #[prost(string, optional, tag = "1")]
     pub tensor_name: Option<String>,
-    /// From a parameter such as `SCALE_TENSOR` or `ZERO_POINT_TENSOR` to the tensor that holds it.
+    /// Map from a parameter such as `SCALE_TENSOR` or `ZERO_POINT_TENSOR` to the tensor that holds it.
     #[prost(message, repeated, tag = "2")]
     pub quant_parameter_tensor_names: Vec<StringStringEntryProto>,
 }
 
-/// A computation: nodes that read and make named values, each value made once.
+/// A computation: nodes that read and define named values, each value defined once.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct GraphProto {
-    /// The nodes, every one after those whose outputs it reads.
+    /// The nodes in topological order.
     #[prost(message, repeated, tag = "1")]
     pub node: Vec<NodeProto>,
     /// Name of the graph.
     #[prost(string, optional, tag = "2")]
     pub name: Option<String>,
-    /// Constants by name: the weights. Since IR 4 they need not be inputs; one that is, is the input's default value.
+    /// Named constants: the weights. Since IR 4 they need not be inputs; one that is also an input is its default
+    /// value.
     #[prost(message, repeated, tag = "5")]
     pub initializer: Vec<TensorProto>,
     /// Constants in sparse form. The name is that of [`SparseTensorProto::values`].
@@ -183,13 +184,13 @@ pub struct GraphProto {
     /// Text for people, possibly Markdown.
     #[prost(string, optional, tag = "10")]
     pub doc_string: Option<String>,
-    /// What the caller provides, in order.
+    /// The inputs, in order.
     #[prost(message, repeated, tag = "11")]
     pub input: Vec<ValueInfoProto>,
-    /// What the caller gets, in order.
+    /// The outputs, in order.
     #[prost(message, repeated, tag = "12")]
     pub output: Vec<ValueInfoProto>,
-    /// Types and shapes of values in between, as far as the exporter knew them; no name stands twice.
+    /// Types and shapes of inner values, as far as the exporter knew them; names are unique.
     #[prost(message, repeated, tag = "13")]
     pub value_info: Vec<ValueInfoProto>,
     /// Quantization parameters of tensors in this graph.

@@ -1,4 +1,4 @@
-//! A whole file: the model, its functions and operator sets.
+//! Models, functions and operator sets.
 
 use crate::onnx::{
     AttributeProto, DeviceConfigurationProto, GraphProto, NodeProto, ValueInfoProto,
@@ -10,13 +10,13 @@ pub struct TrainingInfoProto {
     /// Computes initial weights. It has no inputs.
     #[prost(message, optional, tag = "1")]
     pub initialization: Option<GraphProto>,
-    /// One training step. It runs joined to the main graph, whose values it may read.
+    /// One training step. It can read values of the main graph.
     #[prost(message, optional, tag = "2")]
     pub algorithm: Option<GraphProto>,
-    /// From an initializer (key) to the output of `initialization` that resets it (value).
+    /// Map from an initializer (key) to the output of `initialization` that resets it (value).
     #[prost(message, repeated, tag = "3")]
     pub initialization_binding: Vec<StringStringEntryProto>,
-    /// From an initializer (key) to the output that replaces it after a step (value).
+    /// Map from an initializer (key) to the output that replaces it after a step (value).
     #[prost(message, repeated, tag = "4")]
     pub update_binding: Vec<StringStringEntryProto>,
 }
@@ -27,7 +27,7 @@ pub struct ModelProto {
     /// Version of the file format, as [`Version`]. Required.
     #[prost(int64, optional, tag = "1")]
     pub ir_version: Option<i64>,
-    /// Version of each operator set in use; one entry a domain, at least one in all.
+    /// Version of each operator set in use; one entry per domain, at least one.
     #[prost(message, repeated, tag = "8")]
     pub opset_import: Vec<OperatorSetIdProto>,
     /// The tool that wrote the file.
@@ -36,29 +36,28 @@ pub struct ModelProto {
     /// The version of that tool.
     #[prost(string, optional, tag = "3")]
     pub producer_version: Option<String>,
-    /// Whose model it is, as a reversed domain name.
+    /// Owner of the model, as a reversed domain name.
     #[prost(string, optional, tag = "4")]
     pub domain: Option<String>,
-    /// Version of the model itself, counted by whoever makes it.
+    /// Version number of the model itself.
     #[prost(int64, optional, tag = "5")]
     pub model_version: Option<i64>,
     /// Text for people, possibly Markdown.
     #[prost(string, optional, tag = "6")]
     pub doc_string: Option<String>,
-    /// The main graph. A file without one describes no computation.
+    /// The main graph.
     #[prost(message, optional, tag = "7")]
     pub graph: Option<GraphProto>,
     /// Notes for tools; no key stands twice.
     #[prost(message, repeated, tag = "14")]
     pub metadata_props: Vec<StringStringEntryProto>,
-    /// How to train it; empty in models for inference.
+    /// Training information; empty in models for inference.
     #[prost(message, repeated, tag = "20")]
     pub training_info: Vec<TrainingInfoProto>,
-    /// Operators that the model defines itself. Domain, name and overload together tell them apart; none may call
-    /// itself.
+    /// Operators that the model defines itself, identified by domain, name and overload. Recursion is not allowed.
     #[prost(message, repeated, tag = "25")]
     pub functions: Vec<FunctionProto>,
-    /// Sets of devices for which the nodes say how they are spread.
+    /// Sets of devices to which nodes can be distributed.
     #[prost(message, repeated, tag = "26")]
     pub configuration: Vec<DeviceConfigurationProto>,
 }
@@ -80,7 +79,7 @@ pub struct OperatorSetIdProto {
     /// The operator set. Missing or empty: the standard one.
     #[prost(string, optional, tag = "1")]
     pub domain: Option<String>,
-    /// Its version: operators mean what the newest definition up to this one says. Required.
+    /// Its version: of each operator, the newest definition up to this version applies. Required.
     #[prost(int64, optional, tag = "2")]
     pub version: Option<i64>,
 }
@@ -88,7 +87,7 @@ pub struct OperatorSetIdProto {
 /// An operator that the model defines by a list of nodes.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct FunctionProto {
-    /// Its name, which nodes give as `op_type`.
+    /// Its name: the `op_type` of calls.
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
     /// Names of its inputs within the body, by position.
@@ -100,25 +99,25 @@ pub struct FunctionProto {
     /// Attributes without a default.
     #[prost(string, repeated, tag = "6")]
     pub attribute: Vec<String>,
-    /// Attributes with a default. No name stands here and in `attribute`.
+    /// Attributes with a default. No name is both here and in `attribute`.
     #[prost(message, repeated, tag = "11")]
     pub attribute_proto: Vec<AttributeProto>,
-    /// The body, every node after those whose outputs it reads.
+    /// The body: nodes in topological order.
     #[prost(message, repeated, tag = "7")]
     pub node: Vec<NodeProto>,
     /// Text for people, possibly Markdown.
     #[prost(string, optional, tag = "8")]
     pub doc_string: Option<String>,
-    /// Operator sets of the body; one entry a domain.
+    /// Operator sets of the body; one entry per domain.
     #[prost(message, repeated, tag = "9")]
     pub opset_import: Vec<OperatorSetIdProto>,
-    /// Its domain, which nodes give as theirs.
+    /// Its domain: the `domain` of calls.
     #[prost(string, optional, tag = "10")]
     pub domain: Option<String>,
-    /// Tells functions of one domain and name apart.
+    /// Distinguishes functions with the same domain and name.
     #[prost(string, optional, tag = "13")]
     pub overload: Option<String>,
-    /// Types and shapes of values in the body; no name stands twice.
+    /// Types and shapes of values in the body; names are unique.
     #[prost(message, repeated, tag = "12")]
     pub value_info: Vec<ValueInfoProto>,
     /// Notes for tools; no key stands twice.
@@ -132,9 +131,9 @@ pub struct FunctionProto {
 pub enum Version {
     /// No version: proto3 wants an enumeration to start at 0.
     StartVersion = 0,
-    /// IR 1: attributes carry no type.
+    /// IR 1: attributes have no type.
     IrVersion20171010 = 1,
-    /// IR 2: attributes say which value they hold.
+    /// IR 2: attributes have a type.
     IrVersion20171030 = 2,
     /// IR 3: operator sets have versions, operators have domains.
     IrVersion2017113 = 3,
@@ -152,7 +151,7 @@ pub enum Version {
     IrVersion202355 = 9,
     /// IR 10: 4-bit integers, overloads of functions, metadata on graphs, nodes, tensors and values.
     IrVersion2024325 = 10,
-    /// IR 11: `FLOAT4E2M1`; several devices.
+    /// IR 11: `FLOAT4E2M1`; distribution over devices.
     IrVersion20250512 = 11,
     /// IR 12: `FLOAT8E8M0`.
     IrVersion20250826 = 12,
@@ -162,12 +161,12 @@ pub enum Version {
     IrVersion = 14,
 }
 
-/// How settled the definition of an operator is. No field uses it since IR 8.
+/// Stability of the definition of an operator. No field uses it since IR 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]
 pub enum OperatorStatus {
     /// It may change.
     Experimental = 0,
-    /// It stays.
+    /// It does not change.
     Stable = 1,
 }

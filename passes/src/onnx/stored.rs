@@ -1,4 +1,4 @@
-//! A model in memory: the decoded messages, and the data files its external tensors live in.
+//! A model in memory: the decoded messages, and the data files of its external tensors.
 
 use std::collections::BTreeMap;
 
@@ -9,31 +9,31 @@ use crate::onnx::{
     tensor_proto::{DataLocation, DataType},
 };
 
-/// A decoded model. External weights are ranges of the data files and are copied only when a tensor is read.
+/// A decoded model. External weights are ranges of the data files.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     /// The messages.
     pub proto: ModelProto,
-    /// The bytes of each data file, by the location that external tensors name.
+    /// The bytes of each data file, by the location in the entries of external tensors.
     pub files: BTreeMap<String, Bytes>,
 }
 
-/// A tensor whose bytes cannot be had.
+/// The error of a tensor whose bytes cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TensorError {
-    /// The entries of `external_data` make no sense.
+    /// An entry of `external_data` is invalid.
     #[error("tensor '{tensor}': external data entry '{key}' is '{value}', expected {expected}")]
     Entry {
         /// The tensor.
         tensor: String,
         /// The key.
         key: String,
-        /// What it holds.
+        /// Its value.
         value: String,
-        /// What it should hold.
+        /// The expected value.
         expected: &'static str,
     },
-    /// The data file was not loaded.
+    /// The data file is not loaded.
     #[error("tensor '{tensor}': data file '{location}' is not loaded")]
     NoFile {
         /// The tensor.
@@ -41,7 +41,7 @@ pub enum TensorError {
         /// The location it names.
         location: String,
     },
-    /// The range leaves the data file.
+    /// The range exceeds the data file.
     #[error(
         "tensor '{tensor}': data file '{location}' has {size} bytes, but bytes {offset} to {end} are needed: the file is truncated or belongs to another model"
     )]
@@ -50,7 +50,7 @@ pub enum TensorError {
         tensor: String,
         /// The location it names.
         location: String,
-        /// Length of the file.
+        /// Length of the file in bytes.
         size: u64,
         /// First byte.
         offset: u64,
@@ -64,14 +64,14 @@ pub enum TensorError {
     Size {
         /// The tensor.
         tensor: String,
-        /// The stored bytes.
+        /// Number of stored bytes.
         found: u64,
         /// The shape.
         dims: Vec<i64>,
-        /// The bytes of that many elements.
+        /// Number of bytes of a tensor of this type and shape.
         needed: u64,
     },
-    /// A negative or overflowing shape, or a type without a fixed size.
+    /// The shape is negative or overflows, or the type has no fixed size.
     #[error("tensor '{tensor}': type {data_type} with shape {dims:?} has no size in bytes")]
     Shape {
         /// The tensor.
@@ -83,19 +83,19 @@ pub enum TensorError {
     },
 }
 
-/// Where the bytes of an external tensor are.
+/// The location of the bytes of an external tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct External {
     /// Path of the data file, relative to the model's folder.
     pub location: String,
     /// First byte.
     pub offset: u64,
-    /// Number of bytes; computed from type and shape where the file does not say.
+    /// Number of bytes; computed from type and shape if there is no `length` entry.
     pub length: u64,
 }
 
 impl External {
-    /// Reads the `external_data` entries of `tensor`; `None` for a tensor that holds its bytes itself.
+    /// Reads the `external_data` entries of `tensor`; `None` for an inline tensor.
     pub fn of(tensor: &TensorProto) -> Result<Option<Self>, TensorError> {
         if tensor.data_location() != DataLocation::External {
             return Ok(None);
@@ -126,7 +126,7 @@ impl External {
         Ok(Some(Self {
             location: (*location).to_owned(),
             offset: number("offset")?.unwrap_or(0),
-            // A type newer than those known here is no obstacle where the length stands in the file.
+            // With a `length` entry, unknown element types are accepted.
             length: match number("length")? {
                 Some(length) => length,
                 None => byte_size(tensor)?,
@@ -136,7 +136,7 @@ impl External {
 }
 
 impl Model {
-    /// The bytes of `tensor`, little-endian and row-major, without a copy where they are stored so.
+    /// The bytes of `tensor`, little-endian and row-major. They are not copied, unless they are stored in typed fields.
     pub fn tensor_bytes(&self, tensor: &TensorProto) -> Result<Bytes, TensorError> {
         let bytes = match External::of(tensor)? {
             Some(external) => self.range(tensor, &external)?,
@@ -157,7 +157,7 @@ impl Model {
         Ok(bytes)
     }
 
-    /// The bytes that `external` names for `tensor`.
+    /// The bytes at `external`; `tensor` is named in errors.
     pub fn range(&self, tensor: &TensorProto, external: &External) -> Result<Bytes, TensorError> {
         let file = self
             .files
@@ -176,7 +176,7 @@ impl Model {
                 end,
             });
         }
-        // Both ends are within the file, whose length is a `usize`.
+        // Both bounds are at most the length of the file, which is a `usize`.
         Ok(file.slice(external.offset as usize..end as usize))
     }
 }
@@ -203,7 +203,7 @@ pub fn element_bits(data_type: i32) -> Option<u32> {
     })
 }
 
-/// Bytes that the elements of `tensor` take; sub-byte elements are packed.
+/// Number of bytes of the elements of `tensor`; sub-byte elements are packed.
 pub fn byte_size(tensor: &TensorProto) -> Result<u64, TensorError> {
     let size = || {
         let count = tensor
@@ -220,8 +220,8 @@ pub fn byte_size(tensor: &TensorProto) -> Result<u64, TensorError> {
     })
 }
 
-/// The bytes of a tensor that holds them itself, as [`Model::tensor_bytes`] gives them; `None` for any other, and where
-/// their number does not fit type and shape.
+/// The bytes of an inline tensor, as [`Model::tensor_bytes`] returns them; `None` for external tensors, and if their
+/// number does not fit type and shape.
 pub fn inline_bytes(tensor: &TensorProto) -> Option<Bytes> {
     if tensor.data_location() == DataLocation::External {
         return None;
@@ -250,20 +250,20 @@ fn typed_fields(tensor: &TensorProto) -> Bytes {
         _ => match bits {
             32 => all(tensor.int32_data.iter().map(|v| v.to_le_bytes())),
             16 => all(tensor.int32_data.iter().map(|v| (*v as u16).to_le_bytes())),
-            // These come one an entry, though `raw_data` holds four in three bytes.
+            // The typed field has one element per entry, `raw_data` four elements in three bytes.
             6 => tensor
                 .int32_data
                 .chunks(4)
                 .flat_map(packed_six)
                 .collect::<Vec<u8>>()
                 .into(),
-            // Other sub-byte elements come packed, a byte an entry.
+            // Other sub-byte elements are packed, one byte per entry.
             _ => all(tensor.int32_data.iter().map(|v| [*v as u8])),
         },
     }
 }
 
-/// Up to four 6-bit elements as one little-endian bit string of whole bytes.
+/// Packs up to four 6-bit elements into bytes, little-endian.
 fn packed_six(elements: &[i32]) -> impl Iterator<Item = u8> + use<> {
     let bits = elements
         .iter()
@@ -273,12 +273,12 @@ fn packed_six(elements: &[i32]) -> impl Iterator<Item = u8> + use<> {
     bits.to_le_bytes().into_iter().take(length)
 }
 
-/// How a tensor is held.
+/// The role of a visited tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// As a dense tensor.
+    /// A dense tensor.
     Dense,
-    /// As the elements or the indices of a sparse tensor, which the onnx checker reads only where they are inline.
+    /// The elements or indices of a sparse tensor, which the ONNX checker reads only if they are inline.
     Sparse,
 }
 

@@ -2,7 +2,7 @@
 
 use crate::onnx::StringStringEntryProto;
 
-/// A constant tensor: its elements in one of the data fields, or in another file.
+/// A constant tensor, with its elements in one of the data fields or in another file.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TensorProto {
     /// The shape, outermost dimension first; empty for a scalar. Unpacked: one key for each dimension.
@@ -11,13 +11,13 @@ pub struct TensorProto {
     /// Element type, as [`tensor_proto::DataType`]. Required.
     #[prost(int32, optional, tag = "2")]
     pub data_type: Option<i32>,
-    /// The part of a larger tensor that this one holds. Nothing writes it.
+    /// The part of a larger tensor that this one holds. Not used in practice.
     #[prost(message, optional, tag = "3")]
     pub segment: Option<tensor_proto::Segment>,
     /// Elements of `FLOAT`; `COMPLEX64` takes two entries, real part first. Packed.
     #[prost(float, repeated, packed = "true", tag = "4")]
     pub float_data: Vec<f32>,
-    /// Elements of `INT32` and of all narrower types but strings, an entry each; floats narrower than 32 bits are
+    /// Elements of `INT32` and of all narrower types but strings, one per entry; floats narrower than 32 bits are
     /// stored as their bits. 4-bit types put two elements in an entry and 2-bit types four, lowest bits first; 6-bit
     /// types one. Packed.
     #[prost(int32, repeated, packed = "true", tag = "5")]
@@ -28,17 +28,17 @@ pub struct TensorProto {
     /// Elements of `INT64`. Packed.
     #[prost(int64, repeated, packed = "true", tag = "7")]
     pub int64_data: Vec<i64>,
-    /// The value this tensor is, where it is an initializer.
+    /// The name of the value, if the tensor is an initializer.
     #[prost(string, optional, tag = "8")]
     pub name: Option<String>,
     /// Text for people, possibly Markdown.
     #[prost(string, optional, tag = "12")]
     pub doc_string: Option<String>,
     /// The elements of any type but `STRING`: row-major, little-endian, narrow types filled in from the lowest bits,
-    /// four 6-bit elements to three bytes. It stands in place of the typed fields.
+    /// four 6-bit elements to three bytes. It is used instead of the typed fields.
     #[prost(bytes = "bytes", optional, tag = "9")]
     pub raw_data: Option<bytes::Bytes>,
-    /// Where the bytes of an external tensor are: `location`, a path relative to the model's folder; `offset` and
+    /// Location of the bytes of an external tensor: `location`, a path relative to the model's folder; `offset` and
     /// `length` in bytes, as decimal text; `checksum`, the SHA-1 of the file. Only `location` is required.
     #[prost(message, repeated, tag = "13")]
     pub external_data: Vec<StringStringEntryProto>,
@@ -73,7 +73,7 @@ pub mod tensor_proto {
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
     #[repr(i32)]
     pub enum DataType {
-        /// Not said; no tensor may have it.
+        /// Unspecified; not allowed for tensors.
         Undefined = 0,
         /// IEEE 754, 32 bits.
         Float = 1,
@@ -150,7 +150,7 @@ pub struct SparseTensorProto {
     /// The stored elements, `[stored]`. Its name is the name of the sparse tensor.
     #[prost(message, optional, tag = "1")]
     pub values: Option<TensorProto>,
-    /// Where they belong, ascending: INT64 `[stored]` into the flat tensor, or `[stored, rank]`.
+    /// Their indices, ascending: INT64 `[stored]` into the flattened tensor, or `[stored, rank]`.
     #[prost(message, optional, tag = "2")]
     pub indices: Option<TensorProto>,
     /// Shape of the whole tensor. Unpacked: one key for each dimension.

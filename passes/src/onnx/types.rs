@@ -13,10 +13,10 @@ pub mod tensor_shape_proto {
     /// One dimension: a length, a symbol, or unknown.
     #[derive(Clone, PartialEq, prost::Message)]
     pub struct Dimension {
-        /// What the dimension stands for, by a standard name such as `DATA_BATCH`.
+        /// Meaning of the dimension, as a standard name such as `DATA_BATCH`.
         #[prost(string, optional, tag = "3")]
         pub denotation: Option<String>,
-        /// Its length; missing where nothing is known.
+        /// Its length; missing if unknown.
         #[prost(oneof = "dimension::Value", tags = "1, 2")]
         pub value: Option<dimension::Value>,
     }
@@ -39,7 +39,7 @@ pub mod tensor_shape_proto {
 /// The type of a value.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TypeProto {
-    /// What the value stands for, by a standard name such as `TENSOR` or `IMAGE`.
+    /// Meaning of the value, as a standard name such as `TENSOR` or `IMAGE`.
     #[prost(string, optional, tag = "6")]
     pub denotation: Option<String>,
     /// The type itself.
@@ -82,7 +82,7 @@ pub mod type_proto {
     /// A value that may be missing while the model runs.
     #[derive(Clone, PartialEq, prost::Message)]
     pub struct Optional {
-        /// Type of the value where there is one. Required.
+        /// Type of the value, if there is one. Required.
         #[prost(message, optional, boxed, tag = "1")]
         pub elem_type: Option<Box<crate::onnx::TypeProto>>,
     }
@@ -98,7 +98,7 @@ pub mod type_proto {
         pub shape: Option<crate::onnx::TensorShapeProto>,
     }
 
-    /// A type that only its domain understands.
+    /// A type that is defined by a domain.
     #[derive(Clone, PartialEq, prost::Message)]
     pub struct Opaque {
         /// The domain that defines it; missing: that of the model.
@@ -127,7 +127,7 @@ pub mod type_proto {
         /// A sparse tensor.
         #[prost(message, tag = "8")]
         SparseTensorType(crate::onnx::type_proto::SparseTensor),
-        /// Something of a domain's own.
+        /// A type that is defined by a domain.
         #[prost(message, tag = "7")]
         OpaqueType(crate::onnx::type_proto::Opaque),
     }

@@ -1,6 +1,6 @@
-//! `com.microsoft.FusedMatMul`: `alpha * op(A) · op(B)`, which ONNX Runtime makes of `MatMul`, `Transpose` and `Mul`. It is no
-//! attention by itself; where both operands are computed it may be one of the two products of an attention, and is spelled
-//! out so that these are recognised.
+//! `com.microsoft.FusedMatMul`: `alpha * op(A) · op(B)`, into which ONNX Runtime fuses `MatMul`, `Transpose` and `Mul`.
+//! If both operands are computed, it may be one of the two products of an attention, and is expanded so that they are
+//! recognised.
 
 use crate::facts::Facts;
 use crate::facts::contrib::operand_order;
@@ -9,12 +9,12 @@ use crate::onnx::NodeProto;
 use crate::operators::Speller;
 use crate::recognize::candidate::is_product;
 
-/// Whether `node` is such an operator with two computed operands; by a constant, it is a projection.
+/// Whether `node` is a `FusedMatMul` of two computed operands. A product with a constant is a projection.
 pub fn is_candidate(graph: &Graph, facts: &Facts, node: &NodeProto) -> bool {
     is_contrib(node, "FusedMatMul") && is_product(graph, facts, node)
 }
 
-/// Spells `node` out; `None` where the rank of an operand is not known.
+/// Expands `node`; `None` if the type or the rank of an operand is unknown.
 pub fn spell(s: &mut Speller, node: &NodeProto) -> Option<()> {
     let elem_type = s.facts.elem_type(input_at(node, 0)?)?;
     let a = operand(s, node, 0, 'A')?;
@@ -31,7 +31,7 @@ pub fn spell(s: &mut Speller, node: &NodeProto) -> Option<()> {
     Some(())
 }
 
-/// The operand at `position` with its axes in the order in which they are multiplied.
+/// The operand at `position`, transposed as the attributes of `node` say.
 fn operand(s: &mut Speller, node: &NodeProto, position: usize, side: char) -> Option<String> {
     let value = input_at(node, position)?;
     let order = operand_order(node, side, s.facts.shape(value)?.len());

@@ -1,8 +1,9 @@
 //! `com.microsoft.GroupQueryAttention` (ONNX Runtime contrib operator specification).
 //!
-//! The spelled-out form appends at the end of the past, for every row alike. The operator can do more: rows of a
-//! right-padded batch write at their own lengths, and a buffer can be longer than what it holds. A check in the graph
-//! stops the run in those cases, so that the difference is never silent; the target `gqa` keeps the operator for them.
+//! The expansion appends the new tokens at the end of the past in every row of the batch. The operator can do more: in
+//! a right-padded batch each row appends at its own length, and a cache buffer can be longer than its contents. In
+//! these cases a check in the expanded graph makes the run fail, so that no wrong result is returned silently. The
+//! target `gqa` keeps the operator and supports them.
 
 use tract_data::prelude::TDim;
 
@@ -13,7 +14,7 @@ use crate::operators::spell::{Core, Speller};
 use crate::operators::{Operator, Spelled, Target, unsupported};
 use crate::recognize::reject::Reason;
 
-/// Name of the node that stops the run; runtimes print it with their error.
+/// Name of the node at which such a run fails; runtimes print it in their error.
 const CHECK: &str = "check/every_row_must_hold_past_plus_new_tokens";
 
 /// The operator.
@@ -169,7 +170,8 @@ fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, R
         let (rows, columns) = (s.size("T", query, 1), s.size("S", present_key, 2));
         let start = match target {
             Target::MatMul => start(s, query, past_key, seqlens),
-            // The operator masks by itself; this mask goes with the products it is put back in place of.
+            // The operator masks internally. This mask is only for recognition, and is removed when the operator is
+            // restored.
             Target::Gqa => s.size("start/P", past_key, 2),
         };
         s.causal_bias(&start, &rows, &columns, window, elem_type)
@@ -180,7 +182,7 @@ fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, R
         0.0 => 1.0 / (size as f64).sqrt(),
         scale => f64::from(scale),
     };
-    // A smooth softmax has a sink of score zero for every head.
+    // A smooth softmax is an attention sink of score zero for every head.
     let smooth = int_attribute(node, "smooth_softmax", 0) == 1;
     let zeros = (smooth && input(11).is_none()).then(|| {
         let zero = s.scalar(elem_type, 0.0);
@@ -210,7 +212,7 @@ fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, R
     })
 }
 
-/// Names the lengths an operator works on, so that operators on the same ones share masks and checks.
+/// A key of the lengths that an operator uses; operators with equal lengths share masks and checks.
 fn lengths(s: &Speller, query: &str, past: &str, seqlens: &str) -> String {
     let size =
         |value: &str, axis: usize| match s.facts.shape(value).and_then(|shape| shape.get(axis)) {
@@ -220,7 +222,7 @@ fn lengths(s: &Speller, query: &str, past: &str, seqlens: &str) -> String {
     format!("{} {} {seqlens}", size(query, 1), size(past, 2))
 }
 
-/// The position of the first new token, P, as a vector of one element; the run stops where a row is not P + T long.
+/// The position P of the first new token, as a vector of one element. The run fails if a row is not P + T long.
 fn start(s: &mut Speller, query: &str, past: &str, seqlens: &str) -> String {
     let key = format!("start {}", lengths(s, query, past, seqlens));
     s.shared(&key, |s| {
@@ -238,7 +240,7 @@ fn start(s: &mut Speller, query: &str, past: &str, seqlens: &str) -> String {
             n.with_int("keepdims", 0)
         });
         let worst = s.op("Reshape", "start/worst_vector", &[&worst, &one]);
-        // One element cannot take the shape of more than one: the run ends here when a row is off.
+        // This `Reshape` of one element fails if `worst` is not zero, because the shape then has more than one element.
         let shape = s.op("Add", "start/check_shape", &[&worst, &one]);
         let zero = s.vector(&[0]);
         let zero = s.op("Reshape", CHECK, &[&zero, &shape]);
@@ -268,7 +270,7 @@ fn row_positions(s: &mut Speller, query: &str, seqlens: &str) -> String {
     })
 }
 
-/// RMS normalization of every head by itself (inputs 14 and 15).
+/// RMS normalization of each head (inputs 14 and 15).
 fn normalized(
     s: &mut Speller,
     node: &NodeProto,
@@ -296,7 +298,8 @@ fn normalized(
     s.op("Reshape", &format!("{part}_normed"), &[&x, &joined])
 }
 
-/// Packed or separate inputs. The presents have a length of their own: a buffer may be longer than what it holds.
+/// Output facts for packed or separate inputs. The length of the presents is a fresh symbol, because a buffer may be
+/// longer than its contents.
 fn outputs(facts: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<Vec<Fact>> {
     let query = inputs.first()?;
     let (heads, kv_heads) = (

@@ -1,4 +1,4 @@
-//! The operators of one graph, spelled out.
+//! The expansion of the fused operators of one graph.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,32 +15,32 @@ use crate::operators::{fused_product, refused, second_transpose};
 use crate::recognize::reject::Reason;
 use crate::recognize::site::Dialect;
 
-/// One operator that was spelled out.
+/// One operator that was expanded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Origin {
-    /// Which operator it was.
+    /// The operator, as a dialect.
     pub dialect: Dialect,
-    /// Label of the operator.
+    /// Label of the operator's node.
     pub label: String,
-    /// The operator itself, where the target `gqa` can put it back around a latent cache.
+    /// The operator's node, if the target `gqa` can restore it with a latent cache.
     pub grouped: Option<NodeProto>,
 }
 
-/// How the attention operators of one graph are spelled out.
+/// The expansion of the attention operators of one graph.
 #[derive(Debug, Clone, Default)]
 pub struct Lowered {
-    /// Each operator to the primitives it becomes.
+    /// Replaces each operator by its primitives.
     pub patch: Patch,
-    /// By the output name of the score product: where it comes from.
+    /// The origin of each attention, by the output name of its score product.
     pub origins: HashMap<String, Origin>,
-    /// By the first output name of an operator that stays: why.
+    /// The reasons for operators that are not expanded, by their first output name.
     pub refused: BTreeMap<String, Reason>,
 }
 
-/// Puts what `speller` has made in place of the node `id`; returns the values that later operators may share.
+/// Replaces the node `id` by the nodes of `speller`; returns the values that later operators may share.
 ///
 /// # Errors
-/// What the operator reads does not go together, which its primitives show.
+/// [`Contradiction`] if types or shapes of the operator's inputs do not fit its primitives.
 fn take(
     patch: &mut TypedPatch,
     id: NodeId,
@@ -71,7 +71,7 @@ pub fn lower(graph: &Graph, facts: &Arc<Facts>, operators: &Operators, target: T
         }
         if fused_product::is_candidate(graph, facts, node) {
             let mut speller = Speller::new(graph, facts, node, &mut shared);
-            // A product of what does not go together stays as it is.
+            // A product whose operands do not fit each other is not expanded.
             if fused_product::spell(&mut speller, node).is_some()
                 && let Ok(made) = take(&mut patch, id, speller)
             {

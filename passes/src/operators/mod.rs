@@ -1,10 +1,9 @@
-//! Operators that are attention by themselves: what each one is, in one table, and how it is spelled out as primitives,
-//! so that one recogniser proves them all.
+//! Fused attention operators, and their expansion into primitives, so that one recogniser handles all of them.
 //!
-//! An operator becomes exactly what its specification says: split, rotation, cache append, repetition, products, mask,
-//! softmax. An operator that cannot be spelled out stays, and is refused by name.
+//! An operator is expanded exactly as its specification says: split, RoPE, cache append, repeat_kv, products, mask,
+//! softmax. An operator that cannot be expanded is kept, and its attention is refused with a reason.
 //!
-//! A new operator is one file with a constant `OPERATOR`, and one line of the table below.
+//! To add an operator, add a file with a constant `OPERATOR`, and a line to the list below.
 
 mod fused_product;
 mod lower;
@@ -14,7 +13,7 @@ mod second_transpose;
 mod spell;
 mod table;
 
-/// Declares the file of each operator, and lists them.
+/// Declares the module of each operator, and lists the operators.
 macro_rules! operators {
     ($($file:ident,)*) => {
         $(mod $file;)*

@@ -1,4 +1,4 @@
-//! `com.microsoft.MultiHeadAttention` (ONNX Runtime contrib operator specification), as optimizers leave it.
+//! `com.microsoft.MultiHeadAttention` (ONNX Runtime contrib operator specification), which graph optimizers generate.
 
 use tract_data::prelude::TDim;
 
@@ -107,7 +107,8 @@ fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason
     Ok(Spelled::new(score))
 }
 
-/// Queries are packed as [B, T, H*d], keys and values likewise or [B, H, S, d]; a present is a past and what is new.
+/// Output facts. Queries are packed as [B, T, H*d], keys and values likewise or [B, H, S, d]; a present is the past
+/// with the new rows appended.
 fn outputs(_: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<Vec<Fact>> {
     let (query, key, value) = (inputs.first()?, inputs.get(1)?, inputs.get(2)?);
     let heads = TDim::Val(int_attribute(node, "num_heads", 0));

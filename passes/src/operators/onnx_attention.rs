@@ -166,7 +166,7 @@ fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason
     Ok(Spelled::new(score))
 }
 
-/// Inputs have four axes, or three with the heads packed in the last one; a present is a past and what is new.
+/// Output facts. Inputs have four axes, or three with packed heads; a present is the past with the new rows appended.
 fn outputs(_: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<Vec<Fact>> {
     let (query, key, value) = (inputs.first()?, inputs.get(1)?, inputs.get(2)?);
     let (q, k, v) = (

@@ -1,4 +1,4 @@
-//! What an operator that is attention consists of.
+//! The definition of a fused attention operator.
 
 use crate::facts::{OutputFacts, Rule};
 use crate::graph::is_standard;
@@ -6,24 +6,24 @@ use crate::onnx::NodeProto;
 use crate::operators::spell::Speller;
 use crate::recognize::reject::Reason;
 
-/// What a rewritten attention runs as.
+/// The operators that a rewritten attention consists of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Target {
-    /// Matrix products with heads as rows: fastest on CPUs, and made of standard operators.
+    /// Standard operators: matrix products with heads as rows. The fastest on CPUs.
     #[default]
     MatMul,
-    /// `com.microsoft.GroupQueryAttention` with one latent head, for models that use that operator: past and present
+    /// `com.microsoft.GroupQueryAttention` with one latent head, for models that use that operator. Past and present
     /// may share a buffer.
     Gqa,
 }
 
-/// Spells one node out, for one target.
+/// Expands one node for a target, with [`Speller`].
 ///
 /// # Errors
-/// A [`Reason`] where that node has no spelled-out form: see [`unsupported`].
+/// A [`Reason`] if the node cannot be expanded: see [`unsupported`].
 pub type Spell = fn(&mut Speller, &NodeProto, Target) -> Result<Spelled, Reason>;
 
-/// An operator that is attention by itself: its name, the rule of its outputs, and how it is spelled out.
+/// A fused attention operator: its name, the inference rule of its outputs, and its expansion.
 #[derive(Debug, Clone, Copy)]
 pub struct Operator {
     rule: Rule,
@@ -32,7 +32,8 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// The operator `name` of `domain` (empty for the standard one). `outputs` gives the types and shapes of its outputs.
+    /// The operator `name` of `domain` (empty for the default domain). `outputs` infers types and shapes of its
+    /// outputs, `spell` expands a node.
     pub const fn new(
         domain: &'static str,
         name: &'static str,
@@ -51,7 +52,7 @@ impl Operator {
         }
     }
 
-    /// The same operator, which computes positions from its mask, so that a batch has to be padded on the right.
+    /// Marks the operator as one that computes positions from its mask, so that batches must be padded on the right.
     #[must_use]
     pub const fn counting_positions(self) -> Self {
         Self {
@@ -60,17 +61,17 @@ impl Operator {
         }
     }
 
-    /// The operator's name, which reports give as the dialect of its attentions.
+    /// The operator's name, which reports show as the dialect of its attentions.
     pub fn name(&self) -> &'static str {
         self.rule.name
     }
 
-    /// The rule of its outputs.
+    /// The inference rule of its outputs.
     pub fn rule(&self) -> Rule {
         self.rule
     }
 
-    /// Whether `node` calls this operator.
+    /// Whether `node` is this operator.
     pub fn is(&self, node: &NodeProto) -> bool {
         let domain = if is_standard(node) { "" } else { node.domain() };
         node.op_type() == self.rule.name && domain == self.rule.domain
@@ -81,10 +82,10 @@ impl Operator {
         self.counts_positions
     }
 
-    /// Spells `node` out, with the nodes and initializers in `speller`.
+    /// Expands `node`; the new nodes and initializers are collected in `speller`.
     ///
     /// # Errors
-    /// A [`Reason`] where this node has no spelled-out form.
+    /// A [`Reason`] if this node cannot be expanded.
     pub fn spell(
         &self,
         speller: &mut Speller,
@@ -95,17 +96,17 @@ impl Operator {
     }
 }
 
-/// What an operator was spelled out as.
+/// The result of the expansion of an operator.
 #[derive(Debug, Clone)]
 pub struct Spelled {
     /// Output name of the score product.
     pub(in crate::operators) score: String,
-    /// The operator, where the target `gqa` can put it back.
+    /// The operator's node, if the target `gqa` can restore it.
     pub(in crate::operators) grouped: Option<NodeProto>,
 }
 
 impl Spelled {
-    /// An attention whose score product is the value `score`, as [`Speller::core`] returns it.
+    /// An attention whose score product has the output `score`, as [`Speller::core`] returns it.
     pub fn new(score: String) -> Self {
         Self {
             score,
@@ -114,7 +115,7 @@ impl Spelled {
     }
 }
 
-/// Refuses `node` because of `detail`: what it does that has no spelled-out form, and the way out.
+/// The reason to refuse `node`. `detail` says which feature has no expansion, and what the user can do.
 pub fn unsupported(node: &NodeProto, detail: &str) -> Reason {
     let op = match node.domain() {
         "" | "ai.onnx" => node.op_type().to_owned(),

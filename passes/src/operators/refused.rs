@@ -1,4 +1,4 @@
-//! Operators that are attention and have no spelled-out form: each with the reason that reports give.
+//! Attention operators that cannot be expanded, with the reasons that reports show.
 
 use crate::onnx::NodeProto;
 use crate::operators::unsupported;
@@ -6,7 +6,7 @@ use crate::recognize::reject::Reason;
 
 const OTHER_CACHE: &str = "its cache layout belongs to one runtime: export without that fusion";
 
-/// Names of the domain `com.microsoft`.
+/// Operators of the domain `com.microsoft` with reasons.
 const TABLE: &[(&str, &str)] = &[
     (
         "PagedAttention",
@@ -31,7 +31,7 @@ const TABLE: &[(&str, &str)] = &[
     ),
 ];
 
-/// Why `node` is refused, if it is one of these.
+/// The reason why `node` is refused, if it is one of these operators.
 pub fn reason(node: &NodeProto) -> Option<Reason> {
     let mut table = TABLE.iter().filter(|_| node.domain() == "com.microsoft");
     let (_, detail) = table.find(|(name, _)| *name == node.op_type())?;

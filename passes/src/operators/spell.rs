@@ -1,5 +1,4 @@
-//! The builder with which operators are spelled out: nodes, shared constants, masks, and the products with softmax that
-//! all of them end in.
+//! The builder for expansions of operators: nodes, shared constants, masks, and the core of products and softmax.
 
 use std::collections::HashMap;
 
@@ -12,30 +11,30 @@ use crate::onnx::{NodeProto, TensorProto, tensor_proto::DataType};
 
 /// Collects the nodes and initializers that replace one operator.
 pub struct Speller<'g> {
-    /// The graph the operator stands in.
+    /// The graph of the operator.
     pub graph: &'g Graph<'g>,
-    /// What is known of its values.
+    /// The facts of its values.
     pub facts: &'g Facts,
     prefix: String,
     metadata: NodeProto,
     nodes: Vec<NodeProto>,
     initializers: Vec<TensorProto>,
-    /// Values that operators spelled out before this one have made, by what they stand for; any operator may read them.
+    /// Values made by earlier expansions, by their sharing key.
     known: &'g HashMap<String, String>,
     made: HashMap<String, String>,
 }
 
 /// The parts of an attention after projections, rotation and cache.
 pub struct Core<'s> {
-    /// [B, H, T, d].
+    /// Queries [B, H, T, d].
     pub query: &'s str,
-    /// [B, G, S, d].
+    /// Keys [B, G, S, d].
     pub key: &'s str,
-    /// [B, G, S, dv].
+    /// Values [B, G, S, dv].
     pub value: &'s str,
     /// H.
     pub heads: i64,
-    /// G, of `key` and `value`.
+    /// G.
     pub kv_heads: i64,
     /// d.
     pub head_size: i64,
@@ -43,24 +42,24 @@ pub struct Core<'s> {
     pub value_size: i64,
     /// Factor of the scores.
     pub scale: f64,
-    /// Bound of the scores by tanh; 0 for none.
+    /// Softcap: bound of the scores by tanh; 0 for none.
     pub softcap: f32,
-    /// Added to the scores, each broadcastable to [B, H, T, S].
+    /// Additive biases of the scores, each broadcastable to [B, H, T, S].
     pub biases: Vec<String>,
-    /// A score [H] that takes probability and has no value.
+    /// Attention sink: scores `[H]` of an additional column of the softmax without a value.
     pub sink: Option<&'s str>,
-    /// Whether a row may be masked altogether; its output is then zero.
+    /// Whether the output of a fully masked row is zero (instead of NaN).
     pub guard: bool,
     /// ONNX element type.
     pub elem_type: i32,
     /// Name of the output.
     pub output: &'s str,
-    /// Whether the output is [B, T, H*dv]; else [B, H, T, dv].
+    /// Whether the output is [B, T, H*dv]; otherwise [B, H, T, dv].
     pub packed: bool,
 }
 
-/// `label`, or what is made from it where nodes of the graph bear names inside it: an operator that was spelled out and
-/// put back before has left some.
+/// `label_of`, with `+` appended until no node name of the graph has it as a path prefix. Earlier rewrites of the same
+/// operator may have left such nodes.
 fn free_prefix(graph: &Graph, label_of: &str) -> String {
     let mut prefix = label_of.to_owned();
     while graph.nodes().any(|(_, n)| {
@@ -73,7 +72,8 @@ fn free_prefix(graph: &Graph, label_of: &str) -> String {
 }
 
 impl<'g> Speller<'g> {
-    /// Starts on `operator`, a node of `graph`; `known` holds values that operators share, by what they stand for.
+    /// Starts the expansion of `operator`, a node of `graph`. `known` holds shared values of earlier expansions, by
+    /// sharing key.
     pub fn new(
         graph: &'g Graph<'g>,
         facts: &'g Facts,
@@ -105,7 +105,7 @@ impl<'g> Speller<'g> {
         self.with(op, part, inputs, |n| n)
     }
 
-    /// Adds a node, changed by `change`, and returns its output.
+    /// Adds a node of the default domain, modified by `change`, and returns its output.
     pub fn with(
         &mut self,
         op: &str,
@@ -118,7 +118,7 @@ impl<'g> Speller<'g> {
         name
     }
 
-    /// `name`, or one made from it that no value of the graph has.
+    /// `name`, with `+` appended until no value of the graph has it.
     pub fn free(&self, mut name: String) -> String {
         while self.graph.is_taken(&name) {
             name.push('+');
@@ -126,7 +126,7 @@ impl<'g> Speller<'g> {
         name
     }
 
-    /// Adds a node whose output has the name `output` already.
+    /// Adds a node with the given output names.
     pub fn named(
         &mut self,
         op: &str,
@@ -181,7 +181,7 @@ impl<'g> Speller<'g> {
         name
     }
 
-    /// A value that every operator with the same `key` shares: made once, found again afterwards.
+    /// A value that all operators with the same `key` share; `make` creates it the first time.
     pub fn shared(&mut self, key: &str, make: impl FnOnce(&mut Self) -> String) -> String {
         if let Some(value) = self.known.get(key).or_else(|| self.made.get(key)) {
             return value.clone();
@@ -207,8 +207,9 @@ impl<'g> Speller<'g> {
         })
     }
 
-    /// An additive mask [T, S]: 0 where key `j` may be seen from query `start + i`, which is `j <= start + i`, and
-    /// `j > start + i - window` with a window; minus infinity elsewhere. `start`, `rows` and `columns` have one element.
+    /// An additive mask [T, S]: 0 where query `start + i` attends to key `j`, that is, where `j <= start + i`, and `j >
+    /// start + i - window` with a window; minus infinity elsewhere. `start`, `rows` (T) and `columns` (S) are values
+    /// with one element.
     pub fn causal_bias(
         &mut self,
         start: &str,
@@ -245,7 +246,7 @@ impl<'g> Speller<'g> {
         self.bias_of(&seen, "mask", elem_type)
     }
 
-    /// A boolean mask as an additive one.
+    /// Converts a boolean mask to an additive one.
     pub fn bias_of(&mut self, seen: &str, part: &str, elem_type: i32) -> String {
         let (zero, hidden) = (
             self.scalar(elem_type, 0.0),
@@ -254,7 +255,7 @@ impl<'g> Speller<'g> {
         self.op("Where", part, &[seen, &zero, &hidden])
     }
 
-    /// Products, mask and softmax; returns the output name of the score product.
+    /// Adds products, mask and softmax; returns the output name of the score product.
     pub fn core(&mut self, core: &Core) -> String {
         let key = self.repeated("k", core.key, core.kv_heads, core.heads, core.head_size);
         let value = self.repeated("v", core.value, core.kv_heads, core.heads, core.value_size);
@@ -316,7 +317,7 @@ impl<'g> Speller<'g> {
         self.op("Reshape", &format!("{part}_BHSd"), &[&expanded, &shape])
     }
 
-    /// The sink is one more score a row, which goes into the sum and is cut off again.
+    /// Softmax with an attention sink: an additional column of scores, which is sliced off after the softmax.
     fn softmax_with_sink(&mut self, score: &str, sink: &str, core: &Core) -> String {
         let column = self.vector(&[1, core.heads, 1, 1]);
         let sink = self.op("Reshape", "sink_1H11", &[sink, &column]);

@@ -1,18 +1,18 @@
-//! The operators that an analysis knows.
+//! The set of supported attention operators.
 
 use crate::facts::Rules;
 use crate::onnx::NodeProto;
 use crate::operators::operator::Operator;
 use crate::operators::{BUILT_IN, refused};
 
-/// The operators that an analysis knows: those of this library, and a caller's own, which go first.
+/// The set of supported attention operators: those of this library, and the caller's own, which take precedence.
 #[derive(Debug, Clone, Default)]
 pub struct Operators {
     own: Vec<&'static Operator>,
 }
 
 impl Operators {
-    /// These operators and `operator`. The last one of a name counts.
+    /// Adds `operator`. If several have the same name, the one added last is used.
     #[must_use]
     pub fn with(mut self, operator: &'static Operator) -> Self {
         self.own.insert(0, operator);
@@ -23,22 +23,22 @@ impl Operators {
         self.own.iter().copied().chain(BUILT_IN.iter().copied())
     }
 
-    /// The operator that `node` calls.
+    /// The operator of `node`, if it is in the set.
     pub fn find(&self, node: &NodeProto) -> Option<&'static Operator> {
         self.all().find(|operator| operator.is(node))
     }
 
-    /// The rules of their outputs, for [`crate::facts`].
+    /// The inference rules of all operators, for [`crate::facts`].
     pub fn rules(&self) -> Rules {
         self.all().map(Operator::rule).collect()
     }
 
-    /// Whether `node` calls one of them, or an operator that is refused by name.
+    /// Whether `node` is an attention operator: one of the set, or one that is known not to be supported.
     pub fn is_attention(&self, node: &NodeProto) -> bool {
         self.find(node).is_some() || refused::reason(node).is_some()
     }
 
-    /// Whether `node` computes positions from its mask, so that a batch has to be padded on the right.
+    /// Whether `node` computes positions from its mask, so that batches must be padded on the right.
     pub fn counts_positions(&self, node: &NodeProto) -> bool {
         self.find(node).is_some_and(Operator::counts_positions)
     }

@@ -1,4 +1,4 @@
-//! Why a model was not rewritten.
+//! The error of a rewrite.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -9,75 +9,75 @@ use crate::graph::patch::PatchError;
 use crate::graph::verify::VerifyError;
 use crate::recognize::reject::Reject;
 
-/// Why a model was not rewritten; it is unchanged then.
+/// Why a model was not rewritten. The model is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RewriteError {
     /// The model could not be analysed.
     #[error("the model is not well-formed: {0}")]
     Malformed(AnalysisError),
-    /// Opset too old.
+    /// The model's opset is too old.
     #[error(
         "the model uses opset {0}, the rewrite needs at least {OLDEST_OPSET}: export it with a newer opset, or convert it with onnx.version_converter"
     )]
     Opset(i64),
-    /// No attention at all was recognised.
+    /// No attention was recognised.
     #[error("nothing to rewrite: {}", misses(.0))]
     Nothing(Vec<Reject>),
     /// Only some attentions were recognised.
     #[error("{recognised} attentions recognised, {} not; pass --allow-partial to rewrite only those: {}", layers(.rejects), misses(.rejects))]
     Partial {
-        /// How many were.
+        /// Number of recognised attentions.
         recognised: usize,
-        /// Those that were not.
+        /// The other attentions, with reasons.
         rejects: Vec<Reject>,
     },
-    /// Rank out of range.
+    /// A rank is out of range.
     #[error(
         "rank {rank} is out of range for layer {layer}: its cached heads hold {full} numbers, so the rank is 1 to {full}"
     )]
     Rank {
-        /// The rank asked for.
+        /// The requested rank.
         rank: usize,
-        /// The layer it does not fit.
+        /// The layer for which it is out of range.
         layer: usize,
-        /// Its full rank.
+        /// The full rank of the layer.
         full: usize,
     },
-    /// No factors.
+    /// The factors could not be computed.
     #[error("layer {layer}: {cause}")]
     Factor {
         /// The layer.
         layer: usize,
-        /// What went wrong.
+        /// The error of the factorization.
         cause: Box<dyn Error + Send + Sync>,
     },
-    /// The form needs more than the attention shows.
+    /// An attention cannot be rewritten to the form.
     #[error("layer {layer} cannot take the form {form}: {cause}")]
     Form {
         /// The layer.
         layer: usize,
         /// The form.
         form: String,
-        /// What is missing, and the way out.
+        /// The reason, and what the user can do.
         cause: FormError,
     },
-    /// A share of the cache that no rank gives.
+    /// The cache ratio is not a share.
     #[error("the cache ratio {0} is out of range: it is a share, above 0 and at most 1")]
     Ratio(f64),
     /// The new tensors could not be stored.
     #[error("the new weights could not be stored: {0}")]
     Store(Box<dyn Error + Send + Sync>),
-    /// The rewrite contradicts itself; nothing was changed.
+    /// Internal error: a patch does not fit its graph.
     #[error("internal error, the model is unchanged: {0}")]
     Patch(PatchError),
-    /// The rewritten graph is broken; nothing was changed.
+    /// Internal error: the rewritten graph is malformed.
     #[error("internal error, the rewritten graph is not well-formed: {0}")]
     Broken(VerifyError),
 }
 
 impl RewriteError {
-    /// The refusal of `form` for `layer`.
+    /// The error that `layer` cannot be rewritten to `form`.
     pub fn form(layer: usize, form: &dyn Form, cause: FormError) -> Self {
         Self::Form {
             layer,

@@ -1,4 +1,4 @@
-//! What a rewrite did, as text that people review and snapshots keep.
+//! A rewrite as text, for reviews and snapshots.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -10,20 +10,20 @@ use crate::graph::{subgraphs, text};
 use crate::onnx::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use crate::recognize::site::Site;
 
-/// The text of one attention: its title, its nodes before the rewrite, its plan, and the names of its new values.
+/// The text of one attention before the graph changes: its title, its nodes, its plan, and the names of its new values.
 #[derive(Debug, Clone)]
 pub struct Explained {
     title: String,
     before: Vec<String>,
     plan: String,
-    /// The values that the new nodes make.
+    /// The outputs of the new nodes.
     made: HashSet<String>,
-    /// What the names of its own initializers begin with.
+    /// The prefix of the names of its initializers.
     prefix: String,
 }
 
 impl Explained {
-    /// Notes what the attention of `view` was, and what its patch, with names under the prefix, makes of it.
+    /// Describes the attention of `view` and its `patch`, whose new names begin with `prefix`.
     pub fn of(
         view: &SiteView,
         analysis: &Analysis,
@@ -76,7 +76,7 @@ impl Explained {
     }
 }
 
-/// Whether `node` stands between the caches of `site` and its two products, or is one of them.
+/// Whether `node` is one of the two products of `site`, or between its caches and these.
 fn belongs(node: &NodeProto, site: &Site) -> bool {
     let made_on_the_way = |side: &crate::recognize::site::Side| {
         let skipped = usize::from(side.cache.is_none());
@@ -93,7 +93,7 @@ fn belongs(node: &NodeProto, site: &Site) -> bool {
         || product(&site.probabilities, &site.value.path)
 }
 
-/// The text of a rewrite, attention by attention.
+/// The text of a rewrite, for each attention.
 #[derive(Debug, Clone, Default)]
 pub struct Explanation {
     model: String,
@@ -112,7 +112,7 @@ struct Section {
 }
 
 impl Explanation {
-    /// Compares the graph `before` with the graph of `model`, the rewritten one.
+    /// Compares the graph `before` with the graph of the rewritten `model`.
     pub fn of(explained: Vec<Explained>, before: &GraphProto, model: &ModelProto) -> Self {
         let opsets = model.opset_import.iter().map(|o| match o.domain() {
             "" => format!("ai.onnx {}", o.version()),
@@ -122,7 +122,7 @@ impl Explanation {
         let Some(after) = &model.graph else {
             return Self::default();
         };
-        // Branches give their values the same names, and stand in the order of their attentions.
+        // Values of different branches may have the same names; branches are in the order of their attentions.
         let mut owners: HashMap<&str, VecDeque<usize>> = HashMap::new();
         for (position, one) in explained.iter().enumerate() {
             for value in &one.made {
@@ -140,7 +140,7 @@ impl Explanation {
                 .output
                 .iter()
                 .filter_map(|o| owners.get_mut(o.as_str())?.pop_front());
-            // All outputs of a node have one owner.
+            // All outputs of a node belong to the same attention.
             if let Some(lines) = owned.last().and_then(|position| lines.get_mut(position)) {
                 lines.push(text::node(node));
                 let bodies = subgraphs(node).flat_map(text::graph);
@@ -176,8 +176,8 @@ impl Explanation {
         }
     }
 
-    /// The sections MODEL, BEFORE, PLAN, AFTER and INITIALIZERS of each attention at one of `positions` among those that
-    /// were rewritten, then INTERFACE.
+    /// The sections MODEL, BEFORE, PLAN, AFTER and INITIALIZERS of the rewritten attentions at `positions`, then the
+    /// section INTERFACE.
     pub fn of_sites(&self, positions: impl IntoIterator<Item = usize>) -> String {
         let mut text = String::new();
         let mut section = |title: &str, lines: &[String]| {
@@ -199,7 +199,7 @@ impl Explanation {
     }
 }
 
-/// Every node of `graph` and of the graphs inside it, in order.
+/// All nodes of `graph` and its subgraphs, in order.
 fn all_nodes(graph: &GraphProto) -> Vec<&NodeProto> {
     let mut nodes = Vec::new();
     for node in &graph.node {
@@ -211,7 +211,7 @@ fn all_nodes(graph: &GraphProto) -> Vec<&NodeProto> {
     nodes
 }
 
-/// The inputs and outputs that are described in another way than before.
+/// The graph inputs and outputs whose declarations have changed.
 fn interface(before: &GraphProto, after: &GraphProto) -> Vec<String> {
     let changes = |kind: &str, before: &[ValueInfoProto], after: &[ValueInfoProto]| {
         let pairs = before.iter().zip(after).filter(|(b, a)| b != a);

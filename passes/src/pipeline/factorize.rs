@@ -1,14 +1,14 @@
-//! Where the factors of a rewrite come from.
+//! The factorization callback of a rewrite.
 
 use std::error::Error;
 
 use crate::analysis::SiteView;
 use crate::factor::{CacheBits, Made, Ranks, factor};
 
-/// The factors that are wanted of one attention.
+/// The requirements of the factors of one attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
-    /// The latent widths.
+    /// The ranks.
     pub ranks: Ranks,
     /// Bits of a cached number. Those of integers need statistics.
     pub bits: CacheBits,
@@ -16,7 +16,7 @@ pub struct Wanted {
     pub context: usize,
 }
 
-/// Makes the factors of one attention.
+/// Computes the factors of one attention.
 pub type Factorize<'f> =
     dyn FnMut(&SiteView, Wanted) -> Result<Made, Box<dyn Error + Send + Sync>> + 'f;
 

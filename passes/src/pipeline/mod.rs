@@ -1,4 +1,4 @@
-//! The passes in their order.
+//! The rewrite: analysis, patches, verification.
 
 pub mod error;
 pub mod explain;
@@ -30,24 +30,24 @@ use factorize::Factorize;
 use options::{RewriteOptions, check};
 use patches::{Callbacks, Patches, RewrittenSite};
 
-/// The attentions of a model: recognised ones, rejected ones with their reasons, and those of another kind.
+/// The attentions of a model: recognised ones, rejected ones with their reasons, and cross-attentions.
 pub type Inspection = Recognized;
 
-/// What was done to a model.
+/// The result of a rewrite.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Rewritten {
-    /// Every rewritten attention.
+    /// The rewritten attentions.
     pub sites: Vec<RewrittenSite>,
-    /// The attentions that were not recognised and stay as they were.
+    /// The attentions that were not recognised and have not been changed.
     pub rejects: Vec<Reject>,
-    /// The text of each rewritten attention, before and after.
+    /// The rewrite as text.
     pub explanation: Explanation,
 }
 
 impl Rewritten {
-    /// The text of the first attention, in every branch that it stands in: what it was, what stands in its place, and how
-    /// the model's interface changes.
+    /// The rewrite of the first attention as text, for every branch that contains it: its nodes before and after, and
+    /// the changes of the model's inputs and outputs.
     pub fn explain(&self) -> String {
         let first = self.sites.first().map(|s| &s.id);
         let same = self.sites.iter().enumerate();
@@ -57,10 +57,10 @@ impl Rewritten {
     }
 }
 
-/// Finds every attention of `model`.
+/// Finds all attentions of `model`.
 ///
 /// # Errors
-/// [`AnalysisError`] when the model is not well-formed.
+/// [`AnalysisError`] if the model is malformed.
 pub fn inspect(model: &Model) -> Result<Inspection, AnalysisError> {
     let found = Analysis::of(model, Target::MatMul)?;
     Ok(Inspection {
@@ -70,22 +70,22 @@ pub fn inspect(model: &Model) -> Result<Inspection, AnalysisError> {
     })
 }
 
-/// One attention and the latent widths that a rewrite would give it.
+/// One attention and the ranks that a rewrite would give it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Planned {
     /// The attention.
     pub site: Site,
-    /// The name of the attention among those of its model.
+    /// The unique name of the attention in its model.
     pub id: SiteId,
-    /// Its latent widths.
+    /// Its ranks.
     pub ranks: Ranks,
 }
 
-/// What [`rewrite`] would do with these options. Branches that share a cache are one.
+/// The attentions that [`rewrite`] would rewrite with these options. Branches that share a cache count as one.
 ///
 /// # Errors
-/// [`RewriteError`] when the rewrite would be refused.
+/// [`RewriteError`] if the rewrite would be refused.
 pub fn plan(
     model: &Model,
     analysis: &Analysis,
@@ -104,10 +104,10 @@ pub fn plan(
     Ok(planned.collect())
 }
 
-/// Rewrites every attention of `model` that the options ask for in place, or none of them.
+/// Rewrites in place all attentions of `model` that the options select, or none of them.
 ///
-/// `factorize` makes the factors of each attention, [`factorize::by_weights`] for example; `store` takes each new tensor as
-/// it is made; `progress` is called after each attention with (done, total).
+/// `factorize` computes the factors of each attention, as [`factorize::by_weights`] does; `store` stores each new
+/// tensor; `progress` is called after each attention with (done, total).
 ///
 /// ```
 /// use gqa2mla_passes::onnx::stored::Model;
@@ -125,7 +125,7 @@ pub fn plan(
 /// ```
 ///
 /// # Errors
-/// [`RewriteError`]; the model is unchanged then.
+/// [`RewriteError`]. The model is unchanged then.
 pub fn rewrite(
     model: &mut Model,
     options: &RewriteOptions,
@@ -142,10 +142,10 @@ pub fn rewrite(
     rewrite_analysed(model, analysis, options, callbacks)
 }
 
-/// [`rewrite`] of a model that is analysed already, with operators spelled out as the form needs them.
+/// [`rewrite`] with an existing analysis, whose target must be that of the form.
 ///
 /// # Errors
-/// [`RewriteError`]; the model is unchanged then.
+/// [`RewriteError`]. The model is unchanged then.
 pub fn rewrite_analysed(
     model: &mut Model,
     mut analysis: Analysis,
@@ -162,7 +162,7 @@ pub fn rewrite_analysed(
         explained,
         ..
     } = Patches::make(model, &analysis, options, &mut callbacks)?;
-    // From here on the graph changes, inner graphs first; then the result is verified like the input.
+    // The graphs are changed now, subgraphs first; then the result is verified like the input.
     let mut main = analysis.main;
     let mut before: BTreeMap<Scope, Live> = by_scope
         .keys()
@@ -189,7 +189,7 @@ pub fn rewrite_analysed(
         model.proto.opset_import.truncate(imported);
         return Err(error);
     }
-    // A function whose calls are gone is dead.
+    // Functions that are no longer called are removed.
     if let Some(main) = &model.proto.graph {
         let inlined = &analysis.inlined;
         model
@@ -205,7 +205,7 @@ pub fn rewrite_analysed(
     })
 }
 
-/// The caches of the attentions that are to be rewritten. Branches that share a cache go together.
+/// The caches of the selected attentions. Branches that share a cache are selected together.
 fn chosen(analysis: &Analysis, options: &RewriteOptions) -> HashSet<CacheId> {
     let wanted = |id: &SiteId| options.only.as_ref().is_none_or(|only| only.contains(id));
     let sites = analysis.sites.iter().filter(|p| wanted(&p.id));

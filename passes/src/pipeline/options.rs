@@ -1,4 +1,4 @@
-//! How a model is to be rewritten, and whether it can be.
+//! The options of a rewrite, and the check whether a model can be rewritten with them.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -11,10 +11,10 @@ use crate::operators::Operators;
 use crate::pipeline::error::RewriteError;
 use crate::recognize::site::Site;
 
-/// How a model is rewritten.
+/// The options of a rewrite.
 #[derive(Debug, Clone)]
 pub struct RewriteOptions<'f> {
-    /// Latent widths.
+    /// The ranks of all attentions.
     pub ranks: RankPlan,
     /// Bits of a cached number.
     pub bits: CacheBits,
@@ -22,17 +22,18 @@ pub struct RewriteOptions<'f> {
     pub allow_partial: bool,
     /// The target form.
     pub form: &'f dyn Form,
-    /// Give keys and values of each attention one width, the wider of the two, as some serving stacks need.
+    /// Use the larger of the two ranks of each attention for both keys and values, as some serving stacks require.
     pub one_width: bool,
-    /// Positions to be served, from 0: moments of rotated keys and queries are averaged over them. `None` is [`CONTEXT`].
+    /// Target context length in tokens: moments of rotated keys and queries are averaged over its positions. `None`:
+    /// [`CONTEXT`].
     pub context: Option<usize>,
-    /// Rewrite these attentions alone; `None` rewrites all.
+    /// The attentions to rewrite; `None`: all.
     pub only: Option<BTreeSet<SiteId>>,
-    /// The attention operators that are known.
+    /// The supported attention operators.
     pub operators: Operators,
 }
 
-/// Positions over which rotated keys are averaged where the options give no context length.
+/// The default of [`RewriteOptions::context`].
 pub const CONTEXT: usize = 4096;
 
 impl Default for RewriteOptions<'_> {
@@ -51,7 +52,7 @@ impl Default for RewriteOptions<'_> {
 }
 
 impl RewriteOptions<'_> {
-    /// The latent widths of `site`, which `id` names.
+    /// The ranks of `site`, whose id is `id`.
     pub fn ranks_of(&self, id: &SiteId, site: &Site) -> Ranks {
         let ranks = self.form.ranks(&self.ranks, id, site);
         match self.one_width {
@@ -60,16 +61,16 @@ impl RewriteOptions<'_> {
         }
     }
 
-    /// The positions to be served.
+    /// The target context length.
     pub fn positions(&self) -> usize {
         self.context.unwrap_or(CONTEXT)
     }
 }
 
-/// Refuses what cannot be rewritten as asked.
+/// Checks whether `model` can be rewritten with `options`.
 ///
 /// # Errors
-/// [`RewriteError`] with the layer and the way out.
+/// [`RewriteError`] with the layer, and what the user can do.
 pub fn check(
     model: &Model,
     analysis: &Analysis,

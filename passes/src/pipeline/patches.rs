@@ -1,4 +1,4 @@
-//! The patches of all graphs of a model, made attention by attention while no graph changes yet.
+//! Makes the patches of all graphs of a model, one attention after the other; the graphs are changed later.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,15 +18,15 @@ use crate::pipeline::factorize::{Factorize, Wanted};
 use crate::pipeline::options::RewriteOptions;
 use crate::recognize::site::Site;
 
-/// What was done to one attention.
+/// One rewritten attention.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct RewrittenSite {
-    /// The attention as it was.
+    /// The attention before the rewrite.
     pub site: Site,
-    /// The name of the attention among those of its model.
+    /// The unique name of the attention in its model.
     pub id: SiteId,
-    /// Latent widths of its keys and of its values.
+    /// Its ranks.
     pub ranks: Ranks,
     /// The widths at which nothing is lost in the form that it takes.
     pub full: Ranks,
@@ -36,7 +36,7 @@ pub struct RewrittenSite {
     pub bits: CacheBits,
     /// What the factors of the keys are expected to lose.
     pub key: Expected,
-    /// What the factors of the values are expected to lose.
+    /// The predicted loss of the values.
     pub value: Expected,
 }
 
@@ -60,9 +60,10 @@ impl RewrittenSite {
 /// What the factors of one side are expected to lose.
 #[derive(Debug, Clone, Default)]
 pub struct Expected {
-    /// Weighted second moment along each direction, largest first; empty where no direction is left out, or where the factors come without a spectrum.
+    /// Weighted second moment along each eigenvector, largest first; empty at full rank or for factors without a
+    /// spectrum.
     pub spectrum: Vec<f64>,
-    /// Share of it that is lost, 0 to 1; `None` where no spectrum tells.
+    /// Share of the weighted second moment that is lost, from 0 to 1; `None` for factors without a spectrum.
     pub loss: Option<f64>,
 }
 
@@ -74,7 +75,8 @@ impl Expected {
         }
     }
 
-    /// Of keys and of values. What dropping the rotation costs is in no spectrum.
+    /// The predicted losses of keys and values. TransMLA factors have none, because a spectrum does not contain the
+    /// loss by dropped rotation.
     fn of_both(factors: &Made) -> (Self, Self) {
         match factors {
             Made::Latent(f) | Made::Rounded(f, _) => (Self::of(&f.key), Self::of(&f.value)),
@@ -83,21 +85,21 @@ impl Expected {
     }
 }
 
-/// What the caller of a rewrite does for each attention: factors, storage of tensors, progress.
+/// The callbacks of a rewrite: factorization, storage of tensors, progress.
 pub struct Callbacks<'o, 'f, 's> {
-    /// Makes factors.
+    /// Computes the factors of an attention.
     pub factorize: &'o mut Factorize<'f>,
-    /// Takes each new tensor.
+    /// Stores a new tensor.
     pub store: &'o mut Store<'s>,
     /// Called after each attention with (done, total).
     pub progress: &'o mut dyn FnMut(usize, usize),
 }
 
-/// The factors of one cache, which branches of an `If` share.
+/// The factors of one cache, shared by the branches of an `If`.
 struct Shared {
     factors: Made,
     ranks: Ranks,
-    /// Layouts by the constant factors of keys and values that they hold.
+    /// Layouts by the constant scales of keys and values that they include.
     layouts: Vec<((f64, f64), Layout)>,
 }
 
@@ -107,16 +109,17 @@ pub struct Patches<'a> {
     options: &'a RewriteOptions<'a>,
     names: Names,
     shared: HashMap<CacheId, Shared>,
-    /// What changes in each graph.
+    /// The patch of each graph.
     pub by_scope: BTreeMap<Scope, Patch>,
-    /// Every attention that is rewritten.
+    /// The rewritten attentions.
     pub done: Vec<RewrittenSite>,
-    /// The text of each of them.
+    /// The text of each rewritten attention.
     pub explained: Vec<Explained>,
 }
 
 impl<'a> Patches<'a> {
-    /// The patches that rewrite every site of `analysis`, a model's, and put back the operators that no site needs.
+    /// Makes the patches that rewrite all sites of `analysis`, and that restore the expanded operators of which no site
+    /// is rewritten.
     ///
     /// # Errors
     /// [`RewriteError`] with the layer.

@@ -1,4 +1,4 @@
-//! What a cache is, and what only looks like one.
+//! Recognition of KV caches, and the reasons why something is not one.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::site::Cache;
 use crate::recognize::trail::{Append, Trail};
 
-/// A reason, and the node it speaks of.
+/// A reason and the node that it is about.
 pub type Refused = (NodeId, Reason);
 
 /// Operators that write rows into a buffer.
@@ -21,7 +21,7 @@ const WRITERS: [&str; 3] = ["ScatterND", "ScatterElements", "TensorScatter"];
 /// Most nodes that the search for the cause of a miss visits.
 const FARTHEST: usize = 500;
 
-/// Checks that a cache grows along axis 2 (the sequence axis), that its present is an output of the model, and that no
+/// Checks that a cache grows along axis 2 (the sequence axis), that its present is an output of the graph, and that no
 /// other node reads its past.
 pub fn growing(
     graph: &Graph,
@@ -47,7 +47,7 @@ pub fn growing(
         return Err((append.node, reason));
     };
     let received = owned(&append.received);
-    // The past feeds the append; its shape may be asked for, its numbers may not.
+    // Besides the `Concat`, only `Shape` may read the past.
     for name in received.iter().map(String::as_str).chain([append.past]) {
         if graph.is_output(name) {
             let reason = Reason::OutputInside {
@@ -78,7 +78,8 @@ fn owned(values: &[&str]) -> Vec<String> {
     values.iter().map(|&v| v.to_owned()).collect()
 }
 
-/// The cache that a graph without a past fills: a value on the trail that is an output of the graph, or is passed on to one.
+/// The cache of a graph without a past input (prefill): the first value of the trail that is, or is passed on to, an
+/// output of the graph. Returns its position in the trail.
 pub fn filled(graph: &Graph, facts: &Facts, trail: &Trail) -> Option<(usize, Cache)> {
     let mut values = trail.values.iter();
     let (start, returned) = match values.position(|value| graph.is_output(value)) {
@@ -104,7 +105,7 @@ pub fn filled(graph: &Graph, facts: &Facts, trail: &Trail) -> Option<(usize, Cac
     Some((start, cache))
 }
 
-/// Why an operand of another length than the query is no growing cache.
+/// The reason why an operand whose length is not the query's is not a growing cache.
 pub fn not_growing(
     graph: &Graph,
     facts: &Facts,
@@ -210,14 +211,14 @@ fn cross(role: Operand, source: &str) -> Reason {
     }
 }
 
-/// The past of a cache of one head, or without heads, among what `value` is computed from.
+/// The past of a latent cache (one head, or no head axis) that `value` is computed from.
 pub fn latent_behind(graph: &Graph, facts: &Facts, value: &str) -> Option<String> {
     let (past, rank, heads) = cache_behind(graph, facts, value)?;
     (rank == Some(3) || heads == Some(1)).then_some(past)
 }
 
-/// A growing cache among what `value` is computed from, without going through another attention: its past, its rank
-/// and its heads.
+/// A growing cache that `value` is computed from, not through another attention: its past, the rank of the past, and
+/// its number of heads.
 fn cache_behind(
     graph: &Graph,
     facts: &Facts,
@@ -255,7 +256,7 @@ fn cache_behind(
     None
 }
 
-/// Another node reads `value`.
+/// The reason that node `reader` also reads `value`.
 pub fn second_reader(graph: &Graph, role: Operand, value: &str, reader: NodeId) -> Reason {
     let reader = graph
         .node(reader)

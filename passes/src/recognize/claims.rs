@@ -1,5 +1,5 @@
-//! Caches that grow without an attention that is known to read them: whatever a model does, no cache is passed over in
-//! silence.
+//! Growing caches that belong to no recognised or refused attention. They are reported, so that no cache is ignored
+//! silently.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,10 +8,10 @@ use crate::graph::{Graph, NodeId, is_alias, is_op, label};
 use crate::onnx::NodeProto;
 use crate::recognize::reject::{Reason, Reject};
 
-/// Most nodes that the search around one attention visits.
+/// Largest number of nodes that the search around one attention visits.
 const FARTHEST: usize = 2000;
 
-/// The pasts that recognised or refused attentions account for.
+/// The past inputs that belong to recognised or refused attentions.
 #[derive(Debug, Default)]
 pub struct Claims {
     /// The pasts of all caches that grow in the graph.
@@ -82,7 +82,7 @@ impl Claims {
                 open.extend(node.input.iter().map(String::as_str));
                 continue;
             }
-            // Behind a projection another layer begins, unless it projects what is cached: a latent.
+            // The input of a projection belongs to another layer, unless it is a cache: the projection of a latent.
             let projected = node.input.first().and_then(|i| graph.producer(i));
             let past = projected
                 .filter(|(_, n)| is_op(n, "Concat"))
@@ -179,7 +179,7 @@ fn kept_by_operator<'g>(graph: &Graph<'g>, facts: &Facts, node: &'g NodeProto) -
     })
 }
 
-/// Past and present, where `node` appends to a cache of the model.
+/// Past and present, if `node` appends to a cache.
 fn growing<'g>(
     graph: &Graph<'g>,
     facts: &Facts,

@@ -1,8 +1,8 @@
-//! Which element of a source tensor each element of a value reads.
+//! Symbolic tracking of layout operators: which element of a source tensor each element of a value is.
 //!
-//! A value is described axis by axis. An axis is a list of parts, outermost first; its index is the mixed-radix number
-//! of the parts' indices. A part either walks an axis of the source with a stride, or repeats what it holds. This
-//! covers every way in which exporters spell repeat_kv, and what it cannot express is refused, never guessed.
+//! The map of a value has one entry per axis: a list of digits, outermost first. The index along the axis is the
+//! mixed-radix number of these digits. A digit either steps along an axis of the source with a stride, or repeats
+//! elements. This covers all forms in which exporters write repeat_kv; layouts that it cannot express are refused.
 
 use tract_data::prelude::TDim;
 
@@ -13,31 +13,31 @@ use crate::graph::{attribute, int_attribute};
 use crate::onnx::NodeProto;
 use crate::recognize::reject::{Operand, Reason};
 
-/// One digit of an axis' index.
+/// One digit of the mixed-radix index of an axis.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Digit {
-    /// Number of values the digit takes.
+    /// Number of values of the digit.
     pub extent: TDim,
-    /// The source axis it walks and the step of one count; `None` repeats.
+    /// The source axis and the stride along it; `None` if the digit repeats elements.
     pub source: Option<(usize, i64)>,
 }
 
-/// The parts of one axis, outermost first; none for an axis of size one.
+/// The digits of one axis, outermost first; empty for an axis of size one.
 pub type Axis = Vec<Digit>;
 
-/// What each axis of a value reads, and the constant it is multiplied by.
+/// The map from a value to its source: the digits of each axis, and a constant factor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DigitMap {
-    /// One entry an axis.
+    /// The digits of each axis.
     pub axes: Vec<Axis>,
-    /// Product of all scalar factors since the source.
+    /// Product of all scalar factors between source and value.
     pub scale: f64,
-    /// Whether a cast has rounded the value to a narrower type.
+    /// Whether a cast has rounded the value to a less precise type.
     narrowed: bool,
 }
 
 impl DigitMap {
-    /// The layout of the source itself.
+    /// The map of the source itself.
     pub fn of_source(shape: &[TDim]) -> Self {
         let axes = shape
             .iter()
@@ -61,7 +61,7 @@ impl DigitMap {
         }
     }
 
-    /// The layout after `node`, which reads the value at input `input`.
+    /// Updates the map for the output of `node`, which reads the value at input `input`.
     pub fn step(
         &mut self,
         facts: &Facts,
@@ -96,7 +96,7 @@ impl DigitMap {
                 } else {
                     1.0 / factor
                 };
-                // A scalar of higher rank than the value adds axes of size one in front.
+                // A scalar of higher rank than the value adds leading axes of size one.
                 let rank = output.map_or(self.axes.len(), <[TDim]>::len);
                 while self.axes.len() < rank {
                     self.axes.insert(0, Vec::new());
@@ -169,8 +169,8 @@ impl DigitMap {
         Ok(())
     }
 
-    /// A cast rounds, or it does not. A value that was rounded may be cut to what the type it has now holds, and not be
-    /// cast to any other: a latent is rounded once, to the type of the product.
+    /// Tracks rounding by casts. Once a value has been rounded, a cast to a type with values that its current type
+    /// cannot represent is refused (`None`): a latent is rounded only once, to the type of the product.
     fn cast(&mut self, facts: &Facts, node: &NodeProto) -> Option<()> {
         let elem_type = |value: Option<&String>| facts.elem_type(value?);
         let (from, to) = (
@@ -184,7 +184,8 @@ impl DigitMap {
         Some(())
     }
 
-    /// Cuts the digits of all axes anew, so that the axes have the sizes of `target`.
+    /// Redistributes the digits of all axes in order, so that the axes have the sizes of `target`; splits digits if
+    /// necessary.
     fn regroup(&mut self, target: &[TDim]) -> Option<()> {
         let mut parts: Vec<Digit> = std::mem::take(&mut self.axes)
             .into_iter()
@@ -199,7 +200,8 @@ impl DigitMap {
                 let mut part = parts.pop()?;
                 let factors = Factors::of(&part.extent);
                 if !rest.remove(&factors) {
-                    // The part is longer than what the axis still takes: its outer digit goes here, the inner one on.
+                    // The digit is larger than the rest of the axis: split it. The outer part belongs to this axis, the
+                    // inner part to the next.
                     let (all, outer) = (part.extent.as_i64()?, rest.product()?.as_i64()?);
                     if outer < 1 || all % outer != 0 {
                         return None;
@@ -233,7 +235,7 @@ impl DigitMap {
             if *size == TDim::Val(1) || own == *size {
                 continue;
             }
-            // Only an axis of size one repeats. Two sizes that cannot be told apart are no proof.
+            // Only an axis of size one can be repeated; for other symbolic sizes, equality is not proved.
             if !axis.is_empty() {
                 return None;
             }
@@ -296,7 +298,7 @@ impl DigitMap {
             op: "Slice".to_owned(),
             detail: detail.to_owned(),
         };
-        // A negative step gives as many elements in another order.
+        // A negative step returns equally many elements in another order.
         let steps = node.input.get(4).filter(|s| !s.is_empty());
         let forward = |s: &String| facts.integers(s).is_some_and(|s| s.iter().all(|&s| s == 1));
         if steps.is_some_and(|s| !forward(s)) {
@@ -305,7 +307,7 @@ impl DigitMap {
         let (Some(whole), Some(from)) = (whole, from) else {
             return Err(opaque("its bounds cannot be told"));
         };
-        // A slice with step 1 that is as long as its input is its input.
+        // A slice with step 1 and the length of its input is the identity.
         match whole.iter().zip(from).position(|(a, b)| a != b) {
             Some(axis) => Err(Reason::PartialRead { operand, axis }),
             None => Ok(()),
@@ -320,7 +322,7 @@ impl DigitMap {
             .collect()
     }
 
-    /// The layout in words: `b` is the batch, `g` the KV head, `t` the position, `x` the component within a head.
+    /// The map as text: `b` batch, `g` KV head, `t` position, `x` channel within a head, `3x` a repetition.
     pub fn describe(&self) -> String {
         let axes: Vec<String> = self
             .axes
@@ -358,7 +360,7 @@ fn repeat_outside(axis: &mut Axis, extent: TDim) {
     }
 }
 
-/// Joins digits that walk one source axis without a gap.
+/// Merges neighbouring digits that are one contiguous digit of the same source axis, or both repetitions.
 fn merge(axis: &mut Axis) {
     let mut merged: Axis = Vec::with_capacity(axis.len());
     for part in axis.drain(..) {
@@ -386,7 +388,7 @@ fn merge(axis: &mut Axis) {
     *axis = merged;
 }
 
-/// The one number that every element of `value` is, where that is known.
+/// The number that all elements of the constant `value` are equal to; `None` if they differ or are unknown.
 pub fn scalar(facts: &Facts, value: &str) -> Option<f64> {
     let (first, rest) = facts.floats(value)?.split_first()?;
     rest.iter().all(|v| v == first).then_some(*first)

@@ -1,8 +1,9 @@
-//! Attention spelled as MatMul, Softmax, MatMul: TorchScript, optimum and dynamo exports, sdpa and eager.
+//! Attention in the form MatMul, Softmax, MatMul: exports by TorchScript, optimum and dynamo, of sdpa and eager
+//! attention.
 //!
-//! Nothing between the score product and the value product needs a proof: masks, soft-caps, sinks and guards stay where
-//! they are and see the same numbers. What is proved is that the right operand of each product is
-//! `scale * repeat_kv(cache)`.
+//! The nodes between score product and value product (masks, softcaps, sinks, guards) need no proof: a rewrite keeps
+//! them, and they get the same inputs. What is proved is that the right operand of each product is `scale *
+//! repeat_kv(cache)`.
 
 use tract_data::prelude::TDim;
 
@@ -135,7 +136,8 @@ fn query_shape(facts: &Facts, query: &str) -> Result<(Vec<TDim>, usize), Reason>
     }
 }
 
-/// The products broadcast over the batch; the rewrite flattens it, so it has to be the same on both sides.
+/// Checks that query and keys have the same batch size: the products would broadcast, but the rewrite flattens the
+/// batch axis.
 fn same_batch(
     facts: &Facts,
     query: &str,
@@ -149,7 +151,7 @@ fn same_batch(
     Err(operand_shape(facts, Operand::Query, query, &expected))
 }
 
-/// The probabilities have to be those of all query heads.
+/// Checks that the probabilities are those of all query heads.
 fn same_heads(facts: &Facts, probabilities: &str, query_shape: &[TDim]) -> Result<(), Reason> {
     let shape = facts.shape(probabilities).unwrap_or_default();
     if shape.len() == 4 && shape.get(1) == query_shape.get(1) {

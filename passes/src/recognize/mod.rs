@@ -1,4 +1,4 @@
-//! Finds every attention of a graph and proves what it is, or says why it cannot.
+//! Recognition of the attentions of a graph: each is proved, or refused with a reason.
 
 mod cache;
 pub mod candidate;
@@ -27,11 +27,11 @@ use site::Site;
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Recognized {
-    /// Those that are proved.
+    /// The recognised attentions.
     pub sites: Vec<Site>,
-    /// Those that look like one and are not proved, each with the nearest miss.
+    /// Attention-like subgraphs that were not recognised, each with the reason.
     pub rejects: Vec<Reject>,
-    /// Attentions of another kind, which are no concern of a rewrite: cross-attention.
+    /// Cross-attentions, to which no rewrite applies.
     pub others: Vec<Reject>,
 }
 
@@ -103,7 +103,7 @@ pub fn recognize(
     found
 }
 
-/// A cache that serves two attentions is refused for both: its latent would have to please both.
+/// Refuses all attentions that share a cache with another one: one latent would have to fit both.
 fn one_reader_per_cache(graph: &Graph, found: &mut Recognized) {
     let shared = |site: &Site, other: &Site| {
         let pasts = |s: &Site| {

@@ -1,8 +1,8 @@
-//! The name of the module that an attention comes from, as exporters leave it in the names of nodes.
+//! The name of the PyTorch module of an attention, from the names and metadata that exporters write.
 
 use crate::graph::{Graph, NodeId, label};
 
-/// The module that the node `score` belongs to, from the slashes or the scopes that exporters leave in names.
+/// The module of the node `score`: from its `name_scopes` metadata, else from the path in its name.
 pub fn module_of(graph: &Graph, score: NodeId) -> String {
     let Some(node) = graph.node(score) else {
         return String::new();

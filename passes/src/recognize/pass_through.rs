@@ -1,15 +1,15 @@
-//! Nodes between a cache's interface and the `Concat` that grows it, which commute with a change of what a row holds.
+//! Nodes between the graph input or output of a cache and its `Concat` that commute with a change of the cached rows.
 //!
-//! Exporters and conversion tools write such nodes on both sides of the `Concat`: a renaming, the fp32/fp16 conversions of
-//! models whose interface keeps its types, the choice of beams on the batch axis. None of them looks at heads or at
-//! channels, so they do with latent rows what they did with heads, and a rewrite leaves them where they are.
+//! Exporters and conversion tools write such nodes on both sides of the `Concat`: aliases, casts between fp32 and fp16
+//! in models that keep their interface types, the selection of beams on the batch axis. They act alike on all heads and
+//! channels, so they work on latent rows too, and a rewrite keeps them.
 
 use crate::facts::precision::is_float;
 use crate::facts::{Facts, shapes};
 use crate::graph::{Graph, NodeId, attribute, int_attribute, is_alias, is_op};
 use crate::onnx::NodeProto;
 
-/// The cache that `node` passes on; `None` where it does anything else.
+/// The input of `node`, if `node` passes it through; `None` for any other operator.
 pub fn passed<'g>(facts: &Facts, node: &'g NodeProto) -> Option<&'g str> {
     let input = node.input.first().map(String::as_str)?;
     let passes = match node.op_type() {
@@ -18,7 +18,7 @@ pub fn passed<'g>(facts: &Facts, node: &'g NodeProto) -> Option<&'g str> {
             let to = attribute(node, "to").map_or(0, |a| a.i() as i32);
             is_float(to) && facts.elem_type(input).is_some_and(is_float)
         }
-        // The choice of sequences, by the ids of beams.
+        // The selection of sequences by beam indices.
         "Gather" if is_op(node, "Gather") => {
             let rank = |value: &str| facts.shape(value).map(<[_]>::len);
             let chosen = node.input.get(1).and_then(|i| rank(i));
@@ -30,7 +30,7 @@ pub fn passed<'g>(facts: &Facts, node: &'g NodeProto) -> Option<&'g str> {
     passes.then_some(input)
 }
 
-/// The graph input that reaches `value` through such nodes only, and the values on the way, `value` first.
+/// The graph input that reaches `value` through pass-through nodes only, and the values between them, `value` first.
 pub fn past<'a>(
     graph: &Graph<'a>,
     facts: &Facts,
@@ -48,7 +48,7 @@ pub fn past<'a>(
     Some((current, passing))
 }
 
-/// The graph output that `value` reaches through such nodes only, and the values from `value` to it.
+/// The values from `value` to the graph output that it reaches through pass-through nodes only, both included.
 pub fn present<'a>(graph: &Graph<'a>, facts: &Facts, value: &'a str) -> Option<Vec<&'a str>> {
     let mut from: Vec<(&str, Option<usize>)> = vec![(value, None)];
     let mut at = 0;
@@ -77,7 +77,7 @@ pub fn present<'a>(graph: &Graph<'a>, facts: &Facts, value: &'a str) -> Option<V
     None
 }
 
-/// Whether `node` makes one of `values`, and so belongs to the way that they are on.
+/// Whether `node` makes one of `values`.
 pub fn makes(graph: &Graph, node: NodeId, values: &[String]) -> bool {
     let node = graph.node(node);
     node.is_some_and(|n| n.output.iter().any(|o| values.contains(o)))

@@ -1,7 +1,8 @@
 //! The operators between the score product and the value product: scale, softcap, mask and softmax.
 //!
-//! A rewrite keeps these nodes and needs no proof of them. A factorization does: softmax ignores a constant that is added
-//! to all scores of a query, and probabilities that sum to one pass a constant of all values on unchanged.
+//! A rewrite keeps these nodes and needs no proof of them. A factorization with bias correction does: a constant added
+//! to all scores of a query cancels in the softmax, and a constant added to all values is added to the output if the
+//! probabilities sum to one.
 
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, int_attribute, is_op};
@@ -9,23 +10,23 @@ use crate::onnx::NodeProto;
 use crate::recognize::digits::scalar;
 use crate::recognize::site::Site;
 
-/// `softmax(mask(cap * tanh(scale * score / cap)))`, with probabilities that add up to one.
+/// `softmax(mask(cap * tanh(scale * score / cap)))`, with probabilities that sum to one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scoring {
     /// Constant factor of the scores.
     pub scale: f64,
-    /// Bound of the scaled scores by tanh, if there is one.
+    /// The softcap: bound of the scaled scores by tanh, if there is one.
     pub softcap: Option<f64>,
 }
 
 impl Scoring {
-    /// Whether the probabilities stay the same when one number is added to all scores of a query.
+    /// Whether adding a constant to all scores of a query leaves the probabilities unchanged.
     pub fn ignores_shifts(&self) -> bool {
         self.softcap.is_none()
     }
 }
 
-/// What one node does to the scores.
+/// The effect of one node on the scores.
 enum Effect {
     Scale(f64),
     Tanh,
@@ -34,17 +35,17 @@ enum Effect {
     Softmax,
 }
 
-/// Reads the way from the score product of `site` to its probabilities; `None` where it holds anything else, such as a
-/// sink, whose column takes part in the sum and is cut off again.
+/// Recognises the nodes from the score product of `site` to its probabilities; `None` if there are others, such as an
+/// attention sink, whose column is part of the softmax and is then removed.
 pub fn scoring(graph: &Graph, facts: &Facts, site: &Site) -> Option<Scoring> {
     let mut value = first_output(graph, site.score)?;
     let (mut before, mut after) = (1.0, 1.0);
     let (mut bent, mut masked) = (false, false);
-    // Every step goes forward in a graph without cycles.
+    // The graph has no cycles, so the loop ends.
     loop {
         let (node, position) = only_reader(graph, value)?;
         match effect(facts, node, position)? {
-            // A mask that is scaled is no longer the exporter's number; nobody writes that.
+            // No exporter scales after the mask.
             Effect::Scale(_) if masked => return None,
             Effect::Scale(factor) if bent => after *= factor,
             Effect::Scale(factor) => before *= factor,
@@ -71,7 +72,7 @@ pub fn scoring(graph: &Graph, facts: &Facts, site: &Site) -> Option<Scoring> {
     })
 }
 
-/// The value that enters the softmax of `site`: scores after every mask.
+/// The input of the softmax of `site`: the scores after scale, softcap and mask.
 pub fn masked_scores<'g>(graph: &Graph<'g>, site: &Site) -> Option<&'g str> {
     let mut value = first_output(graph, site.score)?;
     loop {
@@ -87,7 +88,7 @@ fn first_output<'g>(graph: &Graph<'g>, id: NodeId) -> Option<&'g str> {
     graph.node(id)?.output.first().map(String::as_str)
 }
 
-/// The one node that computes with `value`, and at which input.
+/// The only node that reads the elements of `value`, and at which input.
 fn only_reader<'g>(graph: &Graph<'g>, value: &str) -> Option<(&'g NodeProto, usize)> {
     let mut readers = graph.uses(value).iter().filter_map(|u| {
         let node = graph.node(u.node)?;
@@ -105,7 +106,7 @@ fn effect(facts: &Facts, node: &NodeProto, position: usize) -> Option<Effect> {
         "Div" if position == 0 => Effect::Scale(1.0 / other(1)?),
         "Tanh" => Effect::Tanh,
         "Add" => Effect::Mask,
-        // Scores are kept where a condition holds, or where it does not.
+        // The scores are the second or third input; the condition is the first.
         "Where" if position > 0 => Effect::Mask,
         "Cast" | "Identity" => Effect::None,
         "Softmax" if matches!(int_attribute(node, "axis", -1), -1 | 3) => Effect::Softmax,
@@ -113,14 +114,14 @@ fn effect(facts: &Facts, node: &NodeProto, position: usize) -> Option<Effect> {
     })
 }
 
-/// Whether only guards and casts stand between the softmax and the probabilities that meet the values.
+/// `Some` if only guards, dropout and casts are between the softmax and the probabilities of the value product.
 fn sums_to_one(graph: &Graph, facts: &Facts, softmax: &str, probabilities: &str) -> Option<()> {
     let mut value = probabilities;
     while value != softmax {
         let (_, node) = graph.producer(value)?;
         value = match node.op_type() {
             "Cast" | "Identity" | "Dropout" => node.input.first()?,
-            // A guard puts zeros into rows that see nothing.
+            // A guard replaces rows without a visible position by zeros.
             "Where" => node
                 .input
                 .iter()

@@ -1,7 +1,7 @@
-//! Nodes that ask for the shape of a value which a rewrite removes or narrows.
+//! `Shape` nodes that read a value which a rewrite removes or whose shape it changes.
 //!
-//! Exporters cut masks to the length of the repeated keys, so such a shape must go on being right: every size of it is
-//! either a constant or one of the two sizes that the latent cache keeps, batch and length.
+//! Exporters slice masks to the length of the repeated keys, so the rewritten graph must compute the same shape: each
+//! size is either a constant, or the batch size or length, which the latent cache has too.
 
 use tract_data::prelude::TDim;
 
@@ -9,28 +9,32 @@ use crate::facts::{Facts, shape_range};
 use crate::graph::{Graph, NodeId, attribute, int_attribute, is_op, label};
 use crate::recognize::reject::Reason;
 
-/// One element of the shape that is asked for.
+/// One element of the shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Element {
-    /// Always this size.
+    /// A constant.
     Fixed(i64),
-    /// The size of this axis of the anchor.
+    /// The size of this axis of the anchor (0: batch, 2: length).
     Axis(i64),
 }
 
-/// A `Shape` node, and how to give its answer without the value it reads.
+/// A `Shape` node, and how to compute its output without the value that it reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShapeReader {
     /// The `Shape` node.
     pub node: NodeId,
-    /// A value that stays, with the batch on axis 0 and the length on axis 2.
+    /// A value of the rewritten graph with the batch on axis 0 and the length on axis 2.
     pub anchor: String,
-    /// The elements of the answer.
+    /// The elements of the output.
     pub elements: Vec<Element>,
 }
 
-/// The readers of the shape of `value`, whose batch and length `anchor` keeps. `narrowed`: the value stays, with axes 1
-/// and 3 of another size; readers of the other axes alone stay as they are.
+/// The `Shape` nodes that read `value` and have to be replaced; `anchor` has the same batch size and length.
+/// `narrowed`: the value is kept, with other sizes on axes 1 and 3, so that readers of axes 0 and 2 only need no
+/// replacement.
+///
+/// # Errors
+/// A `Shape` node whose output cannot be computed from `anchor`, with the reason.
 pub fn shape_readers(
     graph: &Graph,
     facts: &Facts,
@@ -83,7 +87,8 @@ fn element(size: &TDim, anchor: &[TDim]) -> Option<Element> {
         .map(|axis| Element::Axis(axis as i64))
 }
 
-/// Whether all readers of the shape vector `asked`, which holds the sizes `range`, pick batch and length only.
+/// Whether all readers of the shape vector `asked`, which has the sizes of the axes `range`, pick only batch and
+/// length.
 fn looks_only_at(graph: &Graph, facts: &Facts, asked: &str, range: std::ops::Range<usize>) -> bool {
     let kept = |axis: usize| axis == 0 || axis == 2;
     if range.clone().all(kept) {

@@ -1,4 +1,4 @@
-//! Proves that one operand of a product is `scale * repeat_kv(source)`.
+//! Proof that one operand of a product is `scale * repeat_kv(source)`.
 
 use tract_data::prelude::TDim;
 
@@ -16,7 +16,7 @@ use crate::recognize::trail::{Trail, trail};
 
 /// One operand of an attention product, proved to be `scale * repeat_kv(source)`.
 pub struct Proved {
-    /// The source, the cache that it is appended to, and the values between source and product.
+    /// The recognised keys or values.
     pub side: Side,
     /// G.
     pub kv_heads: usize,
@@ -26,7 +26,7 @@ pub struct Proved {
     pub elem_type: i32,
 }
 
-/// Proves `operand`, the right operand of a product whose rows belong to a query of shape `query` [B, H, T, d].
+/// Proves `operand`, the right operand of a product; `query` is the shape [B, H, T, d] of the queries.
 pub fn prove<'a>(
     graph: &Graph<'a>,
     facts: &Facts,
@@ -62,7 +62,7 @@ pub fn prove<'a>(
     Ok(proved)
 }
 
-/// Whether the value at `position` has the query's length on axis 2.
+/// Whether the value at `position` of the trail has the query's length on axis 2.
 fn as_long_as(facts: &Facts, trail: &Trail, position: usize, query: &[TDim]) -> bool {
     let length = trail
         .values
@@ -71,7 +71,7 @@ fn as_long_as(facts: &Facts, trail: &Trail, position: usize, query: &[TDim]) -> 
     length.is_some() && length == query.get(2)
 }
 
-/// Without a cache, the source is the earliest value from which the repetition can be proved.
+/// Proves an operand without a cache. Its source is the earliest value from which the repetition can be proved.
 fn uncached(
     graph: &Graph,
     facts: &Facts,
@@ -88,7 +88,7 @@ fn uncached(
     for start in 0..trail.values.len() {
         match from_source(graph, facts, trail, start, role, &heads) {
             Ok(proved) if as_long_as(facts, trail, start, query) => return Ok((start, proved)),
-            // What is longer than the query comes from a cache or from another sequence.
+            // An operand that is longer than the query comes from a cache or another sequence.
             Ok(_) => return Err(not_growing(graph, facts, trail, role, end)),
             Err(refused) => first = Some(first.unwrap_or(refused)),
         }
@@ -100,7 +100,7 @@ fn uncached(
     }
 }
 
-/// Composes the steps after `values[start]` and compares the result with repeat-KV.
+/// Composes the layout operators after `values[start]` and compares the result with repeat_kv.
 fn from_source(
     graph: &Graph,
     facts: &Facts,
@@ -163,7 +163,8 @@ fn shape_reason(role: Operand, value: &str, shape: &[TDim]) -> Reason {
     }
 }
 
-/// The layout has to be (b, h, x, t) -> (b, floor(h / s), t, x) for keys, (b, h, t, x) -> (b, floor(h / s), t, x) for values.
+/// Compares the layout with repeat_kv: (b, h, x, t) -> (b, floor(h / s), t, x) for keys, (b, h, t, x) -> (b, floor(h /
+/// s), t, x) for values, with s = H / G.
 fn compare(
     layout: &DigitMap,
     role: Operand,
@@ -205,7 +206,7 @@ fn compare(
     if layout.axes == arranged(grouped) {
         return Ok(());
     }
-    // One head without copies: the product itself repeats it for every query head.
+    // A single head without repetition: the product broadcasts it to every query head.
     if groups == 1 && layout.axes == arranged(Vec::new()) {
         return Ok(());
     }
@@ -224,8 +225,8 @@ fn compare(
     })
 }
 
-/// Refuses a value between source and product that another node reads, unless that node is `Shape` or passes the cache on
-/// to the graph output, making one of `returned`.
+/// Refuses a value between source and product that another node reads, unless that node is `Shape` or makes one of
+/// `returned`, the values between cache and graph output.
 fn readers(
     graph: &Graph,
     trail: &Trail,
@@ -251,12 +252,12 @@ fn readers(
             };
             return Err((at, reason));
         }
-        // The source itself stays when nothing is cached, so its readers do not matter.
+        // Without a cache the rewrite keeps the source, so it may have other readers.
         if source && !cached {
             continue;
         }
         let next = trail.steps.get(position).map(|s| s.node);
-        // A value beside the trail has no product as its reader.
+        // A value that is not on the trail is not read by the product.
         let mut products = usize::from(position >= trail.values.len());
         for usage in graph.uses(value) {
             let node = graph.node(usage.node);
@@ -278,7 +279,7 @@ fn readers(
     Ok(())
 }
 
-/// The `Shape` nodes that read a value which the rewrite removes or narrows, each with what its output is made of.
+/// The `Shape` nodes that read a value which the rewrite removes or whose shape it changes.
 fn shapes_asked(graph: &Graph, facts: &Facts, side: &Side) -> Result<Vec<ShapeReader>, Refused> {
     let mut readers = Vec::new();
     if let Some(cache) = &side.cache {

@@ -1,14 +1,14 @@
-//! What one attention is, whatever exporter wrote it.
+//! The description of one attention, independent of the exporter.
 
 use crate::graph::NodeId;
 use crate::recognize::shape_reader::ShapeReader;
 
-/// How an attention is spelled in the graph: `Attention`, say. Reports use the name.
+/// The form of an attention in the graph, such as the operator `Attention`. Reports show the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dialect(pub &'static str);
 
 impl Dialect {
-    /// MatMul, Softmax, MatMul with the repetition written out. Every other dialect is called as its operator.
+    /// MatMul, Softmax, MatMul with explicit repeat_kv. All other dialects are named after their operator.
     pub const MATMUL: Self = Self("matmul-softmax");
 
     /// The name.
@@ -17,20 +17,21 @@ impl Dialect {
     }
 }
 
-/// The cache of one side: a past input that grows to a present output along axis 2 of [B, G, length, size].
+/// The cache of keys or values: a past input that grows to a present output along axis 2 of [B, G, length, size].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
-    /// Graph input [B, G, P, size]; `None` in a graph that only fills the cache.
+    /// Graph input [B, G, P, size]; `None` in a prefill graph, which only fills the cache.
     pub past: Option<String>,
-    /// The values between the past and the `Concat`, made by nodes that only pass it on: what the `Concat` reads first.
-    /// Empty where the `Concat` reads the graph input itself.
+    /// The values between the past and the `Concat`, made by pass-through nodes, from the input of the `Concat` back.
+    /// Empty if the `Concat` reads the graph input itself.
     pub received: Vec<String>,
     /// The rows [B, G, P+T, size] that the attention reads: the output of `append`.
     pub joined: String,
-    /// The values between `joined` and the graph output, made by nodes that only pass it on: the graph output last. Empty
-    /// where `joined` is the graph output itself.
+    /// The values between `joined` and the graph output, made by pass-through nodes, the graph output last. Empty if
+    /// `joined` is the graph output itself.
     pub returned: Vec<String>,
-    /// The node that makes `joined`: the `Concat` of past and new, or what makes the new rows.
+    /// The node that makes `joined`: the `Concat` of past and new rows; without a past, the node that makes the new
+    /// rows.
     pub append: NodeId,
 }
 
@@ -40,7 +41,7 @@ impl Cache {
         self.returned.last().unwrap_or(&self.joined)
     }
 
-    /// The past as the `Concat` reads it; `None` in a graph that only fills the cache.
+    /// The first input of the `Concat`; `None` in a prefill graph.
     pub fn appended_to(&self) -> Option<&str> {
         let past = self.past.as_ref()?;
         Some(self.received.first().unwrap_or(past))
@@ -74,15 +75,15 @@ impl Fewer {
 /// Keys or values: where they come from and how the product reads them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Side {
-    /// The new rows [B, G, T, size] of this step, as they enter the cache (or the product, without one).
+    /// The new rows [B, G, T, size], as they enter the cache (or the repetition, if there is no cache).
     pub new: String,
     /// The value [B, G, S, size] that the repetition starts from: the present, or `new` without a cache.
     pub source: String,
-    /// The cache, if this side has one.
+    /// The cache, if there is one.
     pub cache: Option<Cache>,
-    /// Every constant factor between `source` and the product, multiplied.
+    /// Product of all constant factors between `source` and the product.
     pub scale: f64,
-    /// Width of one head: d for keys, dv for values.
+    /// Head size: d for keys, dv for values.
     pub size: usize,
     /// Number of directions that the cached rows of a token can take, whatever the model is fed: G*size, or less.
     pub rank: usize,
@@ -92,11 +93,12 @@ pub struct Side {
     pub product_type: i32,
     /// The values from `source` (included) to the operand of the product (included).
     pub path: Vec<String>,
-    /// Nodes that ask for the shape of one of these values, or of the past.
+    /// `Shape` nodes that read one of these values, or the past.
     pub shape_readers: Vec<ShapeReader>,
 }
 
-/// One attention, proved to be `softmax(f(q · repeat_kv(K)ᵀ)) · repeat_kv(V)` for some `f` that stays as it is.
+/// One attention, proved to be `softmax(f(q · repeat_kv(K)ᵀ)) · repeat_kv(V)`. A rewrite keeps `f` (scale, softcap,
+/// mask).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Site {
     /// Position among the attentions of the model, from 0; the branches of an `If` count alike.
@@ -105,15 +107,15 @@ pub struct Site {
     pub within: Option<String>,
     /// The name of the module the nodes come from, as far as their names tell; else that of the score product.
     pub name: String,
-    /// How it was spelled.
+    /// Its form in the graph.
     pub dialect: Dialect,
     /// H, query heads.
     pub heads: usize,
     /// G, key-value heads.
     pub kv_heads: usize,
-    /// ONNX element type of the rows that are cached.
+    /// ONNX element type of the cached rows.
     pub elem_type: i32,
-    /// ONNX element type of the cache at the graph's interface; that of the rows without a cache.
+    /// ONNX element type of the present output; `elem_type` if there is no cache.
     pub cached_type: i32,
     /// The query [B, H, T, d] as it enters the score product.
     pub query: String,
@@ -130,17 +132,17 @@ pub struct Site {
 }
 
 impl Site {
-    /// Numbers cached a token and layer: G*(d + dv).
+    /// Number of cached elements per token in this layer: G*(d + dv).
     pub fn cached_numbers(&self) -> usize {
         self.kv_heads * (self.key.size + self.value.size)
     }
 
-    /// The rank at which the rewrite is exact: the wider of G*d and G*dv.
+    /// The rank at which the rewrite is exact: the larger of G*d and G*dv.
     pub fn full_rank(&self) -> usize {
         self.kv_heads * self.key.size.max(self.value.size)
     }
 
-    /// Whether the site has a cache that a latent can replace.
+    /// Whether the attention has a KV cache.
     pub fn is_cached(&self) -> bool {
         self.key.cache.is_some()
     }

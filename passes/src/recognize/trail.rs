@@ -1,4 +1,4 @@
-//! Walks from the operand of a product back to what it is a rearrangement of.
+//! Walk from the operand of a product back through layout operators to its source.
 
 use crate::facts::Facts;
 use crate::facts::precision::is_float;
@@ -8,12 +8,12 @@ use crate::recognize::digits::scalar;
 use crate::recognize::pass_through;
 use crate::recognize::reject::{Operand, Reason};
 
-/// One layout operator on the way, and which of its inputs carries the value.
+/// One layout operator, and which of its inputs it rearranges.
 #[derive(Debug, Clone, Copy)]
 pub struct TrailStep {
     /// The operator.
     pub node: NodeId,
-    /// Position of the carried value among its inputs.
+    /// Position of the rearranged input.
     pub input: usize,
 }
 
@@ -22,32 +22,32 @@ pub struct TrailStep {
 pub struct Append<'a> {
     /// The graph input.
     pub past: &'a str,
-    /// The values between it and the `Concat`, what the `Concat` reads first.
+    /// The values between `past` and the `Concat`, from the input of the `Concat` back.
     pub received: Vec<&'a str>,
-    /// The rows of this step.
+    /// The new rows.
     pub new: &'a str,
-    /// The joined value.
+    /// The output of the `Concat`.
     pub joined: &'a str,
     /// The `Concat`.
     pub node: NodeId,
-    /// Its axis, as written.
+    /// The axis attribute of the `Concat`, possibly negative.
     pub axis: i64,
 }
 
-/// The way from a source to the operand of a product.
+/// The path from a source to the operand of a product.
 #[derive(Debug, Clone)]
 pub struct Trail<'a> {
-    /// The values on the way, source first, operand last; one more than steps.
+    /// The values on the path, source first, operand last; one more than `steps`.
     pub values: Vec<&'a str>,
     /// The operators between them.
     pub steps: Vec<TrailStep>,
-    /// The cache the source is, if it is one.
+    /// The `Concat` that makes the source, if the source is a growing cache.
     pub append: Option<Append<'a>>,
-    /// Why the walk ended at a value that looks like more of the same, if it does.
+    /// The reason why the walk ended at a multiplication that is not by a constant scalar.
     pub stopped: Option<Reason>,
 }
 
-/// Follows `operand` backwards through layout operators to a growing cache, or as far as they go.
+/// Follows `operand` back through layout operators, to a growing cache or to the last layout operator.
 pub fn trail<'a>(graph: &Graph<'a>, facts: &Facts, operand: &'a str, role: Operand) -> Trail<'a> {
     let mut values = vec![operand];
     let mut steps = Vec::new();
@@ -88,7 +88,7 @@ pub fn trail<'a>(graph: &Graph<'a>, facts: &Facts, operand: &'a str, role: Opera
     }
 }
 
-/// A `Concat` of a graph input and something else: a cache that grows.
+/// A growing cache: a `Concat` of a graph input and another value.
 fn as_append<'a>(
     graph: &Graph<'a>,
     facts: &Facts,
@@ -112,7 +112,7 @@ fn as_append<'a>(
     })
 }
 
-/// The input of `node` that it only rearranges or scales; `None` where it computes something else.
+/// The input that `node` only rearranges or scales; `None` if `node` is any other operator.
 fn carried(facts: &Facts, node: &NodeProto, role: Operand) -> Result<Option<usize>, Reason> {
     if !matches!(node.domain(), "" | "ai.onnx") {
         return Ok(None);
@@ -121,7 +121,7 @@ fn carried(facts: &Facts, node: &NodeProto, role: Operand) -> Result<Option<usiz
         "Identity" | "Reshape" | "Transpose" | "Unsqueeze" | "Squeeze" | "Flatten" | "Expand"
         | "Tile" | "Slice" => Ok(Some(0)),
         "Gather" => {
-            // Rows of an embedding table are picked by ids, heads by constants.
+            // Constant indices repeat heads; computed indices look up an embedding table.
             let constant = node
                 .input
                 .get(1)
@@ -143,7 +143,7 @@ fn carried(facts: &Facts, node: &NodeProto, role: Operand) -> Result<Option<usiz
     }
 }
 
-/// The operand of a `Mul` or `Div` that a constant scalar scales.
+/// The input of a `Mul` or `Div` that is scaled by a constant scalar.
 fn scaled(
     facts: &Facts,
     node: &NodeProto,

@@ -1,4 +1,4 @@
-//! The frequencies of a rotation, read from the constants that its tables are made of.
+//! The RoPE frequencies of a model, read from constants of its graph.
 
 use crate::factor::rope::Rope;
 use crate::facts::Facts;
@@ -8,12 +8,12 @@ use crate::onnx::stored::Model;
 use crate::recognize::rotation::{Rotated, Rotation};
 use crate::weights::projection::numbers;
 
-/// Largest difference of a stored cosine or sine from that of the position times one frequency: tables are computed in
-/// single precision, whose angles are 0.01 off at position 100,000, and stored in half.
+/// Largest error of a stored cosine or sine with respect to position times frequency. Tables are computed in fp32,
+/// where angles are off by 0.01 at position 100,000, and may be stored in fp16.
 const STRAY: f64 = 2e-2;
 
-/// The rotation `rotated` of heads of `size` channels in numbers. `None` where no constants tell it, or several do: the
-/// frequencies of a model that changes them with the length of the context are not one list.
+/// The RoPE of `rotated` for heads of `size` channels. `None` if no constant, or several different ones, can be the
+/// frequencies: a model may change its frequencies with the context length.
 pub fn rope(
     model: &Model,
     graph: &Graph,
@@ -46,17 +46,17 @@ pub fn rope(
     Rope::new(size, (0..half).map(pair).collect(), frequencies)
 }
 
-/// Where the constants are.
+/// The graph whose constants are searched.
 struct Source<'s> {
     model: &'s Model,
     graph: &'s Graph<'s>,
     facts: &'s Facts,
-    /// Most pairs that can be rotated.
+    /// Largest number of pairs.
     half: usize,
 }
 
 impl Source<'_> {
-    /// Radians a position of each pair.
+    /// The frequency of each pair, in radians per position.
     fn frequencies(&self, rotation: &Rotation) -> Option<Vec<f64>> {
         let nodes = || {
             let all = rotation.tables.iter().chain(&rotation.nodes);
@@ -70,7 +70,7 @@ impl Source<'_> {
         found.all(|other| other == first).then_some(first)
     }
 
-    /// Every input of `node` that can be a list of frequencies: constant, positive, not rising.
+    /// All inputs of `node` that can be frequencies: constant, positive, not increasing.
     fn constants(&self, node: &NodeProto) -> Vec<Vec<f64>> {
         let constant = |input: &String| {
             let known = self.facts.floats(input).map(<[f64]>::to_vec);
@@ -88,10 +88,10 @@ impl Source<'_> {
         node.input.iter().filter_map(constant).collect()
     }
 
-    /// From the tables [positions, pairs] of cosines and sines that `operator` looks up.
+    /// The frequencies from the cos and sin tables [positions, pairs] of `operator`.
     ///
-    /// Row 1 tells each angle coarsely, and each row 2n halves the error of what row n told. A table whose later rows have
-    /// other frequencies than its first ones tells none.
+    /// Row 1 gives a coarse estimate of each frequency, and each row 2n halves the error of the estimate from row n.
+    /// `None` if later rows have other frequencies than the first ones.
     fn of_tables(&self, operator: &NodeProto) -> Option<Vec<f64>> {
         let table = |at: usize| {
             let name = operator.input.get(at)?;
@@ -120,7 +120,7 @@ impl Source<'_> {
             for row in doubling().take_while(|&n| n < rows).chain([rows - 1]) {
                 let (cos, sin) = at(row, pair)?;
                 let n = row as f64;
-                // The angle of the row is known but for whole rounds, which what is known already tells.
+                // The row gives the angle modulo 2 pi; the current estimate determines the number of full turns.
                 let (now_sin, now_cos) = (frequency * n).sin_cos();
                 let ahead = (sin * now_cos - cos * now_sin).atan2(cos * now_cos + sin * now_sin);
                 frequency += ahead / n;

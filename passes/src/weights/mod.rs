@@ -1,4 +1,4 @@
-//! The numbers behind an attention: its projections, the frequencies of its rotation, W_O.
+//! The weights of an attention: its projections, its RoPE frequencies, W_O.
 
 pub mod channels;
 mod columns;

@@ -1,4 +1,4 @@
-//! Finds the weight that reads the heads of an attention: o_proj.
+//! The output projection (o_proj) of an attention.
 
 use ndarray::Array2;
 
@@ -10,7 +10,7 @@ use crate::weights::projection::matrix;
 
 /// W_O [H*dv, E] of `site` in f64: row `h*dv + i` reads element `i` of head `h`.
 ///
-/// `None` where the heads meet something else first, a gate for example, or where the weight is quantized.
+/// `None` if another operator, such as a gate, comes before it, or if the weight is quantized.
 pub fn output_projection(
     model: &Model,
     graph: &Graph,

@@ -1,4 +1,5 @@
-//! Finds the weight that makes keys or values, behind biases, norms, rotations and slices of a packed product.
+//! The projection weight of keys, values or queries, searched back through biases, norms, rotations and slices of a
+//! packed product.
 
 use std::collections::HashSet;
 
@@ -9,12 +10,13 @@ use crate::graph::{Graph, int_attribute, is_op};
 use crate::onnx::stored::Model;
 use crate::onnx::{NodeProto, TensorProto, tensor_proto::DataType};
 
-/// Most elements of a weight that is read into memory: 2 GiB of f64.
+/// Largest number of elements of a weight that is read into memory: 2 GiB of f64.
 const LARGEST: usize = 1 << 28;
 
-/// The weight [E, width] whose product with the layer's input becomes `value`, in f64.
+/// The weight [E, width] of the projection that `value` is computed from, in f64.
 ///
-/// `None` where the projection is quantized or shared, or where it is not one product with a stored weight; factors then do without it.
+/// `None` if the projection is quantized or is not a product with a stored weight; factors are then computed without
+/// it.
 pub fn projection(
     model: &Model,
     graph: &Graph,
@@ -49,7 +51,7 @@ pub fn projection(
     None
 }
 
-/// Whether the search goes on behind `node`, and at which column of a packed product.
+/// `Some` if the search continues through `node`, with the column offset in a packed product.
 fn passes(
     facts: &Facts,
     node: &NodeProto,
@@ -115,7 +117,8 @@ fn columns(weight: Array2<f64>, offset: Option<usize>, width: usize) -> Option<A
     })
 }
 
-/// A 2-D floating-point tensor in f64, transposed if `transposed`.
+/// A 2-D floating-point tensor in f64, transposed if `transposed`; `None` for other tensors or more than
+/// 2^28 elements.
 pub fn matrix(model: &Model, tensor: &TensorProto, transposed: bool) -> Option<Array2<f64>> {
     let [rows, cols] = tensor.dims.as_slice() else {
         return None;
@@ -132,7 +135,7 @@ pub fn matrix(model: &Model, tensor: &TensorProto, transposed: bool) -> Option<A
     })
 }
 
-/// The elements of a floating-point tensor in f64.
+/// The elements of a floating-point tensor in f64; `None` if the type is another one or the data cannot be read.
 pub fn numbers(model: &Model, tensor: &TensorProto) -> Option<Vec<f64>> {
     let bytes = model.tensor_bytes(tensor).ok()?;
     Some(match DataType::try_from(tensor.data_type()).ok()? {
@@ -152,8 +155,8 @@ pub fn numbers(model: &Model, tensor: &TensorProto) -> Option<Vec<f64>> {
     })
 }
 
-/// `weight` [E, any] with its rows scaled by what a normalization in front of it multiplies the input `value` by: the
-/// input that is taken to be white is the one before.
+/// `weight` [E, any] with its rows scaled by the gain of the normalization that makes its input `value`, since it is
+/// the input of that gain that is assumed white.
 fn normalized(
     model: &Model,
     graph: &Graph,

@@ -1,4 +1,4 @@
-//! Rows that are nothing but a projection of the layer's input, so that another projection can make something else.
+//! Rows that are a plain projection of the layer input, so that a down-projection can be folded into its weight.
 
 use ndarray::{Array1, Array2};
 
@@ -7,21 +7,21 @@ use crate::graph::{Graph, attribute, is_alias, is_op};
 use crate::onnx::stored::Model;
 use crate::weights::projection::{matrix, numbers};
 
-/// x W + b, where x [B, T, E] is a value of the graph.
+/// A projection x W + b, where x [B, T, E] is a value of the graph.
 #[derive(Debug, Clone)]
 pub struct Projected {
-    /// x.
+    /// The name of x.
     pub input: String,
     /// W [E, width].
     pub weight: Array2<f64>,
-    /// b, where there is one.
+    /// b, if there is one.
     pub bias: Option<Array1<f64>>,
     /// ONNX element type of W.
     pub elem_type: i32,
 }
 
-/// What makes `rows`, [B, G, T, d] or [B, T, width], where between the product and them heads are split and nothing else.
-/// `None` where the projection is quantized or makes more than these rows, or where they are normalized.
+/// The projection that makes `rows` [B, G, T, d] or [B, T, width], if only a split into heads comes after it. `None` if
+/// the projection is quantized or packed, or if the rows are normalized.
 pub fn projected(
     model: &Model,
     graph: &Graph,
@@ -31,7 +31,7 @@ pub fn projected(
 ) -> Option<Projected> {
     let mut value = rows;
     let mut bias = None;
-    // Split heads are transposed last, so that elements lie as the product made them.
+    // Only the transposition [0, 2, 1, 3] of split heads keeps the order of the product's columns.
     let mut split = facts.shape(value)?.len() == 4;
     loop {
         let (_, node) = graph.producer(value)?;
@@ -66,7 +66,7 @@ pub fn projected(
                 let tensor = graph.initializer(graph.resolve(node.input.get(1)?))?;
                 let weight = matrix(model, tensor, false).filter(|w| w.ncols() == width)?;
                 let shape = facts.shape(first)?;
-                // A graph that contradicts itself is nobody's projection.
+                // Refuse a weight whose rows do not fit the input.
                 let rows = shape.last()?.as_i64();
                 let fits = rows.is_none_or(|rows| rows == weight.nrows() as i64);
                 let three = shape.len() == 3 && fits;

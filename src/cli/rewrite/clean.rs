@@ -1,4 +1,4 @@
-//! `rewrite --clean`: the work that stopped runs have kept goes.
+//! `rewrite --clean`: removal of the kept work of interrupted runs.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::cli::exit::Exit;
 use crate::cli::screen::{emit, emit_json, size};
 
-/// Removes what stopped runs have kept where a rewrite of `model` to `out` would go on from it.
+/// Removes the kept work from which a rewrite of `model` to `out` would resume.
 pub fn remove_unfinished(model: &Path, out: &Path, json: bool) -> anyhow::Result<Exit> {
     let target = output_path(model, out);
     let beside = match model.is_dir() && !names_a_file(out) {

@@ -1,4 +1,4 @@
-//! The end of a rewrite: what is printed, or emitted as JSON, and what goes into the report.
+//! The final output of a rewrite: text or JSON, and the report.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,13 @@ use crate::cli::rewrite::shown;
 use crate::cli::rewrite::summary::Summary;
 use crate::cli::screen::{complain, emit, emit_json};
 
-/// What there is to say at the end of a rewrite, collected model by model.
+/// The final output of a rewrite, collected for all models.
 pub struct Ending {
     started: Instant,
     input: PathBuf,
     target: &'static str,
     in_detail: bool,
-    /// Whether each rewrite explains itself.
+    /// Whether the explanation of each rewrite is printed.
     pub explains: bool,
     /// Whether every model is accepted.
     pub accepted: bool,
@@ -35,7 +35,8 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// Nothing yet, of a rewrite of `input` to `target` that began at `started`; `in_detail` is for a report.
+    /// The empty output of a rewrite of `input` to `target` that began at `started`. `in_detail`: also collect the data
+    /// of a report.
     pub fn new(input: &Path, target: &'static str, in_detail: bool, started: Instant) -> Self {
         Self {
             started,
@@ -53,7 +54,7 @@ impl Ending {
         }
     }
 
-    /// Adds what became of the other files of a folder.
+    /// Adds the treatment of the other files of a folder.
     pub fn folder(&mut self, folder: &RewrittenFolder) {
         let names: Vec<&str> = folder.stacks.iter().map(|s| s.name()).collect();
         for edit in &folder.edits {
@@ -76,7 +77,7 @@ impl Ending {
         }));
     }
 
-    /// Adds one model.
+    /// Adds the result for one model.
     pub fn add(&mut self, file: &Path, compression: &Compression) {
         let summary = Summary::of(&compression.compressed.staged.rewritten, self.target);
         let file = file.display().to_string();
@@ -108,7 +109,7 @@ impl Ending {
         }
     }
 
-    /// Prints it all and writes the report: the output is at `output`.
+    /// Prints the output and writes the report. `output` is the path of the written model or folder.
     pub fn finish(
         mut self,
         output: &Path,

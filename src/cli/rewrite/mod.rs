@@ -168,7 +168,7 @@ impl Rewrite {
         ending.finish(&output, json, report)
     }
 
-    /// Rewrites a folder to a folder; returns where it is.
+    /// Rewrites a folder to a folder; returns the path of the new one.
     fn folder(&self, request: &Request, ending: &mut Ending) -> anyhow::Result<PathBuf> {
         if let Some(report) = &self.report {
             check_outside(report, &self.model)?;
@@ -192,7 +192,7 @@ impl Rewrite {
         Ok(folder.finish()?)
     }
 
-    /// Rewrites one model to a file; returns where it is.
+    /// Rewrites one model to a file; returns its path.
     fn one(&self, request: &Request, ending: &mut Ending) -> anyhow::Result<PathBuf> {
         if self.file.is_some() || self.serving != ServingArg::Auto {
             let words = "--file and --serving speak of folders: give a folder as MODEL and as OUT";
@@ -201,7 +201,7 @@ impl Rewrite {
         let model = load(&self.model)?;
         let target = output_path(&model.path, &self.out);
         check_model(&model, &target, self.factors.force)?;
-        // From here on the output is this run's: another one is refused before it computes anything.
+        // Claims the output, so that another run for the same output is refused before it computes anything.
         let _held = Staging::model(&target, &model.path)?;
         let destination = Destination {
             out: &self.out,
@@ -258,7 +258,7 @@ impl Rewrite {
         }
     }
 
-    /// What the options ask for.
+    /// The request for the library.
     fn request(&self) -> anyhow::Result<Request<'static>> {
         Ok(Request {
             options: RewriteOptions {

@@ -1,4 +1,4 @@
-//! The file of a report, which is claimed before a model is rewritten and written when all is done.
+//! The report file: its path is checked before the rewrite, and it is written at the end.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,14 @@ use serde_json::Value;
 use crate::cli::escaped::{escaped, escaped_json};
 use crate::cli::exit::UsageError;
 
-/// A report that is to be written when all is done.
+/// A report file to be written at the end.
 pub struct ReportFile {
     path: PathBuf,
     page: bool,
 }
 
 impl ReportFile {
-    /// Takes the path of a report, whose suffix says its kind: a page or data. One that cannot be written is known before
+    /// Checks the path of a report, whose suffix determines its kind (HTML or JSON), and that it can be written, before
     /// a model is rewritten.
     pub fn begin(path: &Path) -> anyhow::Result<Self> {
         let page = match path.extension().and_then(|e| e.to_str()) {
@@ -32,7 +32,7 @@ impl ReportFile {
                 return Err(UsageError(words).into());
             }
         };
-        // Staged anew at the end: the folder it is in may be an output, which is exchanged as a whole.
+        // Staged again at the end, because its folder may be the output, which is exchanged as a whole.
         drop(Staging::file(path)?);
         Ok(Self {
             path: path.to_path_buf(),
@@ -40,7 +40,7 @@ impl ReportFile {
         })
     }
 
-    /// Writes the page or the data of `report`, and gives the file its name.
+    /// Writes `data` as HTML or JSON, and publishes the file.
     pub fn write(self, data: &Value) -> anyhow::Result<()> {
         let shown = || self.path.display().to_string();
         let text = match self.page {

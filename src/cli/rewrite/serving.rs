@@ -1,4 +1,4 @@
-//! The option that names a serving stack.
+//! The option of the serving stack.
 
 use clap::ValueEnum;
 use gqa2mla::serving::Stack;
@@ -15,7 +15,7 @@ pub enum ServingArg {
 }
 
 impl ServingArg {
-    /// The stacks, or `None` to go by the files.
+    /// The stacks; `None`: determined by the files of the folder.
     pub fn stacks(self) -> Option<Vec<Stack>> {
         Some(match self {
             Self::Auto => return None,

@@ -1,4 +1,4 @@
-//! One compressed model, in words and as data.
+//! The result of a compression, as text and as JSON.
 
 use gqa2mla::compress::acceptance::Verdict;
 use gqa2mla::compress::run::Compression;
@@ -12,7 +12,7 @@ use crate::cli::quality::quality_text;
 use crate::cli::reach::{context_text, reach_text};
 use crate::cli::rewrite::summary::Summary;
 
-/// What is printed of a model.
+/// The text output for a model.
 pub fn text(compression: &Compression, summary: &Summary) -> String {
     let mut text = summary.text();
     if let Some(reach) = compression.reach.filter(|_| summary.lossy) {
@@ -43,7 +43,7 @@ pub fn text(compression: &Compression, summary: &Summary) -> String {
     text
 }
 
-/// The same for programs.
+/// The same as JSON.
 pub fn data(compression: &Compression, summary: &Summary) -> Value {
     let (validation, failure) = match &compression.verdict {
         Verdict::Compared(proof) => (Some(proof_json(proof)), None),
@@ -64,7 +64,7 @@ pub fn data(compression: &Compression, summary: &Summary) -> Value {
     })
 }
 
-/// The same for a report, which also has the spectra of each layer and the errors that were measured.
+/// The same as JSON for a report, with spectra and measured errors of each layer.
 pub fn detailed(compression: &Compression, summary: &Summary) -> Value {
     let mut value = data(compression, summary);
     let sites = &compression.compressed.staged.rewritten.sites;

@@ -1,4 +1,4 @@
-//! How small the cache is to be: four ways to say it.
+//! The options of the cache size: four alternatives.
 
 use clap::Args;
 use gqa2mla::compress::search::Promise;
@@ -25,7 +25,7 @@ pub struct Size {
 }
 
 impl Size {
-    /// The widths, where they are given.
+    /// The requested ranks.
     pub fn plan(&self) -> RankPlan {
         match (self.rank, self.cache_ratio) {
             (Some(rank), _) => RankPlan::Uniform(rank),
@@ -34,7 +34,7 @@ impl Size {
         }
     }
 
-    /// The promise, where one is given.
+    /// The requested promise.
     pub fn promise(&self) -> Option<Promise> {
         let perplexity = self
             .max_perplexity_increase

@@ -1,4 +1,4 @@
-//! What a rewrite did, in words and as data.
+//! The summary of a rewrite, as text and as JSON.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cli::inspect::{bytes, rejects_json};
 
-/// What a rewrite did to one model.
+/// The summary of the rewrite of one model.
 pub struct Summary {
     target: &'static str,
     sites: usize,
@@ -33,7 +33,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Sums up `rewritten`, which runs as `target`.
+    /// Summarizes `rewritten`, whose target is `target`.
     pub fn of(rewritten: &Rewritten, target: &'static str) -> Self {
         let mut seen = BTreeSet::new();
         // The branches of an `If` are one layer.
@@ -71,7 +71,7 @@ impl Summary {
         }
     }
 
-    /// The first lines that are printed of a model.
+    /// The first lines of the text output for a model.
     pub fn text(&self) -> String {
         let rank = match self.ranks {
             (low, high) if low == high => format!("rank {low}"),
@@ -121,7 +121,7 @@ impl Summary {
         text
     }
 
-    /// The same as data, layer by layer.
+    /// The summary as JSON, with details of each layer.
     pub fn json(&self) -> Value {
         json!({
             "rewritten": self.sites, "target": self.target, "not_rewritten": self.not_rewritten, "rejects": self.rejects, "exact": !self.lossy,

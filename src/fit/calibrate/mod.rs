@@ -1,7 +1,7 @@
-//! Runs a model on text and keeps sums of what its attentions work on.
+//! Calibration: runs a model on text and sums up statistics of its attentions.
 //!
-//! The model is the original with other outputs: queries, keys, values and the probability that positions receive. Each
-//! sequence is read at once from an empty cache, and only its own activations are in memory.
+//! The model is instrumented to return queries, keys, values and attention probabilities per position. Each sequence is
+//! one run with an empty cache, and only its activations are in memory.
 
 pub mod store;
 
@@ -30,54 +30,54 @@ use crate::validate::interface::Interface;
 use crate::validate::ports::LanguageModel;
 use crate::validate::prompt::{closed, feeds};
 
-/// Why there are no statistics.
+/// The error of a calibration.
 #[derive(Debug, thiserror::Error)]
 pub enum CalibrateError {
-    /// Nothing to look at.
+    /// The model cannot be instrumented.
     #[error(transparent)]
     Observe(#[from] ObserveError),
-    /// The model is not well-formed.
+    /// The model is malformed.
     #[error(transparent)]
     Analysis(#[from] AnalysisError),
-    /// The model's interface.
+    /// The model's inputs or outputs are not those of a language model.
     #[error(transparent)]
     Interface(#[from] ValidateError),
-    /// ONNX Runtime.
+    /// ONNX Runtime failed.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
-    /// A weight.
+    /// A weight could not be read.
     #[error(transparent)]
     Tensor(#[from] TensorError),
-    /// The statistics file.
+    /// The statistics file could not be written.
     #[error(transparent)]
     Store(#[from] ArraysError),
-    /// The model gave something else than was asked for.
+    /// A model output does not have the expected shape.
     #[error(
         "layer {layer}: the model gives {quantity:?} of shape {found:?}, expected {expected:?}"
     )]
     Shape {
         /// The layer.
         layer: usize,
-        /// What was asked for.
+        /// The requested quantity.
         quantity: Quantity,
-        /// What came.
+        /// The shape of the output.
         found: Vec<usize>,
-        /// What had to come.
+        /// The expected shape.
         expected: Vec<usize>,
     },
-    /// NaN or infinity.
+    /// An activation is NaN or infinite.
     #[error(
         "layer {layer}: queries, keys or values are not finite in sequence {sequence}: the model overflows on this text"
     )]
     NotFinite {
         /// The layer.
         layer: usize,
-        /// Which sequence, from 0.
+        /// Number of the sequence, from 0.
         sequence: usize,
     },
 }
 
-/// What statistics need to see.
+/// The quantities that statistics need.
 const QUANTITIES: [Quantity; 6] = [
     Quantity::Query,
     Quantity::Key,
@@ -87,28 +87,28 @@ const QUANTITIES: [Quantity; 6] = [
     Quantity::ReceivedSquared,
 ];
 
-/// A model, and what was recognised in it.
+/// A model and its analysis.
 #[derive(Clone, Copy)]
 pub struct Analyzed<'m> {
     /// The model.
     pub model: &'m LoadedModel,
-    /// Its analysis, whichever target its operators were spelled out for.
+    /// Its analysis, for any target.
     pub analysis: &'m Analysis,
 }
 
-/// A model that can be watched while it reads.
+/// A session of an instrumented model.
 pub struct Watched {
     session: Box<dyn Session>,
     interface: Interface,
-    /// The attentions, with the names under which the session shows them.
+    /// The attentions, with the names of their outputs.
     pub layers: Vec<ObservedLayer>,
 }
 
 impl Watched {
-    /// Opens `subject` with `quantities` as its outputs.
+    /// Instruments `subject` to return `quantities`, and opens it.
     ///
     /// # Errors
-    /// [`CalibrateError`] when no attention is recognised or ONNX Runtime refuses.
+    /// [`CalibrateError`] if no attention is recognised or the model cannot be loaded.
     pub fn open(
         subject: Analyzed,
         quantities: &[Quantity],
@@ -127,10 +127,10 @@ impl Watched {
         })
     }
 
-    /// Reads `tokens` from an empty cache; returns every output by name.
+    /// Runs the model on `tokens` with an empty cache; returns all outputs by name.
     ///
     /// # Errors
-    /// [`CalibrateError`] when the model cannot be run.
+    /// [`CalibrateError`] if the model cannot be run.
     pub fn read(&mut self, tokens: &[i64]) -> Result<BTreeMap<String, Tensor>, CalibrateError> {
         let inputs = feeds(&self.interface, tokens)?;
         Ok(self.session.run(&inputs)?.into_iter().collect())
@@ -153,7 +153,7 @@ pub fn widths(layers: &[ObservedLayer]) -> HashMap<String, [usize; 2]> {
 /// One quantity of one layer, without the batch axis of one.
 ///
 /// # Errors
-/// [`CalibrateError::Shape`] when it is absent or of another shape than `[1]` and `expected`.
+/// [`CalibrateError::Shape`] if it is missing, or its shape is not `[1]` followed by `expected`.
 pub fn shown<'t>(
     layer: &ObservedLayer,
     outputs: &'t BTreeMap<String, Tensor>,
@@ -176,11 +176,11 @@ pub fn shown<'t>(
     }
 }
 
-/// Reads `text` with `subject` and sums up. With `partial`, the sums are kept in that file after every sequence, and a
-/// run that finds it there goes on from its last sequence. `progress` is told how many sequences of how many are read.
+/// Computes the statistics of `subject` on `text`. With `partial`, the sums are saved to this file after every
+/// sequence, and a later run with the same inputs resumes from it. `progress` is called with (done, total) sequences.
 ///
 /// # Errors
-/// [`CalibrateError`]; nothing is written but the partial file.
+/// [`CalibrateError`]. Only the partial file may have been written then.
 pub fn calibrate(
     subject: Analyzed,
     text: &Text,
@@ -240,10 +240,10 @@ fn checksum(text: &Text) -> String {
     format!("{:08x}-{}", hasher.finalize(), text.ids.len())
 }
 
-/// Keys before rotation, [T, G*d], where the layer shows them.
+/// Unrotated keys [T, G*d] of a layer; `None` if they are not available.
 ///
 /// # Errors
-/// [`CalibrateError::Shape`] when they are of another shape.
+/// [`CalibrateError::Shape`] if they have another shape.
 pub fn unrotated(
     layer: &ObservedLayer,
     outputs: &BTreeMap<String, Tensor>,

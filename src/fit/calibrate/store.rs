@@ -1,4 +1,4 @@
-//! Statistics as a file: the sums, and beside them the model and the text they belong to.
+//! The statistics file: the sums, with the identities of model and text.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::fit::statistics::ModelStatistics;
 /// What the file is.
 const KIND: &str = "gqa2mla statistics 3";
 
-/// Writes `statistics`, complete or not at all.
+/// Writes `statistics` to `path` atomically.
 ///
 /// # Errors
 /// [`ArraysError::Io`].
@@ -77,10 +77,10 @@ fn put_position_free(file: &mut Arrays, sums: &PositionFree, name: &str) {
     }
 }
 
-/// Reads what [`save`] has written.
+/// Reads a file that [`save`] has written.
 ///
 /// # Errors
-/// [`ArraysError`] names the file.
+/// [`ArraysError`] with the file.
 pub fn load(path: &Path) -> Result<ModelStatistics, ArraysError> {
     let file = Arrays::load(KIND, path)?;
     parse(&file).map_err(|detail| ArraysError::Format {
@@ -146,7 +146,7 @@ fn listed(file: &Arrays, name: &str) -> Vec<Array2<f64>> {
     squares.collect()
 }
 
-/// The sums that [`put_position_free`] has written; nothing where there are none.
+/// The sums that [`put_position_free`] has written; `None` if there are none.
 fn position_free(file: &Arrays, name: &str) -> Result<Option<PositionFree>, String> {
     let part = |part: &str| format!("{name}/{part}");
     let Ok(frequencies) = file.get::<ndarray::Ix1>(&part("frequencies")) else {

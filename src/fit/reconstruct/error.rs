@@ -1,4 +1,4 @@
-//! Why a reconstruction fails.
+//! The error of a reconstruction.
 
 use std::io;
 
@@ -11,29 +11,29 @@ use crate::fit::calibrate::CalibrateError;
 /// Why there are no reconstructed factors.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconstructError {
-    /// The model could not be watched.
+    /// The instrumented model could not be run.
     #[error(transparent)]
     Calibrate(#[from] CalibrateError),
-    /// The system refuses.
+    /// A file or folder cannot be read or written.
     #[error("{path}: {cause}")]
     Io {
         /// The file.
         path: String,
-        /// The system's answer.
+        /// The I/O error.
         cause: io::Error,
     },
-    /// A file of factors.
+    /// A file of finished factors cannot be read or written.
     #[error(transparent)]
     Arrays(#[from] ArraysError),
-    /// The first layers cannot be rewritten by themselves.
+    /// The finished layers cannot be rewritten.
     #[error("rewriting the layers that are done: {0}")]
     Rewrite(#[from] Box<RewriteError>),
-    /// Linear algebra.
+    /// An eigendecomposition failed.
     #[error("layer {layer}: {cause}")]
     Factor {
         /// The layer.
         layer: usize,
-        /// What went wrong.
+        /// Its error.
         cause: SpectralError,
     },
 }

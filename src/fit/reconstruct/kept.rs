@@ -1,4 +1,4 @@
-//! Finished layers in files, from which a run that was stopped goes on.
+//! Files of finished layers, from which an interrupted run resumes.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use gqa2mla_passes::factor::weighted::SideFactors;
 
 use crate::files::tensors::{Arrays, ArraysError};
 
-/// What the file of one finished layer is.
+/// Kind and version of the file.
 const KIND: &str = "gqa2mla factors 2";
 
 /// The file of the layer at position `number` in `folder`.
@@ -16,7 +16,7 @@ pub fn layer_file(folder: &Path, number: usize) -> PathBuf {
     folder.join(format!("layer-{number}.safetensors"))
 }
 
-/// Writes the factors of a finished layer, with the errors before and after where it was reconstructed.
+/// Writes the factors of a finished layer, with the errors before and after if it was reconstructed.
 ///
 /// # Errors
 /// [`ArraysError`].
@@ -36,10 +36,10 @@ pub fn save(factors: &Factors, error: Option<[f64; 2]>, path: &Path) -> Result<(
     file.save(KIND, path)
 }
 
-/// The factors in a file, with the errors before and after; nothing where there is no file yet.
+/// Reads the factors of a layer, with the errors before and after; `None` if there is no file.
 ///
 /// # Errors
-/// [`ArraysError`] when it is not such a file.
+/// [`ArraysError`] if it is not such a file.
 #[allow(clippy::type_complexity)]
 pub fn load(path: &Path) -> Result<Option<(Factors, Option<[f64; 2]>)>, ArraysError> {
     if !path.exists() {

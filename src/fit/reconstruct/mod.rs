@@ -1,8 +1,8 @@
 //! Local reconstruction of every layer of a model, on the queries, keys and values of a text.
 //!
-//! Layers are taken in the model's order, some at a time. What they have to give is what they give in the original; what
-//! they read for it is what the layers in front of them, already rewritten, leave. Each finished layer is kept in a folder
-//! beside the output, so that a run that is stopped goes on with the next one.
+//! Layers are processed in the model's order, in waves. The target of a layer is its output in the original model; its
+//! inputs are recorded in the model whose earlier layers are already rewritten. Each finished layer is saved, so that
+//! an interrupted run resumes after it.
 
 pub mod error;
 mod kept;
@@ -40,62 +40,62 @@ use crate::fit::statistics::ModelStatistics;
 use crate::measure::text::Text;
 use crate::runtime::RuntimeOptions;
 
-/// Layers that are worked on with the same layers rewritten in front of them. The result depends on it, so that it must not
+/// Number of layers per wave, which share the same rewritten earlier layers. The result depends on it, so it must not
 /// depend on the machine.
 const WAVE: usize = 6;
 
-/// What to make, and of what.
+/// The inputs of a reconstruction.
 pub struct Job<'j> {
-    /// The model before.
+    /// The original model.
     pub model: Analyzed<'j>,
-    /// Text to reconstruct on. Its last sequence is kept aside to judge by.
+    /// Text to reconstruct on; its last sequence is held out.
     pub text: &'j Text,
     /// Statistics of the model.
     pub statistics: &'j ModelStatistics,
-    /// Where the descent starts.
+    /// The factorization from which the descent starts.
     pub factorization: Factorization,
-    /// How the model is to be rewritten.
+    /// Options of the rewrite.
     pub options: &'j RewriteOptions<'j>,
-    /// How to descend.
+    /// Options of the descent.
     pub descent: Descent,
-    /// Where the model runs.
+    /// Options of the runtime.
     pub runtime: &'j RuntimeOptions,
 }
 
-/// What came of one layer.
+/// The result for one layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// The layer.
     pub layer: usize,
-    /// Relative squared error of the attention's output on the sequence that was kept aside, before and after; `None`
-    /// where the layer was left as it was.
+    /// Relative squared error of the attention's output on the held-out sequence, before and after; `None` if the layer
+    /// was not reconstructed.
     pub error: Option<[f64; 2]>,
-    /// Why it was left, if it was.
+    /// Why it was not reconstructed, if it was not.
     pub left: Option<String>,
 }
 
-/// Reconstructed factors, one file a layer.
+/// Reconstructed factors, one file per layer.
 pub struct Reconstruction {
     folder: PathBuf,
     numbers: BTreeMap<SiteId, usize>,
-    /// What came of each layer.
+    /// The result for each layer.
     pub outcomes: Vec<Outcome>,
 }
 
-/// How far a reconstruction is.
+/// Progress of a reconstruction.
 #[derive(Debug, Clone, Copy)]
 pub enum Progress {
-    /// Sequences recorded, of how many.
+    /// Recorded sequences: (done, total).
     Recording(usize, usize),
-    /// Steps done over all layers, of how many, and the relative error of the last of them.
+    /// Steps over all layers: (done, total, relative error of the last step).
     Descending(usize, usize, f64),
 }
 
-/// Reconstructs every layer, as many at a time as there are processors; each is worked on by one, so that the result
-/// does not depend on their number. `folder` keeps what is finished.
+/// Reconstructs every layer, in parallel on all processors. Each layer is single-threaded, so that the result does not
+/// depend on their number. Finished layers are saved in `folder`.
 ///
 /// # Errors
-/// [`ReconstructError`]; what is finished stays in `folder`.
+/// [`ReconstructError`]. Finished layers stay in `folder`.
 pub fn run(
     job: &Job,
     folder: &Path,
@@ -124,7 +124,7 @@ pub fn run(
     let progress = Mutex::new(progress);
     for first in (0..count).step_by(WAVE) {
         let wave = first..(first + WAVE).min(count);
-        // A file that cannot be read is made again, from the same inputs as the first time.
+        // A file that cannot be read is recomputed.
         let finished = |position| matches!(load(&layer_file(folder, position)), Ok(Some(_)));
         let seen = match first > 0 && !wave.clone().all(finished) {
             true => {
@@ -154,7 +154,7 @@ pub fn run(
     Ok(done)
 }
 
-/// What `work` makes of each of `positions`, as many at a time as there are processors.
+/// Calls `work` on each of `positions` in parallel; returns the results in order.
 fn each<T: Send>(positions: Range<usize>, work: &(dyn Fn(usize) -> T + Sync)) -> Vec<T> {
     let next = AtomicUsize::new(positions.start);
     let made = Mutex::new(BTreeMap::new());
@@ -182,16 +182,16 @@ fn each<T: Send>(positions: Range<usize>, work: &(dyn Fn(usize) -> T + Sync)) ->
     made.into_values().collect()
 }
 
-/// Where what a layer reads is recorded.
+/// The recorded activations of the layers of a wave.
 struct Inputs<'i> {
-    /// In the original model.
+    /// Those in the original model.
     original: &'i Recording,
-    /// In the model whose layers in front are rewritten; nothing where none are.
+    /// Those in the model with rewritten earlier layers; `None` for the first wave.
     seen: Option<&'i Recording>,
 }
 
 impl Reconstruction {
-    /// The model with the layers before `position` rewritten, in memory.
+    /// The model with the layers before `position` rewritten.
     fn in_front(
         &self,
         job: &Job,
@@ -239,7 +239,7 @@ impl Reconstruction {
     /// The factors of the attention `id`.
     ///
     /// # Errors
-    /// [`ArraysError`] when its file is gone.
+    /// [`ArraysError`] if its file cannot be read.
     pub fn factors(&self, id: &SiteId) -> Result<Option<Factors>, ArraysError> {
         let Some(number) = self.numbers.get(id) else {
             return Ok(None);
@@ -301,7 +301,7 @@ fn layer(
                 left(number, why)
             }
             Reproduced::As(attention) => {
-                // What the statistics saw of the rotation is what sequences are moved by.
+                // Sequences are moved by the RoPE that the statistics have confirmed.
                 let seen = statistics.position_free.as_ref();
                 let attention = Attention {
                     rope: seen.map(|sums| sums.rope.clone()),
@@ -332,7 +332,7 @@ fn layer(
 }
 
 impl Inputs<'_> {
-    /// What the layer at `position` reads, and what the original makes of the same text.
+    /// The examples of the layer at `position`: recorded inputs, and the outputs of the original on the same text.
     fn examples(
         &self,
         observed: &ObservedLayer,

@@ -1,5 +1,5 @@
-//! Queries, keys and values of a text, kept in a file: they are worked on layer by layer, and only one layer's are in
-//! memory. Half precision is kept; its rounding is a thousand times below what a smaller latent loses.
+//! Queries, keys and values of a text, recorded in a file, so that only one layer's are in memory. They are stored in
+//! fp16, whose rounding is a thousand times smaller than the loss of a reduced rank.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -21,33 +21,33 @@ use crate::runtime::RuntimeOptions;
 use gqa2mla_passes::analysis::Analysis;
 use gqa2mla_passes::operators::Target;
 
-/// The file of the activations in the original model, and in the model whose first layers are rewritten.
+/// File names of the activations in the original model, and in the model with rewritten earlier layers.
 const ORIGINAL: &str = "activations.f16";
 const REWRITTEN: &str = "activations-rewritten.f16";
 
-/// How the attentions of a model are reproduced outside it.
+/// The attentions of a model, and how their outputs are reproduced outside it.
 pub struct Subject {
-    /// Which keys are recorded: those that latents of the form are made of.
+    /// The recorded keys: rotated or unrotated, as the form caches them.
     cached: CachedKeys,
-    /// The attentions, and how each is reproduced here.
+    /// The attentions, each with its reproduction.
     pub layers: Vec<(ObservedLayer, Reproduced)>,
 }
 
-/// What a text made some of a model's attentions read.
+/// The activations of some of a model's attentions on a text, recorded in a file.
 pub struct Recording {
     path: PathBuf,
-    /// Sequences that are recorded, and tokens of each.
+    /// Number of recorded sequences, and tokens per sequence.
     sequences: usize,
     length: usize,
-    /// Numbers that each layer takes in one sequence.
+    /// Number of elements of each layer in one sequence; 0 for layers that are not recorded.
     numbers: Vec<usize>,
 }
 
 impl Subject {
-    /// Looks once at masks and outputs, to learn what each attention does with its scores.
+    /// Runs `model` on one sequence and finds out how each attention can be reproduced.
     ///
     /// # Errors
-    /// [`ReconstructError`] when the model cannot be run.
+    /// [`ReconstructError`] if the model cannot be run.
     pub fn of(
         model: Analyzed,
         text: &Text,
@@ -76,11 +76,11 @@ impl Subject {
         })
     }
 
-    /// Reads `text` with `model`, the original one, and keeps what every attention sees in `folder`; what is there from an
-    /// earlier run is used again.
+    /// Records the activations of all attentions of the original `model` on `text` in `folder`. An existing recording
+    /// is reused.
     ///
     /// # Errors
-    /// [`ReconstructError`] when the model cannot be run or the file not be written.
+    /// [`ReconstructError`] if the model cannot be run or the file cannot be written.
     pub fn record(
         &self,
         model: Analyzed,
@@ -96,11 +96,10 @@ impl Subject {
         Ok(recording)
     }
 
-    /// Reads `text` with `model`, whose attentions in front of the layers at `positions` are rewritten, and keeps what
-    /// these see.
+    /// Records the activations of the layers at `positions` on `text`, in a `model` whose earlier layers are rewritten.
     ///
     /// # Errors
-    /// [`ReconstructError`] when the model cannot be run or the file not be written.
+    /// [`ReconstructError`] if the model cannot be run or the file cannot be written.
     pub fn record_rewritten(
         &self,
         positions: Range<usize>,
@@ -121,7 +120,7 @@ impl Subject {
 
     fn recording(&self, path: PathBuf, text: &Text, positions: Range<usize>) -> Recording {
         let numbers = |(position, (layer, how)): (usize, &(ObservedLayer, Reproduced))| {
-            // Nothing can be made of what is not reproduced.
+            // Attentions that cannot be reproduced are not recorded.
             let recorded = positions.contains(&position) && matches!(how, Reproduced::As(_));
             usize::from(recorded) * widths(layer).iter().sum::<usize>() * text.length
         };
@@ -157,7 +156,7 @@ impl Subject {
             progress(number, recording.sequences);
             let outputs = watched.read(tokens)?;
             for ((layer, _), numbers) in self.layers.iter().zip(&recording.numbers) {
-                // A model that is partly rewritten shows its layers under other names.
+                // The names of outputs differ in a partly rewritten model.
                 let shown = watched.layers.iter().find(|shown| shown.id == layer.id);
                 let Some(layer) = shown.filter(|_| *numbers > 0) else {
                     continue;
@@ -182,7 +181,7 @@ impl Subject {
     }
 }
 
-/// Numbers of the queries, keys and values of one token.
+/// Number of elements of the queries, keys and values of one token.
 fn widths(layer: &ObservedLayer) -> [usize; 3] {
     let site = &layer.site;
     [
@@ -193,7 +192,7 @@ fn widths(layer: &ObservedLayer) -> [usize; 3] {
 }
 
 impl Recording {
-    /// What the `layer` at `position` read, sequence by sequence.
+    /// The recorded sequences of the `layer` at `position`.
     ///
     /// # Errors
     /// [`ReconstructError::Io`].

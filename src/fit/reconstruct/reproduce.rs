@@ -1,4 +1,4 @@
-//! Whether an attention can be reproduced outside the model: proved by its own numbers, not by its nodes.
+//! Reproduction of attentions outside the model, verified by comparing outputs.
 
 use std::collections::BTreeMap;
 
@@ -11,22 +11,22 @@ use crate::fit::calibrate::shown;
 use crate::fit::reconstruct::sequence::sequence as recorded;
 use crate::runtime::tensor::Tensor;
 
-/// Scores below this are masked: exporters hide positions with -inf, the type's minimum or -10000.
+/// Scores below this are masked: exporters mask with -inf, the type's minimum or -10000.
 const HIDDEN: f32 = -5000.0;
-/// Largest relative difference of the outputs, in the root mean square: half-precision models round 5e-4 in each product.
+/// Largest relative root-mean-square difference of the outputs: fp16 models have rounding errors of 5e-4 in each
+/// product.
 const TOLERANCE: f64 = 1e-2;
 
-/// What became of the attempt.
+/// The result of an attempt to reproduce an attention.
 #[derive(Debug, Clone)]
 pub enum Reproduced {
-    /// It gives the model's outputs.
+    /// This attention has the model's outputs.
     As(Box<Attention>),
-    /// It does not, and why.
+    /// The attention cannot be reproduced, for this reason.
     Not(String),
 }
 
-/// Reproduces `layer` on a sequence of `length` tokens whose quantities are `seen`, from the keys that latents of `form`
-/// are made of.
+/// Reproduces `layer` on a sequence of `length` tokens with the activations `seen`, from the keys that the form caches.
 #[must_use]
 pub fn reproduce(
     layer: &ObservedLayer,
@@ -69,7 +69,7 @@ pub fn reproduce(
     }
 }
 
-/// The attention of `layer` for the descent, given what a query sees and what rotates the keys of its latents.
+/// The parameters of `layer` for the descent, with the given sliding window and rotation of rebuilt keys.
 fn attention(
     layer: &ObservedLayer,
     window: Option<usize>,
@@ -92,7 +92,7 @@ fn attention(
     })
 }
 
-/// What rotates the keys of `sequence` before they are scored, if latents of the form are made of keys before rotation.
+/// The rotation of the keys of `sequence`, if the form caches unrotated keys.
 fn rotary(
     layer: &ObservedLayer,
     cached: CachedKeys,
@@ -111,7 +111,8 @@ fn rotary(
         .map(Some)
 }
 
-/// How many positions each query sees, itself included: `Some(None)` for all before it, `None` for another pattern.
+/// The sliding window of a causal mask: number of visible positions, the query's own included. `Some(None)`: no window;
+/// `None`: the mask is not of this kind.
 fn window(scores: &[f32], length: usize) -> Option<Option<usize>> {
     let visible = |query: usize, key: usize| {
         scores
@@ -132,7 +133,7 @@ fn window(scores: &[f32], length: usize) -> Option<Option<usize>> {
     Some(window)
 }
 
-/// Relative difference of the outputs [H, T, dv] that the model `made` and those made here.
+/// Relative difference between the model's outputs `made` [H, T, dv] and the reproduced ones.
 fn difference(attention: &Attention, sequence: &Sequence, made: &[f32]) -> f64 {
     let ours = outputs(attention, sequence);
     let (heads, size, length) = (attention.heads, attention.value_size, sequence.length);

@@ -1,4 +1,4 @@
-//! What one attention reads, out of what a watched model shows.
+//! The inputs of one attention, from the outputs of an instrumented model.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,11 @@ use crate::fit::calibrate::{by_token, shown, unrotated};
 use crate::fit::reconstruct::error::ReconstructError;
 use crate::runtime::tensor::Tensor;
 
-/// What one layer read, with tokens as the rows of keys and values; the keys are those that latents of the form are made of.
+/// The queries, keys and values of one layer, keys and values with tokens as rows; keys are rotated or unrotated as
+/// `cached` says.
 ///
 /// # Errors
-/// [`ReconstructError::Calibrate`] when the model shows something else.
+/// [`ReconstructError::Calibrate`] if an output is missing or has another shape.
 pub fn sequence(
     layer: &ObservedLayer,
     cached: CachedKeys,

@@ -1,4 +1,4 @@
-//! Operators of two or three broadcast operands.
+//! Operators of two or three operands with broadcasting.
 
 use candle_core::{DType, Tensor};
 
@@ -82,7 +82,7 @@ fn div(call: &Call) -> Result<Made, OpError> {
     }))
 }
 
-/// y = a^e; da = dy e a^(e-1). An exponent has no gradient: decoders hold constants there.
+/// y = a^e; da = dy e a^(e-1). The exponent has no gradient; it is constant in decoders.
 fn pow(call: &Call) -> Result<Made, OpError> {
     let (base, exponent) = (call.input(0)?, call.input(1)?);
     if call.tracks(1) {
@@ -171,7 +171,7 @@ fn clip(call: &Call) -> Result<Made, OpError> {
     Ok(result.into())
 }
 
-/// The remainder with the divisor's sign, of integers.
+/// The remainder of integers, with the sign of the divisor.
 fn modulo(call: &Call) -> Result<Made, OpError> {
     let (a, b) = (call.input(0)?, call.input(1)?);
     if a.dtype() != DType::I64 || b.dtype() != DType::I64 {

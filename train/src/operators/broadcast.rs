@@ -1,14 +1,14 @@
-//! Multidirectional broadcasting, as ONNX defines it, and the sum that is its gradient.
+//! ONNX multidirectional broadcasting, and its gradient, a sum.
 
 use candle_core::Tensor;
 
 use crate::error::{OpError, invalid};
 use crate::operators::extent;
 
-/// The shape that `left` and `right` are both broadcast to.
+/// The broadcast shape of `left` and `right`.
 ///
 /// # Errors
-/// [`OpError::Invalid`] where there is none.
+/// [`OpError::Invalid`] if there is none.
 pub fn common(left: &[usize], right: &[usize]) -> Result<Vec<usize>, OpError> {
     let rank = left.len().max(right.len());
     let from_end = |dims: &[usize], back: usize| match dims.len().checked_sub(back) {
@@ -26,7 +26,7 @@ pub fn common(left: &[usize], right: &[usize]) -> Result<Vec<usize>, OpError> {
     Ok(dims)
 }
 
-/// The gradient of a tensor of shape `dims` from `grad`, that of its broadcast: copies are summed.
+/// The gradient of a tensor of shape `dims` from the gradient `grad` of its broadcast: copies are summed.
 ///
 /// # Errors
 /// [`OpError::Tensor`].

@@ -1,4 +1,4 @@
-//! Operators that change the shape and no element. Their gradient is the gradient in the old shape.
+//! Operators that change only the shape or the order of elements. Their gradient has the old shape and order.
 
 use candle_core::Tensor;
 
@@ -68,7 +68,7 @@ fn transpose(call: &Call) -> Result<Made, OpError> {
     Ok(call.made_of_first(x.permute(order)?, move |grad| Ok(grad.permute(back)?)))
 }
 
-/// The axes of an operator that names them in input 1, or in an attribute in older opsets.
+/// The axes of an operator: input 1, or an attribute in older opsets.
 fn axes(call: &Call) -> Result<Option<Vec<i64>>, OpError> {
     Ok(call.integers(1)?.or_else(|| call.ints("axes")))
 }
@@ -123,7 +123,7 @@ fn flatten(call: &Call) -> Result<Made, OpError> {
     shaped(call, &[outer.iter().product(), inner.iter().product()])
 }
 
-/// y = x, copied along the axes in which the wanted shape is larger; dx = the sum over the copies.
+/// y = x, repeated along the axes in which the target shape is larger; dx = the sum over the copies.
 fn expand(call: &Call) -> Result<Made, OpError> {
     let x = call.input(0)?;
     let wanted: Vec<usize> = call

@@ -1,4 +1,4 @@
-//! Comparisons and truth values, which are U8 and have no gradient.
+//! Comparisons and logical operators. Booleans are U8 and have no gradient.
 
 use candle_core::{DType, Tensor};
 

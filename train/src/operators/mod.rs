@@ -1,7 +1,7 @@
-//! The operators of a decoder: one function each, which computes the outputs and says how their gradient is pulled back.
+//! The operators of a decoder. Each has a function that computes the outputs and returns the backward pass.
 //!
-//! A family of operators is a file with a table; [`find`] looks through the tables. To add an operator, write its
-//! function in its family's file and add its line to the table there.
+//! Each family of operators is a module with a table, which [`find`] searches. To add an operator, write its function
+//! in the module of its family and add a line to the table there.
 
 mod arithmetic;
 mod broadcast;
@@ -23,27 +23,27 @@ use gqa2mla_passes::onnx::NodeProto;
 
 use crate::error::{OpError, invalid};
 
-/// What the gradient of an operator is.
+/// The kind of gradient of an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gradient {
-    /// The operator's function pulls it back.
+    /// The operator is differentiable, and its function returns the backward pass.
     Flows,
-    /// There is none to pull back: the outputs are shapes, indices or truth values.
+    /// There is no gradient, because the outputs are shapes, indices or booleans.
     Stops,
-    /// The mathematics has one and this crate has not.
+    /// The operator is differentiable, but its gradient is not implemented.
     Missing,
 }
 
 /// One operator.
 #[derive(Clone, Copy)]
 pub struct Operator {
-    /// Its domain; empty for the standard one.
+    /// Its domain; empty for the default domain.
     pub domain: &'static str,
-    /// `op_type` of its nodes.
+    /// Its `op_type`.
     pub name: &'static str,
-    /// Computes it.
+    /// Computes the outputs.
     pub run: fn(&Call) -> Result<Made, OpError>,
-    /// What the gradient does.
+    /// The kind of its gradient.
     pub gradient: Gradient,
 }
 
@@ -76,7 +76,7 @@ const fn missing(name: &'static str, run: Run) -> Operator {
     entry(name, run, Gradient::Missing)
 }
 
-/// The same function under a name of ONNX Runtime's own domain.
+/// An operator of ONNX Runtime's domain `com.microsoft`.
 const fn contrib(name: &'static str, run: Run) -> Operator {
     Operator {
         domain: "com.microsoft",
@@ -100,7 +100,7 @@ const FAMILIES: [&[Operator]; 12] = [
     unary::OPERATORS,
 ];
 
-/// The operator of `node`, if it is one of the table.
+/// The operator of `node`, if it is implemented.
 #[must_use]
 pub fn find(node: &NodeProto) -> Option<Operator> {
     let domain = match node.domain() {
@@ -110,29 +110,29 @@ pub fn find(node: &NodeProto) -> Option<Operator> {
     all().find(|o| o.domain == domain && o.name == node.op_type())
 }
 
-/// Every operator there is.
+/// All implemented operators.
 pub fn all() -> impl Iterator<Item = Operator> {
     FAMILIES.into_iter().flatten().copied()
 }
 
-/// One node about to be computed.
+/// The arguments of a node.
 pub struct Call<'a> {
     /// The node, for its attributes.
     pub node: &'a NodeProto,
-    /// Its inputs by position; `None` for one that is left out.
+    /// Its inputs by position; `None` for an omitted one.
     pub inputs: &'a [Option<Tensor>],
     /// Which inputs depend on a trained tensor. Only those need a gradient.
     pub tracked: &'a [bool],
 }
 
-/// Takes the gradient of each output, and gives the gradient of each input that needs one.
+/// The backward pass of a node: maps the gradients of its outputs to those of the inputs that need one.
 pub type Pull = Box<dyn FnOnce(&[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, OpError>>;
 
-/// What a node has made.
+/// The result of a node.
 pub struct Made {
     /// Its outputs by position.
     pub outputs: Vec<Tensor>,
-    /// Its part of the backward pass. It holds what that needs and nothing else.
+    /// Its backward pass, which holds only the values that it needs.
     pub pull: Option<Pull>,
 }
 
@@ -149,7 +149,7 @@ impl Call<'_> {
     /// Input `position`.
     ///
     /// # Errors
-    /// [`OpError::Invalid`] where it is left out.
+    /// [`OpError::Invalid`] if it is omitted.
     pub fn input(&self, position: usize) -> Result<&Tensor, OpError> {
         match self.optional(position) {
             Some(tensor) => Ok(tensor),
@@ -157,7 +157,7 @@ impl Call<'_> {
         }
     }
 
-    /// Input `position`, which may be left out.
+    /// Input `position`; `None` if it is omitted.
     #[must_use]
     pub fn optional(&self, position: usize) -> Option<&Tensor> {
         self.inputs.get(position)?.as_ref()
@@ -169,7 +169,7 @@ impl Call<'_> {
         self.tracked.get(position).copied().unwrap_or(false)
     }
 
-    /// The integers of input `position`, row-major; `None` where it is left out.
+    /// The integers of input `position`, row-major; `None` if it is omitted.
     ///
     /// # Errors
     /// [`OpError::Tensor`].
@@ -202,8 +202,7 @@ impl Call<'_> {
         Some(String::from_utf8_lossy(text).into_owned())
     }
 
-    /// One output whose gradient goes to the inputs that `pull` says, by position. Where no input is tracked, nothing is
-    /// kept.
+    /// A result with one output and the backward pass `pull`, which is dropped if no input is tracked.
     pub fn made(
         &self,
         output: Tensor,
@@ -221,7 +220,7 @@ impl Call<'_> {
         }
     }
 
-    /// One output whose gradient goes to the first input alone.
+    /// A result with one output whose gradient goes to the first input only.
     pub fn made_of_first(
         &self,
         output: Tensor,
@@ -236,7 +235,7 @@ fn integers(tensor: &Tensor) -> Result<Vec<i64>, OpError> {
     Ok(tensor.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?)
 }
 
-/// Axis `axis` of a tensor of `rank` axes, which counts from the end where it is negative.
+/// The position of `axis`, which may be negative, in a tensor of rank `rank`.
 fn axis(axis: i64, rank: usize) -> Result<usize, OpError> {
     let signed = rank as i64;
     match (-signed..signed.max(1)).contains(&axis) {
@@ -245,7 +244,7 @@ fn axis(axis: i64, rank: usize) -> Result<usize, OpError> {
     }
 }
 
-/// Extent of axis `at` of `dims`; 1 where there is none.
+/// Size of axis `at` of `dims`; 1 if there is no such axis.
 fn extent(dims: &[usize], at: usize) -> usize {
     dims.get(at).copied().unwrap_or(1)
 }

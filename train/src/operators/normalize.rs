@@ -1,4 +1,4 @@
-//! Normalizations over the last axes. Their gains and biases are frozen unless they are trained themselves.
+//! Normalizations over the last axes.
 
 use candle_core::Tensor;
 
@@ -14,7 +14,7 @@ pub const OPERATORS: &[Operator] = &[
     contrib("SkipSimplifiedLayerNormalization", skip),
 ];
 
-/// x with everything from the normalized axis on as one last axis [rows, width].
+/// x as [rows, width], with all axes from the normalized one on merged.
 fn flattened(call: &Call, x: &Tensor) -> Result<Tensor, OpError> {
     let at = axis(call.int("axis", -1), x.rank())?;
     let (outer, inner) = x.dims().split_at_checked(at).unwrap_or_default();
@@ -28,7 +28,7 @@ fn epsilon(call: &Call) -> f64 {
     call.float("epsilon", 1e-5).into()
 }
 
-/// What the backward pass of a normalization n = (x - mean) s needs.
+/// The values that the backward pass of a normalization n = (x - mean) s needs.
 struct Normalized {
     /// n [rows, width].
     n: Tensor,
@@ -52,7 +52,7 @@ impl Normalized {
         })
     }
 
-    /// dx = s (dn - n mean(n dn)), less its mean where x was centered.
+    /// dx = s (dn - n mean(n dn)), minus its mean if x was centered.
     fn pull(&self, grad: &Tensor) -> Result<Tensor, OpError> {
         let along = (&self.n * grad)?.mean_keepdim(1)?;
         let across = (grad - self.n.broadcast_mul(&along)?)?;
@@ -64,7 +64,7 @@ impl Normalized {
     }
 }
 
-/// y = n gain + bias, with the gain at input `gain` and the bias behind it.
+/// y = n gain + bias, with the gain at input `gain` and the bias at the next one.
 fn scaled(call: &Call, x: &Tensor, gain: usize, centered: bool) -> Result<(Tensor, Pull), OpError> {
     let dims = x.dims().to_vec();
     let normalized = Normalized::of(&flattened(call, x)?, epsilon(call), centered)?;
@@ -118,7 +118,7 @@ fn layer_normalization(call: &Call) -> Result<Made, OpError> {
     Ok(made(call, output, pull))
 }
 
-/// Output 3 is the sum x + skip (+ bias), output 0 the root-mean-square normalization of it.
+/// Output 3 is x + skip (+ bias), output 0 its RMS normalization.
 fn skip(call: &Call) -> Result<Made, OpError> {
     let (x, other) = (call.input(0)?, call.input(1)?);
     if x.dims() != other.dims() {
@@ -131,7 +131,7 @@ fn skip(call: &Call) -> Result<Made, OpError> {
     if let Some(bias) = call.optional(3) {
         sum = sum.broadcast_add(bias)?;
     }
-    // The bias at input 3 belongs to the sum, so the gain is passed without it.
+    // The bias at input 3 is part of the sum, so it is not passed to the normalization.
     let gain = [Some(sum.clone()), call.optional(2).cloned()];
     let inner = Call {
         node: call.node,
@@ -156,7 +156,7 @@ fn skip(call: &Call) -> Result<Made, OpError> {
         ])
     });
     let mut made = made(call, output.clone(), pull);
-    // Outputs 1 and 2 are statistics for training that no decoder reads.
+    // Outputs 1 and 2 are statistics, which decoders do not read.
     made.outputs = vec![output.clone(), output.clone(), output, sum];
     Ok(made)
 }

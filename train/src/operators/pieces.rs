@@ -1,4 +1,4 @@
-//! Operators that take tensors apart or put them together along an axis.
+//! Operators that concatenate, split, slice and index tensors.
 
 use candle_core::Tensor;
 
@@ -13,7 +13,7 @@ pub const OPERATORS: &[Operator] = &[
     stops("GatherND", gather_nd),
 ];
 
-/// y = the inputs one after another; each gets its part of dy. An empty past adds nothing.
+/// y = the concatenation of the inputs; each gets its part of dy. An empty past contributes nothing.
 fn concat(call: &Call) -> Result<Made, OpError> {
     let at = axis(call.int("axis", 0), call.input(0)?.rank())?;
     let parts: Vec<&Tensor> = call.inputs.iter().flatten().collect();
@@ -41,13 +41,13 @@ fn concat(call: &Call) -> Result<Made, OpError> {
     }))
 }
 
-/// `grad`, the gradient of the part of a tensor that starts at `start` along axis `at`, which has `whole` elements.
+/// The gradient of a tensor with size `whole` along axis `at`, from the gradient `grad` of its part from `start` on.
 fn padded(grad: &Tensor, at: usize, start: usize, whole: usize) -> Result<Tensor, OpError> {
     let after = whole.saturating_sub(start + extent(grad.dims(), at));
     Ok(grad.pad_with_zeros(at, start, after)?)
 }
 
-/// Consecutive parts of x; dx = the gradients of the parts, one after another.
+/// Consecutive parts of x; dx = the concatenation of their gradients.
 fn split(call: &Call) -> Result<Made, OpError> {
     let x = call.input(0)?;
     let at = axis(call.int("axis", 0), x.rank())?;
@@ -88,7 +88,7 @@ fn split(call: &Call) -> Result<Made, OpError> {
     Ok(Made { outputs, pull })
 }
 
-/// y = x from start to end, each axis by its step; dx = dy, and zero around it.
+/// y = x from start to end with a step per axis; dx = dy, padded with zeros.
 fn slice(call: &Call) -> Result<Made, OpError> {
     let x = call.input(0)?;
     let (Some(starts), Some(ends)) = (call.integers(1)?, call.integers(2)?) else {
@@ -122,7 +122,7 @@ fn slice(call: &Call) -> Result<Made, OpError> {
     }))
 }
 
-/// What a slice takes of one axis.
+/// The elements that a slice takes along one axis.
 enum Cut {
     Range { start: usize, length: usize },
     Chosen(Tensor),
@@ -161,7 +161,7 @@ fn indices(chosen: Vec<i64>) -> Result<Tensor, OpError> {
     Ok(Tensor::from_vec(chosen, count, &candle_core::Device::Cpu)?)
 }
 
-/// The gradient of a tensor with `whole` elements along axis `at`, of which the elements `indices` were taken.
+/// The gradient of a tensor with size `whole` along axis `at`, from the gradient `grad` of its elements `indices`.
 fn scattered(grad: &Tensor, at: usize, indices: &Tensor, whole: usize) -> Result<Tensor, OpError> {
     let mut dims = grad.dims().to_vec();
     if let Some(dim) = dims.get_mut(at) {
@@ -171,7 +171,7 @@ fn scattered(grad: &Tensor, at: usize, indices: &Tensor, whole: usize) -> Result
     Ok(zero.index_add(indices, &grad.contiguous()?, at)?)
 }
 
-/// y = x at the indices along an axis; dx = dy added up where it was taken from.
+/// y = x at the indices along an axis; dx = dy, added at the indices.
 fn gather(call: &Call) -> Result<Made, OpError> {
     let (x, indices) = (call.input(0)?, call.input(1)?);
     let at = axis(call.int("axis", 0), x.rank())?;

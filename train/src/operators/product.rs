@@ -10,8 +10,8 @@ pub const OPERATORS: &[Operator] = &[flows("MatMul", matmul), flows("Gemm", gemm
 
 /// Two operands as stacks of matrices: a [L, rows, k], b [L, k, n].
 ///
-/// Batch axes of `a` that `b` does not have are rows more for one product with the same matrix, where they stand beside
-/// the rows; so queries of all heads meet one latent cache at once.
+/// Batch axes of `a` that `b` does not have are merged with the rows, if they are next to them, into one larger
+/// product; for example the queries of all heads with one latent cache.
 struct Stacks {
     a: Tensor,
     b: Tensor,
@@ -59,7 +59,7 @@ fn stacks(a: &Tensor, b: &Tensor) -> Result<Stacks, OpError> {
     })
 }
 
-/// `b` with other batch axes. Where its matrices are stored transposed, they stay so: the product reads either.
+/// `b` with other batch axes. Matrices that are stored transposed are not copied, because the product supports both.
 fn reshaped(b: &Tensor, dims: &[usize]) -> Result<Tensor, OpError> {
     let stored = b.t()?;
     if b.is_contiguous() || !stored.is_contiguous() {
@@ -71,7 +71,7 @@ fn reshaped(b: &Tensor, dims: &[usize]) -> Result<Tensor, OpError> {
     Ok(stored.reshape(dims)?.t()?)
 }
 
-/// y = a b; da = dy b^T, db = a^T dy, each only where it is asked for: a frozen weight costs no gradient.
+/// y = a b; da = dy b^T, db = a^T dy, each only if it is needed, so that frozen weights cost nothing.
 fn matmul(call: &Call) -> Result<Made, OpError> {
     let (a, b) = (call.input(0)?, call.input(1)?);
     let (a_shape, b_shape) = (a.dims().to_vec(), b.dims().to_vec());
@@ -100,7 +100,7 @@ fn matmul(call: &Call) -> Result<Made, OpError> {
     }))
 }
 
-/// y = alpha op(a) op(b) + beta c, op a transpose where the node says so.
+/// y = alpha op(a) op(b) + beta c, with op the transpose if the attribute is set.
 fn gemm(call: &Call) -> Result<Made, OpError> {
     let (alpha, beta) = (
         f64::from(call.float("alpha", 1.0)),

@@ -1,4 +1,4 @@
-//! Quantized weights, which stay frozen: they are read once, as fp32, and gradients pass through the product with them.
+//! Quantized weights: they are frozen and dequantized to fp32 once; gradients flow through products with them.
 
 use candle_core::{DType, Device, Tensor};
 use gqa2mla_passes::graph::label;
@@ -7,7 +7,7 @@ use gqa2mla_passes::onnx::NodeProto;
 use crate::error::{OpError, invalid};
 use crate::operators::{Call, Made, Operator, axis, extent, missing};
 
-/// The domain of operators that exist only here.
+/// The domain of internal operators.
 const OWN: &str = "gqa2mla.train";
 const UNPACK: &str = "UnpackNBits";
 
@@ -19,8 +19,8 @@ pub const OPERATORS: &[Operator] = &[
     missing("DequantizeLinear", dequantize),
 ];
 
-/// `MatMulNBits` as the unpacking of its weight, which constant folding does once, and a product. `None` for any other
-/// node.
+/// Expands `MatMulNBits` into the unpacking of its weight, which constant folding computes once, and a product. `None`
+/// for other nodes.
 #[must_use]
 pub fn spelled_out(node: &NodeProto) -> Option<Vec<NodeProto>> {
     if node.domain() != "com.microsoft" || node.op_type() != "MatMulNBits" {
@@ -107,7 +107,7 @@ fn unpack(call: &Call) -> Result<Made, OpError> {
     Ok(Tensor::from_vec(weight, (n, k), &Device::Cpu)?.t()?.into())
 }
 
-/// y = (x - zero point) scale, one scale for all or one for each index of an axis.
+/// y = (x - zero point) scale, with one scale for all elements or one per index of an axis.
 fn dequantize(call: &Call) -> Result<Made, OpError> {
     if call.int("block_size", 0) != 0 {
         return invalid("scales in blocks are not implemented");

@@ -13,13 +13,14 @@ pub const OPERATORS: &[Operator] = &[
 
 struct Axes {
     axes: Vec<usize>,
-    /// The shape of the result before axes of extent 1 are dropped.
+    /// The shape of the result with reduced axes of size 1.
     kept: Vec<usize>,
     /// The shape of the result.
     dims: Vec<usize>,
 }
 
-/// The axes in input 1, or in an attribute in older opsets; none named are all, unless the node says none.
+/// The axes in input 1, or in an attribute in older opsets. Without axes, all are reduced, or none with
+/// `noop_with_empty_axes`.
 fn axes(call: &Call) -> Result<Axes, OpError> {
     let before = call.input(0)?.dims();
     let named = call

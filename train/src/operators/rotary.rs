@@ -1,4 +1,4 @@
-//! RotaryEmbedding, as the standard defines it since opset 23 and ONNX Runtime in its own domain.
+//! RotaryEmbedding of the default domain (opset 23) and of ONNX Runtime's domain.
 
 use candle_core::Tensor;
 
@@ -10,8 +10,8 @@ pub const OPERATORS: &[Operator] = &[
     contrib("RotaryEmbedding", |c| rotary(c, [2, 3, 1])),
 ];
 
-/// Each pair (a, b) of channels becomes (a cos - b sin, b cos + a sin). The gradient is turned back:
-/// da = dy_a cos + dy_b sin, db = dy_b cos - dy_a sin. `places` are the inputs cos, sin and position ids.
+/// Each pair (a, b) of channels becomes (a cos - b sin, b cos + a sin). The gradient is rotated back: da = dy_a cos +
+/// dy_b sin, db = dy_b cos - dy_a sin. `places` are the inputs cos, sin and position ids.
 fn rotary(call: &Call, places: [usize; 3]) -> Result<Made, OpError> {
     let given = call.input(0)?;
     let [cos, sin, positions] = places;
@@ -31,18 +31,18 @@ fn rotary(call: &Call, places: [usize; 3]) -> Result<Made, OpError> {
     }))
 }
 
-/// x as [B, H, T, d], whichever way it came.
+/// x as [B, H, T, d], with its original layout.
 struct Heads {
     x: Tensor,
     packed: Packed,
 }
 
-/// Whether x came as [B, T, H*d], and then how many heads it has.
+/// The number of heads, if x was [B, T, H*d].
 #[derive(Clone, Copy)]
 struct Packed(Option<usize>);
 
 impl Heads {
-    /// Where the node does not say how many heads there are, each has `size` channels, which all turn.
+    /// Without `num_heads`, each head has `size` channels, all of which are rotated.
     fn of(call: &Call, x: &Tensor, size: usize) -> Result<Self, OpError> {
         let said = usize::try_from(call.int("num_heads", 0)).unwrap_or(0);
         let heads = match said {
@@ -79,8 +79,8 @@ impl Packed {
     }
 }
 
-/// cos or sin [B or 1, 1, T, d/2]: the rows of the table [positions, d/2] at the position ids, or the table [B, T, d/2]
-/// itself where there are none.
+/// cos or sin [B or 1, 1, T, d/2]: the rows of the table [positions, d/2] at the position ids, or without these the
+/// table [B, T, d/2] itself.
 fn rows(table: &Tensor, positions: Option<&Tensor>, length: usize) -> Result<Tensor, OpError> {
     let Some(positions) = positions else {
         return Ok(table.unsqueeze(1)?);
@@ -88,7 +88,7 @@ fn rows(table: &Tensor, positions: Option<&Tensor>, length: usize) -> Result<Ten
     let width = extent(table.dims(), 1);
     let positions = match positions.elem_count() {
         1 => {
-            // One number is where the first token stands.
+            // A single number is the position of the first token.
             let first = super::integers(positions)?.first().copied().unwrap_or(0);
             let all: Vec<i64> = (first..first + length as i64).collect();
             Tensor::from_vec(all, (1, length), table.device())?
@@ -101,9 +101,9 @@ fn rows(table: &Tensor, positions: Option<&Tensor>, length: usize) -> Result<Ten
 }
 
 struct Turned {
-    /// Pairs that are turned; channels behind them pass.
+    /// Number of rotated pairs; the channels after them are not changed.
     half: usize,
-    /// Whether pairs are neighbours (0, 1), (2, 3).., and not (0, half), (1, half + 1)..
+    /// Whether pairs are neighbours (0, 1), (2, 3).., instead of (0, half), (1, half + 1)..
     interleaved: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Shapes as values, constants, and conversions between element types.
+//! `Shape`, constants, and conversions between element types.
 
 use candle_core::{DType, Device, Tensor};
 use gqa2mla_passes::graph::attribute;
@@ -40,7 +40,7 @@ fn size(call: &Call) -> Result<Made, OpError> {
     Ok(Tensor::from_vec(vec![count], (), &Device::Cpu)?.into())
 }
 
-/// The tensor in attribute `name`. Attributes of nodes are stored in the message itself.
+/// The tensor in attribute `name`, which must be inline.
 fn stored_attribute(call: &Call, name: &str) -> Result<Option<Tensor>, OpError> {
     let Some(tensor) = attribute(call.node, name).and_then(|a| a.t.as_ref()) else {
         return Ok(None);
@@ -106,7 +106,7 @@ fn range(call: &Call) -> Result<Made, OpError> {
     Ok(Tensor::from_vec(values, count, &Device::Cpu)?.into())
 }
 
-/// Sums along an axis up to each element, of integers: positions are counted so.
+/// The cumulative sum of integers along an axis, by which positions are computed.
 fn running_sum(call: &Call) -> Result<Made, OpError> {
     let x = call.input(0)?;
     let named = call.integers(1)?.and_then(|a| a.first().copied());
@@ -128,7 +128,8 @@ fn running_sum(call: &Call) -> Result<Made, OpError> {
     Ok(sums.transpose(at, x.rank() - 1)?.into())
 }
 
-/// Conversion to the kind of `wanted`; between floats of two widths nothing happens, because all are trained in fp32.
+/// Conversion to the type `wanted`. Casts between floating-point types do nothing, because all floats are fp32 in
+/// training.
 fn converted(call: &Call, wanted: DType) -> Result<Made, OpError> {
     let x = call.input(0)?;
     if x.dtype() == wanted {

@@ -1,4 +1,4 @@
-//! Softmax, a row at a time.
+//! Softmax.
 
 use candle_core::Tensor;
 
@@ -26,7 +26,8 @@ fn softmax(call: &Call) -> Result<Made, OpError> {
     }))
 }
 
-/// A row without a visible position has no distribution: NaN, as the definition gives, for which exporters add a guard.
+/// exp(x) / sum exp(x) of a row. A row without a visible position yields NaN, as the definition does; exporters add a
+/// guard for it.
 fn exponentials(x: &[f32], p: &mut [f32]) {
     let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0.0;
@@ -42,7 +43,7 @@ fn exponentials(x: &[f32], p: &mut [f32]) {
 fn slope(p: &[f32], grad: &[f32], out: &mut [f32]) {
     let mean: f32 = p.iter().zip(grad).map(|(p, g)| p * g).sum();
     if !p.iter().all(|p| p.is_finite()) {
-        // Behind such a row stands a guard that replaces it, so nothing is to be learnt from it.
+        // A guard replaces such a row, so its gradient is zero.
         return;
     }
     for (out, (p, g)) in out.iter_mut().zip(p.iter().zip(grad)) {

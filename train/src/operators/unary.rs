@@ -60,7 +60,7 @@ fn linear(call: &Call, factor: f64) -> Result<Made, OpError> {
     Ok(call.made_of_first(output, move |grad| Ok((grad * factor)?)))
 }
 
-/// An operator whose gradient `slope(dy, y)` is told from its output, which is kept.
+/// An operator whose gradient `slope(dy, y)` is computed from its output, which is kept.
 fn by_output(
     call: &Call,
     of: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
@@ -71,7 +71,7 @@ fn by_output(
     Ok(call.made_of_first(output, move |grad| Ok(zip(grad, &y, slope)?)))
 }
 
-/// An operator whose derivative `slope(x)` is told from its input, which is kept.
+/// An operator whose derivative `slope(x)` is computed from its input, which is kept.
 fn by_input(call: &Call, of: fn(f32) -> f32, slope: fn(f32) -> f32) -> Result<Made, OpError> {
     let x = float(call)?;
     let output = map(&x, of)?;
@@ -119,7 +119,7 @@ fn gelu(call: &Call) -> Result<Made, OpError> {
     }
 }
 
-/// The tanh form of GELU, of the input plus an optional bias that has no gradient.
+/// The tanh approximation of GELU, of the input plus an optional bias without gradient.
 fn fast_gelu(call: &Call) -> Result<Made, OpError> {
     let Some(bias) = call.optional(1) else {
         return by_input(call, gelu_tanh, gelu_tanh_slope);
@@ -134,7 +134,7 @@ fn fast_gelu(call: &Call) -> Result<Made, OpError> {
     }))
 }
 
-/// x Phi(x), Phi the normal distribution.
+/// x Phi(x), with Phi the normal distribution function.
 fn gelu_erf(x: f32) -> f32 {
     0.5 * x * (1.0 + erf(x * FRAC_1_SQRT_2))
 }

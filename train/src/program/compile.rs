@@ -1,4 +1,5 @@
-//! From messages to a [`Program`]: what the outputs need, which of it is constant, and which of it is trained.
+//! Compilation of a graph to a [`Program`]: selection of the needed nodes, constant folding, and tracking of trained
+//! tensors.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -12,7 +13,7 @@ use crate::operators::{Gradient, Operator, find, quantized};
 use crate::program::{Parameter, Program, Slot, Step, Values};
 use crate::stored;
 
-/// Where each name has its slot.
+/// The slot of each value name.
 #[derive(Default)]
 struct Slots {
     of: HashMap<String, Slot>,
@@ -31,13 +32,13 @@ impl Slots {
 }
 
 impl Program {
-    /// Compiles the part of `graph` that `outputs` need. `graph` belongs to `model`, which holds its weights, and has its
-    /// attention operators spelled out. The initializers named in `trained` become parameters, in that order.
+    /// Compiles the part of `graph` that `outputs` depend on. `graph` belongs to `model`, which has its weights, and
+    /// its attention operators must be expanded. The initializers `trained` become parameters, in this order.
     ///
     /// # Errors
-    /// Before anything runs: [`TrainError::Operator`] for an operator outside the table, [`TrainError::Gradient`] for one
-    /// without a gradient between a trained tensor and an output, [`TrainError::NoParameter`], [`TrainError::NoValue`],
-    /// and those of reading weights.
+    /// [`TrainError::Operator`] for an operator that is not implemented, [`TrainError::Gradient`] for one without a
+    /// gradient between a trained tensor and an output, [`TrainError::NoParameter`], [`TrainError::NoValue`], and the
+    /// errors of reading weights.
     pub fn compile(
         model: &Model,
         graph: &GraphProto,
@@ -108,7 +109,7 @@ impl Program {
         Ok(program)
     }
 
-    /// Runs every step whose inputs are constant, once and for all, and forgets constants that nothing reads any more.
+    /// Constant folding: runs every step whose inputs are constant, and drops constants that are no longer read.
     fn fold(&mut self) -> Result<(), TrainError> {
         let mut values = Values::new(self.slots);
         for (slot, tensor) in std::mem::take(&mut self.constants) {
@@ -141,7 +142,8 @@ impl Program {
         inputs.copied().chain(self.outputs.iter().copied())
     }
 
-    /// A value can go after its last read; what no step reads goes when it is made.
+    /// Finds the last read of each value, after which it is dropped. A value that is not read is dropped when it is
+    /// made.
     fn find_last_reads(&mut self) {
         let mut seen: HashSet<Slot> = self.outputs.iter().copied().collect();
         for step in self.steps.iter_mut().rev() {
@@ -155,11 +157,11 @@ fn names<'n>(all: impl Iterator<Item = &'n String>) -> impl Iterator<Item = &'n 
     all.map(String::as_str).filter(|name| !name.is_empty())
 }
 
-/// The nodes that `outputs` depend on, in graph order, quantized products spelled out.
+/// The nodes that `outputs` depend on, in graph order, with quantized products expanded.
 fn needed(graph: &GraphProto, outputs: &[&str]) -> Vec<NodeProto> {
     let mut wanted: HashSet<&str> = outputs.iter().copied().collect();
     let mut taken = Vec::new();
-    // A graph is in topological order, so that one walk from the end sees every reader before its producer.
+    // Nodes are in topological order, so a walk from the end visits every reader before its producer.
     for node in graph.node.iter().rev() {
         if names(node.output.iter()).any(|output| wanted.contains(output)) {
             wanted.extend(names(node.input.iter()));
@@ -171,7 +173,7 @@ fn needed(graph: &GraphProto, outputs: &[&str]) -> Vec<NodeProto> {
     taken.into_iter().rev().flat_map(spelled).collect()
 }
 
-/// The values that depend on a tensor in `trained`, through operators that pass a gradient.
+/// The values that depend on a tensor in `trained` through operators with a gradient.
 fn tracked(
     nodes: &[NodeProto],
     operators: &[Operator],

@@ -1,7 +1,7 @@
-//! A graph ready to run, and its gradient.
+//! A compiled graph, its forward and backward pass.
 //!
-//! Values have slots in place of names. A value goes as soon as nothing later reads it; what the backward pass needs is
-//! held by the pulls of [`crate::operators::Made`], and only nodes behind a trained tensor have one.
+//! Values have slots instead of names. A value is dropped after its last read. Values that the backward pass needs are
+//! held by [`crate::operators::Made::pull`], which exists only for nodes that depend on a trained tensor.
 
 mod compile;
 
@@ -13,10 +13,10 @@ use gqa2mla_passes::onnx::NodeProto;
 use crate::error::{OpError, TrainError, operator_name};
 use crate::operators::{Call, Operator, Pull};
 
-/// A place for one value.
+/// The index of a value.
 type Slot = usize;
 
-/// One node with the places of its values.
+/// One node with the slots of its values.
 #[derive(Debug)]
 struct Step {
     node: NodeProto,
@@ -29,11 +29,11 @@ struct Step {
     last_reads: Vec<Slot>,
 }
 
-/// A graph compiled for some outputs and some trained tensors.
+/// A graph, compiled for certain outputs and trained tensors.
 #[derive(Debug)]
 pub struct Program {
     steps: Vec<Step>,
-    /// Frozen weights, and what follows from them alone.
+    /// Frozen weights, and values that depend only on these.
     constants: Vec<(Slot, Tensor)>,
     inputs: Vec<(String, Slot)>,
     parameters: Vec<Parameter>,
@@ -44,34 +44,35 @@ pub struct Program {
 /// A trained tensor.
 #[derive(Debug)]
 pub struct Parameter {
-    /// The initializer.
+    /// Name of the initializer.
     pub name: String,
-    /// What the model stores, in fp32.
+    /// Its stored value in fp32.
     pub initial: Tensor,
     slot: Slot,
 }
 
-/// The outputs of one run, and the way back to the trained tensors.
+/// The outputs of one run, with the recorded backward pass.
 pub struct Trace<'p> {
-    /// The outputs the program was compiled for, in their order.
+    /// The outputs, in the order of [`Program::compile`].
     pub outputs: Vec<Tensor>,
     program: &'p Program,
     tape: Vec<(usize, Pull)>,
 }
 
 impl Program {
-    /// The inputs that the outputs depend on. Others need not be fed.
+    /// The inputs that the outputs depend on. Others need not be given.
     pub fn inputs(&self) -> impl Iterator<Item = &str> {
         self.inputs.iter().map(|(name, _)| name.as_str())
     }
 
-    /// The trained tensors, in the order in which [`Program::trace`] takes them and [`Trace::backward`] gives gradients.
+    /// The trained tensors, in the order of the arguments of [`Program::trace`] and of the results of
+    /// [`Trace::backward`].
     #[must_use]
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }
 
-    /// Computes the outputs with the stored values of all parameters. Nothing is kept for a backward pass.
+    /// Computes the outputs with the stored values of all parameters, without a backward pass.
     ///
     /// # Errors
     /// [`TrainError::Node`], or [`TrainError::NoInput`].
@@ -80,7 +81,7 @@ impl Program {
         self.evaluate(inputs, &stored)
     }
 
-    /// Computes the outputs with `parameters` in place of the stored values. Nothing is kept for a backward pass.
+    /// Computes the outputs with the values `parameters` of the parameters, without a backward pass.
     ///
     /// # Errors
     /// As [`Program::run`].
@@ -92,7 +93,7 @@ impl Program {
         Ok(self.forward(inputs, parameters, false)?.outputs)
     }
 
-    /// Computes the outputs and keeps what [`Trace::backward`] needs.
+    /// Computes the outputs and records the values that [`Trace::backward`] needs.
     ///
     /// # Errors
     /// As [`Program::run`].
@@ -143,7 +144,7 @@ impl Program {
 }
 
 impl Step {
-    /// Computes the node and puts its outputs in their places. Only where `keep` is set can there be a pull.
+    /// Computes the node and stores its outputs. Returns its backward pass, if it has one and `keep` is set.
     fn run(&self, values: &mut Values, keep: bool) -> Result<Option<Pull>, TrainError> {
         let inputs: Vec<Option<Tensor>> = self
             .inputs
@@ -174,8 +175,8 @@ impl Step {
 }
 
 impl Trace<'_> {
-    /// The gradient of every parameter from `grads`, those of the outputs. What the forward pass has kept goes as it is
-    /// used.
+    /// The gradient of every parameter from the gradients `grads` of the outputs. Recorded values are dropped as they
+    /// are used.
     ///
     /// # Errors
     /// [`TrainError::Node`].

@@ -1,24 +1,24 @@
-//! One attention apart from its factors, and what it reads.
+//! One attention without its factors, and its input sequences.
 
 use ndarray::Array2;
 
 use crate::factor::reconstruct::rotary::Rotary;
 use crate::factor::rope::Rope;
 
-/// What one attention read and made of a stretch of text.
+/// The queries, keys and values of one attention on a sequence of text.
 #[derive(Debug, Clone, Default)]
 pub struct Sequence {
     /// T.
     pub length: usize,
     /// Queries [H, T, d].
     pub queries: Vec<f32>,
-    /// Keys [T, G*d] as latents are made of them: rotated, or before rotation where the attention rotates them.
+    /// Keys [T, G*d] from which latents are computed: rotated, or unrotated if `Attention::rotary` is set.
     pub keys: Vec<f32>,
     /// Values [T, G*dv].
     pub values: Vec<f32>,
 }
 
-/// The attention, apart from its factors.
+/// The parameters of an attention other than its factors.
 #[derive(Debug, Clone)]
 pub struct Attention {
     /// H.
@@ -29,32 +29,32 @@ pub struct Attention {
     pub key_size: usize,
     /// dv.
     pub value_size: usize,
-    /// Factor of `q · k`, everything included.
+    /// Factor of `q · k`: the product of all constant scales.
     pub scale: f64,
-    /// Factor of the values.
+    /// Constant factor of the values.
     pub value_scale: f64,
-    /// Bound of the scores by tanh.
+    /// Softcap: bound of the scores by tanh.
     pub softcap: Option<f64>,
-    /// A query sees this many positions, itself included; `None` sees all before it.
+    /// Sliding window: number of visible positions, the query's own included; `None`: all up to the query.
     pub window: Option<usize>,
-    /// What rotates keys after their latent; `None` where the latent is that of keys as they are scored.
+    /// The rotation of keys that are rebuilt from the latent; `None` if the latent is that of rotated keys.
     pub rotary: Option<Rotary>,
-    /// How queries and keys were rotated before a sequence was recorded, by which it can be moved to later positions;
-    /// `None` where that is not known.
+    /// The RoPE of the recorded queries and keys, with which a sequence can be moved to later positions; `None` if
+    /// unknown.
     pub rope: Option<Rope>,
-    /// W_O W_Oᵀ [H*dv, H*dv], or nothing where all directions count alike.
+    /// W_O W_Oᵀ [H*dv, H*dv], the weight of output errors; `None`: the identity.
     pub readers: Option<Array2<f64>>,
 }
 
 impl Attention {
-    /// j, the KV head that query head `head` reads.
+    /// The index of the KV head that query head `head` reads.
     #[must_use]
     pub fn group(&self, head: usize) -> usize {
         head / (self.heads / self.kv_heads.max(1)).max(1)
     }
 
-    /// How far a sequence of `length` tokens can be moved among the first `positions`: nowhere where keys are rotated after
-    /// their latent, which then loses the same at every position, or where their rotation is not known.
+    /// The largest offset by which a sequence of `length` tokens can be moved within the first `positions`. It is 0 if
+    /// keys are rotated after the latent, whose loss then does not depend on the position, or if the RoPE is unknown.
     #[must_use]
     pub fn room(&self, length: usize, positions: usize) -> usize {
         match &self.rope {
@@ -63,8 +63,8 @@ impl Attention {
         }
     }
 
-    /// `sequence` as it would have been `offset` positions later: queries and keys are rotated alike, so that the scores
-    /// stay, `(R_p q) . (R_p k) = q . k`, and what the latent keeps of them does not.
+    /// `sequence` moved by `offset` positions: queries and keys are rotated by the same angle, so that the scores stay
+    /// the same, `(R_p q) . (R_p k) = q . k`, while the loss of the latent changes.
     #[must_use]
     pub fn moved(&self, sequence: &Sequence, offset: usize) -> Sequence {
         let mut moved = sequence.clone();

@@ -1,4 +1,4 @@
-//! The chain rule through one head.
+//! The backward pass of one head.
 
 use crate::factor::dense::{View, product};
 use crate::factor::reconstruct::forward::{Head, Layer, columns};
@@ -6,8 +6,9 @@ use crate::factor::reconstruct::scored::{Scored, Slopes};
 use crate::factor::reconstruct::weights::Weights;
 
 impl Layer<'_> {
-    /// From the error of a block of queries, `read` by W_O W_Oᵀ, to the slopes of `head`'s weights and of what it read.
-    #[allow(clippy::too_many_arguments)] // The chain rule needs everything that the way forward has made.
+    /// Adds the gradients of `head`'s weights to `slope`, and those of the rows that it reads to `back`. `read` is the
+    /// output error of a block of queries times W_O W_Oᵀ.
+    #[allow(clippy::too_many_arguments)] // The backward pass needs all intermediate values of the forward pass.
     pub fn backward(
         &self,
         head: usize,
@@ -24,7 +25,7 @@ impl Layer<'_> {
         let group = self.is.group(head);
         let seen = made.p.len() / count.max(1);
         let (scale, value_scale) = (self.is.scale as f32, self.is.value_scale as f32);
-        // The loss is e G eᵀ, so its slope at e is 2 e G.
+        // The loss is e G eᵀ, so its gradient with respect to e is 2 e G.
         let width = self.is.heads * dv;
         let mut d_out = columns(read, width, head * dv, dv);
         d_out.iter_mut().for_each(|x| *x *= 2.0);

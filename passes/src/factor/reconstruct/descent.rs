@@ -1,4 +1,4 @@
-//! Where the descent walks, and how it steps.
+//! The coordinates of the gradient descent, and Adam.
 
 use ndarray::{Array1, Array2, Array3, ArrayView2, s};
 
@@ -12,7 +12,7 @@ use crate::factor::weighted::{SideFactors, SideRoots};
 const BETA: (f64, f64) = (0.9, 0.999);
 const EPSILON: f64 = 1e-8;
 
-/// The coordinates in which the descent walks: A = M⁻¹ w_d, B = M w_u, and the bias in units of a typical output.
+/// The coordinates of the descent: A = M⁻¹ w_d, B = M w_u, and the bias in units of a typical output.
 pub struct Frame {
     key: SideRoots,
     value: SideRoots,
@@ -72,7 +72,8 @@ impl Frame {
         Factors { key, value, bias }
     }
 
-    /// The slope at factors, over `norm`, as a slope in these coordinates: w_d = M A and w_u = M⁻¹ B.
+    /// The gradient with respect to the factors, divided by `norm`, transformed to these coordinates: w_d = M A and w_u
+    /// = M⁻¹ B.
     pub fn pull(&self, slope: &Factors, norm: f64) -> Vec<f64> {
         let mut pulled = Vec::new();
         for (roots, side) in [(&self.key, &slope.key), (&self.value, &slope.value)] {
@@ -111,7 +112,7 @@ fn blocks(matrix: &Array2<f64>, (heads, size, rank): (usize, usize, usize)) -> A
     up
 }
 
-/// Adam, on one long vector.
+/// Adam on one parameter vector.
 pub struct Adam {
     mean: Vec<f64>,
     square: Vec<f64>,

@@ -1,4 +1,4 @@
-//! The way forward through one attention: scores, probabilities, outputs, and their difference from the target.
+//! The forward pass of one attention: scores, probabilities, outputs, and their difference from the target.
 
 use crate::factor::Factors;
 use crate::factor::dense::{View, product};
@@ -6,10 +6,10 @@ use crate::factor::reconstruct::attention::{Attention, Sequence};
 use crate::factor::reconstruct::scored::Scored;
 use crate::factor::reconstruct::weights::{Weights, single};
 
-/// Queries that are worked on at once: they see keys up to the last of them only.
+/// Number of queries per block. Only the keys up to the last query of a block are multiplied.
 pub const BLOCK: usize = 64;
 
-/// One attention with its widths at hand.
+/// One attention with its ranks.
 pub struct Layer<'a> {
     /// The attention.
     pub is: &'a Attention,
@@ -22,7 +22,7 @@ pub struct Layer<'a> {
 }
 
 impl<'a> Layer<'a> {
-    /// Without any factors.
+    /// The original attention, without factors.
     pub fn whole(attention: &'a Attention) -> Self {
         Self {
             is: attention,
@@ -41,7 +41,7 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// The original's outputs [T, H*dv].
+    /// The outputs [T, H*dv] of the original attention.
     pub fn target(&self, sequence: &Sequence) -> Vec<f32> {
         let (heads, d, dv) = (self.is.heads, self.is.key_size, self.is.value_size);
         let all: Vec<usize> = (0..sequence.length).collect();
@@ -83,7 +83,7 @@ impl<'a> Layer<'a> {
         target
     }
 
-    /// Squared length of `outputs` [count, H*dv] as o_proj reads them.
+    /// Squared norm of `outputs` [count, H*dv] after o_proj.
     pub fn energy(&self, outputs: &[f32], count: usize) -> f64 {
         let read = self.read(outputs, count);
         dot(outputs, &read)
@@ -108,7 +108,8 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// Scores of `queries` against the first `seen` positions become probabilities. `bent` takes the slope of the bound.
+    /// Turns the scores of `queries` against the first `seen` positions into probabilities, in place. `bent` receives
+    /// the derivative of the softcap.
     fn probabilities(
         &self,
         scores: &mut [f32],
@@ -153,8 +154,8 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// What `head` makes of the queries `block` of `sequence`, given what queries are multiplied with and the latent
-    /// `values` [seen, r].
+    /// The forward pass of `head` for the queries `block` of `sequence`, with the operand `scored` of the score product
+    /// and the latent `values` [seen, r].
     pub fn forward(
         &self,
         sequence: &Sequence,
@@ -249,24 +250,24 @@ impl<'a> Layer<'a> {
     }
 }
 
-/// What one head makes of a block of queries.
+/// The intermediate values of one head for a block of queries.
 #[derive(Default)]
 pub struct Head {
-    /// [block, d].
+    /// Queries [block, d].
     pub queries: Vec<f32>,
-    /// [block, r]; empty where keys are rebuilt.
+    /// Queries in latent coordinates [block, r]; empty if keys are rebuilt.
     pub latent_queries: Vec<f32>,
     /// Probabilities [block, seen].
     pub p: Vec<f32>,
-    /// Slope of the bound of the scores, [block, seen]; empty without one.
+    /// Derivative of the softcap, [block, seen]; empty without softcap.
     pub bent: Vec<f32>,
     /// `p c_v`, [block, r].
     pub mixed: Vec<f32>,
-    /// [block, dv].
+    /// Outputs [block, dv].
     pub out: Vec<f32>,
 }
 
-/// The rows `at` of a matrix `width` wide that begins at row `first` of `data`.
+/// The rows `at`, counted from row `first`, of a matrix that is `width` wide.
 fn rows(data: &[f32], first: usize, at: &[usize], width: usize) -> Vec<f32> {
     let mut picked = Vec::with_capacity(at.len() * width);
     for row in at {
@@ -276,7 +277,7 @@ fn rows(data: &[f32], first: usize, at: &[usize], width: usize) -> Vec<f32> {
     picked
 }
 
-/// The columns `first..first + count` of a matrix `width` wide.
+/// The columns `first..first + count` of a matrix that is `width` wide.
 pub fn columns(data: &[f32], width: usize, first: usize, count: usize) -> Vec<f32> {
     let mut picked = Vec::with_capacity(data.len() / width.max(1) * count);
     for row in data.chunks(width.max(1)) {
@@ -285,7 +286,7 @@ pub fn columns(data: &[f32], width: usize, first: usize, count: usize) -> Vec<f3
     picked
 }
 
-/// The sum of products, in double precision.
+/// The dot product, in double precision.
 pub fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter()
         .zip(b)

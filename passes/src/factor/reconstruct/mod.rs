@@ -1,21 +1,21 @@
-//! Local reconstruction: from factors that are good on average to factors that are good for this attention.
+//! Local reconstruction: fits the factors of one attention to its own outputs by gradient descent.
 //!
-//! One attention at a time, w_dk, w_uk, w_dv, w_uv and a bias are changed by gradient descent until the attention's
-//! output, as o_proj reads it, is as near as possible to the original's on the text's own queries, keys and values:
+//! For each attention separately, w_dk, w_uk, w_dv, w_uv and a bias are optimized so that the output after o_proj is as
+//! close as possible to the original's, on recorded queries, keys and values of a text:
 //!
 //! ```text
 //! minimise  | sum_h (out'_h - out_h) W_O,h |²      out'_h = softmax(mask(f(q_h w_uk[j] · c_k))) c_v w_uv[j] + b_h
 //! ```
 //!
-//! In the expanded form the keys that latents are made of are those before rotation, and what is rebuilt is rotated:
-//! the score is then `q_h · rotate(c_k w_uk[j])`.
+//! In the expanded form latents are computed from unrotated keys, and rebuilt keys are rotated: the score is then `q_h
+//! · rotate(c_k w_uk[j])`.
 //!
-//! The text that was read met the first positions only, and what a latent loses of rotated keys depends on the position.
-//! Each step therefore moves its sequence to another position of the contexts to be served: queries and keys are rotated
-//! alike, so that the scores stay what they are in the original.
+//! The text covers only the first positions, and the loss of a latent of rotated keys depends on the position. Each
+//! step therefore moves its sequence to another position of the target context: queries and keys are rotated by the
+//! same angle, so that the original's scores do not change.
 //!
 //! Adam works in the coordinates in which the weighted principal components are orthonormal: A = M⁻¹ w_d, B = M w_u.
-//! It needs no labels and no other layer, and the same inputs give the same factors.
+//! The result is deterministic.
 
 mod attention;
 mod backward;
@@ -40,27 +40,31 @@ use forward::Layer;
 use pick::{offset, queries};
 use weights::Weights;
 
-/// How to descend.
+/// Options of the gradient descent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Descent {
-    /// Steps of Adam.
+    /// Number of Adam steps.
     pub steps: usize,
-    /// Queries that one step looks at, of one sequence.
+    /// Number of queries of one sequence per step.
     pub queries: usize,
-    /// Rate of the first step; it falls to zero along a cosine.
+    /// Initial learning rate; it decays to zero along a cosine.
     pub rate: f64,
-    /// Positions of the contexts to be served: sequences are moved to offsets among them, where the rotation is known.
+    /// Number of positions of the target context: sequences are moved to offsets within it, if the RoPE is known.
     pub positions: usize,
 }
 
-/// How often a descent looks at the sequence that is kept aside.
+/// Number of evaluations on the held-out sequence during a descent.
 const LOOKS: usize = 8;
-/// Offsets at which it is looked at: the first, the last and one between them.
+/// Number of offsets of each evaluation: the first, the last and one between them.
 const OFFSETS: usize = 3;
 
-/// Descends from `start`. The last example is kept aside: the result is the best on it of what the descent passes
-/// through, and never worse than `start`.
-/// `progress` is told after each step how many are done, and the relative squared error of that step.
+/// Optimizes factors from `start` on. The last example is held out: the result is the evaluated factors with the least
+/// error on it, and never worse than `start`. `progress` is called after each step with the number of steps done and
+/// the relative squared error of that step. Returns the factors, and the held-out relative squared error before and
+/// after.
+///
+/// # Errors
+/// [`SpectralError`] if the weights of the moments have no square root.
 pub fn reconstruct(
     attention: &Attention,
     moments: &Moments,
@@ -93,13 +97,13 @@ pub fn reconstruct(
     if energy <= 0.0 || !energy.is_finite() || tokens == 0 {
         return Ok((start.clone(), [before, before]));
     }
-    // Mean energy of one query's target: losses become relative.
+    // Mean squared norm of the target of one query; losses are divided by it.
     let unit = energy / tokens as f64;
     let frame = Frame::new(moments, attention, unit)?;
     let mut point = frame.enter(start);
     let mut adam = Adam::new(point.len());
     let mut weights = Weights::of(start, attention);
-    // A short text is soon learnt by heart: what is best on the sequence kept aside is what counts.
+    // A short text is overfitted soon, so the result is chosen on the held-out sequence.
     let (mut best, mut least) = (start.clone(), before);
     for step in 0..descent.steps {
         let which = step % used.len();

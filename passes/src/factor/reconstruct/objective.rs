@@ -1,27 +1,27 @@
-//! What the descent minimises: the error of one attention's outputs as o_proj reads them, and its gradient.
+//! The objective of the descent: the error of one attention's outputs after o_proj, and its gradient.
 
 use crate::factor::Factors;
 use crate::factor::reconstruct::attention::{Attention, Sequence};
 use crate::factor::reconstruct::forward::Layer;
 use crate::factor::reconstruct::weights::Weights;
 
-/// What an attention reads, and what it has to make of it.
+/// A training example: a sequence and the target outputs.
 #[derive(Debug, Clone)]
 pub struct Example {
-    /// What it reads.
+    /// The recorded queries, keys and values.
     pub sequence: Sequence,
-    /// The outputs [T, H*dv] that it should give.
+    /// The target outputs [T, H*dv].
     pub target: Vec<f32>,
 }
 
 impl Example {
-    /// The attention should make what it makes without any factors.
+    /// The example whose target is the output of the original attention.
     pub fn of(attention: &Attention, sequence: Sequence) -> Self {
         let target = outputs(attention, &sequence);
         Self { sequence, target }
     }
 
-    /// The same `offset` positions later, where the attention gives the same outputs.
+    /// The same example `offset` positions later; the target does not change.
     #[must_use]
     pub fn moved(&self, attention: &Attention, offset: usize) -> Self {
         Self {
@@ -31,12 +31,12 @@ impl Example {
     }
 }
 
-/// The attention's outputs [T, H*dv] on `sequence`, without any factors.
+/// The outputs [T, H*dv] of the original attention on `sequence`.
 pub fn outputs(attention: &Attention, sequence: &Sequence) -> Vec<f32> {
     Layer::whole(attention).target(sequence)
 }
 
-/// Relative squared error of the attention's output, as o_proj reads it, over `examples`; all queries count.
+/// Relative squared error of the attention's output after o_proj, over all queries of `examples`.
 pub fn error(attention: &Attention, factors: &Factors, examples: &[Example]) -> f64 {
     let layer = Layer::new(attention, factors);
     let weights = Weights::of(factors, attention);
@@ -49,8 +49,8 @@ pub fn error(attention: &Attention, factors: &Factors, examples: &[Example]) -> 
     if whole > 0.0 { lost / whole } else { 0.0 }
 }
 
-/// The gradient of the squared error on the queries `queries` of `sequence`, in the order of [`Factors`]: w_dk, w_uk,
-/// w_dv, w_uv as [G, dv, r], bias. For checks against finite differences.
+/// The squared error on the queries `queries` of `sequence`, and its gradient with respect to each factor. For tests
+/// against finite differences.
 pub fn gradient(
     attention: &Attention,
     factors: &Factors,

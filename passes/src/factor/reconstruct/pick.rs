@@ -1,8 +1,8 @@
-//! Which queries of a sequence a step looks at, and to which positions the sequence is moved for it. Nothing is drawn at
-//! random: the same step picks the same.
+//! Selection of the queries and the position offset of each step. It is deterministic: no random numbers are used.
 
-/// `count` of `length` queries, evenly spaced. Each pass `round` begins at another place, and all places come before one
-/// comes again: they are visited in steps of about half the stride that have no factor in common with it.
+/// `count` of `length` queries, evenly spaced by a stride. Each pass `round` starts at another offset below the stride.
+/// Successive offsets differ by about half the stride, a step coprime to it, so that all offsets are used before one
+/// repeats.
 pub fn queries(length: usize, count: usize, round: usize) -> Vec<usize> {
     let stride = length.div_ceil(count.max(1)).max(1);
     let far = (stride / 2 + 1..=stride).find(|&n| common_factor(n, stride) == 1);
@@ -10,7 +10,7 @@ pub fn queries(length: usize, count: usize, round: usize) -> Vec<usize> {
     (first..length).step_by(stride).collect()
 }
 
-/// A number from 0 to `span` for each step, evenly spread over any run of steps: multiples of the golden ratio, modulo 1.
+/// An offset from 0 to `span` for each step: a low-discrepancy sequence, multiples of the golden ratio modulo 1.
 pub fn offset(span: usize, step: usize) -> usize {
     const GOLDEN: f64 = 0.618_033_988_749_894_9;
     let share = (step as f64 * GOLDEN).fract();

@@ -1,20 +1,21 @@
-//! Rotations by position in numbers: found between rows before and after them, and applied to other rows.
+//! Measured rotations: estimated from rows before and after rotation, and applied to other rows.
 
-/// Largest relative squared difference from the model's own rotation. Half precision leaves 1e-6; wrong pairs leave 1.
+/// Largest relative squared error of an accepted estimate. fp16 rounding causes 1e-6; wrong pairs cause about 1.
 const TOLERANCE: f64 = 1e-4;
 
-/// A complex factor for each pair of channels at each position; channels in no pair stay as they are.
+/// A complex factor for each pair of channels at each position; unpaired channels are not changed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rotary {
-    /// The two channels of each pair, in a head.
+    /// The two channels of each pair within a head.
     pairs: Vec<(usize, usize)>,
-    /// Real and imaginary part of the factors, [T, pairs].
+    /// Real and imaginary parts of the factors, [T, pairs].
     factors: Vec<(f32, f32)>,
 }
 
 impl Rotary {
-    /// The rotation that turns the rows `before` into `after`, both [T, G*d], for heads of `size` channels. `None` where
-    /// neither neighbours nor halves of the first channels are turned, or heads are turned in different ways.
+    /// Estimates the rotation from the rows `before` and `after`, both [T, G*d], for heads of `size` channels. `None`
+    /// if no pairing fits, neither of neighbours (interleaved) nor of the halves of the first channels, or if heads are
+    /// rotated differently.
     #[must_use]
     pub fn between(before: &[f32], after: &[f32], kv_heads: usize, size: usize) -> Option<Self> {
         let halves = |half: usize| (0..half).map(|l| (l, l + half)).collect();
@@ -24,7 +25,7 @@ impl Rotary {
         ways.find_map(|pairs| Self::of_pairs(pairs, before, after, kv_heads * size, size))
     }
 
-    /// The factors, if `pairs` are what is turned.
+    /// The factors for the pairing `pairs`, if it fits.
     fn of_pairs(
         pairs: Vec<(usize, usize)>,
         before: &[f32],
@@ -57,7 +58,8 @@ impl Rotary {
                 factors.push((z.0 as f32, z.1 as f32, square));
             }
         }
-        // A single head is met by any pairs, but only the right ones keep their length from position to position.
+        // With a single head any pairing fits, but only for the right one are the magnitudes of the factors the same at
+        // all positions.
         let (mut strays, mut whole) = (0.0, 0.0);
         for row in factors.chunks(pairs.len().max(1)) {
             for (&(re, im, square), (length, weight)) in
@@ -92,7 +94,7 @@ impl Rotary {
         rows.for_each(|(position, row)| self.turn(position, row, 1.0));
     }
 
-    /// The transpose of [`Self::rotate`]: slopes at rotated rows become slopes at rows before.
+    /// The transpose of [`Self::rotate`]: maps gradients of rotated rows to gradients of unrotated rows.
     pub fn rotate_back(&self, rows: &mut [f32], size: usize) {
         let rows = rows.chunks_mut(size.max(1)).enumerate();
         rows.for_each(|(position, row)| self.turn(position, row, -1.0));

@@ -1,24 +1,24 @@
-//! What queries are multiplied with, made of the latents and led back to them.
+//! The right operand of the score product, computed from the latents, and its backward pass.
 
 use crate::factor::dense::{View, product};
 use crate::factor::reconstruct::attention::Attention;
 use crate::factor::reconstruct::weights::Weights;
 
-/// What queries are multiplied with.
+/// The right operand of the score product.
 pub enum Scored {
-    /// Latents [T, r], by queries in their coordinates.
+    /// Latents [T, r]; queries are mapped to latent coordinates.
     Latents(Vec<f32>),
-    /// Rebuilt and rotated keys of each head.
+    /// Keys that are rebuilt from the latents and rotated.
     Heads {
-        /// [G][T, d].
+        /// Keys of each KV head, G times [T, d].
         heads: Vec<Vec<f32>>,
-        /// What they are rebuilt from, [T, r].
+        /// The latents [T, r].
         latents: Vec<f32>,
     },
 }
 
 impl Scored {
-    /// Of the `latents` [T, r]: themselves, or the heads that are rebuilt from them and rotated.
+    /// The operand for `latents` [T, r]: rebuilt and rotated keys if the attention has a `rotary`, else the latents.
     pub fn of(attention: &Attention, latents: Vec<f32>, rank: usize, weights: &Weights) -> Self {
         let d = attention.key_size;
         let Some(rotary) = &attention.rotary else {
@@ -38,8 +38,7 @@ impl Scored {
         }
     }
 
-    /// From the slopes of what queries were multiplied with back to those of the latents; rebuilt keys leave theirs at
-    /// w_uk.
+    /// Maps the gradients `back` to gradients of the latents. For rebuilt keys, adds the gradient of w_uk to `slope`.
     pub fn to_latents(
         &self,
         attention: &Attention,
@@ -67,16 +66,16 @@ impl Scored {
     }
 }
 
-/// Slopes while heads are gone through.
+/// Gradients accumulated over heads.
 pub struct Slopes {
-    /// Of the rows that queries are multiplied with, [T, width] each: the latents, or the keys of each KV head.
+    /// Gradients of the right operand of the score product, [T, width] each: the latents, or the keys of each KV head.
     pub scored: Vec<Vec<f32>>,
-    /// Of the latent values, [T, r].
+    /// Gradients of the latent values, [T, r].
     pub values: Vec<f32>,
 }
 
 impl Slopes {
-    /// None yet.
+    /// Zero gradients.
     pub fn zeros(scored: &Scored, values: usize) -> Self {
         let zeros = |rows: &Vec<f32>| vec![0.0; rows.len()];
         Self {
@@ -89,10 +88,10 @@ impl Slopes {
     }
 }
 
-/// Slopes of the latent rows, [T, r].
+/// Gradients of the latents, [T, r].
 pub struct Latents {
-    /// Of the keys.
+    /// Gradient of the latents of the keys.
     pub keys: Vec<f32>,
-    /// Of the values.
+    /// Gradient of the latents of the values.
     pub values: Vec<f32>,
 }

@@ -1,4 +1,4 @@
-//! One look at some queries of a sequence: forward, the error, and backward where the slope is asked for.
+//! One step on some queries of a sequence: forward pass, error, and backward pass if the gradient is wanted.
 
 use crate::factor::dense::{View, product};
 use crate::factor::reconstruct::attention::Sequence;
@@ -7,7 +7,7 @@ use crate::factor::reconstruct::scored::{Scored, Slopes};
 use crate::factor::reconstruct::weights::Weights;
 
 impl Layer<'_> {
-    /// Squared error of the outputs at `queries`, and its gradient added to `slope`.
+    /// The squared error of the outputs at `queries`; adds its gradient to `slope`.
     pub fn step(
         &self,
         sequence: &Sequence,

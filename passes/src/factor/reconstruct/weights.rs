@@ -1,4 +1,4 @@
-//! The parameters of one attention, as the products take them.
+//! The factors of one attention in single precision, in the layout of the products.
 
 use ndarray::{Array2, Array3};
 
@@ -6,7 +6,7 @@ use crate::factor::Factors;
 use crate::factor::reconstruct::attention::Attention;
 use crate::factor::weighted::SideFactors;
 
-/// The parameters of one attention, in single precision.
+/// The factors of one attention, in single precision.
 #[derive(Debug, Clone, Default)]
 pub struct Weights {
     /// [G*d, r].
@@ -17,7 +17,7 @@ pub struct Weights {
     pub w_dv: Vec<f32>,
     /// [G, r, dv].
     pub w_uv: Vec<Vec<f32>>,
-    /// [H, dv], in units of the cached values.
+    /// [H, dv], before the constant factor of the values.
     pub bias: Vec<f32>,
 }
 
@@ -52,7 +52,7 @@ impl Weights {
         }
     }
 
-    /// As factors of the shapes of `like`.
+    /// The same numbers as [`Factors`] with the shapes of `like`.
     pub fn factors(&self, attention: &Attention, like: &Factors) -> Factors {
         let matrix = |data: &[f32], rows: usize, columns: usize| {
             Array2::from_shape_fn((rows, columns), |(i, j)| {

@@ -1,5 +1,5 @@
-//! The algebra of layouts, operator by operator. The source is a cached key [b, g, t, x] of 2 heads and 4 components; an
-//! expected text names, for each axis of the result, what its index walks, outermost first; `3x` repeats.
+//! The algebra of layouts, operator by operator. The source is a cached key [b, g, t, x] of 2 heads and 4 channels. An
+//! expected text names the digits of each axis of the result, outermost first; `3x` repeats.
 
 use crate::facts::Rules;
 use crate::graph::Graph;
@@ -151,7 +151,7 @@ fn chain(element: DataType, ops: Vec<Op>) -> GraphProto {
     graph
 }
 
-/// The layout after `ops`, or the reason why it cannot be told.
+/// The map after `ops`, or the reason why there is none.
 fn after_in(element: DataType, ops: Vec<Op>) -> Result<DigitMap, Reason> {
     let proto = chain(element, ops);
     let graph = Graph::new(&proto);
@@ -159,7 +159,7 @@ fn after_in(element: DataType, ops: Vec<Op>) -> Result<DigitMap, Reason> {
     let mut layout = DigitMap::of_source(facts.shape("v0").unwrap());
     for node in &proto.node {
         layout.step(&facts, node, 0, Operand::Key)?;
-        // Whatever a layout says, its axes are as long as those of the value.
+        // The axes of every map have the sizes of the value.
         let output = node.output.first().unwrap();
         assert_eq!(layout.sizes().as_deref(), facts.shape(output), "{node:?}");
     }

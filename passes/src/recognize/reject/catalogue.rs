@@ -1,9 +1,9 @@
-//! What docs/reasons.md says of each reason: its name, and what to do.
+//! The code and the advice of each reason, as in docs/reasons.md.
 
 use crate::recognize::reject::Reason;
 
 impl Reason {
-    /// Short stable name, for the catalogue and for JSON.
+    /// Short stable name, used in the catalogue and in JSON.
     pub fn code(&self) -> &'static str {
         match self {
             Self::InterleavedHeads { .. } => "interleaved-heads",
@@ -37,7 +37,7 @@ impl Reason {
         }
     }
 
-    /// What the user can do about it. docs/reasons.md says the same.
+    /// What the user can do about it, as in docs/reasons.md.
     pub fn advice(&self) -> &'static str {
         match self {
             Self::InterleavedHeads { .. } => {
@@ -96,7 +96,8 @@ impl Reason {
         }
     }
 
-    /// Whether this is no attention of the kind at all, rather than one that could not be proved.
+    /// Whether the subgraph is of a kind that is never rewritten (cross-attention), as opposed to one that could not be
+    /// proved.
     pub fn is_not_a_site(&self) -> bool {
         matches!(self, Self::CrossAttention { .. })
     }

@@ -1,4 +1,4 @@
-//! Why an attention was not recognised: the nearest miss, in words that say what was expected and what was found.
+//! Reasons why an attention was not recognised: what was expected and what was found.
 
 mod catalogue;
 
@@ -54,11 +54,11 @@ impl fmt::Display for Operand {
     }
 }
 
-/// The reasons, one a user can act on each. docs/reasons.md has a row for every `code`.
+/// Why an attention was not recognised. docs/reasons.md has a row for each [`Reason::code`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {
-    /// Tile-like repetition: head `h` reads KV head `h mod G`.
+    /// Repetition as by `Tile`: query head `h` reads KV head `h mod G`.
     #[error(
         "the {operand} is repeated in an order that interleaves heads: query head h reads KV head h mod {kv_heads}, expected floor(h / {group})"
     )]
@@ -70,17 +70,17 @@ pub enum Reason {
         /// H / G.
         group: i64,
     },
-    /// The map from the cache to the product is none of the known ones.
+    /// The layout of the operand is not repeat_kv of the cache.
     #[error("the {operand} reaches the product as {found}, expected {expected}")]
     OtherLayout {
         /// Key or value.
         operand: Operand,
-        /// Which source element each axis reads.
+        /// The layout that was found, as [`crate::recognize::digits::DigitMap::describe`] writes it.
         found: String,
-        /// The repeat-KV map.
+        /// The layout of repeat_kv.
         expected: String,
     },
-    /// An operator in front of the product whose map cannot be told.
+    /// An operator between cache and product whose layout map is unknown.
     #[error(
         "the {operand} passes {op} between the cache and the product, whose effect on the heads cannot be proved: {detail}"
     )]
@@ -89,10 +89,10 @@ pub enum Reason {
         operand: Operand,
         /// Operator type.
         op: String,
-        /// What is missing.
+        /// Why its map is unknown.
         detail: String,
     },
-    /// Heads picked in an order that is no repetition.
+    /// A `Gather` picks heads in an order that is not repeat_kv.
     #[error(
         "the {operand}'s heads are picked in the order {order:?}, which is no repetition of each head in turn"
     )]
@@ -102,7 +102,7 @@ pub enum Reason {
         /// The indices of the `Gather`.
         order: Vec<i64>,
     },
-    /// `Slice` of the cached value.
+    /// A `Slice` reads only part of the cached keys or values.
     #[error("only a part of the {operand} is read (axis {axis}), expected all of it")]
     PartialRead {
         /// Key or value.
@@ -110,7 +110,7 @@ pub enum Reason {
         /// Axis of the value that is sliced.
         axis: usize,
     },
-    /// A scale computed at run time.
+    /// The operand is multiplied by a scale that is computed at run time.
     #[error(
         "the {operand} is multiplied by '{scale}', a scale that is not constant, expected a constant scalar"
     )]
@@ -120,7 +120,7 @@ pub enum Reason {
         /// The value that scales.
         scale: String,
     },
-    /// A constant scale that differs along an axis.
+    /// The operand is multiplied by a constant whose elements differ.
     #[error(
         "the {operand} is multiplied by '{scale}', a constant that differs from element to element, expected one scalar"
     )]
@@ -130,7 +130,7 @@ pub enum Reason {
         /// The value that scales.
         scale: String,
     },
-    /// Another node computes with the cache or with the repeated key or value.
+    /// Another node reads the cache or the repeated keys or values.
     #[error(
         "'{value}' on the way from the {operand} cache to the product is also read by {reader}, which a latent cache could not serve"
     )]
@@ -142,7 +142,7 @@ pub enum Reason {
         /// Operator and name of the other reader.
         reader: String,
     },
-    /// A graph output in the middle of the matched nodes.
+    /// A value between cache and product is a graph output.
     #[error(
         "'{value}' on the way from the {operand} cache to the product is an output of the graph, which a latent cache could not serve"
     )]
@@ -152,7 +152,7 @@ pub enum Reason {
         /// The output.
         value: String,
     },
-    /// K and V with different numbers of heads.
+    /// Keys and values have different numbers of KV heads.
     #[error(
         "keys and values are repeated by different factors: {key} KV heads for the keys, {value} for the values"
     )]
@@ -162,7 +162,7 @@ pub enum Reason {
         /// G of the values.
         value: i64,
     },
-    /// The cache does not grow along its sequence axis.
+    /// The cache does not grow along axis 2.
     #[error(
         "the {operand} cache '{past}' grows on axis {axis}, expected axis 2 of [batch, kv_heads, length, head_size]"
     )]
@@ -174,7 +174,7 @@ pub enum Reason {
         /// The axis of the `Concat`.
         axis: i64,
     },
-    /// The present, the past with the new rows appended, is no output of the model.
+    /// The present (the past with the new rows appended) is not a graph output.
     #[error(
         "the {operand} cache '{past}' goes in but its continuation '{present}' is no output of the graph"
     )]
@@ -186,20 +186,20 @@ pub enum Reason {
         /// The concatenated value.
         present: String,
     },
-    /// Only one of K and V is cached.
+    /// Only one of keys and values is cached.
     #[error("the key and the value are not cached alike: one has a past input, the other has none")]
     HalfCached,
-    /// Keys and values of another sequence.
+    /// Keys and values come from another sequence than the queries.
     #[error(
         "the {operand} '{value}' has another length than the query and no cache of this graph feeds it: cross-attention, which caches nothing that grows"
     )]
     CrossAttention {
         /// Key or value.
         operand: Operand,
-        /// The value where the walk ended.
+        /// The first value that is not computed by layout operators.
         value: String,
     },
-    /// A cache that is written by other means than `Concat(past, new)`.
+    /// The cache is written by other operators than `Concat(past, new)`.
     #[error(
         "the {operand} cache '{value}' is built by {op}, expected Concat of a past input and the new rows, in that order"
     )]
@@ -211,7 +211,7 @@ pub enum Reason {
         /// Its output.
         value: String,
     },
-    /// What is cached is not what the product reads: rotated or normalized afterwards.
+    /// The cached keys or values are changed (rotated, normalized) between cache and product.
     #[error(
         "the {operand} cache '{past}' is changed by {op} after it is read, expected {operand}s that are cached as the product reads them{}", after_rotation(.operand)
     )]
@@ -220,7 +220,7 @@ pub enum Reason {
         operand: Operand,
         /// The past input.
         past: String,
-        /// The operator that makes what the product reads.
+        /// The operator that changes them.
         op: String,
     },
     /// The products of the attention are products of integers.
@@ -243,7 +243,7 @@ pub enum Reason {
         /// The past input.
         past: String,
     },
-    /// Shapes that are not [B, H, T, d].
+    /// An operand whose shape or type is not the expected one.
     #[error("the {operand} '{value}' has shape {found}, expected {expected}")]
     OperandShape {
         /// Query, key or value.
@@ -252,32 +252,33 @@ pub enum Reason {
         value: String,
         /// Its shape.
         found: String,
-        /// What it should have been.
+        /// The expected shape or type.
         expected: String,
     },
-    /// Softmax without a value product behind it, or with several.
+    /// The softmax has no value product, or several.
     #[error("the probabilities reach {count} products, expected one product with the values")]
     ValueProducts {
         /// How many.
         count: usize,
     },
-    /// Several score products in front of one softmax.
+    /// The input of the softmax has several score products.
     #[error("the softmax adds up {count} products, expected one product of queries and keys")]
     ScoreProducts {
         /// How many.
         count: usize,
     },
-    /// The shape of a replaced value is needed elsewhere and cannot be rebuilt.
+    /// A node reads the shape of a value that the rewrite removes, and the shape cannot be computed from the latent
+    /// cache.
     #[error(
         "the shape of '{value}' is needed by '{reader}' and cannot be told from the latent cache"
     )]
     ShapeReader {
-        /// The value that goes away.
+        /// The value that the rewrite removes.
         value: String,
         /// The `Shape` node.
         reader: String,
     },
-    /// Operators whose caches have no latent form here.
+    /// An operator that cannot be rewritten.
     #[error("operator {op} is not rewritten: {detail}")]
     UnsupportedOperator {
         /// Operator type.
@@ -285,7 +286,7 @@ pub enum Reason {
         /// Why.
         detail: String,
     },
-    /// A cache that only one branch of an `If` makes as an attention that was recognised.
+    /// Only one branch of an `If` computes the cache by a recognised attention.
     #[error(
         "the cache output '{present}' of If '{node}' is made by both branches, and only one of them was recognised"
     )]
@@ -295,7 +296,7 @@ pub enum Reason {
         /// The `If`.
         node: String,
     },
-    /// Something stands between a product and the softmax that moves elements about.
+    /// An operator between a product and the softmax rearranges elements.
     #[error(
         "the {what} pass {op} between the product and the softmax, expected them as [batch, heads, queries, keys] all the way"
     )]
@@ -305,17 +306,17 @@ pub enum Reason {
         /// The operator.
         op: String,
     },
-    /// A cache that no attention accounts for.
+    /// A growing cache belongs to no attention.
     #[error(
         "the cache '{past}' grows here and is read by {reader}, and no attention of a known form reads it: expected a product of queries and keys, a softmax, and a product with the values"
     )]
     UnknownReader {
         /// The past input.
         past: String,
-        /// Operator type of what reads the grown cache.
+        /// Operator type of the node that reads the present.
         reader: String,
     },
-    /// The output that continues a cache is another one's by name, or differs from branch to branch.
+    /// The present of a cache is named after another cache, or branches return different caches as the same output.
     #[error(
         "the cache that goes in as '{past}' comes out as '{present}', which continues another one"
     )]

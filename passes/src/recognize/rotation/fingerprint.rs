@@ -1,11 +1,11 @@
-//! What two rotations have in common: branches that share a cache of unrotated keys have to rotate them alike.
+//! Comparison of rotations: branches that share a cache of unrotated keys must rotate them in the same way.
 
 use crate::facts::Facts;
 use crate::graph::{Graph, is_alias, is_op};
 use crate::onnx::NodeProto;
 use crate::recognize::rotation::{Rotated, Rotation};
 
-/// Operators that say what a rotation computes; others only arrange its operands.
+/// Operators that determine what a rotation computes; others only change the layout of its operands.
 const COMPUTES: [&str; 13] = [
     "Add",
     "Concat",
@@ -22,8 +22,8 @@ const COMPUTES: [&str; 13] = [
     "Sub",
 ];
 
-/// The operators of a rotation with their attributes and constants, as text that is equal where the rotations are.
-/// `None` where the rotation is not known, which is equal to nothing.
+/// The operators of a rotation with their attributes and constants, as a text that is equal for equal rotations. `None`
+/// if the rotation is not recognised; it is then not equal to any other.
 pub fn fingerprint(graph: &Graph, facts: &Facts, rotated: &Rotated) -> Option<String> {
     let Rotation { tables, nodes, .. } = match rotated {
         Rotated::No => return Some(String::new()),
@@ -32,15 +32,15 @@ pub fn fingerprint(graph: &Graph, facts: &Facts, rotated: &Rotated) -> Option<St
     };
     let nodes = tables.iter().chain(nodes).filter_map(|id| graph.node(*id));
     let computing = nodes.filter(|n| COMPUTES.contains(&n.op_type()) && !is_alias(n));
-    // Integers are the shapes that operands are arranged in.
+    // Integer values are shapes, which do not change what is computed.
     let floating = computing.filter(|n| n.output.iter().any(|o| facts.ints(o).is_none()));
     let mut lines: Vec<String> = floating.map(|n| line(graph, facts, n)).collect();
-    // Exporters write independent nodes in any order.
+    // The order of independent nodes depends on the exporter.
     lines.sort();
     Some(lines.join("\n"))
 }
 
-/// The value that `value` is another arrangement of.
+/// The value that `value` is a reshaped, transposed or cast copy of.
 fn arranged<'g>(graph: &Graph<'g>, value: &'g str) -> &'g str {
     let carries = [
         "Cast",

@@ -1,7 +1,7 @@
-//! From the rotated rows to the rotation: of whole heads, or of a part of their channels.
+//! Recognition of the rotation of rows: of whole heads, or of some of their channels.
 //!
-//! DeepSeek's models make rotated channels apart from the others: one head is rotated, expanded to all heads, and
-//! concatenated behind the channels that each head has of its own.
+//! DeepSeek's models compute the rotated channels separately: one rotated head is expanded to all heads and
+//! concatenated behind the unrotated channels of each head.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,10 @@ use crate::recognize::rotation::walk::{
     Through, ancestors, dependents, source, tables, works_by_position,
 };
 
-/// The rotation in front of the rows `site`, whose ancestors are `behind`; else what is missing, in words.
+/// The rotation that makes the rows `site`, whose ancestor nodes are `behind`.
+///
+/// # Errors
+/// The reason why the rotation is not recognised, as text for a message.
 pub fn followed(
     graph: &Graph,
     facts: &Facts,
@@ -81,7 +84,7 @@ pub fn followed(
     })
 }
 
-/// How many channels of a head are rotated, from the width of the tables.
+/// The number of rotated channels of a head, from the width of the cos and sin tables.
 fn width(graph: &Graph, facts: &Facts, nodes: &[NodeId]) -> Option<usize> {
     let all = || nodes.iter().filter_map(|id| graph.node(*id));
     let last = |value: &String| usize::try_from(facts.shape(value)?.last()?.as_i64()?).ok();
@@ -93,7 +96,8 @@ fn width(graph: &Graph, facts: &Facts, nodes: &[NodeId]) -> Option<usize> {
         };
         return Some(2 * last(operator.input.get(cos)?)?);
     }
-    // Half of the channels is negated and set in front of the other half, or both halves are multiplied apart.
+    // With `Neg` (rotate_half) a table is as wide as the rotated channels; otherwise both halves are multiplied
+    // separately and it is half as wide.
     let table = all()
         .find(|n| is_op(n, "Mul"))?
         .output
@@ -103,14 +107,14 @@ fn width(graph: &Graph, facts: &Facts, nodes: &[NodeId]) -> Option<usize> {
     Some(if negates { table } else { 2 * table })
 }
 
-/// Whether `node` works on every second channel.
+/// Whether `node` pairs neighbouring channels (interleaved RoPE).
 fn joins_neighbours(facts: &Facts, node: &NodeProto) -> bool {
     let steps = node.input.get(4).and_then(|s| facts.integers(s));
     int_attribute(node, "interleaved", 0) != 0
         || is_op(node, "Slice") && steps.is_some_and(|s| s.contains(&2))
 }
 
-/// The rotation of `rows` where it works on a part of the channels only, and the others are made without it.
+/// The rotation of `rows` if it works only on some channels, which are then concatenated with the others.
 fn part(graph: &Graph, facts: &Facts, rows: &Rows, moved: &BTreeSet<NodeId>) -> Option<Rotation> {
     let (concat, node) = graph.producer(rows.value)?;
     if !is_op(node, "Concat") || !matches!(int_attribute(node, "axis", 0), -1 | 3) {
@@ -131,7 +135,7 @@ fn part(graph: &Graph, facts: &Facts, rows: &Rows, moved: &BTreeSet<NodeId>) -> 
     let (mut heads, mut join) = (rows.heads, vec![concat]);
     if let Some((id, expand)) = graph.producer(rotated).filter(|(_, n)| is_op(n, "Expand")) {
         rotated = expand.input.first()?;
-        // Whatever is done to a single head fits any number of heads.
+        // A rotation of a single head broadcasts over any number of heads.
         heads = 1;
         join.insert(0, id);
     }

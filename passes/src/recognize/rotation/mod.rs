@@ -1,8 +1,9 @@
-//! Where keys are rotated by their positions, and how the same rotation is applied to other rows at other positions.
+//! Recognition of RoPE: the nodes that rotate keys or queries, so that a rewrite can apply a copy of them to other rows
+//! at other positions.
 //!
-//! Nothing is said of the kind of rotation: half-split or interleaved, the whole head or a part of it, scaled or not,
-//! spelled out or an operator. What is proved is that the nodes between the rows before and the keys that are cached work
-//! on each position by itself, so that a copy of them does to other rows what they do to these.
+//! The proof does not depend on the kind of RoPE: half-split or interleaved, whole or partial, scaled or not,
+//! primitives or a fused operator. It shows that the nodes between the unrotated rows and the cached keys treat each
+//! position independently, so that a copy of them rotates other rows in the same way.
 
 pub mod fingerprint;
 mod follow;
@@ -27,7 +28,7 @@ use walk::ancestors;
 pub use positions::{Positions, PositionsShape};
 pub use rope::{Rotated, RotatedChannels, Rotation};
 
-/// The rotation in front of the cached keys of `site`.
+/// The rotation of the cached keys of `site`.
 pub fn rotation(graph: &Graph, facts: &Facts, site: &Site) -> Rotated {
     let keys = Rows {
         value: &site.key.new,
@@ -38,7 +39,7 @@ pub fn rotation(graph: &Graph, facts: &Facts, site: &Site) -> Rotated {
     rotation_of(graph, facts, &keys)
 }
 
-/// The rotation of the queries of `site`, with every factor between it and the score product.
+/// The rotation of the queries of `site`, including all factors between it and the score product.
 pub fn query_rotation(graph: &Graph, facts: &Facts, site: &Site) -> Rotated {
     let queries = Rows {
         value: &site.query,
@@ -49,7 +50,7 @@ pub fn query_rotation(graph: &Graph, facts: &Facts, site: &Site) -> Rotated {
     rotation_of(graph, facts, &queries)
 }
 
-/// P, the length of the key cache before this step.
+/// P: the length of the past of the key cache.
 fn past_length(facts: &Facts, site: &Site) -> Option<TDim> {
     let past = site.key.cache.as_ref()?.past.as_ref()?;
     facts.shape(past)?.get(2).cloned()

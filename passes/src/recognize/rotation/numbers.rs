@@ -1,4 +1,4 @@
-//! Which inputs of a node give it numbers, and which of them are constant.
+//! Which inputs of a node are data (as opposed to shapes and axes), and which values are constant.
 
 use std::collections::HashSet;
 
@@ -6,10 +6,11 @@ use crate::facts::Facts;
 use crate::graph::{Graph, is_op};
 use crate::onnx::NodeProto;
 
-/// Most nodes that a constant is computed by.
+/// Largest number of nodes in the computation of a constant.
 const MOST: usize = 60;
 
-/// The inputs whose numbers `node` works on; not those that give it a shape, axes or an element type.
+/// The data inputs of `node`: those whose elements it computes with, not those that only provide a shape, axes or an
+/// element type.
 pub fn numbers(node: &NodeProto) -> &[String] {
     let count = match node.op_type() {
         "Shape" | "Size" | "ConstantOfShape" => 0,
@@ -22,8 +23,8 @@ pub fn numbers(node: &NodeProto) -> &[String] {
         .unwrap_or_default()
 }
 
-/// Whether the numbers of `value` are the same in every run: initializers that no caller can replace, constants, and what
-/// is computed from these alone.
+/// Whether the elements of `value` are the same in every run: it is computed only from constants and from initializers
+/// that no caller can override.
 pub fn is_constant(graph: &Graph, facts: &Facts, value: &str) -> bool {
     let mut seen = HashSet::new();
     let mut open = vec![value];

@@ -1,5 +1,5 @@
-//! Proves where positions come from: the position input of the graph, `cumsum(mask) - 1`, or `0..T` behind the length of the
-//! past.
+//! Proof of the origin of positions: the position input of the graph, `cumsum(mask) - 1`, or `P + (0..T)` with the past
+//! length P.
 
 use tract_data::prelude::TDim;
 
@@ -7,13 +7,13 @@ use crate::facts::Facts;
 use crate::graph::{Graph, int_attribute, is_alias, is_op, label};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
 
-/// Most nodes between an operand of the rotation and the positions.
+/// Largest number of nodes between an operand of the rotation and the origin of the positions.
 const FARTHEST: usize = 40;
 
-/// Proves that `value` holds the position of each new row, where `past` is the length of the cache before this step.
+/// Proves that `value` holds the position of each new row; `past` is the past length P.
 ///
 /// # Errors
-/// What it is instead, with the node.
+/// The value or node that is not known to compute positions, as text for a message.
 pub fn are_positions(
     graph: &Graph,
     facts: &Facts,
@@ -42,7 +42,8 @@ pub fn are_positions(
         value = match node.op_type() {
             _ if carries(node) => first,
             "Range" if counts_from(facts, node, past) => return Ok(()),
-            // The last T of all positions, and padding that is given some position: a mask hides it.
+            // The slice of the last T of all positions; then replacements of the positions of padding, which the mask
+            // hides.
             "Slice" if is_op(node, "Slice") && takes_the_last(facts, node, value) => first,
             "Max" | "Clip" if node.input.len() == 2 && is(facts, input(1), 0) => first,
             "Where" if is_padding(graph, facts, first) => input(2),
@@ -74,7 +75,7 @@ fn is(facts: &Facts, value: &str, number: i64) -> bool {
     facts.integers(value).is_some_and(|v| v == [number])
 }
 
-/// Whether `node` gives the positions that go in another shape or a type that holds them all.
+/// Whether `node` only changes the shape of positions, or their type to one that represents them exactly.
 fn carries(node: &NodeProto) -> bool {
     let wide = [
         DataType::Int32,
@@ -89,7 +90,7 @@ fn carries(node: &NodeProto) -> bool {
         || is_op(node, "Cast") && wide.iter().any(|t| i64::from(*t as i32) == to)
 }
 
-/// The mask that `value` is, in whatever type: an input of the graph.
+/// Whether `value` is a mask input of the graph, possibly cast to another type.
 fn is_mask(graph: &Graph, value: &str) -> bool {
     let mut value = value;
     while let Some((_, node)) = graph.producer(value) {
@@ -103,7 +104,7 @@ fn is_mask(graph: &Graph, value: &str) -> bool {
         .is_some_and(|i| i.name().contains("mask"))
 }
 
-/// Whether the condition `value` holds where the mask is zero.
+/// Whether the condition `value` is true where the mask is zero.
 fn is_padding(graph: &Graph, facts: &Facts, value: &str) -> bool {
     let Some((_, node)) = graph.producer(value) else {
         return false;
@@ -118,7 +119,7 @@ fn is_padding(graph: &Graph, facts: &Facts, value: &str) -> bool {
     }
 }
 
-/// Whether `value` is `cumsum(mask)` along the sequence axis, of a mask that is an input of the graph.
+/// Whether `value` is `cumsum(mask)` along the sequence axis of a mask input of the graph.
 fn counts_tokens(graph: &Graph, facts: &Facts, value: &str) -> bool {
     let Some((_, node)) = graph.producer(value) else {
         return false;
@@ -131,7 +132,7 @@ fn counts_tokens(graph: &Graph, facts: &Facts, value: &str) -> bool {
     is_op(node, "CumSum") && last && plain && mask
 }
 
-/// Whether `node`, a `Range`, counts by one from `past`.
+/// Whether `node` is a `Range` that counts from `past` in steps of one.
 fn counts_from(facts: &Facts, node: &NodeProto, past: &TDim) -> bool {
     let at = |position: usize| facts.ints(node.input.get(position)?);
     is_op(node, "Range")
@@ -139,7 +140,7 @@ fn counts_from(facts: &Facts, node: &NodeProto, past: &TDim) -> bool {
         && at(2).is_some_and(|step| step == [TDim::Val(1)])
 }
 
-/// Whether the other summand of `node`, which adds the length of the past, counts from zero.
+/// Checks that `value`, to which `node` adds the past length, counts from zero.
 fn starts_at_zero(
     graph: &Graph,
     facts: &Facts,
@@ -148,7 +149,7 @@ fn starts_at_zero(
 ) -> Result<(), String> {
     let mut value = value;
     for _ in 0..FARTHEST {
-        // One element is the position of the first row.
+        // A single element is the position of the first row.
         if facts.integers(value).is_some_and(|v| v == [0]) {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! The positions that the angles of a rotation follow from.
+//! The positions from which the angles of a rotation are computed.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -13,24 +13,24 @@ use crate::recognize::rotation::rows::MOST;
 pub struct Positions {
     /// The value.
     pub value: String,
-    /// What it holds.
+    /// Its shape.
     pub shape: PositionsShape,
 }
 
-/// Forms in which positions come.
+/// The shape of a positions tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PositionsShape {
     /// [B, T].
     Rows,
     /// [1, T].
     OneRow,
-    /// [T].
+    /// `[T]`.
     Vector,
-    /// [1]: the position of the first row; the others follow.
+    /// `[1]`: the position of the first row; the other rows have consecutive positions.
     First,
 }
 
-/// The integers that the angles are computed from.
+/// Finds the positions from which the nodes `among` compute angles; `None` if there are none of a known shape.
 pub fn positions(graph: &Graph, facts: &Facts, among: &BTreeSet<NodeId>) -> Option<Positions> {
     let nodes = || among.iter().filter_map(|id| graph.node(*id));
     let given = nodes().find_map(|n| {
@@ -64,7 +64,7 @@ pub fn positions(graph: &Graph, facts: &Facts, among: &BTreeSet<NodeId>) -> Opti
     })
 }
 
-/// The ids by which rows of a constant table are picked.
+/// The indices of the first `Gather` among `among` that reads rows of a constant cos or sin table.
 pub fn looked_up<'g>(
     graph: &Graph<'g>,
     facts: &Facts,
@@ -80,7 +80,7 @@ pub fn looked_up<'g>(
     })
 }
 
-/// The first integer value behind `value`.
+/// The first computed integer value among the ancestors of `value`.
 fn integers_behind<'g>(graph: &Graph<'g>, facts: &Facts, value: &'g str) -> Option<&'g str> {
     let mut seen = HashSet::new();
     let mut open = vec![value];
@@ -99,7 +99,7 @@ fn integers_behind<'g>(graph: &Graph<'g>, facts: &Facts, value: &'g str) -> Opti
     None
 }
 
-/// `value` before axes were added to it.
+/// The value that `value` is a reshaped copy of, with two axes or fewer.
 fn earliest<'g>(graph: &Graph<'g>, facts: &Facts, value: &'g str) -> &'g str {
     let mut value = value;
     while let Some((_, node)) = graph.producer(value) {
@@ -109,7 +109,7 @@ fn earliest<'g>(graph: &Graph<'g>, facts: &Facts, value: &'g str) -> &'g str {
         };
         let rank = facts.shape(input).map_or(0, <[_]>::len);
         let integer = facts.elem_type(input) == Some(DataType::Int64 as i32);
-        // Two axes are enough to tell positions; fewer only where nothing is lost.
+        // Two axes are enough for positions; to go back further may lose the batch axis.
         let enough = facts.shape(value).is_some_and(|s| s.len() <= 2);
         if enough || !carries.iter().any(|op| is_op(node, op)) || rank == 0 || !integer {
             break;

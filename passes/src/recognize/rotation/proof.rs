@@ -1,8 +1,8 @@
-//! Proves that RoPE rotates each row by its own position, so that the same nodes rotate cached rows at theirs.
+//! Proof that RoPE rotates each row by its own position, so that a copy of the nodes can rotate cached rows by theirs.
 //!
-//! Two things must hold. The positions are those of the graph: its position input, `cumsum(mask) - 1`, or `0..T` behind
-//! the length of the past. And each angle is its position times one frequency that is constant, or cos and sin are looked
-//! up in a constant table by the position itself.
+//! Two conditions: the positions are the position input of the graph, `cumsum(mask) - 1` or `P + (0..T)` with the past
+//! length P; and each angle is its position times a constant frequency, or cos and sin are looked up in a constant
+//! table by position.
 
 use std::collections::BTreeSet;
 
@@ -14,8 +14,8 @@ use crate::onnx::NodeProto;
 use crate::recognize::rotation::numbers::{is_constant, numbers};
 use crate::recognize::rotation::positions::{Positions, PositionsShape};
 
-/// Every row is rotated by the tables that it was rotated by when it was new. LongRoPE chooses between two by the length so far
-/// with an `If`: rows from before the change were rotated by the other one.
+/// Refuses rotations whose tables an `If` chooses. LongRoPE switches tables by the current length, so that the cached
+/// rows from before the switch have been rotated by the other table.
 pub fn one_rotation(
     graph: &Graph,
     behind: &BTreeSet<NodeId>,
@@ -32,11 +32,11 @@ pub fn one_rotation(
     }
 }
 
-/// Proves that whoever reads `positions` among `nodes` takes one element for the position of the first row, where they
-/// have one element.
+/// Proves that, if `positions` has one element, the nodes that read it take it as the position of the first row and
+/// count on from there.
 ///
 /// # Errors
-/// The node that gives all rows one position.
+/// The node that gives all rows the same position.
 pub fn count_on(graph: &Graph, nodes: &[NodeId], positions: &Positions) -> Result<(), String> {
     let readers = nodes.iter().filter_map(|id| graph.node(*id));
     let mut readers = readers.filter(|n| n.input.contains(&positions.value));
@@ -51,11 +51,11 @@ pub fn count_on(graph: &Graph, nodes: &[NodeId], positions: &Positions) -> Resul
     }
 }
 
-/// Proves that the nodes of `tables`, as far as the numbers of the positions reach them (`moved`), make angles, cosines
-/// and sines of each position by itself.
+/// Proves that the nodes of `tables` that depend on the positions (`moved`) compute angles, cosines and sines of each
+/// position independently. `length` is T.
 ///
 /// # Errors
-/// The node that does something else.
+/// The first node that does not.
 pub fn rotate_by_position(
     graph: &Graph,
     facts: &Facts,
@@ -81,11 +81,11 @@ pub fn rotate_by_position(
     }
 }
 
-/// The nodes between the positions and the rows.
+/// The nodes that compute cos and sin tables from positions.
 struct Tables<'t> {
     graph: &'t Graph<'t>,
     facts: &'t Facts,
-    /// Those that the numbers of the positions reach.
+    /// The nodes that depend on the elements of the positions.
     moved: &'t BTreeSet<NodeId>,
     /// T.
     length: &'t TDim,
@@ -129,8 +129,8 @@ impl Tables<'_> {
         made.is_some_and(|(id, _)| self.moved.contains(&id))
     }
 
-    /// Whether `node` multiplies with one constant that is the same at every position: it has one element on each axis
-    /// whose size is not that of pairs.
+    /// Whether `node` multiplies by a constant that is the same at every position: the constant has size one on all
+    /// axes except that of channel pairs.
     fn scales(&self, node: &NodeProto) -> bool {
         let constant = |v: &&String| is_constant(self.graph, self.facts, v);
         let (constants, others): (Vec<&String>, Vec<&String>) =
@@ -152,7 +152,7 @@ impl Tables<'_> {
                 .all(|(size, of)| *size == TDim::Val(1) || self.is_size_of_pairs(of))
     }
 
-    /// Whether axis `axis` of `value` holds pairs of channels, and not positions.
+    /// Whether axis `axis` of `value` is that of channel pairs, not of positions.
     fn is_of_pairs(&self, value: &str, axis: i64) -> bool {
         let shape = self.facts.shape(value).unwrap_or_default();
         let axis = shapes::axis(axis, shape.len());
@@ -164,7 +164,7 @@ impl Tables<'_> {
         size.as_i64().is_some() && size != self.length
     }
 
-    /// Whether the axis that `node` sums over has one element.
+    /// Whether the axis over which `node` sums has size one.
     fn is_outer_product(&self, node: &NodeProto) -> bool {
         let size = |position: usize, from_last: usize| {
             let shape = self.facts.shape(node.input.get(position)?)?;
@@ -174,7 +174,7 @@ impl Tables<'_> {
     }
 }
 
-/// Whether every axis of the operands of `node`, an `Einsum`, is an axis of its output.
+/// Whether `node`, an `Einsum`, sums over no axis.
 fn sums_nothing(node: &NodeProto) -> bool {
     let equation = attribute(node, "equation").map(|a| String::from_utf8_lossy(a.s()).into_owned());
     let equation = equation.unwrap_or_default();

@@ -1,56 +1,58 @@
-//! A rotation as it is found, and the rows before it.
+//! A recognised rotation, and the rows before it.
 
 use crate::graph::{Graph, NodeId};
 use crate::onnx::NodeProto;
 use crate::recognize::rotation::positions::Positions;
 
-/// The rotation of the keys of one attention.
+/// The rotation of the keys or queries of one attention.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rotation {
-    /// The rows before it: [B, G, T, d], or [B, T, G*d] where heads are split afterwards; of `part`, where there is one.
+    /// The unrotated rows [B, G, T, d], or [B, T, G*d] if heads are split afterwards. With `part`, only its channels.
     pub input: String,
     /// Whether `input` is [B, T, G*d].
     pub packed: bool,
-    /// Whether pairs are neighbours; else a channel of the first half goes with one of the second.
+    /// Whether neighbouring channels are paired; otherwise channels of the first half are paired with those of the
+    /// second.
     pub interleaved: bool,
-    /// Whether all channels of a head are rotated, as far as the tables tell.
+    /// Whether all channels of a head are rotated, judged by the width of the tables.
     pub whole: bool,
-    /// The nodes from `input` to the cached keys, in graph order.
+    /// The nodes from `input` to the rotated rows, in graph order.
     pub nodes: Vec<NodeId>,
-    /// The channels that `nodes` work on, where the others come from another place and join them afterwards.
+    /// The channels that `nodes` rotate, if they are computed separately and concatenated with the others afterwards.
     pub part: Option<RotatedChannels>,
-    /// The positions that the tables follow from.
+    /// The positions from which the tables are computed.
     pub positions: Positions,
-    /// The nodes that make the tables from the positions, in graph order.
+    /// The nodes that compute the cos and sin tables from the positions, in graph order.
     pub tables: Vec<NodeId>,
 }
 
-/// What is known of the rotation of the keys.
+/// The result of the recognition of a rotation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rotated {
-    /// They are not rotated.
+    /// The rows are not rotated.
     No,
-    /// As said.
+    /// The rows are rotated as described.
     By(Rotation),
-    /// They are, in a way that is not followed: what is missing, in words.
+    /// The rows are rotated, but the rotation is not recognised: the reason as text.
     Unknown(String),
 }
 
-/// Channels of each head that are rotated by themselves, and how they join the others.
+/// Channels of each head that are rotated separately, and the nodes that concatenate them with the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RotatedChannels {
-    /// The first of them.
+    /// Index of the first rotated channel.
     pub first: usize,
-    /// How many they are.
+    /// Number of rotated channels.
     pub size: usize,
     /// The rotated channels [B, 1 or G, T, size].
     pub(in crate::recognize::rotation) rotated: String,
-    /// The nodes that make the keys [B, G, T, d] of them, in graph order.
+    /// The nodes that combine them with the other channels to keys [B, G, T, d], in graph order.
     pub(in crate::recognize::rotation) join: Vec<NodeId>,
 }
 
 impl Rotation {
-    /// The rows before the rotation, with the nodes that make them where they are not there yet; `name` gives new names.
+    /// The unrotated rows, and the new nodes that compute them if the graph does not. `name` makes the names of new
+    /// values.
     pub fn rows(
         &self,
         graph: &Graph,

@@ -1,21 +1,21 @@
-//! The rows that may be rotated.
+//! The keys or queries whose rotation is to be recognised.
 
 use tract_data::prelude::TDim;
 
 use crate::facts::Facts;
 
-/// Most nodes between the rows before the rotation and the keys.
+/// Largest number of nodes of a rotation.
 pub const MOST: usize = 200;
 
-/// Rows [B, heads, T, size] that may be rotated.
+/// Keys or queries [B, heads, T, size].
 pub struct Rows<'r> {
-    /// Their name.
+    /// The name of the value.
     pub value: &'r str,
     /// H or G.
     pub heads: usize,
     /// d.
     pub size: usize,
-    /// P, where there is a cache.
+    /// P, the past length, if there is a cache.
     pub past: Option<TDim>,
 }
 
@@ -24,7 +24,7 @@ pub fn length_of<'f>(facts: &'f Facts, site: &Rows) -> Option<&'f TDim> {
     facts.shape(site.value)?.get(2)
 }
 
-/// How many axes the rows of `site` have in `value`: 4 for [B, G, T, d], 3 for [B, T, G*d], nothing for other values.
+/// The rank of `value`, if it has the shape of the rows `site`: 4 for [B, heads, T, size], 3 for [B, T, heads*size].
 pub fn rows_in(facts: &Facts, site: &Rows, value: &str) -> Option<usize> {
     let (heads, size) = (site.heads as i64, site.size as i64);
     match facts.shape(value)? {

@@ -1,4 +1,4 @@
-//! From the rotated rows back to where they begin, and what lies on the way.
+//! Walks between rotated rows, unrotated rows and positions.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -10,7 +10,7 @@ use crate::onnx::NodeProto;
 use crate::recognize::rotation::numbers::numbers;
 use crate::recognize::rotation::rows::{MOST, Rows, length_of, rows_in};
 
-/// The nodes that `value` is made by, as far as the rotation can reach.
+/// The nodes from which `value` is computed, back to the projections.
 pub fn ancestors(graph: &Graph, value: &str) -> BTreeSet<NodeId> {
     let mut found = BTreeSet::new();
     let mut open = vec![value];
@@ -21,7 +21,7 @@ pub fn ancestors(graph: &Graph, value: &str) -> BTreeSet<NodeId> {
         if found.len() > 10 * MOST || is_projection(graph, node) || !found.insert(id) {
             continue;
         }
-        // A shape is no number of what it is taken from, and a type none of what it is the type of.
+        // `Shape` and the second input of `CastLike` do not depend on the elements of their inputs.
         let inputs = match node.op_type() {
             "Shape" => &[],
             "CastLike" => numbers(node),
@@ -32,16 +32,16 @@ pub fn ancestors(graph: &Graph, value: &str) -> BTreeSet<NodeId> {
     found
 }
 
-/// What counts as depending on a value.
+/// The kind of dependence on a value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Through {
-    /// Its numbers.
+    /// On its elements.
     Numbers,
-    /// Its numbers or its shape.
+    /// On its elements or its shape.
     Shapes,
 }
 
-/// Those of `among` that `value` reaches.
+/// The nodes of `among` that depend on `value`.
 pub fn dependents(
     graph: &Graph,
     among: &BTreeSet<NodeId>,
@@ -50,7 +50,7 @@ pub fn dependents(
 ) -> BTreeSet<NodeId> {
     let mut reached: HashSet<&str> = HashSet::from([value]);
     let mut found = BTreeSet::new();
-    // Ids rise along the graph's order, so one pass is enough.
+    // Ids are in topological order, so one pass is enough.
     for id in among {
         let Some(node) = graph.node(*id) else {
             continue;
@@ -66,7 +66,8 @@ pub fn dependents(
     found
 }
 
-/// The nodes among `any`, those that follow from the positions, that the nodes of `rows` need and that are none of them.
+/// The nodes of `any` (those that depend on the positions) that the nodes of `rows` depend on and that are not in
+/// `rows`.
 pub fn tables(
     graph: &Graph,
     input: &str,
@@ -94,20 +95,20 @@ pub fn tables(
     found.into_iter().collect()
 }
 
-/// A product with a weight whose other operand is not a frequency: the projection that makes the rows.
+/// Whether `node` is a projection: a product with a stored matrix. Frequencies of RoPE are a vector.
 fn is_projection(graph: &Graph, node: &NodeProto) -> bool {
     let weighed = node.op_type().contains("MatMul") || node.op_type() == "Gemm";
     let weight = || {
         let tensor = graph.initializer(graph.resolve(node.input.get(1)?))?;
         let size: i64 = tensor.dims.iter().product();
-        // Frequencies are a vector, whatever its rank.
+        // A vector of frequencies may have further axes of size one.
         let widest = tensor.dims.iter().max().copied().unwrap_or(0);
         (size > widest).then_some(())
     };
     weighed && weight().is_some()
 }
 
-/// The one value that all rows of the rotated part come from: walks back from what is rotated to what is not.
+/// The unrotated rows: walks back from the rotated rows to the one value that does not depend on the positions.
 pub fn source(
     graph: &Graph,
     facts: &Facts,
@@ -122,7 +123,7 @@ pub fn source(
         if !seen.insert(value.clone()) {
             continue;
         }
-        // Constants, and tables made of positions alone, are no rows.
+        // Constants and cos and sin tables are not rows.
         if facts.floats(&value).is_some() || graph.initializer(graph.resolve(&value)).is_some() {
             continue;
         }
@@ -132,8 +133,8 @@ pub fn source(
         if is_table(graph, facts, &value, moved, length) {
             continue;
         }
-        // The first value that is not rotated and has all channels of all heads is where the rows begin. Channels that
-        // were cut out and put together again in another order are part of the rotation.
+        // The unrotated rows are the first value that does not depend on the positions and has all channels of all
+        // heads. Slicing channels and concatenating them in another order is part of the rotation.
         let whole = rows_in(facts, site, &value).is_some_and(|rank| {
             let joined = is_op(node, "Concat") || is_op(node, "Reshape");
             rank == 3 || !joined
@@ -159,7 +160,7 @@ pub fn source(
     }
 }
 
-/// Whether `value` is made of positions and constants alone.
+/// Whether `value` is a cos or sin table: computed from positions and constants only.
 fn is_table(
     graph: &Graph,
     facts: &Facts,
@@ -209,7 +210,7 @@ fn is_table(
     depends
 }
 
-/// Whether `node` computes what it gives for a position from that position's elements alone.
+/// Whether each position of the output of `node` depends only on the same position of its input.
 pub fn works_by_position(facts: &Facts, node: &NodeProto, length: &TDim) -> bool {
     if node.op_type() == "RotaryEmbedding" {
         return true;
@@ -228,7 +229,7 @@ pub fn works_by_position(facts: &Facts, node: &NodeProto, length: &TDim) -> bool
             let mut axes = axes.into_iter().flatten().peekable();
             axes.peek().is_some() && axes.all(|a| is_behind_positions(facts, node, a, length))
         }
-        // Heads are split and transposed, or pairs are joined: the axis of positions and all in front of it stay.
+        // Heads are split, or channel pairs merged: the sequence axis and all axes before it stay.
         "Reshape" => {
             let from = node.input.first().and_then(|i| facts.shape(i));
             let to = node.output.first().and_then(|o| facts.shape(o));
@@ -240,14 +241,14 @@ pub fn works_by_position(facts: &Facts, node: &NodeProto, length: &TDim) -> bool
                 })
             })
         }
-        // Heads in front of positions or behind them; or only what makes up a head is transposed.
+        // Heads and positions change places, or only axes behind the positions are permuted.
         "Transpose" => attribute(node, "perm")
             .is_some_and(|p| p.ints == [0, 2, 1, 3] || p.ints.starts_with(&[0, 1, 2])),
         _ => false,
     }
 }
 
-/// Whether axis `axis` of the first input of `node` stands behind that of positions, and so holds channels.
+/// Whether axis `axis` of the first input of `node` comes after the sequence axis.
 fn is_behind_positions(facts: &Facts, node: &NodeProto, axis: i64, length: &TDim) -> bool {
     let shape = node.input.first().and_then(|i| facts.shape(i));
     let shape = shape.unwrap_or_default();

@@ -17,7 +17,7 @@ const VARIANTS: [(&str, &str); 15] = [
     ("changed_value", "changed-after-caching"),
     ("window", "cache-form"),
     ("static", "cache-form"),
-    ("shared", "second-reader"),
+    ("shared", "shared-cache"),
     ("quantized_pair", "quantized-products"),
     ("integers", "quantized-products"),
     ("by_head", "permuted-heads"),
@@ -46,7 +46,11 @@ const TOLD: [(&str, &str, (u64, u64)); 8] = [
         "writes into a buffer of one length (a static cache)",
         (1, 1),
     ),
-    ("shared", "is also read by", (0, 2)),
+    (
+        "shared",
+        "the cache 'past_key_values.0.key' also serves layer 1",
+        (0, 2),
+    ),
     (
         "quantized_pair",
         "the key is rounded to integers in front of the product, by DequantizeLinear",

@@ -17,8 +17,8 @@ pub struct Claims {
     /// The pasts of all caches that grow in the graph.
     growing: HashSet<String>,
     claimed: HashSet<String>,
-    /// Those of attentions that are refused, with the last softmax that reads each.
-    refused: HashMap<String, NodeId>,
+    /// Those of attentions that are refused, with the last softmax that reads each, and the layer that it belongs to.
+    refused: HashMap<String, (NodeId, usize)>,
 }
 
 impl Claims {
@@ -38,15 +38,20 @@ impl Claims {
     /// what that attention gives, as another layer would.
     pub fn is_refused(&self, graph: &Graph, at: NodeId, caches: &[String]) -> bool {
         let mut known = caches.iter().filter_map(|past| self.refused.get(past));
-        known
-            .next()
-            .is_some_and(|&before| !follows(graph, at, before))
+        let first = known.next();
+        first.is_some_and(|&(before, _)| !follows(graph, at, before))
     }
 
-    /// Remembers `caches` as those of an attention that is refused, at the softmax `at`.
-    pub fn refuse(&mut self, at: NodeId, caches: Vec<String>) {
-        self.refused
-            .extend(caches.into_iter().map(|past| (past, at)));
+    /// One of `caches` that belongs to a layer which is refused already, and that layer.
+    pub fn shared(&self, caches: &[String]) -> Option<(String, usize)> {
+        let mut caches = caches.iter();
+        caches.find_map(|past| Some((past.clone(), self.refused.get(past)?.1)))
+    }
+
+    /// Remembers `caches` as those of `layer`, which is refused, at the softmax `at`.
+    pub fn refuse(&mut self, at: NodeId, layer: usize, caches: Vec<String>) {
+        let caches = caches.into_iter();
+        self.refused.extend(caches.map(|past| (past, (at, layer))));
     }
 
     /// Claims every past that the attention around `start`, a softmax or an operator, reads; returns those of caches.
@@ -90,8 +95,10 @@ impl Claims {
             found.extend(past.map(|p| graph.resolve(p).to_owned()));
         }
         self.claimed.extend(found.iter().cloned());
-        found.retain(|past| self.growing.contains(past));
-        found.into_iter().collect()
+        let caches = found.into_iter();
+        let mut caches: Vec<String> = caches.filter(|p| self.growing.contains(p)).collect();
+        caches.sort_unstable();
+        caches
     }
 
     /// A reject for every attention whose caches grow in `graph` and are not claimed, numbered from `layer` on.

@@ -91,9 +91,24 @@ pub fn recognize(
             }
             // A softmax for each head of one cache is one attention.
             Err(_) if claims.is_refused(graph, id, &caches) => continue,
-            Err(refused) => {
-                claims.refuse(id, caches);
-                found.rejects.push(reject(refused));
+            Err((at, mut reason)) => {
+                // Where two layers read one cache, each is the other's second reader.
+                let is_second_reader =
+                    |reason: &Reason| matches!(reason, Reason::SecondReader { .. });
+                if let Some((past, other)) = claims.shared(&caches)
+                    && is_second_reader(&reason)
+                {
+                    let of_other = found.rejects.iter_mut().filter(|r| r.layer == other);
+                    for reject in of_other.filter(|r| is_second_reader(&r.reason)) {
+                        reject.reason = Reason::SharedCache {
+                            past: past.clone(),
+                            other: layer,
+                        };
+                    }
+                    reason = Reason::SharedCache { past, other };
+                }
+                claims.refuse(id, layer, caches);
+                found.rejects.push(reject((at, reason)));
             }
         }
         layer += 1;

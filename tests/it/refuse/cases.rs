@@ -67,10 +67,10 @@ pub const CASES: [Case; 19] = [
     ),
     (
         "near_miss/cache_shared_by_layers.onnx",
-        "second-reader",
+        "shared-cache",
         "node_unsqueeze_11",
-        "'present.0.key' on the way from the key cache to the product is also read by Unsqueeze",
-        "a latent cache could not serve",
+        "the cache 'past_key_values.0.key' also serves layer 1",
+        "a latent cache is made for one attention",
         Nothing,
     ),
     (

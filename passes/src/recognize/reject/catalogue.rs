@@ -52,8 +52,11 @@ impl Reason {
             Self::ScaleNotConstant { .. } | Self::ScaleVaries { .. } => {
                 "scale the queries in place of the keys: what happens to queries is left alone"
             }
-            Self::SecondReader { .. } | Self::SharedCache { .. } => {
+            Self::SecondReader { .. } => {
                 "remove the other reader from the export, or leave this layer with --allow-partial"
+            }
+            Self::SharedCache { .. } => {
+                "leave the layers that share a cache with --allow-partial, or export each with a cache of its own"
             }
             Self::OutputInside { .. } => "do not name inner values as outputs of the export",
             Self::RepeatsDiffer { .. } => {

@@ -30,9 +30,11 @@ class Graph:
         return name
 
     def weight(self, name, *shape):
-        """A weight of `shape`, all zeros, at the next page of the data file."""
-        itemsize = helper.tensor_dtype_to_np_dtype(self.elem_type).itemsize
-        length, offset = int(np.prod(shape)) * itemsize, self.length
+        """A weight of `shape`, all zeros, at the next page of the data file; below 1,024 bytes inline, as exporters write it."""
+        dtype = helper.tensor_dtype_to_np_dtype(self.elem_type)
+        length, offset = int(np.prod(shape)) * dtype.itemsize, self.length
+        if length < 1024:
+            return self.constant(name, np.zeros(shape, dtype))
         tensor = TensorProto(name=name, data_type=self.elem_type, dims=shape, data_location=TensorProto.EXTERNAL)
         for key, value in (("location", "model.onnx.data"), ("offset", offset), ("length", length)):
             tensor.external_data.add(key=key, value=str(value))

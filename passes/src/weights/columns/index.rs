@@ -1,29 +1,16 @@
-//! Row-major indices of columns.
-
-use crate::weights::columns::Numbers;
+//! Row-major indices.
 
 /// The row-major place of `index` in axes of `sizes`.
 pub(super) fn flat(index: &[usize], sizes: &[usize]) -> usize {
-    index
-        .iter()
-        .zip(sizes)
-        .fold(0, |at, (i, size)| at * size + i)
+    let digits = index.iter().zip(sizes);
+    digits.fold(0, |at, (i, size)| at * size + i)
 }
 
-/// The numbers at the places that `place` gives for each index of `sizes`, in row-major order.
-pub(super) fn picked(
+/// What `of` gives for each index of axes of `sizes`, in row-major order.
+pub(super) fn each<T>(
     sizes: &[usize],
-    numbers: &[usize],
-    place: impl Fn(&[usize]) -> Option<usize>,
-) -> Option<Numbers> {
-    numbered(sizes, |index| numbers.get(place(index)?).copied())
-}
-
-/// The number that `number` gives for each index of `sizes`, in row-major order.
-pub(super) fn numbered(
-    sizes: &[usize],
-    number: impl Fn(&[usize]) -> Option<usize>,
-) -> Option<Numbers> {
+    mut of: impl FnMut(&[usize]) -> Option<T>,
+) -> Option<Vec<T>> {
     let count: usize = sizes.iter().product();
     let index = |mut at: usize| {
         let mut index = vec![0; sizes.len()];
@@ -33,5 +20,5 @@ pub(super) fn numbered(
         }
         index
     };
-    (0..count).map(|at| number(&index(at))).collect()
+    (0..count).map(|at| of(&index(at))).collect()
 }

@@ -23,8 +23,8 @@ use tract_data::prelude::TDim;
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, input_at, is_alias, is_standard};
 use crate::onnx::NodeProto;
-use index::picked;
-use moved::regrouped;
+use index::each;
+use moved::{moved, sizes};
 
 /// What a column is made of. Columns that are made alike are equal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -91,7 +91,7 @@ impl<'g> Columns<'g> {
 
     /// The numbers of the columns of `value` along `axes`, which rise. `None` where one of these axes has no constant size.
     pub fn of(&mut self, value: &str, axes: &[usize]) -> Option<Numbers> {
-        let sizes = self.sizes(value, axes)?;
+        let sizes = sizes(self.facts, value, axes)?;
         let count = sizes.iter().product::<usize>();
         self.depth += 1;
         let walked = (self.depth <= FARTHEST).then(|| self.walk(value, axes, &sizes));
@@ -112,12 +112,6 @@ impl<'g> Columns<'g> {
         number
     }
 
-    fn sizes(&self, value: &str, axes: &[usize]) -> Option<Vec<usize>> {
-        let shape = self.facts.shape(value)?;
-        let size = |axis: &usize| usize::try_from(shape.get(*axis)?.as_i64()?).ok();
-        axes.iter().map(size).collect()
-    }
-
     /// `None` where nothing is known of the node that makes `value`.
     fn walk(&mut self, value: &str, axes: &[usize], sizes: &[usize]) -> Option<Numbers> {
         let (id, node) = self.graph.producer(value).filter(|(_, n)| is_standard(n))?;
@@ -125,21 +119,27 @@ impl<'g> Columns<'g> {
         match node.op_type() {
             _ if is_alias(node) => self.of(first, axes),
             op if ELEMENTWISE.contains(&op) => self.elementwise(id, node, value, axes),
-            "Transpose" => self.transposed(node, first, axes, sizes),
-            "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten" => {
-                let (from, to) = (self.facts.shape(first)?, self.facts.shape(value)?);
-                let axes = regrouped(from, to, axes)?;
-                self.of(first, &axes)
-            }
             "Expand" => self.expanded(id, first, value, axes, sizes),
-            "Concat" => self.joined(node, axes, sizes),
-            "Split" => self.split(node, value, first, axes, sizes),
-            "Slice" => self.cut(node, value, first, axes, sizes),
-            "Gather" => self.gathered(node, first, axes, sizes),
-            "Tile" => self.tiled(node, first, axes, sizes),
             "MatMul" => self.projected(id, node, value, axes),
-            _ => None,
+            _ => self.moved(node, value, axes, sizes),
         }
+    }
+
+    /// The columns of a node that only moves them.
+    fn moved(
+        &mut self,
+        node: &NodeProto,
+        value: &str,
+        axes: &[usize],
+        sizes: &[usize],
+    ) -> Option<Numbers> {
+        let moved = moved(self.facts, node, value, axes, sizes)?;
+        let inputs = moved.inputs.iter();
+        let inputs = inputs.map(|(input, axes)| self.of(input, axes));
+        let inputs: Vec<Numbers> = inputs.collect::<Option<_>>()?;
+        let columns = moved.columns.into_iter();
+        let columns = columns.map(|(input, at)| inputs.get(input)?.get(at).copied());
+        columns.collect()
     }
 
     fn elementwise(
@@ -150,7 +150,7 @@ impl<'g> Columns<'g> {
         axes: &[usize],
     ) -> Option<Numbers> {
         let rank = self.facts.shape(value)?.len();
-        let sizes = self.sizes(value, axes)?;
+        let sizes = sizes(self.facts, value, axes)?;
         let operands = node.input.iter();
         let operands = operands.map(|input| self.broadcast(input, rank, axes, &sizes));
         let operands: Vec<Numbers> = operands.collect::<Option<_>>()?;
@@ -211,10 +211,11 @@ impl<'g> Columns<'g> {
             }
         }
         let numbers = self.of(value, &kept)?;
-        picked(sizes, &numbers, |index| {
+        each(sizes, |index| {
             let kept = index.iter().zip(sizes).zip(&repeated);
             let kept = kept.filter(|(_, repeated)| !**repeated);
-            Some(kept.fold(0, |at, ((i, size), _)| at * size + i))
+            let at = kept.fold(0, |at, ((i, size), _)| at * size + i);
+            numbers.get(at).copied()
         })
     }
 
@@ -233,7 +234,7 @@ impl<'g> Columns<'g> {
         if axes != [rank.checked_sub(1)?] || !is_stored {
             return None;
         }
-        let count = self.sizes(value, axes)?.iter().product();
+        let count = sizes(self.facts, value, axes)?.iter().product();
         Some(
             (0..count)
                 .map(|j| self.number(Column::Projected(id, j)))

@@ -1,136 +1,175 @@
-//! Operators that move, cut, join or repeat channels: the columns that they make are columns of what they read.
+//! Operators that move, cut, join or repeat channels: which columns of their inputs the columns of their output are.
 
 use tract_data::prelude::TDim;
 
-use crate::facts::shapes;
+use crate::facts::{Facts, shapes};
 use crate::graph::{attribute, input_at, int_attribute};
 use crate::onnx::NodeProto;
-use crate::weights::columns::index::{flat, numbered, picked};
-use crate::weights::columns::{Columns, Numbers};
+use crate::weights::columns::index::{each, flat};
 
-impl Columns<'_> {
-    pub(super) fn transposed(
-        &mut self,
-        node: &NodeProto,
-        first: &str,
-        axes: &[usize],
-        sizes: &[usize],
-    ) -> Option<Numbers> {
-        let rank = self.facts.shape(first)?.len();
+/// Where the columns of a value come from.
+pub(super) struct Moved<'n> {
+    /// The values that are read, with the axes that are indexed.
+    pub inputs: Vec<(&'n str, Vec<usize>)>,
+    /// For each column the position of its input among these, and its row-major place there.
+    pub columns: Vec<(usize, usize)>,
+}
+
+/// Where the columns of `value` along `axes`, which have `sizes` elements, come from; `None` where `node` does anything
+/// else than move them.
+pub(super) fn moved<'n>(
+    facts: &Facts,
+    node: &'n NodeProto,
+    value: &str,
+    axes: &[usize],
+    sizes: &[usize],
+) -> Option<Moved<'n>> {
+    let output = Output {
+        facts,
+        node,
+        first: input_at(node, 0)?,
+        value,
+        axes,
+        sizes,
+    };
+    match node.op_type() {
+        "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten" => output.regrouped(),
+        "Transpose" => output.transposed(),
+        "Concat" => output.joined(),
+        "Split" => output.split(),
+        "Slice" => output.cut(),
+        "Gather" => output.gathered(),
+        "Tile" => output.tiled(),
+        _ => None,
+    }
+}
+
+/// The output of a node.
+struct Output<'n, 'o> {
+    facts: &'o Facts,
+    node: &'n NodeProto,
+    /// The first input of the node.
+    first: &'n str,
+    value: &'o str,
+    axes: &'o [usize],
+    sizes: &'o [usize],
+}
+
+impl<'n> Output<'n, '_> {
+    fn regrouped(&self) -> Option<Moved<'n>> {
+        let (from, to) = (self.facts.shape(self.first)?, self.facts.shape(self.value)?);
+        let count = self.sizes.iter().product();
+        Some(Moved {
+            inputs: vec![(self.first, regrouped(from, to, self.axes)?)],
+            columns: (0..count).map(|at| (0, at)).collect(),
+        })
+    }
+
+    fn transposed(&self) -> Option<Moved<'n>> {
+        let rank = self.facts.shape(self.first)?.len();
         let all: Vec<usize> = (0..rank).collect();
-        let perm = attribute(node, "perm").map_or(&[][..], |a| &a.ints);
+        let perm = attribute(self.node, "perm").map_or(&[][..], |a| &a.ints);
         let perm = shapes::transpose(&all, perm)?;
         // The axes that are not indexed have to keep their order.
-        let others = perm.iter().enumerate().filter(|(to, _)| !axes.contains(to));
+        let others = perm.iter().enumerate();
+        let others = others.filter(|(to, _)| !self.axes.contains(to));
         let others: Vec<usize> = others.map(|(_, from)| *from).collect();
         if !others.is_sorted() {
             return None;
         }
-        let from: Vec<usize> = axes
-            .iter()
-            .map(|a| perm.get(*a).copied())
-            .collect::<Option<_>>()?;
+        let from = self.axes.iter().map(|a| perm.get(*a).copied());
+        let from: Vec<usize> = from.collect::<Option<_>>()?;
         let mut sorted = from.clone();
         sorted.sort_unstable();
-        let numbers = self.of(first, &sorted)?;
-        let before = self.sizes(first, &sorted)?;
-        picked(sizes, &numbers, |index| {
+        let before = sizes(self.facts, self.first, &sorted)?;
+        let columns = each(self.sizes, |index| {
             let mut places = sorted.iter().zip(&before);
-            places.try_fold(0, |at, (axis, size)| {
+            let at = places.try_fold(0, |at, (axis, size)| {
                 let place = from.iter().position(|f| f == axis)?;
                 Some(at * size + index.get(place)?)
-            })
+            })?;
+            Some((0, at))
+        })?;
+        Some(Moved {
+            inputs: vec![(self.first, sorted)],
+            columns,
         })
     }
 
-    /// The place among `axes` of the axis that `node` works along; `None` where it is not one of them.
-    fn along(&self, node: &NodeProto, first: &str, axes: &[usize]) -> Option<usize> {
-        let rank = self.facts.shape(first)?.len();
-        let axis = shapes::axis(int_attribute(node, "axis", 0), rank)?;
-        axes.iter().position(|a| *a == axis)
+    /// The place among the indexed axes of the one that the node works along; `None` where it is not one of them.
+    fn along(&self) -> Option<usize> {
+        let rank = self.facts.shape(self.first)?.len();
+        let axis = shapes::axis(int_attribute(self.node, "axis", 0), rank)?;
+        self.axes.iter().position(|a| *a == axis)
     }
 
-    pub(super) fn joined(
-        &mut self,
-        node: &NodeProto,
-        axes: &[usize],
-        sizes: &[usize],
-    ) -> Option<Numbers> {
-        let place = self.along(node, input_at(node, 0)?, axes)?;
-        let mut parts = Vec::new();
-        for input in &node.input {
-            let part = self.sizes(input, axes)?;
-            parts.push((self.of(input, axes)?, part));
-        }
-        numbered(sizes, |index| {
+    fn joined(&self) -> Option<Moved<'n>> {
+        let place = self.along()?;
+        let inputs = self.node.input.iter().map(String::as_str);
+        let parts = inputs.clone();
+        let parts = parts.map(|input| sizes(self.facts, input, self.axes));
+        let parts: Vec<Vec<usize>> = parts.collect::<Option<_>>()?;
+        let columns = each(self.sizes, |index| {
             let mut at = *index.get(place)?;
-            for (numbers, part) in &parts {
+            for (input, part) in parts.iter().enumerate() {
                 let length = *part.get(place)?;
                 if at < length {
                     let mut inside = index.to_vec();
                     *inside.get_mut(place)? = at;
-                    return numbers.get(flat(&inside, part)).copied();
+                    return Some((input, flat(&inside, part)));
                 }
                 at -= length;
             }
             None
+        })?;
+        Some(Moved {
+            inputs: inputs.map(|input| (input, self.axes.to_vec())).collect(),
+            columns,
         })
     }
 
-    /// The columns of `first` from index `start` of axis `place` on.
-    fn from(
-        &mut self,
-        first: &str,
-        axes: &[usize],
-        sizes: &[usize],
-        of: impl Fn(&[usize]) -> Option<Vec<usize>>,
-    ) -> Option<Numbers> {
-        let numbers = self.of(first, axes)?;
-        let before = self.sizes(first, axes)?;
-        picked(sizes, &numbers, |index| {
+    /// The columns of the first input at the indices that `of` gives.
+    fn of_first(&self, of: impl Fn(&[usize]) -> Option<Vec<usize>>) -> Option<Moved<'n>> {
+        let before = sizes(self.facts, self.first, self.axes)?;
+        let columns = each(self.sizes, |index| {
             let index = of(index)?;
             let fits = index.iter().zip(&before).all(|(i, size)| i < size);
-            fits.then(|| flat(&index, &before))
+            fits.then(|| (0, flat(&index, &before)))
+        })?;
+        Some(Moved {
+            inputs: vec![(self.first, self.axes.to_vec())],
+            columns,
         })
     }
 
-    pub(super) fn split(
-        &mut self,
-        node: &NodeProto,
-        value: &str,
-        first: &str,
-        axes: &[usize],
-        sizes: &[usize],
-    ) -> Option<Numbers> {
-        let place = self.along(node, first, axes)?;
-        let before = node.output.iter().take_while(|o| *o != value);
-        let lengths = before.map(|o| self.sizes(o, axes)?.get(place).copied());
+    fn split(&self) -> Option<Moved<'n>> {
+        let place = self.along()?;
+        let before = self.node.output.iter().take_while(|o| *o != self.value);
+        let lengths = before.map(|o| sizes(self.facts, o, self.axes)?.get(place).copied());
         let start = lengths.sum::<Option<usize>>()?;
-        self.from(first, axes, sizes, |index| shifted(index, place, start))
+        self.of_first(|index| {
+            let mut index = index.to_vec();
+            *index.get_mut(place)? += start;
+            Some(index)
+        })
     }
 
-    pub(super) fn cut(
-        &mut self,
-        node: &NodeProto,
-        value: &str,
-        first: &str,
-        axes: &[usize],
-        sizes: &[usize],
-    ) -> Option<Numbers> {
-        let (from, to) = (self.facts.shape(first)?, self.facts.shape(value)?);
-        let constants = |at: usize| self.facts.integers(input_at(node, at)?);
+    fn cut(&self) -> Option<Moved<'n>> {
+        let (from, to) = (self.facts.shape(self.first)?, self.facts.shape(self.value)?);
+        let constants = |at: usize| self.facts.integers(input_at(self.node, at)?);
         let starts = constants(1)?;
-        let cut: Vec<i64> = match input_at(node, 3) {
+        let cut: Vec<i64> = match input_at(self.node, 3) {
             Some(_) => constants(3)?,
             None => (0..starts.len() as i64).collect(),
         };
-        if input_at(node, 4).is_some() && constants(4)?.iter().any(|step| *step != 1) {
+        let has_steps = input_at(self.node, 4).is_some();
+        if has_steps && constants(4)?.iter().any(|step| *step != 1) {
             return None;
         }
-        let mut offsets = vec![0; axes.len()];
+        let mut offsets = vec![0; self.axes.len()];
         for (axis, start) in cut.iter().zip(&starts) {
             let axis = shapes::axis(*axis, from.len())?;
-            match axes.iter().position(|a| *a == axis) {
+            match self.axes.iter().position(|a| *a == axis) {
                 Some(place) => {
                     let start = shapes::bound(from.get(axis)?, &TDim::Val(*start))?;
                     *offsets.get_mut(place)? = usize::try_from(start.as_i64()?).ok()?;
@@ -140,33 +179,22 @@ impl Columns<'_> {
                 None => {}
             }
         }
-        self.from(first, axes, sizes, |index| {
-            Some(
-                index
-                    .iter()
-                    .zip(&offsets)
-                    .map(|(i, offset)| i + offset)
-                    .collect(),
-            )
+        self.of_first(|index| {
+            let moved = index.iter().zip(&offsets);
+            Some(moved.map(|(i, offset)| i + offset).collect())
         })
     }
 
-    pub(super) fn gathered(
-        &mut self,
-        node: &NodeProto,
-        first: &str,
-        axes: &[usize],
-        sizes: &[usize],
-    ) -> Option<Numbers> {
-        let place = self.along(node, first, axes)?;
-        let indices = input_at(node, 1)?;
+    fn gathered(&self) -> Option<Moved<'n>> {
+        let place = self.along()?;
+        let indices = input_at(self.node, 1)?;
         // A vector keeps the number of axes.
         if self.facts.shape(indices)?.len() != 1 {
             return None;
         }
         let order = self.facts.integers(indices)?;
-        let length = *self.sizes(first, axes)?.get(place)? as i64;
-        self.from(first, axes, sizes, |index| {
+        let length = *sizes(self.facts, self.first, self.axes)?.get(place)? as i64;
+        self.of_first(|index| {
             let mut index = index.to_vec();
             let slot = index.get_mut(place)?;
             let at = *order.get(*slot)?;
@@ -175,39 +203,30 @@ impl Columns<'_> {
         })
     }
 
-    pub(super) fn tiled(
-        &mut self,
-        node: &NodeProto,
-        first: &str,
-        axes: &[usize],
-        sizes: &[usize],
-    ) -> Option<Numbers> {
-        let repeats = self.facts.integers(input_at(node, 1)?)?;
-        let others = repeats
-            .iter()
-            .enumerate()
-            .filter(|(axis, _)| !axes.contains(axis));
-        if others.into_iter().any(|(_, times)| *times != 1) {
+    fn tiled(&self) -> Option<Moved<'n>> {
+        let repeats = self.facts.integers(input_at(self.node, 1)?)?;
+        let mut others = repeats.iter().enumerate();
+        if others.any(|(axis, times)| !self.axes.contains(&axis) && *times != 1) {
             return None;
         }
-        let before = self.sizes(first, axes)?;
-        let inside = |index: &[usize]| {
+        let before = sizes(self.facts, self.first, self.axes)?;
+        self.of_first(|index| {
             let inside = index.iter().zip(&before);
             inside.map(|(i, size)| i.checked_rem(*size)).collect()
-        };
-        self.from(first, axes, sizes, inside)
+        })
     }
 }
 
-fn shifted(index: &[usize], place: usize, start: usize) -> Option<Vec<usize>> {
-    let mut index = index.to_vec();
-    *index.get_mut(place)? += start;
-    Some(index)
+/// The sizes of the axes `axes` of `value`; `None` where one is not constant.
+pub(super) fn sizes(facts: &Facts, value: &str, axes: &[usize]) -> Option<Vec<usize>> {
+    let shape = facts.shape(value)?;
+    let size = |axis: &usize| usize::try_from(shape.get(*axis)?.as_i64()?).ok();
+    axes.iter().map(size).collect()
 }
 
 /// The axes of a tensor of shape `from` that a `Reshape` to the shape `to` makes its axes `axes` of. Row-major order stays,
 /// so that columns do as well. `None` where an indexed axis is cut out of one that is not indexed, or joined with one.
-pub(super) fn regrouped(from: &[TDim], to: &[TDim], axes: &[usize]) -> Option<Vec<usize>> {
+fn regrouped(from: &[TDim], to: &[TDim], axes: &[usize]) -> Option<Vec<usize>> {
     let mut kept = Vec::new();
     let (mut i, mut j) = (0, 0);
     let one = TDim::Val(1);

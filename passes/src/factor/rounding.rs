@@ -1,6 +1,6 @@
 //! Cached numbers as 8-bit integers: a scale and a centre for each channel, constant for all tokens.
 //!
-//! A channel c is cached as n = round((c - centre) / scale) in -127..=127 and read as n * scale. The scale goes into w_u, so
+//! A channel c is cached as n = round((c - centre) / scale), cut off at the ends of int8, and read as n * scale. The scale goes into w_u, so
 //! that a product with w_u reads the integers themselves. The centre is never added again: softmax does not see a constant
 //! that all keys have (it moves every score of a query alike), and of the values it comes back as a bias of the outputs.
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::files::load::LoadedModel;
 use crate::files::origin::loses_past_alone;
-use crate::fit::calibrate::{CalibrateError, Watched};
+use crate::fit::calibrate::{Analyzed, CalibrateError, Watched};
 use crate::runtime::tensor::Tensor;
 use crate::runtime::{RuntimeOptions, open_messages};
 use crate::validate::ports::LanguageModel;
@@ -38,7 +38,7 @@ pub struct LayerError {
 /// # Errors
 /// [`CalibrateError`] when a model cannot be run in ONNX Runtime.
 pub fn layer_errors(
-    original: &LoadedModel,
+    original: Analyzed,
     rewritten: &LoadedModel,
     tokens: &[i64],
     runtime: &RuntimeOptions,

@@ -1,6 +1,6 @@
 //! What a rewrite did, as text that people review and snapshots keep.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::analysis::{Analysis, SiteView};
 use crate::factor::Ranks;
@@ -120,24 +120,26 @@ impl Explanation {
         let Some(after) = &model.graph else {
             return Self::default();
         };
-        let mut owners: HashMap<&str, usize> = HashMap::new();
+        // Branches give their values the same names, and stand in the order of their attentions.
+        let mut owners: HashMap<&str, VecDeque<usize>> = HashMap::new();
         for (position, one) in explained.iter().enumerate() {
             for value in &one.made {
-                owners.entry(value).or_insert(position);
+                owners.entry(value).or_default().push_back(position);
             }
         }
         let mut lines: Vec<Vec<String>> = vec![Vec::new(); explained.len()];
-        let owner = |node: &NodeProto| {
-            let mut outputs = node.output.iter();
-            outputs.find_map(|o| owners.get(o.as_str())).copied()
-        };
-        for node in all_nodes(after) {
-            // The exporter's own branches hold what was made in them, and are no part of it.
-            let inside = subgraphs(node).flat_map(all_nodes);
-            if inside.into_iter().any(|n| owner(n).is_some()) {
-                continue;
-            }
-            if let Some(lines) = owner(node).and_then(|position| lines.get_mut(position)) {
+        let is_owned =
+            |node: &NodeProto| node.output.iter().any(|o| owners.contains_key(o.as_str()));
+        // An exporter's own branch holds what was made in it, and is no part of it.
+        let holds = |node: &NodeProto| subgraphs(node).flat_map(all_nodes).any(is_owned);
+        let parts: Vec<_> = all_nodes(after).into_iter().filter(|n| !holds(n)).collect();
+        for node in parts {
+            let owned = node
+                .output
+                .iter()
+                .filter_map(|o| owners.get_mut(o.as_str())?.pop_front());
+            // All outputs of a node have one owner.
+            if let Some(lines) = owned.last().and_then(|position| lines.get_mut(position)) {
                 lines.push(text::node(node));
                 let bodies = subgraphs(node).flat_map(text::graph);
                 lines.extend(bodies.map(|line| format!("    {line}")));

@@ -16,6 +16,7 @@
 //! [`compress`] fits the factors to a text, searches for a size and measures what is lost; [`validate`] runs two models and
 //! compares them. The hidden modules are what the command `gqa2mla` is made of besides, and change with it.
 
+#[doc(hidden)]
 pub mod bench;
 pub mod compress;
 #[doc(hidden)]

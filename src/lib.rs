@@ -16,6 +16,7 @@
 //! [`compress`] fits factors to a text, searches for a rank and measures the loss; [`validate`] runs two models and
 //! compares them. The hidden modules implement the command `gqa2mla` and change with it.
 
+#[doc(hidden)]
 pub mod bench;
 pub mod compress;
 #[doc(hidden)]

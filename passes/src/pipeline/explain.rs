@@ -130,12 +130,12 @@ impl Explanation {
             }
         }
         let mut lines: Vec<Vec<String>> = vec![Vec::new(); explained.len()];
-        for node in all_nodes(after) {
-            // The exporter's own branches hold what was made in them, and are no part of it.
-            let mut inside = subgraphs(node).flat_map(all_nodes);
-            if inside.any(|n| n.output.iter().any(|o| owners.contains_key(o.as_str()))) {
-                continue;
-            }
+        let is_owned =
+            |node: &NodeProto| node.output.iter().any(|o| owners.contains_key(o.as_str()));
+        // An exporter's own branch holds what was made in it, and is no part of it.
+        let holds = |node: &NodeProto| subgraphs(node).flat_map(all_nodes).any(is_owned);
+        let parts: Vec<_> = all_nodes(after).into_iter().filter(|n| !holds(n)).collect();
+        for node in parts {
             let owned = node
                 .output
                 .iter()

@@ -55,7 +55,7 @@ pub mod forms {
 ///
 /// ```
 /// use gqa2mla::operators::{Operator, unsupported};
-/// // An operator whose shapes are not known, and of which no node has a spelled-out form.
+/// // An operator without shape inference, which is recognised and refused with a reason.
 /// static PAGED: Operator = Operator::new("acme", "PagedAttention", |_, _, _| None, |_, node, _| {
 ///     Err(unsupported(node, "its cache is paged: export without that fusion"))
 /// });

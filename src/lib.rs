@@ -13,18 +13,26 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The modules below are what the command `gqa2mla` is made of: everything that touches a file, a runtime or a report.
+//! [`compress`] fits the factors to a text, searches for a size and measures what is lost; [`validate`] runs two models and
+//! compares them. The hidden modules are what the command `gqa2mla` is made of besides, and change with it.
 
 pub mod compress;
+#[doc(hidden)]
 pub mod files;
+#[doc(hidden)]
 pub mod fit;
+#[doc(hidden)]
 pub mod measure;
 mod model;
+#[doc(hidden)]
 pub mod report;
 mod rewriter;
+#[doc(hidden)]
 pub mod runtime;
+#[doc(hidden)]
 pub mod serving;
 #[cfg(feature = "train")]
+#[doc(hidden)]
 pub mod tune;
 pub mod validate;
 

@@ -5,10 +5,12 @@ use anyhow::Context;
 use clap::Args;
 use gqa2mla::files::load::load;
 use gqa2mla::files::outputs::{check_file, check_inputs};
-use gqa2mla::fit::calibrate::{calibrate, store};
+use gqa2mla::fit::calibrate::{Analyzed, calibrate, store};
 use gqa2mla::fit::reach::Reach;
 use gqa2mla::report::grouped;
 use gqa2mla::validate::ports::LanguageModel;
+use gqa2mla_passes::analysis::Analysis;
+use gqa2mla_passes::operators::Target;
 use serde_json::json;
 
 use crate::cli::exit::Exit;
@@ -62,11 +64,15 @@ impl Calibrate {
                 self.length,
             )?
             .ok_or_else(crate::cli::exit::no_text)?;
+        let analysis = Analysis::of(&model.model, Target::MatMul).with_context(|| shown.clone())?;
         let mut partial = self.out.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
         let statistics = calibrate(
-            &model,
+            Analyzed {
+                model: &model,
+                analysis: &analysis,
+            },
             &text,
             &self.runtime.options(true),
             Some(&partial),

@@ -1,13 +1,17 @@
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::Args;
 use gqa2mla::compress::metadata::METADATA;
 use gqa2mla::files::load::{LoadedModel, load};
+use gqa2mla::fit::calibrate::Analyzed;
 use gqa2mla::fit::context::Context;
 use gqa2mla::fit::layer_errors::layer_errors;
 use gqa2mla::measure::on_text::measure;
 use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla::validate::proof::prove;
+use gqa2mla_passes::analysis::Analysis;
+use gqa2mla_passes::operators::Target;
 use serde_json::{Value, json};
 
 use crate::cli::exit::{Exit, no_text};
@@ -87,7 +91,13 @@ impl Validate {
             &mut progress("reading"),
         )?;
         let first = text.sequences().next().unwrap_or_default();
-        let layers = layer_errors(original, rewritten, first, &runtime)?;
+        let analysis = Analysis::of(&original.model, Target::MatMul)
+            .with_context(|| original.path.display().to_string())?;
+        let analyzed = Analyzed {
+            model: original,
+            analysis: &analysis,
+        };
+        let layers = layer_errors(analyzed, rewritten, first, &runtime)?;
         if json {
             emit_json(&json!({
                 "quality": quality, "perplexity_increase": quality.increase(), "layers": layers,

@@ -20,7 +20,7 @@ use crate::files::identity::identity;
 use crate::files::interrupted::keep_work;
 use crate::files::load::LoadedModel;
 use crate::files::save::{DataFile, output_path};
-use crate::fit::calibrate::CalibrateError;
+use crate::fit::calibrate::{Analyzed, CalibrateError};
 use crate::fit::factors::{Factorization, decoupled, from_moments, moments};
 use crate::fit::reconstruct::error::ReconstructError;
 use crate::fit::reconstruct::{self, Job, Reconstruction};
@@ -74,6 +74,14 @@ pub fn analysis(model: &LoadedModel, options: &RewriteOptions) -> Result<Analysi
 }
 
 impl Compressor<'_> {
+    /// The model and its analysis.
+    pub fn subject(&self) -> Analyzed<'_> {
+        Analyzed {
+            model: self.model,
+            analysis: self.analysis,
+        }
+    }
+
     /// Refuses what cannot be done as asked, before any work is put into it; returns the widths of each attention.
     ///
     /// # Errors
@@ -142,7 +150,7 @@ impl Compressor<'_> {
                 cause,
             })?;
             let job = Job {
-                model: self.model,
+                model: self.subject(),
                 text,
                 statistics,
                 factorization: self.factorization,

@@ -254,9 +254,9 @@ fn statistics(
         return Ok(None);
     }
     let text = text.ok_or(CompressError::NoText)?;
-    let (model, runtime) = (compressor.model, compressor.runtime);
     let progress = &mut steps(Stage::Calibrating, observer);
-    let made = calibrate(model, text, runtime, None, progress);
+    let subject = compressor.subject();
+    let made = calibrate(subject, text, compressor.runtime, None, progress);
     made.map(Some).map_err(|cause| compressor.unobserved(cause))
 }
 
@@ -315,6 +315,6 @@ fn measured_layers(
         .collect();
     let tokens = tokens.unwrap_or(&drawn);
     let rewritten = compressed.written()?;
-    let errors = layer_errors(compressor.model, rewritten, tokens, compressor.runtime);
+    let errors = layer_errors(compressor.subject(), rewritten, tokens, compressor.runtime);
     errors.map_err(|cause| compressor.unobserved(cause))
 }

@@ -11,7 +11,7 @@ use crate::compress::request::{TextRequest, descent};
 use crate::files::load::LoadedModel;
 use crate::files::save::DataFile;
 use crate::files::staging::Staging;
-use crate::fit::calibrate::calibrate;
+use crate::fit::calibrate::{Analyzed, calibrate};
 use crate::fit::context::Context;
 use crate::fit::factors::Factorization;
 use crate::fit::reach::Reach;
@@ -156,6 +156,8 @@ pub fn compare_ways(
     observer: &mut Observer,
 ) -> Result<Vec<WayMeasured>, CompressError> {
     let (fitted, test) = texts(model, request)?;
+    // Every way spells operators out as the default form does.
+    let analysis = analysis(model, &RewriteOptions::default())?;
     let context = Context::of(request.context, &model.path);
     let test = test.in_sequences_of(context.positions);
     let made = match (&request.statistics, &fitted) {
@@ -163,7 +165,11 @@ pub fn compare_ways(
         (None, None) => return Err(CompressError::NoText),
         (None, Some(text)) => {
             let progress = &mut steps(Stage::Calibrating, observer);
-            let made = calibrate(model, text, &request.runtime, None, progress);
+            let subject = Analyzed {
+                model,
+                analysis: &analysis,
+            };
+            let made = calibrate(subject, text, &request.runtime, None, progress);
             Some(made.map_err(|cause| CompressError::Calibrate {
                 path: model.path.display().to_string(),
                 cause: Box::new(cause),
@@ -187,8 +193,6 @@ pub fn compare_ways(
         data: DataFile::Beside,
         work: None,
     };
-    // Every way spells operators out as the default form does.
-    let analysis = analysis(model, &RewriteOptions::default())?;
     let pairs = request.ratios.iter();
     let pairs = pairs.flat_map(|ratio| request.ways.iter().map(move |way| (*ratio, *way)));
     let measured = pairs.map(|(ratio, way)| {

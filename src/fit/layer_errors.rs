@@ -10,7 +10,7 @@ use prost::Message;
 use serde::Serialize;
 
 use crate::files::load::LoadedModel;
-use crate::fit::calibrate::{CalibrateError, Watched};
+use crate::fit::calibrate::{Analyzed, CalibrateError, Watched};
 use crate::runtime::tensor::Tensor;
 use crate::runtime::{RuntimeOptions, open_messages};
 use crate::validate::ports::LanguageModel;
@@ -36,7 +36,7 @@ pub struct LayerError {
 /// # Errors
 /// [`CalibrateError`] when a model cannot be run in ONNX Runtime.
 pub fn layer_errors(
-    original: &LoadedModel,
+    original: Analyzed,
     rewritten: &LoadedModel,
     tokens: &[i64],
     runtime: &RuntimeOptions,

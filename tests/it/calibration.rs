@@ -12,9 +12,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use crate::common::{IN_BF16, fixture, folder, loaded, recognised_fixtures, root, run, with};
-use gqa2mla::fit::calibrate::{calibrate, store};
+use gqa2mla::files::load::LoadedModel;
+use gqa2mla::fit::calibrate::{self, Analyzed, CalibrateError, store};
+use gqa2mla::fit::statistics::ModelStatistics;
 use gqa2mla::measure::text::{Text, TextSource};
 use gqa2mla::runtime::{RuntimeKind, RuntimeOptions};
+use gqa2mla_passes::analysis::Analysis;
+use gqa2mla_passes::operators::Target;
 use serde_json::{Value, json};
 
 /// Sequences of the length that the smallest fixture has positions for.
@@ -81,6 +85,22 @@ fn kl_on_text(name: &str, rewritten: &Path) -> f64 {
     ]);
     assert_eq!(ran.code, 0, "{name}: {ran:?}");
     ran.json()["quality"]["mean_kl"].as_f64().unwrap()
+}
+
+/// Analyses `model` and calibrates it.
+fn calibrate(
+    model: &LoadedModel,
+    text: &Text,
+    runtime: &RuntimeOptions,
+    partial: Option<&Path>,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<ModelStatistics, CalibrateError> {
+    let analysis = Analysis::of(&model.model, Target::MatMul).unwrap();
+    let subject = Analyzed {
+        model,
+        analysis: &analysis,
+    };
+    calibrate::calibrate(subject, text, runtime, partial, progress)
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The README's catalogue of reasons has a row for every reason that the code gives, and for no other.
+//! The catalogue of reasons in docs/reasons.md has a row for every reason that the code gives, and for no other.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,8 +12,8 @@ fn the_catalogue_lists_every_reason() {
     let (codes, _) = codes.split_once("\n    }\n").unwrap();
     let given: BTreeSet<&str> = codes.split('"').skip(1).step_by(2).collect();
     assert!(given.len() > 20, "{given:?}");
-    let readme = fs::read_to_string(root.join("README.md")).unwrap();
-    let (_, table) = readme.split_once("| reason | what it means |").unwrap();
+    let page = fs::read_to_string(root.join("docs/reasons.md")).unwrap();
+    let (_, table) = page.split_once("| reason | what it means |").unwrap();
     let rows = table
         .lines()
         .skip(2)

@@ -89,6 +89,9 @@ pub fn pasts_that_others_read(
             served.entry(past).or_default().insert(&placed.scope);
         }
     }
+    if served.values().all(|scopes| scopes.len() == facts.count()) {
+        return Refusals::new();
+    }
     let mut clashes: HashMap<&str, Reason> = HashMap::new();
     facts.for_each(main, &mut |scoped| {
         for (past, scopes) in &served {
@@ -121,6 +124,9 @@ pub fn presents_that_others_read(
         }
     }
     let mut refused = Refusals::new();
+    if outside.is_empty() {
+        return refused;
+    }
     facts.for_each(main, &mut |scoped| {
         for (place, sites) in outside.iter().filter(|(p, _)| p.reaches(scoped.scope)) {
             let around = place.around.get(main);

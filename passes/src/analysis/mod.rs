@@ -17,11 +17,11 @@ use crate::graph::functions::{Functions, Key, called};
 use crate::graph::inline::inline;
 use crate::graph::patch::PatchError;
 use crate::graph::scopes::{Body, Scope};
-use crate::graph::verify::{VerifyError, verify};
+use crate::graph::verify::{OperandError, VerifyError, verify};
 use crate::graph::{Graph, label};
 use crate::onnx::stored::Model;
 use crate::onnx::{GraphProto, NodeProto, OperatorSetIdProto};
-use crate::operators::{Lowered, Operators, Target};
+use crate::operators::{Lowered, Operators, Target, lower};
 use crate::recognize::reject::{Reason, Reject};
 use crate::recognize::{Recognized, recognize};
 use caches::Refusals;
@@ -97,9 +97,15 @@ impl Analysis {
         let main = inlined.as_ref().map(|i| &i.graph);
         let main = main.or(model.proto.graph.as_ref());
         let main = main.ok_or(VerifyError::NoGraph)?;
-        let before = ScopeFacts::infer(model, main, &rules);
-        types::verify(main, &before).map_err(VerifyError::from)?;
-        let spelled = spell_out(main, &before, &operators, target)?;
+        let mut lowered = BTreeMap::new();
+        let before = ScopeFacts::infer_and_visit(model, main, &rules, &mut |scoped| {
+            types::verify_graph(scoped)?;
+            let one = lower(scoped.graph, scoped.facts, &operators, target);
+            lowered.insert(scoped.scope.clone(), one);
+            Ok(())
+        });
+        let before = before.map_err(|e: OperandError| VerifyError::from(e))?;
+        let spelled = spell_out(main, lowered)?;
         let facts = match spelled.operators.is_empty() {
             true => before,
             false => ScopeFacts::infer(model, &spelled.main, &rules),

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::facts::scoped::ScopeFacts;
 use crate::graph::Graph;
 use crate::graph::patch::{Patch, PatchError, apply};
 use crate::graph::scopes::Scope;
 use crate::onnx::{GraphProto, NodeProto};
-use crate::operators::{Lowered, Operators, Target, lower};
+use crate::operators::Lowered;
 
 /// A main graph after its operators are spelled out.
 pub struct SpelledOut {
@@ -30,31 +29,27 @@ pub struct SpelledOperator {
     pub made: Vec<String>,
 }
 
-/// Spells out those of `operators` that `main` and its inner graphs call, as `target` needs them.
+/// Spells operators out in `main` and in the graphs inside it, each as `lowered` says.
 ///
 /// # Errors
 /// [`PatchError`] when a spelled-out operator does not fit into its graph.
 pub fn spell_out(
     main: &GraphProto,
-    facts: &ScopeFacts,
-    operators: &Operators,
-    target: Target,
+    mut lowered: BTreeMap<Scope, Lowered>,
 ) -> Result<SpelledOut, PatchError> {
-    let mut lowered: BTreeMap<Scope, Lowered> = BTreeMap::new();
     let mut originals: Vec<SpelledOperator> = Vec::new();
-    facts.for_each(main, &mut |scoped| {
-        let one = lower(scoped.graph, scoped.facts, operators, target);
+    for (scope, one) in &lowered {
+        let graph = scope.get(main);
         for (id, nodes) in &one.patch.replaced {
-            if let Some(node) = scoped.graph.node(*id) {
+            if let Some(node) = graph.and_then(|g| g.node.get(id.0)) {
                 originals.push(SpelledOperator {
-                    scope: scoped.scope.clone(),
+                    scope: scope.clone(),
                     node: node.clone(),
                     made: nodes.iter().flat_map(|n| n.output.clone()).collect(),
                 });
             }
         }
-        lowered.insert(scoped.scope.clone(), one);
-    });
+    }
     let mut main = main.clone();
     let mut grown: BTreeMap<Scope, Vec<(usize, usize)>> = BTreeMap::new();
     // Inner graphs first: the places of inner graphs change with the nodes around them.

@@ -5,7 +5,7 @@
 use tract_data::prelude::TDim;
 
 use crate::facts::shapes::axis;
-use crate::facts::{Fact, Facts, dim};
+use crate::facts::{Fact, Facts};
 use crate::graph::verify::OperandError;
 use crate::graph::{attribute, int_attribute, is_op, label};
 use crate::onnx::NodeProto;
@@ -75,7 +75,8 @@ fn contradiction(facts: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<(u
 
 /// `Reshape` keeps the number of elements, and -1 divides it; only constants are compared.
 fn reshaped(facts: &Facts, node: &NodeProto, from: &[TDim]) -> Option<(usize, String)> {
-    let all = dim::product(from)?.as_i64()?;
+    let mut sizes = from.iter().map(TDim::as_i64);
+    let all = sizes.try_fold(1i64, |all, size| all.checked_mul(size?))?;
     let target = facts.integers(node.input.get(1)?)?;
     let zero_is_kept = int_attribute(node, "allowzero", 0) == 0;
     let mut rest = 1i64;

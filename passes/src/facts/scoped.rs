@@ -29,6 +29,20 @@ pub struct Scoped<'s> {
 impl ScopeFacts {
     /// Infers the facts of `main`, the main graph of `model`, and of all graphs inside it. Linear in their nodes.
     pub fn infer(model: &Model, main: &GraphProto, rules: &Rules) -> Self {
+        let nothing = &mut |_: &Scoped| Ok::<(), Infallible>(());
+        Self::infer_and_visit(model, main, rules, nothing).unwrap_or_else(|never| match never {})
+    }
+
+    /// [`Self::infer`], and [`Self::visit`] in the same walk.
+    ///
+    /// # Errors
+    /// The first error of `visit`.
+    pub fn infer_and_visit<E>(
+        model: &Model,
+        main: &GraphProto,
+        rules: &Rules,
+        visit: &mut dyn FnMut(&Scoped) -> Result<(), E>,
+    ) -> Result<Self, E> {
         let mut all = Self::default();
         let mut infer = |scope: &Scope, graph: &Graph, outer: Option<&Arc<Facts>>| {
             let facts = Arc::new(match outer {
@@ -39,11 +53,13 @@ impl ScopeFacts {
             Some(facts)
         };
         let place = (&Scope::default(), Body::Main);
-        descend(place, &Graph::new(main), None, &mut infer, &mut |_| {
-            Ok::<(), Infallible>(())
-        })
-        .unwrap_or_else(|never| match never {});
-        all
+        descend(place, &Graph::new(main), None, &mut infer, visit)?;
+        Ok(all)
+    }
+
+    /// How many graphs there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
     }
 
     /// The facts of the graph at `scope`.

@@ -4,7 +4,7 @@
 //! type, and which inputs are indices, sizes, conditions or floats. A type that is not known contradicts nothing.
 
 use crate::facts::content::Content;
-use crate::facts::scoped::ScopeFacts;
+use crate::facts::scoped::{ScopeFacts, Scoped};
 use crate::facts::{Fact, agree, shapes};
 use crate::graph::text::type_name;
 use crate::graph::verify::OperandError;
@@ -154,14 +154,17 @@ pub fn check(node: &NodeProto, facts: &[&Fact]) -> Result<(), OperandError> {
 /// Holds every node of `main` and of the graphs inside it to what its operator takes: invariant 8 of
 /// [`crate::graph::verify`]. `facts` are those of `main`.
 pub fn verify(main: &GraphProto, facts: &ScopeFacts) -> Result<(), OperandError> {
-    facts.visit(main, &mut |scoped| {
-        for (_, node) in scoped.graph.nodes() {
-            let inputs: Vec<&Fact> = node.input.iter().map(|v| scoped.facts.get(v)).collect();
-            check(node, &inputs)?;
-            agree::check(scoped.facts, node)?;
-        }
-        Ok(())
-    })
+    facts.visit(main, &mut verify_graph)
+}
+
+/// Holds every node of one graph to what its operator takes.
+pub fn verify_graph(scoped: &Scoped) -> Result<(), OperandError> {
+    for (_, node) in scoped.graph.nodes() {
+        let inputs: Vec<&Fact> = node.input.iter().map(|v| scoped.facts.get(v)).collect();
+        check(node, &inputs)?;
+        agree::check(scoped.facts, node)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

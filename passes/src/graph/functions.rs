@@ -110,6 +110,9 @@ impl<'m> Functions<'m> {
 
     /// Leaves all functions as they are where putting them in place of their calls has no end, or makes too many nodes.
     fn bound(&mut self, model: &ModelProto) {
+        if self.inlined.is_empty() {
+            return;
+        }
         let nodes = model.graph.as_ref().map_or(&[][..], |g| &g.node);
         let reason = match self.size(nodes, 0, &mut HashMap::new()) {
             Some(size) if size <= MOST_NODES => return,

@@ -89,7 +89,7 @@ impl From<OperandError> for VerifyError {
 /// Checks the main graph of `model` and all graphs inside it.
 pub fn verify(model: &ModelProto) -> Result<(), VerifyError> {
     let graph = model.graph.as_ref().ok_or(VerifyError::NoGraph)?;
-    let mut domains: HashSet<&str> = model
+    let mut domains: Names = model
         .opset_import
         .iter()
         .map(|o| normal(o.domain()))
@@ -97,6 +97,9 @@ pub fn verify(model: &ModelProto) -> Result<(), VerifyError> {
     domains.extend(model.functions.iter().map(|f| normal(f.domain())));
     verify_graph(graph, &domains, &mut Vec::new())
 }
+
+/// Names of a graph, looked up for every input of every node.
+type Names<'a> = HashSet<&'a str, foldhash::fast::RandomState>;
 
 fn verify_sizes(tensor: &str, dims: &[i64]) -> Result<(), VerifyError> {
     if dims.iter().all(|&size| size >= 0) {
@@ -114,16 +117,16 @@ fn normal(domain: &str) -> &str {
 
 fn verify_graph<'a>(
     graph: &'a GraphProto,
-    domains: &HashSet<&str>,
-    outer: &mut Vec<HashSet<&'a str>>,
+    domains: &Names,
+    outer: &mut Vec<Names<'a>>,
 ) -> Result<(), VerifyError> {
-    let mut made: HashSet<&str> = HashSet::new();
+    let mut made = Names::default();
     for input in &graph.input {
         if !made.insert(input.name()) {
             return Err(VerifyError::MadeTwice(input.name().to_owned()));
         }
     }
-    let mut initialized = HashSet::new();
+    let mut initialized = Names::default();
     let sparse = graph
         .sparse_initializer
         .iter()
@@ -149,7 +152,7 @@ fn verify_graph<'a>(
                 domain: node.domain().to_owned(),
             });
         }
-        let mut attributes = HashSet::new();
+        let mut attributes = Names::default();
         for attribute in &node.attribute {
             if !attributes.insert(attribute.name()) {
                 return Err(VerifyError::AttributeTwice {

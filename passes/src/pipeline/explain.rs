@@ -1,6 +1,6 @@
 //! What a rewrite did, as text that people review and snapshots keep.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::analysis::{Analysis, SiteView};
 use crate::factor::Ranks;
@@ -120,17 +120,22 @@ impl Explanation {
         let Some(after) = &model.graph else {
             return Self::default();
         };
-        let mut owners: HashMap<&str, usize> = HashMap::new();
+        // Branches give their values the same names, and stand in the order of their attentions.
+        let mut owners: HashMap<&str, VecDeque<usize>> = HashMap::new();
         for (position, one) in explained.iter().enumerate() {
             for value in &one.made {
-                owners.entry(value).or_insert(position);
+                owners.entry(value).or_default().push_back(position);
             }
         }
         let mut lines: Vec<Vec<String>> = vec![Vec::new(); explained.len()];
         let plain = |node: &&NodeProto| subgraphs(node).next().is_none();
         for node in all_nodes(after).into_iter().filter(plain) {
-            let owner = node.output.iter().find_map(|o| owners.get(o.as_str()));
-            if let Some(lines) = owner.and_then(|&position| lines.get_mut(position)) {
+            let owned = node
+                .output
+                .iter()
+                .filter_map(|o| owners.get_mut(o.as_str())?.pop_front());
+            // All outputs of a node have one owner.
+            if let Some(lines) = owned.last().and_then(|position| lines.get_mut(position)) {
                 lines.push(text::node(node));
             }
         }

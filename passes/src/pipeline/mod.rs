@@ -109,6 +109,21 @@ pub fn plan(
 /// `factorize` makes the factors of each attention, [`factorize::by_weights`] for example; `store` takes each new tensor as
 /// it is made; `progress` is called after each attention with (done, total).
 ///
+/// ```
+/// use gqa2mla_passes::onnx::stored::Model;
+/// use gqa2mla_passes::{RewriteOptions, by_weights, inspect, rewrite};
+/// use prost::Message;
+///
+/// let bytes = std::fs::read("../fixtures/optimum-llama/model.onnx")?;
+/// let proto = gqa2mla_passes::onnx::ModelProto::decode(&*bytes)?;
+/// let mut model = Model { proto, ..Model::default() };
+/// assert_eq!(inspect(&model)?.sites.len(), 2);
+/// let options = RewriteOptions::default();
+/// let done = rewrite(&mut model, &options, &mut by_weights, &mut |tensor| Ok(tensor), &mut |_, _| {})?;
+/// assert!(done.explain().contains("ranks 32 of 32"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// [`RewriteError`]; the model is unchanged then.
 pub fn rewrite(

@@ -14,7 +14,6 @@ use gqa2mla_passes::analysis::{Analysis, AnalysisError};
 use gqa2mla_passes::factor::Statistics;
 use gqa2mla_passes::factor::statistics::Activations;
 use gqa2mla_passes::onnx::stored::TensorError;
-use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::recognize::rotation::Rotated;
 use ndarray::{ArrayView2, ArrayView3};
 use prost::Message;
@@ -87,6 +86,15 @@ const QUANTITIES: [Quantity; 6] = [
     Quantity::ReceivedSquared,
 ];
 
+/// A model, and what was recognised in it.
+#[derive(Clone, Copy)]
+pub struct Analyzed<'m> {
+    /// The model.
+    pub model: &'m LoadedModel,
+    /// Its analysis, whichever target its operators were spelled out for.
+    pub analysis: &'m Analysis,
+}
+
 /// A model that can be watched while it reads.
 pub struct Watched {
     session: Box<dyn Session>,
@@ -96,18 +104,18 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// Opens `model` with `quantities` as its outputs.
+    /// Opens `subject` with `quantities` as its outputs.
     ///
     /// # Errors
     /// [`CalibrateError`] when no attention is recognised or ONNX Runtime refuses.
     pub fn open(
-        model: &LoadedModel,
+        subject: Analyzed,
         quantities: &[Quantity],
         runtime: &RuntimeOptions,
     ) -> Result<Self, CalibrateError> {
+        let Analyzed { model, analysis } = subject;
         let interface = LanguageModel::of(&model.model.proto)?.interface;
-        let analysis = Analysis::of(&model.model, Target::MatMul)?;
-        let Observed { proto, layers } = observe(&model.model, &analysis, quantities)?;
+        let Observed { proto, layers } = observe(&model.model, analysis, quantities)?;
         let session = open_messages(&proto.encode_to_vec(), &model.path, runtime)?;
         let widths = layers.iter().filter_map(|layer| {
             let cache = |side: &gqa2mla_passes::recognize::site::Side| {
@@ -160,19 +168,19 @@ pub fn shown<'t>(
     }
 }
 
-/// Reads `text` with `model` and sums up. With `partial`, the sums are kept in that file after every sequence, and a
+/// Reads `text` with `subject` and sums up. With `partial`, the sums are kept in that file after every sequence, and a
 /// run that finds it there goes on from its last sequence. `progress` is told how many sequences of how many are read.
 ///
 /// # Errors
 /// [`CalibrateError`]; nothing is written but the partial file.
 pub fn calibrate(
-    model: &LoadedModel,
+    subject: Analyzed,
     text: &Text,
     runtime: &RuntimeOptions,
     partial: Option<&Path>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<ModelStatistics, CalibrateError> {
-    let mut watched = Watched::open(model, &QUANTITIES, runtime)?;
+    let mut watched = Watched::open(subject, &QUANTITIES, runtime)?;
     let empty = |layer: &ObservedLayer| {
         let site = &layer.site;
         let unrotated = layer.outputs.contains_key(&Quantity::Unrotated);
@@ -181,7 +189,7 @@ pub fn calibrate(
         (layer.id.clone(), sums.expecting(layer.rope.clone()))
     };
     let mut sums = ModelStatistics {
-        model: identity(&model.model)?,
+        model: identity(&subject.model.model)?,
         text: checksum(text),
         sequences: 0,
         length: text.length,

@@ -34,6 +34,7 @@ use reproduce::Reproduced;
 
 use crate::files::load::LoadedModel;
 use crate::files::tensors::ArraysError;
+use crate::fit::calibrate::Analyzed;
 use crate::fit::factors::{Factorization, from_moments, moments};
 use crate::fit::statistics::ModelStatistics;
 use crate::measure::text::Text;
@@ -46,7 +47,7 @@ const WAVE: usize = 6;
 /// What to make, and of what.
 pub struct Job<'j> {
     /// The model before.
-    pub model: &'j LoadedModel,
+    pub model: Analyzed<'j>,
     /// Text to reconstruct on. Its last sequence is kept aside to judge by.
     pub text: &'j Text,
     /// Statistics of the model.
@@ -214,7 +215,7 @@ impl Reconstruction {
             allow_partial: true,
             ..job.options.clone()
         };
-        let mut model = job.model.clone();
+        let mut model = job.model.model.clone();
         let mut factorize = |view: &SiteView, _: Wanted| {
             let factors = self.factors(view.id())?;
             factors.map(Into::into).ok_or_else(|| {

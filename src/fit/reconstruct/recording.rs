@@ -12,12 +12,14 @@ use gqa2mla_passes::forms::CachedKeys;
 use half::f16;
 
 use crate::files::load::LoadedModel;
-use crate::fit::calibrate::Watched;
+use crate::fit::calibrate::{Analyzed, CalibrateError, Watched};
 use crate::fit::reconstruct::error::ReconstructError;
 use crate::fit::reconstruct::reproduce::{Reproduced, reproduce};
 use crate::fit::reconstruct::sequence::sequence;
 use crate::measure::text::Text;
 use crate::runtime::RuntimeOptions;
+use gqa2mla_passes::analysis::Analysis;
+use gqa2mla_passes::operators::Target;
 
 /// The file of the activations in the original model, and in the model whose first layers are rewritten.
 const ORIGINAL: &str = "activations.f16";
@@ -47,7 +49,7 @@ impl Subject {
     /// # Errors
     /// [`ReconstructError`] when the model cannot be run.
     pub fn of(
-        model: &LoadedModel,
+        model: Analyzed,
         text: &Text,
         cached: CachedKeys,
         runtime: &RuntimeOptions,
@@ -74,14 +76,14 @@ impl Subject {
         })
     }
 
-    /// Reads `text` with the original `model` and keeps what every attention sees in `folder`; what is there from an
+    /// Reads `text` with `model`, the original one, and keeps what every attention sees in `folder`; what is there from an
     /// earlier run is used again.
     ///
     /// # Errors
     /// [`ReconstructError`] when the model cannot be run or the file not be written.
     pub fn record(
         &self,
-        model: &LoadedModel,
+        model: Analyzed,
         text: &Text,
         folder: &Path,
         runtime: &RuntimeOptions,
@@ -108,7 +110,12 @@ impl Subject {
         runtime: &RuntimeOptions,
     ) -> Result<Recording, ReconstructError> {
         let recording = self.recording(folder.join(REWRITTEN), text, positions);
-        self.write(&recording, model, text, runtime, &mut |_, _| {})?;
+        let analysis = Analysis::of(&model.model, Target::MatMul).map_err(CalibrateError::from)?;
+        let rewritten = Analyzed {
+            model,
+            analysis: &analysis,
+        };
+        self.write(&recording, rewritten, text, runtime, &mut |_, _| {})?;
         Ok(recording)
     }
 
@@ -129,7 +136,7 @@ impl Subject {
     fn write(
         &self,
         recording: &Recording,
-        model: &LoadedModel,
+        model: Analyzed,
         text: &Text,
         runtime: &RuntimeOptions,
         progress: &mut dyn FnMut(usize, usize),

@@ -1,4 +1,4 @@
-//! What the README's catalogue says of each reason: its name, and what to do.
+//! What docs/reasons.md says of each reason: its name, and what to do.
 
 use crate::recognize::reject::Reason;
 
@@ -36,7 +36,7 @@ impl Reason {
         }
     }
 
-    /// What the user can do about it. The README's catalogue says the same.
+    /// What the user can do about it. docs/reasons.md says the same.
     pub fn advice(&self) -> &'static str {
         match self {
             Self::InterleavedHeads { .. } => {

@@ -49,7 +49,7 @@ impl fmt::Display for Operand {
     }
 }
 
-/// The reasons, one a user can act on each. The README's catalogue has a row for every `code`.
+/// The reasons, one a user can act on each. docs/reasons.md has a row for every `code`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {

@@ -130,5 +130,8 @@ fn a_value_that_is_not_finite_shows_in_both_models_and_a_key_reaches_all_heads()
             }
         }
     }
-    assert!(reached > 0, "README.md says that heads share such a key");
+    assert!(
+        reached > 0,
+        "docs/method.md says that heads share such a key"
+    );
 }

@@ -120,6 +120,12 @@ fn every_dialect_can_be_calibrated_and_its_cache_is_halved() {
             bytes("original_cache_bytes"),
             bytes("rewritten_cache_bytes"),
         );
+        // Its cache takes a quarter without a loss, which is less than was asked for.
+        if name == "dynamo18-deepseek-v3" {
+            assert_eq!(after, before / 4.0, "{name}");
+            assert_eq!(told["rewrite"]["exact"], json!(true), "{name}");
+            continue;
+        }
         assert_eq!(after, before / 2.0, "{name}");
         assert_eq!(told["rewrite"]["exact"], json!(false), "{name}");
         for key in ["predicted_key_loss", "predicted_value_loss"] {

@@ -23,7 +23,7 @@ fn runnable() -> Vec<(String, f64, usize)> {
         } else {
             HALF
         };
-        (name, tolerance, site.full_rank())
+        (name, tolerance, site.key.rank.max(site.value.rank))
     };
     names.into_iter().map(of).collect()
 }

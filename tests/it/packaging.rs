@@ -141,5 +141,5 @@ fn every_command_has_a_manual_page_that_names_its_options() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 9);
+    assert_eq!(seen, 10);
 }

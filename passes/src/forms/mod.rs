@@ -130,14 +130,22 @@ pub trait Form: Sync {
     }
 
     /// The widths at which nothing of `site` is lost: the directions that its cached keys and values take, G*d and G*dv
-    /// where they are free. Keys that are cached before rotation may be others than those that the exporter caches.
+    /// where they are free. Keys that are cached before rotation may be others than those that the exporter caches, and heads
+    /// that are kept keep every channel.
     fn full_ranks(&self, site: &Site) -> Ranks {
+        let channels = Ranks {
+            key: site.kv_heads * site.key.size,
+            value: site.kv_heads * site.value.size,
+        };
         Ranks {
             key: match self.cached_keys() {
-                CachedKeys::Rotated => site.key.rank,
-                CachedKeys::Unrotated => site.kv_heads * site.key.size,
+                CachedKeys::Rotated if !self.keeps_heads() => site.key.rank,
+                _ => channels.key,
             },
-            value: site.value.rank,
+            value: match self.keeps_heads() {
+                true => channels.value,
+                false => site.value.rank,
+            },
         }
     }
 

@@ -5,11 +5,11 @@
 
 mod error;
 pub mod memory;
+mod model;
 mod phase;
 mod rounds;
 mod shared;
 pub mod spread;
-mod subject;
 
 pub use error::BenchError;
 pub use phase::{Io, Phase, Request};

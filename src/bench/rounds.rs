@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use crate::bench::error::BenchError;
+use crate::bench::model::{BenchModel, Fed};
 use crate::bench::phase::{Io, Phase, Request};
 use crate::bench::spread::Spread;
-use crate::bench::subject::{Fed, Subject};
 use crate::files::load::LoadedModel;
 
 /// What was measured.
@@ -67,7 +67,7 @@ pub fn bench(
     if phases.is_empty() || models.is_empty() {
         return Err(BenchError::Nothing);
     }
-    let opened = models.iter().map(|model| Subject::open(model, request));
+    let opened = models.iter().map(|model| BenchModel::open(model, request));
     let mut subjects = opened.collect::<Result<Vec<_>, _>>()?;
     for subject in &subjects {
         for phase in &phases {
@@ -106,7 +106,10 @@ pub fn bench(
         cache_bytes_per_token: subject.cache_bytes(),
     });
     Ok(Benched {
-        runtime: subjects.first().map(Subject::runtime).unwrap_or_default(),
+        runtime: subjects
+            .first()
+            .map(BenchModel::runtime)
+            .unwrap_or_default(),
         threads: request.runtime.threads,
         models: measured.collect(),
         phases: ran,

@@ -3,7 +3,7 @@
 use gqa2mla_passes::graph::{Graph, input_at, is_contrib, output_at};
 use gqa2mla_passes::onnx::{ModelProto, NodeProto};
 
-use crate::validate::interface::{Cache, Interface};
+use crate::validate::interface::{CachePort, Interface};
 
 /// The operator that writes new rows behind the past ones where both are one buffer.
 const OPERATOR: &str = "GroupQueryAttention";
@@ -17,7 +17,7 @@ pub fn in_place(model: &ModelProto, interface: &Interface) -> Vec<(String, Strin
         return Vec::new();
     };
     let view = Graph::new(graph);
-    let shares = |cache: &&Cache| {
+    let shares = |cache: &&CachePort| {
         let maker = view.producer(&cache.present).map(|(_, node)| node);
         let readers = view.uses(&cache.past);
         maker.is_some_and(|node| continues(node, cache)) && readers.len() == 1
@@ -27,7 +27,7 @@ pub fn in_place(model: &ModelProto, interface: &Interface) -> Vec<(String, Strin
 }
 
 /// Whether `node` reads the past of `cache` and makes its present, in one buffer if it may.
-fn continues(node: &NodeProto, cache: &Cache) -> bool {
+fn continues(node: &NodeProto, cache: &CachePort) -> bool {
     is_contrib(node, OPERATOR)
         && PAIRS.iter().any(|&(past, present)| {
             input_at(node, past) == Some(cache.past.as_str())

@@ -1,15 +1,15 @@
 //! The context and the coverage of statistics as text.
 
-use gqa2mla::fit::context::{Context, Source};
+use gqa2mla::fit::context::{Context, ContextSource};
 use gqa2mla::fit::reach::{FEW, Reach};
 
 /// The target context, and the source of its length.
 pub fn context_text(context: &Context) -> String {
     let last = context.positions.saturating_sub(1);
     let source = match &context.source {
-        Source::Asked => "--context".to_owned(),
-        Source::Configuration(file) => format!("the maximum in {file}"),
-        Source::Usual => "no configuration beside the model tells a maximum".to_owned(),
+        ContextSource::Asked => "--context".to_owned(),
+        ContextSource::Configuration(file) => format!("the maximum in {file}"),
+        ContextSource::Usual => "no configuration beside the model tells a maximum".to_owned(),
     };
     format!("factors for positions 0 to {last}: {source}\n")
 }

@@ -8,7 +8,7 @@ use crate::compress::convert::{ConvertError, Staged};
 use crate::compress::error::CompressError;
 use crate::compress::events::{Observer, Stage, steps};
 use crate::files::load::{LoadError, LoadedModel, load};
-use crate::fit::reconstruct::Outcome;
+use crate::fit::reconstruct::ReconstructedLayer;
 use crate::measure::on_text::measure;
 use crate::measure::quality::Quality;
 use crate::measure::text::Text;
@@ -19,7 +19,7 @@ pub struct Compressed {
     /// The staged files and the result of the rewrite.
     pub staged: Staged,
     /// The result of the reconstruction of each layer; empty without reconstruction.
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<ReconstructedLayer>,
     /// The folder of finished layers, which is removed once the model is published.
     work: Option<PathBuf>,
     /// The written model, loaded on first use.
@@ -27,7 +27,11 @@ pub struct Compressed {
 }
 
 impl Compressed {
-    pub(crate) fn new(staged: Staged, outcomes: Vec<Outcome>, work: Option<PathBuf>) -> Self {
+    pub(crate) fn new(
+        staged: Staged,
+        outcomes: Vec<ReconstructedLayer>,
+        work: Option<PathBuf>,
+    ) -> Self {
         Self {
             staged,
             outcomes,

@@ -139,7 +139,7 @@ impl Compressor<'_> {
         if let (Some((text, descent)), Some(statistics), true) =
             (self.reconstruction, self.statistics, reconstructs)
         {
-            let inputs = work::Inputs {
+            let inputs = work::WorkKey {
                 statistics,
                 text,
                 factorization: self.factorization,

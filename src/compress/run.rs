@@ -15,7 +15,7 @@ use crate::compress::search::{Search, search};
 use crate::compress::widths::{Widths, WidthsCompared, better_widths};
 use crate::files::load::LoadedModel;
 use crate::fit::calibrate::calibrate;
-use crate::fit::context::{Context, Source};
+use crate::fit::context::{Context, ContextSource};
 use crate::fit::factors::Factorization;
 use crate::fit::layer_errors::{LayerError, layer_errors};
 use crate::fit::reach::Reach;
@@ -209,7 +209,7 @@ impl Texts {
     ) -> Result<Self, CompressError> {
         let vocabulary = LanguageModel::of(&model.model.proto)?.vocabulary;
         let most = match context.source {
-            Source::Asked => HELD_OUT.max(context.positions),
+            ContextSource::Asked => HELD_OUT.max(context.positions),
             _ => HELD_OUT,
         };
         let held_out = if is_exact { 0 } else { most };
@@ -242,7 +242,7 @@ impl Texts {
 /// Checks that held-out sequences are as long as a requested context, because a promise only covers measured positions.
 fn covers(held_out: &Text, context: &Context) -> Result<(), CompressError> {
     let (asked, length) = (context.positions, held_out.length);
-    match context.source == Source::Asked && length < asked {
+    match context.source == ContextSource::Asked && length < asked {
         true => Err(CompressError::ShortPromise { asked, length }),
         false => Ok(()),
     }

@@ -11,7 +11,7 @@ use crate::fit::statistics::ModelStatistics;
 use crate::measure::text::Text;
 
 /// All inputs that determine the content of finished layers.
-pub(crate) struct Inputs<'i> {
+pub(crate) struct WorkKey<'i> {
     pub statistics: &'i ModelStatistics,
     pub text: &'i Text,
     pub factorization: Factorization,
@@ -19,7 +19,7 @@ pub(crate) struct Inputs<'i> {
     pub descent: Descent,
 }
 
-impl Inputs<'_> {
+impl WorkKey<'_> {
     /// The folder in `parent` for these inputs. Its name contains a checksum of the inputs, so that a run never resumes
     /// from layers of other inputs.
     pub(crate) fn folder(&self, parent: Option<&Path>) -> PathBuf {

@@ -28,13 +28,13 @@ pub struct Context {
     /// Length in tokens: positions 0 to `positions` - 1.
     pub positions: usize,
     /// The source of the length.
-    pub source: Source,
+    pub source: ContextSource,
 }
 
 /// The source of a context length.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Source {
+pub enum ContextSource {
     /// The caller's request.
     Asked,
     /// A configuration beside the model, by file name.
@@ -51,7 +51,7 @@ impl Context {
         if let Some(positions) = asked {
             return Self {
                 positions,
-                source: Source::Asked,
+                source: ContextSource::Asked,
             };
         }
         // Exports for the web have the model in a folder `onnx` beside the configuration.
@@ -67,11 +67,11 @@ impl Context {
         match told.next() {
             Some((file, positions)) => Self {
                 positions,
-                source: Source::Configuration(file.to_owned()),
+                source: ContextSource::Configuration(file.to_owned()),
             },
             None => Self {
                 positions: UNTOLD,
-                source: Source::Usual,
+                source: ContextSource::Usual,
             },
         }
     }
@@ -88,7 +88,7 @@ fn positions(file: &Path, key: &str) -> Option<usize> {
 mod tests {
     use std::fs;
 
-    use super::{Context, Source};
+    use super::{Context, ContextSource};
 
     #[test]
     fn the_configuration_nearest_to_the_model_tells_and_what_is_asked_comes_first()
@@ -98,7 +98,7 @@ mod tests {
         fs::create_dir(&inner)?;
         let model = inner.join("model.onnx");
         assert_eq!(Context::of(None, &model).positions, 4096);
-        assert_eq!(Context::of(None, &model).source, Source::Usual);
+        assert_eq!(Context::of(None, &model).source, ContextSource::Usual);
         let config = r#"{"max_position_embeddings": 2048}"#;
         fs::write(place.path().join("config.json"), config)?;
         assert_eq!(Context::of(None, &model).positions, 2048);
@@ -108,7 +108,7 @@ mod tests {
         let file = "genai_config.json".to_owned();
         assert_eq!(
             (told.positions, told.source),
-            (8192, Source::Configuration(file))
+            (8192, ContextSource::Configuration(file))
         );
         assert_eq!(Context::of(Some(100), &model).positions, 100);
         // Neither a broken file nor a number without meaning tells anything.

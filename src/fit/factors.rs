@@ -2,7 +2,7 @@
 
 use gqa2mla_passes::factor::moments::value_readers;
 use gqa2mla_passes::factor::statistics::Recipe;
-use gqa2mla_passes::factor::transmla::{Decoupled, Joint, transmla};
+use gqa2mla_passes::factor::transmla::{DecoupledFactors, Joint, transmla};
 use gqa2mla_passes::factor::{Factors, Moments, Ranks, SpectralError, Statistics, factor};
 use gqa2mla_passes::forms::CachedKeys;
 use gqa2mla_passes::recognize::rotation::Rotated;
@@ -81,7 +81,7 @@ pub fn decoupled(
     statistics: &Statistics,
     ranks: Ranks,
     fold: usize,
-) -> Result<Option<Decoupled>, SpectralError> {
+) -> Result<Option<DecoupledFactors>, SpectralError> {
     let (Rotated::By(rotation), Some(key), Some(cross)) = (
         rotated,
         &statistics.unrotated_square,

@@ -8,7 +8,7 @@ use crate::files::load::LoadedModel;
 use crate::serving::error::{ServingError, differing_widths};
 use crate::serving::stack::Stack;
 use crate::validate::ValidateError;
-use crate::validate::interface::{Cache, Interface};
+use crate::validate::interface::{CachePort, Interface};
 use crate::validate::port::{AxisSize, Port};
 use crate::validate::ports::{LanguageModel, declared};
 
@@ -104,7 +104,7 @@ impl Latent {
 }
 
 /// The rank of a latent cache [B, 1, P, r].
-fn latent_width(cache: &Cache) -> Option<usize> {
+fn latent_width(cache: &CachePort) -> Option<usize> {
     match cache.dims.as_slice() {
         [_, AxisSize::Fixed(1), _, AxisSize::Fixed(width)] => Some(*width),
         _ => None,

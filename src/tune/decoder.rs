@@ -99,7 +99,7 @@ impl Decoder {
     }
 
     fn feeds(&self, tokens: &[i64]) -> Result<Vec<(String, Fed)>, ValidateError> {
-        let empty = |cache: &crate::validate::interface::Cache| {
+        let empty = |cache: &crate::validate::interface::CachePort| {
             let shape = cache.shape(1, 0).unwrap_or_default();
             Ok(Fed::zeros(cache.element, shape)?)
         };

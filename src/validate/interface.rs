@@ -37,7 +37,7 @@ pub struct Unfed {
 
 /// One cache: a past input and its present output.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cache {
+pub struct CachePort {
     /// The input's name.
     pub past: String,
     /// The output's name.
@@ -53,7 +53,7 @@ pub struct Cache {
     pub length_axis: Option<usize>,
 }
 
-impl Cache {
+impl CachePort {
     /// The other axes without a declared size, such as a symbolic head size.
     #[must_use]
     pub fn open_axes(&self) -> Vec<usize> {
@@ -88,7 +88,7 @@ pub struct Interface {
     /// The inputs that nothing is known to feed to. They hinder no rewrite, but every run.
     pub unfed: Vec<Unfed>,
     /// The caches, in the order of their inputs; none in models that only read whole prompts.
-    pub caches: Vec<Cache>,
+    pub caches: Vec<CachePort>,
     /// Name of the output with the next-token logits, `[B, T, V]`.
     pub logits: String,
     /// Element type of the logits.
@@ -137,7 +137,7 @@ impl Interface {
         for (past, present) in paired.pairs {
             let batch_axis = batch_axis(past, &batch);
             match length_axis(past, present, batch_axis) {
-                Ok(length_axis) => caches.push(Cache {
+                Ok(length_axis) => caches.push(CachePort {
                     past: past.name.clone(),
                     present: present.name.clone(),
                     element: element(past)?,

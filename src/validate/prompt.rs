@@ -37,7 +37,7 @@ pub fn feeds(
     interface: &Interface,
     tokens: &[i64],
 ) -> Result<Vec<(String, Tensor)>, ValidateError> {
-    let empty = |cache: &crate::validate::interface::Cache| {
+    let empty = |cache: &crate::validate::interface::CachePort| {
         let shape = cache.shape(1, 0).ok_or_else(|| {
             ValidateError::Interface(format!(
                 "cache {} has an axis of unknown extent",

@@ -4,7 +4,7 @@ use crate::runtime::Session;
 use crate::runtime::tensor::Tensor;
 use crate::validate::error::ValidateError;
 use crate::validate::feed::{Moment, bounded};
-use crate::validate::interface::{Cache, Interface};
+use crate::validate::interface::{CachePort, Interface};
 
 /// A model in a scenario, with its current caches.
 pub struct Runner<'a> {
@@ -37,7 +37,7 @@ impl<'a> Runner<'a> {
     /// # Errors
     /// [`ValidateError::Interface`] if a cache has an axis of unknown size.
     pub fn start(&mut self, pads: &[usize]) -> Result<(), ValidateError> {
-        let empty = |cache: &Cache| {
+        let empty = |cache: &CachePort| {
             let open = || {
                 ValidateError::Interface(format!(
                     "cache {} has an axis of unknown extent",
@@ -140,7 +140,7 @@ pub fn closed_by_trying(
         runner.start(&vec![0; interface.fixed_batch.unwrap_or(1)])?;
         match runner.step(&vec![0; interface.fixed_batch.unwrap_or(1)], 1) {
             Ok(_) => {
-                let kept = |(cache, tensor): (&Cache, &Tensor)| {
+                let kept = |(cache, tensor): (&CachePort, &Tensor)| {
                     cache.shape(runner.pads.len(), 1).as_ref() == Some(&tensor.shape)
                 };
                 if runner.interface.caches.iter().zip(&runner.caches).all(kept) {

@@ -44,7 +44,7 @@ fn measured(report: &Value) -> (f64, f64, f64) {
 fn caches_integers(path: &Path) -> bool {
     let model = crate::common::model_at(path);
     let Interface { caches, .. } = LanguageModel::of(&model.model.proto).unwrap().interface;
-    let bytes = |c: &gqa2mla::validate::interface::Cache| c.element.byte_size();
+    let bytes = |c: &gqa2mla::validate::interface::CachePort| c.element.byte_size();
     !caches.is_empty() && caches.iter().all(|c| bytes(c) == 1)
 }
 

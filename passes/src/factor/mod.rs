@@ -40,7 +40,7 @@ pub enum Made {
     /// The same, cached as integers.
     Rounded(Factors, Rounding),
     /// One rotated head, and one latent of all the rest.
-    Decoupled(transmla::Decoupled),
+    Decoupled(transmla::DecoupledFactors),
 }
 
 /// The error of a form that is given TransMLA factors.

@@ -17,7 +17,7 @@ use crate::factor::spectral::{SpectralError, symmetric_eigen};
 
 /// The factors of one layer; n = G*d, m = G*dv.
 #[derive(Debug, Clone)]
-pub struct Decoupled {
+pub struct DecoupledFactors {
     /// Unrotated keys to the rotated head, [n, d].
     pub rope_key: Array2<f64>,
     /// Unrotated queries to the rotated head, for each KV head, [G, d, d].
@@ -48,7 +48,11 @@ pub struct Joint<'a> {
 }
 
 /// Factors with a latent of rank `rank` besides the rotated head of size d.
-pub fn transmla(joint: &Joint, fold: usize, rank: usize) -> Result<Decoupled, SpectralError> {
+pub fn transmla(
+    joint: &Joint,
+    fold: usize,
+    rank: usize,
+) -> Result<DecoupledFactors, SpectralError> {
     let (n, m) = (joint.key.nrows(), joint.value.nrows());
     let (size, value_size) = (n / joint.kv_heads.max(1), m / joint.kv_heads.max(1));
     let turn = turned(joint, size, fold.max(1))?;
@@ -81,7 +85,7 @@ pub fn transmla(joint: &Joint, fold: usize, rank: usize) -> Result<Decoupled, Sp
         components.slice(s![rest.., ..]),
     );
     let back = nope.dot(&of_keys) * alpha;
-    Ok(Decoupled {
+    Ok(DecoupledFactors {
         rope_key: rope.to_owned(),
         rope_query: by_head(&rope.to_owned(), size),
         down_key: nope.dot(&of_keys) / alpha,

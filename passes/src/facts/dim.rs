@@ -45,8 +45,8 @@ pub fn div(a: &TDim, b: &TDim) -> Option<TDim> {
     if let (Some(a), Some(b)) = (a.as_i64(), b.as_i64()) {
         return (b > 0 && a >= 0).then(|| TDim::Val(a / b));
     }
-    let mut rest = Factors::of(a);
-    rest.remove(&Factors::of(b)).then(|| rest.product())?
+    let mut rest = SizeFactors::of(a);
+    rest.remove(&SizeFactors::of(b)).then(|| rest.product())?
 }
 
 /// Product of sizes; `None` if it is out of bounds.
@@ -103,14 +103,14 @@ pub fn never_negative(dim: &TDim) -> bool {
 
 /// A size in factored form: a constant times expressions that are not products themselves.
 #[derive(Debug, Clone)]
-pub struct Factors {
+pub struct SizeFactors {
     /// The constant factor.
     pub constant: i64,
     /// The other factors, in no particular order.
     pub symbolic: Vec<TDim>,
 }
 
-impl Factors {
+impl SizeFactors {
     /// Splits `dim` into its factors.
     pub fn of(dim: &TDim) -> Self {
         Self::of_product([dim])

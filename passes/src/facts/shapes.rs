@@ -4,7 +4,7 @@
 use tract_data::prelude::TDim;
 
 use crate::facts::Shape;
-use crate::facts::dim::{self, Factors};
+use crate::facts::dim::{self, SizeFactors};
 
 /// The position of `axis`, which may be negative, in a tensor of rank `rank`; `None` if it is out of range.
 pub fn axis(axis: i64, rank: usize) -> Option<usize> {
@@ -65,14 +65,14 @@ pub fn reshape(
         && let Some(slot) = sizes.get(open)
         && slot.is_none()
     {
-        let mut rest = Factors::of_product(input);
+        let mut rest = SizeFactors::of_product(input);
         let known = sizes
             .iter()
             .enumerate()
             .filter(|(i, _)| *i != open)
             .all(|(_, size)| {
                 size.as_ref()
-                    .is_some_and(|size| rest.remove(&Factors::of(size)))
+                    .is_some_and(|size| rest.remove(&SizeFactors::of(size)))
             });
         if known && let Some(slot) = sizes.get_mut(open) {
             *slot = rest.product();

@@ -6,7 +6,7 @@
 
 use tract_data::prelude::TDim;
 
-use crate::facts::dim::{self, Factors};
+use crate::facts::dim::{self, SizeFactors};
 use crate::facts::precision::holds;
 use crate::facts::{Facts, shape_text as text, shapes};
 use crate::graph::{attribute, int_attribute};
@@ -194,11 +194,11 @@ impl DigitMap {
             .collect();
         let mut axes = Vec::with_capacity(target.len());
         for size in target {
-            let mut rest = Factors::of(size);
+            let mut rest = SizeFactors::of(size);
             let mut axis = Vec::new();
             while !rest.is_one() {
                 let mut part = parts.pop()?;
-                let factors = Factors::of(&part.extent);
+                let factors = SizeFactors::of(&part.extent);
                 if !rest.remove(&factors) {
                     // The digit is larger than the rest of the axis: split it. The outer part belongs to this axis, the
                     // inner part to the next.
@@ -215,7 +215,7 @@ impl DigitMap {
                         extent: TDim::Val(outer),
                         source: part.source.map(|(axis, stride)| (axis, stride * inner)),
                     };
-                    rest = Factors::of(&TDim::Val(1));
+                    rest = SizeFactors::of(&TDim::Val(1));
                 }
                 axis.push(part);
             }

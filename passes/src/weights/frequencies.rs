@@ -28,7 +28,7 @@ pub fn rope(
     };
     let part = rotation.part.as_ref();
     let (first, width) = part.map_or((0, size), |part| (part.first, part.size));
-    let known = Source {
+    let known = ConstantLookup {
         model,
         graph,
         facts,
@@ -47,7 +47,7 @@ pub fn rope(
 }
 
 /// The graph whose constants are searched.
-struct Source<'s> {
+struct ConstantLookup<'s> {
     model: &'s Model,
     graph: &'s Graph<'s>,
     facts: &'s Facts,
@@ -55,7 +55,7 @@ struct Source<'s> {
     half: usize,
 }
 
-impl Source<'_> {
+impl ConstantLookup<'_> {
     /// The frequency of each pair, in radians per position.
     fn frequencies(&self, rotation: &Rotation) -> Option<Vec<f64>> {
         let nodes = || {

@@ -4,7 +4,7 @@ use gqa2mla::compress::acceptance::Verdict;
 use gqa2mla::compress::run::Compression;
 use gqa2mla::compress::search::{Promise, Search};
 use gqa2mla::compress::widths::{Widths, WidthsCompared};
-use gqa2mla::fit::reconstruct::Outcome as Reconstructed;
+use gqa2mla::fit::reconstruct::ReconstructedLayer as Reconstructed;
 use serde_json::{Value, json};
 
 use crate::cli::proof::{proof_json, proof_text};

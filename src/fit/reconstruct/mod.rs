@@ -29,7 +29,7 @@ use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::pipeline::factorize::Wanted;
 use gqa2mla_passes::{Absorbed, RankPlan, RewriteOptions, SiteView, rewrite};
 use kept::{layer_file, load, save};
-use recording::{Recording, Subject};
+use recording::{Recording, ReproducedModel};
 use reproduce::Reproduced;
 
 use crate::files::load::LoadedModel;
@@ -64,7 +64,7 @@ pub struct Job<'j> {
 
 /// The result for one layer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
+pub struct ReconstructedLayer {
     /// The layer.
     pub layer: usize,
     /// Relative squared error of the attention's output on the held-out sequence, before and after; `None` if the layer
@@ -79,7 +79,7 @@ pub struct Reconstruction {
     folder: PathBuf,
     numbers: BTreeMap<SiteId, usize>,
     /// The result for each layer.
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<ReconstructedLayer>,
 }
 
 /// Progress of a reconstruction.
@@ -105,7 +105,7 @@ pub fn run(
         path: folder.display().to_string(),
         cause,
     })?;
-    let subject = Subject::of(
+    let subject = ReproducedModel::of(
         job.model,
         job.text,
         job.options.form.cached_keys(),
@@ -142,7 +142,7 @@ pub fn run(
             }
         };
         let outcomes = each(wave, &|position| {
-            let inputs = Inputs {
+            let inputs = RecordedInputs {
                 original: &original,
                 seen: seen.as_ref(),
             };
@@ -183,7 +183,7 @@ fn each<T: Send>(positions: Range<usize>, work: &(dyn Fn(usize) -> T + Sync)) ->
 }
 
 /// The recorded activations of the layers of a wave.
-struct Inputs<'i> {
+struct RecordedInputs<'i> {
     /// Those in the original model.
     original: &'i Recording,
     /// Those in the model with rewritten earlier layers; `None` for the first wave.
@@ -195,7 +195,7 @@ impl Reconstruction {
     fn in_front(
         &self,
         job: &Job,
-        subject: &Subject,
+        subject: &ReproducedModel,
         position: usize,
     ) -> Result<LoadedModel, ReconstructError> {
         let ranks = |(layer, _): &(ObservedLayer, Reproduced)| {
@@ -250,12 +250,12 @@ impl Reconstruction {
 
 fn layer(
     job: &Job,
-    subject: &Subject,
-    inputs: &Inputs,
+    subject: &ReproducedModel,
+    inputs: &RecordedInputs,
     position: usize,
     folder: &Path,
     progress: &mut dyn FnMut(f64),
-) -> Result<Outcome, ReconstructError> {
+) -> Result<ReconstructedLayer, ReconstructError> {
     let path = layer_file(folder, position);
     let mut told = 0;
     let mut tell = |error: f64| {
@@ -270,7 +270,7 @@ fn layer(
     };
     let number = observed.site.layer;
     let outcome = if let Some((_, error)) = load(&path).unwrap_or_default() {
-        Outcome {
+        ReconstructedLayer {
             layer: number,
             error,
             left: None,
@@ -318,7 +318,7 @@ fn layer(
                 )
                 .map_err(failed)?;
                 save(&found, Some(error), &path)?;
-                Outcome {
+                ReconstructedLayer {
                     layer: number,
                     error: Some(error),
                     left: None,
@@ -331,7 +331,7 @@ fn layer(
     Ok(outcome)
 }
 
-impl Inputs<'_> {
+impl RecordedInputs<'_> {
     /// The examples of the layer at `position`: recorded inputs, and the outputs of the original on the same text.
     fn examples(
         &self,
@@ -352,8 +352,8 @@ impl Inputs<'_> {
     }
 }
 
-fn left(layer: usize, why: &str) -> Outcome {
-    Outcome {
+fn left(layer: usize, why: &str) -> ReconstructedLayer {
+    ReconstructedLayer {
         layer,
         error: None,
         left: Some(why.to_owned()),

@@ -26,7 +26,7 @@ const ORIGINAL: &str = "activations.f16";
 const REWRITTEN: &str = "activations-rewritten.f16";
 
 /// The attentions of a model, and how their outputs are reproduced outside it.
-pub struct Subject {
+pub struct ReproducedModel {
     /// The recorded keys: rotated or unrotated, as the form caches them.
     cached: CachedKeys,
     /// The attentions, each with its reproduction.
@@ -43,7 +43,7 @@ pub struct Recording {
     numbers: Vec<usize>,
 }
 
-impl Subject {
+impl ReproducedModel {
     /// Runs `model` on one sequence and finds out how each attention can be reproduced.
     ///
     /// # Errors

@@ -1,11 +1,11 @@
 //! The backward pass of one head.
 
 use crate::factor::dense::{View, product};
-use crate::factor::reconstruct::forward::{Head, Layer, columns};
+use crate::factor::reconstruct::forward::{Head, RankedAttention, columns};
 use crate::factor::reconstruct::scored::{Scored, Slopes};
-use crate::factor::reconstruct::weights::Weights;
+use crate::factor::reconstruct::weights::SingleFactors;
 
-impl Layer<'_> {
+impl RankedAttention<'_> {
     /// Adds the gradients of `head`'s weights to `slope`, and those of the rows that it reads to `back`. `read` is the
     /// output error of a block of queries times W_O W_Oᵀ.
     #[allow(clippy::too_many_arguments)] // The backward pass needs all intermediate values of the forward pass.
@@ -15,9 +15,9 @@ impl Layer<'_> {
         made: &Head,
         read: &[f32],
         count: usize,
-        weights: &Weights,
+        weights: &SingleFactors,
         (scored, values): (&Scored, View),
-        slope: &mut Weights,
+        slope: &mut SingleFactors,
         back: &mut Slopes,
     ) {
         let (d, dv) = (self.is.key_size, self.is.value_size);

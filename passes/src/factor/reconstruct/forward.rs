@@ -4,13 +4,13 @@ use crate::factor::Factors;
 use crate::factor::dense::{View, product};
 use crate::factor::reconstruct::attention::{Attention, Sequence};
 use crate::factor::reconstruct::scored::Scored;
-use crate::factor::reconstruct::weights::{Weights, single};
+use crate::factor::reconstruct::weights::{SingleFactors, single};
 
 /// Number of queries per block. Only the keys up to the last query of a block are multiplied.
 pub const BLOCK: usize = 64;
 
 /// One attention with its ranks.
-pub struct Layer<'a> {
+pub struct RankedAttention<'a> {
     /// The attention.
     pub is: &'a Attention,
     /// Rank of the keys.
@@ -21,7 +21,7 @@ pub struct Layer<'a> {
     readers: Option<Vec<f32>>,
 }
 
-impl<'a> Layer<'a> {
+impl<'a> RankedAttention<'a> {
     /// The original attention, without factors.
     pub fn whole(attention: &'a Attention) -> Self {
         Self {
@@ -161,7 +161,7 @@ impl<'a> Layer<'a> {
         sequence: &Sequence,
         block: &[usize],
         head: usize,
-        weights: &Weights,
+        weights: &SingleFactors,
         scored: &Scored,
         values: View,
     ) -> Head {
@@ -221,7 +221,7 @@ impl<'a> Layer<'a> {
         made: &[Head],
         target: &[f32],
         block: &[usize],
-        weights: &Weights,
+        weights: &SingleFactors,
     ) -> Vec<f32> {
         let (heads, dv) = (self.is.heads, self.is.value_size);
         let width = heads * dv;

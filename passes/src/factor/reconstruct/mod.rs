@@ -36,9 +36,9 @@ use crate::factor::Factors;
 use crate::factor::moments::Moments;
 use crate::factor::spectral::SpectralError;
 use descent::{Adam, Frame};
-use forward::Layer;
+use forward::RankedAttention;
 use pick::{offset, queries};
-use weights::Weights;
+use weights::SingleFactors;
 
 /// Options of the gradient descent.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -87,7 +87,7 @@ pub fn reconstruct(
     };
     let aside: Vec<Example> = aside.iter().flat_map(looked_at).collect();
     let before = error(attention, start, &aside);
-    let layer = Layer::new(attention, start);
+    let layer = RankedAttention::new(attention, start);
     let length = |example: &Example| example.sequence.length;
     let energy: f64 = used
         .iter()
@@ -102,7 +102,7 @@ pub fn reconstruct(
     let frame = Frame::new(moments, attention, unit)?;
     let mut point = frame.enter(start);
     let mut adam = Adam::new(point.len());
-    let mut weights = Weights::of(start, attention);
+    let mut weights = SingleFactors::of(start, attention);
     // A short text is overfitted soon, so the result is chosen on the held-out sequence.
     let (mut best, mut least) = (start.clone(), before);
     for step in 0..descent.steps {
@@ -128,7 +128,7 @@ pub fn reconstruct(
             * (1.0 + (std::f64::consts::PI * step as f64 / descent.steps as f64).cos());
         adam.step(&mut point, &slope, rate);
         let factors = frame.leave(&point, start);
-        weights = Weights::of(&factors, attention);
+        weights = SingleFactors::of(&factors, attention);
         let last = step + 1 == descent.steps;
         if last || (step + 1) % descent.steps.div_ceil(LOOKS) == 0 {
             let now = error(attention, &factors, &aside);

@@ -2,8 +2,8 @@
 
 use crate::factor::Factors;
 use crate::factor::reconstruct::attention::{Attention, Sequence};
-use crate::factor::reconstruct::forward::Layer;
-use crate::factor::reconstruct::weights::Weights;
+use crate::factor::reconstruct::forward::RankedAttention;
+use crate::factor::reconstruct::weights::SingleFactors;
 
 /// A training example: a sequence and the target outputs.
 #[derive(Debug, Clone)]
@@ -33,13 +33,13 @@ impl Example {
 
 /// The outputs [T, H*dv] of the original attention on `sequence`.
 pub fn outputs(attention: &Attention, sequence: &Sequence) -> Vec<f32> {
-    Layer::whole(attention).target(sequence)
+    RankedAttention::whole(attention).target(sequence)
 }
 
 /// Relative squared error of the attention's output after o_proj, over all queries of `examples`.
 pub fn error(attention: &Attention, factors: &Factors, examples: &[Example]) -> f64 {
-    let layer = Layer::new(attention, factors);
-    let weights = Weights::of(factors, attention);
+    let layer = RankedAttention::new(attention, factors);
+    let weights = SingleFactors::of(factors, attention);
     let (mut lost, mut whole) = (0.0, 0.0);
     for Example { sequence, target } in examples {
         let queries: Vec<usize> = (0..sequence.length).collect();
@@ -57,8 +57,8 @@ pub fn gradient(
     sequence: &Sequence,
     queries: &[usize],
 ) -> (f64, Factors) {
-    let layer = Layer::new(attention, factors);
-    let weights = Weights::of(factors, attention);
+    let layer = RankedAttention::new(attention, factors);
+    let weights = SingleFactors::of(factors, attention);
     let mut gradient = weights.zeros();
     let target = layer.target(sequence);
     let loss = layer.step(sequence, &target, queries, &weights, Some(&mut gradient));

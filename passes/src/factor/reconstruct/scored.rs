@@ -2,7 +2,7 @@
 
 use crate::factor::dense::{View, product};
 use crate::factor::reconstruct::attention::Attention;
-use crate::factor::reconstruct::weights::Weights;
+use crate::factor::reconstruct::weights::SingleFactors;
 
 /// The right operand of the score product.
 pub enum Scored {
@@ -19,7 +19,12 @@ pub enum Scored {
 
 impl Scored {
     /// The operand for `latents` [T, r]: rebuilt and rotated keys if the attention has a `rotary`, else the latents.
-    pub fn of(attention: &Attention, latents: Vec<f32>, rank: usize, weights: &Weights) -> Self {
+    pub fn of(
+        attention: &Attention,
+        latents: Vec<f32>,
+        rank: usize,
+        weights: &SingleFactors,
+    ) -> Self {
         let d = attention.key_size;
         let Some(rotary) = &attention.rotary else {
             return Self::Latents(latents);
@@ -44,8 +49,8 @@ impl Scored {
         attention: &Attention,
         back: Slopes,
         rank: usize,
-        weights: &Weights,
-        slope: &mut Weights,
+        weights: &SingleFactors,
+        slope: &mut SingleFactors,
     ) -> Latents {
         let Slopes { scored: by, values } = back;
         let (Self::Heads { latents, .. }, Some(rotary)) = (self, &attention.rotary) else {

@@ -2,19 +2,19 @@
 
 use crate::factor::dense::{View, product};
 use crate::factor::reconstruct::attention::Sequence;
-use crate::factor::reconstruct::forward::{BLOCK, Head, Layer, dot};
+use crate::factor::reconstruct::forward::{BLOCK, Head, RankedAttention, dot};
 use crate::factor::reconstruct::scored::{Scored, Slopes};
-use crate::factor::reconstruct::weights::Weights;
+use crate::factor::reconstruct::weights::SingleFactors;
 
-impl Layer<'_> {
+impl RankedAttention<'_> {
     /// The squared error of the outputs at `queries`; adds its gradient to `slope`.
     pub fn step(
         &self,
         sequence: &Sequence,
         target: &[f32],
         queries: &[usize],
-        weights: &Weights,
-        mut slope: Option<&mut Weights>,
+        weights: &SingleFactors,
+        mut slope: Option<&mut SingleFactors>,
     ) -> f64 {
         let (n, m) = (
             self.is.kv_heads * self.is.key_size,

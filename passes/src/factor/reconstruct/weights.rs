@@ -8,7 +8,7 @@ use crate::factor::weighted::SideFactors;
 
 /// The factors of one attention, in single precision.
 #[derive(Debug, Clone, Default)]
-pub struct Weights {
+pub struct SingleFactors {
     /// [G*d, r].
     pub w_dk: Vec<f32>,
     /// [G, d, r].
@@ -21,7 +21,7 @@ pub struct Weights {
     pub bias: Vec<f32>,
 }
 
-impl Weights {
+impl SingleFactors {
     pub fn of(factors: &Factors, attention: &Attention) -> Self {
         let up = |side: &SideFactors| -> Vec<Array2<f64>> {
             side.up.outer_iter().map(|block| block.to_owned()).collect()

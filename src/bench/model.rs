@@ -10,13 +10,13 @@ use crate::runtime::tensor::Tensor;
 use crate::runtime::{BoundRun, OrtSession, Provider, Session, open_ort};
 use crate::validate::ValidateError;
 use crate::validate::feed::{Moment, bounded};
-use crate::validate::interface::{Cache, Interface};
+use crate::validate::interface::{CachePort, Interface};
 use crate::validate::ports::LanguageModel;
 use crate::validate::runner::closed_by_trying;
 use crate::validate::scenario::Random;
 
 /// An opened model.
-pub struct Subject {
+pub struct BenchModel {
     path: String,
     session: OrtSession,
     interface: Interface,
@@ -27,7 +27,7 @@ pub struct Subject {
     provider: Provider,
 }
 
-impl Subject {
+impl BenchModel {
     /// Opens `model` as `request` asks.
     ///
     /// # Errors
@@ -141,7 +141,7 @@ impl Subject {
     }
 
     /// A past of zeros; in a buffer of its own size for the present where both share it.
-    fn cache(&self, cache: &Cache, phase: Phase) -> Result<Tensor, ValidateError> {
+    fn cache(&self, cache: &CachePort, phase: Phase) -> Result<Tensor, ValidateError> {
         let shares = self.in_place.iter().any(|(past, _)| *past == cache.past);
         let length = match shares {
             true => phase.past.saturating_add(phase.tokens),

@@ -7,6 +7,10 @@ use crate::graph::{attribute, input_at, int_attribute};
 use crate::onnx::NodeProto;
 use crate::weights::columns::index::{each, flat};
 
+/// Most columns that are followed. Heads of real models have some ten thousand channels; a size that a graph only claims may be
+/// any number.
+const MOST_COLUMNS: usize = 1 << 20;
+
 /// Where the columns of a value come from.
 pub(super) struct Moved<'n> {
     /// The values that are read, with the axes that are indexed.
@@ -217,11 +221,17 @@ impl<'n> Output<'n, '_> {
     }
 }
 
-/// The sizes of the axes `axes` of `value`; `None` where one is not constant.
+/// The sizes of the axes `axes` of `value`; `None` where one is not constant, or there are more than [`MOST_COLUMNS`].
 pub(super) fn sizes(facts: &Facts, value: &str, axes: &[usize]) -> Option<Vec<usize>> {
     let shape = facts.shape(value)?;
     let size = |axis: &usize| usize::try_from(shape.get(*axis)?.as_i64()?).ok();
-    axes.iter().map(size).collect()
+    let sizes: Option<Vec<usize>> = axes.iter().map(size).collect();
+    let count = |sizes: &Vec<usize>| {
+        sizes
+            .iter()
+            .try_fold(1usize, |n, size| n.checked_mul(*size))
+    };
+    sizes.filter(|sizes| count(sizes).is_some_and(|n| n <= MOST_COLUMNS))
 }
 
 /// The axes of a tensor of shape `from` that a `Reshape` to the shape `to` makes its axes `axes` of. Row-major order stays,

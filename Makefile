@@ -22,10 +22,12 @@ test: $(VENV)/tests $(VENV)/serving/ready tests/js/node_modules /usr/bin/chromiu
 ifeq ($(MODELS),none)
 	@echo "NOT RUN: the tests of trained models (MODELS=none):"
 	@$(CARGO) test --release --quiet --test it -- --list --ignored real_model:: a_trained_model exports_survive
-	$(CARGO) test --release --workspace --exclude gqa2mla-train -- --include-ignored --skip real_model:: --skip a_trained_model --skip exports_survive
+	$(CARGO) test --release --workspace --exclude gqa2mla-train -- --include-ignored --skip a_wheel_installed --skip real_model:: --skip a_trained_model --skip exports_survive
 else
-	GQA2MLA_SHARED=$(abspath $(MODELS)) $(CARGO) test --release --workspace --exclude gqa2mla-train -- --include-ignored
+	GQA2MLA_SHARED=$(abspath $(MODELS)) $(CARGO) test --release --workspace --exclude gqa2mla-train -- --include-ignored --skip a_wheel_installed
 endif
+	@# By itself: the wheel's build moves the command that the other tests run.
+	$(CARGO) test --release --test it -- --include-ignored a_wheel_installed
 	$(MAKE) lapack
 
 # The tests that take seconds and need no more than Python packages.

@@ -60,7 +60,7 @@ pub enum LoadError {
         found: String,
     },
     /// The file is not an ONNX model.
-    #[error("{path}: not an ONNX model: {detail}")]
+    #[error("{path}: not an ONNX model: {detail}; if it is one, it is truncated: get it again")]
     NotOnnx {
         /// The file.
         path: String,

@@ -54,51 +54,41 @@ fn edited_positions_are_refused_at_the_node_by_the_form_that_needs_them() {
     }
 }
 
-#[test]
-fn angles_that_mix_positions_are_refused_at_the_node() {
+/// The message with which the expanded form refuses a model whose cos and sin are taken of "edited", which `edit` makes of
+/// the angles; `constants` are int64 vectors of one element.
+fn refused_angles(constants: &[(&str, i64)], edit: impl FnOnce(&str) -> Vec<NodeProto>) -> String {
     let mut model = loaded("dynamo18-llama");
     let graph = model.model.proto.graph.as_mut().unwrap();
-    let cos = graph
-        .node
-        .iter()
-        .position(|n| n.op_type() == "Cos")
-        .unwrap();
+    let is_cos = |n: &NodeProto| n.op_type() == "Cos";
+    let cos = graph.node.iter().position(is_cos).unwrap();
     let angle = graph.node[cos].input[0].clone();
     for node in graph.node.iter_mut() {
         for input in node.input.iter_mut().filter(|i| **i == angle) {
-            *input = "mixed".to_owned();
+            *input = "edited".to_owned();
         }
     }
-    graph.initializer.push(int64_vector("toy/axis", &[1]));
-    let mixed = node("CumSum", "toy/mix", &[&angle, "toy/axis"], &["mixed"]);
-    graph.node.insert(cos, mixed);
-    let error = attempt(&model, &Expanded).unwrap_err().to_string();
+    let vectors = constants.iter().map(|(name, n)| int64_vector(name, &[*n]));
+    graph.initializer.extend(vectors);
+    graph.node.splice(cos..cos, edit(&angle));
+    attempt(&model, &Expanded).unwrap_err().to_string()
+}
+
+#[test]
+fn angles_that_mix_positions_are_refused_at_the_node() {
+    let error = refused_angles(&[("toy/axis", 1)], |angle| {
+        vec![node("CumSum", "toy/mix", &[angle, "toy/axis"], &["edited"])]
+    });
     assert!(error.contains("CumSum 'toy/mix'"), "{error}");
 }
 
 /// A row of the angles that takes in another row is no longer its own position times a frequency.
 #[test]
 fn angles_that_take_in_another_position_are_refused() {
-    let mut model = loaded("dynamo18-llama");
-    let graph = model.model.proto.graph.as_mut().unwrap();
-    let cos = graph
-        .node
-        .iter()
-        .position(|n| n.op_type() == "Cos")
-        .unwrap();
-    let angle = graph.node[cos].input[0].clone();
-    for node in graph.node.iter_mut() {
-        for input in node.input.iter_mut().filter(|i| **i == angle) {
-            *input = "shifted".to_owned();
-        }
-    }
-    graph.initializer.push(int64_vector("toy/last", &[-1]));
-    let shift = vec![
-        node("Gather", "toy/row", &[&angle, "toy/last"], &["toy/row"]).with_int("axis", 1),
-        node("Sub", "toy/shift", &[&angle, "toy/row"], &["shifted"]),
-    ];
-    graph.node.splice(cos..cos, shift);
-    let error = attempt(&model, &Expanded).unwrap_err().to_string();
+    let error = refused_angles(&[("toy/last", -1)], |angle| {
+        let row = node("Gather", "toy/row", &[angle, "toy/last"], &["toy/row"]);
+        let shift = node("Sub", "toy/shift", &[angle, "toy/row"], &["edited"]);
+        vec![row.with_int("axis", 1), shift]
+    });
     assert!(error.contains("toy/"), "{error}");
 }
 

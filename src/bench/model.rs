@@ -140,10 +140,11 @@ impl BenchModel {
         moment.feeds(&self.interface, caches)
     }
 
-    /// A past of zeros; in a buffer of its own size for the present where both share it.
+    /// A past of zeros; in a buffer of the present's size where the operator shares it. What the graph writes in place gets
+    /// its room with all other inputs.
     fn cache(&self, cache: &CachePort, phase: Phase) -> Result<Tensor, ValidateError> {
         let shares = self.in_place.iter().any(|(past, _)| *past == cache.past);
-        let length = match shares {
+        let length = match shares && !cache.in_place {
             true => phase.past.saturating_add(phase.tokens),
             false => phase.past,
         };

@@ -51,7 +51,7 @@ impl fmt::Display for Phase {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Io {
-    /// Past and present of a cache are bound to one buffer where the model's operator writes in place, and are otherwise
+    /// Past and present of a cache are bound to one buffer where the model or its operator writes in place, and are otherwise
     /// bound as by [`Io::Bound`].
     #[default]
     Shared,

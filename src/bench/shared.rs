@@ -10,8 +10,9 @@ const OPERATOR: &str = "GroupQueryAttention";
 /// Its past inputs, each with the present output that goes on with it.
 const PAIRS: [(usize, usize); 2] = [(3, 1), (4, 2)];
 
-/// Past and present of every cache of `interface` that may share a buffer. A buffer is longer than what it holds, so that a
-/// past whose shape anything else reads has to stay as it is.
+/// Past and present of every cache of `interface` that may share a buffer: those that the graph writes in place, and those
+/// that the operator does. The operator's buffer is longer than what it holds, so that a past whose shape anything else reads
+/// has to stay as it is.
 pub fn in_place(model: &ModelProto, interface: &Interface) -> Vec<(String, String)> {
     let Some(graph) = &model.graph else {
         return Vec::new();
@@ -20,7 +21,7 @@ pub fn in_place(model: &ModelProto, interface: &Interface) -> Vec<(String, Strin
     let shares = |cache: &&CachePort| {
         let maker = view.producer(&cache.present).map(|(_, node)| node);
         let readers = view.uses(&cache.past);
-        maker.is_some_and(|node| continues(node, cache)) && readers.len() == 1
+        cache.in_place || maker.is_some_and(|node| continues(node, cache)) && readers.len() == 1
     };
     let pairs = interface.caches.iter().filter(shares);
     pairs.map(|c| (c.past.clone(), c.present.clone())).collect()

@@ -52,7 +52,8 @@ pub struct Bench {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Travel {
-    /// Past and present in one buffer where the operator allows it (GroupQueryAttention), else bound.
+    /// Past and present in one buffer where the model (--cache-io inplace) or its operator (GroupQueryAttention) writes in
+    /// place, else bound.
     Shared,
     /// Inputs and outputs bound: no copy outside the model.
     Bound,

@@ -208,6 +208,44 @@ impl Tensor {
         Self::from_floats(element, shape, vec![0.0; holds])
     }
 
+    /// The same tensor with `count` more rows at the end of `axis`. Their elements are NaN or the largest integer, so that
+    /// whoever reads them shows it.
+    ///
+    /// # Errors
+    /// [`RuntimeError::ElementCount`] if the number of elements overflows.
+    pub fn with_room(self, axis: usize, count: usize) -> Result<Self, RuntimeError> {
+        let mut shape = self.shape;
+        let (outer, inner) = (
+            shape.iter().take(axis).product(),
+            shape.iter().skip(axis + 1).product::<usize>(),
+        );
+        let kept = shape.get(axis).copied().unwrap_or(0).saturating_mul(inner);
+        if let Some(size) = shape.get_mut(axis) {
+            *size = size.saturating_add(count);
+        }
+        let added = count.saturating_mul(inner);
+        let whole = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
+        if whole.is_none() {
+            let elements = self.data.len();
+            return Err(RuntimeError::ElementCount { shape, elements });
+        }
+        macro_rules! grown {
+            ($kind:ident, $values:expr, $unread:expr) => {
+                Data::$kind(with_gaps(&$values, outer, kept, (added, $unread)))
+            };
+        }
+        let data = match self.data {
+            Data::F32(v) => grown!(F32, v, f32::NAN),
+            Data::F16(v) => grown!(F16, v, f16::NAN),
+            Data::BF16(v) => grown!(BF16, v, bf16::NAN),
+            Data::I64(v) => grown!(I64, v, i64::MAX),
+            Data::I32(v) => grown!(I32, v, i32::MAX),
+            Data::I8(v) => grown!(I8, v, i8::MAX),
+            Data::Bool(v) => grown!(Bool, v, true),
+        };
+        Self::new(shape, data)
+    }
+
     /// The type of the elements.
     #[must_use]
     pub fn element_type(&self) -> ElementType {
@@ -254,5 +292,41 @@ impl Tensor {
             Data::I8(v) => v.iter().map(|&x| f32::from(x)).collect(),
             Data::Bool(v) => v.iter().map(|&x| f32::from(u8::from(x))).collect(),
         }
+    }
+}
+
+/// `count` pieces of `kept` elements of `values`, each with `added` more behind it.
+fn with_gaps<T: Copy>(
+    values: &[T],
+    count: usize,
+    kept: usize,
+    (added, unread): (usize, T),
+) -> Vec<T> {
+    let mut all = Vec::with_capacity(values.len() + count * added);
+    for piece in 0..count {
+        let own = values.get(piece * kept..(piece + 1) * kept);
+        all.extend_from_slice(own.unwrap_or_default());
+        all.resize(all.len() + added, unread);
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Data, Tensor};
+
+    #[test]
+    fn room_is_made_behind_the_rows_of_every_sequence() {
+        let cache = Tensor::new(vec![2, 1, 1, 2], Data::I8(vec![1, 2, 3, 4])).unwrap();
+        let grown = cache.with_room(2, 1).unwrap();
+        assert_eq!(grown.shape, [2, 1, 2, 2]);
+        let last = i8::MAX;
+        assert_eq!(
+            grown.data,
+            Data::I8(vec![1, 2, last, last, 3, 4, last, last])
+        );
+        let empty = Tensor::new(vec![2, 1, 0, 2], Data::F32(Vec::new())).unwrap();
+        let grown = empty.with_room(2, 3).unwrap();
+        assert!(grown.floats().len() == 12 && grown.floats().iter().all(|x| x.is_nan()));
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use gqa2mla_passes::forms::Join;
+
 use crate::files::load::LoadedModel;
 use crate::files::save::DataFile;
 use crate::serving::config::{self, Edit};
@@ -39,6 +41,20 @@ pub fn check(
         }
     }
     Ok(())
+}
+
+/// Checks that the loops of `stacks` feed the caches of a model that joins new rows as `join` says.
+///
+/// # Errors
+/// [`ServingError::Refused`] for the first one that does not.
+pub fn check_join(stacks: &[Stack], join: Join) -> Result<(), ServingError> {
+    match stacks.first().filter(|_| join == Join::InPlace) {
+        Some(stack) => Err(ServingError::Refused {
+            stack: stack.name(),
+            reason: "its loop feeds the past alone, and --cache-io inplace needs room for the new tokens behind it: use --cache-io append, or bind the caches in a loop of your own (docs/serving.md)".to_owned(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// The data file of a model in a folder for `stacks`: transformers.js requires certain file names.

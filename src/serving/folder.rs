@@ -18,7 +18,7 @@ use crate::files::outputs::{OutputError, check_folder};
 use crate::files::staging::{Staging, StagingError};
 use crate::serving::bundle::{Bundle, BundleError};
 use crate::serving::config::Edit;
-use crate::serving::edits::{check, data_file, edited, place};
+use crate::serving::edits::{check, check_join, data_file, edited, place};
 use crate::serving::error::ServingError;
 use crate::serving::latent::Latent;
 use crate::serving::stack::Stack;
@@ -129,6 +129,7 @@ pub fn rewrite_folder(
     };
     let uniform = request.compression.widths == Widths::Uniform;
     check(&stacks, &texts, uniform).map_err(serving)?;
+    check_join(&stacks, request.compression.options.join).map_err(serving)?;
     let written: Vec<PathBuf> = bundle
         .models
         .iter()

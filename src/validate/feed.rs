@@ -40,7 +40,8 @@ pub struct Moment<'a> {
 }
 
 impl Moment<'_> {
-    /// All inputs of the model by name; `caches` are its pasts, in the order of [`Interface::caches`].
+    /// All inputs of the model by name; `caches` are its pasts, in the order of [`Interface::caches`]. Those that the model
+    /// writes in place get room for the new rows.
     ///
     /// # Errors
     /// [`ValidateError::Interface`] if a cache is missing.
@@ -59,12 +60,17 @@ impl Moment<'_> {
                     bounded(&input.name, &shape)?;
                     value.tensor(input.element, shape, self.pads.len())?
                 }
-                (Role::Past(index), None) => caches
-                    .get_mut(index)
-                    .and_then(Option::take)
-                    .ok_or_else(|| {
+                (Role::Past(index), None) => {
+                    let cached = caches.get_mut(index).and_then(Option::take);
+                    let cached = cached.ok_or_else(|| {
                         ValidateError::Interface(format!("cache {} was not started", input.name))
-                    })?,
+                    })?;
+                    let port = interface.caches.get(index).filter(|port| port.in_place);
+                    match port.and_then(|port| port.length_axis) {
+                        Some(axis) => cached.with_room(axis, self.length)?,
+                        None => cached,
+                    }
+                }
                 _ => self.plain(input)?,
             };
             feeds.push((input.name.clone(), tensor));

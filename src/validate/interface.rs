@@ -51,6 +51,9 @@ pub struct CachePort {
     /// The sequence axis, which grows with every token; `None` for a state of constant size, such as that of a
     /// convolution.
     pub length_axis: Option<usize>,
+    /// Whether the model writes the new rows in place: the past input of a run has room for them behind the cached ones, and
+    /// has the shape of the present.
+    pub in_place: bool,
 }
 
 impl CachePort {
@@ -144,6 +147,7 @@ impl Interface {
                     dims: past.dims.clone(),
                     batch_axis,
                     length_axis,
+                    in_place: false,
                 }),
                 Err(reason) => without_role(past, reason),
             }
@@ -212,6 +216,18 @@ impl Interface {
             known.value = Some(one.value.clone());
         }
         Ok(self)
+    }
+
+    /// The same interface, whose caches with the past inputs `pasts` are written in place.
+    #[must_use]
+    pub fn written_in_place<'p>(mut self, pasts: impl Iterator<Item = &'p str>) -> Self {
+        for past in pasts {
+            let mut caches = self.caches.iter_mut();
+            if let Some(cache) = caches.find(|cache| cache.past == past) {
+                cache.in_place = true;
+            }
+        }
+        self
     }
 
     /// Whether every input can be fed.

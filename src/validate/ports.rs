@@ -1,5 +1,6 @@
 //! The properties of a language model that validation needs, read from its graph.
 
+use gqa2mla_passes::forms::join::in_place;
 use gqa2mla_passes::graph::{Graph, int_attribute, is_contrib, is_op};
 use gqa2mla_passes::onnx::{
     GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
@@ -43,7 +44,7 @@ impl LanguageModel {
             .ok_or_else(|| ValidateError::Interface("the model has no graph".to_owned()))?;
         let view = Graph::new(graph);
         let (inputs, outputs) = ports(graph, &view);
-        let interface = Interface::of(&inputs, &outputs)?;
+        let interface = Interface::of(&inputs, &outputs)?.written_in_place(in_place(model));
         let operators = Operators::default();
         let counts_itself = graph
             .node

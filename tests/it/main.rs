@@ -20,6 +20,7 @@ mod compress;
 mod folders;
 mod given;
 mod hostile;
+mod in_place;
 mod json;
 mod layers;
 mod lossless;

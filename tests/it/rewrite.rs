@@ -6,7 +6,7 @@ use crate::common::{
 use gqa2mla_passes::factor::Made;
 use gqa2mla_passes::factor::rounding::{CacheBits, Levels, Rounding};
 use gqa2mla_passes::factor::transmla::{Joint, transmla};
-use gqa2mla_passes::forms::{GroupedQuery, KeptHeads, Rounds};
+use gqa2mla_passes::forms::{GroupedQuery, Join, KeptHeads, Rounds};
 use gqa2mla_passes::pipeline::factorize::Wanted;
 use gqa2mla_passes::{
     Absorbed, Decoupled, Expanded, Form, LatentPast, RankPlan, RewriteOptions, SiteView, by_weights,
@@ -139,6 +139,28 @@ fn past_and_new_tokens_stand_side_by_side_as_their_snapshots_say() {
     }
 }
 
+/// Readers of the past's length before the first attention, by TorchScript and by dynamo, whose first layer alone has them; a
+/// form that reads the cache otherwise.
+const IN_PLACE: [(&str, &dyn Form); 3] = [
+    ("optimum-llama", &Absorbed),
+    ("dynamo18-llama", &Absorbed),
+    ("dynamo23-llama", &Expanded),
+];
+
+#[test]
+fn caches_are_written_in_place_as_their_snapshots_say() {
+    for (name, form) in IN_PLACE {
+        let mut model = loaded(name);
+        let options = RewriteOptions {
+            form,
+            join: Join::InPlace,
+            ..RewriteOptions::default()
+        };
+        let done = rewritten(&mut model, options).unwrap();
+        snapshot(&format!("{name}.in-place"), &done.explain());
+    }
+}
+
 #[test]
 fn the_decoupled_form_is_as_its_snapshot_says() {
     let report = report("dynamo23-llama", &Decoupled);
@@ -172,6 +194,7 @@ fn every_snapshot_is_of_a_fixture_that_is_still_recognised() {
     expected.extend(REBUILT.iter().map(|name| format!("{name}.expanded")));
     expected.extend(ROUNDED.iter().map(|(name, ..)| format!("{name}.int8")));
     expected.extend(LATENT_PAST.iter().map(|name| format!("{name}.latent-past")));
+    expected.extend(IN_PLACE.iter().map(|(name, _)| format!("{name}.in-place")));
     expected.push("dynamo23-llama.decoupled".to_owned());
     expected.sort();
     let mut there: Vec<String> = std::fs::read_dir(root().join("tests/it/snapshots"))

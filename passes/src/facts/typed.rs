@@ -126,6 +126,24 @@ impl<'g> TypedPatch<'g> {
         self.patch.stale.insert(value.to_owned());
     }
 
+    /// Lets the dimension name `name` stand for the size of `value` on `axis`, as far as that is known.
+    pub fn equate(&mut self, name: &str, value: &str, axis: usize) {
+        let size = self.facts.shape(value).and_then(|shape| shape.get(axis));
+        if let Some(size) = size.cloned() {
+            let symbol = self.facts.symbols.sym(name);
+            if size != TDim::Sym(symbol.clone()) {
+                self.facts.equal.insert(symbol, size);
+            }
+        }
+    }
+
+    /// Adds `node` in front of all others, unless the patch has one of its name there.
+    pub fn in_front(&mut self, node: NodeProto) -> Result<(), Contradiction> {
+        self.add(&node)?;
+        self.patch.add_front(node);
+        Ok(())
+    }
+
     /// Replaces the node `at` by `nodes`, or appends them to the replacements that it already has.
     pub fn place(&mut self, at: NodeId, nodes: Vec<NodeProto>) -> Result<(), Contradiction> {
         for node in &nodes {

@@ -15,7 +15,7 @@ use crate::forms::builder::Builder;
 use crate::forms::layout::{Layout, Reads, latents};
 use crate::forms::names::SiteNames;
 use crate::forms::rounded::Rounds;
-use crate::forms::{Form, FormError};
+use crate::forms::{Form, FormError, Hindrance};
 use crate::graph::NodeId;
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
@@ -33,6 +33,10 @@ impl Form for Absorbed {
 
     fn rounds(&self) -> Rounds {
         Rounds::AboutCentre
+    }
+
+    fn hinders_in_place(&self) -> Option<Hindrance> {
+        None
     }
 
     fn check(&self, _: &SiteView, _: Ranks) -> Result<(), FormError> {
@@ -115,9 +119,8 @@ impl Builder<'_> {
     pub(super) fn cached(&mut self, side: &Side, cache: &Cache, letter: char, new: &str) -> String {
         let (nodes, rows) = match cache.appended_to() {
             Some(past) => {
-                let old = self.graph.node(cache.append).map_or("", NodeProto::name);
                 let mut nodes = self.down(side, letter, &side.new, new);
-                nodes.push(node("Concat", old, &[past, new], &[&cache.joined]).with_int("axis", 2));
+                nodes.push(self.join(cache, past, new));
                 (nodes, side.new.clone())
             }
             None => {

@@ -9,7 +9,7 @@ use crate::facts::typed::{Contradiction, TypedPatch};
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
 use crate::graph::build::{
-    NewSize, NewType, int64_scalar, int64_vector, node, shared_constant, vector_name,
+    NewSize, NewType, int64_scalar, int64_vector, node, shared_constant, shared_node, vector_name,
 };
 use crate::graph::patch::Patch;
 use crate::graph::{Graph, NodeId, is_alias, is_op};
@@ -27,6 +27,8 @@ pub struct Builder<'s> {
     pub layout: &'s Layout,
     /// The ranks.
     pub ranks: Ranks,
+    /// The facts of the graph without the patch.
+    pub before: &'s Facts,
     names: &'s SiteNames<'s>,
     patch: TypedPatch<'s>,
     /// Values of the graph, each with the value that its readers read instead.
@@ -53,6 +55,7 @@ impl<'s> Builder<'s> {
             site: view.site(),
             layout,
             ranks,
+            before: view.facts,
             names,
             patch,
             redirected: BTreeMap::new(),
@@ -107,6 +110,17 @@ impl Builder<'_> {
         let (name, new) = shared_constant(self.graph, tensor);
         if let Some(tensor) = new {
             self.patch.initializer(tensor);
+        }
+        name
+    }
+
+    /// The output of `node`, in front of all nodes of the graph, where all attentions of the model share it. It is named as
+    /// its output, and reads nothing but inputs, constants and other such nodes.
+    pub fn shared(&mut self, node: NodeProto) -> String {
+        let (name, new) = shared_node(self.graph, node);
+        if let Some(node) = new {
+            let placed = self.patch.in_front(node);
+            self.contradiction = self.contradiction.take().or(placed.err());
         }
         name
     }
@@ -246,7 +260,11 @@ impl Builder<'_> {
         }
     }
 
-    fn retype(&mut self, cache: &Cache, sizes: Vec<NewSize>) {
+    fn retype(&mut self, cache: &Cache, mut sizes: Vec<NewSize>) {
+        if let (Some(length), Some(size)) = (self.own_length(cache), sizes.get_mut(2)) {
+            self.patch.equate(length, &cache.joined, 2);
+            *size = NewSize::Symbol(length.to_owned());
+        }
         let elem_type = self.layout.cached_type(self.site);
         let elem_type = (elem_type != self.site.elem_type).then_some(elem_type);
         let new = NewType { elem_type, sizes };

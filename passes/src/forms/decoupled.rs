@@ -18,7 +18,7 @@ use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
-use crate::forms::{Form, FormError, RankPlan};
+use crate::forms::{Form, FormError, Hindrance, RankPlan};
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
 use crate::onnx::NodeProto;
@@ -36,6 +36,10 @@ impl Form for Decoupled {
 
     fn is_exact_at_full_rank(&self) -> bool {
         false
+    }
+
+    fn hinders_in_place(&self) -> Option<Hindrance> {
+        None
     }
 
     fn largest_rank(&self, site: &Site) -> usize {
@@ -199,11 +203,10 @@ impl Builder<'_> {
         Some(nodes)
     }
 
-    /// The node that appends `rows` to a cache.
-    fn appended(&self, cache: &Cache, rows: &str) -> Option<NodeProto> {
-        let name = self.graph.node(cache.append).map_or("", NodeProto::name);
+    /// The node that adds `rows` to a cache.
+    fn appended(&mut self, cache: &Cache, rows: &str) -> Option<NodeProto> {
         let past = cache.appended_to()?;
-        Some(node("Concat", name, &[past, rows], &[&cache.joined]).with_int("axis", 2))
+        Some(self.join(cache, past, rows))
     }
 
     fn latents(&mut self, rotation: &Rotation) -> Option<Vec<NodeProto>> {

@@ -21,7 +21,7 @@ use crate::forms::builder::Builder;
 use crate::forms::folded::Projections;
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
-use crate::forms::{CachedKeys, Form, FormError};
+use crate::forms::{CachedKeys, Form, FormError, Hindrance};
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
 use crate::onnx::NodeProto;
@@ -39,6 +39,10 @@ impl Form for Expanded {
 
     fn cached_keys(&self) -> CachedKeys {
         CachedKeys::Unrotated
+    }
+
+    fn hinders_in_place(&self) -> Option<Hindrance> {
+        None
     }
 
     fn check(&self, view: &SiteView, _: Ranks) -> Result<(), FormError> {
@@ -143,17 +147,8 @@ impl Builder<'_> {
         self.read_rebuilt(&site.key, keys);
         self.read_rebuilt(&site.value, values);
         self.add_bias();
-        for side in [&site.key, &site.value] {
-            let Some(cache) = &side.cache else {
-                continue;
-            };
-            for reader in &side.shape_readers {
-                let asked = graph.node(reader.node).and_then(|n| n.input.first());
-                let pasts = || cache.past.iter().chain(&cache.received);
-                if asked.is_some_and(|v| pasts().any(|p| p == v)) {
-                    self.shape(reader);
-                }
-            }
+        for reader in self.past_readers() {
+            self.shape(&reader);
         }
         Some(())
     }
@@ -240,9 +235,8 @@ impl Builder<'_> {
             nodes.push(node("Unsqueeze", &new, &[&flat, &one], &[&all]));
             return (nodes, all);
         };
-        let old = self.graph.node(cache.append).map_or("", NodeProto::name);
         nodes.push(node("Unsqueeze", &new, &[&flat, &one], &[&new]));
-        nodes.push(node("Concat", old, &[past, &new], &[&all]).with_int("axis", 2));
+        nodes.push(self.join(cache, past, &new));
         (nodes, all)
     }
 

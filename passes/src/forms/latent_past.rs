@@ -17,7 +17,7 @@ use crate::forms::builder::Builder;
 use crate::forms::choice::{Way, choice};
 use crate::forms::layout::{Layout, Reads, latents};
 use crate::forms::names::SiteNames;
-use crate::forms::{Form, FormError};
+use crate::forms::{Form, FormError, Hindrance};
 use crate::graph::NodeId;
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
@@ -35,6 +35,13 @@ impl Form for LatentPast {
 
     fn reads_new_tokens_as_they_are(&self) -> bool {
         true
+    }
+
+    fn hinders_in_place(&self) -> Option<Hindrance> {
+        Some((
+            "its products read the past without the new rows, which are in one buffer with it",
+            "use --new-tokens latent, or --cache-io append",
+        ))
     }
 
     fn check(&self, view: &SiteView, _: Ranks) -> Result<(), FormError> {

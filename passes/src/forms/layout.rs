@@ -7,6 +7,7 @@ use ndarray::{Array2, ArrayD, Axis};
 use crate::analysis::SiteView;
 use crate::factor::{Factors, Made};
 use crate::forms::FormError;
+use crate::forms::join::Join;
 use crate::forms::names::SiteNames;
 use crate::forms::tensors::{TensorRange, tensor};
 use crate::graph::text::type_name;
@@ -22,6 +23,8 @@ pub struct Layout {
     declared: BTreeMap<String, (i32, Vec<usize>)>,
     /// The initializers.
     pub tensors: Vec<TensorProto>,
+    /// How the rows of a step join the cache.
+    pub join: Join,
 }
 
 impl Layout {

@@ -31,6 +31,8 @@ forms! {
 mod builder;
 mod choice;
 mod folded;
+pub(crate) mod in_place;
+pub mod join;
 mod layout;
 mod names;
 mod ranks;
@@ -52,6 +54,7 @@ use crate::operators::Target;
 use crate::recognize::site::Site;
 
 pub use builder::Builder;
+pub use join::Join;
 pub use layout::{Layout, latents};
 pub use names::{Names, SiteNames};
 pub use ranks::RankPlan;
@@ -79,6 +82,9 @@ pub enum CachedKeys {
     /// Keys before RoPE; the form rotates them when they are read.
     Unrotated,
 }
+
+/// What hinders something, and what to do instead.
+pub type Hindrance = (&'static str, &'static str);
 
 /// A target form of attention with a latent cache.
 ///
@@ -117,6 +123,20 @@ pub trait Form: Sync {
     /// Whether the heads are cached as they are, and no latent of them: something is gained in fewer bits alone.
     fn keeps_heads(&self) -> bool {
         false
+    }
+
+    /// Why its caches cannot be written in place ([`Join::InPlace`]); `None` where [`Builder::join`] joins them.
+    fn hinders_in_place(&self) -> Option<Hindrance> {
+        Some(match self.target() {
+            Target::Gqa => (
+                "GroupQueryAttention does that itself where past and present are one buffer",
+                "leave out --cache-io",
+            ),
+            Target::MatMul => (
+                "its form joins it in a way of its own",
+                "use --cache-io append",
+            ),
+        })
     }
 
     /// Ranks are multiples of this.

@@ -9,8 +9,11 @@ impl Builder<'_> {
     /// whose products read the latent caches.
     pub fn answer_shapes(&mut self) {
         let site = self.site;
+        let pasts = self.past_readers();
         let readers = site.key.shape_readers.iter();
-        for reader in readers.chain(&site.value.shape_readers) {
+        let others = readers.chain(&site.value.shape_readers);
+        let others = others.filter(|other| pasts.iter().all(|past| past.node != other.node));
+        for reader in pasts.iter().chain(others) {
             self.shape(reader);
         }
     }
@@ -53,7 +56,12 @@ impl Builder<'_> {
                     nodes.push(
                         node("Gather", &part, &[&sizes, &index], &[&part]).with_int("axis", 0),
                     );
-                    parts.push(part);
+                    let past = match axis {
+                        2 => self.without_room(&reader.anchor, &part, &format!("{part}/past")),
+                        _ => (None, part),
+                    };
+                    nodes.extend(past.0);
+                    parts.push(past.1);
                 }
             }
         }

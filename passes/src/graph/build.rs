@@ -135,6 +135,23 @@ pub fn shared_constant(graph: &Graph, mut tensor: TensorProto) -> (String, Optio
     }
 }
 
+/// The name under which `graph` may use the output of `node`, which has that name itself, and the node where it has to be
+/// added. An equal node of the graph is used as it is; a name that anything else has is left to it.
+pub fn shared_node(graph: &Graph, mut node: NodeProto) -> (String, Option<NodeProto>) {
+    loop {
+        let name = node.name().to_owned();
+        match graph.producer(&name) {
+            Some((_, known)) if *known == node => return (name, None),
+            None if !graph.is_taken(&name) => return (name, Some(node)),
+            _ => {
+                let other = format!("{name}+");
+                node.output = vec![other.clone()];
+                node.name = Some(other);
+            }
+        }
+    }
+}
+
 fn same_content(a: &TensorProto, b: &TensorProto) -> bool {
     let bytes = inline_bytes(a);
     a.dims == b.dims && a.data_type == b.data_type && bytes.is_some() && bytes == inline_bytes(b)

@@ -1,7 +1,7 @@
 //! A patch: the changes that a rewrite makes to one graph, as a value. [`apply`] is the only function that changes a
 //! graph.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::graph::build::{NewType, retyped};
 use crate::graph::{Graph, NodeId};
@@ -10,6 +10,9 @@ use crate::onnx::{GraphProto, NodeProto, TensorProto};
 /// Changes to one graph: nodes replaced by nodes, initializers added, values of the interface given another type or shape.
 #[derive(Debug, Clone, Default)]
 pub struct Patch {
+    /// Nodes in front of all others, in order. They read nothing but inputs, initializers and each other; patches that need
+    /// the same one, by its name, share it.
+    pub front: Vec<NodeProto>,
     /// Each replaced node with its replacements, in order.
     pub replaced: BTreeMap<NodeId, Vec<NodeProto>>,
     /// New initializers.
@@ -50,12 +53,12 @@ impl Patch {
                 return Err(PatchError::Overlap(id.0));
             }
         }
-        for tensor in other.initializers {
-            // Shape vectors are named by their content, so layers share them.
-            if !self.initializers.iter().any(|t| t.name() == tensor.name()) {
-                self.initializers.push(tensor);
-            }
-        }
+        other
+            .front
+            .into_iter()
+            .for_each(|node| self.add_front(node));
+        // Shape vectors are named by their content, so layers share them.
+        self.add_initializers(other.initializers);
         self.interface.extend(other.interface);
         self.stale.extend(other.stale);
         Ok(())
@@ -72,9 +75,19 @@ impl Patch {
         }
     }
 
+    /// Adds a node in front of all others, unless the patch has one of its name there.
+    pub fn add_front(&mut self, node: NodeProto) {
+        if !self.front.iter().any(|n| n.name() == node.name()) {
+            self.front.push(node);
+        }
+    }
+
     /// Whether the patch changes nothing.
     pub fn is_empty(&self) -> bool {
-        self.replaced.is_empty() && self.initializers.is_empty() && self.interface.is_empty()
+        self.replaced.is_empty()
+            && self.front.is_empty()
+            && self.initializers.is_empty()
+            && self.interface.is_empty()
     }
 }
 
@@ -82,13 +95,15 @@ impl Patch {
 pub fn apply(patch: Patch, proto: &mut GraphProto) -> Result<(), PatchError> {
     check(&patch, proto)?;
     let Patch {
+        front,
         mut replaced,
         initializers,
         interface,
         stale,
     } = patch;
     let old = std::mem::take(&mut proto.node);
-    proto.node = Vec::with_capacity(old.len());
+    proto.node = front;
+    proto.node.reserve(old.len());
     for (index, node) in old.into_iter().enumerate() {
         match replaced.remove(&NodeId(index)) {
             Some(nodes) => proto.node.extend(nodes),
@@ -111,20 +126,15 @@ pub fn apply(patch: Patch, proto: &mut GraphProto) -> Result<(), PatchError> {
 
 fn check(patch: &Patch, proto: &GraphProto) -> Result<(), PatchError> {
     let graph = Graph::new(proto);
-    let mut made: HashMap<&str, NodeId> = HashMap::new();
-    for (id, nodes) in &patch.replaced {
-        for output in nodes
-            .iter()
-            .flat_map(|n| &n.output)
-            .filter(|o| !o.is_empty())
-        {
-            let taken = match graph.producer(output) {
-                Some((old, _)) => !patch.replaced.contains_key(&old),
-                None => graph.initializer(output).is_some() || graph.input(output).is_some(),
-            };
-            if taken || made.insert(output, *id).is_some() {
-                return Err(PatchError::Taken(output.clone()));
-            }
+    let mut made: HashSet<&str> = HashSet::new();
+    let nodes = patch.front.iter().chain(patch.replaced.values().flatten());
+    for output in nodes.flat_map(|n| &n.output).filter(|o| !o.is_empty()) {
+        let taken = match graph.producer(output) {
+            Some((old, _)) => !patch.replaced.contains_key(&old),
+            None => graph.initializer(output).is_some() || graph.input(output).is_some(),
+        };
+        if taken || !made.insert(output) {
+            return Err(PatchError::Taken(output.clone()));
         }
     }
     for id in patch.replaced.keys() {
@@ -137,7 +147,7 @@ fn check(patch: &Patch, proto: &GraphProto) -> Result<(), PatchError> {
                     .uses(output)
                     .iter()
                     .any(|u| !patch.replaced.contains_key(&u.node));
-            if read && !made.contains_key(output.as_str()) {
+            if read && !made.contains(output.as_str()) {
                 return Err(PatchError::Lost {
                     node: crate::graph::label(node).to_owned(),
                     value: output.clone(),
@@ -151,7 +161,7 @@ fn check(patch: &Patch, proto: &GraphProto) -> Result<(), PatchError> {
         let taken = graph.initializer(name).is_some()
             || graph.input(name).is_some()
             || graph.producer(name).is_some();
-        if taken || made.contains_key(name) || !names.insert(name) {
+        if taken || made.contains(name) || !names.insert(name) {
             return Err(PatchError::Taken(name.to_owned()));
         }
     }
@@ -213,6 +223,22 @@ mod tests {
             "output y: float[3]",
         ];
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn nodes_in_front_are_shared_by_their_names() {
+        let front = || Patch {
+            front: vec![node("Shape", "shape", &["x"], &["shape"])],
+            ..Patch::default()
+        };
+        let mut patch = front();
+        patch.merge(front()).unwrap();
+        let mut graph = chain();
+        apply(patch, &mut graph).unwrap();
+        assert_eq!(text::graph(&graph)[1], "shape = Shape(x)");
+        assert_eq!(graph.node.len(), 3);
+        let again = apply(front(), &mut graph).unwrap_err();
+        assert_eq!(again, PatchError::Taken("shape".to_owned()));
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl Explained {
         let own = nodes.filter(|n| belongs(n, site) && !spelled(n));
         let mut before: Vec<String> = own.map(text::node).collect();
         before.extend(operator.map(|o| text::node(&o.node)));
-        let new = patch.replaced.values().flatten();
+        let new = patch.front.iter().chain(patch.replaced.values().flatten());
         let mut made: HashSet<String> = new.flat_map(|n| n.output.clone()).collect();
         made.extend(operator.into_iter().flat_map(|o| o.made.iter().cloned()));
         Self {

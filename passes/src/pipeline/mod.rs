@@ -13,7 +13,8 @@ use crate::analysis::{Analysis, AnalysisError};
 use crate::factor::Ranks;
 use crate::facts::scoped::ScopeFacts;
 use crate::facts::types;
-use crate::forms::Store;
+use crate::forms::join::note_in_place;
+use crate::forms::{Join, Store};
 use crate::graph::cleanup::{Live, cleanup};
 use crate::graph::functions::{calls, key_of};
 use crate::graph::patch::apply;
@@ -39,6 +40,8 @@ pub type Inspection = Recognized;
 pub struct Rewritten {
     /// The rewritten attentions.
     pub sites: Vec<RewrittenSite>,
+    /// How the rows of a step join their caches.
+    pub join: Join,
     /// The attentions that were not recognised and have not been changed.
     pub rejects: Vec<Reject>,
     /// The rewrite as text.
@@ -197,9 +200,15 @@ pub fn rewrite_analysed(
             .functions
             .retain(|f| !inlined.contains(&key_of(f)) || calls(main, &key_of(f)));
     }
+    if options.join == Join::InPlace {
+        let caches = analysis.sites.iter().flat_map(|placed| placed.caches());
+        let pasts = caches.filter_map(|(_, cache)| cache.past.as_deref());
+        note_in_place(&mut model.proto, pasts);
+    }
     let explanation = original.map(|before| Explanation::of(explained, &before, &model.proto));
     Ok(Rewritten {
         sites: done,
+        join: options.join,
         rejects: analysis.rejects,
         explanation: explanation.unwrap_or_default(),
     })

@@ -5,7 +5,9 @@ use std::collections::{BTreeSet, HashMap};
 use crate::analysis::Analysis;
 use crate::analysis::identity::{CacheId, SiteId};
 use crate::factor::{CacheBits, Ranks};
-use crate::forms::{Absorbed, CachedKeys, Form, FormError, OLDEST_OPSET, RankPlan, Rounds};
+use crate::forms::{
+    Absorbed, CachedKeys, Form, FormError, Join, OLDEST_OPSET, RankPlan, Rounds, in_place,
+};
 use crate::onnx::stored::Model;
 use crate::operators::Operators;
 use crate::pipeline::error::RewriteError;
@@ -18,6 +20,8 @@ pub struct RewriteOptions<'f> {
     pub ranks: RankPlan,
     /// Bits of a cached number.
     pub bits: CacheBits,
+    /// How the rows of a step join the cache.
+    pub join: Join,
     /// Rewrite what is recognised even where some attentions are not.
     pub allow_partial: bool,
     /// The target form.
@@ -41,6 +45,7 @@ impl Default for RewriteOptions<'_> {
         Self {
             ranks: RankPlan::default(),
             bits: CacheBits::default(),
+            join: Join::default(),
             allow_partial: false,
             form: &Absorbed,
             one_width: false,
@@ -116,6 +121,9 @@ pub fn check(
         let refused = |cause| RewriteError::form(site.layer, options.form, cause);
         check_bits(site, options).map_err(refused)?;
         options.form.check(view, ranks).map_err(refused)?;
+        if options.join == Join::InPlace {
+            in_place::check(view, options.form).map_err(refused)?;
+        }
         if options.form.cached_keys() == CachedKeys::Unrotated {
             let own = view.rotation_fingerprint();
             let first = rotations

@@ -165,6 +165,7 @@ impl<'a> Patches<'a> {
             None => {
                 let made = form.layout(view, &shared.factors, &names);
                 let mut layout = made.map_err(refused)?;
+                layout.join = self.options.join;
                 let main = self.by_scope.entry(Scope::default()).or_default();
                 for tensor in layout.tensors.drain(..) {
                     // Shared tensors are named by their content.

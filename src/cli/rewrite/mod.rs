@@ -20,7 +20,7 @@ use gqa2mla::files::save::{DataFile, names_a_file, output_path};
 use gqa2mla::files::staging::Staging;
 use gqa2mla::serving::folder::{FolderError, FolderRequest, rewrite_folder};
 use gqa2mla_passes::factor::CacheBits;
-use gqa2mla_passes::forms::{KeptHeads, for_target};
+use gqa2mla_passes::forms::{Join, KeptHeads, for_target};
 use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, LatentPast, RewriteOptions};
 
@@ -77,6 +77,11 @@ pub struct Rewrite {
     /// `exact`, what they are in the model, so that a prompt that is read at once loses nothing. The past is latent in both.
     #[arg(long, value_enum, default_value_t = NewTokensArg::Latent)]
     new_tokens: NewTokensArg,
+    /// How the rows of a step join the cache: `append`, the model makes a present that is longer than the past, as serving
+    /// stacks expect; or `inplace`, the past input has room for the new rows and shares one buffer with its present, so that
+    /// no step copies the cache: for loops of your own that bind both.
+    #[arg(long, value_enum, default_value_t = CacheIoArg::Append)]
+    cache_io: CacheIoArg,
     /// How the widths of the layers go together: `uniform`, one width for all, as serving stacks expect; or `free`, a
     /// width for each layer's keys and values under the same budget, by what narrowing each of them costs on the text.
     /// In a folder for onnxruntime-genai, which takes one shape for a layer, the keys and values of a layer stay alike.
@@ -128,6 +133,22 @@ enum FormArg {
 enum NewTokensArg {
     Latent,
     Exact,
+}
+
+/// How the rows of a step join the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CacheIoArg {
+    Append,
+    Inplace,
+}
+
+impl From<CacheIoArg> for Join {
+    fn from(io: CacheIoArg) -> Self {
+        match io {
+            CacheIoArg::Append => Self::Append,
+            CacheIoArg::Inplace => Self::InPlace,
+        }
+    }
 }
 
 /// How the widths of layers and sides go together.
@@ -258,8 +279,21 @@ impl Rewrite {
         }
     }
 
+    /// How the rows of a step join the cache in `form`.
+    fn join(&self, form: &dyn Form) -> Result<Join, UsageError> {
+        let join = Join::from(self.cache_io);
+        match form.hinders_in_place().filter(|_| join == Join::InPlace) {
+            Some((why, instead)) => Err(UsageError(format!(
+                "--cache-io inplace does not go with the form {}: {why}; {instead}",
+                form.name()
+            ))),
+            None => Ok(join),
+        }
+    }
+
     /// The request for the library.
     fn request(&self) -> anyhow::Result<Request<'static>> {
+        let form = self.form()?;
         Ok(Request {
             options: RewriteOptions {
                 ranks: self.size.plan(),
@@ -268,7 +302,8 @@ impl Rewrite {
                     BitsArg::Eight => CacheBits::Eight,
                 },
                 allow_partial: self.allow_partial,
-                form: self.form()?,
+                join: self.join(form)?,
+                form,
                 context: self.factors.context(),
                 ..RewriteOptions::default()
             },

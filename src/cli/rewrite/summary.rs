@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use gqa2mla::compress::run::is_lossy;
 use gqa2mla::report::grouped;
 use gqa2mla_passes::Rewritten;
+use gqa2mla_passes::forms::Join;
 use gqa2mla_passes::pipeline::patches::RewrittenSite;
 use gqa2mla_passes::recognize::site::Side;
 use serde_json::{Value, json};
@@ -20,6 +21,7 @@ pub struct Summary {
     heads: String,
     ranks: (usize, usize),
     bits: Option<u32>,
+    join: Join,
     cached: bool,
     before: u64,
     after: u64,
@@ -56,6 +58,7 @@ impl Summary {
             }),
             ranks: (ranks.clone().min().unwrap_or(0), ranks.max().unwrap_or(0)),
             bits: sites.iter().find_map(|s| s.bits.number()),
+            join: rewritten.join,
             cached: sites.iter().any(|s| s.site.is_cached()),
             before: cached()
                 .map(|s| bytes(s.site.cached_type, s.site.cached_numbers()))
@@ -105,6 +108,11 @@ impl Summary {
                 text.push_str("no cache in this export, so none shrinks; the latent is internal\n")
             }
         }
+        if self.join == Join::InPlace {
+            text.push_str(
+                "written in place: past inputs have room for the new tokens, and presents have their shape; bind both to one buffer (docs/serving.md)\n",
+            );
+        }
         if self.lossy && self.predictable {
             text.push_str(&format!(
                 "predicted loss of the worst layer: {:.1}% of the keys' second moment, {:.1}% of the values'\n",
@@ -125,7 +133,7 @@ impl Summary {
     pub fn json(&self) -> Value {
         json!({
             "rewritten": self.sites, "target": self.target, "not_rewritten": self.not_rewritten, "rejects": self.rejects, "exact": !self.lossy,
-            "cache_bits": self.bits, "rank_min": self.ranks.0, "rank_max": self.ranks.1,
+            "cache_bits": self.bits, "cache_io": self.join.name(), "rank_min": self.ranks.0, "rank_max": self.ranks.1,
             "cache_bytes_per_token_before": self.before, "cache_bytes_per_token_after": self.after,
             "layers": self.layers,
             "predicted_key_loss": self.predicted.0, "predicted_value_loss": self.predicted.1,

@@ -1,0 +1,201 @@
+//! Caches that are joined in place, or by appending.
+//!
+//! ```text
+//! append     present [B, 1, S, r] = Concat(past [B, 1, P, r], new)
+//! in place   present [B, 1, S, r] = ScatterND(past [B, 1, S, r], rows, new)       rows [B, 1, T, 3]: (b, 0, t - T)
+//! ```
+//!
+//! In place, the past input has room for the new rows behind the past ones. ONNX Runtime copies the data of `ScatterND` into
+//! its output unless both are one buffer, which they are where a caller binds past and present to the same memory; a caller
+//! that does not gets the same result and pays for the copy. Rows are counted from the end, so that the indices follow from
+//! the shape of the tokens alone and all caches share them. What asks a past for its length is given S - T.
+
+use crate::analysis::SiteView;
+use crate::facts::Facts;
+use crate::forms::builder::Builder;
+use crate::forms::join::Join;
+use crate::forms::{Form, FormError};
+use crate::graph::build::node;
+use crate::graph::{Graph, NodeId, label};
+use crate::onnx::NodeProto;
+use crate::recognize::shape_reader::{ShapeReader, shape_readers};
+use crate::recognize::site::{Cache, Side, Site};
+
+/// The name of the length S of pasts and presents that share a buffer.
+const LENGTH: &str = "past_and_new_tokens";
+
+/// Checks whether the cache of an attention can be written in place in `form`.
+///
+/// # Errors
+/// [`FormError`] with the reason, and what the user can do.
+pub fn check(view: &SiteView, form: &dyn Form) -> Result<(), FormError> {
+    let refused = |why: &str, instead: &str| {
+        let text = format!("its cache cannot be written in place: {why}; {instead}");
+        Err(FormError::Refused(text))
+    };
+    if let Some((why, instead)) = form.hinders_in_place() {
+        return refused(why, instead);
+    }
+    let (site, graph) = (view.site(), view.graph);
+    if let Some(within) = &site.within {
+        let why = format!("it stands in {within}, which copies what it returns");
+        let instead =
+            "export the decoder with a past by itself, without merging, or use --cache-io append";
+        return refused(&why, instead);
+    }
+    let sides = [&site.key, &site.value];
+    for cache in sides.map(|side| side.cache.as_ref()) {
+        let Some((cache, past)) = cache.and_then(|c| Some((c, c.past.as_deref()?))) else {
+            let why = "the model has no past behind which it could be written";
+            return refused(why, "export it with one, or use --cache-io append");
+        };
+        let mut passing = cache.received.iter().chain(&cache.returned);
+        if let Some((_, passed)) = passing.find_map(|value| graph.producer(value)) {
+            let (op, name) = (passed.op_type(), label(passed));
+            let why =
+                format!("{op} '{name}' copies it between the attention and the model's interface");
+            return refused(
+                &why,
+                "export the model without it, or use --cache-io append",
+            );
+        }
+        if let Err(reader) = measured(graph, view.facts, past) {
+            let name = graph.node(reader).map_or("", label);
+            let why = format!("Shape '{name}' asks '{past}' for a size that is not known");
+            return refused(&why, "use --cache-io append");
+        }
+    }
+    match tokens(graph, view.facts, site) {
+        Some(_) => Ok(()),
+        None => refused(
+            "no input of the model is declared with the batch and the number of new tokens that it takes",
+            "name them in input_ids as in the caches, or use --cache-io append",
+        ),
+    }
+}
+
+/// The `Shape` nodes that ask `past` for its length; the first one that also asks for what is not known of it.
+fn measured(graph: &Graph, facts: &Facts, past: &str) -> Result<Vec<ShapeReader>, NodeId> {
+    shape_readers(graph, facts, past, past, false).map_err(|(reader, _)| reader)
+}
+
+/// The first input of the model that has the batch on axis 0 and the new tokens on axis 1, as the tokens have.
+fn tokens<'g>(graph: &Graph<'g>, facts: &Facts, site: &Site) -> Option<&'g str> {
+    let new = facts.shape(&site.key.new)?;
+    let (batch, length) = (new.first()?, new.get(2)?);
+    graph.reachable_inputs().find(|input| {
+        let shape = facts.shape(input).filter(|shape| shape.len() < new.len());
+        shape.is_some_and(|s| s.first() == Some(batch) && s.get(1) == Some(length))
+    })
+}
+
+impl Builder<'_> {
+    /// The node that makes all rows of `cache` from `past` and the rows `new` [B, 1, T, r] of this step.
+    pub fn join(&mut self, cache: &Cache, past: &str, new: &str) -> NodeProto {
+        let replaced = self.graph.node(cache.append);
+        let name = replaced.map_or("", NodeProto::name).to_owned();
+        match self.layout.join {
+            Join::Append => {
+                node("Concat", &name, &[past, new], &[&cache.joined]).with_int("axis", 2)
+            }
+            Join::InPlace => {
+                let rows = self.last_rows();
+                node("ScatterND", &name, &[past, &rows, new], &[&cache.joined])
+            }
+        }
+    }
+
+    /// The name of the length that the past of `cache` is declared with, where it has another one than before.
+    pub fn own_length(&self, cache: &Cache) -> Option<&'static str> {
+        let has_room = self.layout.join == Join::InPlace && cache.past.is_some();
+        has_room.then_some(LENGTH)
+    }
+
+    /// The nodes that compute the length of the past, named `part`, from `length` [1], a size of `value`, and its name; no
+    /// node where it is the length already.
+    pub fn without_room(
+        &mut self,
+        value: &str,
+        length: &str,
+        part: &str,
+    ) -> (Option<NodeProto>, String) {
+        let sides = [&self.site.key, &self.site.value];
+        let mut caches = sides.into_iter().filter_map(|side| side.cache.as_ref());
+        let is_past = caches.any(|cache| cache.past.as_deref() == Some(value));
+        if self.layout.join == Join::Append || !is_past {
+            return (None, length.to_owned());
+        }
+        let (tokens, first) = (self.token_size("T", 1), self.vector(&[0]));
+        let new = self.in_front("Unsqueeze", "T/vector", &[&tokens, &first]);
+        (
+            Some(node("Sub", part, &[length, &new], &[part])),
+            part.to_owned(),
+        )
+    }
+
+    /// The `Shape` nodes that read a past and have to be replaced.
+    pub fn past_readers(&self) -> Vec<ShapeReader> {
+        let sides = [&self.site.key, &self.site.value];
+        let readers = sides.into_iter().map(|side| match self.layout.join {
+            Join::Append => self.readers_of_heads(side),
+            Join::InPlace => self.readers_of_lengths(side),
+        });
+        readers.flatten().collect()
+    }
+
+    /// Those that need a size of the past of `side` that is another with latents.
+    fn readers_of_heads(&self, side: &Side) -> Vec<ShapeReader> {
+        let pasts = side.cache.iter();
+        let pasts: Vec<&String> = pasts
+            .flat_map(|c| c.past.iter().chain(&c.received))
+            .collect();
+        let asks_a_past = |reader: &&ShapeReader| {
+            let node = self.graph.node(reader.node);
+            let asked = node.and_then(|n| n.input.first());
+            asked.is_some_and(|value| pasts.contains(&value))
+        };
+        let readers = side.shape_readers.iter().filter(asks_a_past);
+        readers.cloned().collect()
+    }
+
+    /// All of them, where the past of `side` has room for new rows. Those that cannot be replaced are refused by [`check`].
+    fn readers_of_lengths(&self, side: &Side) -> Vec<ShapeReader> {
+        let past = side.cache.as_ref().and_then(|c| c.past.as_deref());
+        let readers = past.map(|past| measured(self.graph, self.before, past));
+        readers.and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// The indices [B, 1, T, 3] of the last T rows of every sequence: sequence b, head 0, row t - T.
+    fn last_rows(&mut self) -> String {
+        let [zero, one] = [0, 1].map(|n| self.scalar(n));
+        let (batch, tokens) = (self.token_size("B", 0), self.token_size("T", 1));
+        let first = self.in_front("Neg", "first", &[&tokens]);
+        let rows = self.in_front("Range", "rows_T", &[&first, &zero, &one]);
+        let sequences = self.in_front("Range", "sequences_B", &[&zero, &batch, &one]);
+        let axis = self.vector(&[1, 1, -1, 1]);
+        let rows = self.in_front("Reshape", "rows_11T1", &[&rows, &axis]);
+        let axis = self.vector(&[-1, 1, 1, 1]);
+        let sequences = self.in_front("Reshape", "sequences_B111", &[&sequences, &axis]);
+        let place = self.vector(&[0, 0, 1]);
+        let rows = self.in_front("Mul", "rows_11T3", &[&rows, &place]);
+        let place = self.vector(&[1, 0, 0]);
+        let sequences = self.in_front("Mul", "sequences_B113", &[&sequences, &place]);
+        self.in_front("Add", "rows_B1T3", &[&sequences, &rows])
+    }
+
+    /// The size of the tokens on `axis`, a scalar.
+    fn token_size(&mut self, part: &str, axis: i64) -> String {
+        let tokens = tokens(self.graph, self.facts(), self.site);
+        // Without such an input `check` refuses the model.
+        let tokens = tokens.unwrap_or_default();
+        let sizes = self.in_front("Shape", "tokens_shape", &[tokens]);
+        let axis = self.scalar(axis);
+        self.in_front("Gather", part, &[&sizes, &axis])
+    }
+
+    /// The output of a node in front of all others, which all attentions share.
+    fn in_front(&mut self, op: &str, part: &str, inputs: &[&str]) -> String {
+        let name = format!("mla/in_place/{part}");
+        self.shared(node(op, &name, inputs, &[&name]))
+    }
+}

@@ -1,0 +1,352 @@
+//! `--cache-io inplace`: past inputs have room for the new rows, and no step copies a cache.
+
+use std::path::{Path, PathBuf};
+
+use gqa2mla_passes::forms::{GroupedQuery, Join};
+use gqa2mla_passes::{
+    Decoupled, Expanded, Form, LatentPast, RankPlan, RewriteError, RewriteOptions,
+};
+use serde_json::Value;
+
+use crate::common::{
+    HALF, IN_BF16, SINGLE, compared, fixture, folder, in_ort, loaded, recognised_fixtures,
+    rewritten, root, with,
+};
+
+/// Fixtures whose caches cannot be written in place, with the reason.
+const REFUSED: [(&str, &str); 8] = [
+    (
+        "beams-llama",
+        "copies it between the attention and the model's interface",
+    ),
+    (
+        "dynamo18-llama-nocache",
+        "no past behind which it could be written",
+    ),
+    ("identity-llama", "Identity"),
+    ("int8-llama", "branch of If"),
+    ("keep_io-llama", "Cast"),
+    ("merged-llama", "branch of If"),
+    ("optimum-gptj", "Cast"),
+    ("optimum-whisper", "branch of If"),
+];
+
+fn options(form: &dyn Form) -> RewriteOptions<'_> {
+    RewriteOptions {
+        form,
+        join: Join::InPlace,
+        ..RewriteOptions::default()
+    }
+}
+
+/// Where a model is fed room for its new rows, that room holds NaN: whoever reads it before it is written shows it.
+#[test]
+fn at_full_rank_nothing_is_lost_in_every_dialect_that_is_not_refused() {
+    for name in recognised_fixtures() {
+        let before = loaded(&name);
+        let mut after = loaded(&name);
+        let done = rewritten(&mut after, options(&gqa2mla_passes::Absorbed));
+        let refused = REFUSED.iter().find(|(refused, _)| *refused == name);
+        match (done, refused) {
+            (Ok(_), None) => {}
+            (Err(error), Some((_, words))) => {
+                let told = error.to_string();
+                assert!(told.contains(words), "{name}: {told}");
+                assert!(told.contains("--cache-io append"), "{name}: {told}");
+                continue;
+            }
+            (done, _) => panic!("{name}: {:?}", done.map(|d| d.explain())),
+        }
+        if name == IN_BF16 {
+            continue;
+        }
+        let tolerance = match name.contains("fp16") {
+            true => HALF,
+            false => SINGLE,
+        };
+        let found =
+            compared(&before, &after, in_ort(tolerance)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(
+            found.passed(),
+            "{name}: {:e}: {found:#?}",
+            found.max_ratio()
+        );
+        assert!(
+            found.steps.iter().any(|s| s.past > 0 && s.tokens > 1),
+            "{name}: {found:#?}"
+        );
+        assert_eq!(found.rewritten_cache_bytes, found.original_cache_bytes);
+    }
+}
+
+/// Keys are rebuilt and rotated at the positions of all cached rows.
+#[test]
+fn the_expanded_form_writes_in_place_as_well() {
+    for name in [
+        "optimum-llama",
+        "dynamo18-glm",
+        "dynamo23-llama",
+        "genai-phi3",
+        "optimum-gemma2",
+    ] {
+        let before = loaded(name);
+        let mut after = loaded(name);
+        rewritten(&mut after, options(&Expanded)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let found =
+            compared(&before, &after, in_ort(SINGLE)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(found.passed(), "{name}: {:e}", found.max_ratio());
+    }
+}
+
+#[test]
+fn a_form_that_joins_otherwise_is_refused_with_the_way_out() {
+    let cases: [(&str, &dyn Form, &str); 3] = [
+        ("optimum-llama", &LatentPast, "use --new-tokens latent"),
+        ("genai-llama", &GroupedQuery, "leave out --cache-io"),
+        (
+            "genai-llama",
+            &gqa2mla_passes::forms::KeptHeads,
+            "leave out --cache-io",
+        ),
+    ];
+    for (name, form, words) in cases {
+        let keeps = form.keeps_heads();
+        let asked = RewriteOptions {
+            bits: match keeps {
+                true => gqa2mla_passes::factor::CacheBits::Eight,
+                false => Default::default(),
+            },
+            ..options(form)
+        };
+        let error = rewritten(&mut loaded(name), asked).unwrap_err();
+        assert!(matches!(error, RewriteError::Form { .. }), "{error}");
+        assert!(error.to_string().contains(words), "{name}: {error}");
+    }
+    // Decoupled caches are joined as others are: what is refused there has another reason.
+    assert!(Decoupled.hinders_in_place().is_none());
+}
+
+/// Rewrites the fixture `name` with the command, appending and in place; the paths of both.
+fn both(name: &str, place: &Path, more: &[&str]) -> [PathBuf; 2] {
+    ["append", "inplace"].map(|io| {
+        let out = place.join(format!("{io}.onnx"));
+        let model = fixture(name).join("model.onnx");
+        let mut arguments: Vec<&dyn AsRef<Path>> = vec![
+            &"rewrite",
+            &model,
+            &"-o",
+            &out,
+            &"--cache-io",
+            &io,
+            &"--json",
+        ];
+        arguments.extend(more.iter().map(|word| word as &dyn AsRef<Path>));
+        let ran = with(&arguments);
+        assert_eq!(ran.code, 0, "{name}: {ran:?}");
+        let report = ran.json();
+        assert_eq!(report["rewrite"]["cache_io"], io, "{name}");
+        out
+    })
+}
+
+/// What a script of the test environment prints, as JSON.
+fn script(path: &str, arguments: &[&Path]) -> Value {
+    let program = root().join(".venv/bin/python");
+    let mut command = std::process::Command::new(program);
+    let ran = command.arg(root().join(path)).args(arguments).output();
+    let ran = crate::common::Ran::from(ran.unwrap());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    ran.json()
+}
+
+const SCALES: [&str; 10] = [
+    "--cache-bits",
+    "8",
+    "--length",
+    "64",
+    "--context",
+    "64",
+    "--force",
+    "--reconstruct",
+    "0",
+    "--token-ids",
+];
+
+/// Steps of one and of several tokens on views of one buffer that grow. With the same nodes around it the join changes no
+/// bit of the logits; the rows that are not new stay as they were.
+#[test]
+fn past_and_present_in_one_buffer_give_what_appending_gives() {
+    let ids = root().join("fixtures/tokens.json");
+    let ids = ids.to_str().unwrap();
+    let rounded: Vec<&str> = SCALES.iter().copied().chain([ids]).collect();
+    // Random tokens reach beyond the range of the text, as rounded.rs says.
+    let cases: [(&str, &[&str], f64); 6] = [
+        ("optimum-llama", &[], SINGLE),
+        ("dynamo18-llama", &[], SINGLE),
+        ("genai-llama", &[], SINGLE),
+        ("dynamo18-llama-fp16", &[], HALF),
+        ("optimum-llama", &rounded, 7e-2),
+        ("dynamo18-llama-fp16", &rounded, 7e-2),
+    ];
+    for (name, more, tolerance) in cases {
+        let place = folder();
+        let [append, in_place] = both(name, place.path(), more);
+        let original = fixture(name).join("model.onnx");
+        let told = script(
+            "tests/python/one_buffer.py",
+            &[&original, &append, &in_place],
+        );
+        assert_eq!(told["append"], 0.0, "{name} {more:?}: {told}");
+        assert_eq!(told["rest"], true, "{name} {more:?}: {told}");
+        let apart = told["original"].as_f64().unwrap();
+        assert!(apart <= tolerance, "{name} {more:?}: {told}");
+    }
+}
+
+#[test]
+fn the_example_generates_what_the_original_generates() {
+    let place = folder();
+    for name in ["optimum-llama", "dynamo18-llama", "genai-qwen2"] {
+        let [_, in_place] = both(name, place.path(), &[]);
+        let asked: [&Path; 4] = ["--ids", "5,17,42,99,3", "--tokens", "12"].map(Path::new);
+        let model = fixture(name).join("model.onnx");
+        let run = |path: &str, model: &Path| script(path, &[&[model], asked.as_slice()].concat());
+        let own = run("examples/generate_in_place.py", &in_place);
+        let before = run("examples/generate.py", &model);
+        assert_eq!(own, before[0], "{name}");
+        assert_eq!(own.as_array().unwrap().len(), 12);
+    }
+}
+
+#[test]
+fn the_example_refuses_a_model_that_appends() {
+    let ran = std::process::Command::new(root().join(".venv/bin/python"))
+        .arg(root().join("examples/generate_in_place.py"))
+        .arg(fixture("optimum-llama").join("model.onnx"))
+        .args(["--ids", "5"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8(ran.stderr).unwrap();
+    assert!(
+        !ran.status.success() && told.contains("generate.py"),
+        "{told}"
+    );
+}
+
+/// The model itself says how it is fed: nothing has to be told to the commands that run it.
+#[test]
+fn a_written_model_is_validated_measured_and_timed() {
+    let place = folder();
+    let original = fixture("optimum-llama").join("model.onnx");
+    let [append, in_place] = both("optimum-llama", place.path(), &[]);
+    let ids = root().join("fixtures/tokens.json");
+    let ran = with(&[
+        &"validate",
+        &original,
+        &in_place,
+        &"--json",
+        &"--token-ids",
+        &ids,
+        &"--length",
+        &"64",
+    ]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let report = ran.json();
+    let kl = report.pointer("/quality/mean_kl").and_then(Value::as_f64);
+    assert!(kl.is_some_and(|kl| kl.abs() < 1e-9), "{report}");
+    for (how, expected) in [
+        ("shared", "shared"),
+        ("bound", "bound"),
+        ("copied", "copied"),
+    ] {
+        let ran = with(&[
+            &"bench",
+            &append,
+            &in_place,
+            &"--json",
+            &"--rounds",
+            &"2",
+            &"--past",
+            &"8",
+            &"--prefill",
+            &"4",
+            &"--batch",
+            &"1,2",
+            &"--io",
+            &how,
+        ]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let models = &ran.json()["models"];
+        assert_eq!(models[1]["io"], expected);
+        assert_eq!(
+            models[0]["cache_bytes_per_token"],
+            models[1]["cache_bytes_per_token"]
+        );
+    }
+}
+
+#[test]
+fn what_does_not_go_with_it_is_refused_before_anything_is_read() {
+    let place = folder();
+    let out = place.path().join("out.onnx");
+    let (llama, genai) = (fixture("optimum-llama"), fixture("genai-llama"));
+    let cases: [(&Path, &[&str], &str); 3] = [
+        (
+            &llama,
+            &["--new-tokens", "exact"],
+            "use --new-tokens latent",
+        ),
+        (&genai, &["--target", "gqa"], "leave out --cache-io"),
+        (
+            &genai,
+            &["--keep-heads", "--cache-bits", "8"],
+            "leave out --cache-io",
+        ),
+    ];
+    for (model, more, words) in cases {
+        let mut arguments: Vec<&dyn AsRef<Path>> =
+            vec![&"rewrite", &model, &"-o", &out, &"--cache-io", &"inplace"];
+        arguments.extend(more.iter().map(|word| word as &dyn AsRef<Path>));
+        let ran = with(&arguments);
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.stderr.contains(words), "{ran:?}");
+    }
+    assert!(!out.exists());
+}
+
+/// The loop of a stack feeds the past alone.
+#[test]
+fn a_folder_for_a_stack_is_refused_unless_its_configuration_is_left_alone() {
+    let place = folder();
+    let out = place.path().join("out");
+    for (name, stack) in [("optimum-llama", "optimum"), ("genai-llama", "genai")] {
+        let model = fixture(name);
+        let arguments: [&dyn AsRef<Path>; 6] =
+            [&"rewrite", &model, &"-o", &out, &"--cache-io", &"inplace"];
+        let ran = with(&arguments);
+        assert_ne!(ran.code, 0, "{ran:?}");
+        for words in [stack, "use --cache-io append", "--serving none"] {
+            assert!(ran.stderr.contains(words), "{words}: {ran:?}");
+        }
+        assert!(!out.exists());
+        let ran = with(&[arguments.as_slice(), &[&"--serving", &"none"]].concat());
+        assert_eq!(ran.code, 0, "{ran:?}");
+        std::fs::remove_dir_all(&out).unwrap();
+    }
+}
+
+#[test]
+fn a_smaller_rank_is_written_in_place_and_halves_the_cache() {
+    let mut after = loaded("dynamo18-llama");
+    let asked = RewriteOptions {
+        ranks: RankPlan::Ratio(0.5),
+        ..options(&gqa2mla_passes::Absorbed)
+    };
+    rewritten(&mut after, asked).unwrap();
+    let found = compared(&loaded("dynamo18-llama"), &after, in_ort(SINGLE)).unwrap();
+    assert_eq!(
+        2.0 * found.rewritten_cache_bytes,
+        found.original_cache_bytes
+    );
+    assert!(found.steps.iter().all(|s| s.finite) && !found.passed());
+}

@@ -136,7 +136,7 @@ pub fn not_growing(
         };
         return (id, reason);
     }
-    if let Some((past, rank, heads)) = cache_behind(graph, facts, source) {
+    if let Some((past, rank, heads)) = cache_behind(graph, facts, source, &appends) {
         let latent = rank == Some(3) || heads == Some(1);
         let reason = match latent {
             true => Reason::AlreadyLatent {
@@ -213,16 +213,23 @@ fn cross(role: Operand, source: &str) -> Reason {
 
 /// The past of a latent cache (one head, or no head axis) that `value` is computed from.
 pub fn latent_behind(graph: &Graph, facts: &Facts, value: &str) -> Option<String> {
-    let (past, rank, heads) = cache_behind(graph, facts, value)?;
+    let joins = |node: &NodeProto| appends(node) || is_op(node, "ScatterND");
+    let (past, rank, heads) = cache_behind(graph, facts, value, &joins)?;
     (rank == Some(3) || heads == Some(1)).then_some(past)
 }
 
-/// A growing cache that `value` is computed from, not through another attention: its past, the rank of the past, and
-/// its number of heads.
+/// Whether `node` is of the kind that appends new rows to a past.
+fn appends(node: &NodeProto) -> bool {
+    is_op(node, "Concat") && node.input.len() == 2
+}
+
+/// A cache that `value` is computed from, not through another attention: its past, the rank of the past, and its number of
+/// heads. `joins` tells the nodes that may make its present.
 fn cache_behind(
     graph: &Graph,
     facts: &Facts,
     value: &str,
+    joins: &dyn Fn(&NodeProto) -> bool,
 ) -> Option<(String, Option<usize>, Option<i64>)> {
     let mut seen = HashSet::new();
     let mut open = vec![value];
@@ -233,8 +240,7 @@ fn cache_behind(
         let Some((_, node)) = graph.producer(value) else {
             continue;
         };
-        if is_op(node, "Concat")
-            && node.input.len() == 2
+        if joins(node)
             && let Some((past, _)) = node
                 .input
                 .first()

@@ -169,7 +169,7 @@ impl Step {
         TrainError::Node {
             node: gqa2mla_passes::graph::label(&self.node).to_owned(),
             op: operator_name(&self.node),
-            cause,
+            cause: Box::new(cause),
         }
     }
 }

@@ -95,10 +95,10 @@ impl Cache {
         // SAFETY: the pointer is that of a slice with as many elements as the shape says. The slice is not touched between
         // here and the end of the run, and `self.rows`, which is never resized, outlives the binding.
         #[allow(unsafe_code)]
-        let mut view =
+        let view =
             unsafe { TensorRefMut::<f32>::from_raw(memory, rows.as_mut_ptr().cast(), shape)? };
         binding.bind_input(&self.past, &view)?;
-        binding.bind_output(&self.present, &mut *view)?;
+        binding.bind_output(&self.present, view)?;
         Ok(())
     }
 }

@@ -55,7 +55,7 @@ pub use builder::Builder;
 pub use layout::{Layout, latents};
 pub use names::{Names, SiteNames};
 pub use ranks::RankPlan;
-pub use rounded::Rounds;
+pub use rounded::{Rounds, integers};
 pub use tensors::{TensorRange, tensor};
 
 /// The first form in [`ALL`] whose target is `target`.

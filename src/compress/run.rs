@@ -15,7 +15,7 @@ use crate::compress::request::{Request, TextRequest};
 use crate::compress::search::{Promise, Search, Searcher};
 use crate::compress::widths::{Widths, WidthsCompared, better_widths};
 use crate::files::load::LoadedModel;
-use crate::fit::calibrate::calibrate;
+use crate::fit::calibrate::{Analyzed, calibrate};
 use crate::fit::context::{Context, ContextSource};
 use crate::fit::factors::Factorization;
 use crate::fit::layer_errors::{LayerError, layer_errors};
@@ -288,7 +288,12 @@ fn statistics(
     }
     let text = text.ok_or(CompressError::NoText)?;
     let progress = &mut steps(Stage::Calibrating, observer);
-    let subject = compressor.subject();
+    // Spelled out for an operator that counts positions in each row, a rotation is not recognised.
+    let spelled = analysis(compressor.model, &RewriteOptions::default())?;
+    let subject = Analyzed {
+        model: compressor.model,
+        analysis: &spelled,
+    };
     let made = calibrate(subject, text, compressor.runtime, None, progress);
     made.map(Some).map_err(|cause| compressor.unobserved(cause))
 }

@@ -12,8 +12,9 @@ use serde_json::Value;
 /// and values is off by up to half a step of 1/127 of its range, in each of two layers: the worst is 5e-2, of random tokens
 /// that reach beyond the range of the text.
 const BOUND: f64 = 7e-2;
-/// The same of 4 bits, whose steps are 17 times as large. Noise of all channels together does not add up to that.
-const BOUND_OF_FOUR: f64 = 5e-1;
+/// Largest mean KL of 4 bits on held-out text, in nats, whose steps are 17 times as large; 3e-2 is the worst. The logits of random
+/// tokens say less: noise makes a router choose another expert.
+const BOUND_OF_FOUR: f64 = 6e-2;
 /// What rounding moves the logits by at least: less would mean that nothing was rounded.
 const ROUNDED: f64 = 1e-4;
 
@@ -190,9 +191,10 @@ fn group_query_attention_reads_two_numbers_a_byte() {
             let report = ran.json();
             assert_eq!(report["rewrite"]["cache_bits"], 4);
             let (ratio, before, after) = measured(&report);
+            let kl = report["quality"]["mean_kl"].as_f64().unwrap();
             assert!(
-                (ROUNDED..BOUND_OF_FOUR).contains(&ratio),
-                "{name} {way:?}: {ratio:e}"
+                ratio > ROUNDED && (1e-3..BOUND_OF_FOUR).contains(&kl),
+                "{name} {way:?}: {ratio:e}, {kl}"
             );
             assert_eq!(after, before / 8.0, "{name} {way:?}");
             let told = &report["rewrite"]["cache_bytes_per_token_after"];

@@ -53,6 +53,7 @@ deny:
 
 # The trainer: its own crate, and the commands of the feature `train`. Its tensor library makes it a long build.
 test-train: $(VENV)/tests
+	$(CARGO) clippy --release -p gqa2mla-train --all-targets -- -D warnings
 	$(CARGO) test --release -p gqa2mla-train
 	$(CARGO) test --release --features train --test it -- tune::
 

@@ -66,7 +66,7 @@ pub mod operators {
     pub use gqa2mla_passes::graph::{float_attribute, input_at, int_attribute, output_at};
     pub use gqa2mla_passes::onnx::NodeProto;
     pub use gqa2mla_passes::operators::{
-        Core, Operator, Spell, Spelled, Speller, Target, unsupported,
+        Core, Lower, LoweredNode, Operator, Primitives, Target, unsupported,
     };
     pub use gqa2mla_passes::recognize::reject::Reason;
 }

@@ -6,10 +6,10 @@ use gqa2mla::{Model, Rewriter};
 use gqa2mla_passes::onnx::{ModelProto, OperatorSetIdProto};
 use prost::Message;
 
-static ATTEND: Operator = Operator::new("toy", "Attend", outputs, spell);
+static ATTEND: Operator = Operator::new("toy", "Attend", outputs, lower);
 
 #[rustfmt::skip]
-fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason> {
+fn lower(s: &mut Primitives, node: &NodeProto, _: Target) -> Result<LoweredNode, Reason> {
     let ([query, key, value, seen, past_key, past_value], [output, present_key, present_value]) =
         (node.input.as_slice(), node.output.as_slice()) else {
         return Err(unsupported(node, "it has other than six inputs and three outputs"));
@@ -26,7 +26,7 @@ fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason
         query, key: present_key, value: present_value, heads, kv_heads, head_size, value_size, scale,
         softcap: 0.0, biases, sink: None, guard: false, elem_type, output, packed: false,
     });
-    Ok(Spelled::new(score))
+    Ok(LoweredNode::new(score))
 }
 
 #[rustfmt::skip]

@@ -18,7 +18,7 @@ use crate::cli::screen::{emit, emit_json};
 pub struct Diff {
     /// A .onnx file, or a folder that holds one.
     before: PathBuf,
-    /// Another.
+    /// The model to compare with it: a .onnx file, or a folder that holds one.
     after: PathBuf,
     /// Exit with 0 where the models differ, too.
     #[arg(long)]
@@ -26,13 +26,13 @@ pub struct Diff {
 }
 
 /// The differences of one part of the models, as lines.
-struct Section {
+struct DiffSection {
     name: &'static str,
     removed: Vec<String>,
     added: Vec<String>,
 }
 
-impl Section {
+impl DiffSection {
     fn is_empty(&self) -> bool {
         self.removed.is_empty() && self.added.is_empty()
     }
@@ -41,7 +41,7 @@ impl Section {
 impl Diff {
     pub fn run(self, json: bool) -> anyhow::Result<Exit> {
         let (before, after) = (load(&self.before)?, load(&self.after)?);
-        let sections: Vec<Section> = [
+        let sections: Vec<DiffSection> = [
             ("model", header as fn(&LoadedModel) -> Vec<String>),
             ("interface", interface),
             ("initializers", initializers),
@@ -50,7 +50,7 @@ impl Diff {
         .into_iter()
         .map(|(name, lines)| section(name, lines(&before), lines(&after)))
         .collect();
-        let same = sections.iter().all(Section::is_empty)
+        let same = sections.iter().all(DiffSection::is_empty)
             && identity(&before.model)? == identity(&after.model)?;
         let exit = match same || self.exit_zero {
             true => Exit::Done,
@@ -93,7 +93,7 @@ impl Diff {
 }
 
 /// The lines that are in only one of the lists, in order. Repeated lines are counted.
-fn section(name: &'static str, before: Vec<String>, after: Vec<String>) -> Section {
+fn section(name: &'static str, before: Vec<String>, after: Vec<String>) -> DiffSection {
     let missing = |from: &[String], other: &[String]| {
         let mut counts: HashMap<&str, usize> = HashMap::new();
         other
@@ -110,7 +110,7 @@ fn section(name: &'static str, before: Vec<String>, after: Vec<String>) -> Secti
             .cloned()
             .collect()
     };
-    Section {
+    DiffSection {
         name,
         removed: missing(&before, &after),
         added: missing(&after, &before),

@@ -14,8 +14,8 @@ use crate::cli::values::given;
 #[derive(Debug, Clone, Args)]
 pub struct RuntimeArgs {
     /// Runtime that executes the models; `auto` is ONNX Runtime where it is found, else tract.
-    #[arg(long, value_enum, default_value_t = Kind::Auto)]
-    runtime: Kind,
+    #[arg(long, value_enum, default_value_t = RuntimeChoice::Auto)]
+    runtime: RuntimeChoice,
     /// ONNX Runtime's shared library, or the folder that holds it.
     #[arg(long, value_name = "PATH")]
     onnxruntime: Option<PathBuf>,
@@ -32,7 +32,7 @@ pub struct RuntimeArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Kind {
+enum RuntimeChoice {
     Auto,
     Ort,
     Tract,
@@ -49,9 +49,9 @@ impl RuntimeArgs {
     pub fn options(&self, optimize: bool) -> RuntimeOptions {
         RuntimeOptions {
             runtime: match self.runtime {
-                Kind::Auto => RuntimeKind::Auto,
-                Kind::Ort => RuntimeKind::Ort,
-                Kind::Tract => RuntimeKind::Tract,
+                RuntimeChoice::Auto => RuntimeKind::Auto,
+                RuntimeChoice::Ort => RuntimeKind::Ort,
+                RuntimeChoice::Tract => RuntimeKind::Tract,
             },
             onnxruntime: self.onnxruntime.clone(),
             provider: match self.provider {

@@ -9,7 +9,7 @@ use gqa2mla::files::outputs::check_model;
 use gqa2mla::files::save::{output_path, save};
 use gqa2mla::files::staging::Staging;
 use gqa2mla::report::grouped;
-use gqa2mla::tune::run::{Ended, Progress, TuneOptions, Tuned, tune};
+use gqa2mla::tune::run::{Ended, TrainProgress, TuneOptions, Tuned, tune};
 use gqa2mla::tune::select::Trainable;
 use gqa2mla::validate::ports::LanguageModel;
 use serde_json::json;
@@ -41,7 +41,7 @@ pub struct Tune {
     /// What the loss is; the default is `distill` with --teacher.
     #[arg(long, value_enum, default_value_t = Objective::Distill)]
     objective: Objective,
-    /// What is trained.
+    /// The initializers to train.
     #[arg(long, value_enum, default_value_t = Train::Factors)]
     train: Train,
     /// Steps at most.
@@ -77,12 +77,12 @@ enum Objective {
     NextToken,
 }
 
-/// What is trained.
+/// The initializers that a run trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Train {
     /// The factors of a rewrite and their biases.
     Factors,
-    /// What makes and rebuilds keys and values: W_K and W_V, and factors where there are any.
+    /// The projections of keys and values, W_K and W_V, and the factors of a rewrite if there are any.
     Kv,
 }
 
@@ -177,7 +177,7 @@ impl Tune {
 }
 
 /// The message of the progress bar: loss, best held-out loss and speed.
-fn message(moment: &Progress, tokens_a_step: usize, started: &Instant) -> String {
+fn message(moment: &TrainProgress, tokens_a_step: usize, started: &Instant) -> String {
     let shown = |loss: Option<f64>| loss.map_or_else(|| "-".to_owned(), |l| format!("{l:.4}"));
     let seconds = started.elapsed().as_secs_f64().max(1e-3);
     let speed = (moment.step * tokens_a_step) as f64 / seconds;

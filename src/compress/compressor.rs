@@ -262,10 +262,10 @@ impl Compressor<'_> {
     }
 }
 
-fn reconstruction_event(at: reconstruct::Progress) -> Event {
+fn reconstruction_event(at: reconstruct::ReconstructProgress) -> Event {
     let (stage, done, total) = match at {
-        reconstruct::Progress::Recording(done, total) => (Stage::Recording, done, total),
-        reconstruct::Progress::Descending(done, total, error) => {
+        reconstruct::ReconstructProgress::Recording(done, total) => (Stage::Recording, done, total),
+        reconstruct::ReconstructProgress::Descending(done, total, error) => {
             (Stage::Reconstructing { error }, done, total)
         }
     };

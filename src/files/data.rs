@@ -6,7 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use gqa2mla_passes::onnx::stored::{External, Role, TensorError, byte_size};
+use gqa2mla_passes::onnx::stored::{External, TensorError, TensorStorage, byte_size};
 use gqa2mla_passes::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
 
 use crate::files::copy::{copy_range, next_data};
@@ -95,7 +95,11 @@ impl<'a> DataWriter<'a> {
 
     /// Writes the bytes of `tensor`, if it is external or large, and sets its offset and length. The location is set
     /// later.
-    pub fn place(&mut self, tensor: &mut TensorProto, role: Role) -> Result<(), SaveError> {
+    pub fn place(
+        &mut self,
+        tensor: &mut TensorProto,
+        role: TensorStorage,
+    ) -> Result<(), SaveError> {
         let broken = |cause| SaveError::Tensor {
             path: self.shown.to_owned(),
             cause,
@@ -114,7 +118,9 @@ impl<'a> DataWriter<'a> {
             };
             Self::refer(tensor, offset, external.length);
             self.placed.insert(external, offset);
-        } else if let (Role::Dense, false, Some(bytes)) = (role, self.inline, self.large(tensor)) {
+        } else if let (TensorStorage::Dense, false, Some(bytes)) =
+            (role, self.inline, self.large(tensor))
+        {
             let offset = self.write(&bytes)?;
             tensor.raw_data = None;
             tensor.float_data.clear();

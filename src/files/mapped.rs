@@ -20,19 +20,19 @@ pub struct Source {
     bytes: Bytes,
     /// What `bytes` are a view of, where that is a map.
     map: Option<Arc<Owned>>,
-    state: State,
+    state: MapState,
 }
 
 /// The metadata by which changes of a mapped file are detected.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct State {
+struct MapState {
     /// Device and inode number, on systems that have them.
     identity: Option<(u64, u64)>,
     length: u64,
     modified: Option<SystemTime>,
 }
 
-impl State {
+impl MapState {
     fn of(metadata: &Metadata) -> Self {
         Self {
             identity: identity(metadata),
@@ -67,12 +67,12 @@ impl Source {
                 _registered: registered,
             }))
         };
-        let shared = map.clone().map(|map| Bytes::from_owner(Shared(map)));
+        let shared = map.clone().map(|map| Bytes::from_owner(SharedMap(map)));
         Ok(Self {
             path: path.to_path_buf(),
             bytes: shared.unwrap_or_default(),
             map,
-            state: State::of(&metadata),
+            state: MapState::of(&metadata),
         })
     }
 
@@ -82,7 +82,7 @@ impl Source {
             path: PathBuf::new(),
             bytes,
             map: None,
-            state: State::default(),
+            state: MapState::default(),
         }
     }
 
@@ -120,8 +120,8 @@ impl Source {
         };
         let metadata = file.metadata()?;
         self.compare(&metadata)?;
-        let is_mapped =
-            self.state.identity.is_some() && self.state.identity == State::of(&metadata).identity;
+        let is_mapped = self.state.identity.is_some()
+            && self.state.identity == MapState::of(&metadata).identity;
         Ok(is_mapped.then_some(file))
     }
 
@@ -136,7 +136,7 @@ impl Source {
     }
 
     fn compare(&self, metadata: &Metadata) -> io::Result<()> {
-        let (found, path) = (State::of(metadata), self.path.display());
+        let (found, path) = (MapState::of(metadata), self.path.display());
         if self.state.identity.is_none()
             || found.identity != self.state.identity
             || found == self.state
@@ -175,9 +175,9 @@ struct Owned {
 }
 
 /// A map that is held by its source and by slices of it.
-struct Shared(Arc<Owned>);
+struct SharedMap(Arc<Owned>);
 
-impl AsRef<[u8]> for Shared {
+impl AsRef<[u8]> for SharedMap {
     fn as_ref(&self) -> &[u8] {
         &self.0.map
     }

@@ -31,14 +31,14 @@ pub fn loses_past_alone(model: &ModelProto) -> bool {
 
 /// What is known of a model file without reading its weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
+pub struct FileOrigin {
     /// Whether this tool wrote it.
     pub ours: bool,
     /// The locations of its external tensors.
     pub locations: BTreeSet<String>,
 }
 
-impl Origin {
+impl FileOrigin {
     /// Reads the properties of the model at `path`.
     ///
     /// # Errors

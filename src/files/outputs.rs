@@ -8,7 +8,7 @@ use walkdir::WalkDir;
 
 use crate::files::interrupted::HIDDEN;
 use crate::files::load::LoadedModel;
-use crate::files::origin::{Origin, is_data_name};
+use crate::files::origin::{FileOrigin, is_data_name};
 
 /// Why an output must not be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,7 +70,7 @@ pub fn check_inputs(model: &LoadedModel, output: &Path) -> Result<(), OutputErro
 /// [`OutputError`].
 pub fn check_model(model: &LoadedModel, output: &Path, force: bool) -> Result<(), OutputError> {
     check_inputs(model, output)?;
-    if force || !output.is_file() || Origin::of(output).is_ok_and(|o| o.ours) {
+    if force || !output.is_file() || FileOrigin::of(output).is_ok_and(|o| o.ours) {
         return Ok(());
     }
     Err(OutputError::Foreign {
@@ -128,7 +128,7 @@ fn is_ours(folder: &Path) -> bool {
         .filter_map(Result::ok);
     let models: Vec<bool> = entries
         .filter(|e| e.path().extension().is_some_and(|x| x == "onnx"))
-        .map(|e| Origin::of(e.path()).is_ok_and(|o| o.ours))
+        .map(|e| FileOrigin::of(e.path()).is_ok_and(|o| o.ours))
         .collect();
     !models.is_empty() && models.iter().all(|ours| *ours)
 }

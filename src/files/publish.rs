@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 
 use crate::files::interrupted::{HIDDEN, TEMPORARY, publishing};
-use crate::files::origin::{Origin, is_data_name};
+use crate::files::origin::{FileOrigin, is_data_name};
 
 /// File in the hidden folder that lists old and new data files; those that no model refers to are to be removed.
 const CONCERNED: &str = "data-files";
@@ -66,7 +66,7 @@ pub fn model(staged: &Path, target: &Path, place: &Path) -> io::Result<()> {
 
 /// The data files that belong to the model at `path` and are removed with it.
 pub fn owned_data(path: &Path) -> Vec<String> {
-    let Ok(old) = Origin::of(path) else {
+    let Ok(old) = FileOrigin::of(path) else {
         return Vec::new();
     };
     let mut beside = path.file_name().unwrap_or_default().to_owned();
@@ -87,7 +87,7 @@ fn sweep(folder: &Path, names: &BTreeSet<String>) {
             return;
         };
         if is_model(&path) && path.is_file() {
-            match Origin::of(&path) {
+            match FileOrigin::of(&path) {
                 Ok(model) => used.extend(model.locations),
                 // If a model cannot be read, it may refer to any of them: remove nothing.
                 Err(_) => return,

@@ -19,12 +19,12 @@ pub struct Staging {
     target: PathBuf,
     /// The target of the link, if the output path is a link to a folder; else the same path.
     real: PathBuf,
-    kind: Kind,
+    kind: StagedKind,
     place: Arc<Place>,
 }
 
 /// The kind of an output.
-enum Kind {
+enum StagedKind {
     /// A single file.
     File,
     /// An .onnx file and its data file, with the permissions of this file.
@@ -77,7 +77,7 @@ impl Staging {
     /// # Errors
     /// [`StagingError`] if nothing can be written there, or another run is writing the same output.
     pub fn file(target: &Path) -> Result<Self, StagingError> {
-        Self::beside(target, Kind::File)
+        Self::beside(target, StagedKind::File)
     }
 
     /// Stages the model `target`, whose files get the permissions of the file `like`.
@@ -85,7 +85,7 @@ impl Staging {
     /// # Errors
     /// As [`Staging::file`].
     pub fn model(target: &Path, like: &Path) -> Result<Self, StagingError> {
-        Self::beside(target, Kind::Model(like.to_path_buf()))
+        Self::beside(target, StagedKind::Model(like.to_path_buf()))
     }
 
     /// Stages the folder `target`. It gets the permissions of the folder `like`, and its files those of the same names
@@ -98,7 +98,7 @@ impl Staging {
             let error = failed(target, "writing a folder over a file");
             return Err(error(io::ErrorKind::AlreadyExists.into()));
         }
-        let kind = |in_place| Kind::Folder {
+        let kind = |in_place| StagedKind::Folder {
             like: like.to_path_buf(),
             in_place,
         };
@@ -122,15 +122,15 @@ impl Staging {
         Ok(staging)
     }
 
-    fn beside(target: &Path, kind: Kind) -> Result<Self, StagingError> {
-        if !matches!(kind, Kind::Folder { .. }) && target.is_dir() {
+    fn beside(target: &Path, kind: StagedKind) -> Result<Self, StagingError> {
+        if !matches!(kind, StagedKind::Folder { .. }) && target.is_dir() {
             let error = failed(target, "writing the output over a folder");
             return Err(error(io::ErrorKind::IsADirectory.into()));
         }
         Self::within(publish::parent(target), target, kind)
     }
 
-    fn within(parent: &Path, target: &Path, kind: Kind) -> Result<Self, StagingError> {
+    fn within(parent: &Path, target: &Path, kind: StagedKind) -> Result<Self, StagingError> {
         let name = target.file_name().unwrap_or_default();
         let error = failed(parent, "making a temporary folder for the output");
         let place = Place::claim(parent, name).map_err(|unplaced| match unplaced {
@@ -196,8 +196,8 @@ impl Staging {
 
     fn original(&self, relative: &Path) -> PathBuf {
         match &self.kind {
-            Kind::Folder { like, .. } => like.join(relative),
-            Kind::File | Kind::Model(_) => relative.to_path_buf(),
+            StagedKind::Folder { like, .. } => like.join(relative),
+            StagedKind::File | StagedKind::Model(_) => relative.to_path_buf(),
         }
     }
 
@@ -215,10 +215,10 @@ impl Staging {
     pub fn publish(self) -> Result<PathBuf, StagingError> {
         let (staged, target) = (&self.folder, &self.real);
         let published = self.settle().and_then(|()| match &self.kind {
-            Kind::File => publish::file(staged, target),
-            Kind::Model(_) => publish::model(staged, target, self.place.folder()),
-            Kind::Folder { in_place: true, .. } => swap::into_folder(staged, target),
-            Kind::Folder { .. } => swap::folder(staged, target, self.place.folder()),
+            StagedKind::File => publish::file(staged, target),
+            StagedKind::Model(_) => publish::model(staged, target, self.place.folder()),
+            StagedKind::Folder { in_place: true, .. } => swap::into_folder(staged, target),
+            StagedKind::Folder { .. } => swap::folder(staged, target, self.place.folder()),
         });
         published.map_err(failed(&self.target, "giving the output its name"))?;
         Ok(self.target.clone())
@@ -231,7 +231,7 @@ impl Staging {
     pub fn reject(self) -> Result<PathBuf, StagingError> {
         // For in-place folders it is inside the folder, because nothing else is known to be on the same file system.
         let named = match &self.kind {
-            Kind::Folder { in_place: true, .. } => {
+            StagedKind::Folder { in_place: true, .. } => {
                 self.target.join(self.real.file_name().unwrap_or_default())
             }
             _ => self.target.clone(),
@@ -245,8 +245,8 @@ impl Staging {
     /// Sets the permissions of the staged files, and flushes them to disk.
     fn settle(&self) -> io::Result<()> {
         match &self.kind {
-            Kind::File => File::open(self.staged())?.sync_all(),
-            Kind::Model(like) => {
+            StagedKind::File => File::open(self.staged())?.sync_all(),
+            StagedKind::Model(like) => {
                 let like = fs::metadata(like);
                 for entry in fs::read_dir(&self.folder)? {
                     let path = entry?.path();
@@ -259,7 +259,7 @@ impl Staging {
                 }
                 Ok(())
             }
-            Kind::Folder { like, .. } => {
+            StagedKind::Folder { like, .. } => {
                 for entry in walkdir::WalkDir::new(&self.folder) {
                     let entry = entry?;
                     let relative = entry.path().strip_prefix(&self.folder);

@@ -10,7 +10,7 @@ use walkdir::{DirEntry, WalkDir};
 
 use crate::files::copy::copy_file;
 use crate::files::interrupted::{HIDDEN, publishing};
-use crate::files::origin::Origin;
+use crate::files::origin::FileOrigin;
 use crate::files::publish::{ASIDE, is_model, owned_data, parent, sync_folder};
 
 /// Moves the folder `staged` to `target`. An existing folder is exchanged with it as a whole; its files that this tool
@@ -86,7 +86,7 @@ fn written_in(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
         let (true, Ok(relative)) = (is_model(path), path.strip_prefix(folder)) else {
             continue;
         };
-        if Origin::of(path).is_ok_and(|model| model.ours) {
+        if FileOrigin::of(path).is_ok_and(|model| model.ours) {
             let data = owned_data(path);
             written.extend(data.iter().map(|d| relative.with_file_name(d)));
             written.insert(relative.to_path_buf());

@@ -34,8 +34,8 @@ pub enum NpyError {
 pub fn integers(file: &[u8]) -> Result<Vec<i64>, NpyError> {
     let array = Array::of(file)?;
     match array.kind {
-        Kind::Integers { signed } => Ok(array.each(|bytes| number(bytes.iter(), signed))),
-        Kind::Floats | Kind::Booleans => Err(array.unknown()),
+        NumberKind::Integers { signed } => Ok(array.each(|bytes| number(bytes.iter(), signed))),
+        NumberKind::Floats | NumberKind::Booleans => Err(array.unknown()),
     }
 }
 
@@ -46,19 +46,21 @@ pub fn integers(file: &[u8]) -> Result<Vec<i64>, NpyError> {
 pub fn numbers(file: &[u8]) -> Result<(Vec<usize>, Vec<f64>), NpyError> {
     let array = Array::of(file)?;
     let values = match array.kind {
-        Kind::Integers { signed } => array.each(|bytes| number(bytes.iter(), signed) as f64),
-        Kind::Booleans => array.each(|bytes| number(bytes.iter(), false) as f64),
-        Kind::Floats if array.width == 4 => {
+        NumberKind::Integers { signed } => array.each(|bytes| number(bytes.iter(), signed) as f64),
+        NumberKind::Booleans => array.each(|bytes| number(bytes.iter(), false) as f64),
+        NumberKind::Floats if array.width == 4 => {
             array.each(|bytes| f64::from(f32::from_bits(number(bytes.iter(), false) as u32)))
         }
-        Kind::Floats => array.each(|bytes| f64::from_bits(number(bytes.iter(), false) as u64)),
+        NumberKind::Floats => {
+            array.each(|bytes| f64::from_bits(number(bytes.iter(), false) as u64))
+        }
     };
     Ok((array.shape, values))
 }
 
 /// What the elements of a file are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum NumberKind {
     Integers { signed: bool },
     Floats,
     Booleans,
@@ -66,7 +68,7 @@ enum Kind {
 
 /// A .npy file with its header read.
 struct Array<'f> {
-    kind: Kind,
+    kind: NumberKind,
     descr: &'f str,
     /// Bytes of one element.
     width: usize,
@@ -88,16 +90,16 @@ impl<'f> Array<'f> {
         let unknown = || NpyError::ElementType(descr.to_owned());
         let (_, name) = descr.split_at_checked(1).ok_or_else(unknown)?;
         let (kind, width) = match name {
-            "i1" => (Kind::Integers { signed: true }, 1),
-            "i2" => (Kind::Integers { signed: true }, 2),
-            "i4" => (Kind::Integers { signed: true }, 4),
-            "i8" => (Kind::Integers { signed: true }, 8),
-            "u1" => (Kind::Integers { signed: false }, 1),
-            "u2" => (Kind::Integers { signed: false }, 2),
-            "u4" => (Kind::Integers { signed: false }, 4),
-            "b1" => (Kind::Booleans, 1),
-            "f4" => (Kind::Floats, 4),
-            "f8" => (Kind::Floats, 8),
+            "i1" => (NumberKind::Integers { signed: true }, 1),
+            "i2" => (NumberKind::Integers { signed: true }, 2),
+            "i4" => (NumberKind::Integers { signed: true }, 4),
+            "i8" => (NumberKind::Integers { signed: true }, 8),
+            "u1" => (NumberKind::Integers { signed: false }, 1),
+            "u2" => (NumberKind::Integers { signed: false }, 2),
+            "u4" => (NumberKind::Integers { signed: false }, 4),
+            "b1" => (NumberKind::Booleans, 1),
+            "f4" => (NumberKind::Floats, 4),
+            "f8" => (NumberKind::Floats, 8),
             _ => return Err(unknown()),
         };
         let sizes = written.split(',').map(str::trim).filter(|s| !s.is_empty());

@@ -160,14 +160,14 @@ struct Change {
 /// One field of a message in protobuf's text format.
 struct Field {
     name: String,
-    value: Value,
+    value: PbtxtValue,
 }
 
-enum Value {
+enum PbtxtValue {
     /// A number, string or identifier, with its range in the text.
     Scalar(Range<usize>, String),
     Message(Vec<Field>),
-    List(Vec<Value>),
+    List(Vec<PbtxtValue>),
 }
 
 /// Finds `dims` and `data_type` of every message that names a cache, and of the messages in it.
@@ -178,7 +178,7 @@ fn find(
     changes: &mut Vec<Change>,
 ) -> Result<(), String> {
     let own = fields.iter().find_map(|field| match &field.value {
-        Value::Scalar(_, name) if NAMES.contains(&field.name.as_str()) => caches
+        PbtxtValue::Scalar(_, name) if NAMES.contains(&field.name.as_str()) => caches
             .get_key_value(name.as_str())
             .map(|(k, new)| (*k, *new)),
         _ => None,
@@ -191,7 +191,7 @@ fn find(
             ));
         }
         let dims = fields.iter().filter(|f| f.name == "dims");
-        let dims: Vec<&Value> = dims.flat_map(|f| scalars(&f.value)).collect();
+        let dims: Vec<&PbtxtValue> = dims.flat_map(|f| scalars(&f.value)).collect();
         // [heads, length, width], with the batch axis first if the server does not batch.
         match dims.as_slice() {
             [] => {}
@@ -226,9 +226,9 @@ fn find(
 }
 
 /// The change of the scalar `value` to `new`, where it is not that already.
-fn change(value: &Value, key: String, new: String) -> Option<Change> {
+fn change(value: &PbtxtValue, key: String, new: String) -> Option<Change> {
     match value {
-        Value::Scalar(range, old) if *old != new => Some(Change {
+        PbtxtValue::Scalar(range, old) if *old != new => Some(Change {
             key,
             range: range.clone(),
             new,
@@ -237,19 +237,19 @@ fn change(value: &Value, key: String, new: String) -> Option<Change> {
     }
 }
 
-fn scalars(value: &Value) -> Vec<&Value> {
+fn scalars(value: &PbtxtValue) -> Vec<&PbtxtValue> {
     match value {
-        Value::List(values) => values.iter().flat_map(scalars).collect(),
-        Value::Scalar(..) => vec![value],
-        Value::Message(_) => Vec::new(),
+        PbtxtValue::List(values) => values.iter().flat_map(scalars).collect(),
+        PbtxtValue::Scalar(..) => vec![value],
+        PbtxtValue::Message(_) => Vec::new(),
     }
 }
 
-fn messages(value: &Value) -> Vec<&[Field]> {
+fn messages(value: &PbtxtValue) -> Vec<&[Field]> {
     match value {
-        Value::List(values) => values.iter().flat_map(messages).collect(),
-        Value::Message(fields) => vec![fields],
-        Value::Scalar(..) => Vec::new(),
+        PbtxtValue::List(values) => values.iter().flat_map(messages).collect(),
+        PbtxtValue::Message(fields) => vec![fields],
+        PbtxtValue::Scalar(..) => Vec::new(),
     }
 }
 
@@ -286,12 +286,12 @@ impl Parser<'_> {
         }
     }
 
-    fn value(&mut self, depth: usize) -> Result<Value, String> {
+    fn value(&mut self, depth: usize) -> Result<PbtxtValue, String> {
         self.skip(&[]);
         match self.peek() {
             Some('{' | '<') => {
                 self.at += 1;
-                Ok(Value::Message(self.message(depth + 1)?))
+                Ok(PbtxtValue::Message(self.message(depth + 1)?))
             }
             Some('[') => {
                 self.at += 1;
@@ -301,7 +301,7 @@ impl Parser<'_> {
                     match self.peek() {
                         Some(']') => {
                             self.at += 1;
-                            return Ok(Value::List(values));
+                            return Ok(PbtxtValue::List(values));
                         }
                         Some('[') | None => return Err(unexpected(self.peek(), "a value or ]")),
                         Some(_) => values.push(self.value(depth)?),
@@ -311,13 +311,13 @@ impl Parser<'_> {
             Some(quote @ ('"' | '\'')) => self.string(quote),
             Some(c) if c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '+') => {
                 let (range, word) = self.word();
-                Ok(Value::Scalar(range, word))
+                Ok(PbtxtValue::Scalar(range, word))
             }
             found => Err(unexpected(found, "a value")),
         }
     }
 
-    fn string(&mut self, quote: char) -> Result<Value, String> {
+    fn string(&mut self, quote: char) -> Result<PbtxtValue, String> {
         let start = self.at;
         let mut escaped = false;
         let rest = self.text.get(start + 1..).unwrap_or_default();
@@ -328,7 +328,7 @@ impl Parser<'_> {
                 _ if c == quote => {
                     self.at = start + 1 + offset + 1;
                     let inside = rest.get(..offset).unwrap_or_default().to_owned();
-                    return Ok(Value::Scalar(start..self.at, inside));
+                    return Ok(PbtxtValue::Scalar(start..self.at, inside));
                 }
                 _ => {}
             }

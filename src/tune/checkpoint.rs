@@ -13,7 +13,7 @@ const KIND: &str = "gqa2mla training 1";
 
 /// The state of a training run.
 #[derive(Debug, Clone, PartialEq)]
-pub struct State {
+pub struct TrainingState {
     /// The trained tensors with their optimizer state.
     pub tensors: Vec<Trained>,
     /// The values of each tensor at the check with the lowest loss.
@@ -26,7 +26,7 @@ pub struct State {
 ///
 /// # Errors
 /// [`ArraysError::Io`].
-pub fn save(state: &State, settings: &str, path: &Path) -> Result<(), ArraysError> {
+pub fn save(state: &TrainingState, settings: &str, path: &Path) -> Result<(), ArraysError> {
     let mut file = Arrays::default();
     file.text.insert("settings".to_owned(), settings.to_owned());
     let course = serde_json::to_string(&state.course).unwrap_or_default();
@@ -52,7 +52,7 @@ pub fn save(state: &State, settings: &str, path: &Path) -> Result<(), ArraysErro
 
 /// Reads a file of [`save`]; `None` if there is none with these settings and tensor sizes.
 #[must_use]
-pub fn load(path: &Path, settings: &str, sizes: &[usize]) -> Option<State> {
+pub fn load(path: &Path, settings: &str, sizes: &[usize]) -> Option<TrainingState> {
     let file = Arrays::load(KIND, path).ok()?;
     if file.entry("settings").ok()? != settings {
         return None;
@@ -63,7 +63,7 @@ pub fn load(path: &Path, settings: &str, sizes: &[usize]) -> Option<State> {
         (array.len() == size).then(|| array.iter().copied().collect())
     };
     let narrow = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect::<Vec<f32>>();
-    let mut state = State {
+    let mut state = TrainingState {
         tensors: Vec::with_capacity(sizes.len()),
         best: Vec::with_capacity(sizes.len()),
         course,

@@ -28,7 +28,7 @@ pub struct Decoder {
 
 /// A graph without fused attention operators.
 #[derive(Debug)]
-pub struct SpelledOut {
+pub struct TrainableGraph {
     /// The main graph, with attention functions inlined and attention operators expanded.
     pub main: GraphProto,
     /// The new keys and values [B, G, T, size] of every recognised attention.
@@ -39,7 +39,7 @@ pub struct SpelledOut {
 ///
 /// # Errors
 /// [`TuneError::Analysis`].
-pub fn spelled_out(model: &LoadedModel) -> Result<SpelledOut, TuneError> {
+pub fn lowered(model: &LoadedModel) -> Result<TrainableGraph, TuneError> {
     let path = model.path.display().to_string();
     let analysis = Analysis::of(&model.model, Target::MatMul);
     let analysis = analysis.map_err(|cause| TuneError::Analysis { path, cause })?;
@@ -47,7 +47,7 @@ pub fn spelled_out(model: &LoadedModel) -> Result<SpelledOut, TuneError> {
         .sites
         .iter()
         .flat_map(|p| [&p.site.key, &p.site.value]);
-    Ok(SpelledOut {
+    Ok(TrainableGraph {
         sources: sides.map(|side| side.new.clone()).collect(),
         main: analysis.main,
     })

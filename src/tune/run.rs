@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use gqa2mla_train::adamw::{self, Descent};
+use gqa2mla_train::adamw::{self, AdamOptions};
 use gqa2mla_train::error::TrainError;
 use gqa2mla_train::stored;
 use serde::Serialize;
@@ -13,9 +13,9 @@ use crate::measure::text::Text;
 use crate::tune::TuneError;
 use crate::tune::checkpoint;
 use crate::tune::course::{Check, Course};
-use crate::tune::decoder::{Decoder, spelled_out};
+use crate::tune::decoder::{Decoder, lowered};
 use crate::tune::select::{Trainable, select};
-use crate::tune::steps::Run;
+use crate::tune::steps::TrainRun;
 
 /// The options of a training run.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,7 +63,7 @@ pub struct Tuned {
 
 /// The progress of a run.
 #[derive(Debug, Clone, Copy)]
-pub struct Progress {
+pub struct TrainProgress {
     /// Steps done.
     pub step: usize,
     /// Largest number of steps.
@@ -95,14 +95,14 @@ pub fn tune(
     text: &Text,
     options: &TuneOptions,
     partial: &Path,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(TrainProgress),
 ) -> Result<Tuned, TuneError> {
     let path = model.path.display().to_string();
     let (train, held_out) = text.hold_out(HELD_OUT).ok_or(TuneError::Text {
         found: text.ids.len(),
         needed: 3 * 2,
     })?;
-    let graph = spelled_out(model)?;
+    let graph = lowered(model)?;
     let trained = select(&graph.main, &graph.sources, options.trainable);
     if trained.is_empty() {
         return Err(TuneError::Nothing {
@@ -121,10 +121,10 @@ pub fn tune(
     let student = Decoder::new(model, &graph.main, &trained)?;
     let settings = settings(model, teacher, text, options)?;
     let teacher = match teacher {
-        Some(teacher) => Some(Decoder::new(teacher, &spelled_out(teacher)?.main, &[])?),
+        Some(teacher) => Some(Decoder::new(teacher, &lowered(teacher)?.main, &[])?),
         None => None,
     };
-    let run = Run {
+    let run = TrainRun {
         student,
         teacher,
         train,
@@ -150,7 +150,7 @@ pub fn tune(
         }
     }
     let every = options.steps.div_ceil(CHECKS).max(1);
-    let descent = Descent::new(options.steps, options.rate);
+    let descent = AdamOptions::new(options.steps, options.rate);
     let mut ended = Ended::Finished;
     while state.course.steps < options.steps {
         progress(moment(&state.course, options));
@@ -225,8 +225,8 @@ fn write_back(
     written
 }
 
-fn moment(course: &Course, options: &TuneOptions) -> Progress {
-    Progress {
+fn moment(course: &Course, options: &TuneOptions) -> TrainProgress {
+    TrainProgress {
         step: course.steps,
         steps: options.steps,
         loss: course.losses.last().copied(),

@@ -7,7 +7,7 @@ use gqa2mla_train::loss::{self, Loss};
 
 use crate::measure::text::Text;
 use crate::tune::TuneError;
-use crate::tune::checkpoint::State;
+use crate::tune::checkpoint::TrainingState;
 use crate::tune::course::{Check, Course};
 use crate::tune::decoder::Decoder;
 use crate::validate::scenario::Random;
@@ -16,7 +16,7 @@ use crate::validate::scenario::Random;
 const WITHOUT_CONTEXT: usize = 16;
 
 /// Models and text of a run.
-pub struct Run {
+pub struct TrainRun {
     /// The model in training.
     pub student: Decoder,
     /// The teacher of a distillation, if there is one.
@@ -31,12 +31,12 @@ pub struct Run {
     pub seed: u64,
 }
 
-impl Run {
+impl TrainRun {
     /// The state before the first step.
     ///
     /// # Errors
     /// [`TuneError::Program`].
-    pub fn fresh(&self) -> Result<State, TuneError> {
+    pub fn fresh(&self) -> Result<TrainingState, TuneError> {
         let mut tensors = Vec::new();
         for parameter in self.student.program.parameters() {
             let values = parameter.initial.flatten_all().and_then(|t| t.to_vec1());
@@ -44,7 +44,7 @@ impl Run {
                 values.map_err(|e| self.student.failed(e.into()))?,
             ));
         }
-        Ok(State {
+        Ok(TrainingState {
             best: tensors.iter().map(|t| t.values.clone()).collect(),
             tensors,
             course: Course::default(),
@@ -52,7 +52,7 @@ impl Run {
     }
 
     /// The trained tensors as inputs of the program.
-    fn parameters(&self, state: &State) -> Result<Vec<Tensor>, TuneError> {
+    fn parameters(&self, state: &TrainingState) -> Result<Vec<Tensor>, TuneError> {
         let parameters = self.student.program.parameters().iter().zip(&state.tensors);
         let tensors = parameters.map(|(parameter, tensor)| {
             Tensor::from_slice(&tensor.values, parameter.initial.dims(), &Device::Cpu)
@@ -85,7 +85,7 @@ impl Run {
     ///
     /// # Errors
     /// [`TuneError::Program`] and [`TuneError::Interface`].
-    pub fn check(&self, state: &mut State) -> Result<f64, TuneError> {
+    pub fn check(&self, state: &mut TrainingState) -> Result<f64, TuneError> {
         let parameters = self.parameters(state)?;
         let mut losses = Vec::new();
         for tokens in self.held_out.sequences() {
@@ -107,7 +107,7 @@ impl Run {
     ///
     /// # Errors
     /// [`TuneError::Program`] and [`TuneError::Interface`].
-    pub fn step(&self, state: &State) -> Result<(f64, Vec<Vec<f32>>), TuneError> {
+    pub fn step(&self, state: &TrainingState) -> Result<(f64, Vec<Vec<f32>>), TuneError> {
         let parameters = self.parameters(state)?;
         let batch = self.batch.max(1);
         let mut mean = 0.0;

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla::files::save::{ALIGNMENT, INLINE_BELOW, LARGE, PACKING, output_path, save};
-use gqa2mla_passes::onnx::stored::{External, Model, Role, visit_tensors};
+use gqa2mla_passes::onnx::stored::{External, Model, TensorStorage, visit_tensors};
 use gqa2mla_passes::onnx::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto,
     StringStringEntryProto, TensorProto, TrainingInfoProto,

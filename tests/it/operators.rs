@@ -1,4 +1,4 @@
-//! Every attribute and optional input of an attention operator that is spelled out, against ONNX Runtime's own kernel.
+//! Every attribute and optional input of an attention operator that is lowered, against ONNX Runtime's own kernel.
 
 use crate::common::{SINGLE, compared, grouped, in_ort, loaded, rewritten, session};
 use gqa2mla::files::load::LoadedModel;
@@ -200,7 +200,7 @@ fn multi_head_attention() {
     }
 }
 
-/// What has no spelled-out form is refused under the operator's name, with what stands in the way.
+/// What has no lowering is refused under the operator's name, with what stands in the way.
 #[test]
 fn refused_by_name() {
     let cases: [(&str, Change, &str); 6] = [
@@ -322,7 +322,7 @@ fn ragged_logits(model: &LoadedModel, heads: usize, size: usize) -> Result<Vec<f
     Ok(logits.unwrap().1.to_f32())
 }
 
-/// The spelled-out form appends at the end for every row alike. A row that is shorter stops the run, at a node whose name
+/// The lowering appends at the end for every row alike. A row that is shorter stops the run, at a node whose name
 /// says what is wrong; the operator's own form goes on and computes the same.
 #[test]
 fn ragged_rows_never_give_a_silent_difference() {

@@ -4,7 +4,7 @@ use std::f64::consts::PI;
 
 /// The hyperparameters of the optimizer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Descent {
+pub struct AdamOptions {
     /// Peak learning rate, relative to each tensor's initial root mean square, so that it is independent of their
     /// scales.
     pub rate: f64,
@@ -20,7 +20,7 @@ pub struct Descent {
     pub largest_gradient: f64,
 }
 
-impl Descent {
+impl AdamOptions {
     /// The default hyperparameters for `steps` steps with the peak rate `rate`.
     #[must_use]
     pub fn new(steps: usize, rate: f64) -> Self {
@@ -84,7 +84,12 @@ impl Trained {
 ///   m = b1 m + (1 - b1) g,  s = b2 s + (1 - b2) g^2,  u -= rate (m / (1 - b1^t) / (sqrt(s / (1 - b2^t)) + 1e-8) + decay u).
 ///
 /// Returns the norm of the gradient with respect to u before clipping. If it is not finite, nothing is changed.
-pub fn step(tensors: &mut [Trained], grads: &[Vec<f32>], descent: &Descent, number: usize) -> f64 {
+pub fn step(
+    tensors: &mut [Trained],
+    grads: &[Vec<f32>],
+    descent: &AdamOptions,
+    number: usize,
+) -> f64 {
     let squares = tensors.iter().zip(grads).map(|(tensor, grad)| {
         let square: f64 = grad.iter().map(|&g| f64::from(g).powi(2)).sum();
         square * tensor.scale.powi(2)

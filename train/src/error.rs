@@ -68,7 +68,7 @@ pub enum TrainError {
         /// The operator, with its domain.
         op: String,
         /// What is wrong.
-        cause: OpError,
+        cause: Box<OpError>,
     },
     /// A value has no definition.
     #[error("value '{0}' is read, but no node, initializer or input makes it")]

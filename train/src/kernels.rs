@@ -20,9 +20,9 @@ pub fn read<R>(tensor: &Tensor, of: impl FnOnce(&[f32]) -> R) -> Result<R> {
             "the tensor is not in the processor's memory".to_owned(),
         ));
     };
-    let range = layout.contiguous_offsets().and_then(|(start, end)| {
+    let range = layout.contiguous_offsets().map(|(start, end)| {
         let all = storage.as_slice::<f32>();
-        Some(all.map(|all| all.get(start..end).unwrap_or_default()))
+        all.map(|all| all.get(start..end).unwrap_or_default())
     });
     match range {
         Some(elements) => Ok(of(elements?)),

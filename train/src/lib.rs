@@ -33,7 +33,7 @@
 //! let x = Tensor::new(&[[1f32]], &Device::Cpu)?;
 //! let inputs = BTreeMap::from([("x".to_owned(), x)]);
 //!
-//! let descent = adamw::Descent::new(20, 0.5);
+//! let descent = adamw::AdamOptions::new(20, 0.5);
 //! let mut tensors = [adamw::Trained::new(vec![0.1, 0.2])];
 //! let mut losses = Vec::new();
 //! for step in 0..20 {

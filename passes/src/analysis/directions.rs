@@ -43,7 +43,7 @@ impl Directions {
         }
     }
 
-    /// Tells the sites.
+    /// Writes the lossless rank of each cache, and why it is lower than the full one, into its sites.
     pub fn tell(&self, sites: &mut [PlacedSite]) {
         for placed in sites {
             let Some(known) = self.of.get(&placed.cache) else {

@@ -4,9 +4,9 @@
 mod caches;
 mod directions;
 pub mod identity;
+mod lowering;
 pub mod observe;
 pub mod placed;
-mod spelling;
 pub mod view;
 
 use std::collections::{BTreeMap, HashSet};
@@ -27,10 +27,10 @@ use crate::recognize::{Recognized, recognize};
 use caches::Refusals;
 use directions::Directions;
 use identity::CacheId;
+use lowering::lower_operators;
 use placed::PlacedSite;
-use spelling::spell_out;
 
-pub use spelling::SpelledOperator;
+pub use lowering::LoweredOperator;
 pub use view::SiteView;
 
 /// A model with attention functions inlined and attention operators expanded into primitives, and its attentions.
@@ -49,7 +49,7 @@ pub struct Analysis {
     /// The supported fused attention operators.
     pub operators: Operators,
     /// The fused operators that were expanded.
-    pub spelled: Vec<SpelledOperator>,
+    pub lowered: Vec<LoweredOperator>,
     /// The model-local functions that were inlined.
     pub inlined: HashSet<Key>,
     /// Operator sets that the inlined bodies need and that the model does not import.
@@ -64,8 +64,8 @@ pub enum AnalysisError {
     #[error(transparent)]
     Malformed(#[from] VerifyError),
     /// An operator could not be expanded.
-    #[error("internal error, an operator cannot be spelled out: {0}")]
-    Spell(#[from] PatchError),
+    #[error("internal error, an operator cannot be lowered: {0}")]
+    Lower(#[from] PatchError),
 }
 
 impl Analysis {
@@ -106,27 +106,27 @@ impl Analysis {
             Ok(())
         });
         let before = before.map_err(|e: OperandError| VerifyError::from(e))?;
-        let spelled = spell_out(main, lowered)?;
-        let facts = match spelled.operators.is_empty() {
+        let lowered = lower_operators(main, lowered)?;
+        let facts = match lowered.operators.is_empty() {
             true => before,
-            false => ScopeFacts::infer(model, &spelled.main, &rules),
+            false => ScopeFacts::infer(model, &lowered.main, &rules),
         };
         let functions = Functions::of(&model.proto, &is_attention);
         let (inlined, imports) = inlined
             .map(|i| (i.functions, i.imports))
             .unwrap_or_default();
         let mut all = Self {
-            main: spelled.main,
+            main: lowered.main,
             facts,
             sites: Vec::new(),
             rejects: Vec::new(),
             others: Vec::new(),
             operators,
-            spelled: spelled.operators,
+            lowered: lowered.operators,
             inlined,
             imports,
         };
-        all.recognize(&functions.kept, &spelled.lowered);
+        all.recognize(&functions.kept, &lowered.lowered);
         all.reject(caches::caches_that_do_not_reach_the_interface(
             &all.sites, &all.main,
         ));

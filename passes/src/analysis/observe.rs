@@ -140,7 +140,7 @@ pub fn observe(
 }
 
 /// The additions to the graph of one attention.
-struct View {
+struct ObservedView {
     nodes: Vec<NodeProto>,
     /// For each output: the value in the graph of the attention, the name of the model output, the element type.
     outputs: Vec<(String, String, i32)>,
@@ -148,7 +148,7 @@ struct View {
 
 #[derive(Default)]
 struct Views {
-    views: Vec<(Scope, View)>,
+    views: Vec<(Scope, ObservedView)>,
     layers: Vec<ObservedLayer>,
     numbers: HashMap<CacheId, usize>,
 }
@@ -159,7 +159,7 @@ impl Views {
         // Both branches of an `If` return the quantities of one attention under the same names.
         let known = self.numbers.get(&placed.cache).copied();
         let number = known.unwrap_or(self.layers.len());
-        let mut view = View {
+        let mut view = ObservedView {
             nodes: Vec::new(),
             outputs: Vec::new(),
         };
@@ -273,7 +273,7 @@ fn add_first_index(graph: &mut GraphProto) {
 }
 
 /// Adds the nodes of `view` to the graph at `scope`, and its outputs to this graph and all enclosing ones.
-fn expose(main: &mut GraphProto, scope: &Scope, view: View) -> Result<(), ObserveError> {
+fn expose(main: &mut GraphProto, scope: &Scope, view: ObservedView) -> Result<(), ObserveError> {
     let malformed = || ObserveError::Malformed("a graph is not where it was".to_owned());
     let graph = scope.get_mut(main).ok_or_else(malformed)?;
     graph.node.extend(view.nodes);

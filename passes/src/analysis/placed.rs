@@ -4,7 +4,7 @@ use crate::analysis::identity::{CacheId, SiteId};
 use crate::graph::patch::Patch;
 use crate::graph::scopes::Scope;
 use crate::onnx::GraphProto;
-use crate::operators::Origin;
+use crate::operators::OperatorOrigin;
 use crate::recognize::reject::Operand;
 use crate::recognize::site::{Cache, Site};
 
@@ -49,7 +49,7 @@ pub struct PlacedSite {
     /// The attention.
     pub site: Site,
     /// The fused operator that the attention was expanded from, if any.
-    pub origin: Option<Origin>,
+    pub origin: Option<OperatorOrigin>,
     /// The unique name of the attention in its model.
     pub id: SiteId,
     /// The id of its key cache.
@@ -58,7 +58,12 @@ pub struct PlacedSite {
 
 impl PlacedSite {
     /// `site`, which was found at `scope` of `main`, with its ids.
-    pub fn new(main: &GraphProto, scope: &Scope, site: Site, origin: Option<Origin>) -> Self {
+    pub fn new(
+        main: &GraphProto,
+        scope: &Scope,
+        site: Site,
+        origin: Option<OperatorOrigin>,
+    ) -> Self {
         let cache = CacheId::of(main, scope, &site);
         Self {
             scope: scope.clone(),

@@ -6,14 +6,14 @@ use faer::{Accum, MatMut, MatRef, Par};
 
 /// A view of a row-major matrix, possibly transposed.
 #[derive(Debug, Clone, Copy)]
-pub struct View<'a> {
+pub struct DenseView<'a> {
     data: &'a [f32],
     rows: usize,
     columns: usize,
     turned: bool,
 }
 
-impl<'a> View<'a> {
+impl<'a> DenseView<'a> {
     /// The first `rows` rows of `data`, `columns` wide; fewer if `data` is shorter.
     pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
         let rows = rows.min(data.len() / columns.max(1));
@@ -45,7 +45,7 @@ impl<'a> View<'a> {
 
 /// `out = alpha * a b`, or `out += alpha * a b` if `add`. `out` is truncated or filled with zeros to the size of the
 /// product. If the shapes do not match, nothing is added.
-pub fn product(out: &mut Vec<f32>, add: bool, a: View, b: View, alpha: f32) {
+pub fn product(out: &mut Vec<f32>, add: bool, a: DenseView, b: DenseView, alpha: f32) {
     let (a, b) = (a.faer(), b.faer());
     let (rows, columns) = (a.nrows(), b.ncols());
     let mode = if add { Accum::Add } else { Accum::Replace };

@@ -33,7 +33,7 @@ pub struct Contradiction {
 pub enum Contradicted {
     /// An input that the operator of the node does not accept.
     #[error(transparent)]
-    Operand(#[from] OperandError),
+    TypeConstraint(#[from] OperandError),
     /// A value of the graph that the node redefines with another type or shape.
     #[error("node '{node}' makes '{value}' as {new}, and it was {old}")]
     Value {

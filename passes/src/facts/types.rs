@@ -14,7 +14,7 @@ use crate::onnx::{GraphProto, NodeProto};
 
 /// The type constraint of one input of an operator.
 #[derive(Debug, Clone, Copy)]
-enum Operand {
+enum TypeConstraint {
     /// Any type.
     Any,
     /// The same type as all other `Shared` and `Float` inputs.
@@ -25,7 +25,7 @@ enum Operand {
     Of(&'static [DataType]),
 }
 
-use Operand::{Any, Float, Of, Shared};
+use TypeConstraint::{Any, Float, Of, Shared};
 
 const FLOATS: &[DataType] = &[
     DataType::Float,
@@ -33,13 +33,13 @@ const FLOATS: &[DataType] = &[
     DataType::Float16,
     DataType::Bfloat16,
 ];
-const BOOL: Operand = Of(&[DataType::Bool]);
-const INT32: Operand = Of(&[DataType::Int32]);
-const INT64: Operand = Of(&[DataType::Int64]);
-const INDEX: Operand = Of(&[DataType::Int32, DataType::Int64]);
+const BOOL: TypeConstraint = Of(&[DataType::Bool]);
+const INT32: TypeConstraint = Of(&[DataType::Int32]);
+const INT64: TypeConstraint = Of(&[DataType::Int64]);
+const INDEX: TypeConstraint = Of(&[DataType::Int32, DataType::Int64]);
 
 /// The constraints of the inputs of an operator; the last entry applies to all further inputs.
-fn inputs(node: &NodeProto) -> Option<&'static [Operand]> {
+fn inputs(node: &NodeProto) -> Option<&'static [TypeConstraint]> {
     if is_standard(node) {
         standard(node.op_type())
     } else if node.domain() == "com.microsoft" {
@@ -49,7 +49,7 @@ fn inputs(node: &NodeProto) -> Option<&'static [Operand]> {
     }
 }
 
-fn standard(op: &str) -> Option<&'static [Operand]> {
+fn standard(op: &str) -> Option<&'static [TypeConstraint]> {
     Some(match op {
         "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Min" | "Max" | "Sum" | "Mean" | "MatMul"
         | "Gemm" | "Concat" | "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual"
@@ -82,7 +82,7 @@ fn standard(op: &str) -> Option<&'static [Operand]> {
     })
 }
 
-fn contrib(op: &str) -> Option<&'static [Operand]> {
+fn contrib(op: &str) -> Option<&'static [TypeConstraint]> {
     Some(match op {
         "FusedMatMul" => &[Float],
         "RotaryEmbedding" => &[Float, INT64, Float, Float],

@@ -107,7 +107,7 @@ impl Form for GroupedQuery {
     }
 }
 
-/// The `GroupQueryAttention` that the attention was spelled out from.
+/// The `GroupQueryAttention` that the attention was lowered from.
 pub fn operator<'v>(view: &SiteView<'v>) -> Option<&'v NodeProto> {
     let origin = view.placed.origin.as_ref()?;
     origin.grouped.as_ref()

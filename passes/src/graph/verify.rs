@@ -89,7 +89,7 @@ impl From<OperandError> for VerifyError {
 /// Checks the main graph of `model` and all its subgraphs.
 pub fn verify(model: &ModelProto) -> Result<(), VerifyError> {
     let graph = model.graph.as_ref().ok_or(VerifyError::NoGraph)?;
-    let mut domains: Names = model
+    let mut domains: NameSet = model
         .opset_import
         .iter()
         .map(|o| normal(o.domain()))
@@ -99,7 +99,7 @@ pub fn verify(model: &ModelProto) -> Result<(), VerifyError> {
 }
 
 /// The defined names of a graph, which are looked up for every input of every node.
-type Names<'a> = HashSet<&'a str, foldhash::fast::RandomState>;
+type NameSet<'a> = HashSet<&'a str, foldhash::fast::RandomState>;
 
 fn verify_sizes(tensor: &str, dims: &[i64]) -> Result<(), VerifyError> {
     if dims.iter().all(|&size| size >= 0) {
@@ -117,16 +117,16 @@ fn normal(domain: &str) -> &str {
 
 fn verify_graph<'a>(
     graph: &'a GraphProto,
-    domains: &Names,
-    outer: &mut Vec<Names<'a>>,
+    domains: &NameSet,
+    outer: &mut Vec<NameSet<'a>>,
 ) -> Result<(), VerifyError> {
-    let mut made = Names::default();
+    let mut made = NameSet::default();
     for input in &graph.input {
         if !made.insert(input.name()) {
             return Err(VerifyError::MadeTwice(input.name().to_owned()));
         }
     }
-    let mut initialized = Names::default();
+    let mut initialized = NameSet::default();
     let sparse = graph
         .sparse_initializer
         .iter()
@@ -152,7 +152,7 @@ fn verify_graph<'a>(
                 domain: node.domain().to_owned(),
             });
         }
-        let mut attributes = Names::default();
+        let mut attributes = NameSet::default();
         for attribute in &node.attribute {
             if !attributes.insert(attribute.name()) {
                 return Err(VerifyError::AttributeTwice {

@@ -275,7 +275,7 @@ fn packed_six(elements: &[i32]) -> impl Iterator<Item = u8> + use<> {
 
 /// The role of a visited tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum TensorStorage {
     /// A dense tensor.
     Dense,
     /// The elements or indices of a sparse tensor, which the ONNX checker reads only if they are inline.
@@ -285,7 +285,7 @@ pub enum Role {
 /// Calls `visit` on every tensor of `model`: initializers, attributes, sparse tensors, subgraphs, functions, training.
 pub fn visit_tensors<E>(
     model: &mut ModelProto,
-    visit: &mut dyn FnMut(&mut TensorProto, Role) -> Result<(), E>,
+    visit: &mut dyn FnMut(&mut TensorProto, TensorStorage) -> Result<(), E>,
 ) -> Result<(), E> {
     let training = model
         .training_info
@@ -307,10 +307,10 @@ pub fn visit_tensors<E>(
 
 fn visit_graph<E>(
     graph: &mut GraphProto,
-    visit: &mut dyn FnMut(&mut TensorProto, Role) -> Result<(), E>,
+    visit: &mut dyn FnMut(&mut TensorProto, TensorStorage) -> Result<(), E>,
 ) -> Result<(), E> {
     for tensor in &mut graph.initializer {
-        visit(tensor, Role::Dense)?;
+        visit(tensor, TensorStorage::Dense)?;
     }
     for sparse in &mut graph.sparse_initializer {
         visit_sparse(sparse, visit)?;
@@ -323,7 +323,7 @@ fn visit_graph<E>(
 
 fn visit_node<E>(
     node: &mut NodeProto,
-    visit: &mut dyn FnMut(&mut TensorProto, Role) -> Result<(), E>,
+    visit: &mut dyn FnMut(&mut TensorProto, TensorStorage) -> Result<(), E>,
 ) -> Result<(), E> {
     for attribute in &mut node.attribute {
         visit_attribute(attribute, visit)?;
@@ -333,10 +333,10 @@ fn visit_node<E>(
 
 fn visit_attribute<E>(
     attribute: &mut AttributeProto,
-    visit: &mut dyn FnMut(&mut TensorProto, Role) -> Result<(), E>,
+    visit: &mut dyn FnMut(&mut TensorProto, TensorStorage) -> Result<(), E>,
 ) -> Result<(), E> {
     for tensor in attribute.t.iter_mut().chain(&mut attribute.tensors) {
-        visit(tensor, Role::Dense)?;
+        visit(tensor, TensorStorage::Dense)?;
     }
     for sparse in attribute
         .sparse_tensor
@@ -353,10 +353,10 @@ fn visit_attribute<E>(
 
 fn visit_sparse<E>(
     sparse: &mut SparseTensorProto,
-    visit: &mut dyn FnMut(&mut TensorProto, Role) -> Result<(), E>,
+    visit: &mut dyn FnMut(&mut TensorProto, TensorStorage) -> Result<(), E>,
 ) -> Result<(), E> {
     for tensor in sparse.values.iter_mut().chain(sparse.indices.iter_mut()) {
-        visit(tensor, Role::Sparse)?;
+        visit(tensor, TensorStorage::Sparse)?;
     }
     Ok(())
 }

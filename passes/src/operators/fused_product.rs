@@ -6,7 +6,7 @@ use crate::facts::Facts;
 use crate::facts::contrib::operand_order;
 use crate::graph::{Graph, float_attribute, input_at, is_contrib, output_at};
 use crate::onnx::NodeProto;
-use crate::operators::Speller;
+use crate::operators::Primitives;
 use crate::recognize::candidate::is_product;
 
 /// Whether `node` is a `FusedMatMul` of two computed operands. A product with a constant is a projection.
@@ -15,7 +15,7 @@ pub fn is_candidate(graph: &Graph, facts: &Facts, node: &NodeProto) -> bool {
 }
 
 /// Expands `node`; `None` if the type or the rank of an operand is unknown.
-pub fn spell(s: &mut Speller, node: &NodeProto) -> Option<()> {
+pub fn lower(s: &mut Primitives, node: &NodeProto) -> Option<()> {
     let elem_type = s.facts.elem_type(input_at(node, 0)?)?;
     let a = operand(s, node, 0, 'A')?;
     let b = operand(s, node, 1, 'B')?;
@@ -32,7 +32,7 @@ pub fn spell(s: &mut Speller, node: &NodeProto) -> Option<()> {
 }
 
 /// The operand at `position`, transposed as the attributes of `node` say.
-fn operand(s: &mut Speller, node: &NodeProto, position: usize, side: char) -> Option<String> {
+fn operand(s: &mut Primitives, node: &NodeProto, position: usize, side: char) -> Option<String> {
     let value = input_at(node, position)?;
     let order = operand_order(node, side, s.facts.shape(value)?.len());
     if order.is_sorted() {

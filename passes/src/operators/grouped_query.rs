@@ -10,8 +10,8 @@ use tract_data::prelude::TDim;
 use crate::facts::{Fact, Facts};
 use crate::graph::{float_attribute, input_at, int_attribute, output_at};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
-use crate::operators::spell::{Core, Speller};
-use crate::operators::{Operator, Spelled, Target, unsupported};
+use crate::operators::primitives::{Core, Primitives};
+use crate::operators::{LoweredNode, Operator, Target, unsupported};
 use crate::recognize::reject::Reason;
 
 /// Name of the node at which such a run fails; runtimes print it in their error.
@@ -19,9 +19,9 @@ const CHECK: &str = "check/every_row_must_hold_past_plus_new_tokens";
 
 /// The operator.
 pub const OPERATOR: Operator =
-    Operator::new("com.microsoft", "GroupQueryAttention", outputs, spell).counting_positions();
+    Operator::new("com.microsoft", "GroupQueryAttention", outputs, lower).counting_positions();
 
-fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, Reason> {
+fn lower(s: &mut Primitives, node: &NodeProto, target: Target) -> Result<LoweredNode, Reason> {
     let refuse = |detail: &str| Err(unsupported(node, detail));
     let input = |position| input_at(node, position);
     let output = |position| output_at(node, position);
@@ -39,10 +39,14 @@ fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, R
         );
     }
     if int_attribute(node, "local_window_size", -1) == 0 {
-        return refuse("its window is empty (local_window_size = 0)");
+        return refuse(
+            "its window is empty (local_window_size = 0): set the window's length, or -1 for none",
+        );
     }
     if !matches!(int_attribute(node, "do_rotary", 0), 0 | 1) {
-        return refuse("do_rotary is neither 0 nor 1");
+        return refuse(
+            "do_rotary is neither 0 nor 1, the two values that ONNX Runtime defines: set one of them",
+        );
     }
     if input(9).is_some() {
         return refuse(
@@ -50,13 +54,19 @@ fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, R
         );
     }
     if int_attribute(node, "causal", 1) == 0 {
-        return refuse("it is bidirectional (causal = 0)");
+        return refuse(
+            "it is bidirectional (causal = 0), so that no token can be decoded from a cache: leave this model as it is",
+        );
     }
     if output(3).is_some() {
-        return refuse("its scores (output_qk) are read");
+        return refuse(
+            "its scores (output_qk) are an output, which a latent product does not give: export without an output of attention scores",
+        );
     }
     let (Some(query), Some(seqlens), Some(y)) = (input(0), input(5), output(0)) else {
-        return refuse("query, seqlens_k or output is missing");
+        return refuse(
+            "query, seqlens_k or output is missing, which the operator requires: export the model again",
+        );
     };
     let (Some(past_key), Some(past_value), Some(present_key), Some(present_value)) =
         (input(3), input(4), output(1), output(2))
@@ -77,7 +87,9 @@ fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, R
         s.facts.elem_type(query),
         heads > 0 && kv_heads > 0 && heads % kv_heads == 0,
     ) else {
-        return refuse("the width of its query or the number of its heads is not known");
+        return refuse(
+            "the width of its query or the number of its heads is not constant: export with a fixed hidden size, num_heads and kv_num_heads",
+        );
     };
     let (q, k, v, size) = match (input(1), input(2)) {
         (Some(key), Some(value)) => (
@@ -99,10 +111,18 @@ fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, R
             });
             match parts.as_slice() {
                 [q, k, v] => (q.clone(), k.clone(), v.clone(), size),
-                _ => return refuse("its packed input cannot be split"),
+                _ => {
+                    return refuse(
+                        "its packed input does not hold queries, keys and values: export with separate inputs",
+                    );
+                }
             }
         }
-        _ => return refuse("it has a key without a value"),
+        _ => {
+            return refuse(
+                "it has a key without a value, or a value without a key: export the model again",
+            );
+        }
     };
     let (q, k) = match (input(14), input(15)) {
         (Some(q_norm), Some(k_norm)) => (
@@ -116,7 +136,9 @@ fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, R
         (false, _, _) => (q, k),
         (true, Some(cos), Some(sin)) => {
             let Some(half) = s.facts.shape(cos).and_then(|shape| shape.get(1)?.as_i64()) else {
-                return refuse("the width of its cos_cache is not known");
+                return refuse(
+                    "the width of its cos_cache is not constant: export with cos_cache as an initializer",
+                );
             };
             let positions = match target {
                 Target::MatMul => start(s, query, past_key, seqlens),
@@ -145,7 +167,11 @@ fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, R
                 rotate("k_rotated", &k, kv_heads),
             )
         }
-        _ => return refuse("it rotates without cos_cache and sin_cache"),
+        _ => {
+            return refuse(
+                "it rotates (do_rotary = 1) without cos_cache and sin_cache: export with both",
+            );
+        }
     };
     let q = s.heads("q", &q, heads, size);
     let k = s.heads("k", &k, kv_heads, size);
@@ -206,14 +232,14 @@ fn spell(s: &mut Speller, node: &NodeProto, target: Target) -> Result<Spelled, R
         output: y,
         packed: true,
     });
-    Ok(Spelled {
+    Ok(LoweredNode {
         score,
         grouped: Some(node.clone()),
     })
 }
 
 /// A key of the lengths that an operator uses; operators with equal lengths share masks and checks.
-fn lengths(s: &Speller, query: &str, past: &str, seqlens: &str) -> String {
+fn lengths(s: &Primitives, query: &str, past: &str, seqlens: &str) -> String {
     let size =
         |value: &str, axis: usize| match s.facts.shape(value).and_then(|shape| shape.get(axis)) {
             Some(size) => size.to_string(),
@@ -223,7 +249,7 @@ fn lengths(s: &Speller, query: &str, past: &str, seqlens: &str) -> String {
 }
 
 /// The position P of the first new token, as a vector of one element. The run fails if a row is not P + T long.
-fn start(s: &mut Speller, query: &str, past: &str, seqlens: &str) -> String {
+fn start(s: &mut Primitives, query: &str, past: &str, seqlens: &str) -> String {
     let key = format!("start {}", lengths(s, query, past, seqlens));
     s.shared(&key, |s| {
         let int64 = DataType::Int64;
@@ -250,7 +276,7 @@ fn start(s: &mut Speller, query: &str, past: &str, seqlens: &str) -> String {
 }
 
 /// The positions [B, T] of the new tokens: row b begins at max(0, seqlens_k[b] + 1 - T).
-fn row_positions(s: &mut Speller, query: &str, seqlens: &str) -> String {
+fn row_positions(s: &mut Primitives, query: &str, seqlens: &str) -> String {
     let key = format!("positions {} {seqlens}", lengths(s, query, query, seqlens));
     s.shared(&key, |s| {
         let int64 = DataType::Int64;
@@ -272,7 +298,7 @@ fn row_positions(s: &mut Speller, query: &str, seqlens: &str) -> String {
 
 /// RMS normalization of each head (inputs 14 and 15).
 fn normalized(
-    s: &mut Speller,
+    s: &mut Primitives,
     node: &NodeProto,
     part: &str,
     x: &str,

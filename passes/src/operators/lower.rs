@@ -9,7 +9,7 @@ use crate::graph::patch::Patch;
 use crate::graph::{Graph, NodeId, label};
 use crate::onnx::NodeProto;
 use crate::operators::operator::{Target, unsupported};
-use crate::operators::spell::Speller;
+use crate::operators::primitives::Primitives;
 use crate::operators::table::Operators;
 use crate::operators::{fused_product, refused, second_transpose};
 use crate::recognize::reject::Reason;
@@ -17,7 +17,7 @@ use crate::recognize::site::Dialect;
 
 /// One operator that was expanded.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Origin {
+pub struct OperatorOrigin {
     /// The operator, as a dialect.
     pub dialect: Dialect,
     /// Label of the operator's node.
@@ -32,21 +32,21 @@ pub struct Lowered {
     /// Replaces each operator by its primitives.
     pub patch: Patch,
     /// The origin of each attention, by the output name of its score product.
-    pub origins: HashMap<String, Origin>,
+    pub origins: HashMap<String, OperatorOrigin>,
     /// The reasons for operators that are not expanded, by their first output name.
     pub refused: BTreeMap<String, Reason>,
 }
 
-/// Replaces the node `id` by the nodes of `speller`; returns the values that later operators may share.
+/// Replaces the node `id` by the nodes of `primitives`; returns the values that later operators may share.
 ///
 /// # Errors
 /// [`Contradiction`] if types or shapes of the operator's inputs do not fit its primitives.
 fn take(
     patch: &mut TypedPatch,
     id: NodeId,
-    speller: Speller,
+    primitives: Primitives,
 ) -> Result<HashMap<String, String>, Contradiction> {
-    let (nodes, initializers, keys) = speller.finish();
+    let (nodes, initializers, keys) = primitives.finish();
     for tensor in initializers {
         patch.initializer(tensor);
     }
@@ -54,26 +54,27 @@ fn take(
     Ok(keys)
 }
 
-/// Spells out every fused product of two computed values, every second transpose of a cache, and every node of `graph` that calls one of `operators`.
+/// Lowers every fused product of two computed values, every second transpose of a cache, and every node of `graph` that
+/// calls one of `operators`.
 pub fn lower(graph: &Graph, facts: &Arc<Facts>, operators: &Operators, target: Target) -> Lowered {
     let mut lowered = Lowered::default();
-    let mut patch = TypedPatch::new("spelled out", graph, facts);
+    let mut patch = TypedPatch::new("lowered", graph, facts);
     let mut shared = HashMap::new();
     for (id, node) in graph.nodes() {
         if let Some(second) = second_transpose::candidate(graph, facts, id, node) {
-            let mut speller = Speller::new(graph, facts, node, &mut shared);
-            if second.spell(&mut speller, node).is_some()
-                && let Ok(made) = take(&mut patch, id, speller)
+            let mut primitives = Primitives::new(graph, facts, node, &mut shared);
+            if second.lower(&mut primitives, node).is_some()
+                && let Ok(made) = take(&mut patch, id, primitives)
             {
                 shared.extend(made);
             }
             continue;
         }
         if fused_product::is_candidate(graph, facts, node) {
-            let mut speller = Speller::new(graph, facts, node, &mut shared);
+            let mut primitives = Primitives::new(graph, facts, node, &mut shared);
             // A product whose operands do not fit each other is not expanded.
-            if fused_product::spell(&mut speller, node).is_some()
-                && let Ok(made) = take(&mut patch, id, speller)
+            if fused_product::lower(&mut primitives, node).is_some()
+                && let Ok(made) = take(&mut patch, id, primitives)
             {
                 shared.extend(made);
             }
@@ -89,21 +90,21 @@ pub fn lower(graph: &Graph, facts: &Arc<Facts>, operators: &Operators, target: T
             }
             continue;
         };
-        let mut speller = Speller::new(graph, facts, node, &mut shared);
-        let spelled = operator.spell(&mut speller, node, target);
-        let taken = spelled.and_then(|spelled| {
-            let made = take(&mut patch, id, speller);
+        let mut primitives = Primitives::new(graph, facts, node, &mut shared);
+        let attention = operator.lower(&mut primitives, node, target);
+        let taken = attention.and_then(|attention| {
+            let made = take(&mut patch, id, primitives);
             let made = made.map_err(|error| unsupported(node, &error.what.to_string()))?;
-            Ok((spelled, made))
+            Ok((attention, made))
         });
         match taken {
-            Ok((spelled, made)) => {
-                let origin = Origin {
+            Ok((attention, made)) => {
+                let origin = OperatorOrigin {
                     dialect: Dialect(operator.name()),
                     label: label(node).to_owned(),
-                    grouped: spelled.grouped,
+                    grouped: attention.grouped,
                 };
-                lowered.origins.insert(spelled.score, origin);
+                lowered.origins.insert(attention.score, origin);
                 shared.extend(made);
             }
             Err(reason) => refuse(reason),

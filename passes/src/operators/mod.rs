@@ -8,9 +8,9 @@
 mod fused_product;
 mod lower;
 mod operator;
+mod primitives;
 mod refused;
 mod second_transpose;
-mod spell;
 mod table;
 
 /// Declares the module of each operator, and lists the operators.
@@ -29,7 +29,7 @@ operators! {
     multi_head,
 }
 
-pub use lower::{Lowered, Origin, lower};
-pub use operator::{Operator, Spell, Spelled, Target, unsupported};
-pub use spell::{Core, Speller};
+pub use lower::{Lowered, OperatorOrigin, lower};
+pub use operator::{Lower, LoweredNode, Operator, Target, unsupported};
+pub use primitives::{Core, Primitives};
 pub use table::Operators;

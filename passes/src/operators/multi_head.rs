@@ -5,20 +5,22 @@ use tract_data::prelude::TDim;
 use crate::facts::{Fact, Facts, dim};
 use crate::graph::{float_attribute, input_at, int_attribute, output_at};
 use crate::onnx::NodeProto;
-use crate::operators::spell::{Core, Speller};
-use crate::operators::{Operator, Spelled, Target, unsupported};
+use crate::operators::primitives::{Core, Primitives};
+use crate::operators::{LoweredNode, Operator, Target, unsupported};
 use crate::recognize::reject::Reason;
 
 /// The operator.
-pub const OPERATOR: Operator = Operator::new("com.microsoft", "MultiHeadAttention", outputs, spell);
+pub const OPERATOR: Operator = Operator::new("com.microsoft", "MultiHeadAttention", outputs, lower);
 
-fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason> {
+fn lower(s: &mut Primitives, node: &NodeProto, _: Target) -> Result<LoweredNode, Reason> {
     let refuse = |detail: &str| Err(unsupported(node, detail));
     let input = |position| input_at(node, position);
     let output = |position| output_at(node, position);
     let (Some(query), Some(key), Some(value), Some(y)) = (input(0), input(1), input(2), output(0))
     else {
-        return refuse("its projections are packed in one input");
+        return refuse(
+            "its queries, keys and values are packed in one input: optimize without packing (options --disable_packed_qkv and --disable_packed_kv of ONNX Runtime's transformer optimizer)",
+        );
     };
     if input(3).is_some() || input(4).is_some() {
         return refuse(
@@ -26,11 +28,15 @@ fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason
         );
     }
     if input(8).is_some() || input(9).is_some() || output(3).is_some() {
-        return refuse("its cache is a shared buffer, or its scores are read");
+        return refuse(
+            "its cache is a shared buffer, or its scores are an output: export with a cache that grows, and without output_attentions",
+        );
     }
     let heads = int_attribute(node, "num_heads", 0);
     let Some(elem_type) = s.facts.elem_type(query) else {
-        return refuse("the type of its query is not known");
+        return refuse(
+            "the element type of its query is not known: declare the types of the model's inputs",
+        );
     };
     // Queries are [B, T, H*d]; keys and values are packed likewise or [B, H, S, d].
     let size = |value: &str| {
@@ -45,7 +51,9 @@ fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason
     let (Some(3), Some(head_size), Some(value_size)) =
         (s.facts.shape(query).map(<[_]>::len), size(key), size(value))
     else {
-        return refuse("the sizes of its heads are not known");
+        return refuse(
+            "the sizes of its heads are not constant: export with a fixed hidden size and num_heads",
+        );
     };
     let packed = |value: &str| s.facts.shape(value).is_some_and(|shape| shape.len() == 3);
     let (key_packed, value_packed) = (packed(key), packed(value));
@@ -75,7 +83,11 @@ fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason
             (present_key.to_owned(), present_value.to_owned())
         }
         (None, None, None, None) => (k, v),
-        _ => return refuse("it has a past without a present, or the other way round"),
+        _ => {
+            return refuse(
+                "it has a past without a present, or a present without a past: export with both or neither",
+            );
+        }
     };
     let mut biases: Vec<String> = input(5).map(str::to_owned).into_iter().collect();
     if int_attribute(node, "unidirectional", 0) != 0 {
@@ -104,7 +116,7 @@ fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason
         output: y,
         packed: true,
     });
-    Ok(Spelled::new(score))
+    Ok(LoweredNode::new(score))
 }
 
 /// Output facts. Queries are packed as [B, T, H*d], keys and values likewise or [B, H, S, d]; a present is the past

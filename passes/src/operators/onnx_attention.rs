@@ -5,22 +5,26 @@ use tract_data::prelude::TDim;
 use crate::facts::{Fact, Facts, dim};
 use crate::graph::{float_attribute, input_at, int_attribute, output_at};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
-use crate::operators::spell::{Core, Speller};
-use crate::operators::{Operator, Spelled, Target, unsupported};
+use crate::operators::primitives::{Core, Primitives};
+use crate::operators::{LoweredNode, Operator, Target, unsupported};
 use crate::recognize::reject::Reason;
 
 /// The operator.
-pub const OPERATOR: Operator = Operator::new("", "Attention", outputs, spell);
+pub const OPERATOR: Operator = Operator::new("", "Attention", outputs, lower);
 
-fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason> {
+fn lower(s: &mut Primitives, node: &NodeProto, _: Target) -> Result<LoweredNode, Reason> {
     let refuse = |detail: &str| Err(unsupported(node, detail));
     let input = |position| input_at(node, position);
     let output = |position| output_at(node, position);
     let (Some(q), Some(k), Some(v), Some(y)) = (input(0), input(1), input(2), output(0)) else {
-        return refuse("query, key, value or output is missing");
+        return refuse(
+            "query, key, value or output is missing, which the operator requires: export the model again",
+        );
     };
     if output(3).is_some() {
-        return refuse("its scores (qk_matmul_output) are read");
+        return refuse(
+            "its scores (qk_matmul_output) are an output, which a latent product does not give: export without output_attentions",
+        );
     }
     if input(6).is_some() {
         return refuse(
@@ -30,22 +34,30 @@ fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason
     if int_attribute(node, "softmax_precision", 0) != 0
         && s.facts.elem_type(q) != Some(int_attribute(node, "softmax_precision", 0) as i32)
     {
-        return refuse("its softmax runs in another type than its inputs");
+        return refuse(
+            "its softmax runs in another type than its inputs (softmax_precision): export without softmax_precision",
+        );
     }
     if int_attribute(node, "left_window_size", -1) >= 0
         || int_attribute(node, "right_window_size", -1) >= 0
     {
-        return refuse("it has window attributes of a newer opset than 24");
+        return refuse(
+            "it has window attributes of a newer opset than 24: export with opset 24 or older, which masks the window",
+        );
     }
     let Some(elem_type) = s.facts.elem_type(q) else {
-        return refuse("the type of its query is not known");
+        return refuse(
+            "the element type of its query is not known: declare the types of the model's inputs",
+        );
     };
     let rank = s.facts.shape(q).map(<[_]>::len);
     let (q, k_new, v_new, heads, kv_heads) = match rank {
         Some(4) => {
             let count = |value: &str| s.facts.shape(value)?.get(1)?.as_i64();
             let (Some(heads), Some(kv_heads)) = (count(q), count(k)) else {
-                return refuse("the number of its heads is not constant");
+                return refuse(
+                    "the number of its heads is not constant: export with fixed numbers of query and KV heads",
+                );
             };
             (q.to_owned(), k.to_owned(), v.to_owned(), heads, kv_heads)
         }
@@ -61,7 +73,9 @@ fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason
             let (Some(dq), Some(dk), Some(dv)) =
                 (size(q, heads), size(k, kv_heads), size(v, kv_heads))
             else {
-                return refuse("its packed width is not a whole number of heads");
+                return refuse(
+                    "its packed width is not a whole number of heads: set q_num_heads and kv_num_heads to the model's",
+                );
             };
             (
                 s.heads("q", q, heads, dq),
@@ -71,10 +85,16 @@ fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason
                 kv_heads,
             )
         }
-        _ => return refuse("its query has neither three nor four axes"),
+        _ => {
+            return refuse(
+                "its query has neither three nor four axes, the two shapes that the operator defines: export the model again",
+            );
+        }
     };
     if kv_heads < 1 || heads % kv_heads != 0 {
-        return refuse("its query heads are no multiple of its KV heads");
+        return refuse(
+            "its query heads are no multiple of its KV heads, which the operator requires: set q_num_heads and kv_num_heads to the model's",
+        );
     }
     let width = |value: &str| {
         let shape = s.facts.shape(value)?;
@@ -86,7 +106,7 @@ fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason
         })
     };
     let (Some(head_size), Some(value_size)) = (width(k), width(v)) else {
-        return refuse("its head size is not constant");
+        return refuse("its head size is not constant: export with a fixed hidden size");
     };
 
     let (key, value) = match (input(4), input(5)) {
@@ -163,7 +183,7 @@ fn spell(s: &mut Speller, node: &NodeProto, _: Target) -> Result<Spelled, Reason
         output: y,
         packed: rank == Some(3),
     });
-    Ok(Spelled::new(score))
+    Ok(LoweredNode::new(score))
 }
 
 /// Output facts. Inputs have four axes, or three with packed heads; a present is the past with the new rows appended.

@@ -3,7 +3,7 @@
 use crate::facts::{OutputFacts, Rule};
 use crate::graph::is_standard;
 use crate::onnx::NodeProto;
-use crate::operators::spell::Speller;
+use crate::operators::primitives::Primitives;
 use crate::recognize::reject::Reason;
 
 /// The operators that a rewritten attention consists of.
@@ -17,28 +17,28 @@ pub enum Target {
     Gqa,
 }
 
-/// Expands one node for a target, with [`Speller`].
+/// Expands one node for a target, with [`Primitives`].
 ///
 /// # Errors
 /// A [`Reason`] if the node cannot be expanded: see [`unsupported`].
-pub type Spell = fn(&mut Speller, &NodeProto, Target) -> Result<Spelled, Reason>;
+pub type Lower = fn(&mut Primitives, &NodeProto, Target) -> Result<LoweredNode, Reason>;
 
 /// A fused attention operator: its name, the inference rule of its outputs, and its expansion.
 #[derive(Debug, Clone, Copy)]
 pub struct Operator {
     rule: Rule,
-    spell: Spell,
+    lower: Lower,
     counts_positions: bool,
 }
 
 impl Operator {
     /// The operator `name` of `domain` (empty for the default domain). `outputs` infers types and shapes of its
-    /// outputs, `spell` expands a node.
+    /// outputs, `lower` expands a node.
     pub const fn new(
         domain: &'static str,
         name: &'static str,
         outputs: OutputFacts,
-        spell: Spell,
+        lower: Lower,
     ) -> Self {
         let rule = Rule {
             domain,
@@ -47,7 +47,7 @@ impl Operator {
         };
         Self {
             rule,
-            spell,
+            lower,
             counts_positions: false,
         }
     }
@@ -82,31 +82,31 @@ impl Operator {
         self.counts_positions
     }
 
-    /// Expands `node`; the new nodes and initializers are collected in `speller`.
+    /// Expands `node`; the new nodes and initializers are collected in `primitives`.
     ///
     /// # Errors
     /// A [`Reason`] if this node cannot be expanded.
-    pub fn spell(
+    pub fn lower(
         &self,
-        speller: &mut Speller,
+        primitives: &mut Primitives,
         node: &NodeProto,
         target: Target,
-    ) -> Result<Spelled, Reason> {
-        (self.spell)(speller, node, target)
+    ) -> Result<LoweredNode, Reason> {
+        (self.lower)(primitives, node, target)
     }
 }
 
 /// The result of the expansion of an operator.
 #[derive(Debug, Clone)]
-pub struct Spelled {
+pub struct LoweredNode {
     /// Output name of the score product.
     pub(in crate::operators) score: String,
     /// The operator's node, if the target `gqa` can restore it.
     pub(in crate::operators) grouped: Option<NodeProto>,
 }
 
-impl Spelled {
-    /// An attention whose score product has the output `score`, as [`Speller::core`] returns it.
+impl LoweredNode {
+    /// An attention whose score product has the output `score`, as [`Primitives::core`] returns it.
     pub fn new(score: String) -> Self {
         Self {
             score,

@@ -1,11 +1,11 @@
 //! Rows that are transposed twice: once to a cache output [B, G, T, d], and once to the operand [B, G, d, T] of a product.
-//! Exporters merge the product's transpose with the one in front of the cache. The second one is spelled out as a transpose
+//! Exporters merge the product's transpose with the one in front of the cache. The second one is lowered as a transpose
 //! of the first, so that the operand is seen to be the cache.
 
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, attribute, input_at, is_op, output_at};
 use crate::onnx::NodeProto;
-use crate::operators::Speller;
+use crate::operators::Primitives;
 use crate::recognize::pass_through;
 
 /// A transpose that is also one of a value that goes out.
@@ -41,8 +41,8 @@ pub fn candidate<'g>(
 }
 
 impl SecondTranspose<'_> {
-    /// Spells `node` out.
-    pub fn spell(&self, s: &mut Speller, node: &NodeProto) -> Option<()> {
+    /// Lowers `node`.
+    pub fn lower(&self, s: &mut Primitives, node: &NodeProto) -> Option<()> {
         let output = output_at(node, 0)?;
         s.named("Transpose", "of_cache", &[self.first], &[output], |n| {
             n.with_ints("perm", &self.order)
@@ -51,7 +51,7 @@ impl SecondTranspose<'_> {
     }
 }
 
-/// The axes of a `Transpose` as it spells them.
+/// The attribute `perm` of a `Transpose`; none of any other node, or of one without it.
 fn axes(node: &NodeProto) -> Option<&[i64]> {
     let perm = attribute(node, "perm").filter(|_| is_op(node, "Transpose"));
     Some(perm?.ints.as_slice())

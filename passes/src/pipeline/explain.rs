@@ -32,15 +32,15 @@ impl Explained {
     ) -> Self {
         let site = view.site();
         let score = view.graph.node(site.score).and_then(|n| n.output.first());
-        let operator = analysis.spelled.iter().find(|o| {
+        let operator = analysis.lowered.iter().find(|o| {
             o.scope == view.placed.scope && score.is_some_and(|score| o.made.contains(score))
         });
-        let spelled = |node: &NodeProto| {
+        let lowered = |node: &NodeProto| {
             let made = operator.map(|o| &o.made);
             made.is_some_and(|made| node.output.iter().any(|o| made.contains(o)))
         };
         let nodes = view.graph.proto().node.iter();
-        let own = nodes.filter(|n| belongs(n, site) && !spelled(n));
+        let own = nodes.filter(|n| belongs(n, site) && !lowered(n));
         let mut before: Vec<String> = own.map(text::node).collect();
         before.extend(operator.map(|o| text::node(&o.node)));
         let new = patch.replaced.values().flatten();

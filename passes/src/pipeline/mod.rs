@@ -168,7 +168,7 @@ pub fn rewrite_analysed(
         .keys()
         .filter_map(|scope| Some((scope.clone(), Live::of(scope.get(&main)?))))
         .collect();
-    for operator in &analysis.spelled {
+    for operator in &analysis.lowered {
         if let Some(live) = before.get_mut(&operator.scope) {
             let made = operator.made.iter();
             live.made_for_the_rewrite(made.filter(|v| !operator.node.output.contains(v)));

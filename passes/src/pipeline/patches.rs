@@ -98,7 +98,7 @@ pub struct Callbacks<'o, 'f, 's> {
 }
 
 /// The factors of one cache, shared by the branches of an `If`.
-struct Shared {
+struct SharedFactors {
     factors: Made,
     ranks: Ranks,
     /// Layouts by the constant scales of keys and values that they include.
@@ -110,7 +110,7 @@ pub struct Patches<'a> {
     analysis: &'a Analysis,
     options: &'a RewriteOptions<'a>,
     names: Names,
-    shared: HashMap<CacheId, Shared>,
+    shared: HashMap<CacheId, SharedFactors>,
     /// The patch of each graph.
     pub by_scope: BTreeMap<Scope, Patch>,
     /// The rewritten attentions.
@@ -216,7 +216,11 @@ impl<'a> Patches<'a> {
         Ok(())
     }
 
-    fn factors(&self, view: &SiteView, factorize: &mut Factorize) -> Result<Shared, RewriteError> {
+    fn factors(
+        &self,
+        view: &SiteView,
+        factorize: &mut Factorize,
+    ) -> Result<SharedFactors, RewriteError> {
         let ranks = self.options.ranks_of(view.id(), view.site());
         let wanted = Wanted {
             ranks,
@@ -231,7 +235,7 @@ impl<'a> Patches<'a> {
         if let Made::Latent(factors) = &mut factors {
             self.spare_what_need_not_be_lost(view, ranks, factors);
         }
-        Ok(Shared {
+        Ok(SharedFactors {
             factors,
             ranks,
             layouts: Vec::new(),
@@ -254,10 +258,10 @@ impl<'a> Patches<'a> {
         }
     }
 
-    /// Puts back the operators that were spelled out and hold no attention that is rewritten.
+    /// Puts back the operators that were lowered and hold no attention that is rewritten.
     fn put_back_operators(&mut self) -> Result<(), RewriteError> {
         let analysis = self.analysis;
-        for operator in &analysis.spelled {
+        for operator in &analysis.lowered {
             let is_rewritten = |placed: &PlacedSite| {
                 let graph = placed.scope.get(&analysis.main);
                 let products = [placed.site.score, placed.site.output];

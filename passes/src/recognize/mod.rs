@@ -54,7 +54,7 @@ impl Recognized {
     }
 }
 
-/// Looks at every node once; linear in the graph. `refused` holds the operators that could not be spelled out, by their
+/// Looks at every node once; linear in the graph. `refused` holds the operators that could not be lowered, by their
 /// first output; the attentions are counted from `first` on.
 pub fn recognize(
     graph: &Graph,

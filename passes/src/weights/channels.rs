@@ -19,7 +19,7 @@ use crate::weights::projection::matrix;
 
 /// The channels of one side that are made by one product with a stored weight.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Projected {
+struct ProjectedChannels {
     /// The initializer, [E, any].
     weight: String,
     /// E.
@@ -34,7 +34,7 @@ pub struct Channels {
     /// For each channel the first one that is equal to it in every run.
     first: Vec<usize>,
     /// Products that make more channels than they have inputs.
-    narrow: Vec<Projected>,
+    narrow: Vec<ProjectedChannels>,
 }
 
 impl Channels {
@@ -64,7 +64,7 @@ impl Channels {
     pub fn rank(&self) -> usize {
         let own = self.first.iter().enumerate();
         let own = own.filter(|(channel, first)| channel == *first).count();
-        let saved = |p: &Projected| p.channels.len() - p.inputs;
+        let saved = |p: &ProjectedChannels| p.channels.len() - p.inputs;
         own - self.narrow.iter().map(saved).sum::<usize>()
     }
 
@@ -142,7 +142,11 @@ impl Channels {
 
 /// The products with stored weights among `columns` that make more of the channels in `firsts`, by the numbers of their
 /// columns, than they have inputs.
-fn narrow(graph: &Graph, columns: &Columns, firsts: &BTreeMap<usize, usize>) -> Vec<Projected> {
+fn narrow(
+    graph: &Graph,
+    columns: &Columns,
+    firsts: &BTreeMap<usize, usize>,
+) -> Vec<ProjectedChannels> {
     let mut by_product: BTreeMap<NodeId, Vec<(usize, usize)>> = BTreeMap::new();
     for (number, channel) in firsts {
         if let Some(Column::Projected(product, column)) = columns.known.get(*number) {
@@ -158,7 +162,7 @@ fn narrow(graph: &Graph, columns: &Columns, firsts: &BTreeMap<usize, usize>) -> 
             channels.sort_unstable();
             let weight = graph.resolve(input_at(graph.node(product)?, 1)?);
             let inputs = usize::try_from(*graph.initializer(weight)?.dims.first()?).ok()?;
-            (inputs < channels.len()).then(|| Projected {
+            (inputs < channels.len()).then(|| ProjectedChannels {
                 weight: weight.to_owned(),
                 inputs,
                 channels,
@@ -167,7 +171,7 @@ fn narrow(graph: &Graph, columns: &Columns, firsts: &BTreeMap<usize, usize>) -> 
     projected.collect()
 }
 
-impl Projected {
+impl ProjectedChannels {
     /// An orthonormal basis [channels, E] of what the product makes: the Q of the QR decomposition of its weight's
     /// columns, which is orthonormal whatever the rank of the weight.
     fn basis(&self, model: &Model, graph: &Graph) -> Option<Array2<f64>> {

@@ -84,7 +84,7 @@ pub struct Reconstruction {
 
 /// Progress of a reconstruction.
 #[derive(Debug, Clone, Copy)]
-pub enum Progress {
+pub enum ReconstructProgress {
     /// Recorded sequences: (done, total).
     Recording(usize, usize),
     /// Steps over all layers: (done, total, relative error of the last step).
@@ -99,7 +99,7 @@ pub enum Progress {
 pub fn run(
     job: &Job,
     folder: &Path,
-    progress: &mut (dyn FnMut(Progress) + Send),
+    progress: &mut (dyn FnMut(ReconstructProgress) + Send),
 ) -> Result<Reconstruction, ReconstructError> {
     fs::create_dir_all(folder).map_err(|cause| ReconstructError::Io {
         path: folder.display().to_string(),
@@ -111,7 +111,7 @@ pub fn run(
         job.options.form.cached_keys(),
         job.runtime,
     )?;
-    let record = &mut |n, of| progress(Progress::Recording(n, of));
+    let record = &mut |n, of| progress(ReconstructProgress::Recording(n, of));
     let original = subject.record(job.model, job.text, folder, job.runtime, record)?;
     let count = subject.layers.len();
     let ids = subject.layers.iter().enumerate();
@@ -138,7 +138,7 @@ pub fn run(
         let tell = |error| {
             let done = steps.fetch_add(1, Ordering::Relaxed) + 1;
             if let Ok(mut progress) = progress.lock() {
-                progress(Progress::Descending(done, total, error));
+                progress(ReconstructProgress::Descending(done, total, error));
             }
         };
         let outcomes = each(wave, &|position| {

@@ -122,7 +122,7 @@ fn where_tensors_go() {
                                           role|
      -> Result<(), String> {
         let inline = External::of(tensor).unwrap().is_none();
-        assert!(inline || role == Role::Dense, "{}", tensor.name());
+        assert!(inline || role == TensorStorage::Dense, "{}", tensor.name());
         Ok(())
     })
     .unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla::runtime::RuntimeKind;
-use gqa2mla::tune::decoder::{Decoder, spelled_out};
+use gqa2mla::tune::decoder::{Decoder, lowered};
 use gqa2mla::tune::select::factors;
 use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla::validate::runner::Runner;
@@ -28,7 +28,7 @@ const REFUSED: [(&str, &str); 5] = [
 ];
 
 fn decoder(model: &LoadedModel, trained: &[String]) -> Result<Decoder, String> {
-    let graph = spelled_out(model).map_err(|e| e.to_string())?;
+    let graph = lowered(model).map_err(|e| e.to_string())?;
     Decoder::new(model, &graph.main, trained).map_err(|e| e.to_string())
 }
 
@@ -94,7 +94,7 @@ fn the_gradient_of_a_whole_model_agrees_with_differences() {
             ..RewriteOptions::default()
         };
         rewritten(&mut model, options).unwrap();
-        let graph = spelled_out(&model).unwrap().main;
+        let graph = lowered(&model).unwrap().main;
         let decoder = Decoder::new(&model, &graph, &factors(&graph)).unwrap();
         let stored: Vec<Tensor> = decoder
             .program

@@ -4,9 +4,9 @@ use candle_core::{DType, Tensor};
 
 use crate::error::{OpError, invalid};
 use crate::operators::broadcast::{common, reduced};
-use crate::operators::{Call, Made, Operator, flows, missing, stops};
+use crate::operators::{Call, Computed, TrainOperator, flows, missing, stops};
 
-pub const OPERATORS: &[Operator] = &[
+pub const OPERATORS: &[TrainOperator] = &[
     flows("Add", add),
     flows("Sub", sub),
     flows("Mul", mul),
@@ -20,7 +20,7 @@ pub const OPERATORS: &[Operator] = &[
 ];
 
 /// y = a + b; da = dy, db = dy.
-fn add(call: &Call) -> Result<Made, OpError> {
+fn add(call: &Call) -> Result<Computed, OpError> {
     let (a, b) = (call.input(0)?, call.input(1)?);
     let (a_dims, b_dims) = (a.dims().to_vec(), b.dims().to_vec());
     let tracked = [call.tracks(0), call.tracks(1)];
@@ -34,7 +34,7 @@ fn add(call: &Call) -> Result<Made, OpError> {
 }
 
 /// y = a - b; da = dy, db = -dy.
-fn sub(call: &Call) -> Result<Made, OpError> {
+fn sub(call: &Call) -> Result<Computed, OpError> {
     let (a, b) = (call.input(0)?, call.input(1)?);
     let (a_dims, b_dims) = (a.dims().to_vec(), b.dims().to_vec());
     let tracked = [call.tracks(0), call.tracks(1)];
@@ -49,7 +49,7 @@ fn sub(call: &Call) -> Result<Made, OpError> {
 }
 
 /// y = a b; da = dy b, db = dy a.
-fn mul(call: &Call) -> Result<Made, OpError> {
+fn mul(call: &Call) -> Result<Computed, OpError> {
     let (a, b) = (call.input(0)?, call.input(1)?);
     let (a_dims, b_dims) = (a.dims().to_vec(), b.dims().to_vec());
     let (for_a, for_b) = (
@@ -66,7 +66,7 @@ fn mul(call: &Call) -> Result<Made, OpError> {
 }
 
 /// y = a / b; da = dy / b, db = -dy y / b. Integers are divided towards zero.
-fn div(call: &Call) -> Result<Made, OpError> {
+fn div(call: &Call) -> Result<Computed, OpError> {
     let (a, b) = (call.input(0)?, call.input(1)?);
     let output = a.broadcast_div(b)?;
     let (a_dims, b_dims) = (a.dims().to_vec(), b.dims().to_vec());
@@ -83,7 +83,7 @@ fn div(call: &Call) -> Result<Made, OpError> {
 }
 
 /// y = a^e; da = dy e a^(e-1). The exponent has no gradient; it is constant in decoders.
-fn pow(call: &Call) -> Result<Made, OpError> {
+fn pow(call: &Call) -> Result<Computed, OpError> {
     let (base, exponent) = (call.input(0)?, call.input(1)?);
     if call.tracks(1) {
         return invalid("the exponent has no gradient");
@@ -120,7 +120,7 @@ fn pow(call: &Call) -> Result<Made, OpError> {
 }
 
 /// y = c ? a : b; da = c ? dy : 0, db = c ? 0 : dy.
-fn select(call: &Call) -> Result<Made, OpError> {
+fn select(call: &Call) -> Result<Computed, OpError> {
     let (c, a, b) = (call.input(0)?, call.input(1)?, call.input(2)?);
     let dims = common(&common(c.dims(), a.dims())?, b.dims())?;
     let full = |t: &Tensor| t.broadcast_as(dims.as_slice());
@@ -144,7 +144,7 @@ fn select(call: &Call) -> Result<Made, OpError> {
 fn folded(
     call: &Call,
     of: fn(&Tensor, &Tensor) -> candle_core::Result<Tensor>,
-) -> Result<Made, OpError> {
+) -> Result<Computed, OpError> {
     let mut result = call.input(0)?.clone();
     for input in call.inputs.iter().skip(1).flatten() {
         result = of(&result, input)?;
@@ -152,15 +152,15 @@ fn folded(
     Ok(result.into())
 }
 
-fn max(call: &Call) -> Result<Made, OpError> {
+fn max(call: &Call) -> Result<Computed, OpError> {
     folded(call, Tensor::broadcast_maximum)
 }
 
-fn min(call: &Call) -> Result<Made, OpError> {
+fn min(call: &Call) -> Result<Computed, OpError> {
     folded(call, Tensor::broadcast_minimum)
 }
 
-fn clip(call: &Call) -> Result<Made, OpError> {
+fn clip(call: &Call) -> Result<Computed, OpError> {
     let mut result = call.input(0)?.clone();
     if let Some(least) = call.optional(1) {
         result = result.broadcast_maximum(least)?;
@@ -172,7 +172,7 @@ fn clip(call: &Call) -> Result<Made, OpError> {
 }
 
 /// The remainder of integers, with the sign of the divisor.
-fn modulo(call: &Call) -> Result<Made, OpError> {
+fn modulo(call: &Call) -> Result<Computed, OpError> {
     let (a, b) = (call.input(0)?, call.input(1)?);
     if a.dtype() != DType::I64 || b.dtype() != DType::I64 {
         return invalid("the remainder is implemented for integers only");

@@ -4,9 +4,9 @@ use candle_core::Tensor;
 
 use crate::error::{OpError, invalid};
 use crate::operators::broadcast::{common, reduced};
-use crate::operators::{Call, Made, Operator, axis, extent, flows};
+use crate::operators::{Call, Computed, TrainOperator, axis, extent, flows};
 
-pub const OPERATORS: &[Operator] = &[
+pub const OPERATORS: &[TrainOperator] = &[
     flows("Reshape", reshape),
     flows("Transpose", transpose),
     flows("Unsqueeze", unsqueeze),
@@ -17,13 +17,13 @@ pub const OPERATORS: &[Operator] = &[
 ];
 
 /// Input 0 with the shape `dims`.
-fn shaped(call: &Call, dims: &[usize]) -> Result<Made, OpError> {
+fn shaped(call: &Call, dims: &[usize]) -> Result<Computed, OpError> {
     let x = call.input(0)?;
     let before = x.dims().to_vec();
     Ok(call.made_of_first(x.reshape(dims)?, move |grad| Ok(grad.reshape(before)?)))
 }
 
-fn reshape(call: &Call) -> Result<Made, OpError> {
+fn reshape(call: &Call) -> Result<Computed, OpError> {
     let before = call.input(0)?.dims();
     let wanted = call.integers(1)?.unwrap_or_default();
     let keep_zero = call.int("allowzero", 0) == 0;
@@ -53,7 +53,7 @@ fn reshape(call: &Call) -> Result<Made, OpError> {
 }
 
 /// y = x with its axes permuted; dx = dy permuted back.
-fn transpose(call: &Call) -> Result<Made, OpError> {
+fn transpose(call: &Call) -> Result<Computed, OpError> {
     let x = call.input(0)?;
     let order: Vec<usize> = match call.ints("perm") {
         Some(order) => order
@@ -73,7 +73,7 @@ fn axes(call: &Call) -> Result<Option<Vec<i64>>, OpError> {
     Ok(call.integers(1)?.or_else(|| call.ints("axes")))
 }
 
-fn unsqueeze(call: &Call) -> Result<Made, OpError> {
+fn unsqueeze(call: &Call) -> Result<Computed, OpError> {
     let before = call.input(0)?.dims();
     let axes = axes(call)?.unwrap_or_default();
     let rank = before.len() + axes.len();
@@ -91,7 +91,7 @@ fn unsqueeze(call: &Call) -> Result<Made, OpError> {
     shaped(call, &dims)
 }
 
-fn squeeze(call: &Call) -> Result<Made, OpError> {
+fn squeeze(call: &Call) -> Result<Computed, OpError> {
     let before = call.input(0)?.dims();
     let gone = match axes(call)? {
         Some(axes) => axes
@@ -110,7 +110,7 @@ fn squeeze(call: &Call) -> Result<Made, OpError> {
     shaped(call, &dims)
 }
 
-fn flatten(call: &Call) -> Result<Made, OpError> {
+fn flatten(call: &Call) -> Result<Computed, OpError> {
     let dims = call.input(0)?.dims();
     let at = call.int("axis", 1);
     let at = match at == dims.len() as i64 {
@@ -124,7 +124,7 @@ fn flatten(call: &Call) -> Result<Made, OpError> {
 }
 
 /// y = x, repeated along the axes in which the target shape is larger; dx = the sum over the copies.
-fn expand(call: &Call) -> Result<Made, OpError> {
+fn expand(call: &Call) -> Result<Computed, OpError> {
     let x = call.input(0)?;
     let wanted: Vec<usize> = call
         .integers(1)?
@@ -137,7 +137,7 @@ fn expand(call: &Call) -> Result<Made, OpError> {
     Ok(call.made_of_first(x.broadcast_as(dims)?, move |grad| reduced(grad, &before)))
 }
 
-fn identity(call: &Call) -> Result<Made, OpError> {
+fn identity(call: &Call) -> Result<Computed, OpError> {
     let x: &Tensor = call.input(0)?;
     Ok(call.made_of_first(x.clone(), |grad| Ok(grad.clone())))
 }

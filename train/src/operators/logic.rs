@@ -3,9 +3,9 @@
 use candle_core::{DType, Tensor};
 
 use crate::error::OpError;
-use crate::operators::{Call, Made, Operator, stops};
+use crate::operators::{Call, Computed, TrainOperator, stops};
 
-pub const OPERATORS: &[Operator] = &[
+pub const OPERATORS: &[TrainOperator] = &[
     stops("Equal", |c| pair(c, Tensor::broadcast_eq)),
     stops("Less", |c| pair(c, Tensor::broadcast_lt)),
     stops("LessOrEqual", |c| pair(c, Tensor::broadcast_le)),
@@ -20,16 +20,16 @@ pub const OPERATORS: &[Operator] = &[
 
 type Compare = fn(&Tensor, &Tensor) -> candle_core::Result<Tensor>;
 
-fn pair(call: &Call, of: Compare) -> Result<Made, OpError> {
+fn pair(call: &Call, of: Compare) -> Result<Computed, OpError> {
     Ok(of(call.input(0)?, call.input(1)?)?.into())
 }
 
-fn is_nan(call: &Call) -> Result<Made, OpError> {
+fn is_nan(call: &Call) -> Result<Computed, OpError> {
     let x = call.input(0)?.contiguous()?;
     Ok(x.ne(&x)?.into())
 }
 
-fn is_infinite(call: &Call) -> Result<Made, OpError> {
+fn is_infinite(call: &Call) -> Result<Computed, OpError> {
     let x = call.input(0)?.to_dtype(DType::F32)?.abs()?;
     Ok(x.eq(f32::INFINITY)?.into())
 }

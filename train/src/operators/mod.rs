@@ -36,27 +36,27 @@ pub enum Gradient {
 
 /// One operator.
 #[derive(Clone, Copy)]
-pub struct Operator {
+pub struct TrainOperator {
     /// Its domain; empty for the default domain.
     pub domain: &'static str,
     /// Its `op_type`.
     pub name: &'static str,
     /// Computes the outputs.
-    pub run: fn(&Call) -> Result<Made, OpError>,
+    pub run: fn(&Call) -> Result<Computed, OpError>,
     /// The kind of its gradient.
     pub gradient: Gradient,
 }
 
-impl std::fmt::Debug for Operator {
+impl std::fmt::Debug for TrainOperator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{} ({:?})", self.domain, self.name, self.gradient)
     }
 }
 
-type Run = fn(&Call) -> Result<Made, OpError>;
+type Compute = fn(&Call) -> Result<Computed, OpError>;
 
-const fn entry(name: &'static str, run: Run, gradient: Gradient) -> Operator {
-    Operator {
+const fn entry(name: &'static str, run: Compute, gradient: Gradient) -> TrainOperator {
+    TrainOperator {
         domain: "",
         name,
         run,
@@ -64,28 +64,28 @@ const fn entry(name: &'static str, run: Run, gradient: Gradient) -> Operator {
     }
 }
 
-const fn flows(name: &'static str, run: Run) -> Operator {
+const fn flows(name: &'static str, run: Compute) -> TrainOperator {
     entry(name, run, Gradient::Flows)
 }
 
-const fn stops(name: &'static str, run: Run) -> Operator {
+const fn stops(name: &'static str, run: Compute) -> TrainOperator {
     entry(name, run, Gradient::Stops)
 }
 
-const fn missing(name: &'static str, run: Run) -> Operator {
+const fn missing(name: &'static str, run: Compute) -> TrainOperator {
     entry(name, run, Gradient::Missing)
 }
 
 /// An operator of ONNX Runtime's domain `com.microsoft`.
-const fn contrib(name: &'static str, run: Run) -> Operator {
-    Operator {
+const fn contrib(name: &'static str, run: Compute) -> TrainOperator {
+    TrainOperator {
         domain: "com.microsoft",
         ..entry(name, run, Gradient::Flows)
     }
 }
 
 /// The tables of all families.
-const FAMILIES: [&[Operator]; 12] = [
+const FAMILIES: [&[TrainOperator]; 12] = [
     arithmetic::OPERATORS,
     layout::OPERATORS,
     logic::OPERATORS,
@@ -102,7 +102,7 @@ const FAMILIES: [&[Operator]; 12] = [
 
 /// The operator of `node`, if it is implemented.
 #[must_use]
-pub fn find(node: &NodeProto) -> Option<Operator> {
+pub fn find(node: &NodeProto) -> Option<TrainOperator> {
     let domain = match node.domain() {
         "ai.onnx" => "",
         domain => domain,
@@ -111,7 +111,7 @@ pub fn find(node: &NodeProto) -> Option<Operator> {
 }
 
 /// All implemented operators.
-pub fn all() -> impl Iterator<Item = Operator> {
+pub fn all() -> impl Iterator<Item = TrainOperator> {
     FAMILIES.into_iter().flatten().copied()
 }
 
@@ -129,14 +129,14 @@ pub struct Call<'a> {
 pub type Pull = Box<dyn FnOnce(&[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, OpError>>;
 
 /// The result of a node.
-pub struct Made {
+pub struct Computed {
     /// Its outputs by position.
     pub outputs: Vec<Tensor>,
     /// Its backward pass, which holds only the values that it needs.
     pub pull: Option<Pull>,
 }
 
-impl From<Tensor> for Made {
+impl From<Tensor> for Computed {
     fn from(output: Tensor) -> Self {
         Self {
             outputs: vec![output],
@@ -207,9 +207,9 @@ impl Call<'_> {
         &self,
         output: Tensor,
         pull: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>, OpError> + 'static,
-    ) -> Made {
+    ) -> Computed {
         let tracked = self.tracked.iter().any(|&t| t);
-        Made {
+        Computed {
             outputs: vec![output],
             pull: tracked.then(|| -> Pull {
                 Box::new(move |grads| match grads.first().and_then(Option::as_ref) {
@@ -225,7 +225,7 @@ impl Call<'_> {
         &self,
         output: Tensor,
         pull: impl FnOnce(&Tensor) -> Result<Tensor, OpError> + 'static,
-    ) -> Made {
+    ) -> Computed {
         self.made(output, move |grad| Ok(vec![Some(pull(grad)?)]))
     }
 }

@@ -4,9 +4,9 @@ use candle_core::Tensor;
 
 use crate::error::{OpError, invalid};
 use crate::operators::broadcast::reduced;
-use crate::operators::{Call, Made, Operator, Pull, axis, contrib, flows};
+use crate::operators::{Call, Computed, Pull, TrainOperator, axis, contrib, flows};
 
-pub const OPERATORS: &[Operator] = &[
+pub const OPERATORS: &[TrainOperator] = &[
     flows("RMSNormalization", root_mean_square),
     flows("SimplifiedLayerNormalization", root_mean_square),
     flows("LayerNormalization", layer_normalization),
@@ -99,27 +99,27 @@ fn scaled(call: &Call, x: &Tensor, gain: usize, centered: bool) -> Result<(Tenso
     Ok((output.reshape(shape)?, pull))
 }
 
-fn made(call: &Call, output: Tensor, pull: Pull) -> Made {
-    Made {
+fn made(call: &Call, output: Tensor, pull: Pull) -> Computed {
+    Computed {
         outputs: vec![output],
         pull: call.tracked.iter().any(|&t| t).then_some(pull),
     }
 }
 
 /// y = x / sqrt(mean x^2 + epsilon) gain.
-fn root_mean_square(call: &Call) -> Result<Made, OpError> {
+fn root_mean_square(call: &Call) -> Result<Computed, OpError> {
     let (output, pull) = scaled(call, call.input(0)?, 1, false)?;
     Ok(made(call, output, pull))
 }
 
 /// y = (x - mean) / sqrt(variance + epsilon) gain + bias.
-fn layer_normalization(call: &Call) -> Result<Made, OpError> {
+fn layer_normalization(call: &Call) -> Result<Computed, OpError> {
     let (output, pull) = scaled(call, call.input(0)?, 1, true)?;
     Ok(made(call, output, pull))
 }
 
 /// Output 3 is x + skip (+ bias), output 0 its RMS normalization.
-fn skip(call: &Call) -> Result<Made, OpError> {
+fn skip(call: &Call) -> Result<Computed, OpError> {
     let (x, other) = (call.input(0)?, call.input(1)?);
     if x.dims() != other.dims() {
         return invalid(format!("{:?} and {:?} are added", x.dims(), other.dims()));

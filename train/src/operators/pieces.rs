@@ -3,9 +3,9 @@
 use candle_core::Tensor;
 
 use crate::error::{OpError, invalid};
-use crate::operators::{Call, Made, Operator, Pull, axis, extent, flows, integers, stops};
+use crate::operators::{Call, Computed, Pull, TrainOperator, axis, extent, flows, integers, stops};
 
-pub const OPERATORS: &[Operator] = &[
+pub const OPERATORS: &[TrainOperator] = &[
     flows("Concat", concat),
     flows("Split", split),
     flows("Slice", slice),
@@ -14,7 +14,7 @@ pub const OPERATORS: &[Operator] = &[
 ];
 
 /// y = the concatenation of the inputs; each gets its part of dy. An empty past contributes nothing.
-fn concat(call: &Call) -> Result<Made, OpError> {
+fn concat(call: &Call) -> Result<Computed, OpError> {
     let at = axis(call.int("axis", 0), call.input(0)?.rank())?;
     let parts: Vec<&Tensor> = call.inputs.iter().flatten().collect();
     let filled: Vec<&Tensor> = parts
@@ -48,7 +48,7 @@ fn padded(grad: &Tensor, at: usize, start: usize, whole: usize) -> Result<Tensor
 }
 
 /// Consecutive parts of x; dx = the concatenation of their gradients.
-fn split(call: &Call) -> Result<Made, OpError> {
+fn split(call: &Call) -> Result<Computed, OpError> {
     let x = call.input(0)?;
     let at = axis(call.int("axis", 0), x.rank())?;
     let whole = extent(x.dims(), at);
@@ -85,11 +85,11 @@ fn split(call: &Call) -> Result<Made, OpError> {
             Ok(vec![sum])
         })
     });
-    Ok(Made { outputs, pull })
+    Ok(Computed { outputs, pull })
 }
 
 /// y = x from start to end with a step per axis; dx = dy, padded with zeros.
-fn slice(call: &Call) -> Result<Made, OpError> {
+fn slice(call: &Call) -> Result<Computed, OpError> {
     let x = call.input(0)?;
     let (Some(starts), Some(ends)) = (call.integers(1)?, call.integers(2)?) else {
         return invalid("starts or ends are missing");
@@ -172,7 +172,7 @@ fn scattered(grad: &Tensor, at: usize, indices: &Tensor, whole: usize) -> Result
 }
 
 /// y = x at the indices along an axis; dx = dy, added at the indices.
-fn gather(call: &Call) -> Result<Made, OpError> {
+fn gather(call: &Call) -> Result<Computed, OpError> {
     let (x, indices) = (call.input(0)?, call.input(1)?);
     let at = axis(call.int("axis", 0), x.rank())?;
     let whole = extent(x.dims(), at);
@@ -198,7 +198,7 @@ fn gather(call: &Call) -> Result<Made, OpError> {
 }
 
 /// Elements or blocks of x at index tuples, for masks: x [N1..Nk, rest], indices [.., k], without batch axes.
-fn gather_nd(call: &Call) -> Result<Made, OpError> {
+fn gather_nd(call: &Call) -> Result<Computed, OpError> {
     let (x, indices) = (call.input(0)?, call.input(1)?);
     if call.int("batch_dims", 0) != 0 {
         return invalid("batch_dims is not implemented");

@@ -4,9 +4,9 @@ use candle_core::Tensor;
 
 use crate::error::{OpError, invalid};
 use crate::operators::broadcast::{common, reduced};
-use crate::operators::{Call, Made, Operator, flows};
+use crate::operators::{Call, Computed, TrainOperator, flows};
 
-pub const OPERATORS: &[Operator] = &[flows("MatMul", matmul), flows("Gemm", gemm)];
+pub const OPERATORS: &[TrainOperator] = &[flows("MatMul", matmul), flows("Gemm", gemm)];
 
 /// Two operands as stacks of matrices: a [L, rows, k], b [L, k, n].
 ///
@@ -72,7 +72,7 @@ fn reshaped(b: &Tensor, dims: &[usize]) -> Result<Tensor, OpError> {
 }
 
 /// y = a b; da = dy b^T, db = a^T dy, each only if it is needed, so that frozen weights cost nothing.
-fn matmul(call: &Call) -> Result<Made, OpError> {
+fn matmul(call: &Call) -> Result<Computed, OpError> {
     let (a, b) = (call.input(0)?, call.input(1)?);
     let (a_shape, b_shape) = (a.dims().to_vec(), b.dims().to_vec());
     let stacks = stacks(a, b)?;
@@ -101,7 +101,7 @@ fn matmul(call: &Call) -> Result<Made, OpError> {
 }
 
 /// y = alpha op(a) op(b) + beta c, with op the transpose if the attribute is set.
-fn gemm(call: &Call) -> Result<Made, OpError> {
+fn gemm(call: &Call) -> Result<Computed, OpError> {
     let (alpha, beta) = (
         f64::from(call.float("alpha", 1.0)),
         f64::from(call.float("beta", 1.0)),

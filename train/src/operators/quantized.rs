@@ -5,14 +5,14 @@ use gqa2mla_passes::graph::label;
 use gqa2mla_passes::onnx::NodeProto;
 
 use crate::error::{OpError, invalid};
-use crate::operators::{Call, Made, Operator, axis, extent, missing};
+use crate::operators::{Call, Computed, TrainOperator, axis, extent, missing};
 
 /// The domain of internal operators.
 const OWN: &str = "gqa2mla.train";
 const UNPACK: &str = "UnpackNBits";
 
-pub const OPERATORS: &[Operator] = &[
-    Operator {
+pub const OPERATORS: &[TrainOperator] = &[
+    TrainOperator {
         domain: OWN,
         ..missing(UNPACK, unpack)
     },
@@ -22,7 +22,7 @@ pub const OPERATORS: &[Operator] = &[
 /// Expands `MatMulNBits` into the unpacking of its weight, which constant folding computes once, and a product. `None`
 /// for other nodes.
 #[must_use]
-pub fn spelled_out(node: &NodeProto) -> Option<Vec<NodeProto>> {
+pub fn lowered(node: &NodeProto) -> Option<Vec<NodeProto>> {
     if node.domain() != "com.microsoft" || node.op_type() != "MatMulNBits" {
         return None;
     }
@@ -60,7 +60,7 @@ pub fn spelled_out(node: &NodeProto) -> Option<Vec<NodeProto>> {
 }
 
 /// W [K, N] from packed codes [N, blocks, bytes], scales [N * blocks] and zero points: W = (code - zero) scale.
-fn unpack(call: &Call) -> Result<Made, OpError> {
+fn unpack(call: &Call) -> Result<Computed, OpError> {
     if call.optional(3).is_some() {
         return invalid("reordered groups (g_idx) are not implemented");
     }
@@ -108,7 +108,7 @@ fn unpack(call: &Call) -> Result<Made, OpError> {
 }
 
 /// y = (x - zero point) scale, with one scale for all elements or one per index of an axis.
-fn dequantize(call: &Call) -> Result<Made, OpError> {
+fn dequantize(call: &Call) -> Result<Computed, OpError> {
     if call.int("block_size", 0) != 0 {
         return invalid("scales in blocks are not implemented");
     }

@@ -3,9 +3,9 @@
 use candle_core::{DType, Tensor};
 
 use crate::error::OpError;
-use crate::operators::{Call, Made, Operator, axis, extent, flows, missing};
+use crate::operators::{Call, Computed, TrainOperator, axis, extent, flows, missing};
 
-pub const OPERATORS: &[Operator] = &[
+pub const OPERATORS: &[TrainOperator] = &[
     flows("ReduceMean", |c| reduced(c, true)),
     flows("ReduceSum", |c| reduced(c, false)),
     missing("ReduceMax", largest),
@@ -49,7 +49,7 @@ fn axes(call: &Call) -> Result<Axes, OpError> {
 }
 
 /// y = sum x, or sum x / n; dx = dy, or dy / n, copied.
-fn reduced(call: &Call, mean: bool) -> Result<Made, OpError> {
+fn reduced(call: &Call, mean: bool) -> Result<Computed, OpError> {
     let x = call.input(0)?;
     let Axes { axes, kept, dims } = axes(call)?;
     let count: usize = axes.iter().map(|&at| extent(x.dims(), at)).product();
@@ -65,7 +65,7 @@ fn reduced(call: &Call, mean: bool) -> Result<Made, OpError> {
     }))
 }
 
-fn largest(call: &Call) -> Result<Made, OpError> {
+fn largest(call: &Call) -> Result<Computed, OpError> {
     let Axes { axes, dims, .. } = axes(call)?;
     let mut output: Tensor = call.input(0)?.contiguous()?;
     for at in axes {

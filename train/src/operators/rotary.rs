@@ -3,16 +3,16 @@
 use candle_core::Tensor;
 
 use crate::error::{OpError, invalid};
-use crate::operators::{Call, Made, Operator, contrib, extent, flows};
+use crate::operators::{Call, Computed, TrainOperator, contrib, extent, flows};
 
-pub const OPERATORS: &[Operator] = &[
+pub const OPERATORS: &[TrainOperator] = &[
     flows("RotaryEmbedding", |c| rotary(c, [1, 2, 3])),
     contrib("RotaryEmbedding", |c| rotary(c, [2, 3, 1])),
 ];
 
 /// Each pair (a, b) of channels becomes (a cos - b sin, b cos + a sin). The gradient is rotated back: da = dy_a cos +
 /// dy_b sin, db = dy_b cos - dy_a sin. `places` are the inputs cos, sin and position ids.
-fn rotary(call: &Call, places: [usize; 3]) -> Result<Made, OpError> {
+fn rotary(call: &Call, places: [usize; 3]) -> Result<Computed, OpError> {
     let given = call.input(0)?;
     let [cos, sin, positions] = places;
     let half = call.input(cos)?.dims().last().copied().unwrap_or(0);

@@ -6,10 +6,10 @@ use gqa2mla_passes::onnx::stored::Model;
 use gqa2mla_passes::onnx::tensor_proto::DataType;
 
 use crate::error::{OpError, invalid};
-use crate::operators::{Call, Made, Operator, axis, extent, flows, integers, stops};
+use crate::operators::{Call, Computed, TrainOperator, axis, extent, flows, integers, stops};
 use crate::stored;
 
-pub const OPERATORS: &[Operator] = &[
+pub const OPERATORS: &[TrainOperator] = &[
     stops("Shape", shape),
     stops("Size", size),
     stops("Constant", constant),
@@ -25,7 +25,7 @@ fn vector(values: Vec<i64>) -> Result<Tensor, OpError> {
     Ok(Tensor::from_vec(values, count, &Device::Cpu)?)
 }
 
-fn shape(call: &Call) -> Result<Made, OpError> {
+fn shape(call: &Call) -> Result<Computed, OpError> {
     let dims = call.input(0)?.dims();
     let rank = dims.len() as i64;
     let bound =
@@ -35,7 +35,7 @@ fn shape(call: &Call) -> Result<Made, OpError> {
     Ok(vector(taken.iter().map(|&d| d as i64).collect())?.into())
 }
 
-fn size(call: &Call) -> Result<Made, OpError> {
+fn size(call: &Call) -> Result<Computed, OpError> {
     let count = call.input(0)?.elem_count() as i64;
     Ok(Tensor::from_vec(vec![count], (), &Device::Cpu)?.into())
 }
@@ -49,7 +49,7 @@ fn stored_attribute(call: &Call, name: &str) -> Result<Option<Tensor>, OpError> 
     read.map(Some).map_err(|e| OpError::Invalid(e.to_string()))
 }
 
-fn constant(call: &Call) -> Result<Made, OpError> {
+fn constant(call: &Call) -> Result<Computed, OpError> {
     if let Some(tensor) = stored_attribute(call, "value")? {
         return Ok(tensor.into());
     }
@@ -71,7 +71,7 @@ fn constant(call: &Call) -> Result<Made, OpError> {
     invalid("the constant is neither a tensor nor a number")
 }
 
-fn constant_of_shape(call: &Call) -> Result<Made, OpError> {
+fn constant_of_shape(call: &Call) -> Result<Computed, OpError> {
     let dims: Vec<usize> = call
         .integers(0)?
         .unwrap_or_default()
@@ -85,7 +85,7 @@ fn constant_of_shape(call: &Call) -> Result<Made, OpError> {
     Ok(value.broadcast_as(dims)?.contiguous()?.into())
 }
 
-fn range(call: &Call) -> Result<Made, OpError> {
+fn range(call: &Call) -> Result<Computed, OpError> {
     let one = |at: usize| -> Result<Tensor, OpError> { Ok(call.input(at)?.reshape(())?) };
     let (start, limit, delta) = (one(0)?, one(1)?, one(2)?);
     if start.dtype() == DType::I64 {
@@ -107,7 +107,7 @@ fn range(call: &Call) -> Result<Made, OpError> {
 }
 
 /// The cumulative sum of integers along an axis, by which positions are computed.
-fn running_sum(call: &Call) -> Result<Made, OpError> {
+fn running_sum(call: &Call) -> Result<Computed, OpError> {
     let x = call.input(0)?;
     let named = call.integers(1)?.and_then(|a| a.first().copied());
     let at = axis(named.unwrap_or(0), x.rank())?;
@@ -130,7 +130,7 @@ fn running_sum(call: &Call) -> Result<Made, OpError> {
 
 /// Conversion to the type `wanted`. Casts between floating-point types do nothing, because all floats are fp32 in
 /// training.
-fn converted(call: &Call, wanted: DType) -> Result<Made, OpError> {
+fn converted(call: &Call, wanted: DType) -> Result<Computed, OpError> {
     let x = call.input(0)?;
     if x.dtype() == wanted {
         return Ok(call.made_of_first(x.clone(), |grad| Ok(grad.clone())));
@@ -141,7 +141,7 @@ fn converted(call: &Call, wanted: DType) -> Result<Made, OpError> {
     Ok(x.to_dtype(wanted)?.into())
 }
 
-fn cast(call: &Call) -> Result<Made, OpError> {
+fn cast(call: &Call) -> Result<Computed, OpError> {
     let to = DataType::try_from(call.int("to", 0) as i32);
     match to {
         Ok(DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double) => {
@@ -163,6 +163,6 @@ fn cast(call: &Call) -> Result<Made, OpError> {
     }
 }
 
-fn cast_like(call: &Call) -> Result<Made, OpError> {
+fn cast_like(call: &Call) -> Result<Computed, OpError> {
     converted(call, call.input(1)?.dtype())
 }

@@ -4,15 +4,15 @@ use candle_core::Tensor;
 
 use crate::error::OpError;
 use crate::kernels::{row_pairs, rows};
-use crate::operators::{Call, Made, Operator, axis, flows};
+use crate::operators::{Call, Computed, TrainOperator, axis, flows};
 
-pub const OPERATORS: &[Operator] = &[flows("Softmax", softmax)];
+pub const OPERATORS: &[TrainOperator] = &[flows("Softmax", softmax)];
 
 /// Scores this far below the largest have probability 0 in fp32: exp(-104) is below the smallest subnormal number.
 const NOTHING: f32 = -104.0;
 
 /// p = exp(x) / sum exp(x); dx = p (dp - sum p dp).
-fn softmax(call: &Call) -> Result<Made, OpError> {
+fn softmax(call: &Call) -> Result<Computed, OpError> {
     let x = call.input(0)?;
     let (at, last) = (
         axis(call.int("axis", -1), x.rank())?,

@@ -6,9 +6,9 @@ use candle_core::{DType, Tensor};
 
 use crate::error::{OpError, invalid};
 use crate::kernels::{map, zip};
-use crate::operators::{Call, Made, Operator, contrib, flows, missing, stops};
+use crate::operators::{Call, Computed, TrainOperator, contrib, flows, missing, stops};
 
-pub const OPERATORS: &[Operator] = &[
+pub const OPERATORS: &[TrainOperator] = &[
     flows("Neg", |c| linear(c, -1.0)),
     flows("Sqrt", |c| by_output(c, Tensor::sqrt, |g, y| g * 0.5 / y)),
     flows("Reciprocal", |c| {
@@ -55,7 +55,7 @@ fn float(call: &Call) -> Result<Tensor, OpError> {
 }
 
 /// y = factor x, of floats and integers.
-fn linear(call: &Call, factor: f64) -> Result<Made, OpError> {
+fn linear(call: &Call, factor: f64) -> Result<Computed, OpError> {
     let output = (call.input(0)? * factor)?;
     Ok(call.made_of_first(output, move |grad| Ok((grad * factor)?)))
 }
@@ -65,21 +65,21 @@ fn by_output(
     call: &Call,
     of: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
     slope: fn(f32, f32) -> f32,
-) -> Result<Made, OpError> {
+) -> Result<Computed, OpError> {
     let output = of(&float(call)?)?;
     let y = output.clone();
     Ok(call.made_of_first(output, move |grad| Ok(zip(grad, &y, slope)?)))
 }
 
 /// An operator whose derivative `slope(x)` is computed from its input, which is kept.
-fn by_input(call: &Call, of: fn(f32) -> f32, slope: fn(f32) -> f32) -> Result<Made, OpError> {
+fn by_input(call: &Call, of: fn(f32) -> f32, slope: fn(f32) -> f32) -> Result<Computed, OpError> {
     let x = float(call)?;
     let output = map(&x, of)?;
     Ok(call.made_of_first(output, move |grad| Ok(zip(grad, &x, |g, x| g * slope(x))?)))
 }
 
 /// y = |x|, of floats and integers; dx = dy sign(x).
-fn abs(call: &Call) -> Result<Made, OpError> {
+fn abs(call: &Call) -> Result<Computed, OpError> {
     let x = call.input(0)?;
     match x.dtype() {
         DType::I64 => Ok(x.maximum(&(x * -1.0)?)?.into()),
@@ -92,7 +92,7 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 /// y = x sigmoid(a x), a = `alpha`.
-fn scaled_swish(call: &Call, alpha: f32) -> Result<Made, OpError> {
+fn scaled_swish(call: &Call, alpha: f32) -> Result<Computed, OpError> {
     let x = float(call)?;
     let output = map(&x, |x| x * sigmoid(alpha * x))?;
     Ok(call.made_of_first(output, move |grad| {
@@ -104,15 +104,15 @@ fn scaled_swish(call: &Call, alpha: f32) -> Result<Made, OpError> {
     }))
 }
 
-fn swish(call: &Call) -> Result<Made, OpError> {
+fn swish(call: &Call) -> Result<Computed, OpError> {
     scaled_swish(call, call.float("alpha", 1.0))
 }
 
-fn quick_gelu(call: &Call) -> Result<Made, OpError> {
+fn quick_gelu(call: &Call) -> Result<Computed, OpError> {
     scaled_swish(call, call.float("alpha", 1.702))
 }
 
-fn gelu(call: &Call) -> Result<Made, OpError> {
+fn gelu(call: &Call) -> Result<Computed, OpError> {
     match call.text("approximate").as_deref() {
         Some("tanh") => by_input(call, gelu_tanh, gelu_tanh_slope),
         _ => by_input(call, gelu_erf, gelu_erf_slope),
@@ -120,7 +120,7 @@ fn gelu(call: &Call) -> Result<Made, OpError> {
 }
 
 /// The tanh approximation of GELU, of the input plus an optional bias without gradient.
-fn fast_gelu(call: &Call) -> Result<Made, OpError> {
+fn fast_gelu(call: &Call) -> Result<Computed, OpError> {
     let Some(bias) = call.optional(1) else {
         return by_input(call, gelu_tanh, gelu_tanh_slope);
     };

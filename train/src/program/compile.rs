@@ -9,7 +9,7 @@ use gqa2mla_passes::onnx::stored::Model;
 use gqa2mla_passes::onnx::{GraphProto, NodeProto, TensorProto};
 
 use crate::error::{TrainError, operator_name};
-use crate::operators::{Gradient, Operator, find, quantized};
+use crate::operators::{Gradient, TrainOperator, find, quantized};
 use crate::program::{Parameter, Program, Slot, Step, Values};
 use crate::stored;
 
@@ -54,7 +54,7 @@ impl Program {
                     op: operator_name(node),
                 })
             })
-            .collect::<Result<Vec<Operator>, _>>()?;
+            .collect::<Result<Vec<TrainOperator>, _>>()?;
         let stored: HashMap<&str, &TensorProto> =
             graph.initializer.iter().map(|t| (t.name(), t)).collect();
         let tracked = tracked(&nodes, &operators, trained)?;
@@ -168,15 +168,14 @@ fn needed(graph: &GraphProto, outputs: &[&str]) -> Vec<NodeProto> {
             taken.push(node);
         }
     }
-    let spelled =
-        |node: &NodeProto| quantized::spelled_out(node).unwrap_or_else(|| vec![node.clone()]);
-    taken.into_iter().rev().flat_map(spelled).collect()
+    let lowered = |node: &NodeProto| quantized::lowered(node).unwrap_or_else(|| vec![node.clone()]);
+    taken.into_iter().rev().flat_map(lowered).collect()
 }
 
 /// The values that depend on a tensor in `trained` through operators with a gradient.
 fn tracked(
     nodes: &[NodeProto],
-    operators: &[Operator],
+    operators: &[TrainOperator],
     trained: &[String],
 ) -> Result<HashSet<String>, TrainError> {
     let mut tracked = HashSet::new();

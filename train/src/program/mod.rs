@@ -1,7 +1,7 @@
 //! A compiled graph, its forward and backward pass.
 //!
 //! Values have slots instead of names. A value is dropped after its last read. Values that the backward pass needs are
-//! held by [`crate::operators::Made::pull`], which exists only for nodes that depend on a trained tensor.
+//! held by [`crate::operators::Computed::pull`], which exists only for nodes that depend on a trained tensor.
 
 mod compile;
 
@@ -11,7 +11,7 @@ use candle_core::Tensor;
 use gqa2mla_passes::onnx::NodeProto;
 
 use crate::error::{OpError, TrainError, operator_name};
-use crate::operators::{Call, Operator, Pull};
+use crate::operators::{Call, Pull, TrainOperator};
 
 /// The index of a value.
 type Slot = usize;
@@ -20,7 +20,7 @@ type Slot = usize;
 #[derive(Debug)]
 struct Step {
     node: NodeProto,
-    operator: Operator,
+    operator: TrainOperator,
     inputs: Vec<Option<Slot>>,
     outputs: Vec<Option<Slot>>,
     /// Which inputs depend on a trained tensor.
@@ -169,7 +169,7 @@ impl Step {
         TrainError::Node {
             node: gqa2mla_passes::graph::label(&self.node).to_owned(),
             op: operator_name(&self.node),
-            cause,
+            cause: Box::new(cause),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The backward pass of one head.
 
-use crate::factor::dense::{View, product};
+use crate::factor::dense::{DenseView, product};
 use crate::factor::reconstruct::forward::{Head, RankedAttention, columns};
 use crate::factor::reconstruct::scored::{Scored, Slopes};
 use crate::factor::reconstruct::weights::SingleFactors;
@@ -16,7 +16,7 @@ impl RankedAttention<'_> {
         read: &[f32],
         count: usize,
         weights: &SingleFactors,
-        (scored, values): (&Scored, View),
+        (scored, values): (&Scored, DenseView),
         slope: &mut SingleFactors,
         back: &mut Slopes,
     ) {
@@ -29,7 +29,7 @@ impl RankedAttention<'_> {
         let width = self.is.heads * dv;
         let mut d_out = columns(read, width, head * dv, dv);
         d_out.iter_mut().for_each(|x| *x *= 2.0);
-        let d_out = View::new(&d_out, count, dv);
+        let d_out = DenseView::new(&d_out, count, dv);
         if let Some(bias) = slope.bias.get_mut(head * dv..(head + 1) * dv) {
             for row in columns(read, width, head * dv, dv).chunks(dv.max(1)) {
                 let slopes = bias.iter_mut().zip(row);
@@ -38,7 +38,7 @@ impl RankedAttention<'_> {
         }
         let empty = Vec::new();
         let up_value = weights.w_uv.get(group).unwrap_or(&empty);
-        let mixed = View::new(&made.mixed, count, rv);
+        let mixed = DenseView::new(&made.mixed, count, rv);
         if let Some(slope) = slope.w_uv.get_mut(group) {
             product(slope, true, mixed.t(), d_out, 1.0);
         }
@@ -47,11 +47,11 @@ impl RankedAttention<'_> {
             &mut d_mixed,
             false,
             d_out,
-            View::new(up_value, rv, dv).t(),
+            DenseView::new(up_value, rv, dv).t(),
             1.0,
         );
-        let d_mixed = View::new(&d_mixed, count, rv);
-        let p = View::new(&made.p, count, seen);
+        let d_mixed = DenseView::new(&d_mixed, count, rv);
+        let p = DenseView::new(&made.p, count, seen);
         add_rows(&mut back.values, p.t(), d_mixed, seen, rv, value_scale);
         let mut d_score = Vec::new();
         product(&mut d_score, false, d_mixed, values.t(), value_scale);
@@ -71,8 +71,8 @@ impl RankedAttention<'_> {
                 .zip(&made.bent)
                 .for_each(|(s, b)| *s *= b);
         }
-        let d_score = View::new(&d_score, count, seen);
-        let queries = View::new(&made.queries, count, d);
+        let d_score = DenseView::new(&d_score, count, seen);
+        let queries = DenseView::new(&made.queries, count, d);
         let latents = match scored {
             Scored::Heads { .. } => {
                 if let Some(keys) = back.scored.get_mut(group) {
@@ -83,21 +83,28 @@ impl RankedAttention<'_> {
             Scored::Latents(latents) => latents,
         };
         if let Some(keys) = back.scored.first_mut() {
-            let latent_queries = View::new(&made.latent_queries, count, rk);
+            let latent_queries = DenseView::new(&made.latent_queries, count, rk);
             add_rows(keys, d_score.t(), latent_queries, seen, rk, scale);
         }
         let mut d_queries = Vec::new();
-        let latents = View::new(latents, seen, rk);
+        let latents = DenseView::new(latents, seen, rk);
         product(&mut d_queries, false, d_score, latents, scale);
         if let Some(slope) = slope.w_uk.get_mut(group) {
-            let d_queries = View::new(&d_queries, count, rk);
+            let d_queries = DenseView::new(&d_queries, count, rk);
             product(slope, true, queries.t(), d_queries, 1.0);
         }
     }
 }
 
 /// Adds `a b` to the first `count` rows of `out`, `width` wide.
-fn add_rows(out: &mut Vec<f32>, a: View, b: View, count: usize, width: usize, alpha: f32) {
+fn add_rows(
+    out: &mut Vec<f32>,
+    a: DenseView,
+    b: DenseView,
+    count: usize,
+    width: usize,
+    alpha: f32,
+) {
     let mut rows = Vec::new();
     product(&mut rows, false, a, b, alpha);
     out.resize(out.len().max(count * width), 0.0);

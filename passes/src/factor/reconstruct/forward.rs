@@ -1,7 +1,7 @@
 //! The forward pass of one attention: scores, probabilities, outputs, and their difference from the target.
 
 use crate::factor::Factors;
-use crate::factor::dense::{View, product};
+use crate::factor::dense::{DenseView, product};
 use crate::factor::reconstruct::attention::{Attention, Sequence};
 use crate::factor::reconstruct::scored::Scored;
 use crate::factor::reconstruct::weights::{SingleFactors, single};
@@ -60,16 +60,16 @@ impl<'a> RankedAttention<'a> {
                 product(
                     &mut scores,
                     false,
-                    View::new(&queries, block.len(), d),
-                    View::new(&keys, seen, d).t(),
+                    DenseView::new(&queries, block.len(), d),
+                    DenseView::new(&keys, seen, d).t(),
                     self.is.scale as f32,
                 );
                 self.probabilities(&mut scores, block, seen, None);
                 product(
                     &mut out,
                     false,
-                    View::new(&scores, block.len(), seen),
-                    View::new(&values, seen, dv),
+                    DenseView::new(&scores, block.len(), seen),
+                    DenseView::new(&values, seen, dv),
                     self.is.value_scale as f32,
                 );
                 for (&row, made) in block.iter().zip(out.chunks(dv)) {
@@ -99,8 +99,8 @@ impl<'a> RankedAttention<'a> {
                 product(
                     &mut read,
                     false,
-                    View::new(outputs, count, width),
-                    View::new(readers, width, width),
+                    DenseView::new(outputs, count, width),
+                    DenseView::new(readers, width, width),
                     1.0,
                 );
                 read
@@ -163,7 +163,7 @@ impl<'a> RankedAttention<'a> {
         head: usize,
         weights: &SingleFactors,
         scored: &Scored,
-        values: View,
+        values: DenseView,
     ) -> Head {
         let (d, dv) = (self.is.key_size, self.is.value_size);
         let (rk, rv) = (self.key_rank, self.value_rank);
@@ -183,17 +183,17 @@ impl<'a> RankedAttention<'a> {
                 product(
                     &mut made.latent_queries,
                     false,
-                    View::new(&made.queries, block.len(), d),
-                    View::new(up_key, d, rk),
+                    DenseView::new(&made.queries, block.len(), d),
+                    DenseView::new(up_key, d, rk),
                     1.0,
                 );
-                let queries = View::new(&made.latent_queries, block.len(), rk);
-                (queries, View::new(latents, seen, rk))
+                let queries = DenseView::new(&made.latent_queries, block.len(), rk);
+                (queries, DenseView::new(latents, seen, rk))
             }
             Scored::Heads { heads, .. } => {
                 let keys = heads.get(group).unwrap_or(&empty);
-                let queries = View::new(&made.queries, block.len(), d);
-                (queries, View::new(keys, seen, d))
+                let queries = DenseView::new(&made.queries, block.len(), d);
+                (queries, DenseView::new(keys, seen, d))
             }
         };
         product(&mut made.p, false, queries, keys.t(), self.is.scale as f32);
@@ -201,15 +201,15 @@ impl<'a> RankedAttention<'a> {
         product(
             &mut made.mixed,
             false,
-            View::new(&made.p, block.len(), seen),
+            DenseView::new(&made.p, block.len(), seen),
             values,
             self.is.value_scale as f32,
         );
         product(
             &mut made.out,
             false,
-            View::new(&made.mixed, block.len(), rv),
-            View::new(up_value, rv, dv),
+            DenseView::new(&made.mixed, block.len(), rv),
+            DenseView::new(up_value, rv, dv),
             1.0,
         );
         made

@@ -1,6 +1,6 @@
 //! The right operand of the score product, computed from the latents, and its backward pass.
 
-use crate::factor::dense::{View, product};
+use crate::factor::dense::{DenseView, product};
 use crate::factor::reconstruct::attention::Attention;
 use crate::factor::reconstruct::weights::SingleFactors;
 
@@ -32,8 +32,14 @@ impl Scored {
         let seen = latents.len() / rank.max(1);
         let rebuilt = weights.w_uk.iter().map(|up| {
             let mut rows = Vec::new();
-            let latents = View::new(&latents, seen, rank);
-            product(&mut rows, false, latents, View::new(up, d, rank).t(), 1.0);
+            let latents = DenseView::new(&latents, seen, rank);
+            product(
+                &mut rows,
+                false,
+                latents,
+                DenseView::new(up, d, rank).t(),
+                1.0,
+            );
             rotary.rotate(&mut rows, d);
             rows
         });
@@ -63,9 +69,15 @@ impl Scored {
         let ups = weights.w_uk.iter().zip(&mut slope.w_uk);
         for (mut rows, (up, slope)) in by.into_iter().zip(ups) {
             rotary.rotate_back(&mut rows, d);
-            let rows = View::new(&rows, count, d);
-            product(slope, true, rows.t(), View::new(latents, count, rank), 1.0);
-            product(&mut keys, true, rows, View::new(up, d, rank), 1.0);
+            let rows = DenseView::new(&rows, count, d);
+            product(
+                slope,
+                true,
+                rows.t(),
+                DenseView::new(latents, count, rank),
+                1.0,
+            );
+            product(&mut keys, true, rows, DenseView::new(up, d, rank), 1.0);
         }
         Latents { keys, values }
     }

@@ -1,6 +1,6 @@
 //! One step on some queries of a sequence: forward pass, error, and backward pass if the gradient is wanted.
 
-use crate::factor::dense::{View, product};
+use crate::factor::dense::{DenseView, product};
 use crate::factor::reconstruct::attention::Sequence;
 use crate::factor::reconstruct::forward::{BLOCK, Head, RankedAttention, dot};
 use crate::factor::reconstruct::scored::{Scored, Slopes};
@@ -22,21 +22,21 @@ impl RankedAttention<'_> {
         );
         let (rk, rv) = (self.key_rank, self.value_rank);
         let seen = queries.last().map_or(0, |last| last + 1);
-        let keys = View::new(&sequence.keys, seen, n);
-        let values = View::new(&sequence.values, seen, m);
+        let keys = DenseView::new(&sequence.keys, seen, n);
+        let values = DenseView::new(&sequence.values, seen, m);
         let (mut latent_keys, mut latent_values) = (Vec::new(), Vec::new());
         product(
             &mut latent_keys,
             false,
             keys,
-            View::new(&weights.w_dk, n, rk),
+            DenseView::new(&weights.w_dk, n, rk),
             1.0,
         );
         product(
             &mut latent_values,
             false,
             values,
-            View::new(&weights.w_dv, m, rv),
+            DenseView::new(&weights.w_dv, m, rv),
             1.0,
         );
         let scored = Scored::of(self.is, latent_keys, rk, weights);
@@ -44,7 +44,7 @@ impl RankedAttention<'_> {
         let mut lost = 0.0;
         for block in queries.chunks(BLOCK) {
             let seen = block.last().map_or(0, |last| last + 1);
-            let latent_values = View::new(&latent_values, seen, rv);
+            let latent_values = DenseView::new(&latent_values, seen, rv);
             let made: Vec<Head> = (0..self.is.heads)
                 .map(|head| self.forward(sequence, block, head, weights, &scored, latent_values))
                 .collect();
@@ -72,14 +72,14 @@ impl RankedAttention<'_> {
                 &mut slope.w_dk,
                 true,
                 keys.t(),
-                View::new(&back.keys, seen, rk),
+                DenseView::new(&back.keys, seen, rk),
                 1.0,
             );
             product(
                 &mut slope.w_dv,
                 true,
                 values.t(),
-                View::new(&back.values, seen, rv),
+                DenseView::new(&back.values, seen, rv),
                 1.0,
             );
         }

@@ -10,18 +10,18 @@ use crate::onnx::{GraphProto, NodeProto};
 use crate::operators::Lowered;
 
 /// A main graph after the expansion of its operators.
-pub struct SpelledOut {
+pub struct LoweredMain {
     /// The main graph.
     pub main: GraphProto,
     /// The result of the expansion of each graph, by the scope of the graph in the new main graph.
     pub lowered: BTreeMap<Scope, Lowered>,
     /// The operators before the expansion.
-    pub operators: Vec<SpelledOperator>,
+    pub operators: Vec<LoweredOperator>,
 }
 
 /// One operator that was expanded.
 #[derive(Debug, Clone, PartialEq)]
-pub struct SpelledOperator {
+pub struct LoweredOperator {
     /// The graph of the operator, as a scope of the new main graph.
     pub scope: Scope,
     /// The operator.
@@ -34,16 +34,16 @@ pub struct SpelledOperator {
 ///
 /// # Errors
 /// [`PatchError`] if an expanded operator does not fit into its graph.
-pub fn spell_out(
+pub fn lower_operators(
     main: &GraphProto,
     mut lowered: BTreeMap<Scope, Lowered>,
-) -> Result<SpelledOut, PatchError> {
-    let mut originals: Vec<SpelledOperator> = Vec::new();
+) -> Result<LoweredMain, PatchError> {
+    let mut originals: Vec<LoweredOperator> = Vec::new();
     for (scope, one) in &lowered {
         let graph = scope.get(main);
         for (id, nodes) in &one.patch.replaced {
             if let Some(node) = graph.and_then(|g| g.node.get(id.0)) {
-                originals.push(SpelledOperator {
+                originals.push(LoweredOperator {
                     scope: scope.clone(),
                     node: node.clone(),
                     made: nodes.iter().flat_map(|n| n.output.clone()).collect(),
@@ -69,7 +69,7 @@ pub fn spell_out(
     for operator in &mut originals {
         operator.scope = moved(&operator.scope);
     }
-    Ok(SpelledOut {
+    Ok(LoweredMain {
         main,
         lowered: lowered
             .into_iter()
@@ -100,7 +100,7 @@ fn moved(scope: &Scope, grown: &BTreeMap<Scope, Vec<(usize, usize)>>) -> Scope {
     after
 }
 
-impl SpelledOperator {
+impl LoweredOperator {
     /// A patch that restores the operator in `graph`, its graph, in front of the nodes that replaced it. Those nodes
     /// lose their readers and become dead code, except nodes that other operators share.
     pub fn put_back(&self, graph: &Graph) -> Patch {

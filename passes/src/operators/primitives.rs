@@ -10,7 +10,7 @@ use crate::graph::{Graph, label};
 use crate::onnx::{NodeProto, TensorProto, tensor_proto::DataType};
 
 /// Collects the nodes and initializers that replace one operator.
-pub struct Speller<'g> {
+pub struct Primitives<'g> {
     /// The graph of the operator.
     pub graph: &'g Graph<'g>,
     /// The facts of its values.
@@ -71,7 +71,7 @@ fn free_prefix(graph: &Graph, label_of: &str) -> String {
     prefix
 }
 
-impl<'g> Speller<'g> {
+impl<'g> Primitives<'g> {
     /// Starts the expansion of `operator`, a node of `graph`. `known` holds shared values of earlier expansions, by
     /// sharing key.
     pub fn new(

@@ -77,9 +77,10 @@ impl Search {
     #[must_use]
     pub fn best_point(&self) -> Option<&Point> {
         let best = self.best?;
-        let of_its_bits = self.tried.iter().filter(|p| p.bits == best.bits.number());
+        let tried = self.tried.iter();
+        let mut of_its_bits = tried.filter(|p| p.bits == best.bits.number());
         match best.rank {
-            Some(rank) => of_its_bits.filter(|p| p.rank == rank).next_back(),
+            Some(rank) => of_its_bits.rfind(|p| p.rank == rank),
             None => of_its_bits.max_by_key(|p| p.rank),
         }
     }

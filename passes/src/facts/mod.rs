@@ -21,6 +21,7 @@ mod branches;
 mod constant;
 pub mod content;
 mod contract;
+mod contradicted;
 pub mod contrib;
 mod cut;
 mod declared;
@@ -43,5 +44,6 @@ mod values;
 
 pub use agree::text as shape_text;
 pub use attributes::{axes, shape_range};
+pub use contradicted::{Contradiction, contradiction};
 pub use fact::{Fact, Shape};
 pub use values::{Facts, OutputFacts, Rule, Rules};

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::error::Error;
 
 use crate::analysis::AnalysisError;
+use crate::facts::Contradiction;
 use crate::forms::{Form, FormError, OLDEST_OPSET};
 use crate::graph::patch::PatchError;
 use crate::graph::verify::VerifyError;
@@ -65,6 +66,11 @@ pub enum RewriteError {
     /// The cache ratio is not a share.
     #[error("the cache ratio {0} is out of range: it is a share, above 0 and at most 1")]
     Ratio(f64),
+    /// The model declares a shape that its nodes contradict, and the new nodes cannot be checked against it.
+    #[error(
+        "value '{}' is declared as {}, and its node gives {}: correct the declaration, or remove it", .0.value, .0.declared, .0.inferred
+    )]
+    Contradicted(Contradiction),
     /// The new tensors could not be stored.
     #[error("the new weights could not be stored: {0}")]
     Store(Box<dyn Error + Send + Sync>),

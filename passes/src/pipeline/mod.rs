@@ -12,7 +12,7 @@ use crate::analysis::identity::{CacheId, SiteId};
 use crate::analysis::{Analysis, AnalysisError};
 use crate::factor::Ranks;
 use crate::facts::scoped::ScopeFacts;
-use crate::facts::types;
+use crate::facts::{contradiction, types};
 use crate::forms::Store;
 use crate::graph::cleanup::{Live, cleanup};
 use crate::graph::functions::{calls, key_of};
@@ -187,7 +187,9 @@ pub fn rewrite_analysed(
     if let Err(error) = accept(model, &analysis.operators) {
         model.proto.graph = original;
         model.proto.opset_import.truncate(imported);
-        return Err(error);
+        // A wrong declaration counts where nothing can be inferred, which may be at a new node only.
+        let wrong = contradiction(model, &analysis.operators.rules());
+        return Err(wrong.map_or(error, RewriteError::Contradicted));
     }
     // Functions that are no longer called are removed.
     if let Some(main) = &model.proto.graph {

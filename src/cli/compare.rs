@@ -8,16 +8,18 @@ use gqa2mla::files::load::load;
 use gqa2mla::report::{grouped, measured};
 use serde_json::{Value, json};
 
+use crate::cli::bits::BitsArg;
 use crate::cli::exit::{Exit, in_options};
 use crate::cli::factors::FactorArgs;
+use crate::cli::frontier;
 use crate::cli::runtime::RuntimeArgs;
-use crate::cli::screen::{emit, emit_json, observer, table};
+use crate::cli::screen::{emit, emit_json, observer};
 use crate::cli::text::text_source;
 use crate::cli::values::share;
 
 /// Rewrite a model in several ways at several sizes, and compare what each loses on a text.
 ///
-/// Nothing is kept but the table. Factors are fitted to the text of --text or --token-ids (and to the statistics of
+/// Nothing is kept but the table, whose rows are printed as they come. Factors are fitted to the text of --text or --token-ids (and to the statistics of
 /// --calibration, if there are any) and measured on that of --test-text or --test-token-ids, or else on the last part of the
 /// same text, which is then left out of the fit.
 ///
@@ -38,6 +40,10 @@ pub struct Compare {
     /// Ways to compare.
     #[arg(long, value_parser = way_parser(), value_delimiter = ',', default_values = Way::ALL.map(Way::name), value_name = "WAYS")]
     ways: Vec<Way>,
+    /// Bits of a cached number to compare: 16, the model's own type; 8 and 4, integers, of the ways calibrated, reconstructed
+    /// and kept-heads alone.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["16", "8", "4"], value_name = "BITS")]
+    bits: Vec<BitsArg>,
     /// Neighbouring frequencies that TransMLA's recipe takes as one.
     #[arg(long, default_value_t = 1, value_name = "N")]
     freq_fold: usize,
@@ -75,10 +81,21 @@ fn way_parser() -> impl TypedValueParser<Value = Way> {
 impl Compare {
     pub fn run(self, json: bool) -> anyhow::Result<Exit> {
         let model = load(&self.model)?;
-        let rows = compare_ways(&model, &self.request()?, &mut observer()).map_err(in_options)?;
-        match json {
-            true => emit_json(&as_json(&rows)),
-            false => emit(&as_text(&rows)),
+        let mut begun = json;
+        let mut row = |row: &WayMeasured| {
+            if !begun {
+                begun = true;
+                emit(&format!("{}\n{}", before(row), frontier::HEADER));
+            }
+            if !json {
+                emit(&frontier::line(&row.point));
+            }
+        };
+        let request = self.request()?;
+        let rows = compare_ways(&model, &request, &mut observer(), &mut row);
+        let rows = rows.map_err(in_options)?;
+        if json {
+            emit_json(&as_json(&rows));
         }
         Ok(Exit::Done)
     }
@@ -91,6 +108,7 @@ impl Compare {
         Ok(WaysRequest {
             ratios: self.cache_ratios.clone(),
             ways: self.ways.clone(),
+            bits: self.bits.iter().map(|&b| b.into()).collect(),
             freq_fold: self.freq_fold,
             context: self.factors.context(),
             takes_few_tokens: self.factors.force,
@@ -108,42 +126,20 @@ impl Compare {
     }
 }
 
-fn as_text(rows: &[WayMeasured]) -> String {
-    let mut table = table(&[
-        "cache",
-        "way",
-        "bytes a token",
-        "perplexity",
-        "increase",
-        "worst positions",
-        "KL",
-        "top-1",
-    ]);
-    for row in rows {
-        let quality = &row.quality;
-        table.add_row([
-            format!("{:.1}%", 100.0 * row.ratio),
-            row.way.name().to_owned(),
-            measured(quality.rewritten_cache_bytes),
-            format!("{:.3}", quality.rewritten_perplexity),
-            format!("{:+.2}%", 100.0 * quality.increase()),
-            format!("{:+.2}%", 100.0 * quality.worst_increase()),
-            format!("{:.4}", quality.mean_kl),
-            format!("{:.3}", quality.top1_agreement),
-        ]);
-    }
-    let original = rows.first().map_or(0.0, |r| r.quality.original_perplexity);
-    let tokens = rows.first().map_or(0, |r| r.quality.tokens);
+/// What stands above the rows: the loss of the original, which all are compared with.
+fn before(row: &WayMeasured) -> String {
     format!(
-        "original perplexity {original:.3} on {} tokens\n\n{table}",
-        grouped(tokens as u64)
+        "original: {} bytes a token, perplexity {:.3} on {} tokens\n",
+        measured(row.quality.original_cache_bytes),
+        row.quality.original_perplexity,
+        grouped(row.quality.tokens as u64)
     )
 }
 
 fn as_json(rows: &[WayMeasured]) -> Value {
     let rows = rows.iter().map(|row| {
         json!({
-            "cache_ratio": row.ratio, "way": row.way.name(), "quality": row.quality,
+            "cache_ratio": row.ratio, "way": row.way.name(), "bits": row.point.bits, "quality": row.quality,
             "perplexity_increase": row.quality.increase(),
             "worst_perplexity_increase": row.quality.worst_increase(),
         })

@@ -1,6 +1,7 @@
 //! The command line: one module per subcommand, and shared options.
 
 mod bench;
+mod bits;
 mod calibrate;
 mod compare;
 mod completions;
@@ -10,6 +11,7 @@ mod escaped;
 mod exchange;
 mod exit;
 mod factors;
+mod frontier;
 mod inspect;
 mod man;
 mod print;

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use crate::cli::escaped::{escaped, escaped_json};
+use crate::cli::frontier;
 
 /// The first error of standard output, if any.
 static BROKEN: Mutex<Option<io::Error>> = Mutex::new(None);
@@ -103,6 +104,7 @@ pub fn progress(what: &'static str) -> impl FnMut(usize, usize) + Send {
 /// A callback that shows the progress of a compression, with a message per stage.
 pub fn observer() -> impl FnMut(Event) + Send {
     let mut bar = Bar::default();
+    let mut header = Some(frontier::HEADER);
     move |Event { stage, done, total }| {
         let words = match stage {
             Stage::Calibrating => "calibrating",
@@ -110,6 +112,10 @@ pub fn observer() -> impl FnMut(Event) + Send {
             Stage::Recording => "reading the text",
             Stage::Reconstructing { error } => {
                 return bar.say(done, total, &format!("reconstructing, error {error:.4}"));
+            }
+            Stage::Tried(point) => {
+                header.take().into_iter().for_each(complain);
+                return complain(&frontier::line(&point));
             }
             Stage::Rewriting => "rewriting",
             Stage::Measuring => "reading",

@@ -24,7 +24,7 @@ use crate::fit::calibrate::{Analyzed, CalibrateError};
 use crate::fit::factors::{Factorization, decoupled, from_moments, moments};
 use crate::fit::reconstruct::error::ReconstructError;
 use crate::fit::reconstruct::{self, Job, Reconstruction};
-use crate::fit::rounding::rounded;
+use crate::fit::rounding::Rows;
 use crate::fit::statistics::ModelStatistics;
 use crate::measure::quality::Quality;
 use crate::measure::text::Text;
@@ -200,29 +200,31 @@ impl Compressor<'_> {
             return made.map(Made::Decoupled).ok_or_else(|| missing.into());
         }
         let (site, scoring) = (view.site(), view.scoring());
+        let moments = moments(
+            site,
+            scoring.as_ref(),
+            view.output_projection().as_ref(),
+            sums,
+            self.factorization,
+            options.form.cached_keys(),
+            options.positions(),
+        );
         let ready = done.map(|d| d.factors(view.id())).transpose()?;
         let factors = match ready.flatten() {
             Some(factors) => factors,
-            None => {
-                let moments = moments(
-                    site,
-                    scoring.as_ref(),
-                    view.output_projection().as_ref(),
-                    sums,
-                    self.factorization,
-                    options.form.cached_keys(),
-                    options.positions(),
-                );
-                from_moments(site, &moments, wanted.ranks)?
-            }
+            None => from_moments(site, &moments, wanted.ranks)?,
         };
-        Ok(match wanted.bits {
-            CacheBits::Model => factors.into(),
-            CacheBits::Eight => {
-                let (rounds, positions) = (options.form.rounds(), options.positions());
-                rounded(site, scoring.as_ref(), sums, factors, rounds, positions)
-            }
-        })
+        if wanted.bits == CacheBits::Model {
+            return Ok(factors.into());
+        }
+        let rows = Rows {
+            site,
+            scoring: scoring.as_ref(),
+            statistics: sums,
+            moments: &moments,
+        };
+        let positions = options.positions();
+        Ok(rows.rounded(factors, wanted.bits, options.form, positions)?)
     }
 
     /// Rewrites the model, measures it against the original on `text`, and removes it.

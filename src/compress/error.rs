@@ -103,7 +103,7 @@ pub enum CompressError {
 /// A cache of integers was asked for, and no text tells their scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the scales of a cache of 8-bit integers come from a text: give statistics or a text, and factors that are made from them"
+    "the scales of a cache of integers come from a text: give statistics or a text, and factors that are made from them"
 )]
 pub struct NoScales;
 

@@ -1,5 +1,7 @@
 //! Progress events of a compression.
 
+use crate::compress::frontier::Point;
+
 /// A stage of the work, whose steps are counted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
@@ -19,6 +21,8 @@ pub enum Stage {
     Rewriting,
     /// Measurement on held-out text; steps are sequences.
     Measuring,
+    /// A size of the cache was measured; one step.
+    Tried(Point),
     /// Validation with the runtime's graph optimizations off; steps are runs of both models.
     Validating,
     /// Validation with graph optimizations on; steps are runs of both models.

@@ -11,6 +11,7 @@ pub mod compressor;
 pub mod convert;
 pub mod error;
 pub mod events;
+pub mod frontier;
 pub mod metadata;
 pub mod request;
 pub mod run;

@@ -35,9 +35,11 @@ pub struct TextRequest {
 pub struct Request<'f> {
     /// Options of the rewrite: ranks, form and others.
     pub options: RewriteOptions<'f>,
-    /// If set, the smallest rank that keeps this promise on held-out text is searched, and the ranks of `options` are
+    /// If set, the smallest cache that keeps this promise on held-out text is searched, and the ranks of `options` are
     /// ignored.
     pub promise: Option<Promise>,
+    /// Whether that search may round the cache to integers as well, where `options` asks for the model's own type.
+    pub searches_bits: bool,
     /// Whether all layers have the same rank.
     pub widths: Widths,
     /// The factorization. `None`: [`Factorization::Calibrated`] if the rewrite is lossy and statistics or a text are
@@ -64,6 +66,7 @@ impl Default for Request<'_> {
         Self {
             options: RewriteOptions::default(),
             promise: None,
+            searches_bits: true,
             widths: Widths::Uniform,
             factorization: None,
             takes_few_tokens: false,
@@ -112,15 +115,20 @@ impl Request<'_> {
     /// # Errors
     /// [`NoScales`].
     pub fn check_bits(&self) -> Result<(), NoScales> {
+        match self.options.bits == CacheBits::Model || self.scales_are_known() {
+            true => Ok(()),
+            false => Err(NoScales),
+        }
+    }
+
+    /// Whether there are rows of a text, which tell how far integers have to reach.
+    pub(crate) fn scales_are_known(&self) -> bool {
         let has_data = self.statistics.is_some() || self.text.is_some();
         let reads = !matches!(
             self.factorization(),
             Factorization::Weights | Factorization::TransMla { .. }
         );
-        match self.options.bits == CacheBits::Model || (has_data && reads) {
-            true => Ok(()),
-            false => Err(NoScales),
-        }
+        has_data && reads
     }
 
     /// Refuses free widths that cannot be had. It needs nothing of the model.

@@ -1,8 +1,9 @@
 //! The compression of one model: checks of the request, calibration, search for a rank, rewrite, validation and
 //! measurement, acceptance.
 
+use gqa2mla_passes::factor::CacheBits;
 use gqa2mla_passes::pipeline::patches::RewrittenSite;
-use gqa2mla_passes::{Decoupled, RewriteOptions};
+use gqa2mla_passes::{Decoupled, RankPlan, RewriteOptions};
 
 use crate::compress::acceptance::{Held, Verdict, accepts};
 use crate::compress::allot::Sides;
@@ -11,10 +12,10 @@ use crate::compress::compressor::{Compressor, Destination, analysis};
 use crate::compress::error::CompressError;
 use crate::compress::events::{Event, Observer, Stage, steps};
 use crate::compress::request::{Request, TextRequest};
-use crate::compress::search::{Promise, Search, search};
+use crate::compress::search::{Promise, Search, Searcher};
 use crate::compress::widths::{Widths, WidthsCompared, better_widths};
 use crate::files::load::LoadedModel;
-use crate::fit::calibrate::calibrate;
+use crate::fit::calibrate::{Analyzed, calibrate};
 use crate::fit::context::{Context, ContextSource};
 use crate::fit::factors::Factorization;
 use crate::fit::layer_errors::{LayerError, layer_errors};
@@ -32,9 +33,14 @@ use crate::validate::scenario::Random;
 const HELD_OUT: usize = 8192;
 /// Number of random tokens for the errors of layers if there is no text.
 const RANDOM_TOKENS: usize = 64;
-/// Largest mean KL, in nats, of a rewrite that only rounds the cache, on held-out text. Rounding to 8 bits costs 1e-3 nats on
-/// a trained model; far more means that the scales do not fit the text.
-const ROUNDED_KL: f64 = 0.05;
+/// Largest mean KL, in nats, of a rewrite that only rounds the cache to integers of `bits`, on held-out text. Rounding to 8
+/// bits costs 1e-3 nats on a trained model, and to 4 bits a tenth of a nat; far more means that the scales do not fit the text.
+fn rounded_kl(bits: CacheBits) -> f64 {
+    match bits {
+        CacheBits::Four => 0.5,
+        CacheBits::Eight | CacheBits::Model => 0.05,
+    }
+}
 
 /// A compressed model with all results. It is not published yet.
 pub struct Compression {
@@ -149,8 +155,22 @@ fn attempt(
     let mut searched = None;
     if let Some(promise) = request.promise {
         let held_out = texts.held_out()?;
-        let found = search(&compressor, &options, promise, held_out, observer)?;
-        options.ranks = found.plan();
+        let searcher = Searcher {
+            compressor: &compressor,
+            options: &options,
+            promise,
+            held_out,
+            rounds: request.searches_bits && request.scales_are_known(),
+            observer: &mut *observer,
+        };
+        let found = searcher.search()?;
+        options = match found.best {
+            Some(size) => size.in_options(&options),
+            None => RewriteOptions {
+                ranks: RankPlan::Full,
+                ..options
+            },
+        };
         searched = Some(found);
     }
     let (compressed, widths, quality) =
@@ -183,7 +203,7 @@ fn attempt(
         .sites
         .iter()
         .any(|s| s.is_narrow);
-    let rounding = (lossy && !narrow).then_some(Promise::Kl(ROUNDED_KL));
+    let rounding = (lossy && !narrow).then_some(Promise::Kl(rounded_kl(options.bits)));
     Ok(Compression {
         accepted: accepts(&verdict, held, request.promise.or(rounding), measured),
         layer_errors: request.measure_layers.then(|| {
@@ -268,7 +288,12 @@ fn statistics(
     }
     let text = text.ok_or(CompressError::NoText)?;
     let progress = &mut steps(Stage::Calibrating, observer);
-    let subject = compressor.subject();
+    // Spelled out for an operator that counts positions in each row, a rotation is not recognised.
+    let spelled = analysis(compressor.model, &RewriteOptions::default())?;
+    let subject = Analyzed {
+        model: compressor.model,
+        analysis: &spelled,
+    };
     let made = calibrate(subject, text, compressor.runtime, None, progress);
     made.map(Some).map_err(|cause| compressor.unobserved(cause))
 }

@@ -1,11 +1,14 @@
-//! Search for the smallest rank that keeps a promise, by measurements.
+//! Search for the smallest cache that keeps a promise, by measurements.
 
+use gqa2mla_passes::factor::CacheBits;
+use gqa2mla_passes::forms::KeptHeads;
 use gqa2mla_passes::{RankPlan, RewriteOptions};
 
-use crate::compress::bisect::{Found, smallest};
-use crate::compress::compressor::Compressor;
+use crate::compress::bisect::smallest;
+use crate::compress::compressor::{Compressor, analysis};
 use crate::compress::error::CompressError;
-use crate::compress::events::Observer;
+use crate::compress::events::{Event, Observer, Stage};
+use crate::compress::frontier::Point;
 use crate::measure::quality::Quality;
 use crate::measure::text::Text;
 
@@ -61,59 +64,205 @@ impl Promise {
 pub struct Search {
     /// The promise.
     pub promise: Promise,
-    /// The measured ranks, and the smallest one that keeps the promise.
-    pub found: Found,
+    /// Every size that was measured, in the order of the search.
+    pub tried: Vec<Point>,
+    /// The smallest of them that keeps the promise; `None`: the cache stays as it is, which is exact.
+    pub best: Option<Size>,
+    /// What the heads as they are lose as 8-bit integers, where the model's operator can hold them.
+    pub kept_heads: Option<Point>,
 }
 
 impl Search {
-    /// The smallest rank that keeps the promise, or else the full rank, which is exact.
+    /// What was measured of the size that is kept.
     #[must_use]
-    pub fn plan(&self) -> RankPlan {
-        self.found.best.map_or(RankPlan::Full, RankPlan::Uniform)
+    pub fn best_point(&self) -> Option<&Point> {
+        let best = self.best?;
+        let tried = self.tried.iter();
+        let mut of_its_bits = tried.filter(|p| p.bits == best.bits.number());
+        match best.rank {
+            Some(rank) => of_its_bits.rfind(|p| p.rank == rank),
+            None => of_its_bits.max_by_key(|p| p.rank),
+        }
     }
 }
 
-/// Finds the smallest rank that keeps `promise` on `held_out`: first without reconstruction, which is fast and gives an
-/// upper bound, then with reconstruction below this rank.
-///
-/// # Errors
-/// [`CompressError`].
-pub fn search(
-    compressor: &Compressor,
-    options: &RewriteOptions,
-    promise: Promise,
-    held_out: &Text,
-    observer: &mut Observer,
-) -> Result<Search, CompressError> {
-    let planned = compressor.check(options)?;
-    let ranks = planned.iter().map(|p| p.site.full_rank());
-    let full = ranks.min().unwrap_or(1);
-    let step = match options.form.rank_step() {
-        1 => (full / SEARCHED).max(1),
-        step => step,
-    };
-    let mut loss = |by: &Compressor, rank: usize| {
-        let options = RewriteOptions {
-            ranks: RankPlan::Uniform(rank),
+/// A size of the cache that a search can choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Bits of a cached number.
+    pub bits: CacheBits,
+    /// Latent rank; `None`: the full rank.
+    pub rank: Option<usize>,
+}
+
+impl Size {
+    /// The `options` of a rewrite to this size.
+    #[must_use]
+    pub fn in_options<'f>(self, options: &RewriteOptions<'f>) -> RewriteOptions<'f> {
+        RewriteOptions {
+            ranks: self.rank.map_or(RankPlan::Full, RankPlan::Uniform),
+            bits: self.bits,
             ..options.clone()
-        };
-        let (_, quality) = by.measure(&options, held_out, observer)?;
-        Ok::<_, CompressError>(promise.loss(&quality))
-    };
-    let limit = promise.limit();
-    let quick = compressor.without_reconstruction();
-    let mut found = smallest((step, full), step, limit, &mut |rank| loss(&quick, rank))?;
-    if compressor.reconstruction.is_none() {
-        return Ok(Search { promise, found });
+        }
     }
-    // Reconstruction has at most halved the loss of all models measured so far; 3 leaves a margin.
-    let hopeless = found.curve.iter().filter(|p| p.loss > 3.0 * limit);
-    let lowest = hopeless.map(|p| p.rank + step).max().unwrap_or(step);
-    let highest = found.best.unwrap_or(full);
-    let better = smallest((lowest, highest), step, limit, &mut |rank| {
-        loss(compressor, rank)
-    })?;
-    found.best = better.best;
-    found.curve = better.curve;
-    Ok(Search { promise, found })
+}
+
+/// A search: the same model is rewritten and measured again and again.
+pub struct Searcher<'s, 'o> {
+    /// What rewrites the model.
+    pub compressor: &'s Compressor<'s>,
+    /// The other options of its rewrites.
+    pub options: &'s RewriteOptions<'s>,
+    /// What is to be kept.
+    pub promise: Promise,
+    /// The text that it is measured on.
+    pub held_out: &'s Text,
+    /// Whether the cache may be rounded to integers. If not, it holds numbers of the bits of `options`.
+    pub rounds: bool,
+    /// Hears of every size that was measured.
+    pub observer: &'s mut Observer<'o>,
+}
+
+impl Searcher<'_, '_> {
+    /// Finds the smallest cache that keeps the promise. Bits come first, as rounding costs far less than a rank of as many
+    /// bytes: the fewest at which the full rank keeps the promise are taken, and then the smallest rank.
+    ///
+    /// # Errors
+    /// [`CompressError`].
+    pub fn search(mut self) -> Result<Search, CompressError> {
+        let planned = self.compressor.check(self.options)?;
+        let full = planned.iter().map(|p| p.site.full_rank()).min();
+        let full = full.unwrap_or(1);
+        let mut tried = Vec::new();
+        let mut best = Size {
+            bits: self.options.bits,
+            rank: None,
+        };
+        let kept_heads = match self.rounds {
+            true => self.kept_heads(full)?,
+            false => None,
+        };
+        for bits in self.fewer_bits() {
+            let size = Size { bits, rank: None };
+            let point = self.measured(self.compressor, size, full)?;
+            tried.push(point);
+            if !self.keeps(point.loss) {
+                break;
+            }
+            best = size;
+        }
+        let rank = self.smallest_rank(best.bits, full, &mut tried)?;
+        best.rank = rank;
+        let exact = best.rank.is_none() && best.bits == CacheBits::Model;
+        Ok(Search {
+            promise: self.promise,
+            tried,
+            best: (!exact).then_some(best),
+            kept_heads,
+        })
+    }
+
+    /// The integers that the form can cache, the most bits first.
+    fn fewer_bits(&self) -> Vec<CacheBits> {
+        let asked = self.options.bits;
+        let integers = [CacheBits::Eight, CacheBits::Four].into_iter();
+        let wanted = integers.filter(|&bits| match asked {
+            CacheBits::Model => self.rounds,
+            asked => bits == asked,
+        });
+        let can = |bits: &CacheBits| {
+            let options = RewriteOptions {
+                bits: *bits,
+                ranks: RankPlan::Full,
+                ..self.options.clone()
+            };
+            self.compressor.check(&options).is_ok()
+        };
+        wanted.filter(can).collect()
+    }
+
+    /// The smallest rank of at most `full` that keeps the promise with numbers of `bits`, if a smaller one than `full` does:
+    /// first without reconstruction, which is fast and gives an upper bound, then with reconstruction below this rank.
+    fn smallest_rank(
+        &mut self,
+        bits: CacheBits,
+        full: usize,
+        tried: &mut Vec<Point>,
+    ) -> Result<Option<usize>, CompressError> {
+        let step = match self.options.form.rank_step() {
+            1 => (full / SEARCHED).max(1),
+            step => step,
+        };
+        let limit = self.promise.limit();
+        let compressor = self.compressor;
+        let mut loss = |by: &Compressor, rank: usize| {
+            let rank = Some(rank);
+            let point = self.measured(by, Size { bits, rank }, full)?;
+            tried.push(point);
+            Ok::<_, CompressError>(point.loss)
+        };
+        let quick = compressor.without_reconstruction();
+        let found = smallest((step, full), step, limit, &mut |rank| loss(&quick, rank))?;
+        if compressor.reconstruction.is_none() {
+            return Ok(found.best);
+        }
+        // Reconstruction has at most halved the loss of all models measured so far; 3 leaves a margin.
+        let hopeless = found.curve.iter().filter(|p| p.loss > 3.0 * limit);
+        let lowest = hopeless.map(|p| p.rank + step).max().unwrap_or(step);
+        let highest = found.best.unwrap_or(full);
+        let found = smallest((lowest, highest), step, limit, &mut |rank| {
+            loss(compressor, rank)
+        })?;
+        Ok(found.best)
+    }
+
+    /// What the heads as they are lose as 8-bit integers; `None` where the model has no operator that holds them.
+    fn kept_heads(&mut self, full: usize) -> Result<Option<Point>, CompressError> {
+        let options = RewriteOptions {
+            form: &KeptHeads,
+            bits: CacheBits::Eight,
+            ranks: RankPlan::Full,
+            ..self.options.clone()
+        };
+        let analysis = analysis(self.compressor.model, &options)?;
+        let compressor = Compressor {
+            analysis: &analysis,
+            ..self.compressor.without_reconstruction()
+        };
+        if compressor.check(&options).is_err() {
+            return Ok(None);
+        }
+        self.point(&compressor, &options, full).map(Some)
+    }
+
+    fn measured(
+        &mut self,
+        by: &Compressor,
+        size: Size,
+        full: usize,
+    ) -> Result<Point, CompressError> {
+        let options = size.in_options(self.options);
+        self.point(by, &options, size.rank.unwrap_or(full))
+    }
+
+    fn point(
+        &mut self,
+        by: &Compressor,
+        options: &RewriteOptions,
+        rank: usize,
+    ) -> Result<Point, CompressError> {
+        let (_, quality) = by.measure(options, self.held_out, self.observer)?;
+        let loss = self.promise.loss(&quality);
+        let point = Point::of(options.form.name(), options.bits, rank, &quality, loss);
+        (self.observer)(Event {
+            stage: Stage::Tried(point),
+            done: 1,
+            total: 1,
+        });
+        Ok(point)
+    }
+
+    fn keeps(&self, loss: f64) -> bool {
+        loss <= self.promise.limit()
+    }
 }

@@ -2,11 +2,15 @@
 
 use std::path::Path;
 
+use gqa2mla_passes::factor::CacheBits;
+use gqa2mla_passes::forms::{GroupedQuery, KeptHeads};
+use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, RankPlan, RewriteOptions};
 
 use crate::compress::compressor::{Compressor, Destination, analysis};
 use crate::compress::error::CompressError;
 use crate::compress::events::{Observer, Stage, steps};
+use crate::compress::frontier::Point;
 use crate::compress::request::{TextRequest, descent};
 use crate::files::load::LoadedModel;
 use crate::files::save::DataFile;
@@ -40,11 +44,13 @@ pub enum Way {
     ExpandedReconstructed,
     /// TransMLA, in its own cache layout.
     TransMla,
+    /// No latent: the heads as they are, as integers of the model's own operator.
+    KeptHeads,
 }
 
 impl Way {
-    /// All ways in the order of their cost; last TransMLA, for comparison.
-    pub const ALL: [Self; 8] = [
+    /// All ways in the order of their cost; last, for comparison, TransMLA and the heads as they are.
+    pub const ALL: [Self; 9] = [
         Self::Weights,
         Self::Plain,
         Self::Weighted,
@@ -53,6 +59,7 @@ impl Way {
         Self::Expanded,
         Self::ExpandedReconstructed,
         Self::TransMla,
+        Self::KeptHeads,
     ];
 
     /// The name on the command line and in tables.
@@ -67,6 +74,7 @@ impl Way {
             Self::Expanded => "expanded",
             Self::ExpandedReconstructed => "expanded-reconstructed",
             Self::TransMla => "transmla",
+            Self::KeptHeads => "kept-heads",
         }
     }
 
@@ -82,6 +90,7 @@ impl Way {
             Self::Expanded => "Calibrated, in the expanded form",
             Self::ExpandedReconstructed => "The same, reconstructed layer by layer",
             Self::TransMla => "TransMLA's recipe, in its own cache layout",
+            Self::KeptHeads => "No latent: the heads as integers of GroupQueryAttention",
         }
     }
 
@@ -95,11 +104,31 @@ impl Way {
         }
     }
 
-    fn form(self) -> &'static dyn Form {
+    /// The form that caches numbers of `bits`.
+    fn form(self, bits: CacheBits) -> &'static dyn Form {
         match self {
             Self::Expanded | Self::ExpandedReconstructed => &Expanded,
             Self::TransMla => &Decoupled,
+            Self::KeptHeads => &KeptHeads,
+            _ if bits == CacheBits::Four => &GroupedQuery,
             _ => &Absorbed,
+        }
+    }
+
+    /// The sizes to try, each the share of the cached numbers and the bits of one. Integers are tried with the best
+    /// factors alone, and also with every number kept, where no factor loses anything.
+    fn sizes(self, ratios: &[f64], bits: &[CacheBits]) -> Vec<(f64, CacheBits)> {
+        let integers = bits.iter().filter(|&&bits| bits != CacheBits::Model);
+        let whole = integers.map(|&bits| (1.0, bits));
+        let narrow = |bits: CacheBits| ratios.iter().map(move |&ratio| (ratio, bits));
+        match self {
+            Self::KeptHeads => whole.collect(),
+            Self::Calibrated => whole.chain(bits.iter().copied().flat_map(narrow)).collect(),
+            Self::Reconstructed => bits.iter().copied().flat_map(narrow).collect(),
+            _ => {
+                let own = bits.iter().copied().filter(|&b| b == CacheBits::Model);
+                own.flat_map(narrow).collect()
+            }
         }
     }
 
@@ -115,6 +144,8 @@ pub struct WaysRequest {
     pub ratios: Vec<f64>,
     /// The ways to compare.
     pub ways: Vec<Way>,
+    /// Bits of a cached number to compare.
+    pub bits: Vec<CacheBits>,
     /// Number of neighbouring frequencies that TransMLA treats as one (FreqFold).
     pub freq_fold: usize,
     /// Target context length in tokens; `None`: that of the model's configuration.
@@ -138,15 +169,18 @@ pub struct WaysRequest {
 /// The quality of one way at one cache ratio.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WayMeasured {
-    /// The cache ratio.
+    /// The share of the cached numbers.
     pub ratio: f64,
     /// The factorization and form.
     pub way: Way,
+    /// What it takes and loses.
+    pub point: Point,
     /// The measured quality.
     pub quality: Quality,
 }
 
-/// Compresses `model` in every way at every ratio and measures the results; the models are removed.
+/// Compresses `model` in every way at every ratio and measures the results; the models are removed. `row` is called with each
+/// result as it comes. A way that the model cannot take, such as integers of an operator that it does not have, is left out.
 ///
 /// # Errors
 /// The first [`CompressError`].
@@ -154,10 +188,18 @@ pub fn compare_ways(
     model: &LoadedModel,
     request: &WaysRequest,
     observer: &mut Observer,
+    row: &mut dyn FnMut(&WayMeasured),
 ) -> Result<Vec<WayMeasured>, CompressError> {
     let (fitted, test) = texts(model, request)?;
-    // All ways have the target of the default form, so one analysis serves all.
-    let analysis = analysis(model, &RewriteOptions::default())?;
+    let analysis_of = |form: &'static dyn Form| {
+        let options = RewriteOptions {
+            form,
+            ..RewriteOptions::default()
+        };
+        analysis(model, &options)
+    };
+    // Two targets, two analyses: one with the operators spelled out, and one with those that hold integers.
+    let (spelled, fused) = (analysis_of(&Absorbed)?, analysis_of(&GroupedQuery)?);
     let context = Context::of(request.context, &model.path);
     let test = test.in_sequences_of(context.positions);
     let made = match (&request.statistics, &fitted) {
@@ -167,7 +209,7 @@ pub fn compare_ways(
             let progress = &mut steps(Stage::Calibrating, observer);
             let subject = Analyzed {
                 model,
-                analysis: &analysis,
+                analysis: &spelled,
             };
             let made = calibrate(subject, text, &request.runtime, None, progress);
             Some(made.map_err(|cause| CompressError::Calibrate {
@@ -193,35 +235,52 @@ pub fn compare_ways(
         data: DataFile::Beside,
         work: None,
     };
-    let pairs = request.ratios.iter();
-    let pairs = pairs.flat_map(|ratio| request.ways.iter().map(move |way| (*ratio, *way)));
-    let measured = pairs.map(|(ratio, way)| {
-        let reconstruction = fitted
-            .as_ref()
-            .zip(descent(request.reconstruction_steps, context.positions));
-        let compressor = Compressor {
-            model,
-            analysis: &analysis,
-            destination: &destination,
-            statistics: statistics.filter(|_| way != Way::Weights),
-            factorization: way.factorization(request.freq_fold),
-            reconstruction: reconstruction.filter(|_| way.reconstructs()),
-            runtime: &request.runtime,
-        };
-        let options = RewriteOptions {
-            ranks: RankPlan::Ratio(ratio),
-            form: way.form(),
-            context: Some(context.positions),
-            ..RewriteOptions::default()
-        };
-        let (_, quality) = compressor.measure(&options, &test, observer)?;
-        Ok(WayMeasured {
-            ratio,
-            way,
-            quality,
-        })
-    });
-    measured.collect()
+    let mut measured = Vec::new();
+    for &way in &request.ways {
+        for (ratio, bits) in way.sizes(&request.ratios, &request.bits) {
+            let form = way.form(bits);
+            let reconstruction = fitted
+                .as_ref()
+                .zip(descent(request.reconstruction_steps, context.positions));
+            let compressor = Compressor {
+                model,
+                analysis: match form.target() {
+                    Target::Gqa => &fused,
+                    _ => &spelled,
+                },
+                destination: &destination,
+                statistics: statistics.filter(|_| way != Way::Weights),
+                factorization: way.factorization(request.freq_fold),
+                reconstruction: reconstruction.filter(|_| way.reconstructs()),
+                runtime: &request.runtime,
+            };
+            let options = RewriteOptions {
+                ranks: match form.keeps_heads() {
+                    true => RankPlan::Full,
+                    false => RankPlan::Ratio(ratio),
+                },
+                bits,
+                form,
+                context: Some(context.positions),
+                ..RewriteOptions::default()
+            };
+            if form.target() == Target::Gqa && compressor.check(&options).is_err() {
+                continue;
+            }
+            let (done, quality) = compressor.measure(&options, &test, observer)?;
+            let ranks = done.sites.iter().map(|s| s.ranks.key.max(s.ranks.value));
+            let rank = ranks.max().unwrap_or_default();
+            let made = WayMeasured {
+                ratio,
+                way,
+                point: Point::of(way.name(), bits, rank, &quality, quality.mean_kl),
+                quality,
+            };
+            row(&made);
+            measured.push(made);
+        }
+    }
+    Ok(measured)
 }
 
 /// The text for fitting, if there is one, and the text for measuring.

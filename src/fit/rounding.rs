@@ -1,37 +1,74 @@
 //! The integers that the rows of a calibration text give a cache.
 
 use gqa2mla_passes::factor::rounding::Levels;
-use gqa2mla_passes::factor::{Factors, Made, Rounding, Statistics};
-use gqa2mla_passes::forms::Rounds;
+use gqa2mla_passes::factor::{
+    CacheBits, Factors, Made, Moments, Rounding, SpectralError, Statistics,
+};
+use gqa2mla_passes::forms::{Form, Rounds};
 use gqa2mla_passes::recognize::scoring::Scoring;
 use gqa2mla_passes::recognize::site::Site;
 
-/// `factors` with latents that are cached as integers, as a form `rounds` them, for contexts of `positions` positions: a row
-/// of the text stands for the same token at any of them.
-#[must_use]
-pub fn rounded(
-    site: &Site,
-    scoring: Option<&Scoring>,
-    statistics: &Statistics,
-    factors: Factors,
-    rounds: Rounds,
-    positions: usize,
-) -> Made {
-    let sample = &statistics.sample;
-    let keys = match &statistics.position_free {
-        Some(sums) => sample.keys_over(&sums.rope, positions),
-        None => sample.keys(),
-    };
-    let centres = rounds == Rounds::AboutCentre;
-    // A constant may be taken off the keys where softmax does not see it, and is given back to the outputs where
-    // probabilities add up to one.
-    let centred_keys = centres && scoring.is_some_and(Scoring::ignores_shifts);
-    let centred_values = centres && scoring.is_some();
-    let value = Levels::of(&sample.values().dot(&factors.value.down), centred_values);
-    let rounding = Rounding {
-        key: Levels::of(&keys.dot(&factors.key.down), centred_keys),
-        value,
-    };
-    let factors = factors.giving_back(&rounding.value, site.heads);
-    Made::Rounded(factors, rounding)
+/// What the integers of one attention are made of.
+pub struct Rows<'r> {
+    /// The attention.
+    pub site: &'r Site,
+    /// How it scores, if that is known.
+    pub scoring: Option<&'r Scoring>,
+    /// Its statistics.
+    pub statistics: &'r Statistics,
+    /// The moments that its factors were made of.
+    pub moments: &'r Moments,
+}
+
+impl Rows<'_> {
+    /// `factors` with latents that are cached as integers of `bits`, as `form` rounds them, for contexts of `positions`
+    /// positions: a row of the text stands for the same token at any of them.
+    ///
+    /// # Errors
+    /// [`SpectralError`] if the moments are not finite.
+    pub fn rounded(
+        &self,
+        factors: Factors,
+        bits: CacheBits,
+        form: &dyn Form,
+        positions: usize,
+    ) -> Result<Made, SpectralError> {
+        let centres = form.rounds() == Rounds::AboutCentre;
+        let factors = match bits == CacheBits::Four && !form.keeps_heads() {
+            true => self.evened(factors)?,
+            false => factors,
+        };
+        let sample = &self.statistics.sample;
+        let keys = match &self.statistics.position_free {
+            Some(sums) => sample.keys_over(&sums.rope, positions),
+            None => sample.keys(),
+        };
+        // A constant may be taken off the keys where softmax does not see it, and is given back to the outputs where
+        // probabilities add up to one.
+        let centred_keys = centres && self.scoring.is_some_and(Scoring::ignores_shifts);
+        let centred_values = centres && self.scoring.is_some();
+        let levels = match bits {
+            CacheBits::Four => Levels::of_four_bits,
+            _ => Levels::of_eight_bits,
+        };
+        let rounding = Rounding {
+            bits,
+            key: levels(&keys.dot(&factors.key.down), centred_keys),
+            value: levels(&sample.values().dot(&factors.value.down), centred_values),
+        };
+        let factors = factors.giving_back(&rounding.value, self.site.heads);
+        Ok(Made::Rounded(factors, rounding))
+    }
+
+    /// The factors in the bases that rounding to few levels costs least in.
+    fn evened(&self, factors: Factors) -> Result<Factors, SpectralError> {
+        let Moments { key, value, .. } = self.moments;
+        // Every value is rounded alike, however much of it is read.
+        let values = &self.statistics.value_square / self.statistics.tokens.max(1.0);
+        Ok(Factors {
+            key: factors.key.evened(&key.cached, key.weight.as_deref())?,
+            value: factors.value.evened(&values, value.weight.as_deref())?,
+            bias: factors.bias,
+        })
+    }
 }

@@ -50,7 +50,7 @@ fn layers(model: &Value) -> &[Value] {
     layers.map_or(&[], Vec::as_slice)
 }
 
-/// The chart of the loss at each rank that a search has tried.
+/// The chart of the loss at each size that a search has tried.
 fn curve(model: &Value) -> Option<Result<String, ReportError>> {
     let search = model.get("search").filter(|s| s.is_object())?;
     let limit = search["limit"].as_f64()?;
@@ -61,7 +61,7 @@ fn curve(model: &Value) -> Option<Result<String, ReportError>> {
     };
     let tried = search["curve"].as_array()?.iter();
     let mut points: Vec<(f64, f64)> = tried
-        .filter_map(|p| Some((p["rank"].as_f64()?, percent * p["loss"].as_f64()?)))
+        .filter_map(|p| Some((p["bytes"].as_f64()?, percent * p["loss"].as_f64()?)))
         .collect();
     points.sort_by(|a, b| a.0.total_cmp(&b.0));
     let (first, last) = (points.first()?.0, points.last()?.0);
@@ -84,7 +84,7 @@ fn curve(model: &Value) -> Option<Result<String, ReportError>> {
         },
     ];
     let chart = Chart {
-        across: "rank",
+        across: "bytes a token",
         up: if percent > 1.0 {
             "increase of perplexity, %"
         } else {

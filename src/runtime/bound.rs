@@ -116,6 +116,7 @@ fn owned(tensor: &Tensor) -> ort::Result<DynValue> {
         Data::I64(v) => filled!(i64, v),
         Data::I32(v) => filled!(i32, v),
         Data::I8(v) => filled!(i8, v),
+        Data::U8(v) => filled!(u8, v),
         Data::Bool(v) => filled!(bool, v),
     })
 }

@@ -178,6 +178,7 @@ fn view(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
         Data::I64(v) => TensorRef::from_array_view((shape, v.as_slice()))?.into(),
         Data::I32(v) => TensorRef::from_array_view((shape, v.as_slice()))?.into(),
         Data::I8(v) => TensorRef::from_array_view((shape, v.as_slice()))?.into(),
+        Data::U8(v) => TensorRef::from_array_view((shape, v.as_slice()))?.into(),
         Data::Bool(v) => TensorRef::from_array_view((shape, v.as_slice()))?.into(),
     })
 }
@@ -221,6 +222,7 @@ fn copy(name: &str, value: &DynValue, model: &Path) -> Result<Tensor, RuntimeErr
         TensorElementType::Int64 => Data::I64(elements!(i64)),
         TensorElementType::Int32 => Data::I32(elements!(i32)),
         TensorElementType::Int8 => Data::I8(elements!(i8)),
+        TensorElementType::Uint8 => Data::U8(elements!(u8)),
         TensorElementType::Bool => Data::Bool(elements!(bool)),
         other => return Err(odd(other.to_string())),
     };

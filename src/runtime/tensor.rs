@@ -21,6 +21,8 @@ pub enum ElementType {
     I32,
     /// Signed 8-bit integers, in quantized caches.
     I8,
+    /// Bytes, each of which holds two numbers of a quantized cache.
+    U8,
     /// Booleans, one byte each.
     Bool,
 }
@@ -32,6 +34,7 @@ impl ElementType {
     pub fn from_onnx(number: i32) -> Option<Self> {
         match number {
             1 => Some(Self::F32),
+            2 => Some(Self::U8),
             3 => Some(Self::I8),
             6 => Some(Self::I32),
             7 => Some(Self::I64),
@@ -49,7 +52,7 @@ impl ElementType {
             Self::I64 => 8,
             Self::F32 | Self::I32 => 4,
             Self::F16 | Self::BF16 => 2,
-            Self::I8 | Self::Bool => 1,
+            Self::I8 | Self::U8 | Self::Bool => 1,
         }
     }
 
@@ -57,6 +60,12 @@ impl ElementType {
     #[must_use]
     pub fn is_float(self) -> bool {
         matches!(self, Self::F32 | Self::F16 | Self::BF16)
+    }
+
+    /// Whether elements are what the numbers of a cache were rounded to.
+    #[must_use]
+    pub fn is_rounded(self) -> bool {
+        matches!(self, Self::I8 | Self::U8)
     }
 
     /// Whether elements are integers that count or name something: tokens, positions. Those of a quantized cache do not.
@@ -81,6 +90,8 @@ pub enum Data {
     I32(Vec<i32>),
     /// 8-bit integers.
     I8(Vec<i8>),
+    /// Bytes.
+    U8(Vec<u8>),
     /// Booleans.
     Bool(Vec<bool>),
 }
@@ -96,6 +107,7 @@ impl Data {
             Self::I64(v) => v.len(),
             Self::I32(v) => v.len(),
             Self::I8(v) => v.len(),
+            Self::U8(v) => v.len(),
             Self::Bool(v) => v.len(),
         }
     }
@@ -116,6 +128,7 @@ impl Data {
             Self::I64(_) => ElementType::I64,
             Self::I32(_) => ElementType::I32,
             Self::I8(_) => ElementType::I8,
+            Self::U8(_) => ElementType::U8,
             Self::Bool(_) => ElementType::Bool,
         }
     }
@@ -162,6 +175,7 @@ impl Tensor {
             ElementType::I64 => Data::I64(values.to_vec()),
             ElementType::I32 => Data::I32(values.iter().map(|&v| v as i32).collect()),
             ElementType::I8 => Data::I8(values.iter().map(|&v| v as i8).collect()),
+            ElementType::U8 => Data::U8(values.iter().map(|&v| v as u8).collect()),
             ElementType::Bool => Data::Bool(values.iter().map(|&v| v != 0).collect()),
             ElementType::F32 | ElementType::F16 | ElementType::BF16 => {
                 return Self::from_floats(
@@ -192,6 +206,7 @@ impl Tensor {
             ElementType::I64 => Data::I64(values.into_iter().map(|v| v as i64).collect()),
             ElementType::I32 => Data::I32(values.into_iter().map(|v| v as i32).collect()),
             ElementType::I8 => Data::I8(values.into_iter().map(|v| v as i8).collect()),
+            ElementType::U8 => Data::U8(values.into_iter().map(|v| v as u8).collect()),
             ElementType::Bool => Data::Bool(values.into_iter().map(|v| v != 0.0).collect()),
         };
         Self::new(shape, data)
@@ -290,6 +305,7 @@ impl Tensor {
             Data::I64(v) => v.iter().map(|&x| x as f32).collect(),
             Data::I32(v) => v.iter().map(|&x| x as f32).collect(),
             Data::I8(v) => v.iter().map(|&x| f32::from(x)).collect(),
+            Data::U8(v) => v.iter().map(|&x| f32::from(x)).collect(),
             Data::Bool(v) => v.iter().map(|&x| f32::from(u8::from(x))).collect(),
         }
     }

@@ -184,6 +184,7 @@ fn import(name: &str, tensor: &Tensor, model: &Path) -> Result<TValue, RuntimeEr
         Data::I64(v) => TractTensor::from_shape(shape, v),
         Data::I32(v) => TractTensor::from_shape(shape, v),
         Data::I8(v) => TractTensor::from_shape(shape, v),
+        Data::U8(v) => TractTensor::from_shape(shape, v),
         Data::Bool(v) => TractTensor::from_shape(shape, v),
         Data::BF16(_) => {
             return Err(RuntimeError::ElementType {
@@ -223,6 +224,7 @@ fn export(name: &str, value: &TValue, model: &Path) -> Result<Tensor, RuntimeErr
         DatumType::I64 => Data::I64(elements!(i64, value)),
         DatumType::I32 => Data::I32(elements!(i32, value)),
         DatumType::I8 => Data::I8(elements!(i8, value)),
+        DatumType::U8 => Data::U8(elements!(u8, value)),
         DatumType::Bool => Data::Bool(elements!(bool, value)),
         // tract represents integers that it recognises as sizes by `TDim`.
         DatumType::TDim => {

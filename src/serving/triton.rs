@@ -23,14 +23,19 @@ pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingE
     let fields = parse(text)?;
     let mut caches = BTreeMap::new();
     for (before, cache) in latent.before.caches.iter().zip(&latent.after.caches) {
-        let rounded = cache.element == ElementType::I8 && before.element != ElementType::I8;
+        let rounded = match cache.element {
+            element if element == before.element => None,
+            ElementType::I8 => Some(DataType::Int8),
+            ElementType::U8 => Some(DataType::Uint8),
+            _ => None,
+        };
         let new = NewCache {
             shape: match cache.dims.as_slice() {
                 _ if cache.dims == before.dims => None,
                 [_, AxisSize::Fixed(heads), _, AxisSize::Fixed(width)] => Some([*heads, *width]),
                 _ => None,
             },
-            kind: rounded.then(|| kind(DataType::Int8.into())),
+            kind: rounded.map(|element| kind(element.into())),
         };
         caches.insert(cache.past.as_str(), new);
         caches.insert(cache.present.as_str(), new);
@@ -130,6 +135,7 @@ fn kind(elem_type: i32) -> &'static str {
         Ok(DataType::Int64) => "TYPE_INT64",
         Ok(DataType::Int32) => "TYPE_INT32",
         Ok(DataType::Int8) => "TYPE_INT8",
+        Ok(DataType::Uint8) => "TYPE_UINT8",
         Ok(DataType::Bool) => "TYPE_BOOL",
         _ => "TYPE_FP32",
     }

@@ -32,8 +32,7 @@ pub fn pair<'a>(pasts: &[&'a Port], outputs: &'a [Port]) -> Result<Paired<'a>, V
     let floats: Vec<&Port> = outputs.iter().filter(|port| is_float(port)).collect();
     let (pasts, others): (Vec<&Port>, Vec<&Port>) =
         pasts.iter().copied().partition(|port| is_cached(port));
-    let neither =
-        "it is neither token ids, a mask, positions nor a cache (floats or int8 of rank 3 or more)";
+    let neither = "it is neither token ids, a mask, positions nor a cache (floats, int8 or uint8 of rank 3 or more)";
     let mut lonely: Vec<(&Port, &str)> = others.into_iter().map(|p| (p, neither)).collect();
     let logits = logits(&floats, &pasts)?;
     let presents: Vec<&Port> = outputs
@@ -189,7 +188,8 @@ pub fn length_axis(
 
 /// Whether a cache may hold what `port` holds: floats, or integers that they were rounded to.
 fn is_cached(port: &Port) -> bool {
-    is_float(port) || ElementType::from_onnx(port.elem_type) == Some(ElementType::I8)
+    let element = ElementType::from_onnx(port.elem_type);
+    element.is_some_and(|e| e.is_float() || e.is_rounded())
 }
 
 fn is_float(port: &Port) -> bool {

@@ -15,6 +15,9 @@ const ROUNDED_ACTIVATIONS: f64 = 2e-2;
 /// of the range that a text showed, and tokens that reach beyond it are cut off.
 const ROUNDED_CACHE: f64 = 1e-1;
 
+/// The same of 4 bits, whose steps are 17 times as large; noise of all channels together does not add up to that.
+const ROUNDED_TO_FOUR_BITS: f64 = 1.0;
+
 /// What to run, and what passes.
 #[derive(Debug, Clone, Default)]
 pub struct ProofOptions {
@@ -24,7 +27,7 @@ pub struct ProofOptions {
     pub seed: u64,
     /// The largest logit difference that passes, relative to the largest logit; `None` goes by the models' precision:
     /// 1e-3 in single precision, 2e-2 in half precision and where activations are quantized, 1e-1 where the rewritten model
-    /// caches integers and the original does not.
+    /// caches integers of 8 bits and the original does not, and 1 where it caches those of 4 bits.
     pub tolerance: Option<f64>,
 }
 
@@ -140,13 +143,15 @@ pub fn prove(
 
 /// The tolerance where something is rounded to integers.
 fn usual_tolerance(before: &LanguageModel, after: &LanguageModel) -> Option<f64> {
-    let rounds = |model: &LanguageModel| {
+    let holds = |model: &LanguageModel, element: ElementType| {
         let mut caches = model.interface.caches.iter();
-        caches.any(|cache| cache.element == ElementType::I8)
+        caches.any(|cache| cache.element == element)
     };
-    match rounds(after) && !rounds(before) {
-        true => Some(ROUNDED_CACHE),
-        false => before.rounds_activations.then_some(ROUNDED_ACTIVATIONS),
+    let rounded = |element| holds(after, element) && !holds(before, element);
+    match (rounded(ElementType::U8), rounded(ElementType::I8)) {
+        (true, _) => Some(ROUNDED_TO_FOUR_BITS),
+        (false, true) => Some(ROUNDED_CACHE),
+        (false, false) => before.rounds_activations.then_some(ROUNDED_ACTIVATIONS),
     }
 }
 

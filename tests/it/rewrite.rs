@@ -56,12 +56,12 @@ fn report(name: &str, form: &dyn Form) -> String {
 }
 
 /// The same of a cache of integers, with a latent of half of the heads' numbers or of all of them.
-fn rounded_report(name: &str, form: &dyn Form, ranks: RankPlan) -> String {
+fn rounded_report(name: &str, form: &dyn Form, ranks: RankPlan, bits: CacheBits) -> String {
     let mut model = loaded(name);
     let options = RewriteOptions {
         form,
         ranks,
-        bits: CacheBits::Eight,
+        bits,
         ..RewriteOptions::default()
     };
     let mut alike = |view: &SiteView, wanted: Wanted| {
@@ -73,6 +73,7 @@ fn rounded_report(name: &str, form: &dyn Form, ranks: RankPlan) -> String {
             centre: centred.then(|| Array1::ones(rank)),
         };
         let rounding = Rounding {
+            bits: wanted.bits,
             key: levels(wanted.ranks.key),
             value: levels(wanted.ranks.value),
         };
@@ -169,20 +170,46 @@ fn the_decoupled_form_is_as_its_snapshot_says() {
 
 /// Integers: without a product on the way down, with one, in half precision, cast on the way to the interface, and read by
 /// the operator with and without a latent.
-const ROUNDED: [(&str, &dyn Form, RankPlan); 6] = [
-    ("optimum-llama", &Absorbed, RankPlan::Full),
-    ("dynamo23-llama-gqa", &Absorbed, RankPlan::Uniform(16)),
-    ("dynamo18-llama-fp16", &Absorbed, RankPlan::Full),
-    ("keep_io-llama", &Absorbed, RankPlan::Full),
-    ("genai-llama", &GroupedQuery, RankPlan::Uniform(16)),
-    ("genai-qwen2", &KeptHeads, RankPlan::Full),
+const ROUNDED: [(&str, &dyn Form, RankPlan, CacheBits); 8] = [
+    ("optimum-llama", &Absorbed, RankPlan::Full, CacheBits::Eight),
+    (
+        "dynamo23-llama-gqa",
+        &Absorbed,
+        RankPlan::Uniform(16),
+        CacheBits::Eight,
+    ),
+    (
+        "dynamo18-llama-fp16",
+        &Absorbed,
+        RankPlan::Full,
+        CacheBits::Eight,
+    ),
+    ("keep_io-llama", &Absorbed, RankPlan::Full, CacheBits::Eight),
+    (
+        "genai-llama",
+        &GroupedQuery,
+        RankPlan::Uniform(16),
+        CacheBits::Eight,
+    ),
+    ("genai-qwen2", &KeptHeads, RankPlan::Full, CacheBits::Eight),
+    (
+        "genai-llama",
+        &GroupedQuery,
+        RankPlan::Uniform(16),
+        CacheBits::Four,
+    ),
+    ("genai-qwen2", &KeptHeads, RankPlan::Full, CacheBits::Four),
 ];
+
+fn rounded_name(name: &str, bits: CacheBits) -> String {
+    format!("{name}.int{}", bits.number().unwrap())
+}
 
 #[test]
 fn caches_of_integers_are_as_their_snapshots_say() {
-    for (name, form, ranks) in ROUNDED {
-        let report = rounded_report(name, form, ranks);
-        snapshot(&format!("{name}.int8"), &report);
+    for (name, form, ranks, bits) in ROUNDED {
+        let report = rounded_report(name, form, ranks, bits);
+        snapshot(&rounded_name(name, bits), &report);
     }
 }
 
@@ -192,7 +219,11 @@ fn every_snapshot_is_of_a_fixture_that_is_still_recognised() {
     let mut expected = recognised_fixtures();
     expected.extend(KEEP_THE_OPERATOR.iter().map(|name| format!("{name}.gqa")));
     expected.extend(REBUILT.iter().map(|name| format!("{name}.expanded")));
-    expected.extend(ROUNDED.iter().map(|(name, ..)| format!("{name}.int8")));
+    expected.extend(
+        ROUNDED
+            .iter()
+            .map(|(name, .., bits)| rounded_name(name, *bits)),
+    );
     expected.extend(LATENT_PAST.iter().map(|name| format!("{name}.latent-past")));
     expected.extend(IN_PLACE.iter().map(|(name, _)| format!("{name}.in-place")));
     expected.push("dynamo23-llama.decoupled".to_owned());

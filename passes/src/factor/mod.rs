@@ -1,6 +1,7 @@
 //! Low-rank factorization: from second moments and ranks to factors. Independent of graphs and files.
 
 mod dense;
+mod even;
 pub mod moments;
 pub mod position_free;
 pub mod reconstruct;

@@ -1,6 +1,6 @@
-//! Cached numbers as 8-bit integers: a scale and a centre for each channel, constant for all tokens.
+//! Cached numbers as integers of 8 or 4 bits: a scale and a centre for each channel, constant for all tokens.
 //!
-//! A channel c is cached as n = round((c - centre) / scale), cut off at the ends of int8, and read as n * scale. The scale goes into w_u, so
+//! A channel c is cached as n = round((c - centre) / scale), cut off at the ends of its type, and read as n * scale. The scale goes into w_u, so
 //! that a product with w_u reads the integers themselves. The centre is never added again: softmax does not see a constant
 //! that all keys have (it moves every score of a query alike), and of the values it comes back as a bias of the outputs.
 
@@ -16,6 +16,8 @@ pub enum CacheBits {
     Model,
     /// 8: integers with a constant scale for each channel.
     Eight,
+    /// 4: the same, two numbers to a byte.
+    Four,
 }
 
 impl CacheBits {
@@ -25,15 +27,30 @@ impl CacheBits {
         match self {
             Self::Model => None,
             Self::Eight => Some(8),
+            Self::Four => Some(4),
+        }
+    }
+
+    /// How many numbers a cached element holds.
+    #[must_use]
+    pub fn in_an_element(self) -> usize {
+        match self {
+            Self::Model | Self::Eight => 1,
+            Self::Four => 2,
         }
     }
 }
 
-/// Largest integer.
+/// Largest integer of 8 bits; the smallest is left out, so that the range is even.
 const LARGEST: f64 = 127.0;
 /// The range of the integers over that of the sampled rows. Rounding normal numbers to 256 levels loses least when they
 /// reach to 4 standard deviations, and a sample of some hundred reaches to 3.
 const MARGIN: f64 = 1.3;
+/// Integers of 4 bits: from -8 to 7.
+const SIXTEEN: f64 = 16.0;
+/// Tried ranges of 4 bits, as shares of that of the sampled rows. Sixteen levels lose least when they leave out the ends: those
+/// of normal numbers reach to 2.7 standard deviations.
+const RANGES: usize = 32;
 
 /// The integers of one side.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,9 +62,47 @@ pub struct Levels {
 }
 
 impl Levels {
-    /// The levels of channels that `rows` [n, r] are a sample of; `centred` where a constant may be taken off all rows.
+    /// The levels of 4 bits of channels that `rows` [n, r] are a sample of: those of all tried ranges that lose least of the
+    /// sample. Where a constant may be taken off all rows, they lie evenly about the mean, with none at the mean itself.
     #[must_use]
-    pub fn of(rows: &Array2<f64>, centred: bool) -> Self {
+    pub fn of_four_bits(rows: &Array2<f64>, centred: bool) -> Self {
+        let half = if centred { 0.5 } else { 0.0 };
+        let channel = |column: ndarray::ArrayView1<f64>| {
+            let mean = match centred {
+                true => column.mean().unwrap_or_default(),
+                false => 0.0,
+            };
+            let reach = column.fold(0.0f64, |m, &x| m.max((x - mean).abs()));
+            let lost = |scale: f64| -> f64 {
+                let level = |x: f64| (x / scale - half).round().clamp(-8.0, 7.0) + half;
+                let off = column
+                    .iter()
+                    .map(|x| x - mean)
+                    .map(|x| level(x) * scale - x);
+                off.map(|x| x * x).sum()
+            };
+            let tried = (1..=RANGES).map(|n| 2.0 * reach * n as f64 / RANGES as f64 / SIXTEEN);
+            let tried = tried.filter(|&scale| scale > 0.0).map(|s| (lost(s), s));
+            let best = tried.fold((f64::INFINITY, 0.0), |a, b| if b.0 < a.0 { b } else { a });
+            (best.1, mean)
+        };
+        let mut channels: Vec<(f64, f64)> = rows.axis_iter(Axis(1)).map(channel).collect();
+        let largest = channels.iter().fold(0.0, |m: f64, c| m.max(c.0));
+        let least = least_step(largest);
+        for (scale, mean) in &mut channels {
+            *scale = scale.max(least);
+            *mean += half * *scale;
+        }
+        Self {
+            scale: channels.iter().map(|c| c.0).collect(),
+            centre: centred.then(|| channels.iter().map(|c| c.1).collect()),
+        }
+    }
+
+    /// The levels of 8 bits of channels that `rows` [n, r] are a sample of; `centred` where a constant may be taken off all
+    /// rows.
+    #[must_use]
+    pub fn of_eight_bits(rows: &Array2<f64>, centred: bool) -> Self {
         let ends = |column: ndarray::ArrayView1<f64>| {
             let low = column.fold(f64::INFINITY, |m, &x| m.min(x));
             let high = column.fold(f64::NEG_INFINITY, |m, &x| m.max(x));
@@ -59,8 +114,7 @@ impl Levels {
             false => high.abs().max(low.abs()),
         };
         let largest = ends.iter().map(reach).fold(0.0, f64::max);
-        // A channel that never moves has no step of its own; any will do.
-        let least = if largest > 0.0 { largest * 1e-6 } else { 1.0 };
+        let least = least_step(largest);
         let scale = ends.iter().map(|e| reach(e).max(least) * MARGIN / LARGEST);
         let middle = || ends.iter().map(|(low, high)| (low + high) / 2.0).collect();
         Self {
@@ -70,9 +124,17 @@ impl Levels {
     }
 }
 
+/// The step of a channel that never moves, where the largest of the others is `largest`: it has none of its own, and any will
+/// do.
+fn least_step(largest: f64) -> f64 {
+    if largest > 0.0 { largest * 1e-6 } else { 1.0 }
+}
+
 /// The integers of both sides.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rounding {
+    /// Bits of an integer.
+    pub bits: CacheBits,
     /// Of the keys.
     pub key: Levels,
     /// Of the values.
@@ -136,7 +198,7 @@ mod tests {
     fn levels_of_few_rows_lose_little_more_than_the_best_levels_of_all() {
         let all = normal(100_000);
         let few = all.slice(s![..512, ..]).to_owned();
-        let scale = Levels::of(&few, false).scale[0];
+        let scale = Levels::of_eight_bits(&few, false).scale[0];
         let tried = (20..80).map(|reach| error(&all, f64::from(reach) * 0.1 / LARGEST));
         let best = tried.fold(f64::INFINITY, f64::min);
         assert!(
@@ -147,14 +209,29 @@ mod tests {
     }
 
     #[test]
+    fn sixteen_levels_of_few_rows_lose_little_more_than_the_best_of_normal_numbers() {
+        let (few, all) = (normal(2048), normal(100_000));
+        let levels = Levels::of_four_bits(&few, true);
+        let (scale, centre) = (levels.scale[0], levels.centre.unwrap()[0]);
+        let lost = |&x: &f64| {
+            let n = ((x - centre) / scale).round().clamp(-8.0, 7.0);
+            n * scale + centre - x
+        };
+        let lost = all.iter().map(|x| lost(x).powi(2)).sum::<f64>() / all.len() as f64;
+        // The best sixteen even levels of a normal distribution lose 0.01154 of its variance (Max, 1960).
+        assert!((0.0105..0.0130).contains(&lost), "{lost}");
+        assert_eq!(Levels::of_four_bits(&few, false).centre, None);
+    }
+
+    #[test]
     fn a_constant_takes_no_levels_where_it_may_be_taken_off() {
         let rows = Array2::from_shape_fn((64, 2), |(t, i)| 100.0 + (t * (i + 1)) as f64 / 64.0);
-        let centred = Levels::of(&rows, true);
-        let as_is = Levels::of(&rows, false);
+        let centred = Levels::of_eight_bits(&rows, true);
+        let as_is = Levels::of_eight_bits(&rows, false);
         assert!(as_is.scale[0] > 100.0 * centred.scale[0]);
         assert!(centred.centre.is_some_and(|c| (c[1] - 100.98).abs() < 0.01));
         assert_eq!(as_is.centre, None);
-        let still = Levels::of(&Array2::zeros((8, 1)), true);
+        let still = Levels::of_eight_bits(&Array2::zeros((8, 1)), true);
         assert!(still.scale[0] > 0.0);
     }
 }

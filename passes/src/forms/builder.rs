@@ -232,7 +232,7 @@ impl Builder<'_> {
         Some(reader)
     }
 
-    /// Changes the shapes of past and present of both caches to [B, 1, length, r].
+    /// Changes the shapes of past and present of both caches to [B, 1, length, r], or half of r where a byte holds two numbers.
     pub fn narrow_caches(&mut self) {
         let ranks = [self.ranks.key, self.ranks.value];
         for (side, rank) in [&self.site.key, &self.site.value].into_iter().zip(ranks) {
@@ -247,16 +247,24 @@ impl Builder<'_> {
             NewSize::Keep,
             NewSize::Fixed(1),
             NewSize::Keep,
-            NewSize::Fixed(rank as i64),
+            NewSize::Fixed((rank / self.layout.bits.in_an_element()) as i64),
         ];
         self.retype(cache, sizes);
     }
 
-    /// Gives past and present of both caches the element type that the layout has for them; the heads stay.
+    /// Gives past and present of both caches the element type that the layout has for them; the heads stay, at half of their
+    /// width where a byte holds two numbers.
     pub fn retype_caches(&mut self) {
         let site = self.site;
-        for cache in [&site.key.cache, &site.value.cache].into_iter().flatten() {
-            self.retype(cache, vec![NewSize::Keep; 4]);
+        for side in [&site.key, &site.value] {
+            let mut sizes = vec![NewSize::Keep; 4];
+            let numbers = self.layout.bits.in_an_element();
+            if let (Some(last), true) = (sizes.last_mut(), numbers > 1) {
+                *last = NewSize::Fixed((side.size / numbers) as i64);
+            }
+            if let Some(cache) = &side.cache {
+                self.retype(cache, sizes);
+            }
         }
     }
 

@@ -209,6 +209,6 @@ impl Builder<'_> {
             new = new.with_int("smooth_softmax", 1);
         }
         new.domain = Some("com.microsoft".to_owned());
-        reading_integers(new, self.scales())
+        reading_integers(new, self.layout)
     }
 }

@@ -1,4 +1,4 @@
-//! The heads as they are, cached as 8-bit integers by `com.microsoft.GroupQueryAttention` itself: no latent.
+//! The heads as they are, cached as integers by `com.microsoft.GroupQueryAttention` itself: no latent.
 //!
 //! The operator goes on doing everything else, rotation included. Its integers have their zero at zero, and scales that are
 //! constant for each channel.
@@ -69,7 +69,7 @@ impl Form for KeptHeads {
         let old = operator(view).ok_or_else(|| FormError::missing("its operator is gone"))?;
         let mut builder = Builder::new(self.name(), view, names, layout, ranks);
         builder.retype_caches();
-        let node = reading_integers(old.clone(), builder.scales());
+        let node = reading_integers(old.clone(), layout);
         // The operator takes the place of the node that makes its first output; presents are made by it again.
         let makers = old.output.iter().filter_map(|o| builder.graph.producer(o));
         let makers: Vec<_> = makers.map(|(id, _)| id).collect();

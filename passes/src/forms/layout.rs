@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ndarray::{Array2, ArrayD, Axis};
 
 use crate::analysis::SiteView;
-use crate::factor::{Factors, Made};
+use crate::factor::{CacheBits, Factors, Made};
 use crate::forms::FormError;
 use crate::forms::join::Join;
 use crate::forms::names::SiteNames;
@@ -21,6 +21,8 @@ pub struct Layout {
     names: BTreeMap<&'static str, String>,
     /// Element type and shape of each initializer, by name.
     declared: BTreeMap<String, (i32, Vec<usize>)>,
+    /// Bits of a cached number.
+    pub bits: CacheBits,
     /// The initializers.
     pub tensors: Vec<TensorProto>,
     /// How the rows of a step join the cache.

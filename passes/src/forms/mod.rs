@@ -58,7 +58,7 @@ pub use join::Join;
 pub use layout::{Layout, latents};
 pub use names::{Names, SiteNames};
 pub use ranks::RankPlan;
-pub use rounded::Rounds;
+pub use rounded::{Rounds, integers};
 pub use tensors::{TensorRange, tensor};
 
 /// The first form in [`ALL`] whose target is `target`.

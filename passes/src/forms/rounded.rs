@@ -1,6 +1,6 @@
 //! Latents that are cached as integers: what stands between the exact rows of a step and its cache.
 
-use crate::factor::Rounding;
+use crate::factor::{CacheBits, Rounding};
 use crate::forms::builder::Builder;
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
@@ -11,7 +11,7 @@ use crate::recognize::site::Site;
 
 const FLOAT: i32 = DataType::Float as i32;
 
-/// How a form caches 8-bit integers.
+/// How a form caches integers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rounds {
     /// It does not.
@@ -50,6 +50,7 @@ impl Layout {
         site: &Site,
         rounding: &Rounding,
     ) -> Result<(), TensorRange> {
+        self.bits = rounding.bits;
         for (roles, levels) in [(KEY, &rounding.key), (VALUE, &rounding.value)] {
             let scale = levels.scale.clone().into_dyn();
             self.add(names, roles.scale, FLOAT, &scale)?;
@@ -61,12 +62,19 @@ impl Layout {
         Ok(())
     }
 
-    /// The ONNX element type of the cache of `site`: integers where the layout has scales.
+    /// The ONNX element type of the cache of `site`.
     pub fn cached_type(&self, site: &Site) -> i32 {
-        match self.find(KEY.scale) {
-            Some(_) => DataType::Int8.into(),
-            None => site.elem_type,
-        }
+        integers(self.bits).unwrap_or(site.elem_type)
+    }
+}
+
+/// The ONNX element type that holds integers of `bits`; `None` for the model's own type. Two of 4 bits are one byte: even
+/// channels in its lower half, odd ones in the upper, each of them plus 8.
+pub fn integers(bits: CacheBits) -> Option<i32> {
+    match bits {
+        CacheBits::Model => None,
+        CacheBits::Eight => Some(DataType::Int8.into()),
+        CacheBits::Four => Some(DataType::Uint8.into()),
     }
 }
 
@@ -106,25 +114,21 @@ impl Builder<'_> {
         nodes.push(quantize.with_int("axis", 2));
         (nodes, self.name(&part))
     }
-
-    /// The names of the scales of keys and of values, for an operator that reads the integers itself.
-    pub fn scales(&self) -> Option<[&str; 2]> {
-        Some([self.layout.find(KEY.scale)?, self.layout.find(VALUE.scale)?])
-    }
 }
 
-/// The operator `node`, a `GroupQueryAttention`, with a cache of 8-bit integers that are worth `scales`; as it is without.
-pub fn reading_integers(mut node: NodeProto, scales: Option<[&str; 2]>) -> NodeProto {
-    let Some(scales) = scales else {
+/// The operator `node`, a `GroupQueryAttention`, with a cache of the integers of `layout`; as it is without.
+pub fn reading_integers(mut node: NodeProto, layout: &Layout) -> NodeProto {
+    let scales = [KEY, VALUE].map(|roles| layout.find(roles.scale));
+    let ([Some(key), Some(value)], Some(bits)) = (scales, layout.bits.number()) else {
         return node;
     };
     // k_scale and v_scale are inputs 12 and 13; what is behind them stays.
     let all = node.input.len().max(14);
     node.input.resize(all, String::new());
-    for (input, scale) in node.input.iter_mut().skip(12).zip(scales) {
+    for (input, scale) in node.input.iter_mut().skip(12).zip([key, value]) {
         scale.clone_into(input);
     }
-    node.with_int("kv_cache_bit_width", 8)
+    node.with_int("kv_cache_bit_width", bits.into())
         .with_text("k_quant_type", "PER_CHANNEL")
         .with_text("v_quant_type", "PER_CHANNEL")
 }

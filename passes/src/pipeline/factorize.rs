@@ -22,9 +22,7 @@ pub type Factorize<'f> =
 
 /// Integers were asked for, and nothing tells their scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the scales of a cache of 8-bit integers come from statistics of a text, and there are none"
-)]
+#[error("the scales of a cache of integers come from statistics of a text, and there are none")]
 pub struct NoScales;
 
 /// Factors from the weights alone: weighted principal components of the projections.

@@ -9,7 +9,7 @@ use crate::forms::{
     Absorbed, CachedKeys, Form, FormError, Join, OLDEST_OPSET, RankPlan, Rounds, in_place,
 };
 use crate::onnx::stored::Model;
-use crate::operators::Operators;
+use crate::operators::{Operators, Target};
 use crate::pipeline::error::RewriteError;
 use crate::recognize::site::Site;
 
@@ -147,12 +147,15 @@ fn check_bits(site: &Site, options: &RewriteOptions) -> Result<(), FormError> {
             refused("heads that are kept take fewer bytes in fewer bits alone: add --cache-bits 8")
         }
         CacheBits::Model => Ok(()),
-        CacheBits::Eight if form.rounds() == Rounds::Never => refused(
+        CacheBits::Four if form.target() != Target::Gqa => refused(
+            "integers of 4 bits are read by GroupQueryAttention alone: use the target gqa or --keep-heads, or --cache-bits 8",
+        ),
+        _ if form.rounds() == Rounds::Never => refused(
             "it caches floating-point numbers: use the form absorbed, or leave out --cache-bits",
         ),
-        CacheBits::Eight if !site.is_cached() => {
+        _ if !site.is_cached() => {
             refused("it has no cache that could hold integers: export the model with a cache")
         }
-        CacheBits::Eight => Ok(()),
+        CacheBits::Eight | CacheBits::Four => Ok(()),
     }
 }

@@ -6,12 +6,11 @@ use crate::analysis::identity::{CacheId, SiteId};
 use crate::analysis::placed::PlacedSite;
 use crate::analysis::{Analysis, SiteView};
 use crate::factor::{CacheBits, Factors, Made, Ranks, SideFactors};
-use crate::forms::{Layout, Names, SiteNames, Store};
+use crate::forms::{Layout, Names, SiteNames, Store, integers};
 use crate::graph::patch::Patch;
 use crate::graph::scopes::Scope;
 use crate::graph::{Graph, label};
 use crate::onnx::stored::Model;
-use crate::onnx::tensor_proto::DataType;
 use crate::pipeline::error::RewriteError;
 use crate::pipeline::explain::Explained;
 use crate::pipeline::factorize::{Factorize, Wanted};
@@ -50,10 +49,13 @@ impl RewrittenSite {
     /// ONNX element type of its cache now.
     #[must_use]
     pub fn cached_type(&self) -> i32 {
-        match self.bits {
-            CacheBits::Model => self.site.cached_type,
-            CacheBits::Eight => DataType::Int8.into(),
-        }
+        integers(self.bits).unwrap_or(self.site.cached_type)
+    }
+
+    /// Elements that its cache takes a token now: one for two numbers of 4 bits.
+    #[must_use]
+    pub fn cached_elements(&self) -> usize {
+        (self.ranks.key + self.ranks.value) / self.bits.in_an_element()
     }
 }
 

@@ -29,6 +29,7 @@ use report_file::ReportFile;
 use serving::ServingArg;
 use size::Size;
 
+use crate::cli::bits::BitsArg;
 use crate::cli::exit::{Exit, UsageError, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::proof::ProofArgs;
@@ -52,11 +53,12 @@ pub struct Rewrite {
     out: PathBuf,
     #[command(flatten)]
     size: Size,
-    /// Bits of a cached number: 16, the model's own floating-point type whatever its width; or 8, integers whose scales come
-    /// from the text or the statistics. Together with any size.
-    #[arg(long, value_enum, default_value_t = BitsArg::Model, value_name = "BITS")]
-    cache_bits: BitsArg,
-    /// Cache the heads as they are, and no latent of them, as integers of --cache-bits 8: for models that use
+    /// Bits of a cached number: 16, the model's own floating-point type whatever its width; or integers of 8 or 4 bits, whose
+    /// scales come from the text or the statistics. Together with any size; 4 with --target gqa or --keep-heads. The default is
+    /// 16, or with --max-perplexity-increase and --max-kl what makes the cache smallest.
+    #[arg(long, value_enum, value_name = "BITS")]
+    cache_bits: Option<BitsArg>,
+    /// Cache the heads as they are, and no latent of them, as integers of --cache-bits 8 or 4: for models that use
     /// GroupQueryAttention.
     #[arg(long, conflicts_with_all = ["rank", "cache_ratio", "max_perplexity_increase", "max_kl", "form"])]
     keep_heads: bool,
@@ -107,14 +109,6 @@ pub struct Rewrite {
     no_validate: bool,
     #[command(flatten)]
     how: ProofArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum BitsArg {
-    #[value(name = "16")]
-    Model,
-    #[value(name = "8")]
-    Eight,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -246,10 +240,15 @@ impl Rewrite {
         }
     }
 
+    /// Bits of a cached number.
+    fn bits(&self) -> CacheBits {
+        self.cache_bits.map(Into::into).unwrap_or_default()
+    }
+
     /// The target form that the options ask for.
     fn form(&self) -> Result<&'static dyn Form, UsageError> {
         let transmla = self.factors.is_transmla();
-        let rounds = self.cache_bits != BitsArg::Model;
+        let rounds = self.bits() != CacheBits::Model;
         if self.new_tokens == NewTokensArg::Exact {
             let absorbed = self.target == TargetArg::Matmul && self.form == FormArg::Absorbed;
             let words = "--new-tokens exact goes with --target matmul and the form absorbed, and not with --factors transmla or --keep-heads";
@@ -297,10 +296,7 @@ impl Rewrite {
         Ok(Request {
             options: RewriteOptions {
                 ranks: self.size.plan(),
-                bits: match self.cache_bits {
-                    BitsArg::Model => CacheBits::Model,
-                    BitsArg::Eight => CacheBits::Eight,
-                },
+                bits: self.bits(),
                 allow_partial: self.allow_partial,
                 join: self.join(form)?,
                 form,
@@ -308,6 +304,7 @@ impl Rewrite {
                 ..RewriteOptions::default()
             },
             promise: self.size.promise(),
+            searches_bits: self.cache_bits.is_none(),
             widths: match self.layout {
                 LayoutArg::Uniform => Widths::Uniform,
                 LayoutArg::Free => Widths::Free,

@@ -7,6 +7,7 @@ use gqa2mla::compress::widths::{Widths, WidthsCompared};
 use gqa2mla::fit::reconstruct::ReconstructedLayer as Reconstructed;
 use serde_json::{Value, json};
 
+use crate::cli::frontier;
 use crate::cli::proof::{proof_json, proof_text};
 use crate::cli::quality::quality_text;
 use crate::cli::reach::{context_text, reach_text};
@@ -102,36 +103,39 @@ fn loss_text(promise: Promise, loss: f64) -> String {
 }
 
 fn search_text(search: &Search) -> String {
-    let Search { promise, found } = search;
+    let Search { promise, tried, .. } = search;
     let mut text = format!(
-        "searched for {} at most {}:\n",
+        "searched for {} at most {}:\n{}\n",
         promise.name(),
-        loss_text(*promise, promise.limit())
+        loss_text(*promise, promise.limit()),
+        frontier::HEADER
     );
-    for point in &found.curve {
-        let kept = match Some(point.rank) == found.best {
+    let mut tried = tried.clone();
+    tried.sort_by(|a, b| b.bytes.total_cmp(&a.bytes));
+    let best = search.best_point();
+    for point in &tried {
+        let kept = match Some(point) == best {
             true => "  <- kept",
             false => "",
         };
-        text.push_str(&format!(
-            "  rank {:>5}  {}{kept}\n",
-            point.rank,
-            loss_text(*promise, point.loss)
-        ));
+        text.push_str(&format!("{}{kept}\n", frontier::line(point)));
     }
-    if found.best.is_none() {
-        text.push_str("  no smaller rank keeps the promise: every number is kept\n");
+    if search.best.is_none() {
+        text.push_str("  nothing smaller keeps the promise: every number is kept\n");
+    }
+    if let Some(point) = &search.kept_heads {
+        let line = frontier::line(point);
+        text.push_str(&format!("{line}  <- --cache-bits 8 --keep-heads\n"));
     }
     text
 }
 
 fn search_json(search: &Search) -> Value {
-    let Search { promise, found } = search;
-    let curve = found.curve.iter();
-    let curve = curve.map(|p| json!({ "rank": p.rank, "loss": p.loss }));
+    let best = search.best_point();
     json!({
-        "promise": promise.name(), "limit": promise.limit(), "rank": found.best,
-        "curve": curve.collect::<Vec<_>>(),
+        "promise": search.promise.name(), "limit": search.promise.limit(),
+        "rank": best.map(|b| b.rank), "bits": best.and_then(|b| b.bits),
+        "curve": search.tried, "kept_heads": search.kept_heads,
     })
 }
 

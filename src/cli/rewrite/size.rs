@@ -16,10 +16,10 @@ pub struct Size {
     /// Share of the cache that is kept, such as 50% or 0.5.
     #[arg(long, value_name = "SHARE", value_parser = share)]
     cache_ratio: Option<f64>,
-    /// Find the smallest cache whose perplexity on held-out text is at most this much higher, such as 2% or 0.02.
+    /// Find the smallest cache, of any bits and any rank, whose perplexity on held-out text is at most this much higher, such as 2% or 0.02.
     #[arg(long, value_name = "SHARE", value_parser = increase)]
     max_perplexity_increase: Option<f64>,
-    /// Find the smallest cache whose mean KL from the original on held-out text is at most this, in nats.
+    /// Find the smallest cache, of any bits and any rank, whose mean KL from the original on held-out text is at most this, in nats.
     #[arg(long, value_name = "NATS", value_parser = nats)]
     max_kl: Option<f64>,
 }

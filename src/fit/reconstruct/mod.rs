@@ -23,8 +23,8 @@ use std::thread;
 use error::ReconstructError;
 use gqa2mla_passes::analysis::identity::SiteId;
 use gqa2mla_passes::analysis::observe::ObservedLayer;
-use gqa2mla_passes::factor::Factors;
 use gqa2mla_passes::factor::reconstruct::{Attention, Descent, Example, outputs, reconstruct};
+use gqa2mla_passes::factor::{CacheBits, Factors};
 use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::pipeline::factorize::Wanted;
 use gqa2mla_passes::{Absorbed, RankPlan, RewriteOptions, SiteView, rewrite};
@@ -212,6 +212,7 @@ impl Reconstruction {
         };
         let options = RewriteOptions {
             form,
+            bits: CacheBits::Model,
             only: Some(ranks.keys().cloned().collect()),
             ranks: RankPlan::Each(ranks),
             allow_partial: true,

@@ -3,7 +3,7 @@
 use ndarray::{Array1, Array2, Array3, ArrayView2, s};
 
 use crate::factor::Factors;
-use crate::factor::moments::Moments;
+use crate::factor::moments::{Moments, SideMoments};
 use crate::factor::reconstruct::attention::Attention;
 use crate::factor::spectral::SpectralError;
 use crate::factor::weighted::{SideFactors, SideRoots};
@@ -12,31 +12,75 @@ use crate::factor::weighted::{SideFactors, SideRoots};
 const BETA: (f64, f64) = (0.9, 0.999);
 const EPSILON: f64 = 1e-8;
 
-/// The coordinates of the descent: A = M⁻¹ w_d, B = M w_u, and the bias in units of a typical output.
+/// The coordinates of the descent: A = M⁻¹ w_d and B = M w_u, and the bias in units of a typical output. Latent channels have
+/// variance 1, and their columns lengths of several orders of magnitude: each is taken in units of its length, so that one step
+/// is the same share of every channel.
 pub struct Frame {
-    key: SideRoots,
-    value: SideRoots,
+    key: SideFrame,
+    value: SideFrame,
     bias: f64,
 }
 
+struct SideFrame {
+    roots: SideRoots,
+    /// The length of each column of A at the start, [r].
+    lengths: Array1<f64>,
+}
+
+impl SideFrame {
+    fn new(moments: &SideMoments, start: &SideFactors) -> Result<Self, SpectralError> {
+        let roots = SideRoots::of(moments)?;
+        let down = roots.inverse_times(&start.down.view());
+        let length = |column: ndarray::ArrayView1<f64>| column.dot(&column).sqrt();
+        let lengths = down.columns().into_iter().map(length);
+        // A column of zeros stays as it is.
+        let lengths = lengths.map(|l| if l > 0.0 { l } else { 1.0 }).collect();
+        Ok(Self { roots, lengths })
+    }
+
+    /// The coordinates of factors `down` and stacked `up`.
+    fn enter(&self, down: &Array2<f64>, up: &Array2<f64>) -> [Array2<f64>; 2] {
+        let a = self.roots.inverse_times(&down.view()) / &self.lengths;
+        [a, self.roots.times(&up.view()) * &self.lengths]
+    }
+
+    /// The factors at coordinates `a` and `b`.
+    fn leave(&self, a: &Array2<f64>, b: &Array2<f64>) -> [Array2<f64>; 2] {
+        let down = self.roots.times(&(a * &self.lengths).view());
+        let up = self.roots.inverse_times(&(b / &self.lengths).view());
+        [down, up]
+    }
+
+    /// The gradient in these coordinates, of one with respect to the factors.
+    fn pull(&self, down: &Array2<f64>, up: &Array2<f64>) -> [Array2<f64>; 2] {
+        let a = self.roots.times(&down.view()) * &self.lengths;
+        [a, self.roots.inverse_times(&up.view()) / &self.lengths]
+    }
+}
+
 impl Frame {
-    pub fn new(moments: &Moments, attention: &Attention, unit: f64) -> Result<Self, SpectralError> {
+    pub fn new(
+        moments: &Moments,
+        attention: &Attention,
+        start: &Factors,
+        unit: f64,
+    ) -> Result<Self, SpectralError> {
         let reader = attention.readers.as_ref().map_or(1.0, |g| {
             g.diag().mean().unwrap_or(1.0).max(f64::MIN_POSITIVE)
         });
         let width = (attention.heads * attention.value_size) as f64;
         Ok(Self {
-            key: SideRoots::of(&moments.key)?,
-            value: SideRoots::of(&moments.value)?,
+            key: SideFrame::new(&moments.key, &start.key)?,
+            value: SideFrame::new(&moments.value, &start.value)?,
             bias: (unit / reader / width.max(1.0)).sqrt(),
         })
     }
 
     pub fn enter(&self, factors: &Factors) -> Vec<f64> {
         let mut point = Vec::new();
-        for (roots, side) in [(&self.key, &factors.key), (&self.value, &factors.value)] {
-            point.extend(roots.inverse_times(&side.down.view()).iter());
-            point.extend(roots.times(&stacked(&side.up).view()).iter());
+        for (frame, side) in [(&self.key, &factors.key), (&self.value, &factors.value)] {
+            let sides = frame.enter(&side.down, &stacked(&side.up));
+            point.extend(sides.iter().flatten());
         }
         if let Some(bias) = &factors.bias {
             point.extend(bias.iter().map(|b| b / self.bias));
@@ -51,16 +95,15 @@ impl Frame {
             rest = left;
             Array1::from(taken.to_vec())
         };
-        let mut side = |roots: &SideRoots, like: &SideFactors| {
+        let mut side = |frame: &SideFrame, like: &SideFactors| {
             let shape = like.down.dim();
             let down = take(like.down.len()).into_shape_with_order(shape);
             let up = take(like.up.len()).into_shape_with_order(shape);
+            let shaped = |part: Result<_, _>| part.unwrap_or_else(|_| like.down.clone());
+            let [down, up] = frame.leave(&shaped(down), &shaped(up));
             SideFactors {
-                down: roots.times(&down.unwrap_or_else(|_| like.down.clone()).view()),
-                up: blocks(
-                    &roots.inverse_times(&up.unwrap_or_else(|_| like.down.clone()).view()),
-                    like.up.dim(),
-                ),
+                down,
+                up: blocks(&up, like.up.dim()),
                 spectrum: like.spectrum.clone(),
             }
         };
@@ -72,18 +115,12 @@ impl Frame {
         Factors { key, value, bias }
     }
 
-    /// The gradient with respect to the factors, divided by `norm`, transformed to these coordinates: w_d = M A and w_u
-    /// = M⁻¹ B.
+    /// The gradient with respect to the factors, divided by `norm`, in these coordinates.
     pub fn pull(&self, slope: &Factors, norm: f64) -> Vec<f64> {
         let mut pulled = Vec::new();
-        for (roots, side) in [(&self.key, &slope.key), (&self.value, &slope.value)] {
-            pulled.extend(roots.times(&side.down.view()).iter().map(|x| x / norm));
-            pulled.extend(
-                roots
-                    .inverse_times(&stacked(&side.up).view())
-                    .iter()
-                    .map(|x| x / norm),
-            );
+        for (frame, side) in [(&self.key, &slope.key), (&self.value, &slope.value)] {
+            let sides = frame.pull(&side.down, &stacked(&side.up));
+            pulled.extend(sides.iter().flatten().map(|x| x / norm));
         }
         if let Some(bias) = &slope.bias {
             pulled.extend(bias.iter().map(|b| b * self.bias / norm));

@@ -99,7 +99,7 @@ pub fn reconstruct(
     }
     // Mean squared norm of the target of one query; losses are divided by it.
     let unit = energy / tokens as f64;
-    let frame = Frame::new(moments, attention, unit)?;
+    let frame = Frame::new(moments, attention, start, unit)?;
     let mut point = frame.enter(start);
     let mut adam = Adam::new(point.len());
     let mut weights = SingleFactors::of(start, attention);

@@ -1,0 +1,174 @@
+//! A basis of a latent in which rounding to few levels costs least, and every channel costs alike.
+//!
+//! Rounding adds to channel i a noise in proportion to its variance, S_ii, which reaches scores or outputs in proportion to the
+//! weight of an error in it, W_ii. In another basis, z' = T z, the two are those of T S Tᵀ and T⁻ᵀ W T⁻¹, and the sum of S_ii
+//! W_ii is at least (sum of sigma)² / r, where sigma² are the eigenvalues of S W: by Cauchy and Schwarz, twice. It is this least
+//! where both matrices are one matrix, with one number all along the diagonal. In the basis of principal components the sum is
+//! that of sigma², several times more where the spectrum falls steeply.
+
+use std::f64::consts::TAU;
+
+use ndarray::{Array2, Array3, Axis};
+
+use crate::factor::sample::order;
+use crate::factor::spectral::{SpectralError, square_roots, symmetric_eigen};
+use crate::factor::weighted::SideFactors;
+
+/// Smallest eigenvalue of the weight of errors, relative to its largest.
+const RIDGE: f64 = 1e-10;
+/// Smallest sigma², relative to the largest, to which a direction is stretched: one that is small on the calibration text may
+/// be larger on another.
+const FLOOR: f64 = 1e-8;
+
+impl SideFactors {
+    /// The same projection in the basis of a latent that rounding costs least in. `spread` [G*d, G*d] is the covariance of the
+    /// cached rows, `weight` that of an error in them, one [d, d] per KV head; `None`: the identity. The variance of each
+    /// channel is 1 on average.
+    ///
+    /// # Errors
+    /// [`SpectralError`] if an element is not finite.
+    pub fn evened(
+        &self,
+        spread: &Array2<f64>,
+        weight: Option<&[Array2<f64>]>,
+    ) -> Result<Self, SpectralError> {
+        let rank = self.down.ncols();
+        let s = self.down.t().dot(&spread.dot(&self.down));
+        let mut w = Array2::zeros((rank, rank));
+        for (head, up) in self.up.outer_iter().enumerate() {
+            w += &match weight.and_then(|blocks| blocks.get(head)) {
+                Some(block) => up.t().dot(&block.dot(&up)),
+                None => up.t().dot(&up),
+            };
+        }
+        let (root, inverse) = square_roots(&symmetric(&w), RIDGE)?;
+        let eigen = symmetric_eigen(&symmetric(&root.dot(&s.dot(&root))))?;
+        let largest = eigen.values.first().copied().unwrap_or_default();
+        if largest <= 0.0 {
+            return Ok(self.clone());
+        }
+        let sigma = eigen.values.mapv(|v| v.max(largest * FLOOR).sqrt());
+        let mean = sigma.mean().unwrap_or(1.0);
+        let stretch = sigma.mapv(|sigma| (sigma * mean).sqrt().recip());
+        // T = spread_out Σ^(-1/2) Uᵀ W^(1/2), and its inverse.
+        let turned = spread_out(rank);
+        let to = root.dot(&(&eigen.vectors * &stretch)).dot(&turned.t());
+        let back = inverse.dot(&(&eigen.vectors / &stretch)).dot(&turned.t());
+        let mut up = Array3::zeros(self.up.dim());
+        for (mut new, old) in up.outer_iter_mut().zip(self.up.outer_iter()) {
+            new.assign(&old.dot(&back));
+        }
+        Ok(Self {
+            down: self.down.dot(&to),
+            up,
+            spectrum: self.spectrum.clone(),
+        })
+    }
+}
+
+fn symmetric(a: &Array2<f64>) -> Array2<f64> {
+    (a + &a.t()) * 0.5
+}
+
+/// An orthonormal matrix [r, r] whose elements are of about one size, so that each of its rows takes part of every column: that
+/// of the Hartley transform, with its columns shuffled and of either sign. It exists for every r.
+fn spread_out(rank: usize) -> Array2<f64> {
+    let mut shuffled: Vec<u64> = (0..rank as u64).collect();
+    shuffled.sort_by_key(|&k| order(k));
+    let norm = (rank.max(1) as f64).sqrt();
+    let mut matrix = Array2::zeros((rank, rank));
+    for (mut column, k) in matrix.axis_iter_mut(Axis(1)).zip(shuffled) {
+        let sign = if order(k) & 1 == 0 { 1.0 } else { -1.0 };
+        for (j, element) in column.iter_mut().enumerate() {
+            let angle = TAU * (j * k as usize % rank) as f64 / rank as f64;
+            *element = sign * (angle.sin() + angle.cos()) / norm;
+        }
+    }
+    matrix
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{Array1, s};
+
+    /// Two heads of four channels, of very different sizes, read by two weights.
+    fn side() -> (SideFactors, Array2<f64>, Vec<Array2<f64>>) {
+        let mix =
+            |i: usize, j: usize| ((i * 7 + j * 3) as f64).sin() + if i == j { 2.0 } else { 0.0 };
+        let basis = Array2::from_shape_fn((8, 8), |(i, j)| mix(i, j));
+        let sizes = Array1::from_shape_fn(8, |i| 4.0f64.powi(-(i as i32)));
+        let spread = (&basis * &sizes).dot(&basis.t());
+        let weight = |g: usize| {
+            let a = Array2::from_shape_fn((4, 4), |(i, j)| mix(i + g, j));
+            a.dot(&a.t())
+        };
+        let side = SideFactors {
+            down: Array2::eye(8),
+            up: Array3::from_shape_fn((2, 4, 8), |(g, i, j)| f64::from(u8::from(4 * g + i == j))),
+            spectrum: Array1::default(0),
+        };
+        (side, spread, vec![weight(0), weight(1)])
+    }
+
+    /// Variances of the channels, and weights of errors in them.
+    fn diagonals(
+        side: &SideFactors,
+        spread: &Array2<f64>,
+        weight: &[Array2<f64>],
+    ) -> [Array1<f64>; 2] {
+        let s = side.down.t().dot(&spread.dot(&side.down));
+        let mut w = Array2::zeros(s.dim());
+        for (up, block) in side.up.outer_iter().zip(weight) {
+            w += &up.t().dot(&block.dot(&up));
+        }
+        [s.diag().to_owned(), w.diag().to_owned()]
+    }
+
+    #[test]
+    fn every_channel_costs_about_alike_and_all_of_them_less_than_half() {
+        let (side, spread, weight) = side();
+        let even = side.evened(&spread, Some(&weight)).unwrap();
+        let cost = |side: &SideFactors| {
+            let [s, w] = diagonals(side, &spread, &weight);
+            s * w
+        };
+        let (before, after) = (cost(&side), cost(&even));
+        assert!(2.0 * after.sum() < before.sum(), "{before} {after}");
+        let most = after.iter().fold(0.0f64, |m, &x| m.max(x));
+        assert!(after.iter().all(|&x| 1.5 * x > most), "{after}");
+        let [variances, _] = diagonals(&even, &spread, &weight);
+        assert!(
+            (variances.mean().unwrap() - 1.0).abs() < 1e-6,
+            "{variances}"
+        );
+        assert!(
+            variances.iter().all(|v| (0.3..3.0).contains(v)),
+            "{variances}"
+        );
+    }
+
+    #[test]
+    fn the_projection_is_the_same_in_the_new_basis() {
+        let (side, spread, weight) = side();
+        let narrow = SideFactors {
+            down: side.down.slice(s![.., ..5]).to_owned(),
+            up: side.up.slice(s![.., .., ..5]).to_owned(),
+            ..side
+        };
+        let even = narrow.evened(&spread, Some(&weight)).unwrap();
+        for (old, new) in narrow.up.outer_iter().zip(even.up.outer_iter()) {
+            let apart = narrow.down.dot(&old.t()) - even.down.dot(&new.t());
+            assert!(apart.iter().all(|x| x.abs() < 1e-9), "{apart}");
+        }
+    }
+
+    #[test]
+    fn every_width_has_a_matrix_that_spreads_out() {
+        for rank in [1, 2, 7, 8, 144, 192] {
+            let matrix = spread_out(rank);
+            let apart = matrix.dot(&matrix.t()) - Array2::<f64>::eye(rank);
+            assert!(apart.iter().all(|x| x.abs() < 1e-9), "{rank}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Bits of a cached number, as the command line names them.
+
+use clap::ValueEnum;
+use gqa2mla_passes::factor::CacheBits;
+
+/// Bits of a cached number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BitsArg {
+    /// The model's own floating-point type.
+    #[value(name = "16")]
+    Model,
+    /// Integers.
+    #[value(name = "8")]
+    Eight,
+    /// Integers, two to a byte.
+    #[value(name = "4")]
+    Four,
+}
+
+impl From<BitsArg> for CacheBits {
+    fn from(bits: BitsArg) -> Self {
+        match bits {
+            BitsArg::Model => Self::Model,
+            BitsArg::Eight => Self::Eight,
+            BitsArg::Four => Self::Four,
+        }
+    }
+}

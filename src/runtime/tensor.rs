@@ -256,6 +256,7 @@ impl Tensor {
             Data::I64(v) => grown!(I64, v, i64::MAX),
             Data::I32(v) => grown!(I32, v, i32::MAX),
             Data::I8(v) => grown!(I8, v, i8::MAX),
+            Data::U8(v) => grown!(U8, v, u8::MAX),
             Data::Bool(v) => grown!(Bool, v, true),
         };
         Self::new(shape, data)

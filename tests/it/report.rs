@@ -105,6 +105,8 @@ fn every_key_of_the_data_is_in_its_documentation_and_the_other_way_round() {
         "usual",
         "matmul",
         "gqa",
+        "append",
+        "inplace",
         "--max-perplexity-increase",
         "--max-kl",
         "--layout free",

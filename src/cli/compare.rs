@@ -2,18 +2,18 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use gqa2mla::compress::request::TextRequest;
-use gqa2mla::compress::ways::{Way, WayMeasured, WaysRequest, compare_ways};
-use gqa2mla::files::load::load;
-use gqa2mla::report::{grouped, measured};
 use serde_json::{Value, json};
 
 use crate::cli::exit::{Exit, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::runtime::RuntimeArgs;
-use crate::cli::screen::{emit, emit_json, observer, table};
+use crate::cli::screen::{Screen, table};
 use crate::cli::text::text_source;
 use crate::cli::values::share;
+use crate::compress::request::TextRequest;
+use crate::compress::ways::{Way, WayMeasured, WaysRequest, compare_ways};
+use crate::files::load::load;
+use crate::report::{grouped, measured};
 
 /// Rewrite a model in several ways at several sizes, and compare what each loses on a text.
 ///
@@ -73,13 +73,11 @@ fn way_parser() -> impl TypedValueParser<Value = Way> {
 }
 
 impl Compare {
-    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
+    pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let model = load(&self.model)?;
-        let rows = compare_ways(&model, &self.request()?, &mut observer()).map_err(in_options)?;
-        match json {
-            true => emit_json(&as_json(&rows)),
-            false => emit(&as_text(&rows)),
-        }
+        let rows =
+            compare_ways(&model, &self.request()?, &mut screen.observer()).map_err(in_options)?;
+        screen.show(|| as_text(&rows), || as_json(&rows));
         Ok(Exit::Done)
     }
 

@@ -117,7 +117,7 @@ def bench(*models, progress=None, **options):
     """Measures decode steps, prefills and memory of models, in turns.
 
     >>> timed = gqa2mla.bench("fixtures/optimum-llama", past=[8, 16], prefill="none", rounds=1)
-    >>> [phase["phase"]["past"] for phase in timed["phases"]]
+    >>> [phase["past"] for phase in timed["phases"]]
     [8, 16]
     """
     return run("bench", *models, progress=progress, **options)

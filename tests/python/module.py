@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -35,7 +36,7 @@ def raised(kind, call, *arguments, **options):
 
 def examples_run():
     for module in (gqa2mla, _call):
-        result = doctest.testmod(module)
+        result = doctest.testmod(module, extraglobs={"gqa2mla": gqa2mla, "tempfile": tempfile})
         assert result.attempted > 0 and result.failed == 0, (module, result)
 
 

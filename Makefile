@@ -26,7 +26,7 @@ ifeq ($(MODELS),none)
 else
 	GQA2MLA_SHARED=$(abspath $(MODELS)) $(CARGO) test --release --workspace --exclude gqa2mla-train -- --include-ignored --skip a_wheel_installed
 endif
-	@# By itself: the wheel's build moves the command that the other tests run.
+	@# By itself: the build of the wheel takes every core.
 	$(CARGO) test --release --test it -- --include-ignored a_wheel_installed
 	$(MAKE) lapack
 

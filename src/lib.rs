@@ -18,6 +18,8 @@
 
 #[doc(hidden)]
 pub mod bench;
+#[doc(hidden)]
+pub mod cli;
 pub mod compress;
 #[doc(hidden)]
 pub mod files;

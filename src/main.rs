@@ -1,9 +1,7 @@
 //! The command `gqa2mla`.
 
-mod cli;
-
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cli::run()
+    gqa2mla::cli::run(std::env::args_os()).into()
 }

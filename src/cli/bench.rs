@@ -1,18 +1,19 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use gqa2mla::bench::{Benched, Io, Request, bench, memory};
-use gqa2mla::files::load::load;
-use gqa2mla::fit::context::Context;
-use gqa2mla::report::grouped;
 use serde_json::{Value, json};
 
+use crate::bench::{Benched, Io, Request, bench, memory};
 use crate::cli::exit::Exit;
 use crate::cli::runtime::RuntimeArgs;
-use crate::cli::screen::{emit, emit_json, progress, size, table};
+use crate::cli::screen::{Screen, size, table};
+use crate::files::load::load;
+use crate::fit::context::Context;
+use crate::report::grouped;
+use crate::runtime::host::this_program;
 
 /// Lengths that are measured where none are given, as far as the context of the model holds them.
 const PAST: [usize; 3] = [512, 2048, 7900];
@@ -90,15 +91,15 @@ fn lengths(text: &str) -> Result<Lengths, String> {
 }
 
 impl Bench {
-    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
+    pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let models = self.models.iter().map(|path| load(path));
         let models = models.collect::<Result<Vec<_>, _>>()?;
         let first = models.first().map(|model| model.path.as_path());
         let context = first.map_or(0, |path| Context::of(None, path).positions);
         let request = self.request(context);
-        // Several models in one process would be measured together.
+        // Several models in one process would be measured together, and with what a caller holds.
         let alone = match models.as_slice() {
-            [_] => None,
+            [_] if screen.owns_the_process() => None,
             several => {
                 let peaks = several
                     .iter()
@@ -106,12 +107,10 @@ impl Bench {
                 Some(peaks.collect::<Result<Vec<_>, _>>()?)
             }
         };
-        let benched = bench(&models, &request, &mut progress("measuring"))?;
+        let benched = bench(&models, &request, &mut screen.progress("measuring"))?;
         let peaks = alone.unwrap_or_else(|| vec![memory::peak()]);
-        match json {
-            true => emit_json(&as_json(&benched, &peaks)?),
-            false => emit(&as_text(&benched, &peaks)),
-        }
+        let data = as_json(&benched, &peaks)?;
+        screen.show(|| as_text(&benched, &peaks), || data);
         Ok(Exit::Done)
     }
 
@@ -140,7 +139,7 @@ impl Bench {
             None => "none".to_owned(),
         };
         let io = self.io.to_possible_value();
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = this_program()?;
         command
             .args([OsString::from("bench"), "--json".into(), model.into()])
             .args(["--past", &longest(&request.past)])

@@ -3,12 +3,6 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Args;
-use gqa2mla::files::load::load;
-use gqa2mla::files::outputs::{check_file, check_inputs};
-use gqa2mla::fit::calibrate::{Analyzed, calibrate, store};
-use gqa2mla::fit::reach::Reach;
-use gqa2mla::report::grouped;
-use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla_passes::analysis::Analysis;
 use gqa2mla_passes::operators::Target;
 use serde_json::json;
@@ -16,9 +10,15 @@ use serde_json::json;
 use crate::cli::exit::Exit;
 use crate::cli::reach::reach_text;
 use crate::cli::runtime::RuntimeArgs;
-use crate::cli::screen::{emit, emit_json, progress};
+use crate::cli::screen::Screen;
 use crate::cli::text::TextArgs;
 use crate::cli::values::output;
+use crate::files::load::load;
+use crate::files::outputs::{check_file, check_inputs};
+use crate::fit::calibrate::{Analyzed, calibrate, store};
+use crate::fit::reach::Reach;
+use crate::report::grouped;
+use crate::validate::ports::LanguageModel;
 
 /// Read text with a model and keep statistics of its keys, values and queries, for `rewrite --calibration`.
 ///
@@ -46,7 +46,7 @@ pub struct Calibrate {
 }
 
 impl Calibrate {
-    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
+    pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let started = Instant::now();
         let model = load(&self.model)?;
         check_inputs(&model, &self.out)?;
@@ -76,7 +76,7 @@ impl Calibrate {
             &text,
             &self.runtime.options(true),
             Some(&partial),
-            &mut progress("calibrating"),
+            &mut screen.progress("calibrating"),
         )
         .with_context(|| shown.clone())?;
         store::save(&statistics, &self.out)?;
@@ -84,19 +84,22 @@ impl Calibrate {
         let reach = Reach::of(&statistics);
         let seconds = started.elapsed().as_secs_f64();
         let (out, layers) = (self.out.display().to_string(), statistics.layers.len());
-        if json {
-            emit_json(&json!({
-                "model": shown, "statistics": out, "tokens": text.ids.len(), "length": text.length,
-                "layers": layers, "statistics_reach": reach, "seconds": seconds,
-            }));
-        } else {
-            emit(&format!(
-                "{layers} attentions, {} tokens in sequences of {}, {seconds:.1} s\n{}wrote {out}",
-                grouped(text.ids.len() as u64),
-                text.length,
-                reach_text(&reach),
-            ));
-        }
+        screen.show(
+            || {
+                format!(
+                    "{layers} attentions, {} tokens in sequences of {}, {seconds:.1} s\n{}wrote {out}",
+                    grouped(text.ids.len() as u64),
+                    text.length,
+                    reach_text(&reach),
+                )
+            },
+            || {
+                json!({
+                    "model": shown, "statistics": out, "tokens": text.ids.len(), "length": text.length,
+                    "layers": layers, "statistics_reach": reach, "seconds": seconds,
+                })
+            },
+        );
         Ok(Exit::Done)
     }
 }

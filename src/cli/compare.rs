@@ -2,10 +2,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use gqa2mla::compress::request::TextRequest;
-use gqa2mla::compress::ways::{Way, WayMeasured, WaysRequest, compare_ways};
-use gqa2mla::files::load::load;
-use gqa2mla::report::{grouped, measured};
 use serde_json::{Value, json};
 
 use crate::cli::bits::BitsArg;
@@ -13,9 +9,13 @@ use crate::cli::exit::{Exit, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::frontier;
 use crate::cli::runtime::RuntimeArgs;
-use crate::cli::screen::{emit, emit_json, observer};
+use crate::cli::screen::Screen;
 use crate::cli::text::text_source;
 use crate::cli::values::share;
+use crate::compress::request::TextRequest;
+use crate::compress::ways::{Way, WayMeasured, WaysRequest, compare_ways};
+use crate::files::load::load;
+use crate::report::{grouped, measured};
 
 /// Rewrite a model in several ways at several sizes, and compare what each loses on a text.
 ///
@@ -79,24 +79,20 @@ fn way_parser() -> impl TypedValueParser<Value = Way> {
 }
 
 impl Compare {
-    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
+    pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let model = load(&self.model)?;
-        let mut begun = json;
+        let mut begun = false;
         let mut row = |row: &WayMeasured| {
             if !begun {
                 begun = true;
-                emit(&format!("{}\n{}", before(row), frontier::HEADER));
+                screen.line(|| format!("{}\n{}", before(row), frontier::HEADER));
             }
-            if !json {
-                emit(&frontier::line(&row.point));
-            }
+            screen.line(|| frontier::line(&row.point));
         };
         let request = self.request()?;
-        let rows = compare_ways(&model, &request, &mut observer(), &mut row);
+        let rows = compare_ways(&model, &request, &mut screen.observer(), &mut row);
         let rows = rows.map_err(in_options)?;
-        if json {
-            emit_json(&as_json(&rows));
-        }
+        screen.data(|| as_json(&rows));
         Ok(Exit::Done)
     }
 

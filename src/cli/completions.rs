@@ -2,7 +2,7 @@ use clap::{Args, Command};
 use clap_complete::Shell;
 
 use crate::cli::exit::Exit;
-use crate::cli::screen::emit;
+use crate::cli::screen::Screen;
 
 /// Print a script that completes the command's words in a shell.
 ///
@@ -15,10 +15,10 @@ pub struct Completions {
 }
 
 impl Completions {
-    pub fn run(self, mut command: Command) -> anyhow::Result<Exit> {
+    pub fn run(self, mut command: Command, screen: &Screen) -> anyhow::Result<Exit> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut command, "gqa2mla", &mut script);
-        emit(&String::from_utf8(script)?);
+        screen.say(&String::from_utf8(script)?);
         Ok(Exit::Done)
     }
 }

@@ -2,14 +2,14 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use gqa2mla::files::identity::identity;
-use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla_passes::graph::{label, text};
 use gqa2mla_passes::onnx::{NodeProto, TensorProto};
 use serde_json::{Value, json};
 
 use crate::cli::exit::Exit;
-use crate::cli::screen::{emit, emit_json};
+use crate::cli::screen::Screen;
+use crate::files::identity::identity;
+use crate::files::load::{LoadedModel, load};
 
 /// Show the nodes, initializers and interface in which two models differ; exits with 1 where they do.
 ///
@@ -39,7 +39,7 @@ impl DiffSection {
 }
 
 impl Diff {
-    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
+    pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let (before, after) = (load(&self.before)?, load(&self.after)?);
         let sections: Vec<DiffSection> = [
             ("model", header as fn(&LoadedModel) -> Vec<String>),
@@ -56,40 +56,39 @@ impl Diff {
             true => Exit::Done,
             false => Exit::Failed,
         };
-        if json {
-            let parts = sections.iter().map(|s| {
-                (
-                    s.name.to_owned(),
-                    json!({ "removed": s.removed, "added": s.added }),
-                )
-            });
-            emit_json(&Value::Object(parts.collect()));
-            return Ok(exit);
-        }
-        let mut out = String::new();
-        for part in sections.iter().filter(|s| !s.is_empty()) {
-            out.push_str(&format!(
-                "{}: {} removed, {} added\n",
-                part.name,
-                part.removed.len(),
-                part.added.len()
-            ));
-            part.removed
-                .iter()
-                .for_each(|line| out.push_str(&format!("- {line}\n")));
-            part.added
-                .iter()
-                .for_each(|line| out.push_str(&format!("+ {line}\n")));
-        }
-        if out.is_empty() {
-            out = match same {
-                true => "the models are the same".to_owned(),
-                false => "the models differ in what this text does not show: doc strings, inner value descriptions, metadata of nodes or order".to_owned(),
-            };
-        }
-        emit(&out);
+        screen.show(|| as_text(&sections, same), || as_json(&sections, same));
         Ok(exit)
     }
+}
+
+fn as_text(sections: &[DiffSection], same: bool) -> String {
+    let mut out = String::new();
+    for part in sections.iter().filter(|s| !s.is_empty()) {
+        out.push_str(&format!(
+            "{}: {} removed, {} added\n",
+            part.name,
+            part.removed.len(),
+            part.added.len()
+        ));
+        part.removed
+            .iter()
+            .for_each(|line| out.push_str(&format!("- {line}\n")));
+        part.added
+            .iter()
+            .for_each(|line| out.push_str(&format!("+ {line}\n")));
+    }
+    match (out.is_empty(), same) {
+        (false, _) => out,
+        (true, true) => "the models are the same".to_owned(),
+        (true, false) => "the models differ in what this text does not show: doc strings, inner value descriptions, metadata of nodes or order".to_owned(),
+    }
+}
+
+fn as_json(sections: &[DiffSection], same: bool) -> Value {
+    let part = |s: &DiffSection| json!({ "removed": s.removed, "added": s.added });
+    let parts = sections.iter().map(|s| (s.name.to_owned(), part(s)));
+    let same = ("same".to_owned(), json!(same));
+    Value::Object(parts.chain([same]).collect())
 }
 
 /// The lines that are in only one of the lists, in order. Repeated lines are counted.

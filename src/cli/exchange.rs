@@ -1,15 +1,15 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use gqa2mla::files::load::load;
-use gqa2mla::files::outputs::{check_inputs, check_model};
-use gqa2mla::files::save::{output_path, save};
-use gqa2mla::tune::exchange::{export, import};
 use serde_json::json;
 
 use crate::cli::exit::Exit;
-use crate::cli::screen::{emit, emit_json};
+use crate::cli::screen::Screen;
 use crate::cli::values::output;
+use crate::files::load::load;
+use crate::files::outputs::{check_inputs, check_model};
+use crate::files::save::{output_path, save};
+use crate::tune::exchange::{export, import};
 
 /// Take the factors of a rewritten model out to a safetensors file, or put trained ones in.
 ///
@@ -46,7 +46,7 @@ enum Direction {
 }
 
 impl Factors {
-    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
+    pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let (count, out) = match self.direction {
             Direction::Export { model, out } => {
                 let model = load(&model)?;
@@ -68,11 +68,10 @@ impl Factors {
             }
         };
         let out = out.display().to_string();
-        if json {
-            emit_json(&json!({ "factors": count, "out": out }));
-        } else {
-            emit(&format!("{count} factors\nwrote {out}"));
-        }
+        screen.show(
+            || format!("{count} factors\nwrote {out}"),
+            || json!({ "factors": count, "out": out }),
+        );
         Ok(Exit::Done)
     }
 }

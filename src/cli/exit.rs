@@ -2,14 +2,15 @@
 
 use std::process::ExitCode;
 
-use gqa2mla::bench::BenchError;
-use gqa2mla::compress::convert::ConvertError;
-use gqa2mla::compress::error::{CompressError, FreeWidthsError};
-use gqa2mla::files::outputs::OutputError;
-use gqa2mla::serving::folder::FolderError;
-use gqa2mla::validate::ValidateError;
 use gqa2mla_passes::RewriteError;
 use gqa2mla_passes::forms::FormError;
+
+use crate::bench::BenchError;
+use crate::compress::convert::ConvertError;
+use crate::compress::error::{CompressError, FreeWidthsError};
+use crate::files::outputs::OutputError;
+use crate::serving::folder::FolderError;
+use crate::validate::ValidateError;
 
 /// The exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

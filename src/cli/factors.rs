@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use gqa2mla::compress::request::TextRequest;
-use gqa2mla::fit::calibrate::store;
-use gqa2mla::fit::factors::Factorization;
-use gqa2mla::fit::statistics::ModelStatistics;
 
 use crate::cli::exit::UsageError;
 use crate::cli::text::TextArgs;
+use crate::compress::request::TextRequest;
+use crate::fit::calibrate::store;
+use crate::fit::factors::Factorization;
+use crate::fit::statistics::ModelStatistics;
 
 /// Factors and what they are made from.
 #[derive(Debug, Clone, Args)]

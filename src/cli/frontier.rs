@@ -1,7 +1,7 @@
 //! Sizes of the cache and what they lose, a line for each.
 
-use gqa2mla::compress::frontier::Point;
-use gqa2mla::report::measured;
+use crate::compress::frontier::Point;
+use crate::report::measured;
 
 /// What stands above the lines.
 pub const HEADER: &str =

@@ -3,8 +3,6 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use gqa2mla::files::load::load;
-use gqa2mla::report::grouped;
 use gqa2mla_passes::graph::text::type_name;
 use gqa2mla_passes::onnx::ModelProto;
 use gqa2mla_passes::onnx::stored::element_bits;
@@ -15,7 +13,9 @@ use serde_json::{Value, json};
 
 use crate::cli::escaped::in_line;
 use crate::cli::exit::Exit;
-use crate::cli::screen::{emit, emit_json, table};
+use crate::cli::screen::{Screen, table};
+use crate::files::load::load;
+use crate::report::grouped;
 
 /// List every attention found, and every one not recognised with the reason and the node.
 ///
@@ -30,15 +30,15 @@ pub struct Inspect {
 }
 
 impl Inspect {
-    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
+    pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let loaded = load(&self.model)?;
         let path = loaded.path.display().to_string();
         let found = inspect(&loaded.model).with_context(|| path.clone())?;
-        if json {
-            emit_json(&as_json(&path, &loaded.model.proto, &found));
-        } else {
-            emit(&as_text(&path, &loaded.model.proto, &found, self.why));
-        }
+        let proto = &loaded.model.proto;
+        screen.show(
+            || as_text(&path, proto, &found, self.why),
+            || as_json(&path, proto, &found),
+        );
         Ok(if found.sites.is_empty() || !found.rejects.is_empty() {
             Exit::Nothing
         } else {

@@ -5,7 +5,7 @@ use anyhow::Context;
 use clap::{Args, Command};
 
 use crate::cli::exit::Exit;
-use crate::cli::screen::emit;
+use crate::cli::screen::Screen;
 use crate::cli::values::output;
 
 /// Write the manual pages, one for each command, into a folder.
@@ -19,11 +19,11 @@ pub struct Man {
 }
 
 impl Man {
-    pub fn run(self, command: Command) -> anyhow::Result<Exit> {
+    pub fn run(self, command: Command, screen: &Screen) -> anyhow::Result<Exit> {
         let shown = || self.out.display().to_string();
         fs::create_dir_all(&self.out).with_context(shown)?;
         clap_mangen::generate_to(command, &self.out).with_context(shown)?;
-        emit(&format!("wrote the manual pages to {}", shown()));
+        screen.say(&format!("wrote the manual pages to {}", shown()));
         Ok(Exit::Done)
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: one module per subcommand, and shared options.
 
+mod bar;
 mod bench;
 mod bits;
 mod calibrate;
@@ -21,22 +22,29 @@ mod reach;
 mod rewrite;
 mod runtime;
 mod screen;
+mod terminal;
 mod text;
 #[cfg(feature = "train")]
 mod tune;
 mod validate;
 mod values;
 
-use std::process::ExitCode;
+use std::ffi::OsString;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
-use exit::{Exit, exit_of};
-use gqa2mla::files::interrupted;
-use gqa2mla::runtime::RuntimeError;
-use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
+
+use exit::exit_of;
+use screen::Screen;
+
+use crate::files::interrupted;
+use crate::runtime::RuntimeError;
+
+pub use exit::Exit;
+pub use screen::Told;
 
 /// Rewrites ONNX language models from grouped-query attention to multi-head latent attention, and proves it.
 ///
@@ -73,71 +81,91 @@ enum Command {
 /// Exit code of a run that is ended by a signal, minus the signal number, as in shells.
 const STOPPED: i32 = 128;
 
-/// Parses the command line and runs it.
-pub fn run() -> ExitCode {
+/// Runs the command line `arguments`, of which the first is the program's name, on this process' terminal. Signals that
+/// stop the process are handled from here on.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     if let Err(error) = clear_when_stopped() {
-        screen::complain(&format!(
+        terminal::complain(&format!(
             "warning: a run that is stopped may leave a hidden folder: {error}"
         ));
     }
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return usage(&error),
-    };
-    let json = cli.json;
-    let result = match cli.command {
-        Command::Inspect(command) => command.run(json),
-        Command::Calibrate(command) => command.run(json),
-        Command::Compare(command) => command.run(json),
-        Command::Rewrite(command) => command.run(json),
-        #[cfg(feature = "train")]
-        Command::Tune(command) => command.run(json),
-        #[cfg(feature = "train")]
-        Command::Factors(command) => command.run(json),
-        Command::Validate(command) => command.run(json),
-        Command::Bench(command) => command.run(json),
-        Command::Print(command) => command.run(json),
-        Command::Diff(command) => command.run(json),
-        Command::Completions(command) => command.run(Cli::command()),
-        Command::Man(command) => command.run(Cli::command()),
-    };
-    for path in interrupted::cleared() {
-        screen::complain(&format!(
-            "removed {}, which a run that was killed has left",
-            path.display()
-        ));
-    }
-    match result {
-        Ok(exit) => match screen::broken() {
-            None => exit.into(),
-            Some(error) => {
-                screen::complain(&format!("error: writing to standard output: {error}"));
-                Exit::Failed.into()
-            }
-        },
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let exit = match Cli::try_parse_from(&arguments) {
+        Ok(Cli { command, json }) => command.run(&Screen::Terminal { json }),
         Err(error) => {
-            let exit = exit_of(&error);
-            if json {
-                screen::emit_json(
-                    &json!({ "status": "failed", "exit_code": exit as u8, "error": format!("{error:#}") }),
-                );
-            }
-            screen::complain(&format!("error: {error:#}"));
-            exit.into()
+            let json = arguments.iter().any(|a| a == "--json");
+            usage(&error, &Screen::Terminal { json })
         }
+    };
+    match terminal::broken() {
+        None => exit,
+        Some(error) => {
+            terminal::complain(&format!("error: writing to standard output: {error}"));
+            Exit::Failed
+        }
+    }
+}
+
+/// Runs the command line `arguments`, of which the first is the program's name, for a caller in this process: nothing is
+/// printed, and signals are left to the caller. `listener` hears of the progress, on any thread; the command ends where
+/// it unwinds.
+pub fn call(
+    arguments: impl IntoIterator<Item = OsString>,
+    listener: impl FnMut(&str, usize, usize) + Send + 'static,
+) -> (Exit, Told) {
+    let screen = Screen::caller(Box::new(listener));
+    let exit = match Cli::try_parse_from(arguments) {
+        Ok(Cli { command, .. }) => command.run(&screen),
+        Err(error) => usage(&error, &screen),
+    };
+    (exit, screen.told())
+}
+
+impl Command {
+    /// Runs the command, and tells `screen` all that there is to tell.
+    fn run(self, screen: &Screen) -> Exit {
+        let result = match self {
+            Self::Inspect(command) => command.run(screen),
+            Self::Calibrate(command) => command.run(screen),
+            Self::Compare(command) => command.run(screen),
+            Self::Rewrite(command) => command.run(screen),
+            #[cfg(feature = "train")]
+            Self::Tune(command) => command.run(screen),
+            #[cfg(feature = "train")]
+            Self::Factors(command) => command.run(screen),
+            Self::Validate(command) => command.run(screen),
+            Self::Bench(command) => command.run(screen),
+            Self::Print(command) => command.run(screen),
+            Self::Diff(command) => command.run(screen),
+            Self::Completions(command) => command.run(Cli::command(), screen),
+            Self::Man(command) => command.run(Cli::command(), screen),
+        };
+        for path in interrupted::cleared() {
+            screen.complain(&format!(
+                "removed {}, which a run that was killed has left",
+                path.display()
+            ));
+        }
+        result.unwrap_or_else(|error| {
+            let exit = exit_of(&error);
+            let words = format!("{error:#}");
+            screen.fail_as_data(&words, exit);
+            screen.fail(&words);
+            exit
+        })
     }
 }
 
 /// Installs signal handlers: a run that is stopped removes incomplete outputs, and reports kept work from which the
 /// next run resumes.
 fn clear_when_stopped() -> std::io::Result<()> {
-    gqa2mla::files::mapped::report_truncation()?;
+    crate::files::mapped::report_truncation()?;
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     std::thread::Builder::new().spawn(move || {
         if let Some(signal) = signals.forever().next() {
             interrupted::clear();
             for (folder, bytes) in interrupted::unfinished() {
-                screen::complain(&format!(
+                terminal::complain(&format!(
                     "stopped; {} keeps what is done ({}): the same command goes on from there, and --clean removes it",
                     folder.display(),
                     screen::size(bytes)
@@ -150,30 +178,32 @@ fn clear_when_stopped() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Prints a message of clap: help and version to standard output, or else the error, as JSON if requested.
-fn usage(error: &clap::Error) -> ExitCode {
-    if error.kind() == clap::error::ErrorKind::DisplayVersion {
-        screen::emit(&version());
-        return Exit::Done.into();
+/// Tells a message of clap: help and version, or else the error.
+fn usage(error: &clap::Error, screen: &Screen) -> Exit {
+    let exit = match error.use_stderr() {
+        true => Exit::Usage,
+        false => Exit::Done,
+    };
+    let text = error.render().to_string();
+    let text = text.trim_end();
+    match (screen, exit) {
+        _ if error.kind() == ErrorKind::DisplayVersion => screen.say(&version()),
+        (Screen::Caller { .. }, Exit::Done) => screen.say(text),
+        (Screen::Caller { .. }, _) => screen.fail(text.trim_start_matches("error: ")),
+        (Screen::Terminal { .. }, _) => {
+            if exit == Exit::Usage {
+                screen.fail_as_data(text, exit);
+            }
+            // In colour where the terminal shows it.
+            let _ = error.print();
+        }
     }
-    let asked_for = std::env::args_os().any(|a| a == "--json");
-    if error.use_stderr() && asked_for {
-        let text = error.render().to_string();
-        screen::emit_json(
-            &json!({ "status": "failed", "exit_code": Exit::Usage as u8, "error": text.trim_end() }),
-        );
-    }
-    let _ = error.print();
-    if error.use_stderr() {
-        Exit::Usage.into()
-    } else {
-        Exit::Done.into()
-    }
+    exit
 }
 
 /// The version of this tool, and the default runtime.
 fn version() -> String {
-    let runtime = match gqa2mla::runtime::version() {
+    let runtime = match crate::runtime::version() {
         Ok(used) => format!(
             "ONNX Runtime {} ({}, by {})",
             used.version,

@@ -2,12 +2,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use gqa2mla::files::load::load;
 use gqa2mla_passes::graph::text;
 use serde_json::json;
 
 use crate::cli::exit::Exit;
-use crate::cli::screen::{emit, emit_json};
+use crate::cli::screen::Screen;
+use crate::files::load::load;
 
 /// Print the graph as stable text: short constants in full, weights as shapes.
 ///
@@ -22,7 +22,7 @@ pub struct Print {
 }
 
 impl Print {
-    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
+    pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let loaded = load(&self.model)?;
         let path = loaded.path.display().to_string();
         let proto = &loaded.model.proto;
@@ -37,10 +37,10 @@ impl Print {
         if let (Some(layer), true) = (self.layer, lines.is_empty()) {
             bail!("{path}: no node's name or scope says that it belongs to layer {layer}");
         }
-        match json {
-            true => emit_json(&json!({ "model": path, "lines": lines })),
-            false => emit(&lines.join("\n")),
-        }
+        screen.show(
+            || lines.join("\n"),
+            || json!({ "model": path, "lines": lines }),
+        );
         Ok(Exit::Done)
     }
 }

@@ -1,13 +1,13 @@
 //! The options of a validation, and its output.
 
 use clap::Args;
-use gqa2mla::report::measured;
-use gqa2mla::runtime::RuntimeOptions;
-use gqa2mla::validate::proof::{Proof, ProofOptions};
 use serde_json::{Value, json};
 
 use crate::cli::runtime::RuntimeArgs;
 use crate::cli::screen::table;
+use crate::report::measured;
+use crate::runtime::RuntimeOptions;
+use crate::validate::proof::{Proof, ProofOptions};
 
 /// What to run, and what passes.
 #[derive(Debug, Clone, Args)]

@@ -1,11 +1,11 @@
 //! The quality of a model on a text, as text output.
 
-use gqa2mla::fit::layer_errors::LayerError;
-use gqa2mla::measure::quality::Quality;
-use gqa2mla::report::{grouped, measured};
 use serde_json::Value;
 
 use crate::cli::screen::table;
+use crate::fit::layer_errors::LayerError;
+use crate::measure::quality::Quality;
+use crate::report::{grouped, measured};
 
 /// A table of relative errors of scores and outputs of each layer: predicted by the spectra, and measured.
 pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {

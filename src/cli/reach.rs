@@ -1,7 +1,7 @@
 //! The context and the coverage of statistics as text.
 
-use gqa2mla::fit::context::{Context, ContextSource};
-use gqa2mla::fit::reach::{FEW, Reach};
+use crate::fit::context::{Context, ContextSource};
+use crate::fit::reach::{FEW, Reach};
 
 /// The target context, and the source of its length.
 pub fn context_text(context: &Context) -> String {

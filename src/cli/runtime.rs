@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
-use gqa2mla::runtime::given::GivenInput;
-use gqa2mla::runtime::{Provider, RuntimeKind, RuntimeOptions};
 
 use crate::cli::values::given;
+use crate::runtime::given::GivenInput;
+use crate::runtime::{Provider, RuntimeKind, RuntimeOptions};
 
 /// Where the models run.
 #[derive(Debug, Clone, Args)]

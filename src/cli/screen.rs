@@ -1,49 +1,174 @@
-//! All output to the terminal, with control characters escaped.
+//! Where a command tells its result, its complaints and its progress.
 
-use std::io::{self, IsTerminal, Write};
-use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use comfy_table::{ContentArrangement, Table, presets};
-use gqa2mla::compress::events::{Event, Stage};
-use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::cli::escaped::{escaped, escaped_json};
+use crate::cli::bar::{Bar, Listener};
+use crate::cli::exit::Exit;
 use crate::cli::frontier;
+use crate::cli::terminal::{complain, emit, emit_json};
+use crate::compress::events::{Event, Stage};
 
-/// The first error of standard output, if any.
-static BROKEN: Mutex<Option<io::Error>> = Mutex::new(None);
-
-/// Writes to standard output. A closed pipe is no error; other errors are recorded for [`broken`].
-pub fn emit(text: &str) {
-    write_out(&escaped(text));
+/// What a command tells to.
+pub enum Screen {
+    /// Standard output and standard error.
+    Terminal {
+        /// The result is one JSON object in place of text.
+        json: bool,
+    },
+    /// The caller of a function. Nothing is printed.
+    Caller {
+        /// What was told so far.
+        told: Mutex<Told>,
+        /// Hears of the progress.
+        listener: Mutex<Box<Listener>>,
+    },
 }
 
-/// Writes one JSON value to standard output.
-pub fn emit_json(value: &Value) {
-    write_out(&escaped_json(&format!("{value:#}")));
+/// What a command has told its caller.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// What `--json` prints; a string for what is text only.
+    pub data: Option<Value>,
+    /// The error.
+    pub failure: Option<String>,
+    /// What else is printed on standard error.
+    pub complaints: Vec<String>,
 }
 
-fn write_out(text: &str) {
-    let mut out = io::stdout().lock();
-    let written = writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush());
-    if let Err(error) = written
-        && error.kind() != io::ErrorKind::BrokenPipe
-        && let Ok(mut broken) = BROKEN.lock()
-    {
-        *broken = Some(error);
+impl Screen {
+    /// A caller with this listener.
+    pub fn caller(listener: Box<Listener>) -> Self {
+        Self::Caller {
+            told: Mutex::default(),
+            listener: Mutex::new(listener),
+        }
+    }
+
+    /// What was told, if to a caller.
+    pub fn told(self) -> Told {
+        match self {
+            Self::Terminal { .. } => Told::default(),
+            Self::Caller { told, .. } => told.into_inner().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// Tells the result: the text, or the data for programs.
+    pub fn show(&self, text: impl FnOnce() -> String, data: impl FnOnce() -> Value) {
+        match self {
+            Self::Terminal { json: false } => emit(&text()),
+            Self::Terminal { json: true } => emit_json(&data()),
+            Self::Caller { told, .. } => locked(told).data = Some(data()),
+        }
+    }
+
+    /// Tells a part of a result that comes in parts. Programs get [`Self::data`] at the end.
+    pub fn line(&self, text: impl FnOnce() -> String) {
+        if let Self::Terminal { json: false } = self {
+            emit(&text());
+        }
+    }
+
+    /// Tells programs the whole of a result that was told in parts.
+    pub fn data(&self, data: impl FnOnce() -> Value) {
+        match self {
+            Self::Terminal { json: false } => {}
+            Self::Terminal { json: true } => emit_json(&data()),
+            Self::Caller { told, .. } => locked(told).data = Some(data()),
+        }
+    }
+
+    /// Tells a result that is text for programs too.
+    pub fn say(&self, text: &str) {
+        match self {
+            Self::Terminal { .. } => emit(text),
+            Self::Caller { told, .. } => locked(told).data = Some(json!(text)),
+        }
+    }
+
+    /// Tells something beside the result.
+    pub fn complain(&self, text: &str) {
+        match self {
+            Self::Terminal { .. } => complain(text),
+            Self::Caller { told, .. } => locked(told).complaints.push(text.to_owned()),
+        }
+    }
+
+    /// Tells why a command that has shown its result did not succeed.
+    pub fn fail(&self, error: &str) {
+        match self {
+            Self::Terminal { .. } => complain(&format!("error: {error}")),
+            Self::Caller { told, .. } => locked(told).failure = Some(error.to_owned()),
+        }
+    }
+
+    /// Tells programs that read the terminal why there is no result.
+    pub fn fail_as_data(&self, error: &str, exit: Exit) {
+        if let Self::Terminal { json: true } = self {
+            emit_json(&json!({ "status": "failed", "exit_code": exit as u8, "error": error }));
+        }
+    }
+
+    /// Whether this process runs the command and does nothing else.
+    pub fn owns_the_process(&self) -> bool {
+        matches!(self, Self::Terminal { .. })
+    }
+
+    /// A progress bar.
+    pub fn bar(&self) -> Bar<'_> {
+        match self {
+            Self::Terminal { .. } => Bar::on_terminal(),
+            Self::Caller { listener, .. } => Bar::Listener(listener),
+        }
+    }
+
+    /// A callback with (done, total) that shows the progress of `what`.
+    pub fn progress(&self, what: &'static str) -> impl FnMut(usize, usize) + Send {
+        let mut bar = self.bar();
+        move |done, total| bar.say(done, total, what)
+    }
+
+    /// A callback that shows the progress of a compression, with a message per stage.
+    pub fn observer(&self) -> impl FnMut(Event) + Send {
+        let mut bar = self.bar();
+        let mut header = Some(frontier::HEADER);
+        move |Event { stage, done, total }| {
+            let words = match stage {
+                Stage::Tried(point) => {
+                    header
+                        .take()
+                        .into_iter()
+                        .for_each(|text| self.complain(text));
+                    return self.complain(&frontier::line(&point));
+                }
+                Stage::Calibrating => "calibrating",
+                Stage::Probing => "probing",
+                Stage::Recording => "reading the text",
+                Stage::Reconstructing { error } => {
+                    return bar.say(done, total, &format!("reconstructing, error {error:.4}"));
+                }
+                Stage::Rewriting => "rewriting",
+                Stage::Measuring => "reading",
+                Stage::Validating => validating(false),
+                Stage::ValidatingOptimized => validating(true),
+            };
+            bar.say(done, total, words);
+        }
     }
 }
 
-/// The recorded error of standard output.
-pub fn broken() -> Option<io::Error> {
-    BROKEN.lock().ok()?.take()
+fn locked(told: &Mutex<Told>) -> MutexGuard<'_, Told> {
+    told.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes to standard error.
-pub fn complain(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{}", escaped(text));
+/// The message for a validation with the runtime's graph optimizations on or off.
+pub fn validating(optimized: bool) -> &'static str {
+    match optimized {
+        false => "validating",
+        true => "validating, optimized",
+    }
 }
 
 /// A number of bytes as text.
@@ -63,74 +188,4 @@ pub fn table(header: &[&str]) -> Table {
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header);
     table
-}
-
-/// A progress bar, shown only on a terminal, from the first step of a stage to the last.
-pub struct Bar(ProgressBar);
-
-impl Default for Bar {
-    fn default() -> Self {
-        Self(ProgressBar::hidden())
-    }
-}
-
-impl Bar {
-    /// Shows `done` of `total` steps under `message`.
-    pub fn say(&mut self, done: usize, total: usize, message: &str) {
-        if self.0.is_hidden() && done < total && io::stderr().is_terminal() {
-            self.0 = ProgressBar::new(0);
-            let template = "{msg} [{bar:30}] {pos}/{len} {elapsed}";
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                self.0.set_style(style);
-            }
-            self.0.enable_steady_tick(Duration::from_millis(200));
-        }
-        self.0.set_message(message.to_owned());
-        self.0.set_length(total as u64);
-        self.0.set_position(done as u64);
-        if done >= total {
-            self.0.finish_and_clear();
-            self.0 = ProgressBar::hidden();
-        }
-    }
-}
-
-/// A callback with (done, total) that shows a progress bar for `what`.
-pub fn progress(what: &'static str) -> impl FnMut(usize, usize) + Send {
-    let mut bar = Bar::default();
-    move |done, total| bar.say(done, total, what)
-}
-
-/// A callback that shows the progress of a compression, with a message per stage.
-pub fn observer() -> impl FnMut(Event) + Send {
-    let mut bar = Bar::default();
-    let mut header = Some(frontier::HEADER);
-    move |Event { stage, done, total }| {
-        let words = match stage {
-            Stage::Calibrating => "calibrating",
-            Stage::Probing => "probing",
-            Stage::Recording => "reading the text",
-            Stage::Reconstructing { error } => {
-                return bar.say(done, total, &format!("reconstructing, error {error:.4}"));
-            }
-            Stage::Tried(point) => {
-                header.take().into_iter().for_each(complain);
-                return complain(&frontier::line(&point));
-            }
-            Stage::Rewriting => "rewriting",
-            Stage::Measuring => "reading",
-            Stage::Validating => validating(false),
-            Stage::ValidatingOptimized => validating(true),
-            _ => "working",
-        };
-        bar.say(done, total, words);
-    }
-}
-
-/// The message for a validation with the runtime's graph optimizations on or off.
-pub fn validating(optimized: bool) -> &'static str {
-    match optimized {
-        false => "validating",
-        true => "validating, optimized",
-    }
 }

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use gqa2mla::measure::text::{Text, TextSource};
 
 use crate::cli::exit::UsageError;
+use crate::measure::text::{Text, TextSource};
 
 /// Text, or the token ids of one.
 #[derive(Debug, Clone, Args)]

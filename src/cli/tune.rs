@@ -3,21 +3,21 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use gqa2mla::files::load::load;
-use gqa2mla::files::origin::mark;
-use gqa2mla::files::outputs::check_model;
-use gqa2mla::files::save::{output_path, save};
-use gqa2mla::files::staging::Staging;
-use gqa2mla::report::grouped;
-use gqa2mla::tune::run::{Ended, TrainProgress, TuneOptions, Tuned, tune};
-use gqa2mla::tune::select::Trainable;
-use gqa2mla::validate::ports::LanguageModel;
 use serde_json::json;
 
 use crate::cli::exit::{Exit, UsageError, no_text};
-use crate::cli::screen::{Bar, emit, emit_json};
+use crate::cli::screen::Screen;
 use crate::cli::text::TextArgs;
 use crate::cli::values::output;
+use crate::files::load::load;
+use crate::files::origin::mark;
+use crate::files::outputs::check_model;
+use crate::files::save::{output_path, save};
+use crate::files::staging::Staging;
+use crate::report::grouped;
+use crate::tune::run::{Ended, TrainProgress, TuneOptions, Tuned, tune};
+use crate::tune::select::Trainable;
+use crate::validate::ports::LanguageModel;
 
 /// Train a rewritten model's factors on text, to win back what a smaller cache lost.
 ///
@@ -87,7 +87,7 @@ enum Train {
 }
 
 impl Tune {
-    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
+    pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let started = Instant::now();
         self.check()?;
         let mut model = load(&self.model)?;
@@ -119,7 +119,7 @@ impl Tune {
         partial.push(".partial");
         let partial = PathBuf::from(partial);
         let tokens_a_step = text.length * self.batch;
-        let mut bar = Bar::default();
+        let mut bar = screen.bar();
         let tuned = tune(
             &mut model,
             teacher.as_ref(),
@@ -135,19 +135,17 @@ impl Tune {
         save(&model, &out)?;
         let _ = std::fs::remove_file(&partial);
         let seconds = started.elapsed().as_secs_f64();
-        if json {
-            emit_json(&json!({
-                "model": shown, "out": out.display().to_string(), "seconds": seconds,
-                "objective": if teacher.is_some() { "distill" } else { "next-token" },
-                "tokens": text.ids.len(), "length": text.length, "tuned": tuned,
-            }));
-        } else {
-            emit(&format!(
-                "{}\nwrote {} in {seconds:.1} s",
-                summary(&tuned),
-                out.display()
-            ));
-        }
+        let out = out.display().to_string();
+        screen.show(
+            || format!("{}\nwrote {out} in {seconds:.1} s", summary(&tuned)),
+            || {
+                json!({
+                    "model": shown, "out": out, "seconds": seconds,
+                    "objective": if teacher.is_some() { "distill" } else { "next-token" },
+                    "tokens": text.ids.len(), "length": text.length, "tuned": tuned,
+                })
+            },
+        );
         Ok(Exit::Done)
     }
 

@@ -2,14 +2,6 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
-use gqa2mla::compress::metadata::METADATA;
-use gqa2mla::files::load::{LoadedModel, load};
-use gqa2mla::fit::calibrate::Analyzed;
-use gqa2mla::fit::context::Context;
-use gqa2mla::fit::layer_errors::layer_errors;
-use gqa2mla::measure::on_text::measure;
-use gqa2mla::validate::ports::LanguageModel;
-use gqa2mla::validate::proof::prove;
 use gqa2mla_passes::analysis::Analysis;
 use gqa2mla_passes::operators::Target;
 use serde_json::{Value, json};
@@ -17,8 +9,16 @@ use serde_json::{Value, json};
 use crate::cli::exit::{Exit, no_text};
 use crate::cli::proof::{ProofArgs, proof_json, proof_text};
 use crate::cli::quality::{layers_text, quality_text};
-use crate::cli::screen::{Bar, emit, emit_json, progress, validating};
+use crate::cli::screen::{Screen, validating};
 use crate::cli::text::TextArgs;
+use crate::compress::metadata::METADATA;
+use crate::files::load::{LoadedModel, load};
+use crate::fit::calibrate::Analyzed;
+use crate::fit::context::Context;
+use crate::fit::layer_errors::layer_errors;
+use crate::measure::on_text::measure;
+use crate::validate::ports::LanguageModel;
+use crate::validate::proof::prove;
 
 /// Run both models through the same prompts and compare their logits and cache sizes.
 ///
@@ -46,12 +46,12 @@ pub struct Validate {
 }
 
 impl Validate {
-    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
+    pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let (original, rewritten) = (load(&self.original)?, load(&self.rewritten)?);
         if self.text.is_given() {
-            return self.on_text(&original, &rewritten, json);
+            return self.on_text(&original, &rewritten, screen);
         }
-        let mut bar = Bar::default();
+        let mut bar = screen.bar();
         let proof = prove(
             &original,
             &rewritten,
@@ -59,10 +59,7 @@ impl Validate {
             &self.how.options(),
             &mut |optimized, done, total| bar.say(done, total, validating(optimized)),
         )?;
-        match json {
-            true => emit_json(&proof_json(&proof)),
-            false => emit(&proof_text(&proof, false)),
-        }
+        screen.show(|| proof_text(&proof, false), || proof_json(&proof));
         Ok(match proof.passed() {
             true => Exit::Done,
             false => Exit::Rejected,
@@ -74,7 +71,7 @@ impl Validate {
         &self,
         original: &LoadedModel,
         rewritten: &LoadedModel,
-        json: bool,
+        screen: &Screen,
     ) -> anyhow::Result<Exit> {
         let vocabulary = LanguageModel::of(&original.model.proto)?.vocabulary;
         let length = Context::of(self.length, &original.path).positions;
@@ -88,7 +85,7 @@ impl Validate {
             rewritten,
             &text,
             &runtime,
-            &mut progress("reading"),
+            &mut screen.progress("reading"),
         )?;
         let first = text.sequences().next().unwrap_or_default();
         let analysis = Analysis::of(&original.model, Target::MatMul)
@@ -98,18 +95,19 @@ impl Validate {
             analysis: &analysis,
         };
         let layers = layer_errors(analyzed, rewritten, first, &runtime)?;
-        if json {
-            emit_json(&json!({
-                "quality": quality, "perplexity_increase": quality.increase(), "layers": layers,
-                "made_by": made_by(rewritten),
-            }));
-        } else {
-            emit(&format!(
-                "{}\n\n{}",
-                layers_text(&layers, made_by(rewritten).as_ref()),
-                quality_text(&quality)
-            ));
-        }
+        let made_by = made_by(rewritten);
+        screen.show(
+            || {
+                let layers = layers_text(&layers, made_by.as_ref());
+                format!("{layers}\n\n{}", quality_text(&quality))
+            },
+            || {
+                json!({
+                    "quality": quality, "perplexity_increase": quality.increase(), "layers": layers,
+                    "made_by": made_by,
+                })
+            },
+        );
         Ok(Exit::Done)
     }
 }

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
-use gqa2mla::measure::npy;
-use gqa2mla::runtime::given::{GivenInput, GivenValue};
+
+use crate::measure::npy;
+use crate::runtime::given::{GivenInput, GivenValue};
 
 /// Parses a share: `0.5` or `50%`.
 pub fn share(text: &str) -> Result<f64, String> {

@@ -1,12 +1,12 @@
 //! A rewritten model in its staging folder, not published yet.
 
 use std::cell::OnceCell;
-use std::fs;
 use std::path::PathBuf;
 
 use crate::compress::convert::{ConvertError, Staged};
 use crate::compress::error::CompressError;
 use crate::compress::events::{Observer, Stage, steps};
+use crate::files::interrupted::Work;
 use crate::files::load::{LoadError, LoadedModel, load};
 use crate::fit::reconstruct::ReconstructedLayer;
 use crate::measure::on_text::measure;
@@ -21,7 +21,7 @@ pub struct Compressed {
     /// The result of the reconstruction of each layer; empty without reconstruction.
     pub outcomes: Vec<ReconstructedLayer>,
     /// The folder of finished layers, which is removed once the model is published.
-    work: Option<PathBuf>,
+    work: Option<Work>,
     /// The written model, loaded on first use.
     written: OnceCell<LoadedModel>,
 }
@@ -30,7 +30,7 @@ impl Compressed {
     pub(crate) fn new(
         staged: Staged,
         outcomes: Vec<ReconstructedLayer>,
-        work: Option<PathBuf>,
+        work: Option<Work>,
     ) -> Self {
         Self {
             staged,
@@ -90,17 +90,16 @@ impl Compressed {
         // On some systems files cannot be renamed while they are mapped.
         drop(self.written);
         let path = end(self.staged)?;
-        remove(self.work);
+        if let Some(work) = self.work {
+            work.remove();
+        }
         Ok(path)
     }
 
     /// Removes the model and the folder of finished layers.
     pub fn discard(self) {
-        remove(self.work);
+        if let Some(work) = self.work {
+            work.remove();
+        }
     }
-}
-
-fn remove(folder: Option<PathBuf>) {
-    // A hidden folder that cannot be removed is not an error: the model is complete.
-    let _ = folder.map_or(Ok(()), fs::remove_dir_all);
 }

@@ -135,7 +135,7 @@ impl Compressor<'_> {
         let is_narrow = planned.iter().any(|p| options.form.loses(p.ranks, &p.site));
         let is_lossy = is_narrow || options.bits != CacheBits::Model;
         let reconstructs = is_narrow && options.form.is_exact_at_full_rank();
-        let (mut done, mut folder) = (None, None);
+        let (mut done, mut unfinished) = (None, None);
         if let (Some((text, descent)), Some(statistics), true) =
             (self.reconstruction, self.statistics, reconstructs)
         {
@@ -148,7 +148,7 @@ impl Compressor<'_> {
             };
             let target = output_path(&self.model.path, self.destination.out);
             let kept = inputs.folder(self.destination.work.or(target.parent()));
-            keep_work(&kept).map_err(|cause| ReconstructError::Io {
+            let work = keep_work(&kept).map_err(|cause| ReconstructError::Io {
                 path: kept.display().to_string(),
                 cause,
             })?;
@@ -162,8 +162,8 @@ impl Compressor<'_> {
                 runtime: self.runtime,
             };
             let mut tell = |at| observer(reconstruction_event(at));
-            done = Some(reconstruct::run(&job, &kept, &mut tell)?);
-            folder = Some(kept);
+            done = Some(reconstruct::run(&job, work.folder(), &mut tell)?);
+            unfinished = Some(work);
         }
         let mut factorize =
             |view: &SiteView, wanted: Wanted| self.factors(view, wanted, done.as_ref(), options);
@@ -180,7 +180,7 @@ impl Compressor<'_> {
             &mut steps(Stage::Rewriting, observer),
         )?;
         let outcomes = done.map(|d| d.outcomes).unwrap_or_default();
-        Ok(Compressed::new(staged, outcomes, folder))
+        Ok(Compressed::new(staged, outcomes, unfinished))
     }
 
     /// The factors of one attention: the reconstructed ones, or else those of the factorization.

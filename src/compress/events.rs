@@ -40,7 +40,8 @@ pub struct Event {
     pub total: usize,
 }
 
-/// Called after each step.
+/// Called after each step, on any thread. The work ends where the observer unwinds ([`std::panic::resume_unwind`]): nothing is
+/// written then, and what is finished is kept for a run that goes on from there.
 pub type Observer<'o> = dyn FnMut(Event) + Send + 'o;
 
 /// A callback with (done, total) that reports progress of `stage` to `observer`.

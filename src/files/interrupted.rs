@@ -59,17 +59,39 @@ pub fn clear() {
     }
 }
 
+/// A folder of unfinished work. Dropped, it stays for the next run to resume from, and no longer belongs to this process.
+pub struct Work(PathBuf);
+
 /// Creates and registers a folder of unfinished work, from which the next run can resume.
 ///
 /// # Errors
 /// I/O errors.
-pub fn keep_work(folder: &Path) -> std::io::Result<()> {
+pub fn keep_work(folder: &Path) -> std::io::Result<Work> {
     fs::create_dir_all(folder)?;
     let mut known = locked(&UNFINISHED);
     known
         .entry(folder.to_path_buf())
         .or_insert_with(|| hold(folder));
-    Ok(())
+    Ok(Work(folder.to_path_buf()))
+}
+
+impl Work {
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.0
+    }
+
+    /// Removes the folder, since its work is done. One that cannot be removed is not an error: the output is complete.
+    pub fn remove(self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        locked(&UNFINISHED).remove(&self.0);
+    }
 }
 
 /// The existing folders of unfinished work of this process, each with its size in bytes.

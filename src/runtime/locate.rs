@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::runtime::error::RuntimeError;
+use crate::runtime::host::{Interpreter, interpreter};
 
 /// The path of a shared library that should be ONNX Runtime.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +40,10 @@ pub struct Surroundings {
     pub path: Option<OsString>,
     /// `LD_LIBRARY_PATH`, which the system's loader searches first.
     pub libraries: Option<OsString>,
-    /// The path of this program.
+    /// The path of this program; none if it is a Python interpreter.
     pub program: Option<PathBuf>,
+    /// The Python interpreter that has loaded this library.
+    pub interpreter: Option<Interpreter>,
 }
 
 impl Surroundings {
@@ -53,14 +56,18 @@ impl Surroundings {
             virtual_env: set("VIRTUAL_ENV"),
             path: set("PATH"),
             libraries: set("LD_LIBRARY_PATH"),
-            program: std::env::current_exe().ok(),
+            program: match interpreter() {
+                Some(_) => None,
+                None => std::env::current_exe().ok(),
+            },
+            interpreter: interpreter().cloned(),
         }
     }
 }
 
-/// Finds the library. The order is: the explicit path (a file or a folder), `ORT_DYLIB_PATH`, the active virtual
-/// environment (`VIRTUAL_ENV`, absolute), the installation that contains this program, the first Python in an absolute
-/// folder on `PATH`, and the system's loader.
+/// Finds the library. The order is: the explicit path (a file or a folder), `ORT_DYLIB_PATH`, the packages of the Python
+/// interpreter that has loaded this library, the active virtual environment (`VIRTUAL_ENV`, absolute), the installation that
+/// contains this program, the first Python in an absolute folder on `PATH`, and the system's loader.
 ///
 /// # Errors
 /// [`RuntimeError::BadLibrary`] if the explicit path or the variable names nothing usable; [`RuntimeError::NotFound`]
@@ -73,6 +80,14 @@ pub fn locate(explicit: Option<&Path>, around: &Surroundings) -> Result<Located,
         return named(Path::new(path), "ORT_DYLIB_PATH");
     }
     let mut looked_in = Vec::new();
+    if let Some(python) = &around.interpreter {
+        let packages = format!("the packages of {}", python.shown());
+        let package = python.package("onnxruntime");
+        if let Some(path) = package.and_then(|package| in_folder(&package.join("capi"))) {
+            return Ok(found(path, packages));
+        }
+        looked_in.push(packages);
+    }
     let active = around.virtual_env.as_ref().map(PathBuf::from);
     if let Some(environment) = active.filter(|path| path.is_absolute()) {
         if let Some(path) = in_prefix(&environment) {

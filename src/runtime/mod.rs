@@ -6,6 +6,7 @@
 mod bound;
 mod error;
 pub mod given;
+pub mod host;
 mod library;
 pub mod locate;
 mod open;

@@ -37,6 +37,9 @@ fn a_wheel_installed_into_a_clean_environment_finds_the_runtime_beside_it() {
     let [wheel] = wheels.as_slice() else {
         panic!("expected one wheel: {wheels:?}");
     };
+    // One wheel for every Python that pyproject.toml allows.
+    let name = wheel.file_name().unwrap().to_string_lossy();
+    assert!(name.starts_with("gqa2mla-0.1.0-cp39-abi3-"), "{name}");
     let environment = place.path().join("environment");
     done(Command::new(&python).args(["-m", "venv"]).arg(&environment));
     let pip = environment.join("bin/pip");
@@ -81,6 +84,17 @@ fn a_wheel_installed_into_a_clean_environment_finds_the_runtime_beside_it() {
         )),
         "{told}"
     );
+    // And as a module: tests/python/module.py.
+    let calls = place.path().join("calls");
+    fs::create_dir(&calls).unwrap();
+    let told = done(
+        Command::new(environment.join("bin/python"))
+            .current_dir(root())
+            .env_clear()
+            .arg("tests/python/module.py")
+            .arg(&calls),
+    );
+    assert_eq!(told, "every call did what it should\n");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod library;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use gqa2mla::runtime::host::Interpreter;
 use gqa2mla::runtime::locate::{Surroundings, locate};
 use gqa2mla::runtime::tensor::{Data, ElementType, Tensor};
 use gqa2mla::runtime::{Provider, RuntimeError, RuntimeKind, RuntimeOptions, open};

@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use gqa2mla::files::interrupted::remove_work;
-use gqa2mla::files::save::{names_a_file, output_path};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::exit::Exit;
-use crate::cli::screen::{emit, emit_json, size};
+use crate::cli::screen::{Screen, size};
+use crate::files::interrupted::remove_work;
+use crate::files::save::{names_a_file, output_path};
 
 /// Removes the kept work from which a rewrite of `model` to `out` would resume.
-pub fn remove_unfinished(model: &Path, out: &Path, json: bool) -> anyhow::Result<Exit> {
+pub fn remove_unfinished(model: &Path, out: &Path, screen: &Screen) -> anyhow::Result<Exit> {
     let target = output_path(model, out);
     let beside = match model.is_dir() && !names_a_file(out) {
         true => out.parent(),
@@ -23,17 +23,23 @@ pub fn remove_unfinished(model: &Path, out: &Path, json: bool) -> anyhow::Result
         true => remove_work(folder).with_context(|| folder.display().to_string())?,
         false => Vec::new(),
     };
-    if json {
-        let removed = removed.iter();
-        let removed = removed.map(|(path, bytes)| json!({ "path": path, "bytes": bytes }));
-        emit_json(&json!({ "removed": removed.collect::<Vec<_>>() }));
-    } else if removed.is_empty() {
-        emit(&format!("no unfinished work in {}", folder.display()));
-    } else {
-        let line = |(path, bytes): &(PathBuf, u64)| {
-            format!("removed {} ({})\n", path.display(), size(*bytes))
-        };
-        emit(&removed.iter().map(line).collect::<String>());
-    }
+    screen.show(|| as_text(&removed, folder), || as_json(&removed));
     Ok(Exit::Done)
+}
+
+fn as_text(removed: &[(PathBuf, u64)], folder: &Path) -> String {
+    if removed.is_empty() {
+        return format!("no unfinished work in {}", folder.display());
+    }
+    let lines = removed
+        .iter()
+        .map(|(path, bytes)| format!("removed {} ({})\n", path.display(), size(*bytes)));
+    lines.collect()
+}
+
+fn as_json(removed: &[(PathBuf, u64)]) -> Value {
+    let removed = removed
+        .iter()
+        .map(|(path, bytes)| json!({ "path": path, "bytes": bytes }));
+    json!({ "removed": removed.collect::<Vec<_>>() })
 }

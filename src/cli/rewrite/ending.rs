@@ -4,17 +4,17 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use gqa2mla::compress::run::Compression;
-use gqa2mla::report;
-use gqa2mla::runtime;
-use gqa2mla::serving::folder::RewrittenFolder;
 use serde_json::{Value, json};
 
 use crate::cli::exit::Exit;
 use crate::cli::rewrite::report_file::ReportFile;
 use crate::cli::rewrite::shown;
 use crate::cli::rewrite::summary::Summary;
-use crate::cli::screen::{complain, emit, emit_json};
+use crate::cli::screen::Screen;
+use crate::compress::run::Compression;
+use crate::report;
+use crate::runtime;
+use crate::serving::folder::RewrittenFolder;
 
 /// The final output of a rewrite, collected for all models.
 pub struct Ending {
@@ -111,9 +111,9 @@ impl Ending {
 
     /// Prints the output and writes the report. `output` is the path of the written model or folder.
     pub fn finish(
-        mut self,
+        self,
         output: &Path,
-        json: bool,
+        screen: &Screen,
         report: Option<ReportFile>,
     ) -> anyhow::Result<Exit> {
         let seconds = self.started.elapsed().as_secs_f64();
@@ -134,23 +134,25 @@ impl Ending {
             }));
             file.write(&data)?;
         }
-        if json {
-            emit_json(&ended(match self.models.as_mut_slice() {
-                [only] => only.take(),
+        let data = || {
+            ended(match self.models.as_slice() {
+                [only] => only.clone(),
                 several => json!({ "models": several }),
-            }));
-        } else {
+            })
+        };
+        let text = || {
             let closing = match self.accepted {
                 true => format!("wrote {shown} in {seconds:.1} s\n"),
                 false => format!("VALIDATION FAILED; what was rejected is kept in {shown}\n"),
             };
-            emit(&format!("{}{}{closing}", self.text, self.folder_text));
-        }
+            format!("{}{}{closing}", self.text, self.folder_text)
+        };
+        screen.show(text, data);
         if self.accepted {
             return Ok(Exit::Done);
         }
-        complain(&format!(
-            "error: validation failed; what was rejected is kept in {shown}"
+        screen.fail(&format!(
+            "validation failed; what was rejected is kept in {shown}"
         ));
         Ok(Exit::Rejected)
     }

@@ -10,15 +10,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use gqa2mla::compress::compressor::Destination;
-use gqa2mla::compress::request::Request;
-use gqa2mla::compress::run::compress;
-use gqa2mla::compress::widths::Widths;
-use gqa2mla::files::load::load;
-use gqa2mla::files::outputs::{check_model, check_outside};
-use gqa2mla::files::save::{DataFile, names_a_file, output_path};
-use gqa2mla::files::staging::Staging;
-use gqa2mla::serving::folder::{FolderError, FolderRequest, rewrite_folder};
 use gqa2mla_passes::factor::CacheBits;
 use gqa2mla_passes::forms::{Join, KeptHeads, for_target};
 use gqa2mla_passes::operators::Target;
@@ -33,8 +24,17 @@ use crate::cli::bits::BitsArg;
 use crate::cli::exit::{Exit, UsageError, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::proof::ProofArgs;
-use crate::cli::screen::observer;
+use crate::cli::screen::Screen;
 use crate::cli::values::output;
+use crate::compress::compressor::Destination;
+use crate::compress::request::Request;
+use crate::compress::run::compress;
+use crate::compress::widths::Widths;
+use crate::files::load::load;
+use crate::files::outputs::{check_model, check_outside};
+use crate::files::save::{DataFile, names_a_file, output_path};
+use crate::files::staging::Staging;
+use crate::serving::folder::{FolderError, FolderRequest, rewrite_folder};
 
 /// Rewrite every attention to latent attention, write the model, and validate it.
 ///
@@ -164,10 +164,10 @@ impl TargetArg {
 }
 
 impl Rewrite {
-    pub fn run(self, json: bool) -> anyhow::Result<Exit> {
+    pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let started = Instant::now();
         if self.clean {
-            return clean::remove_unfinished(&self.model, &self.out, json);
+            return clean::remove_unfinished(&self.model, &self.out, screen);
         }
         let request = self.request()?;
         request.check_widths().map_err(|e| in_options(e.into()))?;
@@ -176,15 +176,20 @@ impl Rewrite {
         let mut ending = Ending::new(&self.model, self.target(), in_detail, started);
         ending.explains = self.explain;
         let output = if self.model.is_dir() && !names_a_file(&self.out) {
-            self.folder(&request, &mut ending)?
+            self.folder(&request, &mut ending, screen)?
         } else {
-            self.one(&request, &mut ending)?
+            self.one(&request, &mut ending, screen)?
         };
-        ending.finish(&output, json, report)
+        ending.finish(&output, screen, report)
     }
 
     /// Rewrites a folder to a folder; returns the path of the new one.
-    fn folder(&self, request: &Request, ending: &mut Ending) -> anyhow::Result<PathBuf> {
+    fn folder(
+        &self,
+        request: &Request,
+        ending: &mut Ending,
+        screen: &Screen,
+    ) -> anyhow::Result<PathBuf> {
         if let Some(report) = &self.report {
             check_outside(report, &self.model)?;
         }
@@ -196,10 +201,11 @@ impl Rewrite {
             stacks: self.serving.stacks(),
             compression: request,
         };
-        let folder = rewrite_folder(&request, &mut observer()).map_err(|error| match error {
-            FolderError::Compress(error) => in_options(error),
-            error => error.into(),
-        })?;
+        let folder =
+            rewrite_folder(&request, &mut screen.observer()).map_err(|error| match error {
+                FolderError::Compress(error) => in_options(error),
+                error => error.into(),
+            })?;
         ending.folder(&folder);
         for (file, compression) in &folder.models {
             ending.add(file, compression);
@@ -208,7 +214,12 @@ impl Rewrite {
     }
 
     /// Rewrites one model to a file; returns its path.
-    fn one(&self, request: &Request, ending: &mut Ending) -> anyhow::Result<PathBuf> {
+    fn one(
+        &self,
+        request: &Request,
+        ending: &mut Ending,
+        screen: &Screen,
+    ) -> anyhow::Result<PathBuf> {
         if self.file.is_some() || self.serving != ServingArg::Auto {
             let words = "--file and --serving speak of folders: give a folder as MODEL and as OUT";
             return Err(UsageError(words.to_owned()).into());
@@ -223,7 +234,7 @@ impl Rewrite {
             data: DataFile::Beside,
             work: None,
         };
-        let made = compress(&model, &destination, request, &mut observer());
+        let made = compress(&model, &destination, request, &mut screen.observer());
         let compression = made.map_err(in_options)?;
         ending.add(&model.path, &compression);
         Ok(match compression.accepted {

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use gqa2mla::files::staging::Staging;
-use gqa2mla::report;
 use serde_json::Value;
 
 use crate::cli::escaped::{escaped, escaped_json};
 use crate::cli::exit::UsageError;
+use crate::files::staging::Staging;
+use crate::report;
 
 /// A report file to be written at the end.
 pub struct ReportFile {

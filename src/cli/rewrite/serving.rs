@@ -1,7 +1,8 @@
 //! The option of the serving stack.
 
 use clap::ValueEnum;
-use gqa2mla::serving::Stack;
+
+use crate::serving::Stack;
 
 /// The stack that a folder is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

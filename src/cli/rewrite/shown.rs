@@ -1,10 +1,5 @@
 //! The result of a compression, as text and as JSON.
 
-use gqa2mla::compress::acceptance::Verdict;
-use gqa2mla::compress::run::Compression;
-use gqa2mla::compress::search::{Promise, Search};
-use gqa2mla::compress::widths::{Widths, WidthsCompared};
-use gqa2mla::fit::reconstruct::ReconstructedLayer as Reconstructed;
 use serde_json::{Value, json};
 
 use crate::cli::frontier;
@@ -12,6 +7,11 @@ use crate::cli::proof::{proof_json, proof_text};
 use crate::cli::quality::quality_text;
 use crate::cli::reach::{context_text, reach_text};
 use crate::cli::rewrite::summary::Summary;
+use crate::compress::acceptance::Verdict;
+use crate::compress::run::Compression;
+use crate::compress::search::{Promise, Search};
+use crate::compress::widths::{Widths, WidthsCompared};
+use crate::fit::reconstruct::ReconstructedLayer as Reconstructed;
 
 /// The text output for a model.
 pub fn text(compression: &Compression, summary: &Summary) -> String {

@@ -1,10 +1,10 @@
 //! The options of the cache size: four alternatives.
 
 use clap::Args;
-use gqa2mla::compress::search::Promise;
 use gqa2mla_passes::RankPlan;
 
 use crate::cli::values::{increase, nats, share};
+use crate::compress::search::Promise;
 
 /// Nothing is lost without any of these.
 #[derive(Debug, Clone, Args)]

@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use gqa2mla::compress::run::is_lossy;
-use gqa2mla::report::grouped;
 use gqa2mla_passes::Rewritten;
 use gqa2mla_passes::forms::Join;
 use gqa2mla_passes::pipeline::patches::RewrittenSite;
@@ -11,6 +9,8 @@ use gqa2mla_passes::recognize::site::Side;
 use serde_json::{Value, json};
 
 use crate::cli::inspect::{bytes, rejects_json};
+use crate::compress::run::is_lossy;
+use crate::report::grouped;
 
 /// The summary of the rewrite of one model.
 pub struct Summary {

@@ -15,6 +15,7 @@ use std::fs;
 use std::io;
 use std::num::NonZero;
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -137,8 +138,10 @@ pub fn run(
         let total = count * job.descent.steps;
         let tell = |error| {
             let done = steps.fetch_add(1, Ordering::Relaxed) + 1;
-            if let Ok(mut progress) = progress.lock() {
-                progress(ReconstructProgress::Descending(done, total, error));
+            match progress.lock() {
+                Ok(mut progress) => progress(ReconstructProgress::Descending(done, total, error)),
+                // It has unwound on another thread, which ends the work on all.
+                Err(poisoned) => resume_unwind(Box::new(poisoned.to_string())),
             }
         };
         let outcomes = each(wave, &|position| {
@@ -154,7 +157,7 @@ pub fn run(
     Ok(done)
 }
 
-/// Calls `work` on each of `positions` in parallel; returns the results in order.
+/// Calls `work` on each of `positions` in parallel; returns the results in order. Unwinds where `work` does.
 fn each<T: Send>(positions: Range<usize>, work: &(dyn Fn(usize) -> T + Sync)) -> Vec<T> {
     let next = AtomicUsize::new(positions.start);
     let made = Mutex::new(BTreeMap::new());
@@ -171,11 +174,14 @@ fn each<T: Send>(positions: Range<usize>, work: &(dyn Fn(usize) -> T + Sync)) ->
         }
     };
     let workers = thread::available_parallelism().map_or(1, NonZero::get);
-    thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(worker);
-        }
+    let unwound = thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
+        let ended = workers.into_iter().map(thread::ScopedJoinHandle::join);
+        ended.filter_map(Result::err).last()
     });
+    if let Some(payload) = unwound {
+        resume_unwind(payload);
+    }
     let made = made
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -98,6 +98,35 @@ fn the_library_is_found_where_the_command_is_installed() {
 }
 
 #[test]
+fn the_interpreter_that_loaded_the_library_comes_before_the_active_environment() {
+    let (own, active) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    environment(own.path());
+    environment(active.path());
+    let around = |packages: &str| Surroundings {
+        interpreter: Some(Interpreter {
+            program: own.path().join("bin/python"),
+            packages: vec![packages.into(), own.path().join(packages)],
+        }),
+        virtual_env: Some(active.path().into()),
+        ..Surroundings::default()
+    };
+    let located = locate(None, &around("lib/python3.11/site-packages")).unwrap();
+    let program = own.path().join("bin/python");
+    assert_eq!(
+        located.origin,
+        format!("the packages of {}", program.display())
+    );
+    assert!(
+        located
+            .path
+            .starts_with(fs::canonicalize(own.path()).unwrap())
+    );
+    // Where it has none, the rest is searched as ever.
+    let located = locate(None, &around("elsewhere")).unwrap();
+    assert_eq!(located.origin, "VIRTUAL_ENV");
+}
+
+#[test]
 fn with_no_python_the_loader_is_asked_and_the_places_are_remembered() {
     let folder = tempfile::tempdir().unwrap();
     let around = Surroundings {

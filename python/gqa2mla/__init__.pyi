@@ -57,12 +57,13 @@ class RewriteOptions(FactorOptions, ProofOptions, total=False):
     cache_ratio: Share
     max_perplexity_increase: Share
     max_kl: float
-    cache_bits: Literal[8, 16]
+    cache_bits: Literal[4, 8, 16]
     keep_heads: bool
     allow_partial: bool
     target: Literal["matmul", "gqa"]
     form: Literal["absorbed", "expanded"]
     new_tokens: Literal["latent", "exact"]
+    cache_io: Literal["append", "inplace"]
     layout: Literal["uniform", "free"]
     file: Path
     serving: Literal["auto", "genai", "optimum", "transformers-js", "triton", "none"]
@@ -74,6 +75,7 @@ class RewriteOptions(FactorOptions, ProofOptions, total=False):
 class CompareOptions(FactorOptions, RuntimeOptions, total=False):
     cache_ratios: Union[Share, Sequence[Share]]
     ways: Union[str, Sequence[str]]
+    bits: Union[int, Sequence[int]]
     freq_fold: int
     test_text: Path
     test_token_ids: Path

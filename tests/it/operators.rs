@@ -3,8 +3,8 @@
 use crate::common::{SINGLE, compared, grouped, in_ort, loaded, rewritten, session};
 use gqa2mla::files::load::LoadedModel;
 use gqa2mla::files::save::save;
-use gqa2mla::runtime::RuntimeKind;
 use gqa2mla::runtime::tensor::{Data, ElementType, Tensor};
+use gqa2mla::runtime::{RuntimeKind, RuntimeOptions, open};
 use gqa2mla_passes::onnx::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType};
 use gqa2mla_passes::{Absorbed, Form, RewriteOptions};
 
@@ -283,11 +283,21 @@ fn refused_by_name() {
 
 /// Two steps of a right-padded batch: row 0 has five tokens and then a sixth, row 1 has eight and then a ninth. Gives the
 /// logits [2, vocabulary] that follow each row's last token.
-fn ragged_logits(model: &LoadedModel, heads: usize, size: usize) -> Result<Vec<f32>, String> {
+fn ragged_logits(
+    model: &LoadedModel,
+    (heads, size): (usize, usize),
+    optimize: bool,
+) -> Result<Vec<f32>, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
     save(model, &path).unwrap();
-    let mut session = session(&path, RuntimeKind::Ort)?;
+    let options = RuntimeOptions {
+        runtime: RuntimeKind::Ort,
+        optimize,
+        threads: 1,
+        ..RuntimeOptions::default()
+    };
+    let mut session = open(&path, &options).map_err(|e| e.to_string())?;
     let integers = |shape: [usize; 2], values: Vec<i64>| {
         Tensor::new(shape.to_vec(), Data::I64(values)).unwrap()
     };
@@ -326,22 +336,25 @@ fn ragged_logits(model: &LoadedModel, heads: usize, size: usize) -> Result<Vec<f
 /// says what is wrong; the operator's own form goes on and computes the same.
 #[test]
 fn ragged_rows_never_give_a_silent_difference() {
-    let expected = ragged_logits(&loaded("genai-llama"), 2, 16).unwrap();
-    let ran = |form: &dyn Form| {
+    let expected = ragged_logits(&loaded("genai-llama"), (2, 16), false).unwrap();
+    let ran = |form: &dyn Form, optimize| {
         let mut model = loaded("genai-llama");
         let options = RewriteOptions {
             form,
             ..RewriteOptions::default()
         };
         rewritten(&mut model, options).unwrap();
-        ragged_logits(&model, 1, 32)
+        ragged_logits(&model, (1, 32), optimize)
     };
-    let error = ran(&Absorbed).unwrap_err();
-    assert!(
-        error.contains("every_row_must_hold_past_plus_new_tokens"),
-        "{error}"
-    );
-    let logits = ran(grouped()).unwrap();
+    // The runtime's optimizations must not take the check away.
+    for optimize in [false, true] {
+        let error = ran(&Absorbed, optimize).unwrap_err();
+        assert!(
+            error.contains("every_row_must_hold_past_plus_new_tokens"),
+            "{error}"
+        );
+    }
+    let logits = ran(grouped(), false).unwrap();
     let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     for (before, after) in expected.iter().zip(&logits) {
         assert!(

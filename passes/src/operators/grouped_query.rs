@@ -270,7 +270,14 @@ fn start(s: &mut Primitives, query: &str, past: &str, seqlens: &str) -> String {
         let shape = s.op("Add", "start/check_shape", &[&worst, &one]);
         let zero = s.vector(&[0]);
         let zero = s.op("Reshape", CHECK, &[&zero, &shape]);
-        let zero = s.op("Reshape", "start/checked", &[&zero, &one]);
+        // The casts keep the two `Reshape` apart: ONNX Runtime would fuse them, and the check would be gone.
+        let zero = s.with("Cast", "start/checked_int32", &[&zero], |n| {
+            n.with_int("to", DataType::Int32 as i64)
+        });
+        let zero = s.op("Reshape", "start/checked_vector", &[&zero, &one]);
+        let zero = s.with("Cast", "start/checked", &[&zero], |n| {
+            n.with_int("to", int64 as i64)
+        });
         s.op("Add", "start", &[&old, &zero])
     })
 }

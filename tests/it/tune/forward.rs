@@ -19,10 +19,11 @@ use crate::common::{HALF, IN_BF16, SINGLE, fixtures, loaded, rewritten, session}
 const TOKENS: [i64; 12] = [3, 17, 42, 101, 7, 64, 90, 1, 25, 77, 12, 50];
 
 /// Fixtures that the trainer cannot run, with the operator that it names.
-const REFUSED: [(&str, &str); 5] = [
+const REFUSED: [(&str, &str); 6] = [
     ("dynamo18-gptoss", "TopK"),
     ("genai-gemma2-ring", "com.microsoft.GroupQueryAttention"),
     ("genai-gptoss", "com.microsoft.MoE"),
+    ("genai-lfm2", "com.microsoft.CausalConvWithState"),
     ("merged-llama", "If"),
     ("optimum-qwen3_moe", "TopK"),
 ];

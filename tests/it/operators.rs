@@ -1,6 +1,6 @@
 //! Every attribute and optional input of an attention operator that is lowered, against ONNX Runtime's own kernel.
 
-use crate::common::{SINGLE, compared, grouped, in_ort, loaded, rewritten, session};
+use crate::common::{SINGLE, compared, grouped, in_ort, loaded, rewritten};
 use gqa2mla::files::load::LoadedModel;
 use gqa2mla::files::save::save;
 use gqa2mla::runtime::tensor::{Data, ElementType, Tensor};

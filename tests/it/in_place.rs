@@ -9,7 +9,7 @@ use gqa2mla_passes::{
 use serde_json::Value;
 
 use crate::common::{
-    HALF, IN_BF16, SINGLE, compared, fixture, folder, in_ort, loaded, recognised_fixtures,
+    HALF, IN_BF16, SINGLE, compared, fixture, folder, in_ort, loaded, proved, recognised_fixtures,
     rewritten, root, with,
 };
 
@@ -64,13 +64,7 @@ fn at_full_rank_nothing_is_lost_in_every_dialect_that_is_not_refused() {
             true => HALF,
             false => SINGLE,
         };
-        let found =
-            compared(&before, &after, in_ort(tolerance)).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert!(
-            found.passed(),
-            "{name}: {:e}: {found:#?}",
-            found.max_ratio()
-        );
+        let found = proved(&name, (&before, &after), tolerance);
         assert!(
             found.steps.iter().any(|s| s.past > 0 && s.tokens > 1),
             "{name}: {found:#?}"

@@ -160,6 +160,19 @@ pub fn session(path: &Path, runtime: RuntimeKind) -> Result<Box<dyn Session>, St
     })
 }
 
+/// [`compared`] in ONNX Runtime, where the rewritten model has to pass.
+pub fn proved(
+    name: &str,
+    (before, after): (&LoadedModel, &LoadedModel),
+    tolerance: f64,
+) -> Comparison {
+    let found =
+        compared(before, after, in_ort(tolerance)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let ratio = found.max_ratio();
+    assert!(found.passed(), "{name}: {ratio:e}: {found:#?}");
+    found
+}
+
 /// Runs both models, each as it lies in memory, through every scenario of validation.
 pub fn compared(before: &LoadedModel, after: &LoadedModel, how: How) -> Result<Comparison, String> {
     let folder = tempfile::tempdir().unwrap();

@@ -94,8 +94,9 @@ impl Bench {
     pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let models = self.models.iter().map(|path| load(path));
         let models = models.collect::<Result<Vec<_>, _>>()?;
-        let first = models.first().map(|model| model.path.as_path());
-        let context = first.map_or(0, |path| Context::of(None, path).positions);
+        let first = models.first();
+        let context = first.map(|model| Context::of(None, model)).transpose()?;
+        let context = context.map_or(0, |context| context.positions);
         let request = self.request(context);
         // Several models in one process would be measured together, and with what a caller holds.
         let alone = match models.as_slice() {

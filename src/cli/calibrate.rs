@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use clap::Args;
 use gqa2mla_passes::analysis::Analysis;
 use gqa2mla_passes::operators::Target;
@@ -12,10 +12,11 @@ use crate::cli::reach::reach_text;
 use crate::cli::runtime::RuntimeArgs;
 use crate::cli::screen::Screen;
 use crate::cli::text::TextArgs;
-use crate::cli::values::output;
+use crate::cli::values::{length, output};
 use crate::files::load::load;
 use crate::files::outputs::{check_file, check_inputs};
 use crate::fit::calibrate::{Analyzed, calibrate, store};
+use crate::fit::context::Context;
 use crate::fit::reach::Reach;
 use crate::report::grouped;
 use crate::validate::ports::LanguageModel;
@@ -38,9 +39,9 @@ pub struct Calibrate {
     /// Read at most this many tokens; 10 for each cached number of a layer are enough.
     #[arg(long, alias = "tokens", default_value_t = 16_384, value_name = "N")]
     calibration_tokens: usize,
-    /// Tokens that are read together: as long as the contexts to be served.
-    #[arg(long, default_value_t = 1024, value_name = "L")]
-    length: usize,
+    /// Tokens of the text that are read together; the default is 1024, or the model's context if that is shorter.
+    #[arg(long, value_name = "L", value_parser = length)]
+    length: Option<usize>,
     #[command(flatten)]
     runtime: RuntimeArgs,
 }
@@ -55,15 +56,14 @@ impl Calibrate {
         }
         let shown = model.path.display().to_string();
         let subject = LanguageModel::of(&model.model.proto).with_context(|| shown.clone())?;
-        let text = self
-            .text
-            .read(
-                &self.model,
-                subject.vocabulary,
-                self.calibration_tokens,
-                self.length,
-            )?
-            .ok_or_else(crate::cli::exit::no_text)?;
+        let length = Context::fitted(self.length, &model).with_context(|| shown.clone())?;
+        let text = self.text.read(
+            &self.model,
+            subject.vocabulary,
+            self.calibration_tokens,
+            length,
+        )?;
+        let text = text.ok_or_else(crate::cli::exit::no_text)?;
         let analysis = Analysis::of(&model.model, Target::MatMul).with_context(|| shown.clone())?;
         let mut partial = self.out.as_os_str().to_owned();
         partial.push(".partial");

@@ -13,7 +13,7 @@ use crate::cli::screen::Screen;
 use crate::cli::text::text_source;
 use crate::cli::values::share;
 use crate::compress::request::TextRequest;
-use crate::compress::ways::{Way, WayMeasured, WaysRequest, compare_ways};
+use crate::compress::ways::{Compared, LeftOut, Way, WayMeasured, WaysRequest, compare_ways};
 use crate::files::load::load;
 use crate::report::{grouped, measured};
 
@@ -37,12 +37,18 @@ pub struct Compare {
         value_name = "SHARES"
     )]
     cache_ratios: Vec<f64>,
-    /// Ways to compare.
-    #[arg(long, value_parser = way_parser(), value_delimiter = ',', default_values = Way::ALL.map(Way::name), value_name = "WAYS")]
+    /// Ways to compare; the default is all of them.
+    #[arg(long, value_parser = way_parser(), value_delimiter = ',', value_name = "WAYS")]
     ways: Vec<Way>,
     /// Bits of a cached number to compare: 16, the model's own type; 8 and 4, integers, of the ways calibrated, reconstructed
     /// and kept-heads alone.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["16", "8", "4"], value_name = "BITS")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "16,8,4",
+        value_name = "BITS"
+    )]
     bits: Vec<BitsArg>,
     /// Neighbouring frequencies that TransMLA's recipe takes as one.
     #[arg(long, default_value_t = 1, value_name = "N")]
@@ -91,8 +97,11 @@ impl Compare {
         };
         let request = self.request()?;
         let rows = compare_ways(&model, &request, &mut screen.observer(), &mut row);
-        let rows = rows.map_err(in_options)?;
-        screen.data(|| as_json(&rows));
+        let compared = rows.map_err(in_options)?;
+        for left in &compared.left_out {
+            screen.line(|| left_out(left));
+        }
+        screen.data(|| as_json(&compared));
         Ok(Exit::Done)
     }
 
@@ -103,7 +112,10 @@ impl Compare {
         let test = text_source(&files, tokenizer, self.test.test_token_ids.as_deref())?;
         Ok(WaysRequest {
             ratios: self.cache_ratios.clone(),
-            ways: self.ways.clone(),
+            ways: match self.ways.as_slice() {
+                [] => Way::ALL.to_vec(),
+                named => named.to_vec(),
+            },
             bits: self.bits.iter().map(|&b| b.into()).collect(),
             freq_fold: self.freq_fold,
             context: self.factors.context(),
@@ -132,13 +144,30 @@ fn before(row: &WayMeasured) -> String {
     )
 }
 
-fn as_json(rows: &[WayMeasured]) -> Value {
-    let rows = rows.iter().map(|row| {
+/// The line of a way that the model cannot take.
+fn left_out(left: &LeftOut) -> String {
+    let (way, bits) = (left.way.name(), left.bits.number());
+    let bits = bits.map_or_else(String::new, |bits| format!(", {bits} bits"));
+    format!(
+        "left out: {way}{bits} at {}%: {}",
+        100.0 * left.ratio,
+        left.cause
+    )
+}
+
+fn as_json(compared: &Compared) -> Value {
+    let rows = compared.rows.iter().map(|row| {
         json!({
             "cache_ratio": row.ratio, "way": row.way.name(), "bits": row.point.bits, "quality": row.quality,
             "perplexity_increase": row.quality.increase(),
             "worst_perplexity_increase": row.quality.worst_increase(),
         })
     });
-    json!({ "rows": rows.collect::<Vec<_>>() })
+    let left_out = compared.left_out.iter().map(|left| {
+        json!({
+            "cache_ratio": left.ratio, "way": left.way.name(), "bits": left.bits.number(),
+            "reason": left.cause.to_string(),
+        })
+    });
+    json!({ "rows": rows.collect::<Vec<_>>(), "left_out": left_out.collect::<Vec<_>>() })
 }

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::exit::UsageError;
 use crate::cli::text::TextArgs;
+use crate::cli::values::length;
 use crate::compress::request::TextRequest;
 use crate::fit::calibrate::store;
 use crate::fit::factors::Factorization;
@@ -30,9 +31,9 @@ pub struct FactorArgs {
         value_name = "N"
     )]
     calibration_tokens: usize,
-    /// Tokens of the text that are read together.
-    #[arg(long, alias = "text-length", default_value_t = 1024, value_name = "L")]
-    pub length: usize,
+    /// Tokens of the text that are read together; the default is 1024, or the model's context if that is shorter.
+    #[arg(long, alias = "text-length", value_name = "L", value_parser = length)]
+    pub length: Option<usize>,
     /// Positions of the contexts to be served: rotated keys are averaged over them, and what is lost is measured up to
     /// them; the default is the maximum in config.json or genai_config.json beside the model, or else 4096.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]

@@ -9,6 +9,7 @@ pub fn context_text(context: &Context) -> String {
     let source = match &context.source {
         ContextSource::Asked => "--context".to_owned(),
         ContextSource::Configuration(file) => format!("the maximum in {file}"),
+        ContextSource::Tables => "the rows of its position tables".to_owned(),
         ContextSource::Usual => "no configuration beside the model tells a maximum".to_owned(),
     };
     format!("factors for positions 0 to {last}: {source}\n")

@@ -11,6 +11,7 @@ use crate::cli::proof::{ProofArgs, proof_json, proof_text};
 use crate::cli::quality::{layers_text, quality_text};
 use crate::cli::screen::{Screen, validating};
 use crate::cli::text::TextArgs;
+use crate::cli::values::length;
 use crate::compress::metadata::METADATA;
 use crate::files::load::{LoadedModel, load};
 use crate::fit::calibrate::Analyzed;
@@ -39,7 +40,7 @@ pub struct Validate {
     test_tokens: usize,
     /// Tokens of one sequence of the text, at most; the default is the maximum in config.json or genai_config.json beside
     /// the model, or else 4096.
-    #[arg(long, alias = "text-length", value_name = "L")]
+    #[arg(long, alias = "text-length", value_name = "L", value_parser = length)]
     length: Option<usize>,
     #[command(flatten)]
     how: ProofArgs,
@@ -74,7 +75,9 @@ impl Validate {
         screen: &Screen,
     ) -> anyhow::Result<Exit> {
         let vocabulary = LanguageModel::of(&original.model.proto)?.vocabulary;
-        let length = Context::of(self.length, &original.path).positions;
+        let shown = || original.path.display().to_string();
+        let length = Context::of(self.length, original).with_context(shown)?;
+        let length = length.positions;
         let text = self
             .text
             .read(&self.original, vocabulary, self.test_tokens, length)?

@@ -46,6 +46,14 @@ pub fn increase(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Parses the number of tokens of a sequence, at least the two that a prediction takes.
+pub fn length(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(tokens) if tokens >= 2 => Ok(tokens),
+        _ => Err("expected a number of tokens, 2 or more".to_owned()),
+    }
+}
+
 /// Parses a loss in nats that is not negative.
 pub fn nats(text: &str) -> Result<f64, String> {
     match text.trim().parse::<f64>() {

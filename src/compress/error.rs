@@ -3,10 +3,11 @@
 use gqa2mla_passes::analysis::identity::SiteId;
 
 use crate::compress::convert::ConvertError;
-use crate::files::load::LoadError;
+use crate::files::load::{LoadError, LoadedModel};
 use crate::files::staging::StagingError;
 use crate::files::tensors::ArraysError;
 use crate::fit::calibrate::CalibrateError;
+use crate::fit::context::LongContext;
 use crate::fit::reach::FEWEST;
 use crate::fit::reconstruct::error::ReconstructError;
 use crate::measure::text::TextError;
@@ -83,6 +84,14 @@ pub enum CompressError {
         /// Tokens of the longest held-out sequence.
         length: usize,
     },
+    /// The model has fewer positions than are asked for.
+    #[error("{path}: {cause}")]
+    LongContext {
+        /// The model.
+        path: String,
+        /// The numbers.
+        cause: LongContext,
+    },
     /// A cache of integers without what their scales are made from.
     #[error(transparent)]
     NoScales(#[from] NoScales),
@@ -121,6 +130,16 @@ pub enum FreeWidthsError {
     /// TransMLA has its own cache layout.
     #[error("free widths have no meaning for TransMLA's recipe, whose layout is its own")]
     OwnLayout,
+}
+
+impl CompressError {
+    /// Makes the error of too long a context of `model`.
+    pub(crate) fn long(model: &LoadedModel) -> impl FnOnce(LongContext) -> Self {
+        |cause| Self::LongContext {
+            path: model.path.display().to_string(),
+            cause,
+        }
+    }
 }
 
 impl From<ReconstructError> for CompressError {

@@ -5,13 +5,16 @@ use gqa2mla_passes::factor::reconstruct::Descent;
 use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::{RankPlan, RewriteOptions};
 
-use crate::compress::error::{FreeWidthsError, NoScales};
+use crate::compress::error::{CompressError, FreeWidthsError, NoScales};
 use crate::compress::search::Promise;
 use crate::compress::widths::Widths;
+use crate::files::load::LoadedModel;
+use crate::fit::context::Context;
 use crate::fit::factors::Factorization;
 use crate::fit::statistics::ModelStatistics;
-use crate::measure::text::TextSource;
+use crate::measure::text::{Text, TextSource};
 use crate::runtime::RuntimeOptions;
+use crate::validate::ports::LanguageModel;
 use crate::validate::proof::ProofOptions;
 
 /// Queries per step and initial learning rate of the reconstruction: among the tried values, those that reduce the
@@ -26,8 +29,20 @@ pub struct TextRequest {
     pub source: TextSource,
     /// Largest number of tokens for fitting.
     pub tokens: usize,
-    /// Tokens of one sequence.
-    pub length: usize,
+    /// Tokens of one sequence; `None`: 1,024, or the context of the model if that is shorter.
+    pub length: Option<usize>,
+}
+
+impl TextRequest {
+    /// Reads the text for `model`, at most `tokens` of it.
+    ///
+    /// # Errors
+    /// [`CompressError`] where the text cannot be read, or its sequences are longer than the model allows.
+    pub fn read(&self, model: &LoadedModel, tokens: usize) -> Result<Text, CompressError> {
+        let vocabulary = LanguageModel::of(&model.model.proto)?.vocabulary;
+        let length = Context::fitted(self.length, model).map_err(CompressError::long(model))?;
+        Ok(Text::read(&self.source, vocabulary, tokens, length)?)
+    }
 }
 
 /// The options of a compression. The default is an exact rewrite with validation.

@@ -110,7 +110,8 @@ fn attempt(
         proof.check_tokens(&LanguageModel::of(&model.model.proto)?)?;
     }
     let factorization = request.factorization();
-    let context = Context::of(request.options.context, &model.path);
+    let context = Context::of(request.options.context, model);
+    let context = context.map_err(CompressError::long(model))?;
     let mut options = RewriteOptions {
         context: Some(context.positions),
         ..request.options.clone()
@@ -235,14 +236,13 @@ impl Texts {
         context: &Context,
         is_exact: bool,
     ) -> Result<Self, CompressError> {
-        let vocabulary = LanguageModel::of(&model.model.proto)?.vocabulary;
         let most = match context.source {
             ContextSource::Asked => HELD_OUT.max(context.positions),
             _ => HELD_OUT,
         };
         let held_out = if is_exact { 0 } else { most };
         let wanted = text.tokens.saturating_add(held_out);
-        let whole = Text::read(&text.source, vocabulary, wanted, text.length)?;
+        let whole = text.read(model, wanted)?;
         // A text that is too short to be divided is used for fitting only.
         Ok(match whole.hold_out(most).filter(|_| !is_exact) {
             // The loss depends on the position, so it is measured on sequences as long as the target context, if the

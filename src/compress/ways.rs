@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use gqa2mla_passes::factor::CacheBits;
+use gqa2mla_passes::factor::{CacheBits, Ranks};
 use gqa2mla_passes::forms::{GroupedQuery, KeptHeads};
 use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, RankPlan, RewriteOptions};
 
 use crate::compress::compressor::{Compressor, Destination, analysis};
+use crate::compress::convert::ConvertError;
 use crate::compress::error::CompressError;
 use crate::compress::events::{Observer, Stage, steps};
 use crate::compress::frontier::Point;
@@ -23,7 +24,6 @@ use crate::fit::statistics::ModelStatistics;
 use crate::measure::quality::Quality;
 use crate::measure::text::Text;
 use crate::runtime::RuntimeOptions;
-use crate::validate::ports::LanguageModel;
 
 /// A factorization combined with a form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,17 +179,39 @@ pub struct WayMeasured {
     pub quality: Quality,
 }
 
+/// A way that the model cannot take at one size, such as integers of an operator that it does not have.
+#[derive(Debug)]
+pub struct LeftOut {
+    /// The factorization and form.
+    pub way: Way,
+    /// The share of the cached numbers.
+    pub ratio: f64,
+    /// Bits of a cached number.
+    pub bits: CacheBits,
+    /// The reason.
+    pub cause: ConvertError,
+}
+
+/// The results of a comparison.
+#[derive(Debug, Default)]
+pub struct Compared {
+    /// What was measured; at least one row.
+    pub rows: Vec<WayMeasured>,
+    /// What could not be made.
+    pub left_out: Vec<LeftOut>,
+}
+
 /// Compresses `model` in every way at every ratio and measures the results; the models are removed. `row` is called with each
-/// result as it comes. A way that the model cannot take, such as integers of an operator that it does not have, is left out.
+/// result as it comes. Ratios that come to the same ranks are measured once.
 ///
 /// # Errors
-/// The first [`CompressError`].
+/// The first [`CompressError`]; where the model can take no way at all, the reason of the first.
 pub fn compare_ways(
     model: &LoadedModel,
     request: &WaysRequest,
     observer: &mut Observer,
     row: &mut dyn FnMut(&WayMeasured),
-) -> Result<Vec<WayMeasured>, CompressError> {
+) -> Result<Compared, CompressError> {
     let (fitted, test) = texts(model, request)?;
     let analysis_of = |form: &'static dyn Form| {
         let options = RewriteOptions {
@@ -200,7 +222,7 @@ pub fn compare_ways(
     };
     // Two targets, two analyses: one with the operators spelled out, and one with those that hold integers.
     let (spelled, fused) = (analysis_of(&Absorbed)?, analysis_of(&GroupedQuery)?);
-    let context = Context::of(request.context, &model.path);
+    let context = Context::of(request.context, model).map_err(CompressError::long(model))?;
     let test = test.in_sequences_of(context.positions);
     let made = match (&request.statistics, &fitted) {
         (Some(_), _) => None,
@@ -235,7 +257,8 @@ pub fn compare_ways(
         data: DataFile::Beside,
         work: None,
     };
-    let mut measured = Vec::new();
+    let mut compared = Compared::default();
+    let mut known: Vec<(Way, CacheBits, Vec<Ranks>)> = Vec::new();
     for &way in &request.ways {
         for (ratio, bits) in way.sizes(&request.ratios, &request.bits) {
             let form = way.form(bits);
@@ -264,9 +287,24 @@ pub fn compare_ways(
                 context: Some(context.positions),
                 ..RewriteOptions::default()
             };
-            if form.target() == Target::Gqa && compressor.check(&options).is_err() {
+            let ranks = match compressor.check(&options) {
+                Ok(planned) => planned.iter().map(|site| site.ranks).collect(),
+                Err(CompressError::Convert(cause)) => {
+                    compared.left_out.push(LeftOut {
+                        way,
+                        ratio,
+                        bits,
+                        cause,
+                    });
+                    continue;
+                }
+                Err(other) => return Err(other),
+            };
+            let same = (way, bits, ranks);
+            if known.contains(&same) {
                 continue;
             }
+            known.push(same);
             let (done, quality) = compressor.measure(&options, &test, observer)?;
             let ranks = done.sites.iter().map(|s| s.ranks.key.max(s.ranks.value));
             let rank = ranks.max().unwrap_or_default();
@@ -277,10 +315,13 @@ pub fn compare_ways(
                 quality,
             };
             row(&made);
-            measured.push(made);
+            compared.rows.push(made);
         }
     }
-    Ok(measured)
+    match compared.rows.is_empty() && !compared.left_out.is_empty() {
+        true => Err(compared.left_out.swap_remove(0).cause.into()),
+        false => Ok(compared),
+    }
 }
 
 /// The text for fitting, if there is one, and the text for measuring.
@@ -288,8 +329,7 @@ fn texts(
     model: &LoadedModel,
     request: &WaysRequest,
 ) -> Result<(Option<Text>, Text), CompressError> {
-    let vocabulary = LanguageModel::of(&model.model.proto)?.vocabulary;
-    let read = |text: &TextRequest| Text::read(&text.source, vocabulary, text.tokens, text.length);
+    let read = |text: &TextRequest| text.read(model, text.tokens);
     let fitted = request.text.as_ref().map(read).transpose()?;
     if let Some(test) = &request.test {
         return Ok((fitted, read(test)?));

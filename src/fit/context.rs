@@ -3,11 +3,17 @@
 use std::fs;
 use std::path::Path;
 
+use gqa2mla_passes::graph::{Graph, input_at, is_contrib, is_op};
+use gqa2mla_passes::onnx::{ModelProto, NodeProto};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::files::load::LoadedModel;
+
 /// The default context length.
 const UNTOLD: usize = 4096;
+/// The default length of the sequences that factors are fitted to.
+const FITTED: usize = 1024;
 /// Largest context length that is believed: some configurations have a placeholder for "unlimited".
 const LONGEST: usize = 1 << 24;
 
@@ -21,6 +27,18 @@ const KEYS: [(&str, &str); 6] = [
     ("config.json", "/n_positions"),
     ("config.json", "/max_seq_len"),
 ];
+
+/// More positions than the model has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{asked} positions are asked for, and the position tables of the model end after {held}: ask for at most {held}"
+)]
+pub struct LongContext {
+    /// The request.
+    pub asked: usize,
+    /// Rows of the shortest table.
+    pub held: usize,
+}
 
 /// The target context of a rewritten model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -39,15 +57,44 @@ pub enum ContextSource {
     Asked,
     /// A configuration beside the model, by file name.
     Configuration(String),
+    /// The rows of the position tables of the graph, which are fewer than a configuration or the default says.
+    Tables,
     /// The default.
     Usual,
 }
 
 impl Context {
     /// The length `asked`, or else that of a configuration in the folder of the `model` file (or in its parent folder,
-    /// if the folder is called `onnx`), or else 4,096.
-    #[must_use]
-    pub fn of(asked: Option<usize>, model: &Path) -> Self {
+    /// if the folder is called `onnx`), or else 4,096; not more than the position tables of the graph hold.
+    ///
+    /// # Errors
+    /// [`LongContext`] if more is asked for than these hold.
+    pub fn of(asked: Option<usize>, model: &LoadedModel) -> Result<Self, LongContext> {
+        let told = Self::told(asked, &model.path);
+        match held(&model.model.proto).filter(|&held| held < told.positions) {
+            None => Ok(told),
+            Some(held) if told.source == ContextSource::Asked => Err(LongContext {
+                asked: told.positions,
+                held,
+            }),
+            Some(held) => Ok(Self {
+                positions: held,
+                source: ContextSource::Tables,
+            }),
+        }
+    }
+
+    /// The length of the sequences that factors of `model` are fitted to: that `asked` for, or else 1,024, or the context if
+    /// that is shorter.
+    ///
+    /// # Errors
+    /// [`LongContext`] if the model has fewer positions than are asked for.
+    pub fn fitted(asked: Option<usize>, model: &LoadedModel) -> Result<usize, LongContext> {
+        let context = Self::of(asked, model)?.positions;
+        Ok(asked.unwrap_or(context.min(FITTED)))
+    }
+
+    fn told(asked: Option<usize>, model: &Path) -> Self {
         if let Some(positions) = asked {
             return Self {
                 positions,
@@ -77,6 +124,32 @@ impl Context {
     }
 }
 
+/// The positions for which every table of the main graph has a row: rotations (`cos_cache`) of attention operators and of
+/// `RotaryEmbedding`, and embeddings that are read at `position_ids`. `None` without such tables.
+fn held(model: &ModelProto) -> Option<usize> {
+    let graph = Graph::new(model.graph.as_ref()?);
+    let table = |node: &NodeProto| {
+        let reads_positions = || input_at(node, 1).is_some_and(|i| i == "position_ids");
+        let at = match node.op_type() {
+            "GroupQueryAttention" if is_contrib(node, "GroupQueryAttention") => 7,
+            "RotaryEmbedding" if is_contrib(node, "RotaryEmbedding") => 2,
+            "RotaryEmbedding" if is_op(node, "RotaryEmbedding") => 1,
+            "Gather" if is_op(node, "Gather") && reads_positions() => 0,
+            _ => return None,
+        };
+        // A table of two axes has a row for each position.
+        match graph
+            .initializer(graph.resolve(input_at(node, at)?))?
+            .dims
+            .as_slice()
+        {
+            &[rows, _] => usize::try_from(rows).ok(),
+            _ => None,
+        }
+    };
+    graph.nodes().filter_map(|(_, node)| table(node)).min()
+}
+
 /// The number at `key` of the configuration `file`, if it is plausible.
 fn positions(file: &Path, key: &str) -> Option<usize> {
     let config: Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
@@ -97,27 +170,27 @@ mod tests {
         let inner = place.path().join("onnx");
         fs::create_dir(&inner)?;
         let model = inner.join("model.onnx");
-        assert_eq!(Context::of(None, &model).positions, 4096);
-        assert_eq!(Context::of(None, &model).source, ContextSource::Usual);
+        assert_eq!(Context::told(None, &model).positions, 4096);
+        assert_eq!(Context::told(None, &model).source, ContextSource::Usual);
         let config = r#"{"max_position_embeddings": 2048}"#;
         fs::write(place.path().join("config.json"), config)?;
-        assert_eq!(Context::of(None, &model).positions, 2048);
+        assert_eq!(Context::told(None, &model).positions, 2048);
         let genai = r#"{"model": {"context_length": 8192}}"#;
         fs::write(inner.join("genai_config.json"), genai)?;
-        let told = Context::of(None, &model);
+        let told = Context::told(None, &model);
         let file = "genai_config.json".to_owned();
         assert_eq!(
             (told.positions, told.source),
             (8192, ContextSource::Configuration(file))
         );
-        assert_eq!(Context::of(Some(100), &model).positions, 100);
+        assert_eq!(Context::told(Some(100), &model).positions, 100);
         // Neither a broken file nor a number without meaning tells anything.
         fs::write(
             inner.join("genai_config.json"),
             r#"{"model": {"context_length": 1e30}}"#,
         )?;
         fs::write(place.path().join("config.json"), "{")?;
-        assert_eq!(Context::of(None, &model).positions, 4096);
+        assert_eq!(Context::told(None, &model).positions, 4096);
         Ok(())
     }
 }

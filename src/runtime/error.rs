@@ -73,6 +73,14 @@ pub enum RuntimeError {
         /// The runtime's message.
         reason: String,
     },
+    /// tract cannot load or run the model, which says nothing about the model: it runs simple ones only.
+    #[error("tract cannot run {}: {reason}. tract runs simple models only; ONNX Runtime runs the others: pip install onnxruntime==1.32.0", model.display())]
+    Tract {
+        /// The model file.
+        model: PathBuf,
+        /// tract's message.
+        reason: String,
+    },
     /// An input or output has an element type that is not supported here or by the runtime.
     #[error("value {name} has element type {element}, which {runtime} cannot exchange here")]
     ElementType {

@@ -40,13 +40,9 @@ impl TractSession {
     /// Reads a model; plans are made when it is run.
     ///
     /// # Errors
-    /// [`RuntimeError::Load`] if tract cannot read the file.
+    /// [`RuntimeError::Tract`] if tract cannot read the file.
     pub fn open(model: &Path, options: &RuntimeOptions) -> Result<Self, RuntimeError> {
-        let failed = |reason: String| RuntimeError::Load {
-            model: model.to_path_buf(),
-            runtime: NAME,
-            reason,
-        };
+        let failed = |reason: String| beyond(model, &reason);
         // Ignore declared shapes, whose symbols contradict constant input shapes.
         let framework = tract_onnx::onnx()
             .with_ignore_output_shapes(true)
@@ -89,6 +85,14 @@ impl TractSession {
             .back()
             .map(|(_, plan)| Arc::clone(plan))
             .ok_or_else(|| "no plan".to_owned())
+    }
+}
+
+/// The error of a model that tract cannot load or run. Further lines of `reason` print whole tensors.
+fn beyond(model: &Path, reason: &str) -> RuntimeError {
+    RuntimeError::Tract {
+        model: model.to_path_buf(),
+        reason: reason.lines().next().unwrap_or_default().to_owned(),
     }
 }
 
@@ -167,11 +171,7 @@ impl Session for TractSession {
 
 impl TractSession {
     fn failed(&self, reason: String) -> RuntimeError {
-        RuntimeError::Run {
-            model: self.model.clone(),
-            runtime: NAME,
-            reason,
-        }
+        beyond(&self.model, &reason)
     }
 }
 
@@ -194,19 +194,13 @@ fn import(name: &str, tensor: &Tensor, model: &Path) -> Result<TValue, RuntimeEr
             });
         }
     };
-    let value = value.map_err(|error| RuntimeError::Run {
-        model: model.to_path_buf(),
-        runtime: NAME,
-        reason: format!("input {name}: {error:#}"),
-    })?;
+    let value = value.map_err(|error| beyond(model, &format!("input {name}: {error:#}")))?;
     Ok(value.into())
 }
 
 fn export(name: &str, value: &TValue, model: &Path) -> Result<Tensor, RuntimeError> {
-    let failed = |error: tract_onnx::prelude::TractError| RuntimeError::Run {
-        model: model.to_path_buf(),
-        runtime: NAME,
-        reason: format!("output {name}: {error:#}"),
+    let failed = |error: tract_onnx::prelude::TractError| {
+        beyond(model, &format!("output {name}: {error:#}"))
     };
     macro_rules! elements {
         ($type:ty, $value:expr) => {

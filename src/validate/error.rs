@@ -93,18 +93,23 @@ pub enum ValidateError {
 
 impl ValidateError {
     /// Whether the rewritten model is the cause, not the original or the machine: the original runs, and the rewritten
-    /// model does not, or returns logits of another shape.
+    /// model does not, or returns logits of another shape. A model that tract cannot run is no cause.
     #[must_use]
     pub fn is_about_the_rewritten(&self) -> bool {
-        matches!(
-            self,
-            Self::Model {
-                which: Which::Rewritten,
-                ..
-            } | Self::Open {
-                which: Which::Rewritten,
-                ..
-            } | Self::Logits { .. }
-        )
+        match self {
+            Self::Model { which, cause, .. } | Self::Open { which, cause, .. } => {
+                *which == Which::Rewritten && !cause.is_a_limit_of_tract()
+            }
+            Self::Logits { .. } => true,
+            _ => false,
+        }
+    }
+
+    fn is_a_limit_of_tract(&self) -> bool {
+        match self {
+            Self::Model { cause, .. } | Self::Open { cause, .. } => cause.is_a_limit_of_tract(),
+            Self::Runtime(RuntimeError::Tract { .. }) => true,
+            _ => false,
+        }
     }
 }

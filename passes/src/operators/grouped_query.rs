@@ -21,6 +21,11 @@ const CHECK: &str = "check/every_row_must_hold_past_plus_new_tokens";
 pub const OPERATOR: Operator =
     Operator::new("com.microsoft", "GroupQueryAttention", outputs, lower).counting_positions();
 
+/// Whether `node` is what is left of such an operator in a graph that it was lowered in.
+pub fn checks_row_lengths(node: &NodeProto) -> bool {
+    node.name().ends_with(CHECK)
+}
+
 fn lower(s: &mut Primitives, node: &NodeProto, target: Target) -> Result<LoweredNode, Reason> {
     let refuse = |detail: &str| Err(unsupported(node, detail));
     let input = |position| input_at(node, position);

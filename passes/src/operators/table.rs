@@ -2,6 +2,7 @@
 
 use crate::facts::Rules;
 use crate::onnx::NodeProto;
+use crate::operators::grouped_query::checks_row_lengths;
 use crate::operators::operator::Operator;
 use crate::operators::{BUILT_IN, refused};
 
@@ -38,8 +39,9 @@ impl Operators {
         self.find(node).is_some() || refused::reason(node).is_some()
     }
 
-    /// Whether `node` computes positions from its mask, so that batches must be padded on the right.
+    /// Whether `node` computes positions from its mask, so that batches must be padded on the right; also what is left of
+    /// such a node where it was lowered.
     pub fn counts_positions(&self, node: &NodeProto) -> bool {
-        self.find(node).is_some_and(Operator::counts_positions)
+        self.find(node).is_some_and(Operator::counts_positions) || checks_row_lengths(node)
     }
 }

@@ -9,6 +9,7 @@ use crate::bench::BenchError;
 use crate::compress::convert::ConvertError;
 use crate::compress::error::{CompressError, FreeWidthsError};
 use crate::files::outputs::OutputError;
+use crate::fit::context::LongContext;
 use crate::serving::folder::FolderError;
 use crate::validate::ValidateError;
 
@@ -84,6 +85,11 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
     let folder = error.downcast_ref::<FolderError>();
     if error.is::<UsageError>()
         || error.is::<OutputError>()
+        || error.is::<LongContext>()
+        || matches!(
+            error.downcast_ref(),
+            Some(CompressError::LongContext { .. })
+        )
         || matches!(folder, Some(FolderError::Output(_)))
         || error
             .downcast_ref::<ValidateError>()

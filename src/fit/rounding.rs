@@ -9,7 +9,7 @@ use gqa2mla_passes::recognize::scoring::Scoring;
 use gqa2mla_passes::recognize::site::Site;
 
 /// What the integers of one attention are made of.
-pub struct Rows<'r> {
+pub struct RoundingInputs<'r> {
     /// The attention.
     pub site: &'r Site,
     /// How it scores, if that is known.
@@ -20,7 +20,7 @@ pub struct Rows<'r> {
     pub moments: &'r Moments,
 }
 
-impl Rows<'_> {
+impl RoundingInputs<'_> {
     /// `factors` with latents that are cached as integers of `bits`, as `form` rounds them, for contexts of `positions`
     /// positions: a row of the text stands for the same token at any of them.
     ///

@@ -23,18 +23,18 @@ pub enum Rounds {
 }
 
 /// The initializers of a side that is cached as integers.
-struct Roles {
+struct RoundingRoles {
     /// What one step is worth, [r], fp32.
     scale: &'static str,
     /// What is taken off every row, [r].
     centre: &'static str,
 }
 
-const KEY: Roles = Roles {
+const KEY: RoundingRoles = RoundingRoles {
     scale: "s_k",
     centre: "m_k",
 };
-const VALUE: Roles = Roles {
+const VALUE: RoundingRoles = RoundingRoles {
     scale: "s_v",
     centre: "m_v",
 };
@@ -133,7 +133,7 @@ pub fn reading_integers(mut node: NodeProto, layout: &Layout) -> NodeProto {
         .with_text("v_quant_type", "PER_CHANNEL")
 }
 
-fn roles(letter: char) -> Roles {
+fn roles(letter: char) -> RoundingRoles {
     match letter {
         'k' => KEY,
         _ => VALUE,

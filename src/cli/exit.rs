@@ -56,7 +56,7 @@ pub fn in_options(error: CompressError) -> anyhow::Error {
             return anyhow::anyhow!("{error}, or --force");
         }
         CompressError::ShortText | CompressError::ShortPromise { .. } => error.to_string(),
-        CompressError::NoScales(_) => "--cache-bits 8 and 4 take their scales from a text: give --calibration STATS, --text or --token-ids, and --factors that are made from them"
+        CompressError::NoScales(_) => "--cache-bits 8, 6 and 4 take their scales from a text: give --calibration STATS, --text or --token-ids, and --factors that are made from them"
             .to_owned(),
         CompressError::FreeWidths(cause) => match cause {
             FreeWidthsError::NoBudget => {

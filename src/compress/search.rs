@@ -165,7 +165,7 @@ impl Searcher<'_, '_> {
     /// The integers that the form can cache, the most bits first.
     fn fewer_bits(&self) -> Vec<CacheBits> {
         let asked = self.options.bits;
-        let integers = [CacheBits::Eight, CacheBits::Four].into_iter();
+        let integers = [CacheBits::Eight, CacheBits::Six, CacheBits::Four].into_iter();
         let wanted = integers.filter(|&bits| match asked {
             CacheBits::Model => self.rounds,
             asked => bits == asked,

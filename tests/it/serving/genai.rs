@@ -1,5 +1,8 @@
 //! onnxruntime-genai.
 
+use std::io::{BufRead, BufReader};
+use std::process::Command;
+
 use super::*;
 
 /// The fixtures that it runs before and after a rewrite.
@@ -80,6 +83,66 @@ fn a_trained_model_writes_the_same_in_genai_and_its_half_takes_half() {
             "{target}"
         );
     }
+}
+
+/// The example's server, stopped where it goes out of scope.
+struct Server(std::process::Child, String);
+
+impl Server {
+    fn of(folder: &Path) -> Self {
+        let mut server = Command::new(serving_python())
+            .arg(root().join("examples/serve/server.py"))
+            .arg(folder)
+            .args(["--port", "0"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut address = String::new();
+        let told = server.stdout.take().unwrap();
+        BufReader::new(told).read_line(&mut address).unwrap();
+        Self(server, address.trim().to_owned())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs the serving stacks"]
+fn a_client_gets_the_same_answers_from_a_server_of_either_model() {
+    let place = folder();
+    let (original, out) = (fixture("genai-qwen2"), place.path().join("out"));
+    rewritten(&original, &out, &[]);
+    let servers = [Server::of(&original), Server::of(&out)];
+    let ask = |servers: &[&str], prompts: &[&str]| {
+        let script = root().join("examples/serve/client.py");
+        let mut client = Command::new(root().join(".venv/bin/python"));
+        client
+            .arg(script)
+            .args(servers)
+            .args(prompts)
+            .output()
+            .unwrap()
+    };
+    let addresses = servers.each_ref().map(|server| server.1.as_str());
+    let told = ask(&addresses, &["the cat", "a"]);
+    assert!(told.status.success(), "{told:?}");
+    let answers = String::from_utf8(told.stdout).unwrap();
+    for line in answers.lines() {
+        let answer: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(answer["same"], json!(true), "{answer}");
+        assert!(!answer["answers"][0].as_str().unwrap().is_empty());
+    }
+    assert_eq!(answers.lines().count(), 2);
+    // A wrong request is answered, and the server goes on.
+    let wrong = ask(&[&addresses[0].replace("completions", "chat")], &["a"]);
+    let words = String::from_utf8(wrong.stderr).unwrap();
+    assert!(words.contains("POST to /v1/completions"), "{words}");
+    assert!(ask(&addresses, &["a"]).status.success());
 }
 
 /// From version 0.16 on it reads the shape of each layer from the session, whatever the configuration says.

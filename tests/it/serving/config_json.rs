@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// The browser that pages are run in.
+const BROWSER: &str = "/usr/bin/chromium";
+
 /// The fixtures that Optimum runs before and after a rewrite.
 pub const IN_OPTIMUM: [&str; 11] = [
     "optimum-llama",
@@ -106,6 +109,49 @@ fn transformers_js_generates_the_same_from_single_and_merged_decoders() {
         let halves: Vec<f64> = bytes(&hub).iter().map(|b| b / 2.0).collect();
         assert_eq!(bytes(&half), halves);
     }
+}
+
+/// In a browser, on the processor (WebAssembly) and on a graphics processor (WebGPU), here one that software stands for.
+#[test]
+#[ignore = "needs the serving stacks and a browser"]
+fn transformers_js_generates_the_same_in_a_browser() {
+    let place = folder();
+    let hub = hub_folder("optimum-llama", place.path(), "model.onnx");
+    let ids = root().join("fixtures/tokens.json").display().to_string();
+    let made = |name: &str, more: &[&str]| {
+        let out = place.path().join(name);
+        rewritten(&hub, &out, more);
+        out
+    };
+    let exact = made("exact", &[]);
+    let half = made("half", &["--rank", "16", "--factors", "weights"]);
+    let integers = [
+        "--cache-bits",
+        "8",
+        "--token-ids",
+        &ids,
+        "--length",
+        "128",
+        "--force",
+    ];
+    let integers = made("integers", &integers);
+    let prompts = "[[[5,7,28,44],[31,9,2,77]]]";
+    let in_browser = |device: &str, folders: &[&Path]| {
+        let plain = [BROWSER, device, "6", prompts, "model"].map(Path::new);
+        let all: Vec<&dyn AsRef<Path>> = plain.iter().chain(folders).map(|p| p as _).collect();
+        let told = told(Path::new("node"), "tests/js/browser.mjs", &all);
+        assert!(told.is_array(), "{device}: {told}");
+        told
+    };
+    let told = in_browser("wasm", &[&hub, &exact, &half, &integers]);
+    assert_eq!(told[0][0]["tokens"], told[1][0]["tokens"]);
+    let bytes = told.as_array().unwrap().iter();
+    let bytes: Vec<f64> = bytes
+        .map(|m| m[0]["cache_bytes"].as_f64().unwrap())
+        .collect();
+    assert_eq!(bytes, [512.0, 512.0, 256.0, 128.0]);
+    let told = in_browser("webgpu", &[&hub, &exact]);
+    assert_eq!(told[0][0]["tokens"], told[1][0]["tokens"]);
 }
 
 #[test]

@@ -61,40 +61,64 @@ pub enum SaveError {
     },
 }
 
-/// Writes tensors to a data file, which is created with the first tensor.
+/// Writes tensors to data files; the first is created with the first tensor.
 pub struct DataWriter<'a> {
     loaded: &'a LoadedModel,
     path: &'a Path,
     shown: &'a str,
     file: Option<File>,
     end: u64,
+    /// Where a file would become larger than this, another one is begun.
+    largest: u64,
+    /// Files that are full.
+    full: usize,
     /// The input file that was copied from last. Only one is kept open, because a model can have more files than a
     /// process may open.
     opened: Option<(PathBuf, File)>,
-    /// Offsets of ranges that have been written, so that tensors with shared bytes still share them.
-    placed: HashMap<External, u64>,
+    /// Where ranges have been written, so that tensors with shared bytes still share them.
+    placed: HashMap<External, Placed>,
     /// Whether all tensors are to be inline.
     inline: bool,
 }
 
+/// The place of a tensor: the number of its data file, and its offset there.
+type Placed = (usize, u64);
+
+/// The path of data file `number`, where the first one is `first`: `first`, `first_1`, `first_2`.
+pub fn numbered(first: &Path, number: usize) -> PathBuf {
+    let mut path = first.as_os_str().to_owned();
+    if number > 0 {
+        path.push(format!("_{number}"));
+    }
+    path.into()
+}
+
 impl<'a> DataWriter<'a> {
-    /// A writer of tensors of `loaded` to the file `path`, or with `inline` into the messages. Errors name the path
-    /// `shown`.
-    pub fn new(loaded: &'a LoadedModel, path: &'a Path, shown: &'a str, inline: bool) -> Self {
+    /// A writer of tensors of `loaded` to the file `path`, or with `inline` into the messages. Files have at most `largest`
+    /// bytes, unless one tensor has more; [`numbered`] names those behind the first. Errors name the path `shown`.
+    pub fn new(
+        loaded: &'a LoadedModel,
+        path: &'a Path,
+        shown: &'a str,
+        inline: bool,
+        largest: u64,
+    ) -> Self {
         Self {
             loaded,
             path,
             shown,
             file: None,
             end: 0,
+            largest,
+            full: 0,
             opened: None,
             placed: HashMap::new(),
             inline,
         }
     }
 
-    /// Writes the bytes of `tensor`, if it is external or large, and sets its offset and length. The location is set
-    /// later.
+    /// Writes the bytes of `tensor`, if it is external or large, and sets its offset and length. Its location is the number of
+    /// its file until the files have names.
     pub fn place(
         &mut self,
         tensor: &mut TensorProto,
@@ -112,23 +136,23 @@ impl<'a> DataWriter<'a> {
                 tensor.raw_data = Some(range);
                 return Ok(());
             }
-            let offset = match self.placed.get(&external) {
-                Some(offset) => *offset,
+            let placed = match self.placed.get(&external) {
+                Some(placed) => *placed,
                 None => self.write(&range)?,
             };
-            Self::refer(tensor, offset, external.length);
-            self.placed.insert(external, offset);
+            Self::refer(tensor, placed, external.length);
+            self.placed.insert(external, placed);
         } else if let (TensorStorage::Dense, false, Some(bytes)) =
             (role, self.inline, self.large(tensor))
         {
-            let offset = self.write(&bytes)?;
+            let placed = self.write(&bytes)?;
             tensor.raw_data = None;
             tensor.float_data.clear();
             tensor.int32_data.clear();
             tensor.int64_data.clear();
             tensor.double_data.clear();
             tensor.uint64_data.clear();
-            Self::refer(tensor, offset, bytes.len() as u64);
+            Self::refer(tensor, placed, bytes.len() as u64);
         }
         Ok(())
     }
@@ -142,17 +166,22 @@ impl<'a> DataWriter<'a> {
         self.loaded.model.tensor_bytes(tensor).ok()
     }
 
-    /// Writes `bytes` at the next aligned offset of the data file; returns the offset.
-    fn write(&mut self, bytes: &Bytes) -> Result<u64, SaveError> {
+    /// Writes `bytes` at the next aligned offset of the data file, or of another one if that is full.
+    fn write(&mut self, bytes: &Bytes) -> Result<Placed, SaveError> {
         let alignment = match bytes.len() as u64 >= LARGE {
             true => ALIGNMENT,
             false => PACKING,
         };
-        let offset = self.end.next_multiple_of(alignment);
+        let mut offset = self.end.next_multiple_of(alignment);
+        if self.file.is_some() && offset.saturating_add(bytes.len() as u64) > self.largest {
+            self.close()?;
+            self.full += 1;
+            (self.end, offset) = (0, 0);
+        }
         let written = self.write_at(offset, bytes);
         written.map_err(self.io("writing the data file"))?;
         self.end = offset + bytes.len() as u64;
-        Ok(offset)
+        Ok((self.full, offset))
     }
 
     fn write_at(&mut self, offset: u64, bytes: &Bytes) -> io::Result<()> {
@@ -162,7 +191,7 @@ impl<'a> DataWriter<'a> {
             .find_map(|source| Some((source, source.offset_of(bytes)?)));
         let target = match &mut self.file {
             Some(file) => file,
-            slot => slot.insert(File::create_new(self.path)?),
+            slot => slot.insert(File::create_new(numbered(self.path, self.full))?),
         };
         target.seek(SeekFrom::Start(offset))?;
         let Some((source, from)) = original else {
@@ -187,7 +216,7 @@ impl<'a> DataWriter<'a> {
         }
     }
 
-    fn refer(tensor: &mut TensorProto, offset: u64, length: u64) {
+    fn refer(tensor: &mut TensorProto, (file, offset): Placed, length: u64) {
         let entry = |key: &str, value: String| StringStringEntryProto {
             key: Some(key.to_owned()),
             value: Some(value),
@@ -197,7 +226,7 @@ impl<'a> DataWriter<'a> {
             .external_data
             .retain(|e| !matches!(e.key(), "location" | "offset" | "length" | "checksum"));
         let place = [
-            entry("location", String::new()),
+            entry("location", file.to_string()),
             entry("offset", offset.to_string()),
             entry("length", length.to_string()),
         ];
@@ -205,13 +234,19 @@ impl<'a> DataWriter<'a> {
         tensor.data_location = Some(DataLocation::External as i32);
     }
 
-    /// Finishes the file; false if no tensor was written to it.
-    pub fn finish(self) -> Result<bool, SaveError> {
+    /// Finishes the last file; returns how many there are.
+    pub fn finish(mut self) -> Result<usize, SaveError> {
+        let begun = usize::from(self.file.is_some());
+        self.close()?;
+        Ok(self.full + begun)
+    }
+
+    fn close(&mut self) -> Result<(), SaveError> {
         let error = self.io("writing the data file");
-        match &self.file {
+        match self.file.take() {
             // A hole at the end has not been written.
-            Some(file) => file.set_len(self.end).map(|()| true).map_err(error),
-            None => Ok(false),
+            Some(file) => file.set_len(self.end).map_err(error),
+            None => Ok(()),
         }
     }
 }

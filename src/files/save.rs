@@ -9,7 +9,7 @@ use gqa2mla_passes::onnx::stored::visit_tensors;
 use gqa2mla_passes::onnx::tensor_proto::DataLocation;
 use prost::Message;
 
-use crate::files::data::{DataWriter, content};
+use crate::files::data::{DataWriter, content, numbered};
 use crate::files::load::LoadedModel;
 use crate::files::origin::data_name;
 use crate::files::staging::Staging;
@@ -45,6 +45,13 @@ pub enum DataFile {
     Beside,
     /// A file of this name beside the model, for folders that are published as a whole.
     Named(String),
+    /// Files of at most `largest` bytes beside the model, the first of this name, the others `name_1`, `name_2` and so on.
+    Chunks {
+        /// The name of the first.
+        name: String,
+        /// Bytes of a file at most, unless one tensor has more.
+        largest: u64,
+    },
     /// No data file: all weights are inline.
     Inline,
 }
@@ -90,19 +97,28 @@ pub fn write(loaded: &LoadedModel, staging: &Staging, data: &DataFile) -> Result
     // The final name depends on the content.
     let unnamed = staging.path(Path::new(UNNAMED));
     let mut proto = loaded.model.proto.clone();
-    let mut writer = DataWriter::new(loaded, &unnamed, &shown, *data == DataFile::Inline);
+    let largest = match data {
+        DataFile::Chunks { largest, .. } => *largest,
+        _ => u64::MAX,
+    };
+    let inline = *data == DataFile::Inline;
+    let mut writer = DataWriter::new(loaded, &unnamed, &shown, inline, largest);
     visit_tensors(&mut proto, &mut |tensor, role| writer.place(tensor, role))?;
-    if writer.finish()? {
-        let location = match data {
-            DataFile::Named(name) => name.clone(),
+    let files = writer.finish()?;
+    if files > 0 {
+        let first = match data {
+            DataFile::Named(name) | DataFile::Chunks { name, .. } => name.clone(),
             DataFile::Beside | DataFile::Inline => {
                 let content = content(&unnamed).map_err(failed("reading the data file"))?;
                 data_name(&name, content)
             }
         };
-        fs::rename(&unnamed, staging.path(Path::new(&location)))
-            .map_err(failed("naming the data file"))?;
-        locate(&mut proto, &location);
+        for number in 0..files {
+            let named = staging.path(&numbered(Path::new(&first), number));
+            let renamed = fs::rename(numbered(&unnamed, number), named);
+            renamed.map_err(failed("naming the data file"))?;
+        }
+        locate(&mut proto, &first);
     }
     loaded.check().map_err(failed("reading the input"))?;
     let length = proto.encoded_len();
@@ -115,13 +131,15 @@ pub fn write(loaded: &LoadedModel, staging: &Staging, data: &DataFile) -> Result
     fs::write(staging.staged(), proto.encode_to_vec()).map_err(failed("writing"))
 }
 
-/// Sets the location of every external tensor.
-fn locate(proto: &mut ModelProto, location: &str) {
+/// Sets the location of every external tensor, the number of its data file, to the name of that file.
+fn locate(proto: &mut ModelProto, first: &str) {
     let Ok(()) = visit_tensors(proto, &mut |tensor, _| {
         if tensor.data_location() == DataLocation::External {
             let mut entries = tensor.external_data.iter_mut();
             if let Some(entry) = entries.find(|e| e.key() == "location") {
-                entry.value = Some(location.to_owned());
+                let number = entry.value().parse().unwrap_or(0);
+                let name = numbered(Path::new(first), number);
+                entry.value = Some(name.display().to_string());
             }
         }
         Ok::<(), std::convert::Infallible>(())

@@ -65,6 +65,12 @@ impl Config {
         self.get(path)?.parse().ok()
     }
 
+    /// Whether the value at `path` is an object.
+    #[must_use]
+    pub fn is_object(&self, path: &[&str]) -> bool {
+        self.object(path).is_some()
+    }
+
     /// Whether there is a value at `path` other than null.
     #[must_use]
     pub fn has(&self, path: &[&str]) -> bool {

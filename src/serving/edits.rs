@@ -16,6 +16,9 @@ use crate::serving::{genai, optimum, transformers_js, triton};
 /// Largest size of a model file without data file, in bytes: with the new weights it must stay below protobuf's 2 GiB.
 const LARGEST_INLINE: usize = 1 << 30;
 
+/// Largest data file of a model for a browser, in bytes: it fetches a file into one buffer, of less than 2 GiB.
+const LARGEST_FETCHED: u64 = 2_000_000_000;
+
 /// Checks, before the rewrite, that the configurations of `stacks` exist and can be read, and if `one_width` is false
 /// that the stacks support different ranks.
 ///
@@ -61,23 +64,21 @@ pub fn check_join(stacks: &[Stack], join: Join) -> Result<(), ServingError> {
 #[must_use]
 pub fn data_file(stacks: &[Stack], model: &LoadedModel) -> DataFile {
     let locations: Vec<&String> = model.sources.keys().collect();
+    let web = stacks.contains(&Stack::TransformersJs);
     match locations.as_slice() {
+        [] if web && model.source.bytes().len() < LARGEST_INLINE => DataFile::Inline,
+        _ if web => DataFile::Chunks {
+            name: format!("{}_data", file_name(model)),
+            largest: LARGEST_FETCHED,
+        },
         [only] if !only.contains(['/', '\\']) => DataFile::Named((*only).clone()),
-        [] if stacks.contains(&Stack::TransformersJs)
-            && model.source.bytes().len() < LARGEST_INLINE =>
-        {
-            DataFile::Inline
-        }
         // A fixed name is safe, because the folder is published as a whole.
-        _ => {
-            let name = model.path.file_name().unwrap_or_default();
-            let ending = match stacks.contains(&Stack::TransformersJs) {
-                true => "_data",
-                false => ".data",
-            };
-            DataFile::Named(format!("{}{ending}", name.to_string_lossy()))
-        }
+        _ => DataFile::Named(format!("{}.data", file_name(model))),
     }
+}
+
+fn file_name(model: &LoadedModel) -> std::borrow::Cow<'_, str> {
+    model.path.file_name().unwrap_or_default().to_string_lossy()
 }
 
 /// An error unless `stack` is Triton, whose configuration can be generated from the model; others have further content.
@@ -112,8 +113,12 @@ pub fn edited(
 ) -> Result<(BTreeMap<String, String>, Vec<Edit>), ServingError> {
     let (mut changed, mut edits) = (BTreeMap::new(), Vec::new());
     let anew = |stack: &Stack| !texts.contains_key(stack.file());
-    let has_to_change =
-        |stack: &Stack| anew(stack) || *stack == Stack::Triton || !latent.keeps_shapes();
+    let other_files = latent.data_files.0 != latent.data_files.1;
+    let has_to_change = |stack: &Stack| match stack {
+        Stack::Triton => true,
+        Stack::TransformersJs if other_files => true,
+        _ => anew(stack) || !latent.keeps_shapes(),
+    };
     for stack in stacks.iter().filter(|stack| has_to_change(stack)) {
         let file = stack.file();
         let Some(text) = changed.get(file).or(texts.get(file)) else {

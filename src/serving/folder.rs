@@ -158,7 +158,7 @@ pub fn rewrite_folder(
             work: request.out.parent(),
         };
         let compression = compress(&model, &destination, &compression, observer)?;
-        let after = &compression.compressed.written()?.model.proto;
+        let after = compression.compressed.written()?;
         let fused = request.compression.options.form.target() == Target::Gqa;
         let latent = Latent::of(&model, after, fused).map_err(|cause| FolderError::Interface {
             path: model.path.display().to_string(),

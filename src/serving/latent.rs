@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use gqa2mla_passes::onnx::ModelProto;
-
 use crate::files::load::LoadedModel;
 use crate::serving::error::{ServingError, differing_widths};
 use crate::serving::stack::Stack;
@@ -20,9 +18,9 @@ pub struct Latent {
     pub(crate) fused: bool,
     /// Inputs and outputs of the rewritten model.
     pub(crate) ports: (Vec<Port>, Vec<Port>),
-    /// The model's file name, and the number of data files of the original.
+    /// The model's file name, and the numbers of data files of the original and of the rewritten model.
     pub(crate) file: String,
-    pub(crate) data_files: usize,
+    pub(crate) data_files: (usize, usize),
 }
 
 impl Latent {
@@ -33,17 +31,17 @@ impl Latent {
     /// [`ValidateError`] if one of them is not a language model.
     pub fn of(
         before: &LoadedModel,
-        after: &ModelProto,
+        after: &LoadedModel,
         fused: bool,
     ) -> Result<Self, ValidateError> {
         let file = before.path.file_name().unwrap_or_default();
         Ok(Self {
             before: LanguageModel::of(&before.model.proto)?.interface,
-            after: LanguageModel::of(after)?.interface,
+            after: LanguageModel::of(&after.model.proto)?.interface,
             fused,
-            ports: declared(after),
+            ports: declared(&after.model.proto),
             file: file.to_string_lossy().into_owned(),
-            data_files: before.sources.len(),
+            data_files: (before.sources.len(), after.sources.len()),
         })
     }
 

@@ -81,3 +81,34 @@ fn a_library_caller_gets_typed_errors() {
     assert_eq!(try_it(free).to_string(), no_budget.to_string());
     assert!(!out.exists());
 }
+
+/// A browser fetches a file into one buffer, which has a largest size.
+#[test]
+fn weights_are_written_to_as_many_files_as_their_size_takes() {
+    let place = folder();
+    let out = place.path().join("out.onnx");
+    let destination = Destination {
+        out: &out,
+        data: DataFile::Chunks {
+            name: "out.onnx_data".to_owned(),
+            largest: 40_000,
+        },
+        work: None,
+    };
+    let model = loaded("genai-llama");
+    let made = compress(&model, &destination, &Request::default(), &mut |_| {}).unwrap();
+    assert!(made.accepted);
+    made.compressed.publish().unwrap();
+    let written = gqa2mla::files::load::load(&out).unwrap();
+    let names: Vec<&str> = written.sources.keys().map(String::as_str).collect();
+    assert!(names.len() > 1, "{names:?}");
+    for (number, name) in names.iter().enumerate() {
+        let expected = match number {
+            0 => "out.onnx_data".to_owned(),
+            _ => format!("out.onnx_data_{number}"),
+        };
+        assert_eq!(*name, expected);
+        let length = std::fs::metadata(place.path().join(name)).unwrap().len();
+        assert!(length <= 40_000, "{name}: {length}");
+    }
+}

@@ -111,6 +111,39 @@ fn transformers_js_generates_the_same_from_single_and_merged_decoders() {
     }
 }
 
+/// The library fetches as many data files as the configuration declares.
+#[test]
+#[ignore = "needs the serving stacks"]
+fn transformers_js_fetches_the_data_files_there_are() {
+    let place = folder();
+    let hub = hub_folder("optimum-llama", place.path(), "model.onnx");
+    let script = "
+import json, onnx, sys
+from onnx.external_data_helper import set_external_data
+folder = sys.argv[1]
+model = onnx.load(folder + '/onnx/model.onnx')
+weights = [t for t in model.graph.initializer if len(t.raw_data) > 4096]
+for at, name in enumerate(['model.onnx_data', 'model.onnx_data_1']):
+    with open(f'{folder}/onnx/{name}', 'wb') as data:
+        for tensor in weights[at::2]:
+            raw, offset = tensor.raw_data, data.tell()
+            data.write(raw)
+            set_external_data(tensor, name, offset, len(raw))
+            tensor.ClearField('raw_data')
+open(folder + '/onnx/model.onnx', 'wb').write(model.SerializeToString())
+config = json.load(open(folder + '/config.json'))
+config['transformers.js_config'] = {'use_external_data_format': {'model.onnx': 2}}
+json.dump(config, open(folder + '/config.json', 'w'))
+";
+    crate::common::python(script, &[&hub]);
+    let before = in_transformers_js(&hub, "6", SMALL_PADDED, "model");
+    let out = place.path().join("out");
+    let report = rewritten(&hub, &out, &[]);
+    let key = "transformers.js_config.use_external_data_format.model.onnx 2 -> 1";
+    assert!(edited(&report).iter().any(|e| e == key), "{report:#}");
+    assert_eq!(in_transformers_js(&out, "6", SMALL_PADDED, "model"), before);
+}
+
 /// In a browser, on the processor (WebAssembly) and on a graphics processor (WebGPU), here one that software stands for.
 #[test]
 #[ignore = "needs the serving stacks and a browser"]

@@ -127,20 +127,36 @@ impl Analysis {
             imports,
         };
         all.recognize(&functions.kept, &lowered.lowered);
-        all.reject(caches::caches_that_do_not_reach_the_interface(
-            &all.sites, &all.main,
-        ));
-        all.reject(caches::caches_that_come_back_as_others(
-            &all.sites, &all.main,
-        ));
-        all.reject(caches::pasts_that_others_read(
-            &all.sites, &all.main, &all.facts,
-        ));
-        all.reject(caches::presents_that_others_read(
-            &all.sites, &all.main, &all.facts,
-        ));
+        // What is refused reads caches that the others then share with it.
+        let mut left = usize::MAX;
+        while all.sites.len() < left {
+            left = all.sites.len();
+            all.refuse_caches();
+        }
         all.rejects.sort_by_key(|r| r.layer);
         Ok(all)
+    }
+
+    /// Refuses the sites whose caches break a rule across the subgraphs.
+    fn refuse_caches(&mut self) {
+        self.reject(caches::caches_that_do_not_reach_the_interface(
+            &self.sites,
+            &self.main,
+        ));
+        self.reject(caches::caches_that_come_back_as_others(
+            &self.sites,
+            &self.main,
+        ));
+        self.reject(caches::pasts_that_others_read(
+            &self.sites,
+            &self.main,
+            &self.facts,
+        ));
+        self.reject(caches::presents_that_others_read(
+            &self.sites,
+            &self.main,
+            &self.facts,
+        ));
     }
 
     /// How many attentions are proved, in every branch of an `If` that they stand in.

@@ -8,12 +8,13 @@
 //! 6. Subgraphs satisfy the same invariants.
 //! 7. No size of a stored tensor is negative.
 //! 8. A node has as many inputs as its operator takes, and names those that cannot be left out.
-//! 9. Inputs have element types that the operator accepts, and constant sizes that fit each other. This needs the
-//!    inferred types and shapes of the graph, so `facts::types::verify` checks it.
+//! 9. An `If` has as many outputs as each of its branches.
+//! 10. Inputs have element types that the operator accepts, and constant sizes that fit each other. This needs the
+//!     inferred types and shapes of the graph, so `facts::types::verify` checks it.
 
 use std::collections::HashSet;
 
-use crate::graph::{arity, label, subgraphs};
+use crate::graph::{arity, is_op, label, subgraphs};
 use crate::onnx::{GraphProto, ModelProto, NodeProto, TensorProto};
 
 /// The first violated invariant.
@@ -70,6 +71,18 @@ pub enum VerifyError {
         expected: String,
     },
     /// Invariant 9.
+    #[error("If '{node}' has {outputs} outputs, and its branch '{branch}' {made}")]
+    Branch {
+        /// The `If`.
+        node: String,
+        /// Its outputs.
+        outputs: usize,
+        /// The attribute that holds the branch.
+        branch: String,
+        /// The outputs of the branch.
+        made: usize,
+    },
+    /// Invariant 10.
     #[error(transparent)]
     Operand(Box<OperandError>),
     /// The model has no graph.
@@ -146,6 +159,22 @@ fn verify_inputs(node: &NodeProto) -> Result<(), VerifyError> {
     })
 }
 
+fn verify_branches(node: &NodeProto) -> Result<(), VerifyError> {
+    let is_if = is_op(node, "If");
+    let branches = node.attribute.iter().filter(|_| is_if);
+    for (branch, body) in branches.filter_map(|a| Some((a.name(), a.g.as_ref()?))) {
+        if body.output.len() != node.output.len() {
+            return Err(VerifyError::Branch {
+                node: label(node).to_owned(),
+                outputs: node.output.len(),
+                branch: branch.to_owned(),
+                made: body.output.len(),
+            });
+        }
+    }
+    Ok(())
+}
+
 fn normal(domain: &str) -> &str {
     if domain == "ai.onnx" { "" } else { domain }
 }
@@ -208,6 +237,7 @@ fn verify_graph<'a>(
                 });
             }
         }
+        verify_branches(node)?;
         for body in subgraphs(node) {
             verify_graph(body, domains, outer)?;
         }
@@ -273,5 +303,22 @@ mod tests {
             of("Slice", &["", "y"]),
             Some(words("Slice) names 1", "1 to 5"))
         );
+    }
+
+    #[test]
+    fn an_if_gives_what_its_branches_make() {
+        let branch = || GraphProto {
+            node: vec![node("Add", "sum", &["x", "y"], &["inner"])],
+            output: vec![value("inner", 1, &[2])],
+            ..GraphProto::default()
+        };
+        let of = |outputs: &[&str]| {
+            let made = node("If", "n", &["x"], outputs);
+            let made = made.with_graph("then_branch", branch());
+            said(made.with_graph("else_branch", branch()))
+        };
+        assert_eq!(of(&["z"]), None);
+        let words = "If 'n' has 2 outputs, and its branch 'then_branch' 1";
+        assert_eq!(of(&["z", "w"]).as_deref(), Some(words));
     }
 }

@@ -57,7 +57,7 @@ class RewriteOptions(FactorOptions, ProofOptions, total=False):
     cache_ratio: Share
     max_perplexity_increase: Share
     max_kl: float
-    cache_bits: Literal[4, 8, 16]
+    cache_bits: Literal[4, 6, 8, 16]
     keep_heads: bool
     allow_partial: bool
     target: Literal["matmul", "gqa"]
@@ -69,6 +69,7 @@ class RewriteOptions(FactorOptions, ProofOptions, total=False):
     serving: Literal["auto", "genai", "optimum", "transformers-js", "triton", "none"]
     report: Path
     clean: bool
+    dry_run: bool
     explain: bool
     no_validate: bool
 

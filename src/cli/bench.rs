@@ -7,12 +7,12 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use crate::bench::{BenchRequest, Benched, Io, bench, memory};
-use crate::cli::exit::Exit;
+use crate::cli::exit::{Exit, UsageError};
 use crate::cli::runtime::RuntimeArgs;
 use crate::cli::screen::{Screen, size, table};
 use crate::files::load::load;
 use crate::fit::context::Context;
-use crate::report::grouped;
+use crate::report::{counted, grouped};
 use crate::runtime::host::this_program;
 
 /// Lengths that are measured where none are given, as far as the context of the model holds them.
@@ -28,14 +28,19 @@ const PREFILL: [usize; 2] = [512, 2048];
 /// Example: gqa2mla bench fixtures/optimum-llama out/model.onnx --past 16 --prefill 16 --rounds 4
 #[derive(Debug, Args)]
 pub struct Bench {
-    /// The models: .onnx files or folders that hold one each. The first one is what the others are compared with.
+    /// The models: .onnx files or folders that hold one each.
+    ///
+    /// The first one is what the others are compared with.
     #[arg(required = true, value_name = "MODEL")]
     models: Vec<PathBuf>,
-    /// Past tokens of the decode steps, comma-separated, or `none`; the default is 512,2048,7900 as far as the context
-    /// holds them.
+    /// Past tokens of the decode steps, such as 512,2048, or none.
+    ///
+    /// The default is 512,2048,7900 as far as the context holds them.
     #[arg(long, value_parser = lengths, value_name = "LENGTHS")]
     past: Option<Lengths>,
-    /// Tokens of the prefills, comma-separated, or `none`; the default is 512,2048 as far as the context holds them.
+    /// Tokens of the prefills, such as 512,2048, or none.
+    ///
+    /// The default is 512,2048 as far as the context holds them.
     #[arg(long, value_parser = lengths, value_name = "LENGTHS")]
     prefill: Option<Lengths>,
     /// Batch sizes, comma-separated, each with every length.
@@ -45,9 +50,9 @@ pub struct Bench {
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rounds: u32,
     /// How caches travel from run to run.
-    #[arg(long, value_enum, default_value_t = Travel::Shared)]
+    #[arg(long, value_enum, default_value_t = Travel::Shared, value_name = "HOW")]
     io: Travel,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Run")]
     runtime: RuntimeArgs,
 }
 
@@ -97,7 +102,7 @@ impl Bench {
         let first = models.first();
         let context = first.map(|model| Context::of(None, model)).transpose()?;
         let context = context.map_or(0, |context| context.positions);
-        let request = self.request(context);
+        let request = self.request(context)?;
         // Several models in one process would be measured together, and with what a caller holds.
         let alone = match models.as_slice() {
             [_] if screen.owns_the_process() => None,
@@ -108,29 +113,46 @@ impl Bench {
                 Some(peaks.collect::<Result<Vec<_>, _>>()?)
             }
         };
-        let benched = bench(&models, &request, &mut screen.progress("measuring"))?;
+        let benched = bench(
+            &models,
+            &request,
+            &mut screen.progress("measuring", "rounds"),
+        )?;
         let peaks = alone.unwrap_or_else(|| vec![memory::peak()]);
         let data = as_json(&benched, &peaks)?;
         screen.show(|| as_text(&benched, &peaks), || data);
         Ok(Exit::Done)
     }
 
-    fn request(&self, context: usize) -> BenchRequest {
-        let given = |lengths: &Option<Lengths>, usual: &[usize], new: usize| match lengths {
-            Some(Lengths(given)) => given.clone(),
-            None => {
-                let fit = usual.iter().filter(|length| *length + new <= context);
-                fit.copied().collect()
+    /// The request for models of this context.
+    fn request(&self, context: usize) -> Result<BenchRequest, UsageError> {
+        let mut left_out = Vec::new();
+        let mut given = |lengths: &Option<Lengths>, usual: &[usize], new: usize, name: &str| {
+            if let Some(Lengths(given)) = lengths {
+                return given.clone();
             }
+            let fits = |length: &&usize| **length + new <= context;
+            let long = usual.iter().filter(|length| !fits(length));
+            left_out.extend(long.map(|length| format!("{name} {}", grouped(*length as u64))));
+            usual.iter().filter(fits).copied().collect()
         };
-        BenchRequest {
-            past: given(&self.past, &PAST, 1),
-            prefill: given(&self.prefill, &PREFILL, 0),
+        let past: Vec<usize> = given(&self.past, &PAST, 1, "--past");
+        let prefill: Vec<usize> = given(&self.prefill, &PREFILL, 0, "--prefill");
+        if past.is_empty() && prefill.is_empty() && !left_out.is_empty() {
+            return Err(UsageError(format!(
+                "nothing to measure: {} do not fit the context of {} tokens: give shorter lengths with --past or --prefill",
+                left_out.join(", "),
+                grouped(context as u64)
+            )));
+        }
+        Ok(BenchRequest {
+            past,
+            prefill,
             batches: self.batch.iter().map(|&size| size as usize).collect(),
             rounds: self.rounds as usize,
             io: self.io.into(),
             runtime: self.runtime.options(true),
-        }
+        })
     }
 
     /// The peak memory of a process that runs the longest lengths of `model` in the largest batch, and no other model.
@@ -175,42 +197,22 @@ impl Bench {
 }
 
 fn as_text(benched: &Benched, peaks: &[Option<u64>]) -> String {
-    let mut models = table(&["", "model", "caches", "bytes a token", "peak memory"]);
+    let mut text = String::new();
     for (number, (model, peak)) in benched.models.iter().zip(peaks).enumerate() {
-        models.add_row([
-            format!("{}", number + 1),
-            model.model.clone(),
-            io_text(model.io).to_owned(),
+        let peak = peak.map_or_else(String::new, |peak| format!(", peak memory {}", size(peak)));
+        text.push_str(&format!(
+            "{}  {}\n   caches {}, {} bytes a token{peak}\n",
+            number + 1,
+            model.model,
+            io_text(model.io),
             grouped(model.cache_bytes_per_token as u64),
-            peak.map_or_else(|| "-".to_owned(), size),
-        ]);
+        ));
     }
-    let mut times = table(&[
-        "run",
-        "batch",
-        "tokens",
-        "past",
-        "rounds",
-        "model",
-        "median ms",
-        "min..max",
-        "ratio",
-        "min..max",
-    ]);
     for ran in &benched.phases {
+        let mut times = table(&["model", "median ms", "min..max", "ratio", "min..max"]);
         for (number, timing) in ran.timings.iter().enumerate() {
             let (time, ratio) = (timing.milliseconds, timing.ratio);
             times.add_row([
-                if ran.phase.is_prefill() {
-                    "prefill"
-                } else {
-                    "decode"
-                }
-                .to_owned(),
-                ran.phase.batch.to_string(),
-                ran.phase.tokens.to_string(),
-                ran.phase.past.to_string(),
-                ran.rounds.to_string(),
                 format!("{}", number + 1),
                 format!("{:.2}", time.median),
                 format!("{:.2}..{:.2}", time.min, time.max),
@@ -218,12 +220,14 @@ fn as_text(benched: &Benched, peaks: &[Option<u64>]) -> String {
                 format!("{:.3}..{:.3}", ratio.min, ratio.max),
             ]);
         }
+        let rounds = counted(ran.rounds, "round");
+        text.push_str(&format!("\n{}, {rounds}:\n{times}\n", ran.phase));
     }
     let threads = match benched.threads {
         0 => "threads chosen by the runtime".to_owned(),
         threads => format!("threads: {threads}"),
     };
-    format!("{models}\n\n{times}\n\n{}, {threads}", benched.runtime)
+    format!("{text}\n{}, {threads}", benched.runtime)
 }
 
 fn io_text(io: Io) -> &'static str {

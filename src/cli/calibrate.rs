@@ -18,7 +18,7 @@ use crate::files::outputs::{check_file, check_inputs};
 use crate::fit::calibrate::{Analyzed, calibrate, store};
 use crate::fit::context::Context;
 use crate::fit::reach::Reach;
-use crate::report::grouped;
+use crate::report::{counted, grouped};
 use crate::validate::ports::LanguageModel;
 
 /// Read text with a model and keep statistics of its keys, values and queries, for `rewrite --calibration`.
@@ -31,18 +31,28 @@ use crate::validate::ports::LanguageModel;
 pub struct Calibrate {
     /// A .onnx file, or a folder that holds one.
     model: PathBuf,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Text")]
     text: TextArgs,
     /// The statistics file.
     #[arg(short, long, value_name = "OUT", value_parser = output())]
     out: PathBuf,
-    /// Read at most this many tokens; 10 for each cached number of a layer are enough.
-    #[arg(long, alias = "tokens", default_value_t = 16_384, value_name = "N")]
+    /// Read at most this many tokens.
+    ///
+    /// 10 for each cached number of a layer are enough.
+    #[arg(
+        long,
+        alias = "tokens",
+        default_value_t = 16_384,
+        value_name = "N",
+        help_heading = "Text"
+    )]
     calibration_tokens: usize,
-    /// Tokens of the text that are read together; the default is 1024, or the model's context if that is shorter.
-    #[arg(long, value_name = "L", value_parser = length)]
+    /// Tokens of the text that are read together.
+    ///
+    /// The default is 1024, or the model's context if that is shorter.
+    #[arg(long, value_name = "L", value_parser = length, help_heading = "Text")]
     length: Option<usize>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Run")]
     runtime: RuntimeArgs,
 }
 
@@ -76,7 +86,7 @@ impl Calibrate {
             &text,
             &self.runtime.options(true),
             Some(&partial),
-            &mut screen.progress("calibrating"),
+            &mut screen.progress("reading text", "tokens"),
         )
         .with_context(|| shown.clone())?;
         store::save(&statistics, &self.out)?;
@@ -87,7 +97,8 @@ impl Calibrate {
         screen.show(
             || {
                 format!(
-                    "{layers} attentions, {} tokens in sequences of {}, {seconds:.1} s\n{}wrote {out}",
+                    "{}, {} tokens in sequences of {}, {seconds:.1} s\n{}wrote {out}",
+                    counted(layers, "attention"),
                     grouped(text.ids.len() as u64),
                     text.length,
                     reach_text(&reach),

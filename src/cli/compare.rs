@@ -5,7 +5,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
 
 use crate::cli::bits::BitsArg;
-use crate::cli::exit::{Exit, in_options};
+use crate::cli::exit::{Exit, by_option, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::frontier;
 use crate::cli::runtime::RuntimeArgs;
@@ -40,8 +40,9 @@ pub struct Compare {
     /// Ways to compare; the default is all of them.
     #[arg(long, value_parser = way_parser(), value_delimiter = ',', value_name = "WAYS")]
     ways: Vec<Way>,
-    /// Bits of a cached number to compare: 16, the model's own type; 8, 6 and 4, integers, of the ways calibrated, reconstructed
-    /// and kept-heads alone.
+    /// Bits of a cached number to compare.
+    ///
+    /// 16, the model's own type; 8, 6 and 4, integers, of the ways calibrated, reconstructed and kept-heads alone.
     #[arg(
         long,
         value_enum,
@@ -53,11 +54,11 @@ pub struct Compare {
     /// Neighbouring frequencies that TransMLA's recipe takes as one.
     #[arg(long, default_value_t = 1, value_name = "N")]
     freq_fold: usize,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Factors")]
     factors: FactorArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Test")]
     test: TestArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Run")]
     runtime: RuntimeArgs,
 }
 
@@ -91,15 +92,23 @@ impl Compare {
         let mut row = |row: &WayMeasured| {
             if !begun {
                 begun = true;
-                screen.line(|| format!("{}\n{}", before(row), frontier::HEADER));
+                screen.line(|| format!("{}\n{}", before(row), frontier::ways_header()));
             }
-            screen.line(|| frontier::line(&row.point));
+            screen.line(|| frontier::of_way(&row.point));
         };
         let request = self.request()?;
-        let rows = compare_ways(&model, &request, &mut screen.observer(), &mut row);
-        let compared = rows.map_err(in_options)?;
-        for left in &compared.left_out {
-            screen.line(|| left_out(left));
+        let rows = compare_ways(&model, &request, &mut screen.observer(None), &mut row);
+        let mut compared = rows.map_err(in_options)?;
+        let left_out_by = |left: LeftOut| LeftOut {
+            cause: by_option(left.cause),
+            ..left
+        };
+        compared.left_out = compared.left_out.into_iter().map(left_out_by).collect();
+        let alike = |a: &LeftOut, b: &LeftOut| {
+            (a.way, a.bits) == (b.way, b.bits) && a.cause.to_string() == b.cause.to_string()
+        };
+        for group in compared.left_out.chunk_by(alike) {
+            screen.line(|| left_out(group));
         }
         screen.data(|| as_json(&compared));
         Ok(Exit::Done)
@@ -144,15 +153,16 @@ fn before(row: &WayMeasured) -> String {
     )
 }
 
-/// The line of a way that the model cannot take.
-fn left_out(left: &LeftOut) -> String {
-    let (way, bits) = (left.way.name(), left.bits.number());
+/// The line of a way that the model cannot take, at the sizes that it is left out at for the same cause.
+fn left_out(group: &[LeftOut]) -> String {
+    let Some(first) = group.first() else {
+        return String::new();
+    };
+    let (way, bits) = (first.way.name(), first.bits.number());
     let bits = bits.map_or_else(String::new, |bits| format!(", {bits} bits"));
-    format!(
-        "left out: {way}{bits} at {}%: {}",
-        100.0 * left.ratio,
-        left.cause
-    )
+    let ratios = group.iter().map(|left| format!("{}%", 100.0 * left.ratio));
+    let ratios = ratios.collect::<Vec<_>>().join(", ");
+    format!("left out: {way}{bits} at {ratios}: {}", first.cause)
 }
 
 fn as_json(compared: &Compared) -> Value {

@@ -9,6 +9,7 @@ use crate::cli::values::output;
 use crate::files::load::load;
 use crate::files::outputs::{check_inputs, check_model};
 use crate::files::save::{output_path, save};
+use crate::report::counted;
 use crate::tune::exchange::{export, import};
 
 /// Take the factors of a rewritten model out to a safetensors file, or put trained ones in.
@@ -69,7 +70,7 @@ impl Factors {
         };
         let out = out.display().to_string();
         screen.show(
-            || format!("{count} factors\nwrote {out}"),
+            || format!("{}\nwrote {out}", counted(count, "factor")),
             || json!({ "factors": count, "out": out }),
         );
         Ok(Exit::Done)

@@ -72,9 +72,27 @@ pub fn in_options(error: CompressError) -> anyhow::Error {
         .to_owned(),
         CompressError::Measure(cause @ ValidateError::Token { .. }) => cause.to_string(),
         CompressError::CannotRun(cause) => return anyhow::Error::from(cause).context(CANNOT_RUN),
+        CompressError::Convert(error) => return CompressError::from(by_option(error)).into(),
         other => return other.into(),
     };
     UsageError(words).into()
+}
+
+/// The same error with the option that asks for the form in place of the form's name, where only the library uses that name.
+pub fn by_option(mut error: ConvertError) -> ConvertError {
+    if let ConvertError::Rewrite { cause, .. } = &mut error
+        && let RewriteError::Form { form, .. } = cause.as_mut()
+    {
+        let option = match form.as_str() {
+            "grouped" => "--target gqa",
+            "kept" => "--keep-heads",
+            "latent-past" => "--new-tokens exact",
+            "decoupled" => "--factors transmla",
+            _ => return error,
+        };
+        *form = format!("of {option}");
+    }
+    error
 }
 
 /// The exit code for `error`.

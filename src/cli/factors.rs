@@ -15,8 +15,14 @@ use crate::fit::statistics::ModelStatistics;
 /// Factors and what they are made from.
 #[derive(Debug, Clone, Args)]
 pub struct FactorArgs {
-    /// Where the factors come from; the default is `calibrated` where statistics or a text are given, else `weights`.
-    #[arg(long, value_enum, value_name = "METHOD")]
+    /// Where the factors come from.
+    ///
+    /// `weights`: principal components of the projection weights, without data. `plain`: those of what the text makes the
+    /// cache hold, every direction alike. `weighted`: the same, weighted by the queries that read keys and the o_proj that
+    /// reads outputs. `calibrated`: the same, with keys about their mean and values weighted by the attention they receive.
+    /// `transmla`: TransMLA's recipe in its own cache layout, for comparison: it drops rotation and is exact at no rank. The
+    /// default is `calibrated` where statistics or a text are given, else `weights`.
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "METHOD")]
     factors: Option<Method>,
     /// Statistics of this model, made by `calibrate`.
     #[arg(long, value_name = "FILE")]
@@ -31,18 +37,24 @@ pub struct FactorArgs {
         value_name = "N"
     )]
     calibration_tokens: usize,
-    /// Tokens of the text that are read together; the default is 1024, or the model's context if that is shorter.
+    /// Tokens of the text that are read together.
+    ///
+    /// The default is 1024, or the model's context if that is shorter.
     #[arg(long, alias = "text-length", value_name = "L", value_parser = length)]
     pub length: Option<usize>,
-    /// Positions of the contexts to be served: rotated keys are averaged over them, and what is lost is measured up to
-    /// them; the default is the maximum in config.json or genai_config.json beside the model, or else 4096.
+    /// Positions of the contexts to be served.
+    ///
+    /// Rotated keys are averaged over them, and what is lost is measured up to them. The default is the maximum in config.json
+    /// or genai_config.json beside the model, or else 4096.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
-    /// Make factors even of statistics of fewer than 10 tokens for each direction, which say little about other text; a
-    /// rewrite also replaces an output that gqa2mla did not write.
+    /// Take few tokens, and replace files of others.
+    ///
+    /// Make factors even of statistics of fewer than 10 tokens for each direction, which say little about other text. A rewrite
+    /// also replaces an output that gqa2mla did not write.
     #[arg(long)]
     pub force: bool,
-    /// Steps of local reconstruction in each layer, on the text; 0 leaves it out.
+    /// Steps of local reconstruction in each layer; 0: none.
     #[arg(long, default_value_t = 300, value_name = "STEPS")]
     reconstruct: usize,
 }
@@ -104,6 +116,13 @@ impl FactorArgs {
             tokens: self.calibration_tokens,
             length: self.length,
         }))
+    }
+
+    /// The options of statistics and text, as they would be typed.
+    pub fn words(&self) -> String {
+        let calibration = self.calibration.iter();
+        let calibration = calibration.map(|file| format!(" --calibration {}", file.display()));
+        calibration.chain(self.text.words()).collect()
     }
 
     /// The statistics, read from the file, if one is given.

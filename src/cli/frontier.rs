@@ -1,23 +1,146 @@
-//! Sizes of the cache and what they lose, a line for each.
+//! Sizes of the cache and what they lose, a line of at most 60 columns for each.
 
+use gqa2mla_passes::forms::{Form, KeptHeads};
+
+use crate::cli::verdict::{bad, good};
 use crate::compress::frontier::Point;
+use crate::compress::promise::{BrokenBy, Promise};
 use crate::report::measured;
 
-/// What stands above the lines.
-pub const HEADER: &str =
-    "  way                     bits  rank  bytes a token  perplexity  worst bin      KL  top-1";
+/// What stands above the lines of ways.
+pub fn ways_header() -> String {
+    let way = "way";
+    format!("{way:<13} bits  rank    bytes  perpl.   worst     KL  top-1")
+}
 
-/// The line of a size.
-pub fn line(point: &Point) -> String {
+/// The line of a way; a name that does not fit its column stands above its numbers.
+pub fn of_way(point: &Point) -> String {
+    let way = match point.way.len() > 13 {
+        true => format!("{}\n{:13}", point.way, ""),
+        false => format!("{:13}", point.way),
+    };
+    let rank = point.rank.to_string();
+    format!("{way} {}  {:>5.3}", numbers(point, &rank), point.top1)
+}
+
+fn numbers(point: &Point, rank: &str) -> String {
     let bits = point.bits.map_or_else(|| "-".to_owned(), |n| n.to_string());
     format!(
-        "  {:<22}  {bits:>4}  {:>4}  {:>13}  {:>+9.2}%  {:>+8.2}%  {:>6.4}  {:>5.3}",
-        point.way,
-        point.rank,
+        "{bits:>4} {rank:>5} {:>8} {:>7} {:>7} {:>6.4}",
         measured(point.bytes),
-        100.0 * point.perplexity_increase,
-        100.0 * point.worst_perplexity_increase,
+        percent(point.perplexity_increase),
+        percent(point.worst_perplexity_increase),
         point.kl,
-        point.top1
     )
+}
+
+fn percent(share: f64) -> String {
+    format!("{:+.2}%", 100.0 * share)
+}
+
+/// The lines of a search, or of a comparison where nothing is promised.
+pub struct Rows {
+    promised: bool,
+    begun: bool,
+}
+
+impl Rows {
+    /// The lines of a search for `promise`.
+    pub fn of(promise: Option<Promise>) -> Self {
+        Self {
+            promised: promise.is_some(),
+            begun: false,
+        }
+    }
+
+    /// The line of the next size; above the first one stands what the columns are.
+    pub fn next(&mut self, point: &Point) -> String {
+        let (header, line) = match self.promised {
+            true => (searched_header(), searched(point, false)),
+            false => (ways_header(), of_way(point)),
+        };
+        match std::mem::replace(&mut self.begun, true) {
+            true => line,
+            false => format!("{header}\n{line}"),
+        }
+    }
+}
+
+/// What stands above the lines of a search.
+pub fn searched_header() -> String {
+    "bits  rank    bytes  perpl.   worst     KL  promise".to_owned()
+}
+
+/// The line of a size that a search has measured, with what came of the promise; `chosen`: it is what the search has found.
+pub fn searched(point: &Point, chosen: bool) -> String {
+    let rank = match point.way == KeptHeads.name() {
+        true => "heads".to_owned(),
+        false => point.rank.to_string(),
+    };
+    let verdict = match (point.broken_by, chosen) {
+        (
+            BrokenBy {
+                perplexity: true,
+                kl: true,
+            },
+            _,
+        ) => bad("fails: both"),
+        (
+            BrokenBy {
+                perplexity: true, ..
+            },
+            _,
+        ) => bad("fails: perpl."),
+        (BrokenBy { kl: true, .. }, _) => bad("fails: KL"),
+        (_, true) => good("kept, chosen"),
+        (_, false) => good("kept"),
+    };
+    format!("{}  {verdict}", numbers(point, &rank))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Point, of_way, searched, searched_header, ways_header};
+    use crate::cli::verdict::painted;
+    use crate::compress::promise::BrokenBy;
+
+    fn point(way: &'static str, broken_by: BrokenBy) -> Point {
+        Point {
+            way,
+            bits: Some(8),
+            rank: 192,
+            bytes: 46_080.0,
+            perplexity_increase: 0.159,
+            worst_perplexity_increase: 0.2,
+            kl: 0.0123,
+            top1: 0.987,
+            loss: 0.2,
+            broken_by,
+        }
+    }
+
+    #[test]
+    fn lines_fit_60_columns_and_stand_below_their_header() {
+        let both = BrokenBy {
+            perplexity: true,
+            kl: true,
+        };
+        for way in ["plain", "reconstructed", "expanded-reconstructed"] {
+            let text = of_way(&point(way, both));
+            assert!(text.lines().all(|line| line.len() <= 60), "{text}");
+            assert_eq!(text.lines().last().map(str::len), Some(ways_header().len()));
+        }
+        let line = painted(&searched(&point("absorbed", both), true), false);
+        assert!(
+            line.len() <= 60 && line.ends_with("  fails: both"),
+            "{line}"
+        );
+        let column = searched_header().find("promise");
+        assert_eq!(line.find("fails"), column, "{line}");
+        let heads = painted(&searched(&point("kept", BrokenBy::default()), false), false);
+        assert!(
+            heads.contains(" heads ") && heads.ends_with("  kept"),
+            "{heads}"
+        );
+    }
 }

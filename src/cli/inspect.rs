@@ -15,7 +15,7 @@ use crate::cli::escaped::in_line;
 use crate::cli::exit::Exit;
 use crate::cli::screen::{Screen, table};
 use crate::files::load::load;
-use crate::report::grouped;
+use crate::report::{counted, grouped};
 
 /// List every attention found, and every one not recognised with the reason and the node.
 ///
@@ -82,9 +82,9 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
         in_line(model.producer_version())
     );
     text.push_str(&format!(
-        "{} of {} attentions recognised",
+        "{} of {} recognised",
         found.recognised(),
-        found.attentions()
+        counted(found.attentions(), "attention")
     ));
     match sites.iter().any(Site::is_cached) {
         true => text.push_str(&format!(
@@ -97,15 +97,7 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
     }
     if !sites.is_empty() {
         let mut table = table(&[
-            "layer",
-            "H",
-            "G",
-            "d",
-            "dv",
-            "type",
-            "bytes a token",
-            "dialect",
-            "module",
+            "layer", "H", "G", "d", "dv", "type", "bytes", "dialect", "module",
         ]);
         for group in once(sites).chunk_by(|a, b| shape(a) == shape(b)) {
             if let (Some(first), Some(last)) = (group.first(), group.last()) {

@@ -15,6 +15,7 @@ mod factors;
 mod frontier;
 mod inspect;
 mod man;
+mod manner;
 mod print;
 mod proof;
 mod quality;
@@ -22,22 +23,28 @@ mod reach;
 mod rewrite;
 mod runtime;
 mod screen;
+mod stages;
 mod terminal;
 mod text;
 #[cfg(feature = "train")]
 mod tune;
+#[cfg(not(feature = "train"))]
+mod untrained;
 mod validate;
 mod values;
+mod verdict;
 
 use std::ffi::OsString;
+use std::time::Instant;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
 use exit::exit_of;
+use manner::Manner;
 use screen::Screen;
 
 use crate::files::interrupted;
@@ -55,9 +62,8 @@ pub use screen::Told;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Print one JSON object in place of text.
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    manner: Manner,
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,6 +76,12 @@ enum Command {
     Tune(tune::Tune),
     #[cfg(feature = "train")]
     Factors(exchange::Factors),
+    #[cfg(not(feature = "train"))]
+    #[command(hide = true)]
+    Tune(untrained::Untrained),
+    #[cfg(not(feature = "train"))]
+    #[command(hide = true)]
+    Factors(untrained::Untrained),
     Validate(validate::Validate),
     Bench(bench::Bench),
     Print(print::Print),
@@ -90,12 +102,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         ));
     }
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let exit = match Cli::try_parse_from(&arguments) {
-        Ok(Cli { command, json }) => command.run(&Screen::Terminal { json }),
-        Err(error) => {
-            let json = arguments.iter().any(|a| a == "--json");
-            usage(&error, &Screen::Terminal { json })
-        }
+    let guessed = Manner::guess(&arguments);
+    let exit = match parse(&arguments, guessed) {
+        Ok(Cli { command, manner }) => command.run(&Screen::Terminal(manner)),
+        Err(error) => usage(&error, &Screen::Terminal(guessed)),
     };
     match terminal::broken() {
         None => exit,
@@ -104,6 +114,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
             Exit::Failed
         }
     }
+}
+
+/// Parses `arguments`; errors are coloured as they ask.
+fn parse(arguments: &[OsString], manner: Manner) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command().color(manner.color.of_clap());
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
 /// Runs the command line `arguments`, of which the first is the program's name, for a caller in this process: nothing is
@@ -124,14 +141,13 @@ pub fn call(
 impl Command {
     /// Runs the command, and tells `screen` all that there is to tell.
     fn run(self, screen: &Screen) -> Exit {
+        let started = Instant::now();
         let result = match self {
             Self::Inspect(command) => command.run(screen),
             Self::Calibrate(command) => command.run(screen),
             Self::Compare(command) => command.run(screen),
             Self::Rewrite(command) => command.run(screen),
-            #[cfg(feature = "train")]
             Self::Tune(command) => command.run(screen),
-            #[cfg(feature = "train")]
             Self::Factors(command) => command.run(screen),
             Self::Validate(command) => command.run(screen),
             Self::Bench(command) => command.run(screen),
@@ -146,6 +162,7 @@ impl Command {
                 path.display()
             ));
         }
+        screen.detail(|| format!("took {}", bar::seconds(started.elapsed())));
         result.unwrap_or_else(|error| {
             let exit = exit_of(&error);
             let words = format!("{error:#}");
@@ -190,7 +207,7 @@ fn usage(error: &clap::Error, screen: &Screen) -> Exit {
         _ if error.kind() == ErrorKind::DisplayVersion => screen.say(&version()),
         (Screen::Caller { .. }, Exit::Done) => screen.say(text),
         (Screen::Caller { .. }, _) => screen.fail(text.trim_start_matches("error: ")),
-        (Screen::Terminal { .. }, _) => {
+        (Screen::Terminal(_), _) => {
             if exit == Exit::Usage {
                 screen.fail_as_data(text, exit);
             }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::cli::runtime::RuntimeArgs;
 use crate::cli::screen::table;
+use crate::cli::verdict::{bad, good};
 use crate::report::measured;
 use crate::runtime::RuntimeOptions;
 use crate::validate::proof::{Proof, ProofOptions};
@@ -14,11 +15,13 @@ use crate::validate::proof::{Proof, ProofOptions};
 pub struct ProofArgs {
     #[command(flatten)]
     runtime: RuntimeArgs,
-    /// Token ids to run, comma-separated, in place of random ones.
+    /// Token ids to run in place of random ones: 1,2,3.
     #[arg(long, alias = "tokens", value_delimiter = ',', value_name = "IDS")]
     prompt_ids: Option<Vec<i64>>,
-    /// Largest logit difference that passes, relative to the largest logit: 1e-3 in single precision, 2e-2 in half
-    /// precision and where activations are quantized.
+    /// Largest logit difference that passes, relative.
+    ///
+    /// Relative to the largest logit. The default is 1e-3 in single precision, 2e-2 in half precision and where activations are
+    /// quantized.
     #[arg(long, value_name = "RATIO")]
     tolerance: Option<f64>,
     /// Seed of the random token ids.
@@ -44,41 +47,31 @@ impl ProofArgs {
 
 /// All runs and both verdicts as text. For an `approximate` model, differences are expected.
 pub fn proof_text(proof: &Proof, approximate: bool) -> String {
-    let mut table = table(&[
-        "scenario",
-        "run",
-        "batch",
-        "tokens",
-        "past",
-        "max |d logit|",
-        "max |logit|",
-        "ratio",
-        "KL",
-        "top-1",
-    ]);
-    for step in &proof.unoptimized.steps {
-        table.add_row([
-            step.scenario.clone(),
-            step.step.clone(),
-            step.batch.to_string(),
-            step.tokens.to_string(),
-            step.past.to_string(),
-            format!("{:.2e}", step.max_delta),
-            format!("{:.2}", step.max_logit),
-            format!("{:.2e}", step.ratio),
-            format!("{:.2e}", step.mean_kl),
-            format!("{:.3}", step.top1_agreement),
-        ]);
+    let steps = &proof.unoptimized.steps;
+    let mut text = String::new();
+    for steps in steps.chunk_by(|a, b| a.scenario == b.scenario) {
+        let mut table = table(&["run", "tokens", "past", "difference", "KL", "top-1"]);
+        for step in steps {
+            table.add_row([
+                step.step.clone(),
+                step.tokens.to_string(),
+                step.past.to_string(),
+                format!("{:.2e}", step.ratio),
+                format!("{:.2e}", step.mean_kl),
+                format!("{:.3}", step.top1_agreement),
+            ]);
+        }
+        let scenario = steps.first().map_or("", |step| &step.scenario);
+        text.push_str(&format!("{scenario}:\n{table}\n\n"));
     }
-    let mut text = format!("{table}\n\n");
     for comparison in proof.comparisons() {
         text.push_str(&format!(
-            "{}: {} (largest ratio {:.2e}, tolerance {:.0e}, KL {:.2e}, top-1 agreement {:.3})\n",
+            "{}: {} (largest difference {:.2e} of the largest logit, tolerance {:.0e}, KL {:.2e}, top-1 agreement {:.3})\n",
             comparison.rewritten_runtime,
             match (comparison.passed(), approximate) {
-                (true, _) => "passed",
-                (false, true) => "differs, as an approximation does",
-                (false, false) => "FAILED",
+                (true, _) => good("passed"),
+                (false, true) => "differs, as an approximation does".to_owned(),
+                (false, false) => bad("FAILED"),
             },
             comparison.max_ratio(),
             comparison.tolerance,

@@ -9,13 +9,7 @@ use crate::report::{grouped, measured};
 
 /// A table of relative errors of scores and outputs of each layer: predicted by the spectra, and measured.
 pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
-    let mut table = table(&[
-        "layer",
-        "scores, predicted",
-        "measured",
-        "outputs, predicted",
-        "measured",
-    ]);
+    let mut table = table(&["layer", "scores", "predicted", "outputs", "predicted"]);
     let shown = |error: Option<f64>| error.map_or_else(|| "-".to_owned(), |e| format!("{e:.4}"));
     let predicted = |layer: usize, side: &str| {
         let mut known = made_by?["layers"].as_array()?.iter();
@@ -23,17 +17,28 @@ pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
         // The predicted loss is a squared error.
         of_layer[side].as_f64().map(f64::sqrt)
     };
-    for layer in layers {
-        table.add_row([
-            layer.layer.to_string(),
-            shown(predicted(layer.layer, "predicted_key_loss")),
+    let rows = layers.iter().map(|layer| {
+        let cells = [
             shown(layer.scores),
-            shown(predicted(layer.layer, "predicted_value_loss")),
+            shown(predicted(layer.layer, "predicted_key_loss")),
             shown(layer.outputs),
-        ]);
+            shown(predicted(layer.layer, "predicted_value_loss")),
+        ];
+        (layer.layer, cells)
+    });
+    // Layers that are alike are one line.
+    let rows: Vec<_> = rows.collect();
+    for group in rows.chunk_by(|a, b| a.1 == b.1) {
+        if let (Some((first, cells)), Some((last, _))) = (group.first(), group.last()) {
+            let layers = match first == last {
+                true => first.to_string(),
+                false => format!("{first}-{last}"),
+            };
+            table.add_row([&[layers][..], cells].concat());
+        }
     }
     format!(
-        "{table}\nrelative, root mean square. Predicted: of this layer alone, before any reconstruction. Measured: in the running\nmodels, where the errors of earlier layers are in those of later ones"
+        "{table}\nroot mean square errors, relative, in the running models, where\nthose of earlier layers are in those of later ones; predicted:\nof the layer alone, before any reconstruction"
     )
 }
 
@@ -64,15 +69,15 @@ fn positions_text(quality: &Quality) -> String {
     let mut table = table(&[
         "positions",
         "tokens",
-        "perplexity",
-        "rewritten",
-        "increase",
+        "perpl.",
+        "after",
+        "rise",
         "KL",
         "top-1",
     ]);
     for bin in &quality.positions {
         table.add_row([
-            format!("{} to {}", bin.first, bin.last),
+            format!("{}-{}", bin.first, bin.last),
             grouped(bin.tokens as u64),
             format!("{:.3}", bin.original_perplexity),
             format!("{:.3}", bin.rewritten_perplexity),

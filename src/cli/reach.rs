@@ -2,6 +2,7 @@
 
 use crate::fit::context::{Context, ContextSource};
 use crate::fit::reach::{FEW, Reach};
+use crate::report::{counted, grouped};
 
 /// The target context, and the source of its length.
 pub fn context_text(context: &Context) -> String {
@@ -28,8 +29,9 @@ pub fn reach_text(reach: &Reach) -> String {
     }
     if reach.bound_to_positions > 0 {
         text.push_str(&format!(
-            "  the rotation of {} attentions is not recognised: factors of their keys hold for the first {} positions, which were read; calibrate on sequences as long as the contexts to be served\n",
-            reach.bound_to_positions, reach.read
+            "  the rotation of {} is not recognised: factors of the keys hold for the first {} positions, which were read; calibrate on sequences as long as the contexts to be served\n",
+            counted(reach.bound_to_positions, "attention"),
+            grouped(reach.read as u64)
         ));
     }
     text

@@ -13,20 +13,26 @@ use crate::runtime::{Provider, RuntimeKind, RuntimeOptions};
 /// Where the models run.
 #[derive(Debug, Clone, Args)]
 pub struct RuntimeArgs {
-    /// Runtime that executes the models; `auto` is ONNX Runtime where it is found, else tract.
-    #[arg(long, value_enum, default_value_t = RuntimeChoice::Auto)]
+    /// What runs the models.
+    ///
+    /// `auto`: ONNX Runtime where it is found, else tract.
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = RuntimeChoice::Auto, value_name = "auto|ort|tract")]
     runtime: RuntimeChoice,
-    /// ONNX Runtime's shared library, or the folder that holds it.
+    /// ONNX Runtime's shared library, or its folder.
     #[arg(long, value_name = "PATH")]
     onnxruntime: Option<PathBuf>,
-    /// ONNX Runtime's execution provider. With `cuda` nothing falls back to the CPU.
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    /// ONNX Runtime's execution provider.
+    ///
+    /// With `cuda` nothing falls back to the CPU.
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = Device::Cpu, value_name = "cpu|cuda")]
     provider: Device,
     /// Threads of the runtime; 0 lets it choose.
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1024))]
     threads: u16,
-    /// What an input of the model is fed in every run: a number, which fills the shape that the model declares, or a .npy
-    /// file. Give it for each input that is not one of token ids, masks, positions and caches.
+    /// What an input of the model is fed in every run.
+    ///
+    /// A number, which fills the shape that the model declares, or a .npy file. Give it for each input that is not one of token
+    /// ids, masks, positions and caches.
     #[arg(long, value_name = "NAME=VALUE|FILE.npy", value_parser = given)]
     input: Vec<GivenInput>,
 }

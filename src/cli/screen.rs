@@ -1,23 +1,25 @@
 //! Where a command tells its result, its complaints and its progress.
 
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Value, json};
+use terminal_size::Width;
 
-use crate::cli::bar::{Bar, Listener};
+use crate::cli::bar::{Bar, Listener, Moment};
 use crate::cli::exit::Exit;
-use crate::cli::frontier;
+use crate::cli::frontier::Rows;
+use crate::cli::manner::Manner;
+use crate::cli::stages::moment;
 use crate::cli::terminal::{complain, emit, emit_json};
-use crate::compress::events::{Event, Stage};
+use crate::compress::events::Event;
+use crate::compress::promise::Promise;
 
 /// What a command tells to.
 pub enum Screen {
     /// Standard output and standard error.
-    Terminal {
-        /// The result is one JSON object in place of text.
-        json: bool,
-    },
+    Terminal(Manner),
     /// The caller of a function. Nothing is printed.
     Caller {
         /// What was told so far.
@@ -50,7 +52,7 @@ impl Screen {
     /// What was told, if to a caller.
     pub fn told(self) -> Told {
         match self {
-            Self::Terminal { .. } => Told::default(),
+            Self::Terminal(_) => Told::default(),
             Self::Caller { told, .. } => told.into_inner().unwrap_or_else(PoisonError::into_inner),
         }
     }
@@ -58,24 +60,26 @@ impl Screen {
     /// Tells the result: the text, or the data for programs.
     pub fn show(&self, text: impl FnOnce() -> String, data: impl FnOnce() -> Value) {
         match self {
-            Self::Terminal { json: false } => emit(&text()),
-            Self::Terminal { json: true } => emit_json(&data()),
+            Self::Terminal(manner) if manner.json => emit_json(&data()),
+            Self::Terminal(manner) => emit(&text(), manner.color),
             Self::Caller { told, .. } => locked(told).data = Some(data()),
         }
     }
 
     /// Tells a part of a result that comes in parts. Programs get [`Self::data`] at the end.
     pub fn line(&self, text: impl FnOnce() -> String) {
-        if let Self::Terminal { json: false } = self {
-            emit(&text());
+        if let Self::Terminal(manner) = self
+            && !manner.json
+        {
+            emit(&text(), manner.color);
         }
     }
 
     /// Tells programs the whole of a result that was told in parts.
     pub fn data(&self, data: impl FnOnce() -> Value) {
         match self {
-            Self::Terminal { json: false } => {}
-            Self::Terminal { json: true } => emit_json(&data()),
+            Self::Terminal(manner) if manner.json => emit_json(&data()),
+            Self::Terminal(_) => {}
             Self::Caller { told, .. } => locked(told).data = Some(data()),
         }
     }
@@ -83,92 +87,80 @@ impl Screen {
     /// Tells a result that is text for programs too.
     pub fn say(&self, text: &str) {
         match self {
-            Self::Terminal { .. } => emit(text),
+            Self::Terminal(manner) => emit(text, manner.color),
             Self::Caller { told, .. } => locked(told).data = Some(json!(text)),
         }
     }
 
-    /// Tells something beside the result.
+    /// Tells something beside the result, unless it is to be quiet.
     pub fn complain(&self, text: &str) {
         match self {
-            Self::Terminal { .. } => complain(text),
+            Self::Terminal(manner) if manner.quiet => {}
+            Self::Terminal(_) => complain(text),
             Self::Caller { told, .. } => locked(told).complaints.push(text.to_owned()),
+        }
+    }
+
+    /// Tells something beside the result to those who asked for more.
+    pub fn detail(&self, text: impl FnOnce() -> String) {
+        if let Self::Terminal(manner) = self
+            && manner.verbose
+        {
+            complain(&text());
         }
     }
 
     /// Tells why a command that has shown its result did not succeed.
     pub fn fail(&self, error: &str) {
         match self {
-            Self::Terminal { .. } => complain(&format!("error: {error}")),
+            Self::Terminal(_) => complain(&format!("error: {error}")),
             Self::Caller { told, .. } => locked(told).failure = Some(error.to_owned()),
         }
     }
 
     /// Tells programs that read the terminal why there is no result.
     pub fn fail_as_data(&self, error: &str, exit: Exit) {
-        if let Self::Terminal { json: true } = self {
+        if let Self::Terminal(Manner { json: true, .. }) = self {
             emit_json(&json!({ "status": "failed", "exit_code": exit as u8, "error": error }));
         }
     }
 
     /// Whether this process runs the command and does nothing else.
     pub fn owns_the_process(&self) -> bool {
-        matches!(self, Self::Terminal { .. })
+        matches!(self, Self::Terminal(_))
     }
 
     /// A progress bar.
     pub fn bar(&self) -> Bar<'_> {
         match self {
-            Self::Terminal { .. } => Bar::on_terminal(),
+            Self::Terminal(manner) => Bar::on_terminal(*manner),
             Self::Caller { listener, .. } => Bar::Listener(listener),
         }
     }
 
-    /// A callback with (done, total) that shows the progress of `what`.
-    pub fn progress(&self, what: &'static str) -> impl FnMut(usize, usize) + Send {
+    /// A callback with (done, total) that shows the progress of `stage`, whose steps are counted in `unit`.
+    pub fn progress(
+        &self,
+        stage: &'static str,
+        unit: &'static str,
+    ) -> impl FnMut(usize, usize) + Send {
         let mut bar = self.bar();
-        move |done, total| bar.say(done, total, what)
+        move |done, total| bar.say(Moment::of(stage, done, total, unit))
     }
 
-    /// A callback that shows the progress of a compression, with a message per stage.
-    pub fn observer(&self) -> impl FnMut(Event) + Send {
+    /// A callback that shows the progress of a compression, and every size that a search for `promise` has measured.
+    pub fn observer(&self, promise: Option<Promise>) -> impl FnMut(Event) + Send {
         let mut bar = self.bar();
-        let mut header = Some(frontier::HEADER);
-        move |Event { stage, done, total }| {
-            let words = match stage {
-                Stage::Tried(point) => {
-                    header
-                        .take()
-                        .into_iter()
-                        .for_each(|text| self.complain(text));
-                    return self.complain(&frontier::line(&point));
-                }
-                Stage::Calibrating => "calibrating",
-                Stage::Probing => "probing",
-                Stage::Recording => "reading the text",
-                Stage::Reconstructing { error } => {
-                    return bar.say(done, total, &format!("reconstructing, error {error:.4}"));
-                }
-                Stage::Rewriting => "rewriting",
-                Stage::Measuring => "reading",
-                Stage::Validating => validating(false),
-                Stage::ValidatingOptimized => validating(true),
-            };
-            bar.say(done, total, words);
+        let mut rows = Rows::of(promise);
+        move |event| match moment(event) {
+            Ok(moment) => bar.say(moment),
+            Err(point) => bar.above(|| self.complain(&rows.next(&point))),
         }
     }
 }
 
 fn locked(told: &Mutex<Told>) -> MutexGuard<'_, Told> {
     told.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The message for a validation with the runtime's graph optimizations on or off.
-pub fn validating(optimized: bool) -> &'static str {
-    match optimized {
-        false => "validating",
-        true => "validating, optimized",
-    }
 }
 
 /// A number of bytes as text.
@@ -180,12 +172,18 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// An empty table without borders.
+/// An empty table without borders. On a terminal that is too narrow for it, its cells wrap.
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table
-        .load_preset(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(header);
+    table.load_preset(presets::NOTHING).set_header(header);
+    match terminal_size::terminal_size_of(io::stdout()) {
+        Some((Width(columns), _)) => table
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_width(columns),
+        None => table.set_content_arrangement(ContentArrangement::Disabled),
+    };
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     table
 }

@@ -6,13 +6,16 @@ use std::sync::Mutex;
 use serde_json::Value;
 
 use crate::cli::escaped::{escaped, escaped_json};
+use crate::cli::manner::Color;
+use crate::cli::verdict::painted;
 
 /// The first error of standard output, if any.
 static BROKEN: Mutex<Option<io::Error>> = Mutex::new(None);
 
-/// Writes to standard output. A closed pipe is no error; other errors are recorded for [`broken`].
-pub fn emit(text: &str) {
-    write_out(&escaped(text));
+/// Writes to standard output, verdicts in colour as `color` says. A closed pipe is no error; other errors are recorded for
+/// [`broken`].
+pub fn emit(text: &str, color: Color) {
+    write_out(&painted(&escaped(text), color.on_stdout()));
 }
 
 /// Writes one JSON value to standard output.
@@ -38,5 +41,5 @@ pub fn broken() -> Option<io::Error> {
 
 /// Writes to standard error.
 pub fn complain(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{}", escaped(text));
+    let _ = writeln!(io::stderr().lock(), "{}", painted(&escaped(text), false));
 }

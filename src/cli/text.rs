@@ -10,13 +10,15 @@ use crate::measure::text::{Text, TextSource};
 /// Text, or the token ids of one.
 #[derive(Debug, Clone, Args)]
 pub struct TextArgs {
-    /// Text file, UTF-8; given more than once, the files are read one after another.
+    /// Text file, UTF-8; may be given more than once.
+    ///
+    /// Several files are read one after another.
     #[arg(long, value_name = "FILE", conflicts_with = "token_ids")]
     text: Vec<PathBuf>,
-    /// The model's tokenizer.json; the default is the one beside the model.
+    /// The model's tokenizer.json; by default beside the model.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// Token ids in place of text: one JSON list, or a .npy file of integers.
+    /// Token ids in place of text: a JSON list or a .npy file.
     #[arg(long, value_name = "FILE")]
     token_ids: Option<PathBuf>,
 }
@@ -36,6 +38,16 @@ impl TextArgs {
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         let named = self.text.iter().chain(&self.tokenizer);
         named.chain(&self.token_ids).map(PathBuf::as_path)
+    }
+
+    /// The options, as they would be typed.
+    pub fn words(&self) -> impl Iterator<Item = String> {
+        let named =
+            |name: &'static str| move |file: &PathBuf| format!(" {name} {}", file.display());
+        let text = self.text.iter().map(named("--text"));
+        let tokenizer = self.tokenizer.iter().map(named("--tokenizer"));
+        let ids = self.token_ids.iter().map(named("--token-ids"));
+        text.chain(tokenizer).chain(ids)
     }
 
     /// The source of the text, if one is given. The default tokenizer is the one beside `model`.

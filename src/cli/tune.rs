@@ -5,6 +5,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use crate::cli::bar::Moment;
 use crate::cli::exit::{Exit, UsageError, no_text};
 use crate::cli::screen::Screen;
 use crate::cli::text::TextArgs;
@@ -15,7 +16,7 @@ use crate::files::outputs::check_model;
 use crate::files::save::{output_path, save};
 use crate::files::staging::Staging;
 use crate::fit::context::Context;
-use crate::report::grouped;
+use crate::report::{counted, grouped};
 use crate::tune::run::{Ended, TrainProgress, TuneOptions, Tuned, tune};
 use crate::tune::select::Trainable;
 use crate::validate::ports::LanguageModel;
@@ -136,7 +137,8 @@ impl Tune {
             &partial,
             &mut |moment| {
                 let message = message(&moment, tokens_a_step, &started);
-                bar.say(moment.step, moment.steps, &message);
+                let at = Moment::of("training", moment.step, moment.steps, "steps");
+                bar.say(at.with(message));
             },
         )?;
         mark(&mut model.model.proto);
@@ -188,7 +190,7 @@ fn message(moment: &TrainProgress, tokens_a_step: usize, started: &Instant) -> S
     let seconds = started.elapsed().as_secs_f64().max(1e-3);
     let speed = (moment.step * tokens_a_step) as f64 / seconds;
     format!(
-        "training: loss {}, held-out {}, {speed:.0} tokens/s",
+        ": loss {}, held-out {}, {speed:.0} tokens/s",
         shown(moment.loss),
         shown(moment.best)
     )
@@ -197,13 +199,14 @@ fn message(moment: &TrainProgress, tokens_a_step: usize, started: &Instant) -> S
 /// The result as text.
 fn summary(tuned: &Tuned) -> String {
     let first = tuned.checks.first().map_or(f64::NAN, |check| check.loss);
-    let steps = tuned.losses.len();
+    let done = tuned.losses.len();
+    let steps = counted(done, "step");
     let ended = match tuned.ended {
-        Ended::Finished => format!("{steps} steps"),
-        Ended::Early => format!("{steps} steps, then no better state was found"),
+        Ended::Finished => steps,
+        Ended::Early => format!("{steps}, then no better state was found"),
         Ended::NotFinite => format!(
             "stopped at step {}: its loss is not finite; the best state before it is kept (a lower --rate may help)",
-            steps + 1
+            done + 1
         ),
     };
     let kept = match tuned.best.step {
@@ -218,8 +221,8 @@ fn summary(tuned: &Tuned) -> String {
         ),
     };
     format!(
-        "{} tensors with {} numbers trained, {ended}\n{places}\n{kept}",
-        tuned.tensors,
+        "{} with {} numbers trained, {ended}\n{places}\n{kept}",
+        counted(tuned.tensors, "tensor"),
         grouped(tuned.elements as u64)
     )
 }

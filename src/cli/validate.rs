@@ -6,10 +6,12 @@ use gqa2mla_passes::analysis::Analysis;
 use gqa2mla_passes::operators::Target;
 use serde_json::{Value, json};
 
+use crate::cli::bar::Moment;
 use crate::cli::exit::{Exit, no_text};
 use crate::cli::proof::{ProofArgs, proof_json, proof_text};
 use crate::cli::quality::{layers_text, quality_text};
-use crate::cli::screen::{Screen, validating};
+use crate::cli::screen::Screen;
+use crate::cli::stages::validating;
 use crate::cli::text::TextArgs;
 use crate::cli::values::length;
 use crate::compress::metadata::METADATA;
@@ -33,16 +35,23 @@ pub struct Validate {
     original: PathBuf,
     /// The model after.
     rewritten: PathBuf,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Text")]
     text: TextArgs,
     /// Score at most this many tokens of the text.
-    #[arg(long, alias = "text-tokens", default_value_t = 8192, value_name = "N")]
+    #[arg(
+        long,
+        alias = "text-tokens",
+        default_value_t = 8192,
+        value_name = "N",
+        help_heading = "Text"
+    )]
     test_tokens: usize,
-    /// Tokens of one sequence of the text, at most; the default is the maximum in config.json or genai_config.json beside
-    /// the model, or else 4096.
-    #[arg(long, alias = "text-length", value_name = "L", value_parser = length)]
+    /// Tokens of one sequence of the text, at most.
+    ///
+    /// The default is the maximum in config.json or genai_config.json beside the model, or else 4096.
+    #[arg(long, alias = "text-length", value_name = "L", value_parser = length, help_heading = "Text")]
     length: Option<usize>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Run")]
     how: ProofArgs,
 }
 
@@ -58,7 +67,9 @@ impl Validate {
             &rewritten,
             &self.how.runtime(),
             &self.how.options(),
-            &mut |optimized, done, total| bar.say(done, total, validating(optimized)),
+            &mut |optimized, done, total| {
+                bar.say(Moment::of(validating(optimized), done, total, "runs"))
+            },
         )?;
         screen.show(|| proof_text(&proof, false), || proof_json(&proof));
         Ok(match proof.passed() {
@@ -88,7 +99,7 @@ impl Validate {
             rewritten,
             &text,
             &runtime,
-            &mut screen.progress("reading"),
+            &mut screen.progress("reading text with both models", "tokens"),
         )?;
         let first = text.sequences().next().unwrap_or_default();
         let analysis = Analysis::of(&original.model, Target::MatMul)

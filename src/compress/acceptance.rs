@@ -1,6 +1,6 @@
 //! Acceptance of rewritten models: whether the output is published.
 
-use crate::compress::search::Promise;
+use crate::compress::promise::Promise;
 use crate::measure::quality::Quality;
 use crate::validate::proof::Proof;
 
@@ -48,7 +48,7 @@ pub fn accepts(
 #[cfg(test)]
 mod tests {
     use super::{Held, Verdict, accepts};
-    use crate::compress::search::Promise;
+    use crate::compress::promise::Promise;
     use crate::measure::quality::Quality;
     use crate::validate::compare::{Comparison, StepComparison};
     use crate::validate::proof::Proof;

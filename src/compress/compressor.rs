@@ -74,6 +74,22 @@ pub fn analysis(model: &LoadedModel, options: &RewriteOptions) -> Result<Analysi
     })?)
 }
 
+/// The attentions that a rewrite of `model` with `options` would rewrite, with their ranks.
+///
+/// # Errors
+/// [`CompressError`] with the model's path if the rewrite would be refused.
+pub fn planned(
+    model: &LoadedModel,
+    analysis: &Analysis,
+    options: &RewriteOptions,
+) -> Result<Vec<Planned>, CompressError> {
+    let refused = |cause: RewriteError| ConvertError::Rewrite {
+        path: model.path.display().to_string(),
+        cause: Box::new(cause),
+    };
+    Ok(plan(&model.model, analysis, options).map_err(refused)?)
+}
+
 impl Compressor<'_> {
     /// The model and its analysis.
     pub fn subject(&self) -> Analyzed<'_> {
@@ -89,12 +105,7 @@ impl Compressor<'_> {
     /// # Errors
     /// [`CompressError`] with the model's path.
     pub fn check(&self, options: &RewriteOptions) -> Result<Vec<Planned>, CompressError> {
-        let model = &self.model.model;
-        let refused = |cause: RewriteError| ConvertError::Rewrite {
-            path: self.model.path.display().to_string(),
-            cause: Box::new(cause),
-        };
-        let planned = plan(model, self.analysis, options).map_err(refused)?;
+        let planned = planned(self.model, self.analysis, options)?;
         let Some(statistics) = self.statistics else {
             return Ok(planned);
         };
@@ -161,7 +172,8 @@ impl Compressor<'_> {
                 descent,
                 runtime: self.runtime,
             };
-            let mut tell = |at| observer(reconstruction_event(at));
+            let layers = planned.len();
+            let mut tell = |at| observer(reconstruction_event(at, layers));
             done = Some(reconstruct::run(&job, work.folder(), &mut tell)?);
             unfinished = Some(work);
         }
@@ -262,11 +274,14 @@ impl Compressor<'_> {
     }
 }
 
-fn reconstruction_event(at: reconstruct::ReconstructProgress) -> Event {
+fn reconstruction_event(at: reconstruct::ReconstructProgress, layers: usize) -> Event {
     let (stage, done, total) = match at {
         reconstruct::ReconstructProgress::Recording(done, total) => (Stage::Recording, done, total),
+        reconstruct::ReconstructProgress::RecordingRewritten(done, total) => {
+            (Stage::RecordingRewritten, done, total)
+        }
         reconstruct::ReconstructProgress::Descending(done, total, error) => {
-            (Stage::Reconstructing { error }, done, total)
+            (Stage::Reconstructing { layers, error }, done, total)
         }
     };
     Event { stage, done, total }

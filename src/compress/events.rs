@@ -6,20 +6,24 @@ use crate::compress::frontier::Point;
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Stage {
-    /// Calibration; steps are sequences of the text.
+    /// Calibration; steps are tokens of the text.
     Calibrating,
     /// Probing for free ranks; steps are the keys or values of a layer.
     Probing,
-    /// Recording for the reconstruction; steps are sequences of the text.
+    /// Recording for the reconstruction; steps are tokens of the text.
     Recording,
+    /// The same with the model whose earlier layers are rewritten.
+    RecordingRewritten,
     /// Reconstruction; steps are those of gradient descent in all layers.
     Reconstructing {
+        /// Number of layers.
+        layers: usize,
         /// Relative squared error of the attention's output after the last step.
         error: f64,
     },
     /// Rewrite; steps are attentions.
     Rewriting,
-    /// Measurement on held-out text; steps are sequences.
+    /// Measurement on held-out text; steps are tokens.
     Measuring,
     /// A size of the cache was measured; one step.
     Tried(Point),

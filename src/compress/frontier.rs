@@ -3,6 +3,7 @@
 use gqa2mla_passes::factor::CacheBits;
 use serde::Serialize;
 
+use crate::compress::promise::{BrokenBy, Promise};
 use crate::measure::quality::Quality;
 
 /// A measured size of the cache.
@@ -24,20 +25,22 @@ pub struct Point {
     pub kl: f64,
     /// Share of positions at which both models have the same most likely token.
     pub top1: f64,
-    /// What is compared with the limit of a promise.
+    /// What is compared with the limit of a promise; without one, the mean KL.
     pub loss: f64,
+    /// What breaks the promise of a search; nothing without one.
+    pub broken_by: BrokenBy,
 }
 
 impl Point {
-    /// The size that is made in `way`, with latents of `rank` and numbers of `bits`, whose quality is `quality` and whose
-    /// loss in the sense of a promise is `loss`.
+    /// The size that is made in `way`, with latents of `rank` and numbers of `bits`, whose quality is `quality`; `promise` is
+    /// that of the search, if there is one.
     #[must_use]
     pub fn of(
         way: &'static str,
         bits: CacheBits,
         rank: usize,
         quality: &Quality,
-        loss: f64,
+        promise: Option<Promise>,
     ) -> Self {
         Self {
             way,
@@ -48,7 +51,8 @@ impl Point {
             worst_perplexity_increase: quality.worst_increase(),
             kl: quality.mean_kl,
             top1: quality.top1_agreement,
-            loss,
+            loss: promise.map_or(quality.mean_kl, |promise| promise.loss(quality)),
+            broken_by: promise.map_or_else(BrokenBy::default, |p| p.broken_by(quality)),
         }
     }
 }

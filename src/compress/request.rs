@@ -6,11 +6,12 @@ use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::{RankPlan, RewriteOptions};
 
 use crate::compress::error::{CompressError, FreeWidthsError, NoScales};
-use crate::compress::search::Promise;
+use crate::compress::promise::Promise;
 use crate::compress::widths::Widths;
 use crate::files::load::LoadedModel;
 use crate::fit::context::Context;
 use crate::fit::factors::Factorization;
+use crate::fit::reach::Reach;
 use crate::fit::statistics::ModelStatistics;
 use crate::measure::text::{Text, TextSource};
 use crate::runtime::RuntimeOptions;
@@ -133,6 +134,19 @@ impl Request<'_> {
         match self.options.bits == CacheBits::Model || self.scales_are_known() {
             true => Ok(()),
             false => Err(NoScales),
+        }
+    }
+
+    /// Refuses statistics of so few tokens that factors would overfit them.
+    ///
+    /// # Errors
+    /// [`CompressError::FewTokens`].
+    pub(crate) fn check_reach(&self, reach: Option<Reach>) -> Result<(), CompressError> {
+        match reach.filter(Reach::is_too_short) {
+            Some(reach) if !self.takes_few_tokens => Err(CompressError::FewTokens {
+                tokens_a_direction: reach.tokens_a_direction,
+            }),
+            _ => Ok(()),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use gqa2mla_passes::factor::CacheBits;
 use gqa2mla_passes::pipeline::patches::RewrittenSite;
-use gqa2mla_passes::{Decoupled, RankPlan, RewriteOptions};
+use gqa2mla_passes::{RankPlan, RewriteOptions};
 
 use crate::compress::acceptance::{Held, Verdict, accepts};
 use crate::compress::allot::Sides;
@@ -11,12 +11,14 @@ use crate::compress::compressed::Compressed;
 use crate::compress::compressor::{Compressor, Destination, analysis};
 use crate::compress::error::CompressError;
 use crate::compress::events::{Event, Observer, Stage, steps};
-use crate::compress::request::{Request, TextRequest};
-use crate::compress::search::{Promise, Search, Searcher};
+use crate::compress::prepared::{Prepared, Texts};
+use crate::compress::promise::Promise;
+use crate::compress::request::Request;
+use crate::compress::search::{Search, Searcher};
 use crate::compress::widths::{Widths, WidthsCompared, better_widths};
 use crate::files::load::LoadedModel;
 use crate::fit::calibrate::{Analyzed, calibrate};
-use crate::fit::context::{Context, ContextSource};
+use crate::fit::context::Context;
 use crate::fit::factors::Factorization;
 use crate::fit::layer_errors::{LayerError, layer_errors};
 use crate::fit::reach::Reach;
@@ -29,8 +31,6 @@ use crate::validate::ports::LanguageModel;
 use crate::validate::proof::{ProofOptions, prove};
 use crate::validate::scenario::Random;
 
-/// Largest number of held-out tokens, on which the loss is measured. Never more than a third of the text.
-const HELD_OUT: usize = 8192;
 /// Number of random tokens for the errors of layers if there is no text.
 const RANDOM_TOKENS: usize = 64;
 /// Largest mean KL, in nats, of a rewrite that only rounds the cache to integers of `bits`, on held-out text. Rounding to 8
@@ -105,22 +105,13 @@ fn attempt(
     request: &Request,
     observer: &mut Observer,
 ) -> Result<Compression, CompressError> {
-    request.check_widths()?;
-    request.check_bits()?;
-    if let Some(proof) = request.proof.as_ref().filter(|p| p.tokens.is_some()) {
-        proof.check_tokens(&LanguageModel::of(&model.model.proto)?)?;
-    }
+    let Prepared {
+        context,
+        mut options,
+        analysis,
+        texts,
+    } = Prepared::of(model, request)?;
     let factorization = request.factorization();
-    let context = Context::of(request.options.context, model);
-    let context = context.map_err(CompressError::long(model))?;
-    let mut options = RewriteOptions {
-        context: Some(context.positions),
-        ..request.options.clone()
-    };
-    if matches!(factorization, Factorization::TransMla { .. }) {
-        options.form = &Decoupled;
-    }
-    let analysis = analysis(model, &options)?;
     let mut compressor = Compressor {
         model,
         analysis: &analysis,
@@ -130,28 +121,12 @@ fn attempt(
         reconstruction: None,
         runtime: &request.runtime,
     };
-    // Check the request before reading a text.
-    if !request.is_exact() {
-        compressor.check(&options)?;
-    }
-    let texts = match &request.text {
-        Some(text) => Texts::read(model, text, &context, request.is_exact())?,
-        None => Texts::default(),
-    };
-    if request.promise.is_some() {
-        covers(texts.held_out()?, &context)?;
-    }
     let made = statistics(&compressor, request, texts.fitted.as_ref(), observer)?;
     if factorization != Factorization::Weights {
         compressor.statistics = request.statistics.as_ref().or(made.as_ref());
     }
     let reach = compressor.statistics.map(Reach::of);
-    if let Some(reach) = reach.filter(Reach::is_too_short)
-        && !request.takes_few_tokens
-    {
-        let tokens_a_direction = reach.tokens_a_direction;
-        return Err(CompressError::FewTokens { tokens_a_direction });
-    }
+    request.check_reach(reach)?;
     let descent = request.descent(context.positions);
     compressor.reconstruction = texts.fitted.as_ref().zip(descent);
     let mut searched = None;
@@ -220,61 +195,6 @@ fn attempt(
         verdict,
         quality,
     })
-}
-
-/// The part of the text for fitting, and the held-out part for measuring.
-#[derive(Default)]
-struct Texts {
-    fitted: Option<Text>,
-    held_out: Option<Text>,
-}
-
-impl Texts {
-    /// Reads and divides the text. For an exact rewrite nothing is held out, because there is no loss to measure.
-    fn read(
-        model: &LoadedModel,
-        text: &TextRequest,
-        context: &Context,
-        is_exact: bool,
-    ) -> Result<Self, CompressError> {
-        let most = match context.source {
-            ContextSource::Asked => HELD_OUT.max(context.positions),
-            _ => HELD_OUT,
-        };
-        let held_out = if is_exact { 0 } else { most };
-        let wanted = text.tokens.saturating_add(held_out);
-        let whole = text.read(model, wanted)?;
-        // A text that is too short to be divided is used for fitting only.
-        Ok(match whole.hold_out(most).filter(|_| !is_exact) {
-            // The loss depends on the position, so it is measured on sequences as long as the target context, if the
-            // text permits.
-            Some((fitted, held_out)) => Self {
-                fitted: Some(fitted),
-                held_out: Some(held_out.in_sequences_of(context.positions)),
-            },
-            None => Self {
-                fitted: Some(whole),
-                held_out: None,
-            },
-        })
-    }
-
-    fn held_out(&self) -> Result<&Text, CompressError> {
-        let missing = match self.fitted {
-            None => CompressError::NoText,
-            Some(_) => CompressError::ShortText,
-        };
-        self.held_out.as_ref().ok_or(missing)
-    }
-}
-
-/// Checks that held-out sequences are as long as a requested context, because a promise only covers measured positions.
-fn covers(held_out: &Text, context: &Context) -> Result<(), CompressError> {
-    let (asked, length) = (context.positions, held_out.length);
-    match context.source == ContextSource::Asked && length < asked {
-        true => Err(CompressError::ShortPromise { asked, length }),
-        false => Ok(()),
-    }
 }
 
 /// Computes the statistics if the factorization needs them and the request has none.

@@ -9,55 +9,11 @@ use crate::compress::compressor::{Compressor, analysis};
 use crate::compress::error::CompressError;
 use crate::compress::events::{Event, Observer, Stage};
 use crate::compress::frontier::Point;
-use crate::measure::quality::Quality;
+use crate::compress::promise::Promise;
 use crate::measure::text::Text;
 
 /// Resolution of the search: number of candidate ranks up to the full rank.
 const SEARCHED: usize = 48;
-
-/// The largest loss of a rewritten model on held-out text.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Promise {
-    /// Increase of perplexity relative to the original's.
-    PerplexityIncrease(f64),
-    /// Mean KL divergence from the original, in nats.
-    Kl(f64),
-}
-
-impl Promise {
-    /// The limit of the loss.
-    #[must_use]
-    pub fn limit(self) -> f64 {
-        match self {
-            Self::PerplexityIncrease(limit) | Self::Kl(limit) => limit,
-        }
-    }
-
-    /// The name of the limited quantity.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::PerplexityIncrease(_) => "perplexity increase",
-            Self::Kl(_) => "KL",
-        }
-    }
-
-    /// The loss of a model of this quality, to be compared with the limit: the largest over all ranges of positions
-    /// with enough tokens. For a promise on perplexity, also the increase that corresponds to the KL.
-    #[must_use]
-    pub fn loss(self, quality: &Quality) -> f64 {
-        match self {
-            Self::PerplexityIncrease(_) => quality.promised_increase(),
-            Self::Kl(_) => quality.worst_kl(),
-        }
-    }
-
-    /// Whether a model of this quality keeps the promise.
-    #[must_use]
-    pub fn is_kept(self, quality: &Quality) -> bool {
-        self.loss(quality) <= self.limit()
-    }
-}
 
 /// The result of a search.
 #[derive(Debug, Clone, PartialEq)]
@@ -124,7 +80,7 @@ pub struct Searcher<'s, 'o> {
 }
 
 impl Searcher<'_, '_> {
-    /// Finds the smallest cache that keeps the promise. Bits come first, as rounding costs far less than a rank of as many
+    /// Finds a small cache that keeps the promise. Bits come first, as rounding costs far less than a rank of as many
     /// bytes: the fewest at which the full rank keeps the promise are taken, and then the smallest rank.
     ///
     /// # Errors
@@ -252,8 +208,8 @@ impl Searcher<'_, '_> {
         rank: usize,
     ) -> Result<Point, CompressError> {
         let (_, quality) = by.measure(options, self.held_out, self.observer)?;
-        let loss = self.promise.loss(&quality);
-        let point = Point::of(options.form.name(), options.bits, rank, &quality, loss);
+        let form = options.form.name();
+        let point = Point::of(form, options.bits, rank, &quality, Some(self.promise));
         (self.observer)(Event {
             stage: Stage::Tried(point),
             done: 1,

@@ -311,7 +311,7 @@ pub fn compare_ways(
             let made = WayMeasured {
                 ratio,
                 way,
-                point: Point::of(way.name(), bits, rank, &quality, quality.mean_kl),
+                point: Point::of(way.name(), bits, rank, &quality, None),
                 quality,
             };
             row(&made);

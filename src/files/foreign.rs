@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+/// Bytes by which text is told from a model.
+const TELLING: usize = 512;
+
 /// If `bytes` is the content of a model in another format: which format it is, and what to do.
 #[must_use]
 pub fn file(bytes: &[u8]) -> Option<String> {
@@ -27,9 +30,36 @@ pub fn file(bytes: &[u8]) -> Option<String> {
             "it is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`".to_owned(),
         );
     } else {
-        return None;
+        return text(bytes);
     };
     Some(format!("{found}: {}", export("MODEL")))
+}
+
+/// If `bytes` is text: of which kind, and what to do. A model has control characters in its first bytes: the numbers of its
+/// fields.
+fn text(bytes: &[u8]) -> Option<String> {
+    let start = bytes.get(..TELLING).unwrap_or(bytes);
+    let text = match std::str::from_utf8(start) {
+        Ok(text) => text,
+        // The last character may be cut.
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(start.get(..error.valid_up_to())?).ok()?
+        }
+        Err(_) => return None,
+    };
+    let controls = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
+    if text.trim().is_empty() || text.contains(controls) {
+        return None;
+    }
+    let text = text.trim_start_matches('\u{feff}').trim_start();
+    let said = if text.starts_with('<') {
+        "it is an HTML or XML page, such as a site shows in place of a download: get the file again, by the address of the file itself"
+    } else if text.starts_with(['{', '[']) {
+        "it is a JSON file: give the .onnx file, or the folder that holds it"
+    } else {
+        "it is a text file: give the .onnx file, or the folder that holds it"
+    };
+    Some(said.to_owned())
 }
 
 /// If the folder at `path` has weights in another format: which it has, and what to do.
@@ -84,7 +114,11 @@ mod tests {
     fn files_of_other_formats_are_known_by_their_first_bytes() {
         let mut safetensors = 2_u64.to_le_bytes().to_vec();
         safetensors.extend(b"{} and the weights");
-        let cases: [(&[u8], &str); 5] = [
+        let cases: [(&[u8], &str); 9] = [
+            (b"<!DOCTYPE html>\n<html>", "HTML"),
+            (b"{\"error\": \"not found\"}", "JSON"),
+            (b"Entry not found", "text file"),
+            ("na\u{ef}ve".as_bytes(), "text file"),
             (b"GGUF\x03\0\0\0", "GGUF"),
             (&safetensors, "safetensors"),
             (b"PK\x03\x04 archive", "PyTorch"),
@@ -102,6 +136,7 @@ mod tests {
             );
         }
         assert_eq!(file(b"\x08\x08\x12\x07pytorch"), None);
+        assert_eq!(file(b":\n\n\x02ab"), None);
     }
 
     #[test]

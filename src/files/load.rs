@@ -60,7 +60,7 @@ pub enum LoadError {
         found: String,
     },
     /// The file is not an ONNX model.
-    #[error("{path}: not an ONNX model: {detail}; if it is one, it is truncated: get it again")]
+    #[error("{path}: not an ONNX model: {detail}")]
     NotOnnx {
         /// The file.
         path: String,
@@ -143,6 +143,11 @@ pub fn from_bytes(bytes: Bytes) -> Result<LoadedModel, LoadError> {
     load_from(Source::in_memory(bytes), PathBuf::from("<memory>"))
 }
 
+/// What is said of a file that may be the beginning of a model.
+fn cut_off(detail: &str) -> String {
+    format!("{detail}; if it is one, it is truncated: get it again")
+}
+
 fn load_from(source: Source, path: PathBuf) -> Result<LoadedModel, LoadError> {
     let shown = path.display().to_string();
     let not_onnx = |detail: String| LoadError::NotOnnx {
@@ -150,13 +155,13 @@ fn load_from(source: Source, path: PathBuf) -> Result<LoadedModel, LoadError> {
         detail,
     };
     if source.bytes().is_empty() {
-        return Err(not_onnx("the file is empty".to_owned()));
+        return Err(not_onnx(cut_off("the file is empty")));
     }
     if let Some(advice) = foreign::file(source.bytes()) {
         return Err(not_onnx(advice));
     }
-    let mut proto =
-        ModelProto::decode(source.bytes().clone()).map_err(|e| not_onnx(e.to_string()))?;
+    let mut proto = ModelProto::decode(source.bytes().clone())
+        .map_err(|e| not_onnx(cut_off(&e.to_string())))?;
     if proto.ir_version() > NEWEST_IR {
         return Err(not_onnx(format!(
             "it is of IR version {}, and fields newer than version {NEWEST_IR} would be lost: export with an older onnx",
@@ -164,7 +169,7 @@ fn load_from(source: Source, path: PathBuf) -> Result<LoadedModel, LoadError> {
         )));
     }
     if proto.graph.is_none() {
-        return Err(not_onnx("it holds no graph".to_owned()));
+        return Err(not_onnx(cut_off("it holds no graph")));
     }
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),

@@ -8,7 +8,7 @@ use crate::runtime::{RuntimeOptions, open};
 use crate::validate::ValidateError;
 use crate::validate::ports::LanguageModel;
 
-/// Measures the quality of `rewritten` against `original` on `text`. `progress` is called with (done, total) sequences.
+/// Measures the quality of `rewritten` against `original` on `text`. `progress` is called with (done, total) tokens.
 ///
 /// # Errors
 /// [`ValidateError`] if a model cannot be opened or run, or its logits cannot be scored.

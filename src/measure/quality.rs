@@ -112,16 +112,21 @@ impl Quality {
         bins.fold(self.mean_kl, larger)
     }
 
-    /// The increase of perplexity that is compared with a promise: the worst increase, or the one that corresponds to
-    /// the worst KL if that is larger.
+    /// The increase of perplexity that is compared with a promise: the worst increase, or the one that the worst KL
+    /// stands for if that is larger.
     ///
     /// Perplexity alone is not sufficient: a model whose predictions differ from the original's may have the same or a
     /// lower perplexity by chance, and only its KL shows it. An increase of x requires `KL <= KL_PER_LOSS ln(1 + x)`,
     /// so a KL corresponds to an increase of `e^(KL / KL_PER_LOSS) - 1`.
     #[must_use]
     pub fn promised_increase(&self) -> f64 {
-        let stands_for = (self.worst_kl() / KL_PER_LOSS).exp() - 1.0;
-        larger(self.worst_increase(), stands_for)
+        larger(self.worst_increase(), self.increase_by_kl())
+    }
+
+    /// The increase of perplexity that the worst KL stands for.
+    #[must_use]
+    pub fn increase_by_kl(&self) -> f64 {
+        (self.worst_kl() / KL_PER_LOSS).exp() - 1.0
     }
 
     /// The ranges of positions with at least [`TELLING`] tokens.
@@ -163,7 +168,7 @@ pub fn perplexity(
 }
 
 /// Runs both models on `text`, chunk by chunk, and compares their logits. `progress` is called with (done, total)
-/// sequences.
+/// tokens.
 ///
 /// # Errors
 /// [`ValidateError`] if a model fails, or logits differ in shape or are not finite.
@@ -177,12 +182,12 @@ pub fn compare(
     let mut before = Runner::new(original.session, original.interface)?;
     let mut after = Runner::new(rewritten.session, rewritten.interface)?;
     let mut seen: Vec<(usize, Prediction)> = Vec::new();
-    let total = text.sequences().len();
+    let total = text.ids.len();
     for (number, tokens) in text.sequences().enumerate() {
-        progress(number, total);
         before.start(&[0])?;
         after.start(&[0])?;
         for (first, chunk, targets) in chunks(tokens, interface) {
+            progress(number * text.length + first, total);
             let p = read(&mut before, chunk, original.in_steps)?;
             let q = read(&mut after, chunk, rewritten.in_steps)?;
             if p.shape != q.shape {

@@ -8,7 +8,7 @@ mod numbers;
 mod page;
 
 pub use error::ReportError;
-pub use numbers::{grouped, measured};
+pub use numbers::{counted, grouped, measured};
 pub use page::html;
 
 /// Version of the JSON schema: it changes if a key changes its meaning or is removed.

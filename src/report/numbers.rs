@@ -14,24 +14,39 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// `1 file`, `2 files`: a number of things, of which `one` is one.
+#[must_use]
+pub fn counted(number: usize, one: &str) -> String {
+    match number {
+        1 => format!("1 {one}"),
+        several => format!("{} {one}s", grouped(several as u64)),
+    }
+}
+
 /// A measured number of bytes: grouped if it is an integer, else with one decimal.
 #[must_use]
 pub fn measured(number: f64) -> String {
-    match number.fract() == 0.0 && (0.0..1e15).contains(&number) {
+    if !(0.0..1e15).contains(&number) {
+        return format!("{number:.1}");
+    }
+    let tenths = (number * 10.0).round() as u64;
+    match number.fract() == 0.0 {
         true => grouped(number as u64),
-        false => format!("{number:.1}"),
+        false => format!("{}.{}", grouped(tenths / 10), tenths % 10),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{grouped, measured};
+    use super::{counted, grouped, measured};
 
     #[test]
     fn long_numbers_are_grouped() {
         assert_eq!(grouped(7), "7");
         assert_eq!(grouped(46_080), "46,080");
+        assert_eq!(counted(1, "layer"), "1 layer");
+        assert_eq!(counted(1200, "layer"), "1,200 layers");
         assert_eq!(measured(46_080.0), "46,080");
-        assert_eq!(measured(46_080.25), "46080.2");
+        assert_eq!(measured(46_080.25), "46,080.3");
     }
 }

@@ -104,6 +104,66 @@ pub enum FolderError {
     },
 }
 
+/// A folder whose rewrite was checked, before anything is computed.
+pub(super) struct Checked<'f> {
+    /// Its files.
+    pub bundle: Bundle,
+    /// The stacks that serve it.
+    pub stacks: Vec<Stack>,
+    /// Their configurations, by file name.
+    pub texts: BTreeMap<String, String>,
+    /// The options of the compression of each model, as these stacks need them.
+    pub compression: Request<'f>,
+}
+
+impl<'f> Checked<'f> {
+    /// Checks `request` against the files of its folder.
+    ///
+    /// # Errors
+    /// [`FolderError`].
+    pub fn of(request: &FolderRequest<'f>) -> Result<Self, FolderError> {
+        check_folder(request.folder, request.out, &[], request.force)?;
+        let bundle = Bundle::read(request.folder, request.only, request.out);
+        let bundle = bundle.map_err(|error| match (error, foreign::folder(request.folder)) {
+            (BundleError::Empty(path), Some(advice)) => LoadError::Foreign { path, advice }.into(),
+            (error, _) => FolderError::from(error),
+        })?;
+        let guess = || Stack::guess(&bundle.names());
+        let stacks = request.stacks.clone().unwrap_or_else(guess);
+        let files: Vec<&str> = stacks.iter().map(|s| s.file()).collect();
+        let texts = bundle.texts(&files)?;
+        let serving = |cause| FolderError::Serving {
+            path: request.folder.display().to_string(),
+            cause,
+        };
+        let uniform = request.compression.widths == Widths::Uniform;
+        check(&stacks, &texts, uniform).map_err(serving)?;
+        check_join(&stacks, request.compression.options.join).map_err(serving)?;
+        let written: Vec<PathBuf> = bundle
+            .models
+            .iter()
+            .map(|model| place(&stacks, &texts, model))
+            .chain(bundle.others.iter().cloned())
+            .chain(files.iter().map(PathBuf::from))
+            .collect();
+        check_folder(request.folder, request.out, &written, request.force)?;
+        let mut compression = request.compression.clone();
+        // It reads heads and head size of each layer from the session, one shape for its keys and its values.
+        if stacks.contains(&Stack::Genai) && compression.widths == Widths::Free {
+            compression.widths = Widths::FreeLayers;
+        }
+        compression.options.one_width = stacks
+            .iter()
+            .any(|stack| matches!(stack, Stack::Genai | Stack::Optimum));
+        Ok(Self {
+            bundle,
+            stacks,
+            texts,
+            compression,
+        })
+    }
+}
+
 /// Rewrites the models with a KV cache into a new folder, and edits the configurations of the serving stacks.
 ///
 /// # Errors
@@ -112,40 +172,17 @@ pub fn rewrite_folder(
     request: &FolderRequest,
     observer: &mut Observer,
 ) -> Result<RewrittenFolder, FolderError> {
-    check_folder(request.folder, request.out, &[], request.force)?;
-    let bundle = Bundle::read(request.folder, request.only, request.out);
-    let mut bundle = bundle.map_err(|error| match (error, foreign::folder(request.folder)) {
-        (BundleError::Empty(path), Some(advice)) => LoadError::Foreign { path, advice }.into(),
-        (error, _) => FolderError::from(error),
-    })?;
-    let guess = || Stack::guess(&bundle.names());
-    let stacks = request.stacks.clone().unwrap_or_else(guess);
-    let files: Vec<&str> = stacks.iter().map(|s| s.file()).collect();
-    let texts = bundle.texts(&files)?;
+    let Checked {
+        mut bundle,
+        stacks,
+        texts,
+        compression,
+    } = Checked::of(request)?;
     let path = request.folder.display().to_string();
     let serving = |cause| FolderError::Serving {
         path: path.clone(),
         cause,
     };
-    let uniform = request.compression.widths == Widths::Uniform;
-    check(&stacks, &texts, uniform).map_err(serving)?;
-    check_join(&stacks, request.compression.options.join).map_err(serving)?;
-    let written: Vec<PathBuf> = bundle
-        .models
-        .iter()
-        .map(|model| place(&stacks, &texts, model))
-        .chain(bundle.others.iter().cloned())
-        .chain(files.iter().map(PathBuf::from))
-        .collect();
-    check_folder(request.folder, request.out, &written, request.force)?;
-    let mut compression = request.compression.clone();
-    // It reads heads and head size of each layer from the session, one shape for its keys and its values.
-    if stacks.contains(&Stack::Genai) && compression.widths == Widths::Free {
-        compression.widths = Widths::FreeLayers;
-    }
-    compression.options.one_width = stacks
-        .iter()
-        .any(|stack| matches!(stack, Stack::Genai | Stack::Optimum));
     let staging = Staging::folder(request.out, &bundle.root)?;
     let mut models = Vec::new();
     let mut changed: Option<(BTreeMap<String, String>, Vec<Edit>)> = None;

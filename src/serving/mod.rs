@@ -8,6 +8,7 @@ mod config;
 mod edits;
 mod error;
 pub mod folder;
+pub mod foreseen;
 mod genai;
 mod latent;
 mod optimum;

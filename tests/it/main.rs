@@ -25,6 +25,7 @@ mod in_place;
 mod json;
 mod layers;
 mod lossless;
+mod manners;
 mod messages;
 mod model_files;
 mod models;

@@ -10,7 +10,10 @@ fn models_in_other_formats_are_told_how_to_be_exported() {
     let place = folder();
     let mut safetensors = 2_u64.to_le_bytes().to_vec();
     safetensors.extend(b"{}, and then the weights");
-    let files: [(&str, &[u8], &str); 5] = [
+    let files: [(&str, &[u8], &str); 8] = [
+        ("page.onnx", b"<!DOCTYPE html>\n<html>", "HTML"),
+        ("index.onnx", b"{\"model\": 1}", "JSON"),
+        ("notes.onnx", b"some words", "it is a text file"),
         ("model.gguf", b"GGUF\x03\0\0\0", "GGUF"),
         ("model.safetensors", &safetensors, "safetensors"),
         ("pytorch_model.bin", b"PK\x03\x04 archive", "PyTorch"),
@@ -30,6 +33,7 @@ fn models_in_other_formats_are_told_how_to_be_exported() {
             ran.stderr.contains(name) && ran.stderr.contains(word),
             "{ran:?}"
         );
+        assert!(!ran.stderr.contains("truncated"), "{ran:?}");
     }
 }
 

@@ -11,6 +11,7 @@ use crate::cli::rewrite::report_file::ReportFile;
 use crate::cli::rewrite::shown;
 use crate::cli::rewrite::summary::Summary;
 use crate::cli::screen::Screen;
+use crate::cli::verdict::bad;
 use crate::compress::run::Compression;
 use crate::report;
 use crate::runtime;
@@ -24,6 +25,8 @@ pub struct Ending {
     in_detail: bool,
     /// Whether the explanation of each rewrite is printed.
     pub explains: bool,
+    /// The command that keeps the heads of the same model as integers.
+    pub with_kept_heads: String,
     /// Whether every model is accepted.
     pub accepted: bool,
     text: String,
@@ -44,6 +47,7 @@ impl Ending {
             target,
             in_detail,
             explains: false,
+            with_kept_heads: String::new(),
             accepted: true,
             text: String::new(),
             models: Vec::new(),
@@ -84,7 +88,8 @@ impl Ending {
         if self.several {
             let _ = writeln!(self.text, "{file}:");
         }
-        self.text.push_str(&shown::text(compression, &summary));
+        self.text
+            .push_str(&shown::text(compression, &summary, &self.with_kept_heads));
         let rewritten = &compression.compressed.staged.rewritten;
         let explanation = self.explains.then(|| rewritten.explain());
         if let Some(explanation) = &explanation {
@@ -143,7 +148,10 @@ impl Ending {
         let text = || {
             let closing = match self.accepted {
                 true => format!("wrote {shown} in {seconds:.1} s\n"),
-                false => format!("VALIDATION FAILED; what was rejected is kept in {shown}\n"),
+                false => format!(
+                    "{}; what was rejected is kept in {shown}\n",
+                    bad("VALIDATION FAILED")
+                ),
             };
             format!("{}{}{closing}", self.text, self.folder_text)
         };

@@ -1,5 +1,7 @@
 mod clean;
+mod dry_run;
 mod ending;
+mod form;
 mod report_file;
 mod serving;
 mod shown;
@@ -10,31 +12,31 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use gqa2mla_passes::factor::CacheBits;
-use gqa2mla_passes::forms::{Join, KeptHeads, for_target};
-use gqa2mla_passes::operators::Target;
-use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, LatentPast, RewriteOptions};
+use gqa2mla_passes::RewriteOptions;
 
+use dry_run::Plan;
 use ending::Ending;
+use form::FormArgs;
 use report_file::ReportFile;
 use serving::ServingArg;
 use size::Size;
 
-use crate::cli::bits::BitsArg;
 use crate::cli::exit::{Exit, UsageError, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::proof::ProofArgs;
 use crate::cli::screen::Screen;
 use crate::cli::values::output;
 use crate::compress::compressor::Destination;
+use crate::compress::foreseen::foresee;
 use crate::compress::request::Request;
 use crate::compress::run::compress;
 use crate::compress::widths::Widths;
-use crate::files::load::load;
+use crate::files::load::{LoadedModel, load};
 use crate::files::outputs::{check_model, check_outside};
 use crate::files::save::{DataFile, names_a_file, output_path};
 use crate::files::staging::Staging;
 use crate::serving::folder::{FolderError, FolderRequest, rewrite_folder};
+use crate::serving::foreseen::foresee_folder;
 
 /// Rewrite every attention to latent attention, write the model, and validate it.
 ///
@@ -45,104 +47,65 @@ use crate::serving::folder::{FolderError, FolderRequest, rewrite_folder};
 /// Example: gqa2mla rewrite fixtures/optimum-llama -o out/model.onnx
 #[derive(Debug, Args)]
 pub struct Rewrite {
-    /// A .onnx file, or a folder as exporters and model hubs lay it out.
+    /// A .onnx file, or a folder as exporters and hubs lay it out.
     model: PathBuf,
-    /// The output: a .onnx path, or a folder. A folder made from a folder gets every other file as well, with the
-    /// configurations edited so that the same stack serves it.
+    /// The output: a .onnx path, or a folder.
+    ///
+    /// A folder made from a folder gets every other file as well, with the configurations edited so that the same stack
+    /// serves it.
     #[arg(short, long, value_name = "OUT", value_parser = output())]
     out: PathBuf,
-    #[command(flatten)]
-    size: Size,
-    /// Bits of a cached number: 16, the model's own floating-point type whatever its width; or integers of 8, 6 or 4 bits, whose
-    /// scales come from the text or the statistics. Together with any size; 6 with --target gqa, 4 with it or with --keep-heads. The default is
-    /// 16, or with --max-perplexity-increase and --max-kl what makes the cache smallest.
-    #[arg(long, value_enum, value_name = "BITS")]
-    cache_bits: Option<BitsArg>,
-    /// Cache the heads as they are, and no latent of them, as integers of --cache-bits 8 or 4: for models that use
-    /// GroupQueryAttention.
-    #[arg(long, conflicts_with_all = ["rank", "cache_ratio", "max_perplexity_increase", "max_kl", "form"])]
-    keep_heads: bool,
-    #[command(flatten)]
-    factors: FactorArgs,
-    /// Rewrite what is recognised even where some attentions are not.
-    #[arg(long)]
-    allow_partial: bool,
-    /// What the attentions run as: `matmul`, fastest on CPUs, or `gqa`, which keeps GroupQueryAttention and its
-    /// buffer sharing in models that use it.
-    #[arg(long, value_enum, default_value_t = TargetArg::Matmul)]
-    target: TargetArg,
-    /// What is cached: `absorbed`, the latent of rotated keys, fastest to decode; or `expanded`, the latent of keys
-    /// before rotation, from which keys are rebuilt at every step: more accurate at a given size, and slower.
-    #[arg(long, value_enum, default_value_t = FormArg::Absorbed)]
-    form: FormArg,
-    /// What the new tokens of a step are to each other in the form absorbed: `latent`, what later steps read of them; or
-    /// `exact`, what they are in the model, so that a prompt that is read at once loses nothing. The past is latent in both.
-    #[arg(long, value_enum, default_value_t = NewTokensArg::Latent)]
-    new_tokens: NewTokensArg,
-    /// How the rows of a step join the cache: `append`, the model makes a present that is longer than the past, as serving
-    /// stacks expect; or `inplace`, the past input has room for the new rows and shares one buffer with its present, so that
-    /// no step copies the cache: for loops of your own that bind both.
-    #[arg(long, value_enum, default_value_t = CacheIoArg::Append)]
-    cache_io: CacheIoArg,
-    /// How the widths of the layers go together: `uniform`, one width for all, as serving stacks expect; or `free`, a
-    /// width for each layer's keys and values under the same budget, by what narrowing each of them costs on the text.
-    /// In a folder for onnxruntime-genai, which takes one shape for a layer, the keys and values of a layer stay alike.
-    #[arg(long, value_enum, default_value_t = LayoutArg::Uniform)]
-    layout: LayoutArg,
-    /// Of a folder with several models that keep a cache, rewrite only this one, and leave the others out.
-    #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// The serving stack whose configuration in the folder is edited; `auto` goes by the files that are there.
-    #[arg(long, value_enum, default_value_t = ServingArg::Auto)]
-    serving: ServingArg,
-    /// Write a report of all that was done and measured: a page (.html) or the same as data (.json).
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
-    /// Rewrite nothing: remove the work that stopped runs have kept beside OUT to go on from.
+    /// Tell what would be done; run and write nothing.
+    ///
+    /// The attentions, ranks, bytes a token before and after, the files that would be written and the stack whose
+    /// configuration would be edited. What the rewrite itself would refuse is refused with the same exit code.
+    #[arg(long, conflicts_with_all = ["clean", "report", "explain"])]
+    dry_run: bool,
+    /// Remove the work that stopped runs kept beside OUT.
+    ///
+    /// Nothing is rewritten. The next run would have gone on from that work.
     #[arg(long)]
     clean: bool,
-    /// Print the nodes of the first attention before and after, its initializers, and what changes in the interface.
+    /// Rewrite what is recognised, even if some attentions are not.
     #[arg(long)]
-    explain: bool,
-    /// Write the model without running it.
-    #[arg(long)]
-    no_validate: bool,
+    allow_partial: bool,
+    #[command(flatten, next_help_heading = "Size")]
+    size: Size,
     #[command(flatten)]
+    form: FormArgs,
+    /// Widths of the layers: one for all, or one for each.
+    ///
+    /// `uniform`: one width for all, as serving stacks expect. `free`: a width for each layer's keys and values under the
+    /// same budget, by what narrowing each of them costs on the text. In a folder for onnxruntime-genai, which takes one
+    /// shape for a layer, the keys and values of a layer stay alike.
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = LayoutArg::Uniform, value_name = "uniform|free", help_heading = "Size")]
+    layout: LayoutArg,
+    #[command(flatten, next_help_heading = "Factors")]
+    factors: FactorArgs,
+    /// Of a folder with several models, rewrite only this one.
+    ///
+    /// The others that keep a cache are left out.
+    #[arg(long, value_name = "FILE", help_heading = "Folder")]
+    file: Option<PathBuf>,
+    /// The serving stack whose configuration is edited.
+    ///
+    /// `auto` goes by the files that are in the folder. The others are `genai`, `optimum`, `transformers-js`, `triton` and
+    /// `none`.
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = ServingArg::Auto, value_name = "STACK", help_heading = "Folder")]
+    serving: ServingArg,
+    #[command(flatten, next_help_heading = "Validation")]
     how: ProofArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum TargetArg {
-    Matmul,
-    Gqa,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum FormArg {
-    Absorbed,
-    Expanded,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum NewTokensArg {
-    Latent,
-    Exact,
-}
-
-/// How the rows of a step join the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum CacheIoArg {
-    Append,
-    Inplace,
-}
-
-impl From<CacheIoArg> for Join {
-    fn from(io: CacheIoArg) -> Self {
-        match io {
-            CacheIoArg::Append => Self::Append,
-            CacheIoArg::Inplace => Self::InPlace,
-        }
-    }
+    /// Write the model without running it.
+    #[arg(long, help_heading = "Validation")]
+    no_validate: bool,
+    /// Write a report of what was done: .html or .json.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    report: Option<PathBuf>,
+    /// Print the first attention before and after.
+    ///
+    /// Its nodes, its initializers, and what changes in the interface.
+    #[arg(long, help_heading = "Output")]
+    explain: bool,
 }
 
 /// How the widths of layers and sides go together.
@@ -154,15 +117,6 @@ enum LayoutArg {
     Free,
 }
 
-impl TargetArg {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Matmul => "matmul",
-            Self::Gqa => "gqa",
-        }
-    }
-}
-
 impl Rewrite {
     pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let started = Instant::now();
@@ -171,11 +125,15 @@ impl Rewrite {
         }
         let request = self.request()?;
         request.check_widths().map_err(|e| in_options(e.into()))?;
+        if self.dry_run {
+            return self.foresee(&request, screen);
+        }
         let report = self.report.as_deref().map(ReportFile::begin).transpose()?;
         let in_detail = report.is_some();
-        let mut ending = Ending::new(&self.model, self.target(), in_detail, started);
+        let mut ending = Ending::new(&self.model, self.form.target(), in_detail, started);
         ending.explains = self.explain;
-        let output = if self.model.is_dir() && !names_a_file(&self.out) {
+        ending.with_kept_heads = self.with_kept_heads();
+        let output = if self.is_of_folder() {
             self.folder(&request, &mut ending, screen)?
         } else {
             self.one(&request, &mut ending, screen)?
@@ -186,26 +144,18 @@ impl Rewrite {
     /// Rewrites a folder to a folder; returns the path of the new one.
     fn folder(
         &self,
-        request: &Request,
+        request: &Request<'static>,
         ending: &mut Ending,
         screen: &Screen,
     ) -> anyhow::Result<PathBuf> {
         if let Some(report) = &self.report {
             check_outside(report, &self.model)?;
         }
-        let request = FolderRequest {
-            folder: &self.model,
-            only: self.file.as_deref(),
-            out: &self.out,
-            force: self.factors.force,
-            stacks: self.serving.stacks(),
-            compression: request,
-        };
-        let folder =
-            rewrite_folder(&request, &mut screen.observer()).map_err(|error| match error {
-                FolderError::Compress(error) => in_options(error),
-                error => error.into(),
-            })?;
+        let folder = rewrite_folder(
+            &self.folder_request(request),
+            &mut screen.observer(request.promise),
+        );
+        let folder = folder.map_err(folder_in_options)?;
         ending.folder(&folder);
         for (file, compression) in &folder.models {
             ending.add(file, compression);
@@ -216,17 +166,11 @@ impl Rewrite {
     /// Rewrites one model to a file; returns its path.
     fn one(
         &self,
-        request: &Request,
+        request: &Request<'static>,
         ending: &mut Ending,
         screen: &Screen,
     ) -> anyhow::Result<PathBuf> {
-        if self.file.is_some() || self.serving != ServingArg::Auto {
-            let words = "--file and --serving speak of folders: give a folder as MODEL and as OUT";
-            return Err(UsageError(words.to_owned()).into());
-        }
-        let model = load(&self.model)?;
-        let target = output_path(&model.path, &self.out);
-        check_model(&model, &target, self.factors.force)?;
+        let (model, target) = self.loaded()?;
         // Claims the output, so that another run for the same output is refused before it computes anything.
         let _held = Staging::model(&target, &model.path)?;
         let destination = Destination {
@@ -234,7 +178,8 @@ impl Rewrite {
             data: DataFile::Beside,
             work: None,
         };
-        let made = compress(&model, &destination, request, &mut screen.observer());
+        let observer = &mut screen.observer(request.promise);
+        let made = compress(&model, &destination, request, observer);
         let compression = made.map_err(in_options)?;
         ending.add(&model.path, &compression);
         Ok(match compression.accepted {
@@ -243,79 +188,89 @@ impl Rewrite {
         })
     }
 
-    /// What the attentions run as.
-    fn target(&self) -> &'static str {
-        match self.keep_heads {
-            true => TargetArg::Gqa.name(),
-            false => self.target.name(),
+    /// Tells what the rewrite would do.
+    fn foresee(&self, request: &Request<'static>, screen: &Screen) -> anyhow::Result<Exit> {
+        let target = self.form.target();
+        if self.is_of_folder() {
+            let folder = foresee_folder(&self.folder_request(request));
+            let folder = folder.map_err(folder_in_options)?;
+            let plans = folder.models.iter().map(|model| Plan {
+                file: &model.file,
+                foreseen: &model.foreseen,
+                written: model.written.iter().map(|f| self.out.join(f)).collect(),
+            });
+            let plans: Vec<Plan> = plans.collect();
+            screen.show(
+                || dry_run::as_text(&plans, Some(&folder), target),
+                || dry_run::as_json(&plans, Some(&folder), target),
+            );
+            return Ok(Exit::Done);
+        }
+        let (model, _) = self.loaded()?;
+        let foreseen = foresee(&model, request).map_err(in_options)?;
+        let plans = [Plan {
+            file: &model.path,
+            foreseen: &foreseen,
+            written: dry_run::written(&model.path, &self.out),
+        }];
+        screen.show(
+            || dry_run::as_text(&plans, None, target),
+            || dry_run::as_json(&plans, None, target),
+        );
+        Ok(Exit::Done)
+    }
+
+    /// Whether a folder is made from a folder.
+    fn is_of_folder(&self) -> bool {
+        self.model.is_dir() && !names_a_file(&self.out)
+    }
+
+    fn folder_request<'f>(&'f self, request: &'f Request<'static>) -> FolderRequest<'f> {
+        FolderRequest {
+            folder: &self.model,
+            only: self.file.as_deref(),
+            out: &self.out,
+            force: self.factors.force,
+            stacks: self.serving.stacks(),
+            compression: request,
         }
     }
 
-    /// Bits of a cached number.
-    fn bits(&self) -> CacheBits {
-        self.cache_bits.map(Into::into).unwrap_or_default()
+    /// The model, and the path of a file that may be written for it.
+    fn loaded(&self) -> anyhow::Result<(LoadedModel, PathBuf)> {
+        if self.file.is_some() || self.serving != ServingArg::Auto {
+            let words = "--file and --serving speak of folders: give a folder as MODEL and as OUT";
+            return Err(UsageError(words.to_owned()).into());
+        }
+        let model = load(&self.model)?;
+        let target = output_path(&model.path, &self.out);
+        check_model(&model, &target, self.factors.force)?;
+        Ok((model, target))
     }
 
-    /// The target form that the options ask for.
-    fn form(&self) -> Result<&'static dyn Form, UsageError> {
-        let transmla = self.factors.is_transmla();
-        let rounds = self.bits() != CacheBits::Model;
-        if self.new_tokens == NewTokensArg::Exact {
-            let absorbed = self.target == TargetArg::Matmul && self.form == FormArg::Absorbed;
-            let words = "--new-tokens exact goes with --target matmul and the form absorbed, and not with --factors transmla or --keep-heads";
-            return match absorbed && !transmla && !self.keep_heads {
-                true => Ok(&LatentPast),
-                false => Err(UsageError(words.to_owned())),
-            };
-        }
-        if self.keep_heads {
-            return match rounds && !transmla {
-                true => Ok(&KeptHeads),
-                false => Err(UsageError(
-                    "--keep-heads saves bytes in fewer bits alone: add --cache-bits 8".to_owned(),
-                )),
-            };
-        }
-        match (self.target, self.form) {
-            (TargetArg::Matmul, _) if transmla => Ok(&Decoupled),
-            (TargetArg::Matmul, FormArg::Absorbed) => Ok(&Absorbed),
-            (TargetArg::Matmul, FormArg::Expanded) => Ok(&Expanded),
-            (TargetArg::Gqa, _) => for_target(Target::Gqa)
-                .filter(|_| self.form == FormArg::Absorbed && !transmla)
-                .ok_or_else(|| UsageError(
-                    "the target gqa caches what its operator reads, which is the form absorbed: use --target matmul"
-                        .to_owned(),
-                )),
-        }
-    }
-
-    /// How the rows of a step join the cache in `form`.
-    fn join(&self, form: &dyn Form) -> Result<Join, UsageError> {
-        let join = Join::from(self.cache_io);
-        match form.hinders_in_place().filter(|_| join == Join::InPlace) {
-            Some((why, instead)) => Err(UsageError(format!(
-                "--cache-io inplace does not go with the form {}: {why}; {instead}",
-                form.name()
-            ))),
-            None => Ok(join),
-        }
+    /// The command that keeps the heads as 8-bit integers, of the same model and text.
+    fn with_kept_heads(&self) -> String {
+        let (model, out) = (self.model.display(), self.out.display());
+        let data = self.factors.words();
+        format!("gqa2mla rewrite {model} -o {out} --cache-bits 8 --keep-heads{data}")
     }
 
     /// The request for the library.
     fn request(&self) -> anyhow::Result<Request<'static>> {
-        let form = self.form()?;
+        let transmla = self.factors.is_transmla();
+        let form = self.form.form(transmla)?;
         Ok(Request {
             options: RewriteOptions {
                 ranks: self.size.plan(),
-                bits: self.bits(),
+                bits: self.form.bits(),
                 allow_partial: self.allow_partial,
-                join: self.join(form)?,
+                join: self.form.join(form, transmla)?,
                 form,
                 context: self.factors.context(),
                 ..RewriteOptions::default()
             },
             promise: self.size.promise(),
-            searches_bits: self.cache_bits.is_none(),
+            searches_bits: self.form.cache_bits.is_none(),
             widths: match self.layout {
                 LayoutArg::Uniform => Widths::Uniform,
                 LayoutArg::Free => Widths::Free,
@@ -329,5 +284,13 @@ impl Rewrite {
             proof: (!self.no_validate).then(|| self.how.options()),
             measure_layers: self.report.is_some(),
         })
+    }
+}
+
+/// The error of a folder, with command-line options in its text.
+fn folder_in_options(error: FolderError) -> anyhow::Error {
+    match error {
+        FolderError::Compress(error) => in_options(error),
+        error => error.into(),
     }
 }

@@ -8,25 +8,25 @@ use crate::cli::quality::quality_text;
 use crate::cli::reach::{context_text, reach_text};
 use crate::cli::rewrite::summary::Summary;
 use crate::compress::acceptance::Verdict;
+use crate::compress::frontier::Point;
+use crate::compress::promise::Promise;
 use crate::compress::run::Compression;
-use crate::compress::search::{Promise, Search};
+use crate::compress::search::Search;
 use crate::compress::widths::{Widths, WidthsCompared};
 use crate::fit::reconstruct::ReconstructedLayer as Reconstructed;
+use crate::report::{counted, measured};
 
 /// The text output for a model.
-pub fn text(compression: &Compression, summary: &Summary) -> String {
+/// `with_kept_heads` is the command that keeps the heads of the same model.
+pub fn text(compression: &Compression, summary: &Summary, with_kept_heads: &str) -> String {
     let mut text = summary.text();
     if let Some(reach) = compression.reach.filter(|_| summary.lossy) {
         text.push_str(&context_text(&compression.context));
         text.push_str(&reach_text(&reach));
     }
-    text.push_str(
-        &compression
-            .search
-            .as_ref()
-            .map(search_text)
-            .unwrap_or_default(),
-    );
+    if let Some(search) = &compression.search {
+        text.push_str(&search_text(search, summary.after, with_kept_heads));
+    }
     text.push_str(&compression.widths.map(widths_text).unwrap_or_default());
     text.push_str(&outcomes_text(&compression.compressed.outcomes));
     text.push_str(&match &compression.verdict {
@@ -56,7 +56,7 @@ pub fn data(compression: &Compression, summary: &Summary) -> Value {
         "rewrite": summary.json(),
         "context": compression.context,
         "statistics": compression.reach,
-        "search": compression.search.as_ref().map(search_json),
+        "search": compression.search.as_ref().map(|s| search_json(s, summary.after)),
         "layouts": compression.widths.map(widths_json),
         "reconstruction": outcomes.map(outcome_json).collect::<Vec<_>>(),
         "validation": validation,
@@ -95,47 +95,62 @@ pub fn detailed(compression: &Compression, summary: &Summary) -> Value {
     value
 }
 
-fn loss_text(promise: Promise, loss: f64) -> String {
+/// A loss in the sense of `promise`.
+pub fn loss_text(promise: Promise, loss: f64) -> String {
     match promise {
         Promise::PerplexityIncrease(_) => format!("{:+.2}%", 100.0 * loss),
         Promise::Kl(_) => format!("{loss:.4} nats"),
     }
 }
 
-fn search_text(search: &Search) -> String {
+fn search_text(search: &Search, bytes: u64, with_kept_heads: &str) -> String {
     let Search { promise, tried, .. } = search;
     let mut text = format!(
         "searched for {} at most {}:\n{}\n",
         promise.name(),
         loss_text(*promise, promise.limit()),
-        frontier::HEADER
+        frontier::searched_header()
     );
-    let mut tried = tried.clone();
+    let mut tried: Vec<_> = tried.iter().chain(&search.kept_heads).collect();
     tried.sort_by(|a, b| b.bytes.total_cmp(&a.bytes));
     let best = search.best_point();
-    for point in &tried {
-        let kept = match Some(point) == best {
-            true => "  <- kept",
-            false => "",
-        };
-        text.push_str(&format!("{}{kept}\n", frontier::line(point)));
+    for point in tried {
+        let line = frontier::searched(point, best.is_some_and(|best| std::ptr::eq(best, point)));
+        text.push_str(&format!("{line}\n"));
     }
     if search.best.is_none() {
-        text.push_str("  nothing smaller keeps the promise: every number is kept\n");
+        text.push_str("nothing smaller keeps the promise: every number is kept\n");
     }
-    if let Some(point) = &search.kept_heads {
-        let line = frontier::line(point);
-        text.push_str(&format!("{line}  <- --cache-bits 8 --keep-heads\n"));
+    if let Some(point) = kept_heads_do(search, bytes) {
+        text.push_str(&format!(
+            "8-bit heads as they are keep the promise too, at {} bytes a token: {with_kept_heads}\n",
+            measured(point.bytes)
+        ));
     }
     text
 }
 
-fn search_json(search: &Search) -> Value {
+/// The heads as they are in 8 bits, if they keep the promise at no more than `bytes` a token.
+fn kept_heads_do(search: &Search, bytes: u64) -> Option<&Point> {
+    let point = search.kept_heads.as_ref();
+    point.filter(|p| p.broken_by.nothing() && p.bytes <= bytes as f64)
+}
+
+fn search_json(search: &Search, bytes: u64) -> Value {
     let best = search.best_point();
+    let told = |point: &Point| {
+        let mut value = json!(point);
+        if let Some(object) = value.as_object_mut() {
+            object.insert("keeps".to_owned(), json!(point.broken_by.nothing()));
+        }
+        value
+    };
     json!({
         "promise": search.promise.name(), "limit": search.promise.limit(),
         "rank": best.map(|b| b.rank), "bits": best.and_then(|b| b.bits),
-        "curve": search.tried, "kept_heads": search.kept_heads,
+        "curve": search.tried.iter().map(told).collect::<Vec<_>>(),
+        "kept_heads": search.kept_heads.as_ref().map(told),
+        "kept_heads_do": kept_heads_do(search, bytes).is_some(),
     })
 }
 
@@ -167,10 +182,10 @@ fn outcomes_text(outcomes: &[Reconstructed]) -> String {
     let mut text = String::new();
     if !errors.is_empty() {
         text.push_str(&format!(
-            "local reconstruction: error of attention outputs {:.4} -> {:.4} (mean of {} layers, relative, squared, held out)\n",
+            "local reconstruction: error of attention outputs {:.4} -> {:.4} (mean of {}, relative, squared, held out)\n",
             mean(0),
             mean(1),
-            errors.len()
+            counted(errors.len(), "layer")
         ));
     }
     for (layer, why) in outcomes

@@ -4,23 +4,29 @@ use clap::Args;
 use gqa2mla_passes::RankPlan;
 
 use crate::cli::values::{increase, nats, share};
-use crate::compress::search::Promise;
+use crate::compress::promise::Promise;
 
 /// Nothing is lost without any of these.
 #[derive(Debug, Clone, Args)]
 #[group(multiple = false)]
 pub struct Size {
-    /// Latent width of keys and of values; the default is the full rank.
+    /// Latent width of keys and of values; the default loses nothing.
     #[arg(long, value_name = "R")]
     rank: Option<usize>,
     /// Share of the cache that is kept, such as 50% or 0.5.
-    #[arg(long, value_name = "SHARE", value_parser = share)]
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_hyphen_values = true)]
     cache_ratio: Option<f64>,
-    /// Find the smallest cache, of any bits and any rank, whose perplexity on held-out text is at most this much higher, such as 2% or 0.02.
-    #[arg(long, value_name = "SHARE", value_parser = increase)]
+    /// Search for a small cache of at most this loss, such as 2%.
+    ///
+    /// The promise: on held-out text the perplexity is at most this much higher, such as 2% or 0.02. The search takes the fewest
+    /// bits at which the full rank keeps it, and then the smallest rank at these bits.
+    #[arg(long, value_name = "X", value_parser = increase, allow_hyphen_values = true)]
     max_perplexity_increase: Option<f64>,
-    /// Find the smallest cache, of any bits and any rank, whose mean KL from the original on held-out text is at most this, in nats.
-    #[arg(long, value_name = "NATS", value_parser = nats)]
+    /// The same by the mean KL from the original, in nats.
+    ///
+    /// The promise: on held-out text the mean KL from the original's next-token distribution is at most this. The search is that of
+    /// --max-perplexity-increase.
+    #[arg(long, value_name = "NATS", value_parser = nats, allow_hyphen_values = true)]
     max_kl: Option<f64>,
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cli::inspect::{bytes, rejects_json};
 use crate::compress::run::is_lossy;
-use crate::report::grouped;
+use crate::report::{counted, grouped};
 
 /// The summary of the rewrite of one model.
 pub struct Summary {
@@ -24,7 +24,8 @@ pub struct Summary {
     join: Join,
     cached: bool,
     before: u64,
-    after: u64,
+    /// Bytes a token in the caches after the rewrite.
+    pub after: u64,
     predicted: (f64, f64),
     layers: Vec<Value>,
     /// Ranks below the number of channels that lose nothing, with the reason.
@@ -90,8 +91,10 @@ impl Summary {
             "exact"
         };
         let mut text = format!(
-            "{} attentions rewritten ({}), {rank}{bits}, target {}: {kind}\n",
-            self.sites, self.heads, self.target
+            "{} rewritten ({}), {rank}{bits}, target {}: {kind}\n",
+            counted(self.sites, "attention"),
+            self.heads,
+            self.target
         );
         for line in &self.lossless {
             text.push_str(line);
@@ -122,8 +125,8 @@ impl Summary {
         }
         if self.not_rewritten > 0 {
             text.push_str(&format!(
-                "{} attentions left as they were\n",
-                self.not_rewritten
+                "left as before: {}\n",
+                counted(self.not_rewritten, "attention")
             ));
         }
         text

@@ -177,7 +177,7 @@ pub fn shown<'t>(
 }
 
 /// Computes the statistics of `subject` on `text`. With `partial`, the sums are saved to this file after every
-/// sequence, and a later run with the same inputs resumes from it. `progress` is called with (done, total) sequences.
+/// sequence, and a later run with the same inputs resumes from it. `progress` is called with (done, total) tokens.
 ///
 /// # Errors
 /// [`CalibrateError`]. Only the partial file may have been written then.
@@ -208,9 +208,9 @@ pub fn calibrate(
     {
         sums = before;
     }
-    let total = text.sequences().len();
+    let total = text.ids.len();
     for (number, tokens) in text.sequences().enumerate().skip(sums.sequences) {
-        progress(number, total);
+        progress(number * text.length, total);
         let outputs = watched.read(tokens)?;
         for layer in &watched.layers {
             if let Some(sums) = sums.layers.get_mut(&layer.id) {

@@ -86,8 +86,10 @@ pub struct Reconstruction {
 /// Progress of a reconstruction.
 #[derive(Debug, Clone, Copy)]
 pub enum ReconstructProgress {
-    /// Recorded sequences: (done, total).
+    /// Tokens that the original has read: (done, total).
     Recording(usize, usize),
+    /// Tokens that a model with rewritten earlier layers has read: (done, total).
+    RecordingRewritten(usize, usize),
     /// Steps over all layers: (done, total, relative error of the last step).
     Descending(usize, usize, f64),
 }
@@ -122,7 +124,13 @@ pub fn run(
         outcomes: Vec::new(),
     };
     let steps = AtomicUsize::new(0);
+    let total = count * job.descent.steps;
     let progress = Mutex::new(progress);
+    let tell = |at| match progress.lock() {
+        Ok(mut progress) => progress(at),
+        // It has unwound on another thread, which ends the work on all.
+        Err(poisoned) => resume_unwind(Box::new(poisoned.to_string())),
+    };
     for first in (0..count).step_by(WAVE) {
         let wave = first..(first + WAVE).min(count);
         // A file that cannot be read is recomputed.
@@ -130,26 +138,26 @@ pub fn run(
         let seen = match first > 0 && !wave.clone().all(finished) {
             true => {
                 let model = done.in_front(job, &subject, first)?;
-                let (text, runtime) = (job.text, job.runtime);
-                Some(subject.record_rewritten(wave.clone(), &model, text, folder, runtime)?)
+                let record = &mut |done, total| {
+                    tell(ReconstructProgress::RecordingRewritten(done, total));
+                };
+                let rewritten = (&model, wave.clone());
+                Some(subject.record_rewritten(rewritten, job.text, folder, job.runtime, record)?)
             }
             false => None,
         };
-        let total = count * job.descent.steps;
-        let tell = |error| {
+        let descended = |error| {
             let done = steps.fetch_add(1, Ordering::Relaxed) + 1;
-            match progress.lock() {
-                Ok(mut progress) => progress(ReconstructProgress::Descending(done, total, error)),
-                // It has unwound on another thread, which ends the work on all.
-                Err(poisoned) => resume_unwind(Box::new(poisoned.to_string())),
-            }
+            tell(ReconstructProgress::Descending(done, total, error));
         };
         let outcomes = each(wave, &|position| {
             let inputs = RecordedInputs {
                 original: &original,
                 seen: seen.as_ref(),
             };
-            layer(job, &subject, &inputs, position, folder, &mut |e| tell(e))
+            layer(job, &subject, &inputs, position, folder, &mut |e| {
+                descended(e)
+            })
         });
         done.outcomes
             .extend(outcomes.into_iter().collect::<Result<Vec<_>, _>>()?);

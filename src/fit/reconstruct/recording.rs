@@ -102,11 +102,11 @@ impl ReproducedModel {
     /// [`ReconstructError`] if the model cannot be run or the file cannot be written.
     pub fn record_rewritten(
         &self,
-        positions: Range<usize>,
-        model: &LoadedModel,
+        (model, positions): (&LoadedModel, Range<usize>),
         text: &Text,
         folder: &Path,
         runtime: &RuntimeOptions,
+        progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Recording, ReconstructError> {
         let recording = self.recording(folder.join(REWRITTEN), text, positions);
         let analysis = Analysis::of(&model.model, Target::MatMul).map_err(CalibrateError::from)?;
@@ -114,7 +114,7 @@ impl ReproducedModel {
             model,
             analysis: &analysis,
         };
-        self.write(&recording, rewritten, text, runtime, &mut |_, _| {})?;
+        self.write(&recording, rewritten, text, runtime, progress)?;
         Ok(recording)
     }
 
@@ -153,7 +153,7 @@ impl ReproducedModel {
         let mut watched = Watched::open(model, &seen, runtime)?;
         let mut file = BufWriter::new(File::create(&unfinished).map_err(failed)?);
         for (number, tokens) in text.sequences().enumerate() {
-            progress(number, recording.sequences);
+            progress(number * text.length, text.ids.len());
             let outputs = watched.read(tokens)?;
             for ((layer, _), numbers) in self.layers.iter().zip(&recording.numbers) {
                 // The names of outputs differ in a partly rewritten model.
@@ -176,7 +176,7 @@ impl ReproducedModel {
             .sync_all()
             .map_err(failed)?;
         fs::rename(&unfinished, &recording.path).map_err(failed)?;
-        progress(recording.sequences, recording.sequences);
+        progress(text.ids.len(), text.ids.len());
         Ok(())
     }
 }

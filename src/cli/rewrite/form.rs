@@ -1,0 +1,178 @@
+//! The options of the form, and the form that they choose.
+
+use clap::{Args, ValueEnum};
+use gqa2mla_passes::factor::CacheBits;
+use gqa2mla_passes::forms::{Join, KeptHeads, for_target};
+use gqa2mla_passes::operators::Target;
+use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, LatentPast};
+
+use crate::cli::bits::BitsArg;
+use crate::cli::exit::UsageError;
+
+/// What is cached, and what reads it.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct FormArgs {
+    /// Bits of a cached number.
+    ///
+    /// 16 is the model's own floating-point type whatever its width; 8, 6 and 4 are integers, whose scales come from the text or
+    /// the statistics: 6 is two digits of 4 bits of the half of the channels that matters more, one of the others. Together with
+    /// any size; 6 with --target gqa, 4 with it or with --keep-heads. The default is 16, or with
+    /// --max-perplexity-increase and --max-kl the fewest bits at which the full rank keeps the promise.
+    #[arg(
+        long,
+        value_enum,
+        hide_possible_values = true,
+        value_name = "16|8|6|4",
+        help_heading = "Size"
+    )]
+    pub cache_bits: Option<BitsArg>,
+    /// Cache the heads as integers, and no latent of them.
+    ///
+    /// With --cache-bits 8 or 4, for models that use GroupQueryAttention.
+    #[arg(long, conflicts_with_all = ["rank", "cache_ratio", "max_perplexity_increase", "max_kl", "form"], help_heading = "Size")]
+    keep_heads: bool,
+    /// What the attentions run as.
+    ///
+    /// `matmul`: standard operators, fastest on CPUs. `gqa`: GroupQueryAttention and its buffer sharing are kept in models
+    /// that use it.
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = TargetArg::Matmul, value_name = "matmul|gqa", help_heading = "Form")]
+    target: TargetArg,
+    /// What is cached: latents after RoPE, or before it.
+    ///
+    /// `absorbed`: the latent of rotated keys, fastest to decode. `expanded`: the latent of keys before rotation, from which
+    /// keys are rebuilt at every step: more accurate at a given size, and slower.
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = FormArg::Absorbed, value_name = "absorbed|expanded", help_heading = "Form")]
+    form: FormArg,
+    /// What the new tokens of a step read of each other.
+    ///
+    /// In the form absorbed. `latent`: what later steps read of them. `exact`: what they are in the model, so that a prompt
+    /// that is read at once loses nothing. The past is latent in both.
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = NewTokensArg::Latent, value_name = "latent|exact", help_heading = "Form")]
+    new_tokens: NewTokensArg,
+    /// How the rows of a step join the cache.
+    ///
+    /// `append`: the model makes a present that is longer than the past, as serving stacks expect. `inplace`: the past input
+    /// has room for the new rows and shares one buffer with its present, so that no step copies the cache: for loops of your
+    /// own that bind both.
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = CacheIoArg::Append, value_name = "append|inplace", help_heading = "Form")]
+    cache_io: CacheIoArg,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TargetArg {
+    Matmul,
+    Gqa,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FormArg {
+    Absorbed,
+    Expanded,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum NewTokensArg {
+    Latent,
+    Exact,
+}
+
+/// How the rows of a step join the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CacheIoArg {
+    Append,
+    Inplace,
+}
+
+impl From<CacheIoArg> for Join {
+    fn from(io: CacheIoArg) -> Self {
+        match io {
+            CacheIoArg::Append => Self::Append,
+            CacheIoArg::Inplace => Self::InPlace,
+        }
+    }
+}
+
+impl TargetArg {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Matmul => "matmul",
+            Self::Gqa => "gqa",
+        }
+    }
+}
+
+impl FormArgs {
+    /// What the attentions run as.
+    pub fn target(&self) -> &'static str {
+        match self.keep_heads {
+            true => TargetArg::Gqa.name(),
+            false => self.target.name(),
+        }
+    }
+
+    /// Bits of a cached number.
+    pub fn bits(&self) -> CacheBits {
+        self.cache_bits.map(Into::into).unwrap_or_default()
+    }
+
+    /// The target form that the options ask for.
+    pub fn form(&self, transmla: bool) -> Result<&'static dyn Form, UsageError> {
+        let rounds = self.bits() != CacheBits::Model;
+        if self.new_tokens == NewTokensArg::Exact {
+            let absorbed = self.target == TargetArg::Matmul && self.form == FormArg::Absorbed;
+            let words = "--new-tokens exact goes with --target matmul and the form absorbed, and not with --factors transmla or --keep-heads";
+            return match absorbed && !transmla && !self.keep_heads {
+                true => Ok(&LatentPast),
+                false => Err(UsageError(words.to_owned())),
+            };
+        }
+        if self.keep_heads {
+            return match rounds && !transmla {
+                true => Ok(&KeptHeads),
+                false => Err(UsageError(
+                    "--keep-heads saves bytes in fewer bits alone: add --cache-bits 8".to_owned(),
+                )),
+            };
+        }
+        match (self.target, self.form) {
+            (TargetArg::Matmul, _) if transmla => Ok(&Decoupled),
+            (TargetArg::Matmul, FormArg::Absorbed) => Ok(&Absorbed),
+            (TargetArg::Matmul, FormArg::Expanded) => Ok(&Expanded),
+            (TargetArg::Gqa, _) => for_target(Target::Gqa)
+                .filter(|_| self.form == FormArg::Absorbed && !transmla)
+                .ok_or_else(|| UsageError(
+                    "the target gqa caches what its operator reads, which is the form absorbed: use --target matmul"
+                        .to_owned(),
+                )),
+        }
+    }
+
+    /// How the rows of a step join the cache in `form`.
+    pub fn join(&self, form: &dyn Form, transmla: bool) -> Result<Join, UsageError> {
+        let join = Join::from(self.cache_io);
+        match form.hinders_in_place().filter(|_| join == Join::InPlace) {
+            Some((why, instead)) => Err(UsageError(format!(
+                "--cache-io inplace does not go with {}: {why}; {instead}",
+                self.chosen_by(transmla)
+            ))),
+            None => Ok(join),
+        }
+    }
+
+    /// The option that has chosen the form.
+    fn chosen_by(&self, transmla: bool) -> &'static str {
+        if self.keep_heads {
+            "--keep-heads"
+        } else if self.new_tokens == NewTokensArg::Exact {
+            "--new-tokens exact"
+        } else if transmla {
+            "--factors transmla"
+        } else if self.target == TargetArg::Gqa {
+            "--target gqa"
+        } else if self.form == FormArg::Expanded {
+            "--form expanded"
+        } else {
+            "--form absorbed"
+        }
+    }
+}

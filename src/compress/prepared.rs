@@ -1,0 +1,129 @@
+//! A request that has been checked against a model, and the texts that it reads.
+
+use gqa2mla_passes::{Analysis, Decoupled, RewriteOptions};
+
+use crate::compress::compressor::{analysis, planned};
+use crate::compress::error::CompressError;
+use crate::compress::request::{Request, TextRequest};
+use crate::files::load::LoadedModel;
+use crate::fit::context::{Context, ContextSource};
+use crate::fit::factors::Factorization;
+use crate::measure::text::Text;
+use crate::validate::ports::LanguageModel;
+
+/// Largest number of held-out tokens, on which the loss is measured. Never more than a third of the text.
+const HELD_OUT: usize = 8192;
+
+/// What is known of a compression before anything is computed.
+pub(super) struct Prepared<'f> {
+    /// The target context.
+    pub context: Context,
+    /// The options of the rewrite, with that context.
+    pub options: RewriteOptions<'f>,
+    /// The analysis of the model for those options.
+    pub analysis: Analysis,
+    /// The texts.
+    pub texts: Texts,
+}
+
+impl<'f> Prepared<'f> {
+    /// Checks `request` against `model`, and reads its text.
+    ///
+    /// # Errors
+    /// [`CompressError`].
+    pub fn of(model: &LoadedModel, request: &Request<'f>) -> Result<Self, CompressError> {
+        request.check_widths()?;
+        request.check_bits()?;
+        if let Some(proof) = request.proof.as_ref().filter(|p| p.tokens.is_some()) {
+            proof.check_tokens(&LanguageModel::of(&model.model.proto)?)?;
+        }
+        let context = Context::of(request.options.context, model);
+        let context = context.map_err(CompressError::long(model))?;
+        let mut options = RewriteOptions {
+            context: Some(context.positions),
+            ..request.options.clone()
+        };
+        if matches!(request.factorization(), Factorization::TransMla { .. }) {
+            options.form = &Decoupled;
+        }
+        let analysis = analysis(model, &options)?;
+        // Before the text is read. An exact rewrite is checked by the rewrite itself.
+        if !request.is_exact() {
+            planned(model, &analysis, &options)?;
+        }
+        let texts = match &request.text {
+            Some(text) => Texts::read(model, text, &context, request.is_exact())?,
+            None => Texts::default(),
+        };
+        if request.promise.is_some() {
+            covers(texts.held_out()?, &context)?;
+        }
+        Ok(Self {
+            context,
+            options,
+            analysis,
+            texts,
+        })
+    }
+}
+
+/// The part of the text for fitting, and the held-out part for measuring.
+#[derive(Default)]
+pub(super) struct Texts {
+    /// For fitting.
+    pub fitted: Option<Text>,
+    /// For measuring.
+    pub held_out: Option<Text>,
+}
+
+impl Texts {
+    /// Reads and divides the text. For an exact rewrite nothing is held out, because there is no loss to measure.
+    fn read(
+        model: &LoadedModel,
+        text: &TextRequest,
+        context: &Context,
+        is_exact: bool,
+    ) -> Result<Self, CompressError> {
+        let most = match context.source {
+            ContextSource::Asked => HELD_OUT.max(context.positions),
+            _ => HELD_OUT,
+        };
+        let held_out = if is_exact { 0 } else { most };
+        let wanted = text.tokens.saturating_add(held_out);
+        let whole = text.read(model, wanted)?;
+        // A text that is too short to be divided is used for fitting only.
+        Ok(match whole.hold_out(most).filter(|_| !is_exact) {
+            // The loss depends on the position, so it is measured on sequences as long as the target context, if the
+            // text permits.
+            Some((fitted, held_out)) => Self {
+                fitted: Some(fitted),
+                held_out: Some(held_out.in_sequences_of(context.positions)),
+            },
+            None => Self {
+                fitted: Some(whole),
+                held_out: None,
+            },
+        })
+    }
+
+    /// The held-out text.
+    ///
+    /// # Errors
+    /// [`CompressError`] where there is none.
+    pub fn held_out(&self) -> Result<&Text, CompressError> {
+        let missing = match self.fitted {
+            None => CompressError::NoText,
+            Some(_) => CompressError::ShortText,
+        };
+        self.held_out.as_ref().ok_or(missing)
+    }
+}
+
+/// Checks that held-out sequences are as long as a requested context, because a promise only covers measured positions.
+fn covers(held_out: &Text, context: &Context) -> Result<(), CompressError> {
+    let (asked, length) = (context.positions, held_out.length);
+    match context.source == ContextSource::Asked && length < asked {
+        true => Err(CompressError::ShortPromise { asked, length }),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,66 @@
+//! What a rewrite of a folder would do, told without computing, running or writing anything.
+
+use std::path::PathBuf;
+
+use crate::compress::foreseen::{Foreseen, foresee};
+use crate::files::save::DataFile;
+use crate::serving::edits::{data_file, place};
+use crate::serving::folder::{Checked, FolderError, FolderRequest};
+use crate::serving::stack::Stack;
+
+/// What a rewrite of a folder would do.
+#[derive(Debug, Clone)]
+pub struct ForeseenFolder {
+    /// What would be made of each model.
+    pub models: Vec<ForeseenModel>,
+    /// The stacks whose configurations would be edited, as far as their numbers change.
+    pub stacks: Vec<Stack>,
+    /// Number of other files that would be copied, configurations aside.
+    pub copied: usize,
+    /// Models that would be neither rewritten nor copied.
+    pub left_out: Vec<PathBuf>,
+}
+
+/// What would be made of a model of a folder. Paths are relative to the folder.
+#[derive(Debug, Clone)]
+pub struct ForeseenModel {
+    /// The model in the original folder.
+    pub file: PathBuf,
+    /// The files that would be written for it.
+    pub written: Vec<PathBuf>,
+    /// What it would be.
+    pub foreseen: Foreseen,
+}
+
+/// Checks all that a rewrite of the folder checks before it computes, and tells what it would do.
+///
+/// # Errors
+/// [`FolderError`], the same as of [`crate::serving::folder::rewrite_folder`].
+pub fn foresee_folder(request: &FolderRequest) -> Result<ForeseenFolder, FolderError> {
+    let mut checked = Checked::of(request)?;
+    let mut models = Vec::new();
+    for file in checked.bundle.models.clone() {
+        let model = checked.bundle.take(&file)?;
+        let path = place(&checked.stacks, &checked.texts, &file);
+        let data = match data_file(&checked.stacks, &model) {
+            // Chunks: the first of them; how many there are depends on the weights.
+            DataFile::Named(name) | DataFile::Chunks { name, .. } => {
+                Some(path.with_file_name(name))
+            }
+            DataFile::Beside | DataFile::Inline => None,
+        };
+        models.push(ForeseenModel {
+            written: [path].into_iter().chain(data).collect(),
+            foreseen: foresee(&model, &checked.compression)?,
+            file,
+        });
+    }
+    let edited = |file: &PathBuf| checked.texts.contains_key(file.to_string_lossy().as_ref());
+    let others = checked.bundle.others.iter();
+    Ok(ForeseenFolder {
+        models,
+        copied: others.filter(|file| !edited(file)).count(),
+        stacks: checked.stacks,
+        left_out: checked.bundle.left_out,
+    })
+}

@@ -1,0 +1,376 @@
+//! How the command talks: help, progress, colour, plans, and refusals that name the reader's own options.
+
+use std::fs;
+use std::path::Path;
+
+use crate::common::{Ran, fixture, folder, with};
+use serde_json::Value;
+
+/// The commands that the help lists.
+const COMMANDS: [&str; 10] = [
+    "inspect",
+    "calibrate",
+    "rewrite",
+    "compare",
+    "validate",
+    "bench",
+    "print",
+    "diff",
+    "completions",
+    "man",
+];
+/// Token ids of which the fixtures are calibrated.
+const IDS: [&str; 2] = ["--token-ids", "fixtures/tokens.json"];
+
+fn rewrite(model: &str, out: &Path, options: &[&str]) -> Ran {
+    let model = fixture(model);
+    let mut all: Vec<&dyn AsRef<Path>> = vec![&"rewrite", &model, &"-o", &out];
+    all.extend(options.iter().map(|o| o as &dyn AsRef<Path>));
+    with(&all)
+}
+
+#[test]
+fn short_help_fits_a_screen_and_long_help_says_more() {
+    for command in COMMANDS {
+        let (short, long) = (with(&[&command, &"-h"]), with(&[&command, &"--help"]));
+        let lines = short.stdout.lines().count();
+        assert!(lines < 80, "{command} -h has {lines} lines");
+        assert!(long.stdout.lines().count() > lines, "{command}");
+        assert!(short.stdout.contains("\nOutput:\n"), "{}", short.stdout);
+    }
+    let help = with(&[&"rewrite", &"-h"]).stdout;
+    for heading in ["Size", "Form", "Factors", "Folder", "Validation", "Output"] {
+        assert!(
+            help.contains(&format!("\n{heading}:\n")),
+            "{heading}: {help}"
+        );
+    }
+}
+
+#[test]
+fn stages_are_told_on_standard_error_as_loudly_as_asked() {
+    let place = folder();
+    let out = place.path().join("stats");
+    let llama = fixture("optimum-llama");
+    let calibrate = |manner: &'static str| {
+        let ran = with(&[&"calibrate", &llama, &"-o", &out, &IDS[0], &IDS[1], &manner]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        ran
+    };
+    let usual = calibrate("--color=never");
+    assert_eq!(usual.stderr, "reading text: 1,024 tokens\n");
+    let quiet = calibrate("-q");
+    assert_eq!(quiet.stderr, "");
+    let verbose = calibrate("-v");
+    for words in ["reading text: 1,024 tokens, ", "took "] {
+        assert!(verbose.stderr.contains(words), "{}", verbose.stderr);
+    }
+    let result = |ran: &Ran| ran.stdout.lines().last().map(str::to_owned);
+    assert_eq!(result(&usual), result(&quiet));
+    assert_eq!(result(&usual), result(&verbose));
+    assert_eq!(with(&[&"inspect", &llama, &"-q", &"-v"]).code, 2);
+}
+
+#[test]
+fn verdicts_alone_are_coloured() {
+    let llama = fixture("optimum-llama");
+    let coloured = with(&[&"validate", &llama, &llama, &"--color", &"always"]).stdout;
+    assert!(
+        coloured.contains("\u{1b}[32mpassed\u{1b}[0m"),
+        "{coloured:?}"
+    );
+    let plain = coloured
+        .replace("\u{1b}[1m", "")
+        .replace("\u{1b}[32m", "")
+        .replace("\u{1b}[0m", "");
+    assert!(!plain.contains('\u{1b}'), "{plain:?}");
+    for color in ["auto", "never"] {
+        let ran = with(&[&"validate", &llama, &llama, &"--color", &color]);
+        assert_eq!(ran.stdout, plain);
+    }
+    // clap's own messages too.
+    let refused = with(&[&"inspect", &"--color", &"always", &"--no-such-option"]);
+    assert!(refused.stderr.contains('\u{1b}'), "{refused:?}");
+}
+
+#[test]
+fn tables_fit_60_columns() {
+    let llama = fixture("optimum-llama");
+    let place = folder();
+    let out = place.path().join("model.onnx");
+    let ran = rewrite("optimum-llama", &out, &["--rank", "16"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let runs = [
+        with(&[&"validate", &llama, &out]),
+        with(&[&"validate", &llama, &out, &IDS[0], &IDS[1]]),
+        with(&[
+            &"bench",
+            &llama,
+            &out,
+            &"--past",
+            &"16",
+            &"--prefill",
+            &"16",
+            &"--rounds",
+            &"2",
+        ]),
+    ];
+    for ran in runs {
+        let mut lines = ran.stdout.lines();
+        let tables = lines.by_ref().filter(|line| {
+            let cells = line.split("  ").filter(|cell| !cell.is_empty()).count();
+            cells >= 4
+        });
+        let tables: Vec<&str> = tables.collect();
+        assert!(tables.len() >= 3, "{ran:?}");
+        for line in tables {
+            assert!(line.trim_end().len() <= 60, "{line}");
+        }
+    }
+    // Layers that are alike are one line.
+    let same = with(&[&"validate", &llama, &llama, &IDS[0], &IDS[1]]).stdout;
+    assert!(same.contains("\n0-1 "), "{same}");
+}
+
+#[test]
+fn a_plan_is_what_the_rewrite_does() {
+    let place = folder();
+    let cases: [(&str, &[&str]); 7] = [
+        (
+            "genai-llama",
+            &["--cache-bits", "6", "--target", "gqa", IDS[0], IDS[1]],
+        ),
+        ("optimum-llama", &[]),
+        ("optimum-llama", &["--rank", "16"]),
+        (
+            "optimum-llama",
+            &["--cache-ratio", "50%", "--form", "expanded"],
+        ),
+        ("optimum-llama", &["--cache-bits", "8", IDS[0], IDS[1]]),
+        (
+            "genai-llama",
+            &["--cache-bits", "4", "--target", "gqa", IDS[0], IDS[1]],
+        ),
+        (
+            "genai-llama",
+            &["--cache-bits", "8", "--keep-heads", IDS[0], IDS[1]],
+        ),
+    ];
+    for (model, options) in cases {
+        let out = place.path().join("out");
+        let plan = rewrite(model, &out, &[options, &["--dry-run", "--json"]].concat());
+        assert_eq!(plan.code, 0, "{plan:?}");
+        assert!(!out.exists(), "{model} {options:?}");
+        let plan = plan.json();
+        let told = rewrite(model, &out, &[options, &["--dry-run"]].concat()).stdout;
+        assert!(
+            told.ends_with("nothing was run or written (--dry-run)\n"),
+            "{told}"
+        );
+        let done = rewrite(
+            model,
+            &out,
+            &[options, &["--no-validate", "--json"]].concat(),
+        );
+        assert_eq!(done.code, 0, "{done:?}");
+        let done = done.json();
+        for key in [
+            "rewritten",
+            "not_rewritten",
+            "target",
+            "exact",
+            "cache_bits",
+            "rank_min",
+            "rank_max",
+            "cache_bytes_per_token_before",
+            "cache_bytes_per_token_after",
+        ] {
+            assert_eq!(
+                plan["models"][0][key], done["rewrite"][key],
+                "{model} {options:?}: {key}"
+            );
+        }
+        assert_eq!(plan["folder"]["serving"], done["folder"]["serving"]);
+        // A configuration whose numbers stay is copied like any other file.
+        let copied = |told: &Value| told["folder"]["copied"].as_u64().unwrap();
+        let edits = done["folder"]["edits"].as_array().unwrap();
+        let edited = u64::from(!edits.is_empty());
+        assert_eq!(
+            copied(&plan) + 1,
+            copied(&done) + edited,
+            "{model} {options:?}"
+        );
+        for file in plan["models"][0]["written"].as_array().unwrap() {
+            let file = Path::new(file.as_str().unwrap());
+            // Small weights stand in the model itself.
+            assert!(
+                file.exists() || file.extension().is_some_and(|e| e == "data"),
+                "{file:?}"
+            );
+        }
+        fs::remove_dir_all(&out).unwrap();
+    }
+}
+
+#[test]
+fn a_plan_is_refused_as_the_rewrite_is() {
+    let place = folder();
+    let out = place.path().join("out.onnx");
+    let foreign = place.path().join("foreign.onnx");
+    fs::write(&foreign, "of another tool").unwrap();
+    let cases: [(i32, &str, &Path, &[&str]); 6] = [
+        (1, "no-such-fixture", &out, &[]),
+        (2, "optimum-llama", &foreign, &[]),
+        (2, "optimum-llama", &out, &["--rank", "33"]),
+        (2, "optimum-llama", &out, &["--target", "gqa"]),
+        (2, "optimum-llama", &out, &["--cache-bits", "8"]),
+        (3, "dynamo18-latent", &out, &[]),
+    ];
+    for (code, model, out, options) in cases {
+        let real = rewrite(model, out, options);
+        let plan = rewrite(model, out, &[options, &["--dry-run"]].concat());
+        assert_eq!((real.code, plan.code), (code, code), "{model}: {plan:?}");
+        assert_eq!(plan.stderr, real.stderr, "{model}");
+    }
+    // What a search finds is not known before it has searched.
+    let searched = ["--max-kl", "0.1", IDS[0], IDS[1], "--dry-run", "--json"];
+    let plan = rewrite("optimum-llama", &out, &searched).json();
+    assert_eq!(plan["models"][0]["searches"]["promise"], "KL");
+    assert!(plan["models"][0]["exact"].is_null());
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_negative_loss_is_refused_by_what_is_wrong_with_it() {
+    let place = folder();
+    let out = place.path().join("out.onnx");
+    for (option, value, words) in [
+        ("--max-kl", "-1", "not negative"),
+        (
+            "--max-perplexity-increase",
+            "-2%",
+            "an increase is not negative",
+        ),
+        ("--cache-ratio", "-50%", "above 0 and at most 1"),
+    ] {
+        let ran = rewrite("optimum-llama", &out, &[option, value]);
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.stderr.contains(words), "{ran:?}");
+        assert!(!ran.stderr.contains("-- -"), "{ran:?}");
+    }
+}
+
+#[cfg(not(feature = "train"))]
+#[test]
+fn commands_that_are_not_built_in_say_how_to_get_them() {
+    let lines: [&[&dyn AsRef<Path>]; 3] = [
+        &[
+            &"tune",
+            &"model.onnx",
+            &"--teacher",
+            &"original",
+            &"-o",
+            &"out",
+        ],
+        &[&"factors", &"export", &"model.onnx", &"-o", &"out"],
+        &[&"tune"],
+    ];
+    for line in lines {
+        let ran = with(line);
+        assert_eq!(ran.code, 2, "{ran:?}");
+        let words = "this gqa2mla is built without training: build it with --features train";
+        assert!(ran.stderr.contains(words), "{ran:?}");
+    }
+    assert!(!with(&[&"--help"]).stdout.contains("tune"));
+}
+
+#[test]
+fn lengths_that_no_context_holds_are_named() {
+    let ran = with(&[&"bench", &fixture("optimum-llama")]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    for words in [
+        "nothing to measure",
+        "--past 512",
+        "--prefill 2,048",
+        "context of 256 tokens",
+    ] {
+        assert!(ran.stderr.contains(words), "{words}: {ran:?}");
+    }
+}
+
+#[test]
+fn refusals_name_the_option_that_chose_the_form_and_their_way_out_works() {
+    let place = folder();
+    let out = place.path().join("out.onnx");
+    let bits = ["--cache-bits", "8", IDS[0], IDS[1]];
+    let cases: [(&str, Vec<&str>, Vec<&str>); 3] = [
+        (
+            "genai-llama",
+            vec!["--target", "gqa"],
+            vec!["--target", "gqa"],
+        ),
+        (
+            "genai-llama",
+            [&["--keep-heads"][..], &bits].concat(),
+            [&["--keep-heads"][..], &bits].concat(),
+        ),
+        (
+            "optimum-llama",
+            vec!["--new-tokens", "exact"],
+            vec!["--new-tokens", "latent", "--cache-io", "inplace"],
+        ),
+    ];
+    for (model, options, way_out) in cases {
+        let refused = rewrite(
+            model,
+            &out,
+            &[&options[..], &["--cache-io", "inplace"]].concat(),
+        );
+        assert_eq!(refused.code, 2, "{refused:?}");
+        let named = format!("does not go with {}", options[0]);
+        assert!(refused.stderr.contains(&named), "{refused:?}");
+        let ran = rewrite(model, &out, &way_out);
+        assert_eq!(ran.code, 0, "{way_out:?}: {ran:?}");
+    }
+    for options in [
+        vec!["--target", "gqa"],
+        [&["--keep-heads"][..], &bits].concat(),
+    ] {
+        let refused = rewrite("optimum-llama", &out, &options);
+        assert_eq!(refused.code, 2, "{refused:?}");
+        let named = format!("the form of {}", options[0]);
+        assert!(refused.stderr.contains(&named), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_search_tells_what_breaks_the_promise_and_what_keeps_it_as_cheaply() {
+    let place = folder();
+    let out = place.path().join("out");
+    let search = ["--max-kl", "0.001", "--reconstruct", "0", IDS[0], IDS[1]];
+    let ran = rewrite("genai-llama", &out, &search);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for words in ["  kept, chosen\n", "  fails: KL\n", " heads "] {
+        assert!(ran.stdout.contains(words), "{words}: {}", ran.stdout);
+    }
+    // Its command works as it stands.
+    let told = ran
+        .stdout
+        .lines()
+        .find(|line| line.contains("--keep-heads"));
+    let (_, command) = told.unwrap().split_once(": gqa2mla ").unwrap();
+    let words: Vec<&str> = command.split(' ').collect();
+    let again = crate::common::run(words);
+    assert_eq!(again.code, 0, "{command}: {again:?}");
+    let told = rewrite("genai-llama", &out, &[&search[..], &["--json"]].concat()).json();
+    let search = &told["search"];
+    assert_eq!(search["kept_heads_do"], true);
+    let curve = search["curve"].as_array().unwrap();
+    for point in curve {
+        let broken = [&point["broken_by"]["perplexity"], &point["broken_by"]["kl"]];
+        let kept = broken.iter().all(|by| *by == false);
+        assert_eq!(point["keeps"], kept, "{point}");
+        assert_eq!(point["loss"].as_f64().unwrap() <= 0.001, kept, "{point}");
+    }
+    assert!(curve.iter().any(|point| point["keeps"] == false));
+}

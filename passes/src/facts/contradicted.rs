@@ -3,21 +3,22 @@
 use crate::facts::Rules;
 use crate::facts::agree::{differ, text};
 use crate::facts::scoped::ScopeFacts;
+use crate::graph::text::type_name;
 use crate::onnx::stored::Model;
 
-/// A value whose declared shape contradicts what its node gives.
+/// A value whose declared type or shape contradicts what its node gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrongDeclaration {
     /// The value: a graph output, or one that `value_info` lists.
     pub value: String,
-    /// The declared shape, as text.
+    /// The declared element type or shape, as text.
     pub declared: String,
-    /// The inferred shape, as text.
+    /// The inferred one, as text.
     pub inferred: String,
 }
 
-/// The first contradiction in `model`. ONNX Runtime runs such models with a warning, and facts take the inferred shape,
-/// so that a contradiction only counts for a value whose shape cannot be inferred any more.
+/// The first contradiction in `model`. ONNX Runtime runs models with a wrong shape with a warning, and facts take what is
+/// inferred, so that a contradiction only counts for a value of which nothing can be inferred any more.
 pub fn wrong_declaration(model: &Model, rules: &Rules) -> Option<WrongDeclaration> {
     let main = model.proto.graph.as_ref()?;
     let mut found = None;
@@ -26,15 +27,21 @@ pub fn wrong_declaration(model: &Model, rules: &Rules) -> Option<WrongDeclaratio
         let mut described = graph.output.iter().chain(&graph.value_info);
         found = found.take().or_else(|| {
             described.find_map(|info| {
-                let declared = scoped.facts.declared(info).shape?;
-                let inferred = scoped.facts.shape(info.name())?;
+                let value = info.name();
+                let wrong = |declared: String, inferred: String| WrongDeclaration {
+                    value: value.to_owned(),
+                    declared,
+                    inferred,
+                };
+                let declared = scoped.facts.declared(info);
+                let types = declared.elem_type.zip(scoped.facts.elem_type(value));
+                if let Some((a, b)) = types.filter(|(a, b)| a != b) {
+                    return Some(wrong(type_name(a), type_name(b)));
+                }
+                let (declared, inferred) = (declared.shape?, scoped.facts.shape(value)?);
                 let differs = declared.len() != inferred.len()
                     || declared.iter().zip(inferred).any(|(a, b)| differ(a, b));
-                differs.then(|| WrongDeclaration {
-                    value: info.name().to_owned(),
-                    declared: text(&declared),
-                    inferred: text(inferred),
-                })
+                differs.then(|| wrong(text(&declared), text(inferred)))
             })
         });
     });

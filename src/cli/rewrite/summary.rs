@@ -125,6 +125,16 @@ impl Summary {
                 "{} attentions left as they were\n",
                 self.not_rewritten
             ));
+            let mut told = BTreeSet::new();
+            for reject in self
+                .rejects
+                .iter()
+                .filter(|r| told.insert(r["layer"].as_u64()))
+            {
+                text.push_str(&format!("  layer {}: ", reject["layer"]));
+                text.push_str(reject["reason"].as_str().unwrap_or_default());
+                text.push('\n');
+            }
         }
         text
     }

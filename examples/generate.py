@@ -2,7 +2,8 @@
 
     python examples/generate.py model.onnx --ids 504,3575,282,4649,314 --tokens 16
 
-Nothing here knows of latents: the session tells the shape of every cache, so that a model and its rewrite run alike.
+Nothing here knows of latents: the session tells the shape of every cache, so that a model and its rewrite run alike. States
+of constant size, such as those of convolutions, start at zero. An export that leaves the head size open needs --head-size.
 Several --ids make a batch, padded on the left. Prints one JSON list of token ids a prompt.
 """
 
@@ -15,22 +16,30 @@ import onnxruntime as ort
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
 
 
-def empty_cache(port, batch):
-    """A cache [B, heads, 0, width] that holds no token yet."""
-    _, heads, _, width = port.shape
-    return ort.OrtValue.ortvalue_from_numpy(np.zeros((batch, heads, 0, width), TYPES[port.type]))
+def empty_cache(port, batch, head_size):
+    """A cache [B, heads, 0, width] that holds no token yet, or a state of constant size, all zeros."""
+    grows = len(port.shape) == 4 and not isinstance(port.shape[2], int)
+    shape = [batch, *port.shape[1:]]
+    if grows:
+        shape[2] = 0
+    open_axes = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
+    if open_axes and not head_size:
+        raise SystemExit(f"{port.name} leaves its size {port.shape[open_axes[0]]} open: give --head-size")
+    for axis in open_axes:
+        shape[axis] = head_size
+    return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, TYPES[port.type]))
 
 
-def generate(session, prompts, count):
+def generate(session, prompts, count, head_size):
     inputs = {port.name: port for port in session.get_inputs()}
     outputs = [port.name for port in session.get_outputs()]
     pasts = [name for name in inputs if name.startswith("past")]
-    presents = [name.replace("past_key_values", "present") for name in pasts]
+    presents = [name.replace("past_key_values", "present").replace("past", "present") for name in pasts]
 
     longest = max(map(len, prompts))
     step = np.array([[0] * (longest - len(p)) + p for p in prompts], np.int64)
     mask = np.array([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], np.int64)
-    caches = {name: empty_cache(inputs[name], len(prompts)) for name in pasts}
+    caches = {name: empty_cache(inputs[name], len(prompts), head_size) for name in pasts}
     made = []
     for _ in range(count):
         positions = np.maximum(mask.cumsum(1) - 1, 0)[:, -step.shape[1] :]
@@ -58,9 +67,10 @@ def main():
     arguments.add_argument("model")
     arguments.add_argument("--ids", action="append", required=True, type=lambda text: [int(i) for i in text.split(",")])
     arguments.add_argument("--tokens", type=int, default=16)
+    arguments.add_argument("--head-size", type=int)
     given = arguments.parse_args()
     session = ort.InferenceSession(given.model, providers=["CPUExecutionProvider"])
-    print(json.dumps(generate(session, given.ids, given.tokens)))
+    print(json.dumps(generate(session, given.ids, given.tokens, given.head_size)))
 
 
 main()

@@ -5,7 +5,8 @@
 
 Every past input of such a model has room for the new tokens behind the cached ones, and its present has the same shape. A
 step binds both to the first S rows of one buffer [1, 1, capacity, r]; the model writes the last T of them. These rows lie
-side by side because a cache holds one latent head and the batch is one sequence. Prints one JSON list of token ids.
+side by side because a cache holds one latent head and the batch is one sequence. States of constant size, such as those of
+convolutions, are exchanged with the model as in generate.py. Prints one JSON list of token ids.
 """
 
 import argparse
@@ -17,11 +18,15 @@ import onnxruntime as ort
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8, "tensor(int64)": np.int64}
 
 
+def present_of(past):
+    return past.replace("past_key_values", "present").replace("past", "present")
+
+
 class Cache:
     """The rows of one cache: the past of a step and its present are views of them."""
 
     def __init__(self, port, capacity):
-        self.past, self.present = port.name, port.name.replace("past_key_values", "present")
+        self.past, self.present = port.name, present_of(port.name)
         self.rows = np.zeros((capacity, port.shape[3]), TYPES[port.type])
 
     def bind(self, binding, length):
@@ -29,13 +34,35 @@ class Cache:
         binding.bind_input(self.past, "cpu", 0, *view)
         binding.bind_output(self.present, "cpu", 0, *view)
 
+    def keep(self, results):
+        pass
+
+
+class State:
+    """A state of constant size: zeros at first, then what the step before has made of it."""
+
+    def __init__(self, port):
+        self.past, self.present = port.name, present_of(port.name)
+        if not all(isinstance(size, int) for size in port.shape[1:]):
+            raise SystemExit(f"{port.name} is no state of constant size and is not written in place: use examples/generate.py")
+        self.value = ort.OrtValue.ortvalue_from_numpy(np.zeros([1, *port.shape[1:]], TYPES[port.type]))
+
+    def bind(self, binding, length):
+        binding.bind_ortvalue_input(self.past, self.value)
+        binding.bind_output(self.present)
+
+    def keep(self, results):
+        self.value = results[self.present]
+
 
 def generate(session, prompt, count):
     inputs = {port.name: port for port in session.get_inputs()}
     in_place = session.get_modelmeta().custom_metadata_map.get("gqa2mla.in_place", "").splitlines()
-    if not in_place or any(name.startswith("past") and name not in in_place for name in inputs):
-        raise SystemExit("not every cache of this model is written in place: use examples/generate.py")
-    caches = [Cache(inputs[name], len(prompt) + count) for name in in_place]
+    if not in_place:
+        raise SystemExit("no cache of this model is written in place: use examples/generate.py")
+    pasts = [name for name in inputs if name.startswith("past")]
+    capacity = len(prompt) + count
+    caches = [Cache(inputs[n], capacity) if n in in_place else State(inputs[n]) for n in pasts]
     text, length = list(prompt), 0
     while len(text) < len(prompt) + count:
         new = np.array([text[length:]], np.int64)
@@ -50,7 +77,10 @@ def generate(session, prompt, count):
         for cache in caches:
             cache.bind(binding, length)
         session.run_with_iobinding(binding)
-        text.append(int(binding.get_outputs()[0].numpy()[0, -1].argmax()))
+        results = dict(zip(["logits"] + [cache.present for cache in caches], binding.get_outputs()))
+        for cache in caches:
+            cache.keep(results)
+        text.append(int(results["logits"].numpy()[0, -1].argmax()))
     return text[len(prompt) :]
 
 

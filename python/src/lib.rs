@@ -19,7 +19,7 @@ const POLL: Duration = Duration::from_millis(50);
 const STACK: usize = 8 << 20;
 
 /// A finished step of a command: stage, finished steps, all steps.
-type Step = (String, usize, usize);
+type Heard = (String, usize, usize);
 
 /// What a command gives: exit code, JSON of its result, error, and what else there is to say.
 type Answer = (u8, Option<String>, Option<String>, Vec<String>);
@@ -52,7 +52,7 @@ fn call(
     arguments: Vec<OsString>,
     progress: Option<Bound<'_, PyAny>>,
 ) -> PyResult<Answer> {
-    let (sender, steps) = sync_channel::<Step>(1);
+    let (sender, steps) = sync_channel::<Heard>(1);
     let listener = move |stage: &str, done, total| {
         if sender.send((stage.to_owned(), done, total)).is_err() {
             resume_unwind(Box::new("nobody waits for the result"));
@@ -73,7 +73,7 @@ fn call(
 /// Passes the steps on until the command ends.
 fn listen(
     py: Python<'_>,
-    mut steps: Receiver<Step>,
+    mut steps: Receiver<Heard>,
     progress: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
     loop {

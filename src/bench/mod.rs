@@ -12,5 +12,5 @@ mod shared;
 pub mod spread;
 
 pub use error::BenchError;
-pub use phase::{Io, Phase, Request};
+pub use phase::{BenchRequest, Io, Phase};
 pub use rounds::{Benched, Measured, Ran, Timing, bench};

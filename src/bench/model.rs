@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::bench::error::BenchError;
-use crate::bench::phase::{Io, Phase, Request};
+use crate::bench::phase::{BenchRequest, Io, Phase};
 use crate::bench::shared::in_place;
 use crate::files::load::LoadedModel;
 use crate::runtime::tensor::Tensor;
@@ -32,7 +32,7 @@ impl BenchModel {
     ///
     /// # Errors
     /// [`BenchError::Open`].
-    pub fn open(model: &LoadedModel, request: &Request) -> Result<Self, BenchError> {
+    pub fn open(model: &LoadedModel, request: &BenchRequest) -> Result<Self, BenchError> {
         let failed = BenchError::open(&model.path);
         let described = LanguageModel::of(&model.model.proto).map_err(&failed)?;
         let mut session =

@@ -63,7 +63,7 @@ pub enum Io {
 
 /// What to measure.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub struct BenchRequest {
     /// Past lengths of the decode steps.
     pub past: Vec<usize>,
     /// Lengths of the prefills.
@@ -78,7 +78,7 @@ pub struct Request {
     pub runtime: RuntimeOptions,
 }
 
-impl Request {
+impl BenchRequest {
     /// Every phase, in the order in which it runs.
     #[must_use]
     pub fn phases(&self) -> Vec<Phase> {
@@ -99,13 +99,13 @@ impl Request {
 
 #[cfg(test)]
 mod tests {
-    use super::{Phase, Request};
+    use super::{BenchRequest, Phase};
     use crate::bench::Io;
     use crate::runtime::RuntimeOptions;
 
     #[test]
     fn every_batch_runs_every_length_and_a_prefill_a_fourth_of_the_rounds() {
-        let request = Request {
+        let request = BenchRequest {
             past: vec![512, 2048],
             prefill: vec![64],
             batches: vec![1, 4],

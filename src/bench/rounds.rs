@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::bench::error::BenchError;
 use crate::bench::model::{BenchModel, Fed};
-use crate::bench::phase::{Io, Phase, Request};
+use crate::bench::phase::{BenchRequest, Io, Phase};
 use crate::bench::spread::Spread;
 use crate::files::load::LoadedModel;
 
@@ -60,7 +60,7 @@ pub struct Timing {
 /// [`BenchError`].
 pub fn bench(
     models: &[LoadedModel],
-    request: &Request,
+    request: &BenchRequest,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Benched, BenchError> {
     let phases = request.phases();

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use crate::bench::{Benched, Io, Request, bench, memory};
+use crate::bench::{BenchRequest, Benched, Io, bench, memory};
 use crate::cli::exit::Exit;
 use crate::cli::runtime::RuntimeArgs;
 use crate::cli::screen::{Screen, size, table};
@@ -115,7 +115,7 @@ impl Bench {
         Ok(Exit::Done)
     }
 
-    fn request(&self, context: usize) -> Request {
+    fn request(&self, context: usize) -> BenchRequest {
         let given = |lengths: &Option<Lengths>, usual: &[usize], new: usize| match lengths {
             Some(Lengths(given)) => given.clone(),
             None => {
@@ -123,7 +123,7 @@ impl Bench {
                 fit.copied().collect()
             }
         };
-        Request {
+        BenchRequest {
             past: given(&self.past, &PAST, 1),
             prefill: given(&self.prefill, &PREFILL, 0),
             batches: self.batch.iter().map(|&size| size as usize).collect(),
@@ -134,7 +134,11 @@ impl Bench {
     }
 
     /// The peak memory of a process that runs the longest lengths of `model` in the largest batch, and no other model.
-    fn peak_of(&self, model: &std::path::Path, request: &Request) -> anyhow::Result<Option<u64>> {
+    fn peak_of(
+        &self,
+        model: &std::path::Path,
+        request: &BenchRequest,
+    ) -> anyhow::Result<Option<u64>> {
         let longest = |lengths: &[usize]| match lengths.iter().max() {
             Some(length) => length.to_string(),
             None => "none".to_owned(),

@@ -12,6 +12,9 @@ pub enum BitsArg {
     /// Integers.
     #[value(name = "8")]
     Eight,
+    /// Integers: two digits of 4 bits of the half of the channels that matters more, one of the others.
+    #[value(name = "6")]
+    Six,
     /// Integers, two to a byte.
     #[value(name = "4")]
     Four,
@@ -22,6 +25,7 @@ impl From<BitsArg> for CacheBits {
         match bits {
             BitsArg::Model => Self::Model,
             BitsArg::Eight => Self::Eight,
+            BitsArg::Six => Self::Six,
             BitsArg::Four => Self::Four,
         }
     }

@@ -40,13 +40,13 @@ pub struct Compare {
     /// Ways to compare; the default is all of them.
     #[arg(long, value_parser = way_parser(), value_delimiter = ',', value_name = "WAYS")]
     ways: Vec<Way>,
-    /// Bits of a cached number to compare: 16, the model's own type; 8 and 4, integers, of the ways calibrated, reconstructed
+    /// Bits of a cached number to compare: 16, the model's own type; 8, 6 and 4, integers, of the ways calibrated, reconstructed
     /// and kept-heads alone.
     #[arg(
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "16,8,4",
+        default_value = "16,8,6,4",
         value_name = "BITS"
     )]
     bits: Vec<BitsArg>,

@@ -9,6 +9,7 @@ use crate::bench::BenchError;
 use crate::compress::convert::ConvertError;
 use crate::compress::error::{CompressError, FreeWidthsError};
 use crate::files::outputs::OutputError;
+use crate::fit::context::LongContext;
 use crate::serving::folder::FolderError;
 use crate::validate::ValidateError;
 
@@ -55,7 +56,7 @@ pub fn in_options(error: CompressError) -> anyhow::Error {
             return anyhow::anyhow!("{error}, or --force");
         }
         CompressError::ShortText | CompressError::ShortPromise { .. } => error.to_string(),
-        CompressError::NoScales(_) => "--cache-bits 8 and 4 take their scales from a text: give --calibration STATS, --text or --token-ids, and --factors that are made from them"
+        CompressError::NoScales(_) => "--cache-bits 8, 6 and 4 take their scales from a text: give --calibration STATS, --text or --token-ids, and --factors that are made from them"
             .to_owned(),
         CompressError::FreeWidths(cause) => match cause {
             FreeWidthsError::NoBudget => {
@@ -84,6 +85,11 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
     let folder = error.downcast_ref::<FolderError>();
     if error.is::<UsageError>()
         || error.is::<OutputError>()
+        || error.is::<LongContext>()
+        || matches!(
+            error.downcast_ref(),
+            Some(CompressError::LongContext { .. })
+        )
         || matches!(folder, Some(FolderError::Output(_)))
         || error
             .downcast_ref::<ValidateError>()

@@ -1,19 +1,20 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use crate::cli::exit::{Exit, UsageError, no_text};
 use crate::cli::screen::Screen;
 use crate::cli::text::TextArgs;
-use crate::cli::values::output;
+use crate::cli::values::{length, output};
 use crate::files::load::load;
 use crate::files::origin::mark;
 use crate::files::outputs::check_model;
 use crate::files::save::{output_path, save};
 use crate::files::staging::Staging;
+use crate::fit::context::Context;
 use crate::report::grouped;
 use crate::tune::run::{Ended, TrainProgress, TuneOptions, Tuned, tune};
 use crate::tune::select::Trainable;
@@ -54,6 +55,10 @@ pub struct Tune {
     /// Tokens of one sequence.
     #[arg(long, default_value_t = 512, value_name = "L")]
     length: usize,
+    /// Positions of the contexts to be served: sequences stand anywhere among them, in models that take positions as an
+    /// input; the default is the maximum in config.json or genai_config.json beside the model, or else 4096.
+    #[arg(long, value_name = "N", value_parser = length)]
+    context: Option<usize>,
     /// Sequences of a step. Their gradients are added one after another: memory stays that of one.
     #[arg(long, default_value_t = 1, value_name = "B")]
     batch: usize,
@@ -108,6 +113,9 @@ impl Tune {
             },
             steps: self.steps,
             rate: self.rate,
+            context: Context::of(self.context, &model)
+                .with_context(|| shown.clone())?
+                .positions,
             batch: self.batch,
             seed: self.seed,
         };
@@ -202,8 +210,15 @@ fn summary(tuned: &Tuned) -> String {
         0 => "no step made the held-out loss lower: the model stays as it was (a lower --rate may help)".to_owned(),
         step => format!("held-out loss {first:.4} -> {:.4} nats at step {step}", tuned.best.loss),
     };
+    let places = match tuned.positions {
+        0 => "sequences begin at position 0: the model counts positions itself".to_owned(),
+        all => format!(
+            "sequences stand anywhere among {} positions",
+            grouped(all as u64)
+        ),
+    };
     format!(
-        "{} tensors with {} numbers trained, {ended}\n{kept}",
+        "{} tensors with {} numbers trained, {ended}\n{places}\n{kept}",
         tuned.tensors,
         grouped(tuned.elements as u64)
     )

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 /// The measured loss at one rank.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Point {
+pub struct Probe {
     /// The rank.
     pub rank: usize,
     /// The loss of the model with this rank, such as its increase of perplexity.
@@ -18,7 +18,7 @@ pub struct Point {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
     /// The measured ranks, in descending order.
-    pub curve: Vec<Point>,
+    pub curve: Vec<Probe>,
     /// The smallest rank whose loss is within the limit; `None` if every tried rank exceeds it.
     pub best: Option<usize>,
 }
@@ -52,7 +52,7 @@ pub fn smallest<E>(
     }
     let points = curve.into_iter().rev();
     Ok(Found {
-        curve: points.map(|(rank, loss)| Point { rank, loss }).collect(),
+        curve: points.map(|(rank, loss)| Probe { rank, loss }).collect(),
         best,
     })
 }

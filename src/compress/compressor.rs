@@ -24,7 +24,7 @@ use crate::fit::calibrate::{Analyzed, CalibrateError};
 use crate::fit::factors::{Factorization, decoupled, from_moments, moments};
 use crate::fit::reconstruct::error::ReconstructError;
 use crate::fit::reconstruct::{self, Job, Reconstruction};
-use crate::fit::rounding::Rows;
+use crate::fit::rounding::RoundingInputs;
 use crate::fit::statistics::ModelStatistics;
 use crate::measure::quality::Quality;
 use crate::measure::text::Text;
@@ -217,7 +217,7 @@ impl Compressor<'_> {
         if wanted.bits == CacheBits::Model {
             return Ok(factors.into());
         }
-        let rows = Rows {
+        let rows = RoundingInputs {
             site,
             scoring: scoring.as_ref(),
             statistics: sums,

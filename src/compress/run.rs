@@ -34,10 +34,11 @@ const HELD_OUT: usize = 8192;
 /// Number of random tokens for the errors of layers if there is no text.
 const RANDOM_TOKENS: usize = 64;
 /// Largest mean KL, in nats, of a rewrite that only rounds the cache to integers of `bits`, on held-out text. Rounding to 8
-/// bits costs 1e-3 nats on a trained model, and to 4 bits a tenth of a nat; far more means that the scales do not fit the text.
+/// bits costs 1e-3 nats on a trained model, to 6 a hundredth of a nat, and to 4 a tenth; far more means that the scales do not fit the text.
 fn rounded_kl(bits: CacheBits) -> f64 {
     match bits {
         CacheBits::Four => 0.5,
+        CacheBits::Six => 0.1,
         CacheBits::Eight | CacheBits::Model => 0.05,
     }
 }

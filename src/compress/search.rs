@@ -67,7 +67,7 @@ pub struct Search {
     /// Every size that was measured, in the order of the search.
     pub tried: Vec<Point>,
     /// The smallest of them that keeps the promise; `None`: the cache stays as it is, which is exact.
-    pub best: Option<Size>,
+    pub best: Option<CacheSize>,
     /// What the heads as they are lose as 8-bit integers, where the model's operator can hold them.
     pub kept_heads: Option<Point>,
 }
@@ -88,14 +88,14 @@ impl Search {
 
 /// A size of the cache that a search can choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size {
+pub struct CacheSize {
     /// Bits of a cached number.
     pub bits: CacheBits,
     /// Latent rank; `None`: the full rank.
     pub rank: Option<usize>,
 }
 
-impl Size {
+impl CacheSize {
     /// The `options` of a rewrite to this size.
     #[must_use]
     pub fn in_options<'f>(self, options: &RewriteOptions<'f>) -> RewriteOptions<'f> {
@@ -134,7 +134,7 @@ impl Searcher<'_, '_> {
         let full = planned.iter().map(|p| p.site.full_rank()).min();
         let full = full.unwrap_or(1);
         let mut tried = Vec::new();
-        let mut best = Size {
+        let mut best = CacheSize {
             bits: self.options.bits,
             rank: None,
         };
@@ -143,7 +143,7 @@ impl Searcher<'_, '_> {
             false => None,
         };
         for bits in self.fewer_bits() {
-            let size = Size { bits, rank: None };
+            let size = CacheSize { bits, rank: None };
             let point = self.measured(self.compressor, size, full)?;
             tried.push(point);
             if !self.keeps(point.loss) {
@@ -165,7 +165,7 @@ impl Searcher<'_, '_> {
     /// The integers that the form can cache, the most bits first.
     fn fewer_bits(&self) -> Vec<CacheBits> {
         let asked = self.options.bits;
-        let integers = [CacheBits::Eight, CacheBits::Four].into_iter();
+        let integers = [CacheBits::Eight, CacheBits::Six, CacheBits::Four].into_iter();
         let wanted = integers.filter(|&bits| match asked {
             CacheBits::Model => self.rounds,
             asked => bits == asked,
@@ -197,7 +197,7 @@ impl Searcher<'_, '_> {
         let compressor = self.compressor;
         let mut loss = |by: &Compressor, rank: usize| {
             let rank = Some(rank);
-            let point = self.measured(by, Size { bits, rank }, full)?;
+            let point = self.measured(by, CacheSize { bits, rank }, full)?;
             tried.push(point);
             Ok::<_, CompressError>(point.loss)
         };
@@ -238,7 +238,7 @@ impl Searcher<'_, '_> {
     fn measured(
         &mut self,
         by: &Compressor,
-        size: Size,
+        size: CacheSize,
         full: usize,
     ) -> Result<Point, CompressError> {
         let options = size.in_options(self.options);

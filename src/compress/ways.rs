@@ -110,7 +110,7 @@ impl Way {
             Self::Expanded | Self::ExpandedReconstructed => &Expanded,
             Self::TransMla => &Decoupled,
             Self::KeptHeads => &KeptHeads,
-            _ if bits == CacheBits::Four => &GroupedQuery,
+            _ if matches!(bits, CacheBits::Six | CacheBits::Four) => &GroupedQuery,
             _ => &Absorbed,
         }
     }
@@ -122,7 +122,7 @@ impl Way {
         let whole = integers.map(|&bits| (1.0, bits));
         let narrow = |bits: CacheBits| ratios.iter().map(move |&ratio| (ratio, bits));
         match self {
-            Self::KeptHeads => whole.collect(),
+            Self::KeptHeads => whole.filter(|(_, bits)| *bits != CacheBits::Six).collect(),
             Self::Calibrated => whole.chain(bits.iter().copied().flat_map(narrow)).collect(),
             Self::Reconstructed => bits.iter().copied().flat_map(narrow).collect(),
             _ => {

@@ -2,14 +2,15 @@
 
 use gqa2mla_passes::factor::rounding::Levels;
 use gqa2mla_passes::factor::{
-    CacheBits, Factors, Made, Moments, Rounding, SpectralError, Statistics,
+    CacheBits, Factors, Made, Moments, Rounding, SideFactors, SpectralError, Statistics,
 };
 use gqa2mla_passes::forms::{Form, Rounds};
 use gqa2mla_passes::recognize::scoring::Scoring;
 use gqa2mla_passes::recognize::site::Site;
+use ndarray::Array2;
 
 /// What the integers of one attention are made of.
-pub struct Rows<'r> {
+pub struct RoundingInputs<'r> {
     /// The attention.
     pub site: &'r Site,
     /// How it scores, if that is known.
@@ -20,7 +21,7 @@ pub struct Rows<'r> {
     pub moments: &'r Moments,
 }
 
-impl Rows<'_> {
+impl RoundingInputs<'_> {
     /// `factors` with latents that are cached as integers of `bits`, as `form` rounds them, for contexts of `positions`
     /// positions: a row of the text stands for the same token at any of them.
     ///
@@ -34,8 +35,9 @@ impl Rows<'_> {
         positions: usize,
     ) -> Result<Made, SpectralError> {
         let centres = form.rounds() == Rounds::AboutCentre;
-        let factors = match bits == CacheBits::Four && !form.keeps_heads() {
-            true => self.evened(factors)?,
+        let few = matches!(bits, CacheBits::Six | CacheBits::Four);
+        let factors = match few && !form.keeps_heads() {
+            true => self.evened(factors, bits)?,
             false => factors,
         };
         let sample = &self.statistics.sample;
@@ -47,9 +49,12 @@ impl Rows<'_> {
         // probabilities add up to one.
         let centred_keys = centres && self.scoring.is_some_and(Scoring::ignores_shifts);
         let centred_values = centres && self.scoring.is_some();
-        let levels = match bits {
-            CacheBits::Four => Levels::of_four_bits,
-            _ => Levels::of_eight_bits,
+        let levels = |rows: &Array2<f64>, centred: bool| match bits {
+            CacheBits::Four => Levels::of_four_bits(rows, centred),
+            CacheBits::Six => {
+                Levels::of_two_digits(rows, bits.second_digits(rows.ncols()), centred)
+            }
+            _ => Levels::of_eight_bits(rows, centred),
         };
         let rounding = Rounding {
             bits,
@@ -57,17 +62,23 @@ impl Rows<'_> {
             value: levels(&sample.values().dot(&factors.value.down), centred_values),
         };
         let factors = factors.giving_back(&rounding.value, self.site.heads);
-        Ok(Made::Rounded(factors, rounding))
+        Ok(Made::Rounded(factors, rounding.into()))
     }
 
     /// The factors in the bases that rounding to few levels costs least in.
-    fn evened(&self, factors: Factors) -> Result<Factors, SpectralError> {
+    fn evened(&self, factors: Factors, bits: CacheBits) -> Result<Factors, SpectralError> {
         let Moments { key, value, .. } = self.moments;
         // Every value is rounded alike, however much of it is read.
         let values = &self.statistics.value_square / self.statistics.tokens.max(1.0);
+        let finer = |side: &SideFactors| bits.second_digits(side.down.ncols());
+        let finer = (finer(&factors.key), finer(&factors.value));
         Ok(Factors {
-            key: factors.key.evened(&key.cached, key.weight.as_deref())?,
-            value: factors.value.evened(&values, value.weight.as_deref())?,
+            key: factors
+                .key
+                .evened(&key.cached, key.weight.as_deref(), finer.0)?,
+            value: factors
+                .value
+                .evened(&values, value.weight.as_deref(), finer.1)?,
             bias: factors.bias,
         })
     }

@@ -15,6 +15,7 @@ use crate::tune::TuneError;
 use crate::validate::ValidateError;
 use crate::validate::feed::Moment;
 use crate::validate::interface::Interface;
+use crate::validate::port::Role;
 use crate::validate::ports::LanguageModel;
 
 /// A compiled decoder that processes whole sequences with an empty cache.
@@ -84,12 +85,24 @@ impl Decoder {
         })
     }
 
-    /// The inputs of one run over `tokens`.
+    /// Whether positions are an input, so that a sequence can stand anywhere in a context.
+    #[must_use]
+    pub fn takes_positions(&self) -> bool {
+        self.interface.has(Role::PositionIds)
+    }
+
+    /// The inputs of one run over `tokens`, the first of which is at the position `first` where the model takes positions, and
+    /// else at 0.
     ///
     /// # Errors
     /// [`TuneError::Interface`].
-    pub fn inputs(&self, tokens: &[i64]) -> Result<BTreeMap<String, Tensor>, TuneError> {
-        let fed = self.feeds(tokens).map_err(|cause| TuneError::Interface {
+    pub fn inputs(
+        &self,
+        tokens: &[i64],
+        first: usize,
+    ) -> Result<BTreeMap<String, Tensor>, TuneError> {
+        let fed = self.feeds(tokens, first);
+        let fed = fed.map_err(|cause| TuneError::Interface {
             path: self.path.clone(),
             cause,
         })?;
@@ -98,7 +111,7 @@ impl Decoder {
         tensors.map_err(|cause| self.failed(cause.into()))
     }
 
-    fn feeds(&self, tokens: &[i64]) -> Result<Vec<(String, Fed)>, ValidateError> {
+    fn feeds(&self, tokens: &[i64], first: usize) -> Result<Vec<(String, Fed)>, ValidateError> {
         let empty = |cache: &crate::validate::interface::CachePort| {
             let shape = cache.shape(1, 0).unwrap_or_default();
             Ok(Fed::zeros(cache.element, shape)?)
@@ -110,18 +123,34 @@ impl Decoder {
             length: tokens.len(),
             tokens,
         };
-        moment.feeds(
-            &self.interface,
-            caches.collect::<Result<_, ValidateError>>()?,
-        )
+        let caches = caches.collect::<Result<_, ValidateError>>()?;
+        let mut feeds = moment.feeds(&self.interface, caches)?;
+        let shift = i64::try_from(first).unwrap_or(0);
+        let inputs = self.interface.inputs.iter();
+        for input in inputs.filter(|input| input.role == Role::PositionIds) {
+            let positions = feeds.iter_mut().find(|(name, _)| *name == input.name);
+            match positions.map(|(_, fed)| &mut fed.data) {
+                Some(Data::I64(values)) => values.iter_mut().for_each(|p| *p += shift),
+                Some(Data::I32(values)) => values.iter_mut().for_each(|p| *p += shift as i32),
+                _ => {}
+            }
+        }
+        Ok(feeds)
     }
 
-    /// The logits [T, V] of `tokens`, with the values `parameters` of the parameters.
+    /// The logits [T, V] of `tokens`, the first of which is at the position `first`, with the values `parameters` of the
+    /// parameters.
     ///
     /// # Errors
     /// As [`Decoder::inputs`], and [`TuneError::Program`].
-    pub fn logits(&self, tokens: &[i64], parameters: &[Tensor]) -> Result<Tensor, TuneError> {
-        let outputs = self.program.evaluate(&self.inputs(tokens)?, parameters);
+    pub fn logits(
+        &self,
+        tokens: &[i64],
+        first: usize,
+        parameters: &[Tensor],
+    ) -> Result<Tensor, TuneError> {
+        let inputs = self.inputs(tokens, first)?;
+        let outputs = self.program.evaluate(&inputs, parameters);
         self.rows(outputs.map_err(|cause| self.failed(cause))?.first())
     }
 

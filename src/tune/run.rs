@@ -26,6 +26,9 @@ pub struct TuneOptions {
     pub steps: usize,
     /// Peak learning rate, relative to each tensor's root mean square.
     pub rate: f64,
+    /// Positions of the contexts to be served. Sequences stand anywhere among them where the model takes positions as an
+    /// input, and else at the beginning.
+    pub context: usize,
     /// Number of sequences per step.
     pub batch: usize,
     /// Seed of the order of sequences.
@@ -51,6 +54,8 @@ pub struct Tuned {
     pub tensors: usize,
     /// Number of their elements.
     pub elements: usize,
+    /// Positions among which sequences stood; 0 where they all began at the first, as the model counts positions itself.
+    pub positions: usize,
     /// Mean loss of each step, in nats.
     pub losses: Vec<f64>,
     /// Losses on the held-out text; the first is that before training.
@@ -124,11 +129,16 @@ pub fn tune(
         Some(teacher) => Some(Decoder::new(teacher, &lowered(teacher)?.main, &[])?),
         None => None,
     };
+    let positions = match student.takes_positions() {
+        true => options.context,
+        false => 0,
+    };
     let run = TrainRun {
         student,
         teacher,
         train,
         held_out,
+        context: positions,
         batch: options.batch,
         seed: options.seed,
     };
@@ -183,6 +193,7 @@ pub fn tune(
     Ok(Tuned {
         tensors: trained.len(),
         elements: sizes.iter().sum(),
+        positions,
         losses: state.course.losses,
         checks: state.course.checks,
         best,

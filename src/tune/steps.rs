@@ -25,6 +25,8 @@ pub struct TrainRun {
     pub train: Text,
     /// The held-out text.
     pub held_out: Text,
+    /// Positions of the contexts to be served: sequences stand anywhere among them.
+    pub context: usize,
     /// Number of sequences per step.
     pub batch: usize,
     /// Seed of the order of sequences.
@@ -62,13 +64,13 @@ impl TrainRun {
             .map_err(|e| self.student.failed(e.into()))
     }
 
-    /// The loss of the student's `logits` on `tokens`.
-    fn loss(&self, tokens: &[i64], logits: &Tensor) -> Result<Loss, TuneError> {
+    /// The loss of the student's `logits` on `tokens`, which begin at the position `place`.
+    fn loss(&self, tokens: &[i64], place: usize, logits: &Tensor) -> Result<Loss, TuneError> {
         let first = WITHOUT_CONTEXT.min(tokens.len() / 4);
         let failed = |cause| self.student.failed(cause);
         match &self.teacher {
             Some(teacher) => {
-                let target = teacher.logits(tokens, &[])?;
+                let target = teacher.logits(tokens, place, &[])?;
                 let counted: Vec<bool> = (0..tokens.len()).map(|at| at >= first).collect();
                 loss::distillation(&target, logits, &counted).map_err(failed)
             }
@@ -88,9 +90,13 @@ impl TrainRun {
     pub fn check(&self, state: &mut TrainingState) -> Result<f64, TuneError> {
         let parameters = self.parameters(state)?;
         let mut losses = Vec::new();
-        for tokens in self.held_out.sequences() {
-            let logits = self.student.logits(tokens, &parameters)?;
-            losses.push(self.loss(tokens, &logits)?.mean);
+        let sequences = self.held_out.sequences();
+        // Evenly among the positions, the first sequence at their beginning.
+        let apart = self.places() / sequences.len().max(1);
+        for (number, tokens) in sequences.enumerate() {
+            let place = number * apart;
+            let logits = self.student.logits(tokens, place, &parameters)?;
+            losses.push(self.loss(tokens, place, &logits)?.mean);
         }
         let loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
         if state.course.best().is_none_or(|best| loss < best.loss) {
@@ -114,15 +120,16 @@ impl TrainRun {
         let mut sums: Vec<Vec<f32>> = Vec::new();
         let failed = |cause: TrainError| self.student.failed(cause);
         for number in 0..batch {
-            let tokens = self.sequence(state.course.steps * batch + number);
-            let inputs = self.student.inputs(tokens)?;
+            let at = state.course.steps * batch + number;
+            let (tokens, place) = (self.sequence(at), self.place(at));
+            let inputs = self.student.inputs(tokens, place)?;
             let trace = self
                 .student
                 .program
                 .trace(&inputs, &parameters)
                 .map_err(failed)?;
             let logits = self.student.rows(trace.outputs.first())?;
-            let loss = self.loss(tokens, &logits)?;
+            let loss = self.loss(tokens, place, &logits)?;
             mean += loss.mean / batch as f64;
             let shape = trace.outputs.first().map_or(&[][..], Tensor::dims);
             let grad = loss.grad.reshape(shape).map_err(|e| failed(e.into()))?;
@@ -141,6 +148,19 @@ impl TrainRun {
             }
         }
         Ok((mean, sums))
+    }
+
+    /// How many positions a sequence can begin at.
+    fn places(&self) -> usize {
+        self.context.saturating_sub(self.train.length) + 1
+    }
+
+    /// The position that sequence `number` of a run begins at.
+    fn place(&self, number: usize) -> usize {
+        let seed = self.seed.wrapping_add(number as u64);
+        // Not the numbers that order the sequences.
+        let mut random = Random::new(seed ^ 0x5bd1_e995_9d1d_9c4d);
+        (random.next_u64() % self.places() as u64) as usize
     }
 
     /// Sequence `number` of a run: each epoch has all sequences in a random order that depends on the seed.

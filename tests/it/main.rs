@@ -16,6 +16,7 @@ mod catalogue;
 mod checker;
 mod cli;
 mod common;
+mod compared;
 mod compress;
 mod folders;
 mod given;

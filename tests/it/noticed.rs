@@ -151,3 +151,37 @@ fn a_rewrite_that_kept_its_operator_can_be_read_again() {
     let ran = with(&[&"rewrite", &once, &"-o", &twice]);
     assert_eq!(ran.code, 0, "{ran:?}");
 }
+
+/// What stands between the two products, here a second softmax, concerns no cache: it stays, and the attention is one.
+#[test]
+fn a_second_softmax_between_the_products_is_part_of_the_attention() {
+    let place = folder();
+    let (model, out) = (
+        place.path().join("twice.onnx"),
+        place.path().join("out.onnx"),
+    );
+    let script = "
+import onnx, sys
+from onnx import helper
+model = onnx.load(sys.argv[1])
+nodes = model.graph.node
+for at in reversed(range(len(nodes))):
+    if nodes[at].op_type == 'Softmax':
+        first, name = nodes[at], nodes[at].output[0]
+        first.output[0] = name + '/first'
+        nodes.insert(at + 1, helper.make_node('Softmax', [name + '/first'], [name + '/second'], name + '/second', axis=-1))
+        nodes.insert(at + 2, helper.make_node('Add', [name + '/first', name + '/second'], [name], name + '/sum'))
+onnx.save(model, sys.argv[2])
+";
+    python(
+        script,
+        &[&fixture("optimum-llama").join("model.onnx"), &model],
+    );
+    let told = with(&[&"inspect", &model, &"--json"]).json();
+    assert_eq!(
+        json!([told["recognised"], told["not_recognised"]]),
+        json!([2, 0])
+    );
+    let ran = with(&[&"rewrite", &model, &"-o", &out, &"--tolerance", &"2e-5"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+}

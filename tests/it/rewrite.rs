@@ -69,8 +69,9 @@ fn rounded_report(name: &str, form: &dyn Form, ranks: RankPlan, bits: CacheBits)
         let made = by_weights(view, Wanted { bits, ..wanted })?;
         let centred = form.rounds() == Rounds::AboutCentre;
         let levels = |rank: usize| Levels {
-            scale: Array1::from_elem(rank, 0.125),
+            scale: Array1::from_elem(wanted.bits.channels(rank), 0.125),
             centre: centred.then(|| Array1::ones(rank)),
+            second_digits: wanted.bits.second_digits(rank),
         };
         let rounding = Rounding {
             bits: wanted.bits,
@@ -79,7 +80,7 @@ fn rounded_report(name: &str, form: &dyn Form, ranks: RankPlan, bits: CacheBits)
         };
         let factors = made.latent()?.clone();
         let factors = factors.giving_back(&rounding.value, view.site().heads);
-        Ok(Made::Rounded(factors, rounding))
+        Ok(Made::Rounded(factors, rounding.into()))
     };
     let done = rewritten_with(&mut model, options, &mut alike);
     done.unwrap().explain()
@@ -170,7 +171,7 @@ fn the_decoupled_form_is_as_its_snapshot_says() {
 
 /// Integers: without a product on the way down, with one, in half precision, cast on the way to the interface, and read by
 /// the operator with and without a latent.
-const ROUNDED: [(&str, &dyn Form, RankPlan, CacheBits); 8] = [
+const ROUNDED: [(&str, &dyn Form, RankPlan, CacheBits); 9] = [
     ("optimum-llama", &Absorbed, RankPlan::Full, CacheBits::Eight),
     (
         "dynamo23-llama-gqa",
@@ -199,6 +200,7 @@ const ROUNDED: [(&str, &dyn Form, RankPlan, CacheBits); 8] = [
         CacheBits::Four,
     ),
     ("genai-qwen2", &KeptHeads, RankPlan::Full, CacheBits::Four),
+    ("genai-llama", &GroupedQuery, RankPlan::Full, CacheBits::Six),
 ];
 
 fn rounded_name(name: &str, bits: CacheBits) -> String {

@@ -206,6 +206,34 @@ fn group_query_attention_reads_two_numbers_a_byte() {
     }
 }
 
+/// Two digits of the first half of the channels, one of the others: between 8 bits and 4 in bytes, near 8 in what is lost.
+#[test]
+fn second_digits_lose_far_less_than_one_digit_alone() {
+    let place = folder();
+    for name in ["genai-llama", "genai-qwen2", "genai-gptoss"] {
+        let model = fixture(name).join("model.onnx");
+        let lost = |bits: &str, share: f64| {
+            let out = place.path().join(format!("{name}.{bits}.onnx"));
+            let ran = rounded_to(bits, &model, &out, &["--target", "gqa"]);
+            assert_eq!(ran.code, 0, "{name} {bits}: {ran:?}");
+            let report = ran.json();
+            let (_, before, after) = measured(&report);
+            assert_eq!(after, before * share, "{name} {bits}");
+            let told = &report["rewrite"]["cache_bytes_per_token_after"];
+            assert_eq!(told.as_f64(), Some(after), "{name} {bits}");
+            report["quality"]["mean_kl"].as_f64().unwrap()
+        };
+        // Of fp32: a digit is an eighth of a number, and every channel has one and a half on average.
+        let (six, four) = (lost("6", 1.5 / 8.0), lost("4", 1.0 / 8.0));
+        // Where all channels matter alike, as with random weights, the half that has one digit loses half of what all do.
+        assert!(six > 0.0 && 1.8 * six < four, "{name}: {six:e} {four:e}");
+    }
+    let out = place.path().join("kept.onnx");
+    let kept = rounded_to("6", &fixture("genai-llama"), &out, &["--keep-heads"]);
+    assert_eq!(kept.code, 2, "{kept:?}");
+    assert!(kept.stderr.contains("use --cache-bits 8 or 4"), "{kept:?}");
+}
+
 /// A folder for its stack: the shape of kept heads is in the configuration already, and the session tells the type.
 #[test]
 fn kept_heads_need_no_other_configuration() {
@@ -238,13 +266,13 @@ fn what_has_no_place_for_integers_is_refused_with_the_way_out() {
             "optimum-llama",
             &["--factors", "transmla"],
             2,
-            "--cache-bits 8 and 4 take their scales from a text",
+            "--cache-bits 8, 6 and 4 take their scales from a text",
         ),
         (
             "optimum-llama",
             &["--factors", "weights"],
             2,
-            "--cache-bits 8 and 4 take their scales from a text",
+            "--cache-bits 8, 6 and 4 take their scales from a text",
         ),
         (
             "optimum-llama",

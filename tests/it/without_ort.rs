@@ -151,3 +151,32 @@ fn inspecting_needs_no_runtime() {
         );
     }
 }
+
+/// tract counts no rows from the end of a tensor. What it cannot run is no fault of the rewrite, so that nothing is said of
+/// that, and nothing is written.
+#[test]
+#[cfg(feature = "tract")]
+fn a_rewrite_that_tract_cannot_run_is_not_called_wrong() {
+    let place = folder();
+    let llama = fixture("optimum-llama").join("model.onnx");
+    let llama = llama.display().to_string();
+    let ran = bare(
+        place.path(),
+        &[
+            "rewrite",
+            &llama,
+            "-o",
+            "out.onnx",
+            "--cache-io",
+            "inplace",
+            "--runtime",
+            "tract",
+        ],
+    );
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(
+        ran.stderr.contains("tract runs simple models only") && ran.stderr.lines().count() == 1,
+        "{ran:?}"
+    );
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+}

@@ -8,7 +8,7 @@
 
 use std::f64::consts::TAU;
 
-use ndarray::{Array2, Array3, Axis};
+use ndarray::{Array2, Array3, Axis, s};
 
 use crate::factor::sample::order;
 use crate::factor::spectral::{SpectralError, square_roots, symmetric_eigen};
@@ -22,8 +22,8 @@ const FLOOR: f64 = 1e-8;
 
 impl SideFactors {
     /// The same projection in the basis of a latent that rounding costs least in. `spread` [G*d, G*d] is the covariance of the
-    /// cached rows, `weight` that of an error in them, one [d, d] per KV head; `None`: the identity. The variance of each
-    /// channel is 1 on average.
+    /// cached rows, `weight` that of an error in them, one [d, d] per KV head; `None`: the identity. The `first` channels cost
+    /// most and alike, and the others alike: they are rounded to different levels. The variance of a channel is 1 on average.
     ///
     /// # Errors
     /// [`SpectralError`] if an element is not finite.
@@ -31,6 +31,7 @@ impl SideFactors {
         &self,
         spread: &Array2<f64>,
         weight: Option<&[Array2<f64>]>,
+        first: usize,
     ) -> Result<Self, SpectralError> {
         let rank = self.down.ncols();
         let s = self.down.t().dot(&spread.dot(&self.down));
@@ -51,7 +52,13 @@ impl SideFactors {
         let mean = sigma.mean().unwrap_or(1.0);
         let stretch = sigma.mapv(|sigma| (sigma * mean).sqrt().recip());
         // T = spread_out Σ^(-1/2) Uᵀ W^(1/2), and its inverse.
-        let turned = spread_out(rank);
+        let mut turned = Array2::zeros((rank, rank));
+        let first = first.min(rank);
+        let (mut above, mut below) = turned.view_mut().split_at(Axis(0), first);
+        above.slice_mut(s![.., ..first]).assign(&spread_out(first));
+        below
+            .slice_mut(s![.., first..])
+            .assign(&spread_out(rank - first));
         let to = root.dot(&(&eigen.vectors * &stretch)).dot(&turned.t());
         let back = inverse.dot(&(&eigen.vectors / &stretch)).dot(&turned.t());
         let mut up = Array3::zeros(self.up.dim());
@@ -90,7 +97,7 @@ fn spread_out(rank: usize) -> Array2<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::{Array1, s};
+    use ndarray::Array1;
 
     /// Two heads of four channels, of very different sizes, read by two weights.
     fn side() -> (SideFactors, Array2<f64>, Vec<Array2<f64>>) {
@@ -128,7 +135,7 @@ mod tests {
     #[test]
     fn every_channel_costs_about_alike_and_all_of_them_less_than_half() {
         let (side, spread, weight) = side();
-        let even = side.evened(&spread, Some(&weight)).unwrap();
+        let even = side.evened(&spread, Some(&weight), 0).unwrap();
         let cost = |side: &SideFactors| {
             let [s, w] = diagonals(side, &spread, &weight);
             s * w
@@ -149,6 +156,18 @@ mod tests {
     }
 
     #[test]
+    fn the_first_channels_hold_what_costs_most() {
+        let (side, spread, weight) = side();
+        let parted = side.evened(&spread, Some(&weight), 4).unwrap();
+        let [s, w] = diagonals(&parted, &spread, &weight);
+        let cost = s * w;
+        let (first, others) = (cost.slice(s![..4]), cost.slice(s![4..]));
+        assert!(first.sum() > 10.0 * others.sum(), "{cost}");
+        let most = first.iter().fold(0.0f64, |m, &x| m.max(x));
+        assert!(first.iter().all(|&x| 1.5 * x > most), "{cost}");
+    }
+
+    #[test]
     fn the_projection_is_the_same_in_the_new_basis() {
         let (side, spread, weight) = side();
         let narrow = SideFactors {
@@ -156,7 +175,7 @@ mod tests {
             up: side.up.slice(s![.., .., ..5]).to_owned(),
             ..side
         };
-        let even = narrow.evened(&spread, Some(&weight)).unwrap();
+        let even = narrow.evened(&spread, Some(&weight), 0).unwrap();
         for (old, new) in narrow.up.outer_iter().zip(even.up.outer_iter()) {
             let apart = narrow.down.dot(&old.t()) - even.down.dot(&new.t());
             assert!(apart.iter().all(|x| x.abs() < 1e-9), "{apart}");

@@ -39,7 +39,7 @@ pub enum Made {
     /// One latent for keys and one for values.
     Latent(Factors),
     /// The same, cached as integers.
-    Rounded(Factors, Rounding),
+    Rounded(Factors, Box<Rounding>),
     /// One rotated head, and one latent of all the rest.
     Decoupled(transmla::DecoupledFactors),
 }

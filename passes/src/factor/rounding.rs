@@ -1,8 +1,12 @@
-//! Cached numbers as integers of 8 or 4 bits: a scale and a centre for each channel, constant for all tokens.
+//! Cached numbers as integers of 8, 6 or 4 bits: a scale and a centre for each channel, constant for all tokens.
 //!
 //! A channel c is cached as n = round((c - centre) / scale), cut off at the ends of its type, and read as n * scale. The scale goes into w_u, so
 //! that a product with w_u reads the integers themselves. The centre is never added again: softmax does not see a constant
 //! that all keys have (it moves every score of a query alike), and of the values it comes back as a bias of the outputs.
+//!
+//! 6 bits are those of the mean channel: of the first half of the channels, which matter more, two digits of 4 bits are cached,
+//! and of the others one. The second digit is that of what the first leaves, in steps of a sixteenth. Both are channels of the
+//! cache, and what reads the cache reads them with the same weight.
 
 use ndarray::{Array1, Array2, Axis, s};
 
@@ -16,6 +20,8 @@ pub enum CacheBits {
     Model,
     /// 8: integers with a constant scale for each channel.
     Eight,
+    /// 6: two digits of 4 bits of the first half of the channels, one digit of the others.
+    Six,
     /// 4: the same, two numbers to a byte.
     Four,
 }
@@ -27,20 +33,48 @@ impl CacheBits {
         match self {
             Self::Model => None,
             Self::Eight => Some(8),
+            Self::Six => Some(6),
             Self::Four => Some(4),
         }
     }
 
-    /// How many numbers a cached element holds.
+    /// Bits of a digit, of which a number has one or two; `None` for the model's own type.
     #[must_use]
-    pub fn in_an_element(self) -> usize {
+    pub fn digit(self) -> Option<u32> {
         match self {
-            Self::Model | Self::Eight => 1,
-            Self::Four => 2,
+            Self::Model => None,
+            Self::Eight => Some(8),
+            Self::Six | Self::Four => Some(4),
+        }
+    }
+
+    /// Of how many of `rank` channels, the first ones, a second digit is cached.
+    #[must_use]
+    pub fn second_digits(self, rank: usize) -> usize {
+        match self {
+            Self::Model | Self::Eight | Self::Four => 0,
+            Self::Six => rank / 2 / WHOLE * WHOLE,
+        }
+    }
+
+    /// Channels that the cache has for a latent of `rank`.
+    #[must_use]
+    pub fn channels(self, rank: usize) -> usize {
+        rank + self.second_digits(rank)
+    }
+
+    /// Elements that a row of the cache has for a latent of `rank`: digits of 4 bits are two to an element.
+    #[must_use]
+    pub fn elements(self, rank: usize) -> usize {
+        match self {
+            Self::Model | Self::Eight => rank,
+            Self::Six | Self::Four => self.channels(rank) / 2,
         }
     }
 }
 
+/// Second digits are a multiple of this many, as the widths of what reads them are.
+const WHOLE: usize = 8;
 /// Largest integer of 8 bits; the smallest is left out, so that the range is even.
 const LARGEST: f64 = 127.0;
 /// The range of the integers over that of the sampled rows. Rounding normal numbers to 256 levels loses least when they
@@ -55,10 +89,12 @@ const RANGES: usize = 32;
 /// The integers of one side.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Levels {
-    /// What one step is worth, [r]; always above 0.
+    /// What one step is worth, of every channel [r], and behind them of their second digits; always above 0.
     pub scale: Array1<f64>,
     /// What is taken off every row before it is rounded, [r]; `None` where a constant may not be taken off.
     pub centre: Option<Array1<f64>>,
+    /// How many of the first channels have a second digit.
+    pub second_digits: usize,
 }
 
 impl Levels {
@@ -96,6 +132,26 @@ impl Levels {
         Self {
             scale: channels.iter().map(|c| c.0).collect(),
             centre: centred.then(|| channels.iter().map(|c| c.1).collect()),
+            second_digits: 0,
+        }
+    }
+
+    /// The levels of channels that `rows` [n, r] are a sample of, the first `two` of which have two digits of 4 bits and the
+    /// others one.
+    #[must_use]
+    pub fn of_two_digits(rows: &Array2<f64>, two: usize, centred: bool) -> Self {
+        let (fine, coarse) = rows.view().split_at(Axis(1), two.min(rows.ncols()));
+        let mut fine = Self::of_eight_bits(&fine.to_owned(), centred);
+        let coarse = Self::of_four_bits(&coarse.to_owned(), centred);
+        let second = fine.scale.clone();
+        fine.scale *= SIXTEEN;
+        let behind = |a: &Array1<f64>, b: &Array1<f64>| a.iter().chain(b).copied().collect();
+        let first: Array1<f64> = behind(&fine.scale, &coarse.scale);
+        let centre = fine.centre.as_ref().zip(coarse.centre.as_ref());
+        Self {
+            scale: behind(&first, &second),
+            centre: centre.map(|(a, b)| behind(a, b)),
+            second_digits: second.len(),
         }
     }
 
@@ -120,6 +176,7 @@ impl Levels {
         Self {
             scale: scale.collect(),
             centre: centred.then(middle),
+            second_digits: 0,
         }
     }
 }
@@ -142,6 +199,22 @@ pub struct Rounding {
 }
 
 impl Factors {
+    /// The factors with w_uk and w_uv for a cache that also has the second digits of `rounding`: what reads them is what reads
+    /// their channels.
+    #[must_use]
+    pub fn reading_second_digits(&self, rounding: &Rounding) -> Self {
+        let mut wider = self.clone();
+        let sides = [
+            (&mut wider.key.up, &rounding.key),
+            (&mut wider.value.up, &rounding.value),
+        ];
+        for (up, levels) in sides {
+            let columns = (0..up.len_of(Axis(2))).chain(0..levels.second_digits);
+            *up = up.select(Axis(2), &columns.collect::<Vec<_>>());
+        }
+        wider
+    }
+
     /// The factors with w_uk and w_uv for latents that are read as integers of `rounding`.
     #[must_use]
     pub fn reading_integers(&self, rounding: &Rounding) -> Self {
@@ -221,6 +294,32 @@ mod tests {
         // The best sixteen even levels of a normal distribution lose 0.01154 of its variance (Max, 1960).
         assert!((0.0105..0.0130).contains(&lost), "{lost}");
         assert_eq!(Levels::of_four_bits(&few, false).centre, None);
+    }
+
+    #[test]
+    fn a_second_digit_leaves_what_eight_bits_leave() {
+        let rows = normal(2048);
+        let rows = ndarray::concatenate![Axis(1), rows, rows];
+        let levels = Levels::of_two_digits(&rows, 1, true);
+        let centre = levels.centre.unwrap();
+        let digit = |x: f64, scale: f64| (x / scale).round().clamp(-8.0, 7.0) * scale;
+        let lost = |channel: usize, second: Option<f64>| {
+            let squares = rows.column(channel).mapv(|x| {
+                let mut left = x - centre[channel];
+                left -= digit(left, levels.scale[channel]);
+                second
+                    .map_or(left, |scale| left - digit(left, scale))
+                    .powi(2)
+            });
+            squares.sum() / squares.len() as f64
+        };
+        let (one, two) = (lost(1, None), lost(0, Some(levels.scale[2])));
+        assert!((0.01..0.013).contains(&one) && two < 2e-4, "{one} {two}");
+        assert_eq!(levels.scale.len(), 3);
+        let bits = CacheBits::Six;
+        assert_eq!((bits.channels(192), bits.elements(192)), (288, 144));
+        // Widths stay multiples of 8.
+        assert_eq!((bits.channels(24), bits.elements(24)), (32, 16));
     }
 
     #[test]

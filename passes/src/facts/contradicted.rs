@@ -7,7 +7,7 @@ use crate::onnx::stored::Model;
 
 /// A value whose declared shape contradicts what its node gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Contradiction {
+pub struct WrongDeclaration {
     /// The value: a graph output, or one that `value_info` lists.
     pub value: String,
     /// The declared shape, as text.
@@ -18,7 +18,7 @@ pub struct Contradiction {
 
 /// The first contradiction in `model`. ONNX Runtime runs such models with a warning, and facts take the inferred shape,
 /// so that a contradiction only counts for a value whose shape cannot be inferred any more.
-pub fn contradiction(model: &Model, rules: &Rules) -> Option<Contradiction> {
+pub fn wrong_declaration(model: &Model, rules: &Rules) -> Option<WrongDeclaration> {
     let main = model.proto.graph.as_ref()?;
     let mut found = None;
     ScopeFacts::infer(model, main, rules).for_each(main, &mut |scoped| {
@@ -30,7 +30,7 @@ pub fn contradiction(model: &Model, rules: &Rules) -> Option<Contradiction> {
                 let inferred = scoped.facts.shape(info.name())?;
                 let differs = declared.len() != inferred.len()
                     || declared.iter().zip(inferred).any(|(a, b)| differ(a, b));
-                differs.then(|| Contradiction {
+                differs.then(|| WrongDeclaration {
                     value: info.name().to_owned(),
                     declared: text(&declared),
                     inferred: text(inferred),

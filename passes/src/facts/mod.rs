@@ -44,6 +44,6 @@ mod values;
 
 pub use agree::text as shape_text;
 pub use attributes::{axes, shape_range};
-pub use contradicted::{Contradiction, contradiction};
+pub use contradicted::{WrongDeclaration, wrong_declaration};
 pub use fact::{Fact, Shape};
 pub use values::{Facts, OutputFacts, Rule, Rules};

@@ -247,7 +247,7 @@ impl Builder<'_> {
             NewSize::Keep,
             NewSize::Fixed(1),
             NewSize::Keep,
-            NewSize::Fixed((rank / self.layout.bits.in_an_element()) as i64),
+            NewSize::Fixed(self.layout.bits.elements(rank) as i64),
         ];
         self.retype(cache, sizes);
     }
@@ -258,9 +258,9 @@ impl Builder<'_> {
         let site = self.site;
         for side in [&site.key, &site.value] {
             let mut sizes = vec![NewSize::Keep; 4];
-            let numbers = self.layout.bits.in_an_element();
-            if let (Some(last), true) = (sizes.last_mut(), numbers > 1) {
-                *last = NewSize::Fixed((side.size / numbers) as i64);
+            let elements = self.layout.bits.elements(side.size);
+            if let (Some(last), true) = (sizes.last_mut(), elements < side.size) {
+                *last = NewSize::Fixed(elements as i64);
             }
             if let Some(cache) = &side.cache {
                 self.retype(cache, sizes);

@@ -4,16 +4,16 @@ use crate::graph::build::node;
 use crate::onnx::{GraphProto, NodeProto, TypeProto, ValueInfoProto, type_proto};
 
 /// Nodes that make one value, under a name of its own. They may read every value that is made before the choice.
-pub struct Way {
+pub struct Branch {
     /// The nodes, in order.
     pub nodes: Vec<NodeProto>,
     /// The value.
     pub output: String,
 }
 
-impl Way {
+impl Branch {
     /// The branch of an `If`, whose output is of element type `elem_type` and of any shape.
-    fn branch(self, elem_type: i32) -> GraphProto {
+    fn graph(self, elem_type: i32) -> GraphProto {
         let tensor = type_proto::Tensor {
             elem_type: Some(elem_type),
             shape: None,
@@ -41,9 +41,9 @@ pub fn choice(
     (name, output): (&str, &str),
     condition: &str,
     elem_type: i32,
-    [then, otherwise]: [Way; 2],
+    [then, otherwise]: [Branch; 2],
 ) -> NodeProto {
     node("If", name, &[condition], &[output])
-        .with_graph("then_branch", then.branch(elem_type))
-        .with_graph("else_branch", otherwise.branch(elem_type))
+        .with_graph("then_branch", then.graph(elem_type))
+        .with_graph("else_branch", otherwise.graph(elem_type))
 }

@@ -11,7 +11,7 @@ use crate::recognize::site::Side;
 use crate::weights::rows::{Projected, projected};
 
 /// The roles of the down-projection of keys or values in a [`Layout`].
-struct Roles {
+struct ProjectionRoles {
     /// W_a = W w_d [E, r], applied to the layer input.
     folded: &'static str,
     /// w_d [G*d, r], applied to the rows.
@@ -22,13 +22,13 @@ struct Roles {
     input: &'static str,
 }
 
-const KEY: Roles = Roles {
+const KEY: ProjectionRoles = ProjectionRoles {
     folded: "w_ak",
     down: "w_dk",
     bias: "b_ak",
     input: "x_k",
 };
-const VALUE: Roles = Roles {
+const VALUE: ProjectionRoles = ProjectionRoles {
     folded: "w_av",
     down: "w_dv",
     bias: "b_av",
@@ -97,7 +97,7 @@ impl Projections {
 
 fn add(
     projection: Option<&Projected>,
-    roles: Roles,
+    roles: ProjectionRoles,
     layout: &mut Layout,
     (names, elem_type): (&SiteNames, i32),
     factors: &SideFactors,

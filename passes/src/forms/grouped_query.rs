@@ -119,7 +119,7 @@ impl Builder<'_> {
         let (heads, groups, rank) = (
             site.heads as i64,
             site.kv_heads as i64,
-            self.ranks.key as i64,
+            layout.bits.channels(self.ranks.key) as i64,
         );
         let turn = |n: NodeProto| n.with_ints("perm", &[0, 2, 1, 3]);
         let by_group = self.vector(&[0, groups, -1, site.key.size as i64]);
@@ -130,10 +130,12 @@ impl Builder<'_> {
 
         let mut nodes = self.latent_rows(&site.key, 'k', &site.key.new);
         nodes.extend(self.latent_rows(&site.value, 'v', &site.value.new));
-        let (centring, keys) = self.centred('k', self.name("k_BTr"));
-        nodes.extend(centring);
-        let (centring, values) = self.centred('v', self.name("v_BTr"));
-        nodes.extend(centring);
+        let [keys, values] = ['k', 'v'].map(|letter| {
+            let (centring, rows) = self.centred(letter, self.name(&format!("{letter}_BTr")));
+            let (splitting, rows) = self.digits(letter, rows);
+            nodes.extend(centring.into_iter().chain(splitting));
+            rows
+        });
         nodes.extend([
             self.unary("Reshape", "q_BGxd", &[&site.query, &by_group]),
             self.unary(

@@ -14,7 +14,7 @@ use ndarray::arr0;
 use crate::analysis::SiteView;
 use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
-use crate::forms::choice::{Way, choice};
+use crate::forms::choice::{Branch, choice};
 use crate::forms::layout::{Layout, Reads, latents};
 use crate::forms::names::SiteNames;
 use crate::forms::{Form, FormError, Hindrance};
@@ -165,13 +165,13 @@ impl Builder<'_> {
             nodes.push(node("Reshape", &name, &[&own, &heads], &[&output]));
             return self.place(site.score, nodes);
         };
-        let alone = Way {
+        let alone = Branch {
             nodes: vec![self.unary("Reshape", "alone/score", &[&own, &heads])],
             output: self.name("alone/score"),
         };
         let mut both = self.past_score(past);
         both.push(self.unary("Reshape", "both/score", &[&self.name("score_B1xS"), &heads]));
-        let both = Way {
+        let both = Branch {
             nodes: both,
             output: self.name("both/score"),
         };
@@ -240,7 +240,7 @@ impl Builder<'_> {
             return self.place(site.output, alone);
         };
         alone.push(self.unary("Reshape", "alone/out", &[&own, &heads]));
-        let alone = Way {
+        let alone = Branch {
             nodes: alone,
             output: self.name("alone/out"),
         };
@@ -258,7 +258,7 @@ impl Builder<'_> {
             both.push(self.unary("Add", "both/out", &[&sum, &self.name("bias_BHTd")]));
             sum = self.name("both/out");
         }
-        let both = Way {
+        let both = Branch {
             nodes: both,
             output: sum,
         };

@@ -149,9 +149,10 @@ pub fn latents(
 ) -> Result<Layout, FormError> {
     let site = view.site();
     let scaled = made.rounding().filter(|_| reads == Reads::Products);
-    let factors = match scaled {
-        Some(rounding) => made.latent()?.reading_integers(rounding),
-        None => made.latent()?.clone(),
+    let factors = match (scaled, made.rounding()) {
+        (Some(rounding), _) => made.latent()?.reading_integers(rounding),
+        (None, Some(rounding)) => made.latent()?.reading_second_digits(rounding),
+        (None, None) => made.latent()?.clone(),
     };
     let cached = site.elem_type;
     let mut layout = Layout::default();

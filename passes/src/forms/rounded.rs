@@ -8,6 +8,7 @@ use crate::forms::tensors::TensorRange;
 use crate::graph::build::int8_zeros;
 use crate::onnx::{NodeProto, tensor_proto::DataType};
 use crate::recognize::site::Site;
+use ndarray::{arr0, s};
 
 const FLOAT: i32 = DataType::Float as i32;
 
@@ -23,21 +24,28 @@ pub enum Rounds {
 }
 
 /// The initializers of a side that is cached as integers.
-struct Roles {
-    /// What one step is worth, [r], fp32.
+struct RoundingRoles {
+    /// What one step is worth, [r], fp32; behind the channels stand their second digits.
     scale: &'static str,
     /// What is taken off every row, [r].
     centre: &'static str,
+    /// What one step of the channels with a second digit is worth, in the type of the rows.
+    first: &'static str,
 }
 
-const KEY: Roles = Roles {
+const KEY: RoundingRoles = RoundingRoles {
     scale: "s_k",
     centre: "m_k",
+    first: "s_k/first",
 };
-const VALUE: Roles = Roles {
+const VALUE: RoundingRoles = RoundingRoles {
     scale: "s_v",
     centre: "m_v",
+    first: "s_v/first",
 };
+
+/// The smallest and the largest digit of 4 bits.
+const DIGIT: [(&str, f64); 2] = [("digit/least", -8.0), ("digit/most", 7.0)];
 
 impl Layout {
     /// Adds scales and centres of both sides.
@@ -54,6 +62,15 @@ impl Layout {
         for (roles, levels) in [(KEY, &rounding.key), (VALUE, &rounding.value)] {
             let scale = levels.scale.clone().into_dyn();
             self.add(names, roles.scale, FLOAT, &scale)?;
+            if levels.second_digits > 0 {
+                let own = site.elem_type;
+                let first = levels.scale.slice(s![..levels.second_digits]);
+                self.add(names, roles.first, own, &first.to_owned().into_dyn())?;
+                for (role, end) in DIGIT {
+                    let end = arr0(end).into_dyn();
+                    self.add_shared(names, (role, &end.to_string()), own, &end)?;
+                }
+            }
             if let Some(centre) = &levels.centre {
                 let centre = centre.clone().into_dyn();
                 self.add(names, roles.centre, site.elem_type, &centre)?;
@@ -74,7 +91,7 @@ pub fn integers(bits: CacheBits) -> Option<i32> {
     match bits {
         CacheBits::Model => None,
         CacheBits::Eight => Some(DataType::Int8.into()),
-        CacheBits::Four => Some(DataType::Uint8.into()),
+        CacheBits::Six | CacheBits::Four => Some(DataType::Uint8.into()),
     }
 }
 
@@ -87,6 +104,47 @@ impl Builder<'_> {
         let part = format!("{letter}_BTr/centred");
         let nodes = vec![self.unary("Sub", &part, &[&rows, centre])];
         (nodes, self.name(&part))
+    }
+
+    /// The rows `rows` [B, T, r] of one side with the second digits [B, T, r + n] of the first n channels, where these have
+    /// some, and the nodes that make them: the first digits as numbers that the cache holds exactly, the other channels, and
+    /// what the first digits leave.
+    pub fn digits(&mut self, letter: char, rows: String) -> (Vec<NodeProto>, String) {
+        let Some(step) = self.layout.find(roles(letter).first).map(str::to_owned) else {
+            return (Vec::new(), rows);
+        };
+        let two = self.facts().shape(&step).and_then(|s| s.first()?.as_i64());
+        let [start, middle, end, axis] =
+            [0, two.unwrap_or_default(), i64::MAX, 2].map(|n| self.vector(&[n]));
+        let part = |what: &str| format!("{letter}_BTr/{what}");
+        let name = |what: &str| self.name(&part(what));
+        let [least, most] = DIGIT.map(|(role, _)| self.layout.name(role).to_owned());
+        let made = |op: &str, what: &str, inputs: &[&str]| self.unary(op, &part(what), inputs);
+        let nodes = vec![
+            made("Slice", "two_digits", &[&rows, &start, &middle, &axis]),
+            made("Slice", "one_digit", &[&rows, &middle, &end, &axis]),
+            made("Div", "steps", &[&name("two_digits"), &step]),
+            made("Round", "nearest", &[&name("steps")]),
+            made("Clip", "first", &[&name("nearest"), &least, &most]),
+            made("Mul", "first_digit", &[&name("first"), &step]),
+            made(
+                "Sub",
+                "second_digit",
+                &[&name("two_digits"), &name("first_digit")],
+            ),
+            made(
+                "Concat",
+                "digits",
+                &[
+                    &name("first_digit"),
+                    &name("one_digit"),
+                    &name("second_digit"),
+                ],
+            )
+            .with_int("axis", 2),
+        ];
+        let digits = name("digits");
+        (nodes, digits)
     }
 
     /// The rows `rows` [B, T, r] of one side as they are cached, and the nodes that make them: as they are, or rounded.
@@ -119,7 +177,7 @@ impl Builder<'_> {
 /// The operator `node`, a `GroupQueryAttention`, with a cache of the integers of `layout`; as it is without.
 pub fn reading_integers(mut node: NodeProto, layout: &Layout) -> NodeProto {
     let scales = [KEY, VALUE].map(|roles| layout.find(roles.scale));
-    let ([Some(key), Some(value)], Some(bits)) = (scales, layout.bits.number()) else {
+    let ([Some(key), Some(value)], Some(bits)) = (scales, layout.bits.digit()) else {
         return node;
     };
     // k_scale and v_scale are inputs 12 and 13; what is behind them stays.
@@ -133,7 +191,7 @@ pub fn reading_integers(mut node: NodeProto, layout: &Layout) -> NodeProto {
         .with_text("v_quant_type", "PER_CHANNEL")
 }
 
-fn roles(letter: char) -> Roles {
+fn roles(letter: char) -> RoundingRoles {
     match letter {
         'k' => KEY,
         _ => VALUE,

@@ -1,5 +1,6 @@
 //! A read-only index of one ONNX graph: the producer and the readers of each value.
 
+mod arity;
 pub mod build;
 pub mod cleanup;
 pub mod elements;

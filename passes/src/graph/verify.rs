@@ -7,13 +7,14 @@
 //! 5. No two attributes of a node have the same name.
 //! 6. Subgraphs satisfy the same invariants.
 //! 7. No size of a stored tensor is negative.
-//! 8. Inputs have element types that the operator accepts, and constant sizes that fit each other. This needs the
+//! 8. A node has as many inputs as its operator takes, and names those that cannot be left out.
+//! 9. Inputs have element types that the operator accepts, and constant sizes that fit each other. This needs the
 //!    inferred types and shapes of the graph, so `facts::types::verify` checks it.
 
 use std::collections::HashSet;
 
-use crate::graph::{label, subgraphs};
-use crate::onnx::{GraphProto, ModelProto, TensorProto};
+use crate::graph::{arity, label, subgraphs};
+use crate::onnx::{GraphProto, ModelProto, NodeProto, TensorProto};
 
 /// The first violated invariant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +58,18 @@ pub enum VerifyError {
         dims: Vec<i64>,
     },
     /// Invariant 8.
+    #[error("node '{node}' ({operator}) names {named} inputs, expected {expected} without a gap")]
+    Inputs {
+        /// The node.
+        node: String,
+        /// Its operator.
+        operator: String,
+        /// Inputs that it names.
+        named: usize,
+        /// Inputs that the operator takes.
+        expected: String,
+    },
+    /// Invariant 9.
     #[error(transparent)]
     Operand(Box<OperandError>),
     /// The model has no graph.
@@ -108,6 +121,28 @@ fn verify_sizes(tensor: &str, dims: &[i64]) -> Result<(), VerifyError> {
     Err(VerifyError::NegativeSize {
         tensor: tensor.to_owned(),
         dims: dims.to_vec(),
+    })
+}
+
+fn verify_inputs(node: &NodeProto) -> Result<(), VerifyError> {
+    let Some(expected) = arity::inputs(node) else {
+        return Ok(());
+    };
+    let (least, most) = (*expected.start(), *expected.end());
+    let last = node.input.iter().rposition(|v| !v.is_empty());
+    let found = last.map_or(0, |last| last + 1);
+    if expected.contains(&found) && !node.input.iter().take(least).any(String::is_empty) {
+        return Ok(());
+    }
+    Err(VerifyError::Inputs {
+        node: label(node).to_owned(),
+        operator: node.op_type().to_owned(),
+        named: node.input.iter().filter(|v| !v.is_empty()).count(),
+        expected: match (least, most) {
+            (_, usize::MAX) => format!("{least} or more"),
+            _ if least == most => least.to_string(),
+            _ => format!("{least} to {most}"),
+        },
     })
 }
 
@@ -164,6 +199,7 @@ fn verify_graph<'a>(
                 verify_sizes(label(node), &tensor.dims)?;
             }
         }
+        verify_inputs(node)?;
         for value in node.input.iter().filter(|v| !v.is_empty()) {
             if !outer.iter().any(|scope| scope.contains(value.as_str())) {
                 return Err(VerifyError::NotMade {
@@ -191,4 +227,51 @@ fn verify_graph<'a>(
     }
     outer.pop();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::verify;
+    use crate::graph::build::{node, value};
+    use crate::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
+
+    fn said(made: NodeProto) -> Option<String> {
+        let graph = GraphProto {
+            input: ["x", "y"].map(|name| value(name, 1, &[2])).to_vec(),
+            node: vec![made],
+            output: vec![value("z", 1, &[2])],
+            ..GraphProto::default()
+        };
+        let model = ModelProto {
+            graph: Some(graph),
+            opset_import: vec![OperatorSetIdProto {
+                domain: Some(String::new()),
+                version: Some(18),
+            }],
+            ..ModelProto::default()
+        };
+        verify(&model).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_node_has_the_inputs_that_its_operator_takes() {
+        let of = |op: &str, inputs: &[&str]| said(node(op, "n", inputs, &["z"]));
+        assert_eq!(of("Add", &["x", "y"]), None);
+        assert_eq!(of("Clip", &["x", "", "y"]), None);
+        assert_eq!(of("Sum", &["x", "y", "x", "y"]), None);
+        assert_eq!(of("OfSomeoneElse", &[]), None);
+        let words = |inputs, expected| {
+            format!("node 'n' ({inputs} inputs, expected {expected} without a gap")
+        };
+        assert_eq!(of("Neg", &[]), Some(words("Neg) names 0", "1")));
+        assert_eq!(
+            of("Transpose", &["x", "y"]),
+            Some(words("Transpose) names 2", "1"))
+        );
+        assert_eq!(of("Add", &["", "y"]), Some(words("Add) names 1", "2")));
+        assert_eq!(
+            of("Slice", &["", "y"]),
+            Some(words("Slice) names 1", "1 to 5"))
+        );
+    }
 }

@@ -163,8 +163,11 @@ fn check_bits(site: &Site, options: &RewriteOptions) -> Result<(), FormError> {
             refused("heads that are kept take fewer bytes in fewer bits alone: add --cache-bits 8")
         }
         CacheBits::Model => Ok(()),
-        CacheBits::Four if form.target() != Target::Gqa => refused(
+        CacheBits::Six | CacheBits::Four if form.target() != Target::Gqa => refused(
             "integers of 4 bits are read by GroupQueryAttention alone: use the target gqa or --keep-heads, or --cache-bits 8",
+        ),
+        CacheBits::Six if form.keeps_heads() => refused(
+            "second digits are those of a latent's first channels, and heads have no first ones: use --cache-bits 8 or 4, or leave out --keep-heads",
         ),
         _ if form.rounds() == Rounds::Never => refused(
             "it caches floating-point numbers: use the form absorbed, or leave out --cache-bits",
@@ -172,7 +175,7 @@ fn check_bits(site: &Site, options: &RewriteOptions) -> Result<(), FormError> {
         _ if !site.is_cached() => {
             refused("it has no cache that could hold integers: export the model with a cache")
         }
-        CacheBits::Eight | CacheBits::Four => Ok(()),
+        CacheBits::Eight | CacheBits::Six | CacheBits::Four => Ok(()),
     }
 }
 

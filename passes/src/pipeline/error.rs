@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::error::Error;
 
 use crate::analysis::AnalysisError;
-use crate::facts::Contradiction;
+use crate::facts::WrongDeclaration;
 use crate::forms::{Form, FormError, OLDEST_OPSET};
 use crate::graph::patch::PatchError;
 use crate::graph::verify::VerifyError;
@@ -70,7 +70,7 @@ pub enum RewriteError {
     #[error(
         "value '{}' is declared as {}, and its node gives {}: correct the declaration, or remove it", .0.value, .0.declared, .0.inferred
     )]
-    Contradicted(Contradiction),
+    Contradicted(WrongDeclaration),
     /// The new tensors could not be stored.
     #[error("the new weights could not be stored: {0}")]
     Store(Box<dyn Error + Send + Sync>),

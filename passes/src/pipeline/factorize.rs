@@ -23,15 +23,15 @@ pub type Factorize<'f> =
 /// Integers were asked for, and nothing tells their scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the scales of a cache of integers come from statistics of a text, and there are none")]
-pub struct NoScales;
+pub struct NoStatistics;
 
 /// Factors from the weights alone: weighted principal components of the projections.
 ///
 /// # Errors
-/// [`crate::factor::SpectralError`] where the weights are not finite; [`NoScales`] where integers are wanted.
+/// [`crate::factor::SpectralError`] where the weights are not finite; [`NoStatistics`] where integers are wanted.
 pub fn by_weights(view: &SiteView, wanted: Wanted) -> Result<Made, Box<dyn Error + Send + Sync>> {
     if wanted.bits != CacheBits::Model {
-        return Err(NoScales.into());
+        return Err(NoStatistics.into());
     }
     let moments = view.weight_moments(wanted.ranks, wanted.context);
     let factors = factor(&moments, view.site().kv_heads, wanted.ranks)?;

@@ -13,7 +13,7 @@ use crate::analysis::identity::{CacheId, SiteId};
 use crate::analysis::{Analysis, AnalysisError};
 use crate::factor::Ranks;
 use crate::facts::scoped::ScopeFacts;
-use crate::facts::{contradiction, types};
+use crate::facts::{types, wrong_declaration};
 use crate::forms::join::note_in_place;
 use crate::forms::{Join, Store};
 use crate::graph::cleanup::{Live, cleanup};
@@ -193,7 +193,7 @@ pub fn rewrite_analysed(
         model.proto.graph = original;
         model.proto.opset_import.truncate(imported);
         // A wrong declaration counts where nothing can be inferred, which may be at a new node only.
-        let wrong = contradiction(model, &analysis.operators.rules());
+        let wrong = wrong_declaration(model, &analysis.operators.rules());
         return Err(wrong.map_or(error, RewriteError::Contradicted));
     }
     // Functions that are no longer called are removed.

@@ -17,7 +17,7 @@ pub struct RewriteOptions<'f> {
     pub bits: CacheBits,
     /// How the rows of a step join the cache.
     pub join: Join,
-    /// Rewrite what is recognised and can take the form, even where some attentions are or can not.
+    /// Leave attentions that are not recognised, or cannot take the form, as they are, and rewrite the others.
     pub allow_partial: bool,
     /// The target form.
     pub form: &'f dyn Form,

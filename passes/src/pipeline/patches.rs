@@ -55,7 +55,7 @@ impl RewrittenSite {
     /// Elements that its cache takes a token now: one for two numbers of 4 bits.
     #[must_use]
     pub fn cached_elements(&self) -> usize {
-        (self.ranks.key + self.ranks.value) / self.bits.in_an_element()
+        self.bits.elements(self.ranks.key) + self.bits.elements(self.ranks.value)
     }
 }
 

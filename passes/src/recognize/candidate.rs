@@ -7,6 +7,7 @@ use crate::graph::{Graph, NodeId, is_contrib, is_op, is_standard};
 use crate::onnx::NodeProto;
 use crate::recognize::cache::latent_behind;
 use crate::recognize::reject::{Operand, Reason};
+use crate::recognize::site::Site;
 
 /// The domain of ONNX Runtime's own operators.
 const MICROSOFT: &str = "com.microsoft";
@@ -22,6 +23,24 @@ pub struct Candidate {
     pub output: NodeId,
     /// Which input of the value product holds the probabilities; 0 in every attention.
     pub side: usize,
+}
+
+impl Candidate {
+    /// Whether it is part of one of `sites`: one more softmax between the same two products.
+    ///
+    /// # Errors
+    /// The reason to refuse it where it shares one product with a site and not the other.
+    pub fn is_part_of(&self, sites: &[Site]) -> Result<bool, Reason> {
+        for site in sites {
+            match (site.score == self.score, site.output == self.output) {
+                (true, true) => return Ok(true),
+                (true, false) => return Err(Reason::ValueProducts { count: 2 }),
+                (false, true) => return Err(Reason::ScoreProducts { count: 2 }),
+                (false, false) => {}
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// A product that a walk has reached, and the first node on the way that moves elements about or multiplies in a form

@@ -74,6 +74,12 @@ pub fn recognize(
                 None => continue,
             },
         };
+        let candidate = match candidate.map(|c| (c, c.is_part_of(&found.sites))) {
+            Ok((_, Ok(true))) => continue,
+            Ok((candidate, Ok(false))) => Ok(candidate),
+            Ok((_, Err(reason))) => Err((id, reason)),
+            Err(refused) => Err(refused),
+        };
         let caches = claims.add(graph, facts, id);
         let reject = |(at, reason): (NodeId, Reason)| Reject {
             layer,

@@ -53,8 +53,8 @@ pub struct Rewrite {
     out: PathBuf,
     #[command(flatten)]
     size: Size,
-    /// Bits of a cached number: 16, the model's own floating-point type whatever its width; or integers of 8 or 4 bits, whose
-    /// scales come from the text or the statistics. Together with any size; 4 with --target gqa or --keep-heads. The default is
+    /// Bits of a cached number: 16, the model's own floating-point type whatever its width; or integers of 8, 6 or 4 bits, whose
+    /// scales come from the text or the statistics. Together with any size; 6 with --target gqa, 4 with it or with --keep-heads. The default is
     /// 16, or with --max-perplexity-increase and --max-kl what makes the cache smallest.
     #[arg(long, value_enum, value_name = "BITS")]
     cache_bits: Option<BitsArg>,

@@ -40,7 +40,7 @@ fn decoder(model: &LoadedModel, trained: &[String]) -> Result<Decoder, String> {
 }
 
 fn logits(decoder: &Decoder, parameters: &[Tensor]) -> Vec<f32> {
-    let rows = decoder.logits(&TOKENS, parameters).unwrap();
+    let rows = decoder.logits(&TOKENS, 0, parameters).unwrap();
     rows.flatten_all().unwrap().to_vec1().unwrap()
 }
 
@@ -110,10 +110,10 @@ fn the_gradient_of_a_whole_model_agrees_with_differences() {
             .map(|p| p.initial.clone())
             .collect();
         let loss = |parameters: &[Tensor]| {
-            let rows = decoder.logits(&TOKENS, parameters).unwrap();
+            let rows = decoder.logits(&TOKENS, 0, parameters).unwrap();
             next_token(&rows, &TOKENS[1..], &counted()).unwrap()
         };
-        let inputs = decoder.inputs(&TOKENS).unwrap();
+        let inputs = decoder.inputs(&TOKENS, 0).unwrap();
         let trace = decoder.program.trace(&inputs, &stored).unwrap();
         let grad = loss(&stored).grad.reshape(trace.outputs[0].dims()).unwrap();
         let grads = trace.backward(vec![grad]).unwrap();
@@ -164,4 +164,25 @@ fn bf16_is_read_as_it_is() {
     let decoder = decoder(&loaded(IN_BF16), &[]).unwrap();
     assert!(logits(&decoder, &[]).iter().all(|x| x.is_finite()));
     assert!(load(&crate::common::fixture(IN_BF16)).is_ok());
+}
+
+/// Rotary positions count by their differences alone: a sequence anywhere in a context says what it says at its beginning, to
+/// the rounding of angles. A model that counts positions itself stands at the beginning.
+#[test]
+fn a_sequence_stands_anywhere_in_a_context() {
+    for (name, takes_positions) in [("dynamo18-llama", true), ("genai-llama", false)] {
+        let decoder = decoder(&loaded(name), &[]).unwrap();
+        assert_eq!(decoder.takes_positions(), takes_positions, "{name}");
+        let at = |first: usize| -> Vec<f32> {
+            let rows = decoder.logits(&TOKENS, first, &[]).unwrap();
+            rows.flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let (start, later) = (at(0), at(3000));
+        let largest = start.iter().fold(0f32, |m, x| m.max(x.abs()));
+        let apart = start.iter().zip(&later).map(|(a, b)| (a - b).abs());
+        let apart = apart.fold(0f32, f32::max) / largest;
+        // An angle of 3,000 radians is known to 1e-4 in fp32.
+        assert!(apart < 1e-2, "{name}: {apart:e}");
+        assert_eq!(apart > 0.0, takes_positions, "{name}: {apart:e}");
+    }
 }

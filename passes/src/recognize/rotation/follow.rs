@@ -12,7 +12,7 @@ use crate::recognize::rotation::origin::are_positions;
 use crate::recognize::rotation::positions::{PositionsShape, positions};
 use crate::recognize::rotation::proof;
 use crate::recognize::rotation::rope::{RotatedChannels, Rotation};
-use crate::recognize::rotation::rows::{MOST, Rows, length_of, rows_in};
+use crate::recognize::rotation::rows::{MOST, RotatedRows, length_of, rows_in};
 use crate::recognize::rotation::walk::{
     Through, ancestors, dependents, source, tables, works_by_position,
 };
@@ -24,7 +24,7 @@ use crate::recognize::rotation::walk::{
 pub fn followed(
     graph: &Graph,
     facts: &Facts,
-    site: &Rows,
+    site: &RotatedRows,
     behind: &BTreeSet<NodeId>,
 ) -> Result<Rotation, String> {
     let value = site.value;
@@ -115,7 +115,12 @@ fn joins_neighbours(facts: &Facts, node: &NodeProto) -> bool {
 }
 
 /// The rotation of `rows` if it works only on some channels, which are then concatenated with the others.
-fn part(graph: &Graph, facts: &Facts, rows: &Rows, moved: &BTreeSet<NodeId>) -> Option<Rotation> {
+fn part(
+    graph: &Graph,
+    facts: &Facts,
+    rows: &RotatedRows,
+    moved: &BTreeSet<NodeId>,
+) -> Option<Rotation> {
     let (concat, node) = graph.producer(rows.value)?;
     if !is_op(node, "Concat") || !matches!(int_attribute(node, "axis", 0), -1 | 3) {
         return None;
@@ -140,7 +145,7 @@ fn part(graph: &Graph, facts: &Facts, rows: &Rows, moved: &BTreeSet<NodeId>) -> 
         join.insert(0, id);
     }
     let size = size_of(rotated)?;
-    let apart = Rows {
+    let apart = RotatedRows {
         value: rotated,
         heads,
         size,

@@ -22,7 +22,7 @@ use crate::graph::{Graph, NodeId};
 use crate::recognize::site::Site;
 use follow::followed;
 use positions::looked_up;
-use rows::Rows;
+use rows::RotatedRows;
 use walk::ancestors;
 
 pub use positions::{Positions, PositionsShape};
@@ -30,7 +30,7 @@ pub use rope::{Rotated, RotatedChannels, Rotation};
 
 /// The rotation of the cached keys of `site`.
 pub fn rotation(graph: &Graph, facts: &Facts, site: &Site) -> Rotated {
-    let keys = Rows {
+    let keys = RotatedRows {
         value: &site.key.new,
         heads: site.kv_heads,
         size: site.key.size,
@@ -41,7 +41,7 @@ pub fn rotation(graph: &Graph, facts: &Facts, site: &Site) -> Rotated {
 
 /// The rotation of the queries of `site`, including all factors between it and the score product.
 pub fn query_rotation(graph: &Graph, facts: &Facts, site: &Site) -> Rotated {
-    let queries = Rows {
+    let queries = RotatedRows {
         value: &site.query,
         heads: site.heads,
         size: site.key.size,
@@ -56,7 +56,7 @@ fn past_length(facts: &Facts, site: &Site) -> Option<TDim> {
     facts.shape(past)?.get(2).cloned()
 }
 
-fn rotation_of(graph: &Graph, facts: &Facts, site: &Rows) -> Rotated {
+fn rotation_of(graph: &Graph, facts: &Facts, site: &RotatedRows) -> Rotated {
     let behind = ancestors(graph, site.value);
     let turns = |id: &NodeId| {
         let node = graph.node(*id);

@@ -8,7 +8,7 @@ use crate::facts::{Facts, shapes};
 use crate::graph::{Graph, NodeId, attribute, int_attribute, is_alias, is_op};
 use crate::onnx::NodeProto;
 use crate::recognize::rotation::numbers::numbers;
-use crate::recognize::rotation::rows::{MOST, Rows, length_of, rows_in};
+use crate::recognize::rotation::rows::{MOST, RotatedRows, length_of, rows_in};
 
 /// The nodes from which `value` is computed, back to the projections.
 pub fn ancestors(graph: &Graph, value: &str) -> BTreeSet<NodeId> {
@@ -112,7 +112,7 @@ fn is_projection(graph: &Graph, node: &NodeProto) -> bool {
 pub fn source(
     graph: &Graph,
     facts: &Facts,
-    site: &Rows,
+    site: &RotatedRows,
     moved: &BTreeSet<NodeId>,
 ) -> Result<String, String> {
     let length = length_of(facts, site).ok_or("the shape of the keys is not known")?;

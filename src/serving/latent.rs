@@ -71,22 +71,21 @@ impl Latent {
         }
     }
 
-    /// The heads and the width of the first cache, where keys and values of a layer have one shape that the model declares:
-    /// for stacks that read each layer's from the session.
-    pub(crate) fn first_shape(&self, stack: Stack) -> Result<(usize, usize), ServingError> {
+    /// The heads and the width of the first cache, where keys and values of a layer have one shape: for stacks that read each
+    /// layer's from the session. `None` where some caches are as they were and leave theirs to the configuration.
+    pub(crate) fn first_shape(&self, stack: Stack) -> Result<Option<(usize, usize)>, ServingError> {
         let refused = |reason: &str| ServingError::Refused {
             stack: stack.name(),
             reason: reason.to_owned(),
         };
         let mut layers: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-        let growing = self.after.caches.iter().filter(|c| c.length_axis.is_some());
-        let mut first = None;
-        for cache in growing {
+        let of_text = |c: &&CachePort| c.length_axis.is_some() || c.ring;
+        let (mut first, mut open) = (None, false);
+        for cache in self.after.caches.iter().filter(of_text) {
             let [_, AxisSize::Fixed(heads), _, AxisSize::Fixed(width)] = *cache.dims.as_slice()
             else {
-                return Err(refused(
-                    "some caches are as they were, and the model does not declare their heads and width",
-                ));
+                open = true;
+                continue;
             };
             let shape = (heads, width);
             let layer = cache.past.replace("value", "key");
@@ -97,7 +96,16 @@ impl Latent {
             }
             first.get_or_insert(shape);
         }
-        first.ok_or_else(|| refused("the model has no cache that grows"))
+        match (first, open) {
+            (_, true) => Ok(None),
+            (None, _) => Err(refused("the model has no cache that grows")),
+            (first, _) => Ok(first),
+        }
+    }
+
+    /// Whether some caches are rings, buffers of constant size.
+    pub(crate) fn has_rings(&self) -> bool {
+        self.after.caches.iter().any(|cache| cache.ring)
     }
 }
 

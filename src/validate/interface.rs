@@ -54,6 +54,8 @@ pub struct CachePort {
     /// Whether the model writes the new rows in place: the past input of a run has room for them behind the cached ones, and
     /// has the shape of the present.
     pub in_place: bool,
+    /// Whether it is a ring: a buffer of constant size, of which the operator overwrites the oldest rows.
+    pub ring: bool,
 }
 
 impl CachePort {
@@ -148,6 +150,7 @@ impl Interface {
                     batch_axis,
                     length_axis,
                     in_place: false,
+                    ring: false,
                 }),
                 Err(reason) => without_role(past, reason),
             }
@@ -225,6 +228,22 @@ impl Interface {
             let mut caches = self.caches.iter_mut();
             if let Some(cache) = caches.find(|cache| cache.past == past) {
                 cache.in_place = true;
+            }
+        }
+        self
+    }
+
+    /// The same interface, in which the caches with the past inputs of `rings` are rings of as many rows.
+    #[must_use]
+    pub fn held_in_rings<'p>(mut self, rings: impl Iterator<Item = (&'p str, usize)>) -> Self {
+        for (past, rows) in rings {
+            let mut caches = self.caches.iter_mut();
+            let cache = caches.find(|cache| cache.past == past);
+            if let Some((cache, axis)) = cache.and_then(|c| c.length_axis.take().map(|a| (c, a))) {
+                cache.ring = true;
+                if let Some(dim) = cache.dims.get_mut(axis) {
+                    *dim = AxisSize::Fixed(rows);
+                }
             }
         }
         self

@@ -44,7 +44,9 @@ impl LanguageModel {
             .ok_or_else(|| ValidateError::Interface("the model has no graph".to_owned()))?;
         let view = Graph::new(graph);
         let (inputs, outputs) = ports(graph, &view);
-        let interface = Interface::of(&inputs, &outputs)?.written_in_place(in_place(model));
+        let interface = Interface::of(&inputs, &outputs)?
+            .written_in_place(in_place(model))
+            .held_in_rings(rings(&view));
         let operators = Operators::default();
         let counts_itself = graph
             .node
@@ -82,6 +84,20 @@ impl LanguageModel {
         interface.check_fed()?;
         Ok(Self { interface, ..self })
     }
+}
+
+/// The past inputs that `GroupQueryAttention` holds as rings, with the rows that a ring needs at least: its window.
+fn rings<'g>(graph: &Graph<'g>) -> impl Iterator<Item = (&'g str, usize)> {
+    let nodes = graph.nodes().map(|(_, node)| node);
+    let rings = nodes.filter(|node| {
+        is_contrib(node, "GroupQueryAttention")
+            && int_attribute(node, "sliding_window_cache", 0) != 0
+    });
+    rings.flat_map(|node| {
+        let window = usize::try_from(int_attribute(node, "local_window_size", 0)).unwrap_or(0);
+        let pasts = node.input.iter().skip(3).take(2);
+        pasts.map(move |past| (past.as_str(), window))
+    })
 }
 
 /// The inputs that a caller feeds, and the outputs.

@@ -8,9 +8,11 @@ use crate::validate::feed::Moment;
 use crate::validate::interface::Interface;
 use crate::validate::port::AxisSize;
 
-/// `interface` with undeclared cache sizes set from `widths`: number of heads and head size by past name.
+/// `interface` with undeclared cache sizes set from `widths`: number of heads and head size by past name. Sizes of the same
+/// symbol are equal, also in caches that `widths` does not name.
 #[must_use]
 pub fn closed(mut interface: Interface, widths: &HashMap<String, [usize; 2]>) -> Interface {
+    let mut symbols: HashMap<String, usize> = HashMap::new();
     for cache in &mut interface.caches {
         let open = cache.open_axes();
         let Some(known) = widths.get(&cache.past) else {
@@ -22,7 +24,20 @@ pub fn closed(mut interface: Interface, widths: &HashMap<String, [usize; 2]>) ->
         let places: Vec<(usize, usize)> = others.zip(known.iter().copied()).collect();
         for (axis, extent) in places {
             if let Some(dim) = cache.dims.get_mut(axis).filter(|_| open.contains(&axis)) {
+                if let AxisSize::Symbol(symbol) = dim {
+                    symbols.insert(std::mem::take(symbol), extent);
+                }
                 *dim = AxisSize::Fixed(extent);
+            }
+        }
+    }
+    for cache in &mut interface.caches {
+        for axis in cache.open_axes() {
+            if let Some(dim) = cache.dims.get_mut(axis)
+                && let AxisSize::Symbol(symbol) = dim
+                && let Some(extent) = symbols.get(symbol)
+            {
+                *dim = AxisSize::Fixed(*extent);
             }
         }
     }

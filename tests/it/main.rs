@@ -37,6 +37,7 @@ mod numerics;
 mod operators;
 mod outputs;
 mod packaging;
+mod partial;
 mod positions;
 mod print_and_diff;
 mod real_model;

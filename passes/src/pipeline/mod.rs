@@ -1,5 +1,6 @@
 //! The rewrite: analysis, patches, verification.
 
+mod chosen;
 pub mod error;
 pub mod explain;
 pub mod factorize;
@@ -25,10 +26,11 @@ use crate::operators::{Operators, Target};
 use crate::recognize::Recognized;
 use crate::recognize::reject::Reject;
 use crate::recognize::site::Site;
+use chosen::choose;
 use error::RewriteError;
 use explain::Explanation;
 use factorize::Factorize;
-use options::{RewriteOptions, check};
+use options::RewriteOptions;
 use patches::{Callbacks, Patches, RewrittenSite};
 
 /// The attentions of a model: recognised ones, rejected ones with their reasons, and cross-attentions.
@@ -42,7 +44,7 @@ pub struct Rewritten {
     pub sites: Vec<RewrittenSite>,
     /// How the rows of a step join their caches.
     pub join: Join,
-    /// The attentions that were not recognised and have not been changed.
+    /// The attentions that have not been changed, because they were not recognised or cannot take the form.
     pub rejects: Vec<Reject>,
     /// The rewrite as text.
     pub explanation: Explanation,
@@ -94,11 +96,10 @@ pub fn plan(
     analysis: &Analysis,
     options: &RewriteOptions,
 ) -> Result<Vec<Planned>, RewriteError> {
-    check(model, analysis, options)?;
-    let chosen = chosen(analysis, options);
+    let chosen = choose(model, analysis, options)?;
     let mut seen: HashSet<&CacheId> = HashSet::new();
     let sites = analysis.sites.iter();
-    let first = sites.filter(|p| chosen.contains(&p.cache) && seen.insert(&p.cache));
+    let first = sites.filter(|p| chosen.caches.contains(&p.cache) && seen.insert(&p.cache));
     let planned = first.map(|placed| Planned {
         site: placed.site.clone(),
         ranks: options.ranks_of(&placed.id, &placed.site),
@@ -155,9 +156,10 @@ pub fn rewrite_analysed(
     options: &RewriteOptions,
     mut callbacks: Callbacks,
 ) -> Result<Rewritten, RewriteError> {
-    check(model, &analysis, options)?;
-    let chosen = chosen(&analysis, options);
-    analysis.sites.retain(|p| chosen.contains(&p.cache));
+    let chosen = choose(model, &analysis, options)?;
+    analysis.sites.retain(|p| chosen.caches.contains(&p.cache));
+    analysis.rejects.extend(chosen.left);
+    analysis.rejects.sort_by_key(|reject| reject.layer);
     // Factors and new nodes, one layer at a time.
     let Patches {
         by_scope,
@@ -214,13 +216,6 @@ pub fn rewrite_analysed(
         rejects: analysis.rejects,
         explanation: explanation.unwrap_or_default(),
     })
-}
-
-/// The caches of the selected attentions. Branches that share a cache are selected together.
-fn chosen(analysis: &Analysis, options: &RewriteOptions) -> HashSet<CacheId> {
-    let wanted = |id: &SiteId| options.only.as_ref().is_none_or(|only| only.contains(id));
-    let sites = analysis.sites.iter().filter(|p| wanted(&p.id));
-    sites.map(|p| p.cache.clone()).collect()
 }
 
 fn accept(model: &Model, operators: &Operators) -> Result<(), RewriteError> {

@@ -128,6 +128,16 @@ impl Summary {
                 "left as before: {}\n",
                 counted(self.not_rewritten, "attention")
             ));
+            let mut told = BTreeSet::new();
+            for reject in self
+                .rejects
+                .iter()
+                .filter(|r| told.insert(r["layer"].as_u64()))
+            {
+                text.push_str(&format!("  layer {}: ", reject["layer"]));
+                text.push_str(reject["reason"].as_str().unwrap_or_default());
+                text.push('\n');
+            }
         }
         text
     }

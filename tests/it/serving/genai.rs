@@ -40,6 +40,39 @@ fn genai_generates_the_same_from_every_export_of_its_builder() {
     }
 }
 
+/// A fixture with a ring in its first layer, which stays.
+pub const RING_IN_GENAI: &str = "genai-gemma2-ring";
+
+/// The configuration tells the shape of the ring, and genai reads that of the latent from the session.
+#[test]
+#[ignore = "needs the serving stacks"]
+fn a_ring_stays_and_the_other_layer_is_latent_in_genai() {
+    let place = folder();
+    let original = fixture(RING_IN_GENAI);
+    let out = place.path().join("out");
+    let report = rewritten(&original, &out, &["--allow-partial", "--target", "gqa"]);
+    assert_eq!(report["rewrite"]["not_rewritten"], json!(1));
+    assert_eq!(report["folder"]["serving"], json!(["genai"]));
+    assert_eq!(
+        in_genai(&out, "12", SMALL),
+        in_genai(&original, "12", SMALL)
+    );
+}
+
+/// Without `GroupQueryAttention` genai would have to append to the latent, and then it makes no ring.
+#[test]
+fn a_ring_beside_a_latent_that_is_appended_to_is_refused() {
+    let place = folder();
+    let out = place.path().join("out");
+    let model = fixture(RING_IN_GENAI);
+    let ran = crate::common::with(&[&"rewrite", &model, &"-o", &out, &"--allow-partial"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    for words in ["sliding_window_cache", "use --target gqa", "--serving none"] {
+        assert!(ran.stderr.contains(words), "{ran:?}");
+    }
+    assert!(!out.exists());
+}
+
 #[test]
 #[ignore = "needs the serving stacks"]
 fn a_configuration_as_it_was_would_not_do_in_genai() {

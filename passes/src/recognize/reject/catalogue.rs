@@ -34,6 +34,7 @@ impl Reason {
             Self::Rearranged { .. } => "scores-rearranged",
             Self::UnknownReader { .. } => "unknown-reader",
             Self::CrossedCaches { .. } => "crossed-caches",
+            Self::OtherForm { .. } => "other-form",
         }
     }
 
@@ -94,6 +95,9 @@ impl Reason {
             }
             Self::CrossedCaches { .. } => {
                 "let each past input come back under its own output, in every branch"
+            }
+            Self::OtherForm { .. } => {
+                "rewrite with the form or the option that the reason names, or leave this layer as it is"
             }
             Self::OtherBranch { .. } => "look at the reason given for the other branch",
         }

@@ -336,6 +336,14 @@ pub enum Reason {
         /// The other layer.
         other: usize,
     },
+    /// The attention was recognised, and cannot be rewritten to the form.
+    #[error("it cannot take the form {form}: {cause}")]
+    OtherForm {
+        /// The form.
+        form: String,
+        /// The reason, and what the user can do.
+        cause: String,
+    },
 }
 
 /// What keys go through before they are cached, and values do not.

@@ -1,0 +1,200 @@
+//! Which attentions of a model a rewrite takes, and why it leaves others.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::analysis::identity::CacheId;
+use crate::analysis::placed::PlacedSite;
+use crate::analysis::{Analysis, SiteView};
+use crate::factor::{CacheBits, Ranks};
+use crate::forms::{CachedKeys, FormError, Join, OLDEST_OPSET, RankPlan, Rounds, in_place};
+use crate::graph::label;
+use crate::onnx::stored::Model;
+use crate::operators::Target;
+use crate::pipeline::error::RewriteError;
+use crate::pipeline::options::RewriteOptions;
+use crate::recognize::reject::{Reason, Reject};
+use crate::recognize::site::Site;
+
+/// The attentions that a rewrite takes. Branches that share a cache are taken together, or left together.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The caches of the attentions that are rewritten.
+    pub caches: HashSet<CacheId>,
+    /// The recognised attentions that cannot take the form and stay as they are.
+    pub left: Vec<Reject>,
+}
+
+/// Why one of the attentions that fill a cache cannot take the form.
+struct Refused {
+    cache: CacheId,
+    layer: usize,
+    cause: FormError,
+}
+
+/// Chooses the attentions of `model` that are rewritten with `options`.
+///
+/// # Errors
+/// [`RewriteError`] with the layer, and what the user can do.
+pub fn choose(
+    model: &Model,
+    analysis: &Analysis,
+    options: &RewriteOptions,
+) -> Result<Chosen, RewriteError> {
+    check_model(model, analysis, options)?;
+    let mut caches = asked_for(analysis, options);
+    let mut rotations = HashMap::new();
+    let mut refused: Vec<Refused> = Vec::new();
+    analysis.visit::<RewriteError>(model, &mut |view| {
+        if !caches.contains(&view.placed.cache) {
+            return Ok(());
+        }
+        let ranks = options.ranks_of(view.id(), view.site());
+        check_ranks(view.site(), ranks, options)?;
+        if let Err(cause) = check_form(view, ranks, options, &mut rotations) {
+            let layer = view.site().layer;
+            if !options.allow_partial {
+                return Err(RewriteError::form(layer, options.form, cause));
+            }
+            let cache = view.placed.cache.clone();
+            refused.push(Refused {
+                cache,
+                layer,
+                cause,
+            });
+        }
+        Ok(())
+    })?;
+    for one in &refused {
+        caches.remove(&one.cache);
+    }
+    let left = |placed: &PlacedSite| {
+        let one = refused.iter().find(|one| one.cache == placed.cache)?;
+        Some(reject(analysis, placed, options, &one.cause))
+    };
+    let left = analysis.sites.iter().filter_map(left).collect();
+    match refused.into_iter().next() {
+        Some(first) if caches.is_empty() => {
+            Err(RewriteError::form(first.layer, options.form, first.cause))
+        }
+        _ => Ok(Chosen { caches, left }),
+    }
+}
+
+/// The caches of the attentions that the options name.
+fn asked_for(analysis: &Analysis, options: &RewriteOptions) -> HashSet<CacheId> {
+    let only = options.only.as_ref();
+    let named = |placed: &&PlacedSite| only.is_none_or(|only| only.contains(&placed.id));
+    let sites = analysis.sites.iter().filter(named);
+    sites.map(|placed| placed.cache.clone()).collect()
+}
+
+/// Refuses a model, and options, of which no attention could be rewritten.
+fn check_model(
+    model: &Model,
+    analysis: &Analysis,
+    options: &RewriteOptions,
+) -> Result<(), RewriteError> {
+    if analysis.sites.is_empty() {
+        return Err(RewriteError::Nothing(analysis.rejects.clone()));
+    }
+    if !analysis.rejects.is_empty() && !options.allow_partial {
+        return Err(RewriteError::Partial {
+            recognised: analysis.recognised(),
+            rejects: analysis.rejects.clone(),
+        });
+    }
+    let mut imports = model.proto.opset_import.iter();
+    let opset = imports
+        .find(|o| matches!(o.domain(), "" | "ai.onnx"))
+        .map_or(0, |o| o.version());
+    if opset < OLDEST_OPSET {
+        return Err(RewriteError::Opset(opset));
+    }
+    match options.ranks {
+        RankPlan::Ratio(ratio) if !(ratio > 0.0 && ratio <= 1.0) => Err(RewriteError::Ratio(ratio)),
+        _ => Ok(()),
+    }
+}
+
+fn check_ranks(site: &Site, ranks: Ranks, options: &RewriteOptions) -> Result<(), RewriteError> {
+    let full = options.form.largest_rank(site);
+    let outside = |rank: &usize| *rank == 0 || *rank > full;
+    match [ranks.key, ranks.value].into_iter().find(outside) {
+        Some(rank) => Err(RewriteError::Rank {
+            rank,
+            layer: site.layer,
+            full,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses an attention that cannot take the form. `rotations` holds how the branches before it rotate the keys of each
+/// cache.
+fn check_form(
+    view: &SiteView,
+    ranks: Ranks,
+    options: &RewriteOptions,
+    rotations: &mut HashMap<CacheId, Option<String>>,
+) -> Result<(), FormError> {
+    check_bits(view.site(), options)?;
+    options.form.check(view, ranks)?;
+    if options.join == Join::InPlace {
+        in_place::check(view, options.form)?;
+    }
+    if options.form.cached_keys() == CachedKeys::Unrotated {
+        let own = view.rotation_fingerprint();
+        let cache = view.placed.cache.clone();
+        let first = rotations.entry(cache).or_insert(own.clone());
+        if *first != own {
+            let what = "the branches that share its cache rotate keys in different ways";
+            return Err(FormError::missing(what));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a cache of integers where the form or the attention has no place for it.
+fn check_bits(site: &Site, options: &RewriteOptions) -> Result<(), FormError> {
+    let refused = |what: &str| Err(FormError::Refused(what.to_owned()));
+    let form = options.form;
+    match options.bits {
+        CacheBits::Model if form.keeps_heads() => {
+            refused("heads that are kept take fewer bytes in fewer bits alone: add --cache-bits 8")
+        }
+        CacheBits::Model => Ok(()),
+        CacheBits::Six | CacheBits::Four if form.target() != Target::Gqa => refused(
+            "integers of 4 bits are read by GroupQueryAttention alone: use the target gqa or --keep-heads, or --cache-bits 8",
+        ),
+        CacheBits::Six if form.keeps_heads() => refused(
+            "second digits are those of a latent's first channels, and heads have no first ones: use --cache-bits 8 or 4, or leave out --keep-heads",
+        ),
+        _ if form.rounds() == Rounds::Never => refused(
+            "it caches floating-point numbers: use the form absorbed, or leave out --cache-bits",
+        ),
+        _ if !site.is_cached() => {
+            refused("it has no cache that could hold integers: export the model with a cache")
+        }
+        CacheBits::Eight | CacheBits::Six | CacheBits::Four => Ok(()),
+    }
+}
+
+/// `placed`, which stays as it is because of `cause`.
+fn reject(
+    analysis: &Analysis,
+    placed: &PlacedSite,
+    options: &RewriteOptions,
+    cause: &FormError,
+) -> Reject {
+    let graph = placed.scope.get(&analysis.main);
+    let node = graph.and_then(|g| g.node.get(placed.site.score.0));
+    Reject {
+        layer: placed.site.layer,
+        within: placed.site.within.clone(),
+        node: node.map_or_else(String::new, |n| label(n).to_owned()),
+        reason: Reason::OtherForm {
+            form: options.form.name().to_owned(),
+            cause: cause.to_string(),
+        },
+    }
+}

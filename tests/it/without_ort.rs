@@ -23,7 +23,15 @@ fn tract_validates_in_its_place_and_says_so() {
     for runtime in ["auto", "tract"] {
         let ran = bare(
             place.path(),
-            &["rewrite", &llama, "-o", "out.onnx", "--runtime", runtime],
+            &[
+                "rewrite",
+                &llama,
+                "-o",
+                "out.onnx",
+                "--runtime",
+                runtime,
+                "-q",
+            ],
         );
         assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{ran:?}");
         assert!(
@@ -171,6 +179,7 @@ fn a_rewrite_that_tract_cannot_run_is_not_called_wrong() {
             "inplace",
             "--runtime",
             "tract",
+            "--quiet",
         ],
     );
     assert_eq!(ran.code, 1, "{ran:?}");

@@ -1,5 +1,5 @@
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context as _;
@@ -13,6 +13,7 @@ use crate::cli::screen::{Screen, size, table};
 use crate::files::load::load;
 use crate::fit::context::Context;
 use crate::report::{counted, grouped};
+use crate::runtime::RuntimeOptions;
 use crate::runtime::host::this_program;
 
 /// Lengths that are measured where none are given, as far as the context of the model holds them.
@@ -95,6 +96,40 @@ fn lengths(text: &str) -> Result<Lengths, String> {
     Ok(Lengths(numbers.collect::<Result<_, _>>()?))
 }
 
+/// Rounds of each decode length behind a rewrite.
+const FEW_ROUNDS: usize = 8;
+
+/// Times of `rewritten` beside those of `original`: decode steps and a prompt of the usual lengths that the context holds, or
+/// else of half of the context.
+pub fn beside(
+    original: &Path,
+    rewritten: &Path,
+    runtime: RuntimeOptions,
+    screen: &Screen,
+) -> anyhow::Result<Benched> {
+    let models = [load(original)?, load(rewritten)?];
+    let [first, _] = &models;
+    let context = Context::of(None, first)?.positions;
+    let fitting = |lengths: &[usize], new: usize| -> Vec<usize> {
+        let fits = |length: &&usize| **length + new <= context;
+        let fitting: Vec<usize> = lengths.iter().filter(fits).copied().collect();
+        match fitting.is_empty() {
+            true => vec![(context / 2).max(1)],
+            false => fitting,
+        }
+    };
+    let request = BenchRequest {
+        past: fitting(&PAST, 1),
+        prefill: fitting(&PREFILL[..1], 0),
+        batches: vec![1],
+        rounds: FEW_ROUNDS,
+        io: Io::Shared,
+        runtime,
+    };
+    let progress = &mut screen.progress("measuring", "rounds");
+    Ok(bench(&models, &request, progress)?)
+}
+
 impl Bench {
     pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let models = self.models.iter().map(|path| load(path));
@@ -156,11 +191,7 @@ impl Bench {
     }
 
     /// The peak memory of a process that runs the longest lengths of `model` in the largest batch, and no other model.
-    fn peak_of(
-        &self,
-        model: &std::path::Path,
-        request: &BenchRequest,
-    ) -> anyhow::Result<Option<u64>> {
+    fn peak_of(&self, model: &Path, request: &BenchRequest) -> anyhow::Result<Option<u64>> {
         let longest = |lengths: &[usize]| match lengths.iter().max() {
             Some(length) => length.to_string(),
             None => "none".to_owned(),
@@ -196,10 +227,14 @@ impl Bench {
     }
 }
 
-fn as_text(benched: &Benched, peaks: &[Option<u64>]) -> String {
+/// The times as text, with the peak memory of each model that was measured by itself.
+pub fn as_text(benched: &Benched, peaks: &[Option<u64>]) -> String {
     let mut text = String::new();
-    for (number, (model, peak)) in benched.models.iter().zip(peaks).enumerate() {
-        let peak = peak.map_or_else(String::new, |peak| format!(", peak memory {}", size(peak)));
+    for (number, model) in benched.models.iter().enumerate() {
+        let peak = peaks.get(number).copied();
+        let peak = peak
+            .flatten()
+            .map_or_else(String::new, |peak| format!(", peak memory {}", size(peak)));
         text.push_str(&format!(
             "{}  {}\n   caches {}, {} bytes a token{peak}\n",
             number + 1,

@@ -150,6 +150,40 @@ fn the_data_tells_what_is_true_of_the_rewrite() {
 }
 
 #[test]
+fn the_times_of_both_models_are_in_the_report_where_they_are_asked_for() {
+    let place = folder();
+    for name in ["report.json", "report.html"] {
+        let report = place.path().join(name);
+        let out = place.path().join(format!("{name}.out"));
+        let ran = run([
+            PathBuf::from("rewrite"),
+            fixture("optimum-llama"),
+            "-o".into(),
+            out,
+            "--report".into(),
+            report.clone(),
+            "--bench".into(),
+        ]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.stdout.contains("median ms"), "{}", ran.stdout);
+        let text = fs::read_to_string(&report).unwrap();
+        if name.ends_with("html") {
+            assert!(text.contains("a prompt of 128"), "{name}");
+            continue;
+        }
+        let data: Value = serde_json::from_str(&text).unwrap();
+        let phases = data["models"][0]["bench"]["phases"].as_array().unwrap();
+        // The context of the fixture is shorter than the usual lengths: half of it is measured.
+        assert_eq!(phases.len(), 2, "{phases:?}");
+        for phase in phases {
+            for timing in phase["timings"].as_array().unwrap() {
+                assert!(timing["milliseconds"]["median"].as_f64().unwrap() > 0.0);
+            }
+        }
+    }
+}
+
+#[test]
 fn an_unwritable_or_unknown_report_is_refused_before_the_work() {
     let place = folder();
     let out = place.path().join("out");

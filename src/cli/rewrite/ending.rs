@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::bench::Benched;
+use crate::cli::bench::as_text;
 use crate::cli::exit::Exit;
 use crate::cli::rewrite::report_file::ReportFile;
 use crate::cli::rewrite::shown;
@@ -35,6 +37,10 @@ pub struct Ending {
     folder: Option<Value>,
     folder_text: String,
     several: bool,
+    /// The files of all models, in a folder relative to it.
+    files: Vec<PathBuf>,
+    /// Times of the models so far.
+    timed: usize,
 }
 
 impl Ending {
@@ -55,7 +61,37 @@ impl Ending {
             folder: None,
             folder_text: String::new(),
             several: false,
+            files: Vec::new(),
+            timed: 0,
         }
+    }
+
+    /// Every model before and after: of the file or folder `input` and of `output`, which was made of it.
+    pub fn pairs(&self, input: &Path, output: &Path) -> Vec<(PathBuf, PathBuf)> {
+        let pair = |file: &PathBuf| match output.is_dir() && input.is_dir() {
+            true => {
+                // A folder that is made for Triton has its model in that of its version.
+                let places = [output.join(file), output.join("1").join(file)];
+                let found = places.iter().find(|place| place.is_file());
+                (input.join(file), found.unwrap_or(&places[0]).clone())
+            }
+            false => (file.clone(), output.to_path_buf()),
+        };
+        self.files.iter().map(pair).collect()
+    }
+
+    /// Adds the times of the next model that has none.
+    pub fn add_times(&mut self, benched: &Benched) -> anyhow::Result<()> {
+        let times = serde_json::to_value(benched)?;
+        for values in [&mut self.models, &mut self.reports] {
+            let model = values.get_mut(self.timed).and_then(Value::as_object_mut);
+            if let Some(model) = model {
+                model.insert("bench".to_owned(), times.clone());
+            }
+        }
+        self.timed += 1;
+        let _ = writeln!(self.text, "{}\n", as_text(benched, &[]));
+        Ok(())
     }
 
     /// Adds the treatment of the other files of a folder.
@@ -84,6 +120,7 @@ impl Ending {
     /// Adds the result for one model.
     pub fn add(&mut self, file: &Path, compression: &Compression) {
         let summary = Summary::of(&compression.compressed.staged.rewritten, self.target);
+        self.files.push(file.to_path_buf());
         let file = file.display().to_string();
         if self.several {
             let _ = writeln!(self.text, "{file}:");

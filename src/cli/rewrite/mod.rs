@@ -21,6 +21,7 @@ use report_file::ReportFile;
 use serving::ServingArg;
 use size::Size;
 
+use crate::cli::bench;
 use crate::cli::exit::{Exit, UsageError, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::proof::ProofArgs;
@@ -101,6 +102,11 @@ pub struct Rewrite {
     /// Write a report of what was done: .html or .json.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     report: Option<PathBuf>,
+    /// Measure decode steps and a prompt of both models afterwards.
+    ///
+    /// The times are printed and stand in the report. `gqa2mla bench` measures at other lengths, and more models.
+    #[arg(long, help_heading = "Output")]
+    bench: bool,
     /// Print the first attention before and after.
     ///
     /// Its nodes, its initializers, and what changes in the interface.
@@ -138,6 +144,12 @@ impl Rewrite {
         } else {
             self.one(&request, &mut ending, screen)?
         };
+        if self.bench && ending.accepted {
+            for (original, rewritten) in ending.pairs(&self.model, &output) {
+                let runtime = self.how.runtime();
+                ending.add_times(&bench::beside(&original, &rewritten, runtime, screen)?)?;
+            }
+        }
         ending.finish(&output, screen, report)
     }
 

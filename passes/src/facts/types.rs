@@ -5,7 +5,7 @@
 
 use crate::facts::content::Content;
 use crate::facts::scoped::{ScopeFacts, Scoped};
-use crate::facts::{Fact, agree, shapes};
+use crate::facts::{Fact, agree};
 use crate::graph::text::type_name;
 use crate::graph::verify::OperandError;
 use crate::graph::{is_op, is_standard, label};
@@ -99,6 +99,15 @@ fn contrib(op: &str) -> Option<&'static [TypeConstraint]> {
     })
 }
 
+/// The least size that the input `position` of `node` may hold, if it holds sizes.
+fn least_size(node: &NodeProto, position: usize) -> Option<(i64, &'static str)> {
+    match position {
+        0 if is_op(node, "ConstantOfShape") => Some((0, "sizes, which are never negative")),
+        1 if is_op(node, "Reshape") => Some((-1, "sizes, or -1 for what is left")),
+        _ => None,
+    }
+}
+
 /// Checks the types of the inputs of `node`, whose facts are `facts`, against its operator.
 pub fn check(node: &NodeProto, facts: &[&Fact]) -> Result<(), OperandError> {
     let Some(operands) = inputs(node) else {
@@ -124,14 +133,13 @@ pub fn check(node: &NodeProto, facts: &[&Fact]) -> Result<(), OperandError> {
             let names: Vec<String> = types.iter().map(|&t| type_name(t as i32)).collect();
             Err(error(names.join(" or ")))
         };
-        if let (true, Some(Content::Ints(sizes))) = (is_op(node, "ConstantOfShape"), &fact.content)
-            && shapes::sizes(sizes).is_none()
+        if let (Some((least, expected)), Some(Content::Ints(sizes))) =
+            (least_size(node, position), &fact.content)
+            && sizes.iter().any(|n| n.as_i64().is_some_and(|n| n < least))
         {
-            let found = agree::text(sizes);
-            let expected = "sizes, which are never negative".to_owned();
             return Err(OperandError {
-                found,
-                ..error(expected)
+                found: agree::text(sizes),
+                ..error(expected.to_owned())
             });
         }
         match operand {
@@ -152,7 +160,7 @@ pub fn check(node: &NodeProto, facts: &[&Fact]) -> Result<(), OperandError> {
     Ok(())
 }
 
-/// Checks types and shapes of the inputs of every node of `main` and its subgraphs: invariant 8 of
+/// Checks types and shapes of the inputs of every node of `main` and its subgraphs: invariant 10 of
 /// [`crate::graph::verify`]. `facts` are those of `main`.
 pub fn verify(main: &GraphProto, facts: &ScopeFacts) -> Result<(), OperandError> {
     facts.visit(main, &mut verify_graph)
@@ -206,6 +214,19 @@ mod tests {
             check(&choice, &[&of(DataType::Bool), &float, &float]),
             Ok(())
         );
+    }
+
+    #[test]
+    fn no_size_of_a_reshape_is_below_minus_one() {
+        let reshape = node("Reshape", "r", &["x", "shape"], &["y"]);
+        let to = |sizes: &[i64]| Fact {
+            content: Some(Content::Ints(sizes.iter().map(|&n| n.into()).collect())),
+            ..of(DataType::Int64)
+        };
+        let x = of(DataType::Float);
+        assert_eq!(check(&reshape, &[&x, &to(&[0, -1, 4])]), Ok(()));
+        let error = check(&reshape, &[&x, &to(&[i64::MIN, 1])]).unwrap_err();
+        assert_eq!(error.expected, "sizes, or -1 for what is left");
     }
 
     #[test]

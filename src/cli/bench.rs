@@ -15,6 +15,7 @@ use crate::fit::context::Context;
 use crate::report::{counted, grouped};
 use crate::runtime::RuntimeOptions;
 use crate::runtime::host::this_program;
+use crate::validate::ports::LanguageModel;
 
 /// Lengths that are measured where none are given, as far as the context of the model holds them.
 const PAST: [usize; 3] = [512, 2048, 7900];
@@ -110,6 +111,7 @@ pub fn beside(
     let models = [load(original)?, load(rewritten)?];
     let [first, _] = &models;
     let context = Context::of(None, first)?.positions;
+    let interface = LanguageModel::of(&first.model.proto)?.interface;
     let fitting = |lengths: &[usize], new: usize| -> Vec<usize> {
         let fits = |length: &&usize| **length + new <= context;
         let fitting: Vec<usize> = lengths.iter().filter(fits).copied().collect();
@@ -119,7 +121,10 @@ pub fn beside(
         }
     };
     let request = BenchRequest {
-        past: fitting(&PAST, 1),
+        past: match interface.caches.is_empty() {
+            true => Vec::new(),
+            false => fitting(&PAST, 1),
+        },
         prefill: fitting(&PREFILL[..1], 0),
         batches: vec![1],
         rounds: FEW_ROUNDS,

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -14,7 +14,7 @@ use crate::cli::screen::Screen;
 use crate::cli::text::TextArgs;
 use crate::cli::values::{length, output};
 use crate::files::load::load;
-use crate::files::outputs::{check_file, check_inputs};
+use crate::files::outputs::{OtherFile, check_inputs, check_other};
 use crate::fit::calibrate::{Analyzed, calibrate, store};
 use crate::fit::context::Context;
 use crate::fit::reach::Reach;
@@ -52,6 +52,9 @@ pub struct Calibrate {
     /// The default is 1024, or the model's context if that is shorter.
     #[arg(long, value_name = "L", value_parser = length, help_heading = "Text")]
     length: Option<usize>,
+    /// Replace a file that gqa2mla did not write.
+    #[arg(long)]
+    force: bool,
     #[command(flatten, next_help_heading = "Run")]
     runtime: RuntimeArgs,
 }
@@ -61,9 +64,8 @@ impl Calibrate {
         let started = Instant::now();
         let model = load(&self.model)?;
         check_inputs(&model, &self.out)?;
-        for input in self.text.files() {
-            check_file(&self.out, &[input])?;
-        }
+        let read: Vec<&Path> = self.text.files().collect();
+        check_other(&self.out, &read, OtherFile::Statistics, self.force)?;
         let shown = model.path.display().to_string();
         let subject = LanguageModel::of(&model.model.proto).with_context(|| shown.clone())?;
         let length = Context::fitted(self.length, &model).with_context(|| shown.clone())?;

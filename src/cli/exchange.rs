@@ -7,7 +7,7 @@ use crate::cli::exit::Exit;
 use crate::cli::screen::Screen;
 use crate::cli::values::output;
 use crate::files::load::load;
-use crate::files::outputs::{check_inputs, check_model};
+use crate::files::outputs::{OtherFile, check_inputs, check_model, check_other};
 use crate::files::save::{output_path, save};
 use crate::report::counted;
 use crate::tune::exchange::{export, import};
@@ -30,6 +30,9 @@ enum Direction {
         /// The safetensors file.
         #[arg(short, long, value_name = "OUT", value_parser = output())]
         out: PathBuf,
+        /// Replace a file that gqa2mla did not write.
+        #[arg(long)]
+        force: bool,
     },
     /// Write the model with other factors of the same names and shapes.
     Import {
@@ -49,9 +52,10 @@ enum Direction {
 impl Factors {
     pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let (count, out) = match self.direction {
-            Direction::Export { model, out } => {
+            Direction::Export { model, out, force } => {
                 let model = load(&model)?;
                 check_inputs(&model, &out)?;
+                check_other(&out, &[], OtherFile::Factors, force)?;
                 (export(&model, &out)?, out)
             }
             Direction::Import {

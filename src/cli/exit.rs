@@ -10,6 +10,7 @@ use crate::compress::convert::ConvertError;
 use crate::compress::error::{CompressError, FreeWidthsError};
 use crate::files::outputs::OutputError;
 use crate::fit::context::LongContext;
+use crate::runtime::RuntimeError;
 use crate::serving::folder::FolderError;
 use crate::validate::ValidateError;
 
@@ -71,6 +72,7 @@ pub fn in_options(error: CompressError) -> anyhow::Error {
         }
         .to_owned(),
         CompressError::Measure(cause @ ValidateError::Token { .. }) => cause.to_string(),
+        CompressError::CannotRun(cause) if is_of_options(&cause) => cause.to_string(),
         CompressError::CannotRun(cause) => return anyhow::Error::from(cause).context(CANNOT_RUN),
         CompressError::Convert(error) => return CompressError::from(by_option(error)).into(),
         other => return other.into(),
@@ -93,6 +95,21 @@ pub fn by_option(mut error: ConvertError) -> ConvertError {
         *form = format!("of {option}");
     }
     error
+}
+
+/// Whether an option names what is not there: a library, a device, an input of the model.
+fn is_of_options(error: &ValidateError) -> bool {
+    match error {
+        ValidateError::Open { cause, .. } | ValidateError::Model { cause, .. } => {
+            is_of_options(cause)
+        }
+        ValidateError::Input { .. } => true,
+        ValidateError::Runtime(cause) => matches!(
+            cause,
+            RuntimeError::BadLibrary { .. } | RuntimeError::Provider { .. }
+        ),
+        _ => false,
+    }
 }
 
 /// The exit code for `error`.

@@ -118,6 +118,12 @@ impl FactorArgs {
         }))
     }
 
+    /// All files that are read for the factors.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let statistics = self.calibration.iter().map(PathBuf::as_path);
+        statistics.chain(self.text.files())
+    }
+
     /// The options of statistics and text, as they would be typed.
     pub fn words(&self) -> String {
         let calibration = self.calibration.iter();

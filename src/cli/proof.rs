@@ -3,8 +3,10 @@
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::cli::exit::UsageError;
 use crate::cli::runtime::RuntimeArgs;
 use crate::cli::screen::table;
+use crate::cli::values::ratio;
 use crate::cli::verdict::{bad, good};
 use crate::report::measured;
 use crate::runtime::RuntimeOptions;
@@ -22,7 +24,7 @@ pub struct ProofArgs {
     ///
     /// Relative to the largest logit. The default is 1e-3 in single precision, 2e-2 in half precision and where activations are
     /// quantized.
-    #[arg(long, value_name = "RATIO")]
+    #[arg(long, value_name = "RATIO", value_parser = ratio, allow_negative_numbers = true)]
     tolerance: Option<f64>,
     /// Seed of the random token ids.
     #[arg(long, default_value_t = 0)]
@@ -36,6 +38,23 @@ impl ProofArgs {
             tokens: self.prompt_ids.clone(),
             seed: self.seed,
             tolerance: self.tolerance,
+        }
+    }
+
+    /// Refuses the options that only a comparison of logits reads.
+    ///
+    /// # Errors
+    /// [`UsageError`] names the first that is given.
+    pub fn only_runs(&self) -> Result<(), UsageError> {
+        let given = [
+            ("--tolerance", self.tolerance.is_some()),
+            ("--prompt-ids", self.prompt_ids.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((name, _)) => Err(UsageError(format!(
+                "{name} is for the comparison of logits, and a text is measured: leave out one of them"
+            ))),
+            None => Ok(()),
         }
     }
 

@@ -59,6 +59,7 @@ impl Validate {
     pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let (original, rewritten) = (load(&self.original)?, load(&self.rewritten)?);
         if self.text.is_given() {
+            self.how.only_runs()?;
             return self.on_text(&original, &rewritten, screen);
         }
         let mut bar = screen.bar();
@@ -113,7 +114,10 @@ impl Validate {
         screen.show(
             || {
                 let layers = layers_text(&layers, made_by.as_ref());
-                format!("{layers}\n\n{}", quality_text(&quality))
+                format!(
+                    "{layers}\n\n{}\nmeasured on text, which judges nothing: without a text the logits are compared",
+                    quality_text(&quality).trim_end()
+                )
             },
             || {
                 json!({

@@ -54,6 +54,14 @@ pub fn length(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Parses a ratio that is not negative.
+pub fn ratio(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        _ => Err("expected a ratio such as 1e-3, not negative".to_owned()),
+    }
+}
+
 /// Parses a loss in nats that is not negative.
 pub fn nats(text: &str) -> Result<f64, String> {
     match text.trim().parse::<f64>() {

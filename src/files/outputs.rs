@@ -2,6 +2,7 @@
 //! that this tool wrote.
 
 use std::fs;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
@@ -42,6 +43,73 @@ pub fn check_file(output: &Path, inputs: &[&Path]) -> Result<(), OutputError> {
         Some(input) => Err(is_input(output, input)),
         None => Ok(()),
     }
+}
+
+/// A file that is no model, as this tool writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherFile {
+    /// Statistics of `calibrate`.
+    Statistics,
+    /// Factors of `factors export`.
+    Factors,
+    /// The report of a rewrite, .html or .json.
+    Report,
+}
+
+/// What statistics begin with, in their metadata.
+const STATISTICS: &str = "gqa2mla statistics";
+/// What exported factors begin with, in their metadata.
+pub const FACTORS: &str = "gqa2mla factors";
+/// What the head of a page holds.
+const PAGE: &str = "<title>gqa2mla: ";
+/// Bytes of a file that are looked at for one of these.
+const HEAD: u64 = 64 * 1024;
+
+impl OtherFile {
+    /// Whether the file at `path` is one of those that this tool wrote, or empty.
+    fn wrote(self, path: &Path) -> io::Result<bool> {
+        let mut head = Vec::new();
+        fs::File::open(path)?.take(HEAD).read_to_end(&mut head)?;
+        let text = String::from_utf8_lossy(&head);
+        Ok(head.is_empty()
+            || match self {
+                Self::Statistics => text.contains(STATISTICS),
+                Self::Factors => text.contains(FACTORS),
+                Self::Report => text.contains(PAGE) || is_report(path)?,
+            })
+    }
+}
+
+/// Whether the file at `path` is the data of a report.
+fn is_report(path: &Path) -> io::Result<bool> {
+    let read = io::BufReader::new(fs::File::open(path)?);
+    let data: Result<serde_json::Value, _> = serde_json::from_reader(read);
+    Ok(data.is_ok_and(|data| {
+        ["schema", "version", "models"]
+            .iter()
+            .all(|k| data.get(k).is_some())
+    }))
+}
+
+/// Checks that `output`, which is to become a file of `kind`, is none of `inputs`, and without `force` also that no other file
+/// is there.
+///
+/// # Errors
+/// [`OutputError`].
+pub fn check_other(
+    output: &Path,
+    inputs: &[&Path],
+    kind: OtherFile,
+    force: bool,
+) -> Result<(), OutputError> {
+    check_file(output, inputs)?;
+    if force || !output.is_file() || kind.wrote(output).unwrap_or(false) {
+        return Ok(());
+    }
+    Err(OutputError::Foreign {
+        output: output.display().to_string(),
+        found: "a file".to_owned(),
+    })
 }
 
 /// Checks that neither `output`, an .onnx path, nor its data file would replace a file of `model`.

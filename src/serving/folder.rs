@@ -16,6 +16,7 @@ use crate::files::foreign;
 use crate::files::load::LoadError;
 use crate::files::outputs::{OutputError, check_folder};
 use crate::files::staging::{Staging, StagingError};
+use crate::fit::factors::Factorization;
 use crate::serving::bundle::{Bundle, BundleError};
 use crate::serving::config::Edit;
 use crate::serving::edits::{check, check_join, data_file, edited, place};
@@ -138,11 +139,24 @@ impl<'f> Checked<'f> {
         };
         let uniform = request.compression.widths == Widths::Uniform;
         check(&stacks, &texts, uniform).map_err(serving)?;
+        // TransMLA caches one head of rotated keys, and a latent of another width.
+        let transmla = matches!(
+            request.compression.factorization,
+            Some(Factorization::TransMla { .. })
+        );
+        let alike = |stack: &&Stack| matches!(stack, Stack::Genai | Stack::Optimum);
+        if let Some(stack) = stacks.iter().find(alike).filter(|_| transmla) {
+            return Err(serving(ServingError::Refused {
+                stack: stack.name(),
+                reason: "it takes keys and values of one width, and TransMLA's differ: give a .onnx file as MODEL and as OUT, or other --factors".to_owned(),
+            }));
+        }
         check_join(&stacks, request.compression.options.join).map_err(serving)?;
         let written: Vec<PathBuf> = bundle
             .models
             .iter()
             .map(|model| place(&stacks, &texts, model))
+            .flat_map(with_data)
             .chain(bundle.others.iter().cloned())
             .chain(files.iter().map(PathBuf::from))
             .collect();
@@ -162,6 +176,18 @@ impl<'f> Checked<'f> {
             compression,
         })
     }
+}
+
+/// A model file and the names that its data file may get.
+fn with_data(model: PathBuf) -> [PathBuf; 3] {
+    let ending = |ending: &str| {
+        let mut name = model.clone().into_os_string();
+        name.push(ending);
+        PathBuf::from(name)
+    };
+    let data = [".data", "_data"].map(ending);
+    let [named, fetched] = data;
+    [model, named, fetched]
 }
 
 /// Rewrites the models with a KV cache into a new folder, and edits the configurations of the serving stacks.

@@ -1,7 +1,7 @@
 //! Export and import of a rewritten model's factors as a safetensors file, for training with other tools.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -12,6 +12,7 @@ use gqa2mla_train::stored;
 use safetensors::tensor::{Dtype, SafeTensors, View, serialize};
 
 use crate::files::load::LoadedModel;
+use crate::files::outputs::FACTORS;
 use crate::files::staging::Staging;
 use crate::tune::TuneError;
 use crate::tune::select::is_factor;
@@ -78,7 +79,11 @@ pub fn export(model: &LoadedModel, path: &Path) -> Result<usize, TuneError> {
     if count == 0 {
         return Err(without_factors(model));
     }
-    let encoded = serialize(factors, None).map_err(|e| TuneError::Io {
+    let encoded = serialize(
+        factors,
+        Some(HashMap::from([("format".to_owned(), FACTORS.to_owned())])),
+    )
+    .map_err(|e| TuneError::Io {
         path: path.display().to_string(),
         cause: io::Error::other(e.to_string()),
     })?;

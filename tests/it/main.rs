@@ -23,6 +23,7 @@ mod given;
 mod hostile;
 mod in_place;
 mod json;
+mod kept_files;
 mod layers;
 mod lossless;
 mod manners;

@@ -164,10 +164,13 @@ fn check_bits(site: &Site, options: &RewriteOptions) -> Result<(), FormError> {
         }
         CacheBits::Model => Ok(()),
         CacheBits::Six | CacheBits::Four if form.target() != Target::Gqa => refused(
-            "integers of 4 bits are read by GroupQueryAttention alone: use the target gqa or --keep-heads, or --cache-bits 8",
+            "integers of 4 bits are read by GroupQueryAttention alone: use --cache-bits 8, or, in a model that has this operator, the target gqa or --keep-heads",
         ),
         CacheBits::Six if form.keeps_heads() => refused(
             "second digits are those of a latent's first channels, and heads have no first ones: use --cache-bits 8 or 4, or leave out --keep-heads",
+        ),
+        _ if form.reads_new_tokens_as_they_are() => refused(
+            "new tokens that are read as they are go with floating-point caches: leave out --new-tokens exact, or --cache-bits",
         ),
         _ if form.rounds() == Rounds::Never => refused(
             "it caches floating-point numbers: use the form absorbed, or leave out --cache-bits",

@@ -34,9 +34,15 @@ pub struct FormArgs {
     /// What the attentions run as.
     ///
     /// `matmul`: standard operators, fastest on CPUs. `gqa`: GroupQueryAttention and its buffer sharing are kept in models
-    /// that use it.
-    #[arg(long, value_enum, hide_possible_values = true, default_value_t = TargetArg::Matmul, value_name = "matmul|gqa", help_heading = "Form")]
-    target: TargetArg,
+    /// that use it. The default is `matmul`, and `gqa` with --keep-heads.
+    #[arg(
+        long,
+        value_enum,
+        hide_possible_values = true,
+        value_name = "matmul|gqa",
+        help_heading = "Form"
+    )]
+    target: Option<TargetArg>,
     /// What is cached: latents after RoPE, or before it.
     ///
     /// `absorbed`: the latent of rotated keys, fastest to decode. `expanded`: the latent of keys before rotation, from which
@@ -106,7 +112,7 @@ impl FormArgs {
     pub fn target(&self) -> &'static str {
         match self.keep_heads {
             true => TargetArg::Gqa.name(),
-            false => self.target.name(),
+            false => self.target.unwrap_or(TargetArg::Matmul).name(),
         }
     }
 
@@ -118,13 +124,19 @@ impl FormArgs {
     /// The target form that the options ask for.
     pub fn form(&self, transmla: bool) -> Result<&'static dyn Form, UsageError> {
         let rounds = self.bits() != CacheBits::Model;
+        let target = self.target.unwrap_or(TargetArg::Matmul);
         if self.new_tokens == NewTokensArg::Exact {
-            let absorbed = self.target == TargetArg::Matmul && self.form == FormArg::Absorbed;
+            let absorbed = target == TargetArg::Matmul && self.form == FormArg::Absorbed;
             let words = "--new-tokens exact goes with --target matmul and the form absorbed, and not with --factors transmla or --keep-heads";
             return match absorbed && !transmla && !self.keep_heads {
                 true => Ok(&LatentPast),
                 false => Err(UsageError(words.to_owned())),
             };
+        }
+        if self.keep_heads && self.target == Some(TargetArg::Matmul) {
+            let words =
+                "--keep-heads keeps the operator that reads the heads: leave out --target matmul";
+            return Err(UsageError(words.to_owned()));
         }
         if self.keep_heads {
             return match rounds && !transmla {
@@ -134,7 +146,7 @@ impl FormArgs {
                 )),
             };
         }
-        match (self.target, self.form) {
+        match (target, self.form) {
             (TargetArg::Matmul, _) if transmla => Ok(&Decoupled),
             (TargetArg::Matmul, FormArg::Absorbed) => Ok(&Absorbed),
             (TargetArg::Matmul, FormArg::Expanded) => Ok(&Expanded),
@@ -167,7 +179,7 @@ impl FormArgs {
             "--new-tokens exact"
         } else if transmla {
             "--factors transmla"
-        } else if self.target == TargetArg::Gqa {
+        } else if self.target == Some(TargetArg::Gqa) {
             "--target gqa"
         } else if self.form == FormArg::Expanded {
             "--form expanded"

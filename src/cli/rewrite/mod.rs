@@ -8,7 +8,7 @@ mod shown;
 mod size;
 mod summary;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
@@ -33,7 +33,7 @@ use crate::compress::request::Request;
 use crate::compress::run::compress;
 use crate::compress::widths::Widths;
 use crate::files::load::{LoadedModel, load};
-use crate::files::outputs::{check_model, check_outside};
+use crate::files::outputs::{OtherFile, check_model, check_other, check_outside};
 use crate::files::save::{DataFile, names_a_file, output_path};
 use crate::files::staging::Staging;
 use crate::serving::folder::{FolderError, FolderRequest, rewrite_folder};
@@ -134,6 +134,9 @@ impl Rewrite {
         if self.dry_run {
             return self.foresee(&request, screen);
         }
+        if let Some(report) = &self.report {
+            self.check_report(report)?;
+        }
         let report = self.report.as_deref().map(ReportFile::begin).transpose()?;
         let in_detail = report.is_some();
         let mut ending = Ending::new(&self.model, self.form.target(), in_detail, started);
@@ -147,7 +150,11 @@ impl Rewrite {
         if self.bench && ending.accepted {
             for (original, rewritten) in ending.pairs(&self.model, &output) {
                 let runtime = self.how.runtime();
-                ending.add_times(&bench::beside(&original, &rewritten, runtime, screen)?)?;
+                // The rewrite is done and published, whatever comes of its times.
+                match bench::beside(&original, &rewritten, runtime, screen) {
+                    Ok(times) => ending.add_times(&times)?,
+                    Err(error) => screen.complain(&format!("times were not measured: {error:#}")),
+                }
             }
         }
         ending.finish(&output, screen, report)
@@ -160,9 +167,6 @@ impl Rewrite {
         ending: &mut Ending,
         screen: &Screen,
     ) -> anyhow::Result<PathBuf> {
-        if let Some(report) = &self.report {
-            check_outside(report, &self.model)?;
-        }
         let folder = rewrite_folder(
             &self.folder_request(request),
             &mut screen.observer(request.promise),
@@ -230,6 +234,27 @@ impl Rewrite {
             || dry_run::as_json(&plans, None, target),
         );
         Ok(Exit::Done)
+    }
+
+    /// Checks that a report replaces nothing that is read, nothing of another origin, and no file of the output.
+    fn check_report(&self, report: &Path) -> anyhow::Result<()> {
+        let read: Vec<&Path> = self.factors.files().chain([self.model.as_path()]).collect();
+        check_other(report, &read, OtherFile::Report, self.factors.force)?;
+        if self.model.is_dir() {
+            check_outside(report, &self.model)?;
+        }
+        let in_output = report.strip_prefix(&self.out).ok();
+        let clashes = in_output.is_some_and(|name| {
+            name.as_os_str().is_empty() || self.model.is_dir() && self.model.join(name).exists()
+        });
+        match clashes {
+            true => Err(UsageError(format!(
+                "--report {}: the output has a file of this name: give another one",
+                report.display()
+            ))
+            .into()),
+            false => Ok(()),
+        }
     }
 
     /// Whether a folder is made from a folder.

@@ -31,7 +31,7 @@ fn rewritten(out: &Path, report: &Path, more: &[&str]) {
 
 /// Every report has a part that others have not.
 const WAYS: [(&str, &[&str]); 3] = [
-    ("exact", &[]),
+    ("exact", &["--bench"]),
     (
         "searched",
         &[
@@ -110,6 +110,7 @@ fn every_key_of_the_data_is_in_its_documentation_and_the_other_way_round() {
         "--max-perplexity-increase",
         "--max-kl",
         "--layout free",
+        "--bench",
         "node",
         "code",
         "reason",

@@ -10,14 +10,14 @@ use crate::report::measured;
 /// What stands above the lines of ways.
 pub fn ways_header() -> String {
     let way = "way";
-    format!("{way:<13} bits  rank    bytes  perpl.   worst     KL  top-1")
+    format!("{way:<10} bits  rank    bytes  perpl.   worst     KL  top-1")
 }
 
 /// The line of a way; a name that does not fit its column stands above its numbers.
 pub fn of_way(point: &Point) -> String {
-    let way = match point.way.len() > 13 {
-        true => format!("{}\n{:13}", point.way, ""),
-        false => format!("{:13}", point.way),
+    let way = match point.way.len() > 10 {
+        true => format!("{}\n{:10}", point.way, ""),
+        false => format!("{:10}", point.way),
     };
     let rank = point.rank.to_string();
     format!("{way} {}  {:>5.3}", numbers(point, &rank), point.top1)

@@ -51,6 +51,7 @@ class InspectOptions(TypedDict, total=False):
 class CalibrateOptions(TextOptions, RuntimeOptions, total=False):
     calibration_tokens: int
     length: int
+    force: bool
 
 class RewriteOptions(FactorOptions, ProofOptions, total=False):
     rank: int
@@ -68,6 +69,7 @@ class RewriteOptions(FactorOptions, ProofOptions, total=False):
     file: Path
     serving: Literal["auto", "genai", "optimum", "transformers-js", "triton", "none"]
     report: Path
+    bench: bool
     clean: bool
     dry_run: bool
     explain: bool

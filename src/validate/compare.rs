@@ -125,7 +125,7 @@ pub struct StepLabel<'a> {
 /// Compares the logits `[B, T, V]` of one run. Models may return logits only for the last tokens.
 ///
 /// # Errors
-/// [`ValidateError::Logits`] if the shapes differ or are not `[B, T, V]`.
+/// [`ValidateError::Logits`] if the shapes differ, [`ValidateError::Interface`] if they are not `[B, T, V]`.
 #[allow(clippy::cast_precision_loss)]
 pub fn compare_step(
     label: &StepLabel<'_>,
@@ -137,12 +137,24 @@ pub fn compare_step(
         original: original.shape.clone(),
         rewritten: rewritten.shape.clone(),
     };
-    let [batch, rows, vocabulary] = *original.shape.as_slice() else {
+    if original.shape != rewritten.shape {
         return Err(differ());
+    }
+    let (batches, tokens) = (label.pads.len(), label.tokens);
+    let odd = || {
+        let (step, shape) = (
+            format!("{}, {}", label.scenario, label.step),
+            &original.shape,
+        );
+        ValidateError::Interface(format!(
+            "{step}: both models give logits of the shape {shape:?} for {batches} rows of {tokens} tokens, which is not [B, T, V]"
+        ))
     };
-    let fits = batch == label.pads.len() && rows <= label.tokens && rows * vocabulary > 0;
-    if original.shape != rewritten.shape || !fits {
-        return Err(differ());
+    let [batch, rows, vocabulary] = *original.shape.as_slice() else {
+        return Err(odd());
+    };
+    if batch != batches || rows > tokens || rows * vocabulary == 0 {
+        return Err(odd());
     }
     let mut sums = Sums {
         finite: true,

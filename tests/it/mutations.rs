@@ -148,8 +148,10 @@ fn fate(model: LoadedModel, what: &str, tolerance: f64) -> Fate {
             if text.contains("every_row_must_hold_past_plus_new_tokens") {
                 return Fate::Refused;
             }
+            // Logits of no meaning in both models come of the change, not of the rewrite.
+            let of_both = ["original model failed", "both models give logits"];
             assert!(
-                text.contains("original model failed"),
+                of_both.iter().any(|words| text.contains(words)),
                 "{what}: only the rewrite fails: {text}"
             );
             Fate::Broken

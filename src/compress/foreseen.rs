@@ -76,7 +76,8 @@ pub fn foresee(model: &LoadedModel, request: &Request) -> Result<Foreseen, Compr
         }
     });
     Ok(Foreseen {
-        left: prepared.analysis.rejects.len(),
+        left: prepared.analysis.rejects.len()
+            + prepared.analysis.recognised().saturating_sub(planned.len()),
         bits: options.bits,
         promise: request.promise,
         is_exact: !narrow && request.is_exact(),

@@ -246,14 +246,7 @@ impl Analysis {
             .into_iter()
             .map(|(position, reason)| {
                 let placed = self.sites.remove(position);
-                let graph = placed.scope.get(&self.main);
-                let node = graph.and_then(|g| g.node.get(placed.site.score.0));
-                Reject {
-                    layer: placed.site.layer,
-                    within: placed.site.within.clone(),
-                    node: node.map_or_else(String::new, |n| label(n).to_owned()),
-                    reason,
-                }
+                placed.reject(&self.main, reason)
             })
             .collect();
         rejects.reverse();

@@ -1,11 +1,12 @@
 //! An attention with the scope of its graph, and its caches as the enclosing graphs name them.
 
 use crate::analysis::identity::{CacheId, SiteId};
+use crate::graph::label;
 use crate::graph::patch::Patch;
 use crate::graph::scopes::Scope;
 use crate::onnx::GraphProto;
 use crate::operators::OperatorOrigin;
-use crate::recognize::reject::Operand;
+use crate::recognize::reject::{Operand, Reason, Reject};
 use crate::recognize::site::{Cache, Site};
 
 /// The output of an `If` that returns a present.
@@ -71,6 +72,18 @@ impl PlacedSite {
             site,
             origin,
             cache,
+        }
+    }
+
+    /// The reject that takes its place in `main` for `reason`, at its score product.
+    pub fn reject(&self, main: &GraphProto, reason: Reason) -> Reject {
+        let graph = self.scope.get(main);
+        let node = graph.and_then(|g| g.node.get(self.site.score.0));
+        Reject {
+            layer: self.site.layer,
+            within: self.site.within.clone(),
+            node: node.map_or_else(String::new, |n| label(n).to_owned()),
+            reason,
         }
     }
 

@@ -7,7 +7,6 @@ use crate::analysis::placed::PlacedSite;
 use crate::analysis::{Analysis, SiteView};
 use crate::factor::{CacheBits, Ranks};
 use crate::forms::{CachedKeys, FormError, Join, OLDEST_OPSET, RankPlan, Rounds, in_place};
-use crate::graph::label;
 use crate::onnx::stored::Model;
 use crate::operators::Target;
 use crate::pipeline::error::RewriteError;
@@ -69,7 +68,11 @@ pub fn choose(
     }
     let left = |placed: &PlacedSite| {
         let one = refused.iter().find(|one| one.cache == placed.cache)?;
-        Some(reject(analysis, placed, options, &one.cause))
+        let reason = Reason::OtherForm {
+            form: options.form.name().to_owned(),
+            cause: one.cause.to_string(),
+        };
+        Some(placed.reject(&analysis.main, reason))
     };
     let left = analysis.sites.iter().filter_map(left).collect();
     match refused.into_iter().next() {
@@ -179,25 +182,5 @@ fn check_bits(site: &Site, options: &RewriteOptions) -> Result<(), FormError> {
             refused("it has no cache that could hold integers: export the model with a cache")
         }
         CacheBits::Eight | CacheBits::Six | CacheBits::Four => Ok(()),
-    }
-}
-
-/// `placed`, which stays as it is because of `cause`.
-fn reject(
-    analysis: &Analysis,
-    placed: &PlacedSite,
-    options: &RewriteOptions,
-    cause: &FormError,
-) -> Reject {
-    let graph = placed.scope.get(&analysis.main);
-    let node = graph.and_then(|g| g.node.get(placed.site.score.0));
-    Reject {
-        layer: placed.site.layer,
-        within: placed.site.within.clone(),
-        node: node.map_or_else(String::new, |n| label(n).to_owned()),
-        reason: Reason::OtherForm {
-            form: options.form.name().to_owned(),
-            cause: cause.to_string(),
-        },
     }
 }

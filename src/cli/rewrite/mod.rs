@@ -59,7 +59,7 @@ pub struct Rewrite {
     /// Tell what would be done; run and write nothing.
     ///
     /// The attentions, ranks, bytes a token before and after, the files that would be written and the stack whose
-    /// configuration would be edited. What the rewrite itself would refuse is refused with the same exit code.
+    /// configuration would be edited. What can be told without the rewritten model is refused with the same exit code.
     #[arg(long, conflicts_with_all = ["clean", "report", "explain"])]
     dry_run: bool,
     /// Remove the work that stopped runs kept beside OUT.

@@ -167,23 +167,19 @@ impl Builder<'_> {
         };
         let alone = Branch {
             nodes: vec![self.unary("Reshape", "alone/score", &[&own, &heads])],
-            output: self.name("alone/score"),
+            outputs: vec![self.name("alone/score")],
         };
         let mut both = self.past_score(past);
         both.push(self.unary("Reshape", "both/score", &[&self.name("score_B1xS"), &heads]));
         let both = Branch {
             nodes: both,
-            output: self.name("both/score"),
+            outputs: vec![self.name("both/score")],
         };
         nodes.extend(self.emptiness(past));
         let empty = self.name("no_past");
         let ways = [alone, both];
-        nodes.push(choice(
-            (&name, &output),
-            &empty,
-            site.key.product_type,
-            ways,
-        ));
+        let made = [(&*output, site.key.product_type)];
+        nodes.push(choice(&name, &made, &empty, ways));
         self.place(site.score, nodes);
     }
 
@@ -242,7 +238,7 @@ impl Builder<'_> {
         alone.push(self.unary("Reshape", "alone/out", &[&own, &heads]));
         let alone = Branch {
             nodes: alone,
-            output: self.name("alone/out"),
+            outputs: vec![self.name("alone/out")],
         };
         let mut both = self.split(past);
         both.extend(self.own_output("both", &self.name("p_B1xT"), &values.new));
@@ -260,12 +256,12 @@ impl Builder<'_> {
         }
         let both = Branch {
             nodes: both,
-            output: sum,
+            outputs: vec![sum],
         };
         let empty = self.name("no_past");
         let ways = [alone, both];
-        let choice = choice((&name, &output), &empty, site.value.product_type, ways);
-        self.place(site.output, vec![choice]);
+        let made = [(&*output, site.value.product_type)];
+        self.place(site.output, vec![choice(&name, &made, &empty, ways)]);
     }
 
     /// The nodes of `own_BGxd` in `way`: what `probabilities` [B, H, T, T] take from the rows `new` [B, G, T, d].

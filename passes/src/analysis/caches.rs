@@ -118,8 +118,8 @@ fn pasts_of(placed: &PlacedSite) -> impl Iterator<Item = (Operand, &str)> {
     caches.filter_map(|(operand, cache)| Some((operand, cache.past.as_deref()?)))
 }
 
-/// The present of a branch goes out through the node around it: no node out there, and none in the graphs inside the other
-/// nodes there, may read it.
+/// Refuses sites in a branch whose present, which is an output of the enclosing `If`, is also read by a node of the
+/// enclosing graph or of a subgraph of another node there.
 pub fn presents_that_others_read(
     sites: &[PlacedSite],
     main: &GraphProto,

@@ -1,18 +1,18 @@
-//! Two ways to one value, of which the runtime takes one.
+//! An `If` with two computations of the same value.
 
 use crate::graph::build::node;
 use crate::onnx::{GraphProto, NodeProto, TypeProto, ValueInfoProto, type_proto};
 
-/// Nodes that make one value, under a name of its own. They may read every value that is made before the choice.
+/// One of the two computations. Its nodes may read every value that is computed before the `If`.
 pub struct Branch {
     /// The nodes, in order.
     pub nodes: Vec<NodeProto>,
-    /// The value.
+    /// The name of the result, which differs from the output of the `If`.
     pub output: String,
 }
 
 impl Branch {
-    /// The branch of an `If`, whose output is of element type `elem_type` and of any shape.
+    /// The nodes as a subgraph. Its output has element type `elem_type` and an unspecified shape.
     fn graph(self, elem_type: i32) -> GraphProto {
         let tensor = type_proto::Tensor {
             elem_type: Some(elem_type),
@@ -35,8 +35,8 @@ impl Branch {
     }
 }
 
-/// The node `name` that makes `output`, of element type `elem_type`: in the first way where `condition` holds, a tensor of
-/// one boolean, and else in the second.
+/// An `If` node called `name` with the output `output` of element type `elem_type`. It runs the first branch if
+/// `condition`, a boolean tensor of one element, is true, and the second one otherwise.
 pub fn choice(
     (name, output): (&str, &str),
     condition: &str,

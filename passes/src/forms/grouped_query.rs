@@ -50,7 +50,7 @@ impl Form for GroupedQuery {
             return ranks;
         }
         let wider = |ranks: Ranks| ranks.key.max(ranks.value);
-        // What loses nothing still does with some zeros beside it.
+        // A full rank is rounded up to the multiple: additional zero channels keep it exact.
         let stepped = |rank: usize| rank.next_multiple_of(RANK_STEP).min(site.full_rank());
         let rank = wider(ranks);
         Ranks::uniform(if rank == wider(full) {
@@ -166,12 +166,13 @@ impl Builder<'_> {
         nodes.extend(self.heads_out(&self.name("out_BGxd"), &self.name("out"), output));
         self.place(site.output, nodes);
         for cache in [&site.key.cache, &site.value.cache].into_iter().flatten() {
-            // The operator makes the presents.
+            // The operator computes the presents, so that the nodes of the append are removed.
             self.place(cache.append, Vec::new());
         }
     }
 
-    /// The operator on the latent rows `k` and `v`: the old one's lengths, bias, sink, window and soft-cap; no rotation.
+    /// The new operator node, which reads the latent rows `k` and `v`. Sequence lengths, bias, sink, window and softcap
+    /// are those of `old`; it applies no rotation.
     fn attention(&self, old: &NodeProto, k: &str, v: &str) -> NodeProto {
         let input = |position: usize| old.input.get(position).map_or("", String::as_str);
         let cached = |side: &Side| {

@@ -82,7 +82,7 @@ fn commit(
     };
     let mut builder = OrtSessionInner::builder(environment).map_err(|error| error.to_string())?;
     builder = builder.with_optimization_level(level).map_err(words)?;
-    // Threads that spin after a run take the processor from other sessions, which the bench command times in turns.
+    // Threads that spin after a run would slow down other sessions, which benchmarks run alternately with this one.
     builder = builder
         .with_config_entry("session.force_spinning_stop", "1")
         .map_err(words)?;

@@ -33,12 +33,12 @@ pub enum ValidateError {
         /// The reason.
         reason: String,
     },
-    /// An input that nothing is known to feed to.
+    /// An input for which no value can be generated.
     #[error(
         "input {name} is not understood: {reason}; say what it is fed with --input {name}=VALUE or --input {name}=FILE.npy"
     )]
     Unfed {
-        /// The input.
+        /// Why its role is unknown.
         name: String,
         /// What does not fit.
         reason: String,

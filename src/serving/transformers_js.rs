@@ -1,4 +1,4 @@
-//! transformers.js reads the shapes of caches from the session; versions up to 3 compute them from the configuration,
+//! transformers.js reads the shapes of caches from the session; versions before 4.2 compute them from the configuration,
 //! as Optimum does.
 
 use crate::serving::config::{Edit, read};

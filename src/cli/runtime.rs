@@ -23,7 +23,7 @@ pub struct RuntimeArgs {
     onnxruntime: Option<PathBuf>,
     /// ONNX Runtime's execution provider.
     ///
-    /// With `cuda`, no node may run on the CPU.
+    /// With `cuda`, a node that computes with floating-point tensors on the CPU is an error.
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = Device::Cpu, value_name = "cpu|cuda")]
     provider: Device,
     /// Threads of the runtime; 0: its default.

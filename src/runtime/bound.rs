@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::IoBinding;
-use ort::value::{DynValue, Tensor as OrtTensor};
+use ort::value::{DynTensor, Tensor as OrtTensor};
 
 use crate::runtime::error::{RuntimeError, panic_message};
 use crate::runtime::ort::OrtSession;
@@ -37,10 +37,19 @@ impl OrtSession {
             Provider::Cuda => AllocationDevice::CUDA,
         };
         let bound = || {
-            let memory = MemoryInfo::new(device, 0, AllocatorType::Device, MemoryType::Default)?;
+            let memory = MemoryInfo::new(
+                device.clone(),
+                0,
+                AllocatorType::Device,
+                MemoryType::Default,
+            )?;
             let mut binding = self.inner().create_binding()?;
             for (name, tensor) in inputs {
                 let mut value = owned(tensor)?;
+                // A decoding loop keeps its caches on the device, and feeds token ids, masks and positions from outside.
+                if provider == Provider::Cuda && is_cache(&tensor.data) {
+                    value = value.to(device.clone(), 0)?;
+                }
                 binding.bind_input(name.as_str(), &value)?;
                 if let Some((_, output)) = in_place.iter().find(|(input, _)| input == name) {
                     binding.bind_output(output.as_str(), &mut value)?;
@@ -89,12 +98,19 @@ impl BoundRun<'_> {
                 .map_err(|error| error.to_string())
         }));
         let ran = ran.unwrap_or_else(|payload| Err(panic_message(&*payload)));
-        ran.map_err(|reason| self.session.failed(&reason))
+        ran.map_err(|reason| self.session.failed(&reason))?;
+        self.session.check_placement()
     }
 }
 
+/// Whether an input of a decoder with these elements is a cache: token ids, masks and positions are wider integers.
+fn is_cache(data: &Data) -> bool {
+    let index = matches!(data, Data::I64(_) | Data::I32(_) | Data::Bool(_));
+    !index && !data.is_empty()
+}
+
 /// A copy of the tensor in memory of the runtime, which an input and an output can share.
-fn owned(tensor: &Tensor) -> ort::Result<DynValue> {
+fn owned(tensor: &Tensor) -> ort::Result<DynTensor> {
     let allocator = Allocator::default();
     macro_rules! filled {
         ($type:ty, $elements:expr) => {{
@@ -106,7 +122,7 @@ fn owned(tensor: &Tensor) -> ort::Result<DynValue> {
                     .1
                     .copy_from_slice($elements);
             }
-            value.into_dyn()
+            value.upcast()
         }};
     }
     Ok(match &tensor.data {

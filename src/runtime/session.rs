@@ -38,7 +38,7 @@ pub enum Provider {
     /// The CPU.
     #[default]
     Cpu,
-    /// The first CUDA device. It is an error if nodes would run on the CPU.
+    /// The first CUDA device, with products in full fp32. It is an error if nodes with floating-point tensors run on the CPU.
     Cuda,
 }
 

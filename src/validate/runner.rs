@@ -1,7 +1,7 @@
 //! Runs one model step by step: the present caches of a run are the past caches of the next.
 
-use crate::runtime::Session;
 use crate::runtime::tensor::Tensor;
+use crate::runtime::{RuntimeError, Session};
 use crate::validate::error::ValidateError;
 use crate::validate::feed::{Moment, bounded};
 use crate::validate::interface::{CachePort, Interface};
@@ -146,6 +146,10 @@ pub fn closed_by_trying(
                 if runner.interface.caches.iter().zip(&runner.caches).all(kept) {
                     return Ok(runner.interface);
                 }
+            }
+            // The model ran, but not on the requested device.
+            Err(error @ ValidateError::Runtime(RuntimeError::Provider { .. })) => {
+                return Err(error);
             }
             Err(error) => refusal = error.to_string(),
         }

@@ -3,8 +3,8 @@
 //!
 //! The keys and the values of each layer are probed separately: reduced to the uniform rank while all others have full
 //! rank, and the KL of the next token to the original is measured. This KL divided by the loss that the spectrum
-//! predicts is the price of one unit of spectrum. Then each unit of rank goes to where it reduces the predicted KL
-//! most.
+//! predicts is the price of one unit of spectrum. Each unit of rank is then assigned to the side for which it reduces the
+//! predicted KL most.
 
 use std::collections::BTreeMap;
 

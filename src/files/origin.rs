@@ -20,7 +20,7 @@ pub const NEW_TOKENS: &str = "new_tokens";
 pub const EXACT: &str = "exact";
 
 /// Whether the metadata of `model` says that only past tokens are approximated. The loss then only shows if every token
-/// is read through the cache, in a step of its own.
+/// is read through the cache, in steps of one token.
 #[must_use]
 pub fn loses_past_alone(model: &ModelProto) -> bool {
     let mut properties = model.metadata_props.iter();

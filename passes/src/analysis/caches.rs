@@ -25,7 +25,7 @@ pub fn caches_that_do_not_reach_the_interface(sites: &[PlacedSite], main: &Graph
             .or_default()
             .insert(output.branch);
     }
-    // `If` has two branches, and each has to make the output, itself or by an `If` of its own.
+    // Both branches of an `If` must compute the output by an attention, directly or in a nested `If`.
     let lonely = |output: &&CacheOutput| made.get(&output.place).is_none_or(|b| b.len() != 2);
     let refused = places.iter().enumerate().filter_map(|(position, places)| {
         let place = &places.iter().find(lonely)?.place;

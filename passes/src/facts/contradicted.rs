@@ -18,7 +18,7 @@ pub struct WrongDeclaration {
 }
 
 /// The first declaration in `model` that contradicts the inferred type or shape. Such a declaration is no error by
-/// itself: ONNX Runtime only warns about a wrong shape, and inference prefers what it infers. The caller uses it to
+/// itself: ONNX Runtime only warns about a wrong shape, and inferred facts take precedence. The caller uses it to
 /// explain why the facts of a rewritten model are incomplete.
 pub fn wrong_declaration(model: &Model, rules: &Rules) -> Option<WrongDeclaration> {
     let main = model.proto.graph.as_ref()?;

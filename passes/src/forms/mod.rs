@@ -1,10 +1,10 @@
-//! The target forms: what a recognised attention is rewritten to. To add a form, add a file and a line to the list
+//! The target forms, to which a recognised attention can be rewritten. To add a form, add a file and a line to the list
 //! below.
 //!
 //! A form checks an attention, chooses its ranks, stores its factors as initializers, and makes the patch that replaces
 //! the exporter's nodes. Shape suffixes of names: B batch, T new tokens, P past tokens, S = P + T, H query heads, G KV
-//! heads, d head size of queries and keys, dv of values, r latent rank, E hidden size; x is a merged axis of those that
-//! are missing.
+//! heads, s = H / G, d head size (that of values in the names of values and outputs), r latent rank, E hidden size; x is
+//! a merged axis of those that are missing, and a digit a constant size.
 
 /// Declares the module of each form, and lists the forms.
 macro_rules! forms {

@@ -107,7 +107,7 @@ pub struct Site {
     pub layer: usize,
     /// The branch or loop body that holds it, such as `then_branch of If 'merged'`; `None` in the main graph.
     pub within: Option<String>,
-    /// The name of the module the nodes come from, as far as their names tell; else that of the score product.
+    /// The module that the nodes come from, if their names or metadata contain it; otherwise the score product's name.
     pub name: String,
     /// Its form in the graph.
     pub dialect: Dialect,

@@ -9,7 +9,6 @@
 //! * column j of a product with a stored weight [E, n] is recorded as such, because n columns computed from E inputs
 //!   span at most E dimensions;
 //! * every other column gets a number of its own.
-//! * every other column is a number of its own.
 
 mod index;
 mod moved;

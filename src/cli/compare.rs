@@ -20,7 +20,7 @@ use crate::report::{grouped, measured};
 /// Rewrite a model by several methods at several sizes, and compare their losses on a text.
 ///
 /// The rewritten models are not kept; each row of the table is printed when it is measured. Factors are fitted to the
-/// text of --text or --token-ids, or to the statistics of --calibration. The loss is measured on the text of
+/// text of --text or --token-ids and, if given, to the statistics of --calibration. The loss is measured on the text of
 /// --test-text or --test-token-ids, or else on the last part of the same text, which is then not used for fitting.
 ///
 /// Example: gqa2mla compare fixtures/optimum-llama --token-ids fixtures/tokens.json

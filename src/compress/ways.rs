@@ -169,7 +169,7 @@ pub struct WaysRequest {
 /// The quality of one method at one cache ratio.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WayMeasured {
-    /// The rank as a share of the full rank.
+    /// Cached elements as a share of those of the original.
     pub ratio: f64,
     /// The method.
     pub way: Way,
@@ -185,7 +185,7 @@ pub struct WayMeasured {
 pub struct LeftOut {
     /// The method.
     pub way: Way,
-    /// The rank as a share of the full rank.
+    /// Cached elements as a share of those of the original.
     pub ratio: f64,
     /// Bits of a cached number.
     pub bits: CacheBits,

@@ -38,9 +38,9 @@ pub enum ValidateError {
         "input {name} is not understood: {reason}; say what it is fed with --input {name}=VALUE or --input {name}=FILE.npy"
     )]
     Unfed {
-        /// Why its role is unknown.
+        /// The input.
         name: String,
-        /// What does not fit.
+        /// Why its role is unknown.
         reason: String,
     },
     /// The interface is not that of a language model, or does not hold at run time.

@@ -106,8 +106,8 @@ impl Interface {
     /// Infers the interface from the declared inputs and outputs. The caller must leave out inputs that have an
     /// initializer.
     ///
+    /// # Errors
     /// [`ValidateError::Interface`] if no input holds tokens, or no output holds the logits.
-    /// [`ValidateError::Interface`] when no input holds tokens, or no output the logits.
     pub fn of(inputs: &[Port], outputs: &[Port]) -> Result<Self, ValidateError> {
         let mut unfed: Vec<Unfed> = Vec::new();
         let mut roles = Vec::with_capacity(inputs.len());

@@ -52,8 +52,8 @@ pub struct Rewrite {
     model: PathBuf,
     /// The output: a .onnx path, or a folder.
     ///
-    /// If the input is a folder, all other files are copied to the output folder, and the configurations are edited so
-    /// that the same serving stack can serve it.
+    /// If MODEL and OUT are folders, all other files are copied to OUT, and the configurations are edited so that the same
+    /// serving stack can serve it.
     #[arg(short, long, value_name = "OUT", value_parser = output())]
     out: PathBuf,
     /// Show what would be done, without running or writing anything.

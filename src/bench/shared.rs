@@ -1,18 +1,18 @@
-//! Which caches of a model may have past and present in one buffer.
+//! The caches of a model whose past and present can be one buffer.
 
 use gqa2mla_passes::graph::{Graph, input_at, is_contrib, output_at};
 use gqa2mla_passes::onnx::{ModelProto, NodeProto};
 
 use crate::validate::interface::{CachePort, Interface};
 
-/// The operator that writes new rows behind the past ones where both are one buffer.
+/// An operator that appends new rows to the past in place if past and present are one buffer.
 const OPERATOR: &str = "GroupQueryAttention";
-/// Its past inputs, each with the present output that goes on with it.
+/// Its past inputs, each with the corresponding present output.
 const PAIRS: [(usize, usize); 2] = [(3, 1), (4, 2)];
 
-/// Past and present of every cache of `interface` that may share a buffer: those that the graph writes in place, and those
-/// that the operator does. The operator's buffer is longer than what it holds, so that a past whose shape anything else reads
-/// has to stay as it is.
+/// Past and present of every cache of `interface` that can share a buffer: caches that the graph writes in place, and
+/// caches of the operator. The buffer of the operator is longer than the past, so that no other node may read the past
+/// or its shape.
 pub fn in_place(model: &ModelProto, interface: &Interface) -> Vec<(String, String)> {
     let Some(graph) = &model.graph else {
         return Vec::new();
@@ -27,7 +27,7 @@ pub fn in_place(model: &ModelProto, interface: &Interface) -> Vec<(String, Strin
     pairs.map(|c| (c.past.clone(), c.present.clone())).collect()
 }
 
-/// Whether `node` reads the past of `cache` and makes its present, in one buffer if it may.
+/// Whether `node` is the operator, reads the past of `cache`, and computes its present.
 fn continues(node: &NodeProto, cache: &CachePort) -> bool {
     is_contrib(node, OPERATOR)
         && PAIRS.iter().any(|&(past, present)| {

@@ -14,13 +14,13 @@ use crate::files::mapped::Source;
 /// Metadata key of every model written by this tool. Its value is a JSON object with at least the key `version`.
 pub const MARK: &str = "gqa2mla";
 
-/// Key of that JSON for how an approximation reads the new tokens of a step, and its value where they are read as they are.
+/// Key of this JSON object for how an approximation reads the new tokens of a step. Its only value is [`EXACT`].
 pub const NEW_TOKENS: &str = "new_tokens";
-/// The new tokens of a step are read as they are.
+/// The new tokens of a step read each other's exact keys and values.
 pub const EXACT: &str = "exact";
 
-/// Whether `model` says of itself that it approximates past tokens alone: what it loses is seen only where every token is
-/// read through the cache.
+/// Whether the metadata of `model` says that only past tokens are approximated. The loss then only shows if every token
+/// is read through the cache, in steps of one token.
 #[must_use]
 pub fn loses_past_alone(model: &ModelProto) -> bool {
     let mut properties = model.metadata_props.iter();
@@ -29,7 +29,7 @@ pub fn loses_past_alone(model: &ModelProto) -> bool {
     note.is_some_and(|note| note.get(NEW_TOKENS).and_then(Value::as_str) == Some(EXACT))
 }
 
-/// What is known of a model file without reading its weights.
+/// The properties of a model file that are known without reading its weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileOrigin {
     /// Whether this tool wrote it.

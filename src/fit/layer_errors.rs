@@ -32,8 +32,8 @@ pub struct LayerError {
     pub outputs: Option<f64>,
 }
 
-/// Reads the first tokens of `tokens` with both models, at once. Nothing is told of a model that approximates past tokens
-/// alone: no token is in the past there.
+/// Runs both models on the first tokens of `tokens`, each in one run. Returns nothing for a model that approximates
+/// only past tokens, because a single run has no past.
 ///
 /// # Errors
 /// [`CalibrateError`] if a model cannot be run.
@@ -78,7 +78,7 @@ fn same_values(
     let interface = LanguageModel::of(&rewritten.model.proto)?
         .fed(&runtime.given)?
         .interface;
-    // Heads that are kept may have an extent that the model leaves open.
+    // The head size of kept heads may be undeclared.
     let interface = closed(interface, &widths(layers));
     let mut proto = rewritten.model.proto.clone();
     if let Some(graph) = &mut proto.graph {

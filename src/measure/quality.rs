@@ -36,8 +36,8 @@ pub struct Reader<'a> {
     pub session: &'a mut dyn Session,
     /// Its inputs and outputs.
     pub interface: &'a Interface,
-    /// Whether it reads one token at a time, so that every other token is read through the cache. Needed where the tokens of
-    /// one run see each other in another way than they see the past.
+    /// Whether it reads one token per run, so that it reads all previous tokens through the cache. Needed if the tokens
+    /// of one run read each other differently from the past.
     pub in_steps: bool,
 }
 
@@ -54,9 +54,9 @@ pub struct Quality {
     pub mean_kl: f64,
     /// Share of positions at which both models have the same most likely token.
     pub top1_agreement: f64,
-    /// Tokens that the rewritten model read at once: the others it read through its cache.
+    /// Number of tokens that the rewritten model read per run; it read all earlier tokens through its cache.
     pub tokens_at_once: usize,
-    /// Bytes that a token took in the original's caches.
+    /// Bytes of the original's caches per token.
     pub original_cache_bytes: f64,
     /// Bytes of the rewritten model's caches per token.
     pub rewritten_cache_bytes: f64,
@@ -259,7 +259,8 @@ fn chunks<'t>(
     })
 }
 
-/// Tokens that are read at once, of `length`. Without a cache nothing can follow the first chunk.
+/// Number of tokens per run, for a sequence of `length` tokens. A model without a cache reads the whole sequence in one
+/// run.
 fn chunk_size(interface: &Interface, length: usize) -> usize {
     match interface.caches.is_empty() {
         true => length.max(1),
@@ -267,7 +268,8 @@ fn chunk_size(interface: &Interface, length: usize) -> usize {
     }
 }
 
-/// The logits [1, tokens, vocabulary] of `tokens` on top of the cache, read at once or one after another.
+/// The logits [1, tokens, vocabulary] of `tokens` after the cached ones, read in one run or, with `in_steps`, one token
+/// per run.
 fn read(runner: &mut Runner, tokens: &[i64], in_steps: bool) -> Result<Tensor, ValidateError> {
     if !in_steps {
         return Ok(runner.step(tokens, tokens.len())?.into_f32());
@@ -281,8 +283,8 @@ fn read(runner: &mut Runner, tokens: &[i64], in_steps: bool) -> Result<Tensor, V
     Ok(Tensor::new(shape, Data::F32(values))?)
 }
 
-/// `of` every item, in order, on as many threads as there are: each item is worked on alone, so the results do not
-/// depend on their number.
+/// Applies `of` to every item, on all available threads, and returns the results in order. Items are processed
+/// independently, so that the results do not depend on the number of threads.
 fn in_parallel<I: Sync, O: Send + Default + Clone>(
     items: &[I],
     of: &(dyn Fn(&I) -> O + Sync),

@@ -27,7 +27,7 @@ pub struct OrtSession {
     model: PathBuf,
     description: String,
     session: OrtSessionInner,
-    /// On a device: the profile of the first run, which has to show that the device ran it.
+    /// For a device other than the CPU: the profile of the first run, which must show that the device ran the nodes.
     profile: Option<Profile>,
 }
 
@@ -71,7 +71,7 @@ pub fn open(
     })
 }
 
-/// The error of a model that does not run on CUDA for `reason`.
+/// The error of a model that cannot run on CUDA, with the reason.
 fn elsewhere(model: &Path, reason: String) -> RuntimeError {
     RuntimeError::Provider {
         model: model.to_path_buf(),
@@ -95,7 +95,7 @@ fn commit(
     };
     let mut builder = OrtSessionInner::builder(environment).map_err(|error| error.to_string())?;
     builder = builder.with_optimization_level(level).map_err(words)?;
-    // Threads that spin after a run take the processor from other sessions, which the bench command times in turns.
+    // Threads that spin after a run would slow down other sessions, which benchmarks run alternately with this one.
     builder = builder
         .with_config_entry("session.force_spinning_stop", "1")
         .map_err(words)?;
@@ -145,11 +145,11 @@ impl OrtSession {
         &mut self.session
     }
 
-    /// Checks, after the first run, that the device ran it: a session without a device, or with nodes that the device has
-    /// no kernel for, runs on the CPU and reports success.
+    /// Checks after the first run that the device ran the nodes: a session without the device, or with nodes without a
+    /// kernel on it, runs on the CPU and reports success.
     ///
     /// # Errors
-    /// [`RuntimeError::Provider`].
+    /// [`RuntimeError::Provider`] names nodes that ran on the CPU.
     pub(super) fn check_placement(&mut self) -> Result<(), RuntimeError> {
         let Some(profile) = self.profile.take() else {
             return Ok(());

@@ -1,6 +1,6 @@
-//! Proof that a model ran on its device: which provider ran each node, from ONNX Runtime's own profile of a run.
+//! Check that a model ran on its device: the provider of each node, read from ONNX Runtime's profile of a run.
 //!
-//! A provider leaves what it has no kernel for to the CPU provider, and a session reports success. Shape arithmetic on the
+//! Nodes without a kernel in a provider run in the CPU provider, and the session reports success. Shape arithmetic on the
 //! CPU is intended; a node that computes with floating-point tensors there is a fallback, and an error.
 
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-/// The provider that takes what others leave.
+/// The provider that runs nodes without a kernel in other providers.
 const CPU: &str = "CPUExecutionProvider";
-/// Names of floating-point types in a profile.
+/// The names of floating-point types in a profile.
 const FLOATS: [&str; 4] = ["float", "float16", "bfloat16", "double"];
-/// Nodes that an error names.
+/// Largest number of nodes that an error names.
 const NAMED: usize = 3;
 
-/// The folder of a profile, which lasts until the first run was checked.
+/// The temporary folder of a profile, which is removed after the first run has been checked.
 pub struct Profile {
     folder: TempDir,
 }
@@ -24,14 +24,14 @@ impl Profile {
     /// An empty folder for the profile of one session.
     ///
     /// # Errors
-    /// Of the file system.
+    /// I/O errors.
     pub fn new() -> std::io::Result<Self> {
         Ok(Self {
             folder: TempDir::with_prefix("gqa2mla-profile-")?,
         })
     }
 
-    /// What the names of the profile's files begin with.
+    /// The path prefix of the profile's files.
     pub fn prefix(&self) -> PathBuf {
         self.folder.path().join("nodes")
     }
@@ -39,7 +39,7 @@ impl Profile {
     /// Reads the profile at `path`, and removes it.
     ///
     /// # Errors
-    /// The nodes that fell back to the CPU, or why the profile cannot be read.
+    /// A text for messages: the nodes that ran on the CPU, or the reason why the profile cannot be read.
     pub fn check(self, path: &Path) -> Result<(), String> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| format!("its profile {}: {error}", path.display()))?;
@@ -62,7 +62,7 @@ impl Profile {
     }
 }
 
-/// One event of a profile. Other events than runs of nodes lack most fields.
+/// One event of a profile. Events other than runs of nodes lack most fields.
 #[derive(Deserialize)]
 struct Event {
     #[serde(default)]
@@ -83,7 +83,7 @@ struct Args {
     output_type_shape: Vec<Typed>,
 }
 
-/// The shape of a tensor by the name of its type.
+/// The shape of a tensor, with the name of its element type as key.
 type Typed = std::collections::BTreeMap<String, Vec<i64>>;
 
 /// The nodes of `profile` that computed with floating-point tensors on the CPU, as `name (operator)`.
@@ -104,7 +104,7 @@ fn fallen(profile: &str) -> serde_json::Result<Vec<String>> {
     Ok(fell.map(label).collect())
 }
 
-/// Whether a tensor holds floating-point numbers. A single one, such as a scale, costs nothing wherever it is computed.
+/// Whether a tensor has several floating-point elements. A single one, such as a scale, takes no time on either device.
 fn is_number(name: &str, shape: &[i64]) -> bool {
     FLOATS.contains(&name) && shape.iter().product::<i64>() > 1
 }

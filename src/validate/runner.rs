@@ -111,11 +111,11 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// `interface` with the extent of the axes that the model leaves open, such as a head size that is declared nowhere: runs one
-/// token with each likely extent, and keeps the first with which the present caches have the shape of the past ones.
+/// `interface` with sizes for the cache axes without a declared size, such as the head size. One token is run with each
+/// usual size; the first one with which presents have the shape of the pasts is used.
 ///
 /// # Errors
-/// [`ValidateError::Interface`] when no extent lets the model run.
+/// [`ValidateError::Interface`] if the model runs with none of these sizes.
 pub fn closed_by_trying(
     session: &mut dyn Session,
     interface: &Interface,
@@ -147,7 +147,7 @@ pub fn closed_by_trying(
                     return Ok(runner.interface);
                 }
             }
-            // The model ran, and not where it was asked to.
+            // The model ran, but not on the requested device.
             Err(error @ ValidateError::Runtime(RuntimeError::Provider { .. })) => {
                 return Err(error);
             }

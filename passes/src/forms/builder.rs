@@ -105,7 +105,7 @@ impl Builder<'_> {
         self.constant(int64_scalar(&format!("mla/{value}"), value))
     }
 
-    /// The name of an initializer that holds what `tensor` holds.
+    /// The name of an initializer with the content of `tensor`, which is added unless the graph has one.
     pub fn constant(&mut self, tensor: TensorProto) -> String {
         let (name, new) = shared_constant(self.graph, tensor);
         if let Some(tensor) = new {
@@ -114,8 +114,8 @@ impl Builder<'_> {
         name
     }
 
-    /// The output of `node`, in front of all nodes of the graph, where all attentions of the model share it. It is named as
-    /// its output, and reads nothing but inputs, constants and other such nodes.
+    /// The output of `node`, which is placed before all nodes of the graph and shared by all attentions. Its name is
+    /// that of its output. It reads only graph inputs, constants and other shared nodes.
     pub fn shared(&mut self, node: NodeProto) -> String {
         let (name, new) = shared_node(self.graph, node);
         if let Some(node) = new {
@@ -232,7 +232,8 @@ impl Builder<'_> {
         Some(reader)
     }
 
-    /// Changes the shapes of past and present of both caches to [B, 1, length, r], or half of r where a byte holds two numbers.
+    /// Changes the shapes of past and present of both caches to [B, 1, length, r], or [B, 1, length, r/2] if a byte
+    /// holds two numbers.
     pub fn narrow_caches(&mut self) {
         let ranks = [self.ranks.key, self.ranks.value];
         for (side, rank) in [&self.site.key, &self.site.value].into_iter().zip(ranks) {
@@ -252,8 +253,8 @@ impl Builder<'_> {
         self.retype(cache, sizes);
     }
 
-    /// Gives past and present of both caches the element type that the layout has for them; the heads stay, at half of their
-    /// width where a byte holds two numbers.
+    /// Gives past and present of both caches the element type of the layout. The KV heads are kept; their size is
+    /// halved if a byte holds two numbers.
     pub fn retype_caches(&mut self) {
         let site = self.site;
         for side in [&site.key, &site.value] {
@@ -289,7 +290,8 @@ impl Builder<'_> {
         }
     }
 
-    /// Casts between floating-point types on the way from and to the interface have nothing to cast where integers pass.
+    /// Replaces floating-point casts between the cache and the graph's interface by `Identity`, because the cache now
+    /// holds integers.
     fn drop_casts(&mut self, cache: &Cache) {
         for value in cache.received.iter().chain(&cache.returned) {
             let maker = self.graph.producer(value);

@@ -1,18 +1,18 @@
-//! Two ways to the same values, of which the runtime takes one.
+//! An `If` with two computations of the same values.
 
 use crate::graph::build::node;
 use crate::onnx::{GraphProto, NodeProto, TypeProto, ValueInfoProto, type_proto};
 
-/// Nodes that make values under names of their own. They may read every value that is made before the choice.
+/// One of the two computations. Its nodes may read every value that is computed before the `If`.
 pub struct Branch {
     /// The nodes, in order.
     pub nodes: Vec<NodeProto>,
-    /// The values.
+    /// The names of the results, which differ from the outputs of the `If`.
     pub outputs: Vec<String>,
 }
 
 impl Branch {
-    /// The branch of an `If`, with outputs of the element types `elem_types` and of any shape.
+    /// The nodes as a subgraph. Its outputs have the element types `elem_types` and unspecified shapes.
     fn graph(self, elem_types: &[i32]) -> GraphProto {
         let declared = self.outputs.iter().zip(elem_types);
         let declared = declared.map(|(name, &elem_type)| {
@@ -38,8 +38,8 @@ impl Branch {
     }
 }
 
-/// The node `name` that makes `outputs`, each a name and an element type: in the first way where `condition` holds, a tensor
-/// of one boolean, and else in the second.
+/// An `If` node called `name` with the outputs `outputs`, each a name and an element type. It runs the first branch if
+/// `condition`, a boolean tensor of one element, is true, and the second one otherwise.
 pub fn choice(
     name: &str,
     outputs: &[(&str, i32)],

@@ -50,7 +50,7 @@ impl Form for GroupedQuery {
             return ranks;
         }
         let wider = |ranks: Ranks| ranks.key.max(ranks.value);
-        // What loses nothing still does with some zeros beside it.
+        // A full rank is rounded up to the multiple: additional zero channels keep it exact.
         let stepped = |rank: usize| rank.next_multiple_of(RANK_STEP).min(site.full_rank());
         let rank = wider(ranks);
         Ranks::uniform(if rank == wider(full) {
@@ -127,7 +127,7 @@ impl Builder<'_> {
         self.drop_appends();
     }
 
-    /// The operator makes the presents: the nodes that did are left out.
+    /// Removes the nodes that append to the caches, because the operator computes the presents.
     pub fn drop_appends(&mut self) {
         let site = self.site;
         for cache in [&site.key.cache, &site.value.cache].into_iter().flatten() {
@@ -135,7 +135,7 @@ impl Builder<'_> {
         }
     }
 
-    /// The rows of keys and of values [B, T, r] that the operator caches, and the nodes that make them.
+    /// The nodes that compute the rows of keys and of values [B, T, r] for the operator's caches, and the names of the rows.
     pub fn operator_rows(&mut self) -> (Vec<NodeProto>, [String; 2]) {
         let site = self.site;
         let mut nodes = self.latent_rows(&site.key, 'k', &site.key.new);
@@ -149,8 +149,8 @@ impl Builder<'_> {
         (nodes, rows)
     }
 
-    /// The nodes that make the output of the value product, `last` with the name of its node, and `presents` from `rows`
-    /// with the operator.
+    /// The nodes from the queries to the output of the value product, with the operator on `rows`, which computes `presents`.
+    /// `last` is the name of the last node and of its output.
     pub fn operator_step(
         &mut self,
         old: &NodeProto,
@@ -195,7 +195,8 @@ impl Builder<'_> {
         nodes
     }
 
-    /// The operator on the latent rows `k` and `v` [B, T, r], which makes the presents `keys` and `values`: the old one's lengths, bias, sink, window and soft-cap; no rotation.
+    /// The new operator node, which reads the latent rows `k` and `v` [B, T, r] and computes the presents `keys` and `values`.
+    /// Sequence lengths, bias, sink, window and softcap are those of `old`; it applies no rotation.
     fn attention(
         &self,
         old: &NodeProto,

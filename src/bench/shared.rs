@@ -1,6 +1,6 @@
 //! The caches of a model whose past and present can be one buffer.
 
-use gqa2mla_passes::graph::{Graph, input_at, is_contrib, output_at};
+use gqa2mla_passes::graph::{Graph, input_at, is_contrib, is_op, output_at, subgraphs};
 use gqa2mla_passes::onnx::{ModelProto, NodeProto};
 
 use crate::validate::interface::{CachePort, Interface};
@@ -19,19 +19,41 @@ pub fn in_place(model: &ModelProto, interface: &Interface) -> Vec<(String, Strin
     };
     let view = Graph::new(graph);
     let shares = |cache: &&CachePort| {
-        let maker = view.producer(&cache.present).map(|(_, node)| node);
-        let readers = view.uses(&cache.past);
-        cache.in_place || maker.is_some_and(|node| continues(node, cache)) && readers.len() == 1
+        let Some((id, maker)) = view.producer(&cache.present) else {
+            return false;
+        };
+        let no_other = view.uses(&cache.past).iter().all(|read| read.node == id);
+        cache.in_place || no_other && continues(maker, &cache.past, &cache.present)
     };
     let pairs = interface.caches.iter().filter(shares);
     pairs.map(|c| (c.past.clone(), c.present.clone())).collect()
 }
 
-/// Whether `node` is the operator, reads the past of `cache`, and computes its present.
-fn continues(node: &NodeProto, cache: &CachePort) -> bool {
+/// Whether `node` computes `present` from `past` in one buffer: the operator, or an `If` both of whose branches do.
+fn continues(node: &NodeProto, past: &str, present: &str) -> bool {
+    if is_op(node, "If") {
+        let at = node.output.iter().position(|output| output == present);
+        let mut branches = subgraphs(node);
+        return branches.all(|branch| {
+            let view = Graph::new(branch);
+            let output = at.and_then(|at| branch.output.get(at));
+            let maker = output.and_then(|output| view.producer(output.name()));
+            maker.is_some_and(|(_, maker)| {
+                maker.output.iter().any(|made| {
+                    continues(maker, past, made) || keeps_rows_behind(&view, maker, past)
+                })
+            })
+        });
+    }
     is_contrib(node, OPERATOR)
-        && PAIRS.iter().any(|&(past, present)| {
-            input_at(node, past) == Some(cache.past.as_str())
-                && output_at(node, present) == Some(cache.present.as_str())
+        && PAIRS.iter().any(|&(input, output)| {
+            input_at(node, input) == Some(past) && output_at(node, output) == Some(present)
         })
+}
+
+/// Whether `node` puts new rows in front of the rows of `past` behind them, so that a longer buffer keeps its length.
+fn keeps_rows_behind(view: &Graph, node: &NodeProto, past: &str) -> bool {
+    let behind = node.input.last().and_then(|last| view.producer(last));
+    is_op(node, "Concat")
+        && behind.is_some_and(|(_, n)| is_op(n, "Slice") && input_at(n, 0) == Some(past))
 }

@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 
 use gqa2mla_passes::analysis::observe::{ObservedLayer, Quantity};
+use gqa2mla_passes::forms::ExactTokens;
 use gqa2mla_passes::onnx::ValueInfoProto;
 use prost::Message;
 use serde::Serialize;
 
 use crate::files::load::LoadedModel;
-use crate::files::origin::loses_past_alone;
+use crate::files::origin::exact_tokens;
 use crate::fit::calibrate::{Analyzed, CalibrateError, Watched, widths};
 use crate::runtime::tensor::Tensor;
 use crate::runtime::{RuntimeOptions, open_messages};
@@ -43,7 +44,7 @@ pub fn layer_errors(
     tokens: &[i64],
     runtime: &RuntimeOptions,
 ) -> Result<Vec<LayerError>, CalibrateError> {
-    if loses_past_alone(&rewritten.model.proto) {
+    if exact_tokens(&rewritten.model.proto) != ExactTokens::None {
         return Ok(Vec::new());
     }
     let tokens = tokens.get(..TOKENS.min(tokens.len())).unwrap_or_default();

@@ -7,6 +7,7 @@ use std::num::NonZero;
 use std::ops::Range;
 use std::thread;
 
+use gqa2mla_passes::forms::ExactTokens;
 use serde::Serialize;
 
 use crate::measure::logits::{Prediction, loss, rows};
@@ -36,9 +37,9 @@ pub struct Reader<'a> {
     pub session: &'a mut dyn Session,
     /// Its inputs and outputs.
     pub interface: &'a Interface,
-    /// Whether it reads one token per run, so that it reads all previous tokens through the cache. Needed if the tokens
-    /// of one run read each other differently from the past.
-    pub in_steps: bool,
+    /// The tokens that it reads exactly. A measurement reads every token but those of its own run through the cache: where
+    /// runs read their own tokens exactly, a run has one token, and where only the first run does, that run has one.
+    pub exact: ExactTokens,
 }
 
 /// The quality of a rewritten model against the original on a text.
@@ -156,7 +157,7 @@ pub fn perplexity(
         progress(number, total);
         runner.start(&[0])?;
         for (_, chunk, targets) in chunks(tokens, model.interface) {
-            let logits = read(&mut runner, chunk, model.in_steps)?;
+            let logits = read(&mut runner, chunk, model.exact)?;
             let rows = rows(&logits, targets)?;
             losses.extend(in_parallel(&rows, &|&(row, target): &(&[f32], i64)| {
                 loss(row, target)
@@ -188,8 +189,8 @@ pub fn compare(
         after.start(&[0])?;
         for (first, chunk, targets) in chunks(tokens, interface) {
             progress(number * text.length + first, total);
-            let p = read(&mut before, chunk, original.in_steps)?;
-            let q = read(&mut after, chunk, rewritten.in_steps)?;
+            let p = read(&mut before, chunk, original.exact)?;
+            let q = read(&mut after, chunk, rewritten.exact)?;
             if p.shape != q.shape {
                 return Err(ValidateError::Logits {
                     step: format!("sequence {}", number + 1),
@@ -216,9 +217,9 @@ pub fn compare(
         rewritten_perplexity: all.rewritten_perplexity,
         mean_kl: all.mean_kl,
         top1_agreement: all.top1_agreement,
-        tokens_at_once: match rewritten.in_steps {
-            true => 1,
-            false => chunk_size(interface, text.length),
+        tokens_at_once: match rewritten.exact {
+            ExactTokens::Step => 1,
+            _ => chunk_size(interface, text.length),
         },
         original_cache_bytes: before.cache_bytes_per_token(),
         rewritten_cache_bytes: after.cache_bytes_per_token(),
@@ -268,17 +269,24 @@ fn chunk_size(interface: &Interface, length: usize) -> usize {
     }
 }
 
-/// The logits [1, tokens, vocabulary] of `tokens` after the cached ones, read in one run or, with `in_steps`, one token
-/// per run.
-fn read(runner: &mut Runner, tokens: &[i64], in_steps: bool) -> Result<Tensor, ValidateError> {
-    if !in_steps {
-        return Ok(runner.step(tokens, tokens.len())?.into_f32());
-    }
+/// The logits [1, tokens, vocabulary] of `tokens` after the cached ones. With `exact` tokens they are read in several runs
+/// (see [`Reader::exact`]).
+fn read(runner: &mut Runner, tokens: &[i64], exact: ExactTokens) -> Result<Tensor, ValidateError> {
+    let first = match exact {
+        ExactTokens::Step => tokens.len(),
+        ExactTokens::Prompt if runner.past() == 0 => 1.min(tokens.len()),
+        _ => 0,
+    };
+    let (alone, together) = tokens.split_at(first);
+    let runs = alone
+        .chunks(1)
+        .chain([together])
+        .filter(|run| !run.is_empty());
     let (mut shape, mut values) = (vec![1, 0, 0], Vec::new());
-    for token in tokens {
-        let row = runner.step(std::slice::from_ref(token), 1)?;
-        shape = vec![1, tokens.len(), row.shape.last().copied().unwrap_or(0)];
-        values.extend_from_slice(&row.floats());
+    for run in runs {
+        let rows = runner.step(run, run.len())?;
+        shape = vec![1, tokens.len(), rows.shape.last().copied().unwrap_or(0)];
+        values.extend_from_slice(&rows.floats());
     }
     Ok(Tensor::new(shape, Data::F32(values))?)
 }

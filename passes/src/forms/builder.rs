@@ -162,33 +162,33 @@ impl Builder<'_> {
     /// The nodes that compute latent rows [B, T, r], named `<letter>_BTr`, from `rows` [B, G, T, d]. Without w_d (full
     /// rank), the latent is the concatenation of the heads.
     pub fn latent_rows(&mut self, side: &Side, letter: char, rows: &str) -> Vec<NodeProto> {
-        let packed = self.vector(&[0, 0, self.site.kv_heads as i64 * side.size as i64]);
         let down = match letter {
             'k' => self.layout.find("w_dk"),
             _ => self.layout.find("w_dv"),
         };
-        let part = |p: &str| format!("{letter}_{p}");
+        let latent = format!("{letter}_BTr");
         let Some(down) = down else {
-            let by_token = self.unary("Transpose", &part("BTGd"), &[rows]);
-            let joined = [self.name(&part("BTGd")), packed];
-            return vec![
-                by_token.with_ints("perm", &[0, 2, 1, 3]),
-                self.unary(
-                    "Reshape",
-                    &part("BTr"),
-                    &joined.each_ref().map(String::as_str),
-                ),
-            ];
+            return self.heads_joined(side, &format!("{letter}_BTGd"), rows, &latent);
         };
+        let joined = format!("{letter}_BTx");
+        let mut nodes = self.heads_joined(side, &format!("{letter}_BTGd"), rows, &joined);
+        nodes.push(self.unary("MatMul", &latent, &[&self.name(&joined), down]));
+        nodes
+    }
+
+    /// The nodes of `joined` [B, T, G * d] from `rows` [B, G, T, d], with the value `by_token` [B, T, G, d] between.
+    pub fn heads_joined(
+        &mut self,
+        side: &Side,
+        by_token: &str,
+        rows: &str,
+        joined: &str,
+    ) -> Vec<NodeProto> {
+        let packed = self.vector(&[0, 0, self.site.kv_heads as i64 * side.size as i64]);
+        let turned = self.unary("Transpose", by_token, &[rows]);
         vec![
-            self.unary("Transpose", &part("BTGd"), &[rows])
-                .with_ints("perm", &[0, 2, 1, 3]),
-            self.unary(
-                "Reshape",
-                &part("BTx"),
-                &[&self.name(&part("BTGd")), &packed],
-            ),
-            self.unary("MatMul", &part("BTr"), &[&self.name(&part("BTx")), down]),
+            turned.with_ints("perm", &[0, 2, 1, 3]),
+            self.unary("Reshape", joined, &[&self.name(by_token), &packed]),
         ]
     }
 

@@ -9,6 +9,7 @@ use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
 use crate::forms::layout::{Layout, Reads, latents};
 use crate::forms::names::SiteNames;
+use crate::forms::operator_form::{OperatorForm, Step};
 use crate::forms::rounded::{Rounds, reading_integers};
 use crate::forms::{Form, FormError, RankPlan};
 use crate::graph::build::node;
@@ -104,6 +105,31 @@ impl Form for GroupedQuery {
         builder.operator(old);
         builder.answer_shapes();
         Ok(builder.finish()?)
+    }
+}
+
+impl OperatorForm for GroupedQuery {
+    fn with_prompt(&self) -> &'static str {
+        "grouped-prompt"
+    }
+
+    fn change_caches(&self, builder: &mut Builder) {
+        builder.narrow_caches();
+    }
+
+    fn step(
+        &self,
+        builder: &mut Builder,
+        old: &NodeProto,
+        presents: &[String; 2],
+        output: &str,
+    ) -> Step {
+        let (shared, rows) = builder.operator_rows();
+        Step {
+            shared,
+            nodes: builder.operator_step(old, &rows, presents, (output, output)),
+            rows: Some(rows),
+        }
     }
 }
 

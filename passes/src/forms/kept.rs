@@ -9,9 +9,11 @@ use crate::forms::builder::Builder;
 use crate::forms::grouped_query::operator;
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
+use crate::forms::operator_form::{OperatorForm, Step};
 use crate::forms::rounded::{Rounds, reading_integers};
 use crate::forms::{Form, FormError};
 use crate::graph::patch::Patch;
+use crate::onnx::NodeProto;
 use crate::operators::Target;
 
 /// The form `kept`: the option `--keep-heads`.
@@ -79,5 +81,34 @@ impl Form for KeptHeads {
             builder.place(id, nodes.take().into_iter().collect());
         }
         Ok(builder.finish()?)
+    }
+}
+
+impl OperatorForm for KeptHeads {
+    fn with_prompt(&self) -> &'static str {
+        "kept-prompt"
+    }
+
+    fn change_caches(&self, builder: &mut Builder) {
+        builder.retype_caches();
+    }
+
+    fn step(
+        &self,
+        builder: &mut Builder,
+        old: &NodeProto,
+        presents: &[String; 2],
+        output: &str,
+    ) -> Step {
+        let mut operator = reading_integers(old.clone(), builder.layout);
+        let [keys, values] = presents.clone();
+        operator.output = vec![builder.name("out_BTx"), keys, values];
+        let mut nodes = vec![operator];
+        nodes.extend(builder.by_head("out_BTHd", &builder.name("out_BTx"), output));
+        Step {
+            shared: Vec::new(),
+            rows: None,
+            nodes,
+        }
     }
 }

@@ -17,7 +17,7 @@ use crate::forms::builder::Builder;
 use crate::forms::choice::{Branch, choice};
 use crate::forms::layout::{Layout, Reads, latents};
 use crate::forms::names::SiteNames;
-use crate::forms::{Form, FormError, Hindrance};
+use crate::forms::{ExactTokens, Form, FormError, Hindrance};
 use crate::graph::NodeId;
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
@@ -33,8 +33,8 @@ impl Form for LatentPast {
         "latent-past"
     }
 
-    fn reads_new_tokens_as_they_are(&self) -> bool {
-        true
+    fn exact_tokens(&self) -> ExactTokens {
+        ExactTokens::Step
     }
 
     fn hinders_in_place(&self) -> Option<Hindrance> {

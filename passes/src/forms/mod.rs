@@ -8,24 +8,25 @@
 
 /// Declares the module of each form, and lists the forms.
 macro_rules! forms {
-    ($($file:ident::$form:ident,)*) => {
+    ($($file:ident: $($form:ident)+,)*) => {
         $(
             mod $file;
-            pub use $file::$form;
+            pub use $file::{$($form),+};
         )*
 
         /// Every form of this library, the default first.
-        pub const ALL: &[&dyn Form] = &[$(&$form),*];
+        pub const ALL: &[&dyn Form] = &[$($(&$form),+),*];
     };
 }
 
 forms! {
-    absorbed::Absorbed,
-    grouped_query::GroupedQuery,
-    expanded::Expanded,
-    latent_past::LatentPast,
-    decoupled::Decoupled,
-    kept::KeptHeads,
+    absorbed: Absorbed,
+    grouped_query: GroupedQuery,
+    expanded: Expanded,
+    latent_past: LatentPast,
+    decoupled: Decoupled,
+    kept: KeptHeads,
+    prompt: GROUPED_PROMPT KEPT_PROMPT,
 }
 
 mod builder;
@@ -35,6 +36,7 @@ pub(crate) mod in_place;
 pub mod join;
 mod layout;
 mod names;
+mod operator_form;
 mod ranks;
 mod rotate;
 mod rounded;
@@ -86,6 +88,17 @@ pub enum CachedKeys {
 /// Why an option cannot be used with a form, and what to do instead.
 pub type Hindrance = (&'static str, &'static str);
 
+/// The steps whose new tokens read each other's exact keys and values. Every token enters the cache as a latent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExactTokens {
+    /// None: latents are read everywhere.
+    None,
+    /// The first step, which fills an empty cache.
+    Prompt,
+    /// Every step.
+    Step,
+}
+
 /// A target form of attention with a latent cache.
 ///
 /// The methods are called in the order in which they are declared, for every attention of a model. Only [`Form::name`],
@@ -114,10 +127,9 @@ pub trait Form: Sync {
         Rounds::Never
     }
 
-    /// Whether the new tokens of a step read each other's exact keys and values. In other forms they read latents, as
-    /// later steps do.
-    fn reads_new_tokens_as_they_are(&self) -> bool {
-        false
+    /// Which new tokens of a step read each other's exact keys and values, instead of the latents that later steps read.
+    fn exact_tokens(&self) -> ExactTokens {
+        ExactTokens::None
     }
 
     /// Whether the KV heads are cached without a latent. The cache then only becomes smaller by fewer bits.

@@ -5,7 +5,7 @@ use crate::forms::builder::Builder;
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
 use crate::forms::tensors::TensorRange;
-use crate::graph::build::int8_zeros;
+use crate::graph::build::{floats, int8_zeros};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
 use crate::recognize::site::Site;
 use ndarray::{arr0, s};
@@ -153,16 +153,10 @@ impl Builder<'_> {
         let Some(scale) = self.layout.find(roles(letter).scale).map(str::to_owned) else {
             return (Vec::new(), rows);
         };
-        let (mut nodes, mut rows) = self.centred(letter, rows);
-        if self.site.elem_type != FLOAT {
-            // Before opset 19, `QuantizeLinear` accepts only fp32.
-            let part = format!("{letter}_BTr/float");
-            nodes.push(
-                self.unary("Cast", &part, &[&rows])
-                    .with_int("to", FLOAT.into()),
-            );
-            rows = self.name(&part);
-        }
+        let (mut nodes, rows) = self.centred(letter, rows);
+        // Before opset 19, `QuantizeLinear` accepts only fp32.
+        let (casting, rows) = self.in_fp32(letter, &rows);
+        nodes.extend(casting);
         let rank = match letter {
             'k' => self.ranks.key,
             _ => self.ranks.value,
@@ -172,6 +166,63 @@ impl Builder<'_> {
         let quantize = self.unary("QuantizeLinear", &part, &[&rows, &scale, &zeros]);
         nodes.push(quantize.with_int("axis", 2));
         (nodes, self.name(&part))
+    }
+
+    fn in_fp32(&self, letter: char, rows: &str) -> (Option<NodeProto>, String) {
+        if self.site.elem_type == FLOAT {
+            return (None, rows.to_owned());
+        }
+        let part = format!("{letter}_BTr/float");
+        let cast = self.unary("Cast", &part, &[rows]);
+        (Some(cast.with_int("to", FLOAT.into())), self.name(&part))
+    }
+
+    /// Many `rows` [B, T, r] of one side as elements of the cache [B, T, c], as `GroupQueryAttention` rounds and packs them:
+    /// the nodes and the name of the result. `QuantizeLinear` takes 26 ns an element on ONNX Runtime's CPU provider, where the
+    /// scales are along the last axis; these nodes take a fifth.
+    pub fn codes(&mut self, letter: char, rows: &str) -> (Vec<NodeProto>, String) {
+        let scale = self.layout.find(roles(letter).scale).map(str::to_owned);
+        let (Some(scale), Some(digit)) = (scale, self.layout.bits.digit()) else {
+            return (Vec::new(), rows.to_owned());
+        };
+        let half = 2f32.powi(digit as i32 - 1);
+        let [least, most] = [-half, half - 1.0].map(|end| self.constant(floats(&[], &[end])));
+        let part = |what: &str| format!("{letter}_BTr/codes/{what}");
+        let name = |what: &str| self.name(&part(what));
+        let made = |op: &str, what: &str, inputs: &[&str]| self.unary(op, &part(what), inputs);
+        let (casting, rows) = self.in_fp32(letter, rows);
+        let mut nodes: Vec<NodeProto> = casting.into_iter().collect();
+        nodes.extend([
+            made("Div", "steps", &[&rows, &scale]),
+            made("Round", "nearest", &[&name("steps")]),
+            made("Clip", "digit", &[&name("nearest"), &least, &most]),
+        ]);
+        let (mut whole, mut elem_type) = (name("digit"), DataType::Int8);
+        if digit == 4 {
+            let packed = self.packed(&format!("{letter}_BTr/codes"), &whole);
+            nodes.extend(packed);
+            (whole, elem_type) = (self.name(&part("byte")), DataType::Uint8);
+        }
+        let cast = self.unary("Cast", &part("integers"), &[&whole]);
+        nodes.push(cast.with_int("to", elem_type as i64));
+        (nodes, self.name(&part("integers")))
+    }
+
+    /// The nodes of `<part>/byte` [B, T, c / 2]: each pair of 4-bit integers a and b of `digits` [B, T, c] as the number
+    /// (a + 8) + 16 (b + 8) = a + 16 b + 136.
+    fn packed(&mut self, part: &str, digits: &str) -> [NodeProto; 4] {
+        let (pairs, last) = (self.vector(&[0, 0, -1, 2]), self.vector(&[3]));
+        let places = self.constant(floats(&[2], &[1.0, 16.0]));
+        let zero = self.constant(floats(&[], &[136.0]));
+        let part = |what: &str| format!("{part}/{what}");
+        let name = |what: &str| self.name(&part(what));
+        let made = |op: &str, what: &str, inputs: &[&str]| self.unary(op, &part(what), inputs);
+        [
+            made("Reshape", "pairs", &[digits, &pairs]),
+            made("Mul", "placed", &[&name("pairs"), &places]),
+            made("ReduceSum", "sum", &[&name("placed"), &last]).with_int("keepdims", 0),
+            made("Add", "byte", &[&name("sum"), &zero]),
+        ]
     }
 }
 

@@ -110,6 +110,19 @@ pub fn int64_vector(name: &str, values: &[i64]) -> TensorProto {
     }
 }
 
+/// An fp32 initializer of the shape `dims` with the elements `values`, named after its content.
+pub fn floats(dims: &[i64], values: &[f32]) -> TensorProto {
+    let text: Vec<String> = values.iter().map(ToString::to_string).collect();
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    TensorProto {
+        name: Some(format!("mla/float{dims:?}[{}]", text.join(","))),
+        dims: dims.to_vec(),
+        data_type: Some(DataType::Float as i32),
+        raw_data: Some(Bytes::from(bytes)),
+        ..TensorProto::default()
+    }
+}
+
 /// An int8 initializer of `count` zeros, named after its content.
 pub fn int8_zeros(count: usize) -> TensorProto {
     TensorProto {

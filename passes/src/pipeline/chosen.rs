@@ -6,7 +6,9 @@ use crate::analysis::identity::CacheId;
 use crate::analysis::placed::PlacedSite;
 use crate::analysis::{Analysis, SiteView};
 use crate::factor::{CacheBits, Ranks};
-use crate::forms::{CachedKeys, FormError, Join, OLDEST_OPSET, RankPlan, Rounds, in_place};
+use crate::forms::{
+    CachedKeys, ExactTokens, FormError, Join, OLDEST_OPSET, RankPlan, Rounds, in_place,
+};
 use crate::onnx::stored::Model;
 use crate::operators::Target;
 use crate::pipeline::error::RewriteError;
@@ -172,7 +174,7 @@ fn check_bits(site: &Site, options: &RewriteOptions) -> Result<(), FormError> {
         CacheBits::Six if form.keeps_heads() => refused(
             "second digits are those of a latent's first channels, and heads have no first ones: use --cache-bits 8 or 4, or leave out --keep-heads",
         ),
-        _ if form.reads_new_tokens_as_they_are() => refused(
+        _ if form.exact_tokens() == ExactTokens::Step => refused(
             "new tokens that are read as they are go with floating-point caches: leave out --new-tokens exact, or --cache-bits",
         ),
         _ if form.rounds() == Rounds::Never => refused(

@@ -2,8 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use gqa2mla_passes::factor::CacheBits;
-use gqa2mla_passes::forms::{Join, KeptHeads, for_target};
-use gqa2mla_passes::operators::Target;
+use gqa2mla_passes::forms::{GROUPED_PROMPT, GroupedQuery, Join, KEPT_PROMPT, KeptHeads};
 use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, LatentPast};
 
 use crate::cli::bits::BitsArg;
@@ -52,10 +51,18 @@ pub struct FormArgs {
     form: FormArg,
     /// How the new tokens of a step read each other's keys and values.
     ///
-    /// For the form absorbed. `latent`: as latents, like later steps. `exact`: as in the original model, so that a
-    /// prompt that is read in one step loses nothing. The past is latent in both cases.
-    #[arg(long, value_enum, hide_possible_values = true, default_value_t = NewTokensArg::Latent, value_name = "latent|exact", help_heading = "Form")]
-    new_tokens: NewTokensArg,
+    /// For the form absorbed. `latent`: as latents, like later steps; the default with --target matmul. `exact`: as in
+    /// the original model, so that a prompt that is read in one step loses nothing; with --target gqa and --keep-heads,
+    /// where it is the default, the exporter's operator reads the prompt, in the time of the original. The past is
+    /// latent in both cases.
+    #[arg(
+        long,
+        value_enum,
+        hide_possible_values = true,
+        value_name = "latent|exact",
+        help_heading = "Form"
+    )]
+    new_tokens: Option<NewTokensArg>,
     /// How the new rows of a step are appended to the cache.
     ///
     /// `append`: the model returns a present that is longer than the past, as serving stacks expect. `inplace`: the
@@ -124,39 +131,39 @@ impl FormArgs {
 
     /// The form that the options select.
     pub fn form(&self, transmla: bool) -> Result<&'static dyn Form, UsageError> {
-        let rounds = self.bits() != CacheBits::Model;
-        let target = self.target.unwrap_or(TargetArg::Matmul);
-        if self.new_tokens == NewTokensArg::Exact {
-            let absorbed = target == TargetArg::Matmul && self.form == FormArg::Absorbed;
-            let words = "--new-tokens exact goes with --target matmul and the form absorbed, and not with --factors transmla or --keep-heads";
-            return match absorbed && !transmla && !self.keep_heads {
-                true => Ok(&LatentPast),
-                false => Err(UsageError(words.to_owned())),
-            };
-        }
-        if self.keep_heads && self.target == Some(TargetArg::Matmul) {
-            let words =
-                "--keep-heads keeps the operator that reads the heads: leave out --target matmul";
-            return Err(UsageError(words.to_owned()));
-        }
+        let absorbed = self.form == FormArg::Absorbed && !transmla;
         if self.keep_heads {
-            return match rounds && !transmla {
-                true => Ok(&KeptHeads),
-                false => Err(UsageError(
-                    "--keep-heads saves bytes in fewer bits alone: add --cache-bits 8".to_owned(),
-                )),
-            };
-        }
-        match (target, self.form) {
-            (TargetArg::Matmul, _) if transmla => Ok(&Decoupled),
-            (TargetArg::Matmul, FormArg::Absorbed) => Ok(&Absorbed),
-            (TargetArg::Matmul, FormArg::Expanded) => Ok(&Expanded),
-            (TargetArg::Gqa, _) => for_target(Target::Gqa)
-                .filter(|_| self.form == FormArg::Absorbed && !transmla)
-                .ok_or_else(|| UsageError(
-                    "the target gqa caches what its operator reads, which is the form absorbed: use --target matmul"
+            return match (self.target, self.bits()) {
+                (Some(TargetArg::Matmul), _) => Err(UsageError(
+                    "--keep-heads keeps the operator that reads the heads: leave out --target matmul"
                         .to_owned(),
                 )),
+                (_, CacheBits::Model) => Err(UsageError(
+                    "--keep-heads saves bytes in fewer bits alone: add --cache-bits 8".to_owned(),
+                )),
+                _ if transmla => Err(UsageError(
+                    "--keep-heads has no factors: leave out --factors transmla".to_owned(),
+                )),
+                _ if self.new_tokens == Some(NewTokensArg::Latent) => Ok(&KeptHeads),
+                _ => Ok(&KEPT_PROMPT),
+            };
+        }
+        if self.new_tokens == Some(NewTokensArg::Exact) && !absorbed {
+            let words =
+                "--new-tokens exact goes with the form absorbed, and not with --factors transmla";
+            return Err(UsageError(words.to_owned()));
+        }
+        match (self.target.unwrap_or(TargetArg::Matmul), self.new_tokens) {
+            (TargetArg::Gqa, _) if !absorbed => Err(UsageError(
+                "the target gqa caches what its operator reads, which is the form absorbed: use --target matmul"
+                    .to_owned(),
+            )),
+            (TargetArg::Gqa, Some(NewTokensArg::Latent)) => Ok(&GroupedQuery),
+            (TargetArg::Gqa, _) => Ok(&GROUPED_PROMPT),
+            (TargetArg::Matmul, _) if transmla => Ok(&Decoupled),
+            (TargetArg::Matmul, _) if !absorbed => Ok(&Expanded),
+            (TargetArg::Matmul, Some(NewTokensArg::Exact)) => Ok(&LatentPast),
+            (TargetArg::Matmul, _) => Ok(&Absorbed),
         }
     }
 
@@ -176,7 +183,7 @@ impl FormArgs {
     fn chosen_by(&self, transmla: bool) -> &'static str {
         if self.keep_heads {
             "--keep-heads"
-        } else if self.new_tokens == NewTokensArg::Exact {
+        } else if self.new_tokens == Some(NewTokensArg::Exact) {
             "--new-tokens exact"
         } else if transmla {
             "--factors transmla"

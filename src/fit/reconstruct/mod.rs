@@ -26,6 +26,7 @@ use gqa2mla_passes::analysis::identity::SiteId;
 use gqa2mla_passes::analysis::observe::ObservedLayer;
 use gqa2mla_passes::factor::reconstruct::{Attention, Descent, Example, outputs, reconstruct};
 use gqa2mla_passes::factor::{CacheBits, Factors};
+use gqa2mla_passes::forms::ExactTokens;
 use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::pipeline::factorize::Wanted;
 use gqa2mla_passes::{Absorbed, RankPlan, RewriteOptions, SiteView, rewrite};
@@ -221,7 +222,7 @@ impl Reconstruction {
         // read in one run, so that all tokens must be latents, as in decoding.
         let asked = job.options.form;
         let form = match asked.target() {
-            Target::MatMul if !asked.reads_new_tokens_as_they_are() => asked,
+            Target::MatMul if asked.exact_tokens() == ExactTokens::None => asked,
             _ => &Absorbed,
         };
         let options = RewriteOptions {

@@ -86,8 +86,8 @@ pub fn by_option(mut error: ConvertError) -> ConvertError {
         && let RewriteError::Form { form, .. } = cause.as_mut()
     {
         let option = match form.as_str() {
-            "grouped" => "--target gqa",
-            "kept" => "--keep-heads",
+            "grouped" | "grouped-prompt" => "--target gqa",
+            "kept" | "kept-prompt" => "--keep-heads",
             "latent-past" => "--new-tokens exact",
             "decoupled" => "--factors transmla",
             _ => return error,

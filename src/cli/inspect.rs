@@ -15,6 +15,7 @@ use crate::cli::escaped::in_line;
 use crate::cli::exit::Exit;
 use crate::cli::screen::{Screen, table};
 use crate::files::load::load;
+use crate::files::origin::MARK;
 use crate::report::{counted, grouped};
 
 /// List every recognised attention, and every other one with the node and the reason.
@@ -81,6 +82,11 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
         in_line(model.producer_name()),
         in_line(model.producer_version())
     );
+    if model.metadata_props.iter().any(|p| p.key() == MARK) {
+        text.push_str(
+            "rewritten by gqa2mla: to change its cache, rewrite the model that it was made from\n",
+        );
+    }
     text.push_str(&format!(
         "{} of {} recognised",
         found.recognised(),

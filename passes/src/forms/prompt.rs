@@ -5,6 +5,8 @@
 //! original and loses nothing; every later step runs the operator of the form. The operator's caches may be longer than what
 //! they hold, so that rows behind the new ones are kept as they are.
 
+use tract_data::prelude::TDim;
+
 use crate::analysis::SiteView;
 use crate::analysis::identity::SiteId;
 use crate::factor::{Made, Ranks};
@@ -64,10 +66,16 @@ impl<F: OperatorForm> Form for ExactPrompt<F> {
 
     fn check(&self, view: &SiteView, ranks: Ranks) -> Result<(), FormError> {
         self.0.check(view, ranks)?;
-        match operator(view).and_then(|old| input_at(old, TOTAL_LENGTH)) {
-            Some(_) => Ok(()),
-            None => Err(FormError::missing(
-                "its total_sequence_length is not given, which tells a prompt: leave out --new-tokens exact",
+        let total = operator(view).and_then(|old| input_at(old, TOTAL_LENGTH));
+        let sizes = total
+            .and_then(|total| view.facts.shape(total))
+            .unwrap_or_default();
+        let one = |size: &TDim| size.as_i64().is_none_or(|size| size == 1);
+        match total.is_some() && sizes.iter().all(one) {
+            true => Ok(()),
+            false => Err(FormError::Refused(
+                "its total_sequence_length, which tells a prompt, is not one number: use --new-tokens latent"
+                    .to_owned(),
             )),
         }
     }

@@ -89,6 +89,7 @@ pub fn by_option(mut error: ConvertError) -> ConvertError {
             "grouped" | "grouped-prompt" => "--target gqa",
             "kept" | "kept-prompt" => "--keep-heads",
             "latent-past" => "--new-tokens exact",
+            "absorbed-prompt" => "--new-tokens prompt",
             "decoupled" => "--factors transmla",
             _ => return error,
         };

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use gqa2mla_passes::forms::GROUPED_PROMPT;
+use gqa2mla_passes::forms::{AbsorbedPrompt, GROUPED_PROMPT};
 use gqa2mla_passes::{LatentPast, RankPlan, RewriteOptions, inspect};
 
 use crate::common::{
@@ -67,6 +67,27 @@ fn at_half_the_rank_a_prefill_loses_nothing_and_later_steps_do() {
                 found.rewritten_cache_bytes < found.original_cache_bytes,
                 "{name}"
             );
+        }
+    }
+}
+
+/// A prompt is read as it is, in every dialect; later steps read latents, as the absorbed form does.
+#[test]
+fn a_prompt_is_exact_and_later_steps_are_those_of_the_absorbed_form() {
+    for (name, tolerance, full) in runnable() {
+        let options = |form, ranks| RewriteOptions {
+            form,
+            ranks,
+            ..RewriteOptions::default()
+        };
+        let (before, after) = pair(&name, options(&AbsorbedPrompt, RankPlan::Full));
+        proved(&name, (&before, &after), tolerance);
+        let half = RankPlan::Uniform(full / 2);
+        let (before, after) = pair(&name, options(&AbsorbedPrompt, half.clone()));
+        let found =
+            compared(&before, &after, in_ort(tolerance)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for step in &found.steps {
+            assert_eq!(step.past == 0, step.ratio <= tolerance, "{name}: {step:?}");
         }
     }
 }

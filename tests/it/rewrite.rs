@@ -6,7 +6,9 @@ use crate::common::{
 use gqa2mla_passes::factor::Made;
 use gqa2mla_passes::factor::rounding::{CacheBits, Levels, Rounding};
 use gqa2mla_passes::factor::transmla::{Joint, transmla};
-use gqa2mla_passes::forms::{GROUPED_PROMPT, GroupedQuery, Join, KEPT_PROMPT, KeptHeads, Rounds};
+use gqa2mla_passes::forms::{
+    AbsorbedPrompt, GROUPED_PROMPT, GroupedQuery, Join, KEPT_PROMPT, KeptHeads, Rounds,
+};
 use gqa2mla_passes::pipeline::factorize::Wanted;
 use gqa2mla_passes::{
     Absorbed, Decoupled, Expanded, Form, LatentPast, RankPlan, RewriteOptions, SiteView, by_weights,
@@ -67,6 +69,9 @@ fn rounded_report(name: &str, form: &dyn Form, ranks: RankPlan, bits: CacheBits)
     let mut alike = |view: &SiteView, wanted: Wanted| {
         let bits = CacheBits::Model;
         let made = by_weights(view, Wanted { bits, ..wanted })?;
+        if wanted.bits == CacheBits::Model {
+            return Ok(made);
+        }
         let centred = form.rounds() == Rounds::AboutCentre;
         let levels = |rank: usize| Levels {
             scale: Array1::from_elem(wanted.bits.channels(rank), 0.125),
@@ -215,8 +220,9 @@ fn caches_of_integers_are_as_their_snapshots_say() {
     }
 }
 
-/// A prompt that the exporter's operator reads: into latents, latents of packed integers, and integers of its own heads.
-const PROMPT: [(&str, &dyn Form, RankPlan, CacheBits); 3] = [
+/// Exact prompts: by the exporter's operator, into latents, latents of packed integers, and integers of its own heads; by
+/// products, into integers, and in a merged decoder.
+const PROMPT: [(&str, &dyn Form, RankPlan, CacheBits); 5] = [
     (
         "genai-llama",
         &GROUPED_PROMPT,
@@ -234,6 +240,18 @@ const PROMPT: [(&str, &dyn Form, RankPlan, CacheBits); 3] = [
         &KEPT_PROMPT,
         RankPlan::Full,
         CacheBits::Eight,
+    ),
+    (
+        "optimum-llama",
+        &AbsorbedPrompt,
+        RankPlan::Full,
+        CacheBits::Eight,
+    ),
+    (
+        "merged-llama",
+        &AbsorbedPrompt,
+        RankPlan::Uniform(16),
+        CacheBits::Model,
     ),
 ];
 

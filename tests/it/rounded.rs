@@ -126,7 +126,7 @@ fn a_prompt_that_the_operator_reads_loses_nothing_and_fills_the_same_cache() {
                 let step = |s: &Value| (s["past"].as_u64().unwrap(), s["ratio"].as_f64().unwrap());
                 steps.iter().map(step).collect::<Vec<_>>()
             };
-            let (exact, latent) = (steps("exact"), steps("latent"));
+            let (exact, latent) = (steps("prompt"), steps("latent"));
             for ((past, exact), (_, latent)) in exact.iter().zip(&latent) {
                 if *past == 0 {
                     assert!(*exact <= SINGLE, "{name} {more:?}: {exact:e}");

@@ -64,8 +64,12 @@ impl Form for Absorbed {
         builder.narrow_caches();
         let keys = builder.latent(&site.key, 'k', site.score);
         let values = builder.latent(&site.value, 'v', site.output);
-        builder.score(&keys);
-        builder.output(&values);
+        let (name, output) = builder.names_of(site.score);
+        let nodes = builder.latent_score(&keys, &name, &output);
+        builder.place(site.score, nodes);
+        let (name, output) = builder.names_of(site.output);
+        let nodes = builder.latent_output(&values, &name, &output);
+        builder.place(site.output, nodes);
         builder.answer_shapes();
         builder.drop_paths();
         Ok(builder.finish()?)
@@ -74,7 +78,7 @@ impl Form for Absorbed {
 
 impl Builder<'_> {
     /// Adds the latent rows [B, 1, S, r] of keys or values, cached if the original rows are; returns their name.
-    fn latent(&mut self, side: &Side, letter: char, product: NodeId) -> String {
+    pub(super) fn latent(&mut self, side: &Side, letter: char, product: NodeId) -> String {
         let part = |p: &str| format!("{letter}_{p}");
         let new = self.name(&part("B1Tr"));
         let latent = match &side.cache {
@@ -133,14 +137,19 @@ impl Builder<'_> {
         rows
     }
 
-    fn score(&mut self, latent: &str) {
+    /// The nodes of the scores [B, H, T, S] with the latent rows `latent` [B, 1, S, r]: `output`, by the node `name`.
+    pub(super) fn latent_score(
+        &mut self,
+        latent: &str,
+        name: &str,
+        output: &str,
+    ) -> Vec<NodeProto> {
         let site = self.site;
         let grouped = self.vector(&[0, site.kv_heads as i64, -1, site.key.size as i64]);
         let rows = self.vector(&[0, 1, -1, self.ranks.key as i64]);
         let heads = self.vector(&[0, site.heads as i64, -1, 0]);
         let up = self.layout.name("w_uk");
-        let (name, output) = self.names_of(site.score);
-        let nodes = vec![
+        vec![
             self.unary("Reshape", "q_BGxd", &[&site.query, &grouped]),
             self.unary("MatMul", "q_BGxr", &[&self.name("q_BGxd"), up]),
             self.unary("Reshape", "q_B1xr", &[&self.name("q_BGxr"), &rows]),
@@ -153,15 +162,20 @@ impl Builder<'_> {
             ),
             node(
                 "Reshape",
-                &name,
+                name,
                 &[&self.name("score_B1xS"), &heads],
-                &[&output],
+                &[output],
             ),
-        ];
-        self.place(site.score, nodes);
+        ]
     }
 
-    fn output(&mut self, latent: &str) {
+    /// The nodes of the output of the value product with the latent rows `latent` [B, 1, S, r]: `output`, by the node `name`.
+    pub(super) fn latent_output(
+        &mut self,
+        latent: &str,
+        name: &str,
+        output: &str,
+    ) -> Vec<NodeProto> {
         let site = self.site;
         let rows = self.vector(&[0, 1, -1, 0]);
         let grouped = self.vector(&[0, site.kv_heads as i64, -1, self.ranks.value as i64]);
@@ -172,8 +186,7 @@ impl Builder<'_> {
             self.unary("Reshape", "out_BGxr", &[&self.name("out_B1xr"), &grouped]),
             self.unary("MatMul", "out_BGxd", &[&self.name("out_BGxr"), up]),
         ];
-        let (name, output) = self.names_of(site.output);
-        nodes.extend(self.heads_out(&self.name("out_BGxd"), &name, &output));
-        self.place(site.output, nodes);
+        nodes.extend(self.heads_out(&self.name("out_BGxd"), name, output));
+        nodes
     }
 }

@@ -119,7 +119,13 @@ impl Builder<'_> {
     }
 
     /// The new rows in the element type of the product, multiplied by the constant factor of the side.
-    fn as_read(&mut self, side: &Side, letter: char, rows: &str, product: NodeId) -> String {
+    pub(super) fn as_read(
+        &mut self,
+        side: &Side,
+        letter: char,
+        rows: &str,
+        product: NodeId,
+    ) -> String {
         let rows = self.cast(side, &format!("{letter}_BGTd"), rows, product);
         let factor = match letter {
             'k' => self.layout.find("f_k"),
@@ -186,7 +192,7 @@ impl Builder<'_> {
     }
 
     /// The nodes that compute `no_past`: whether `past` [B, 1, P, r] is empty.
-    fn emptiness(&mut self, past: &str) -> Vec<NodeProto> {
+    pub(super) fn emptiness(&mut self, past: &str) -> Vec<NodeProto> {
         let (length, none) = (self.vector(&[2]), self.vector(&[0]));
         let gather = self.unary(
             "Gather",
@@ -268,7 +274,12 @@ impl Builder<'_> {
 
     /// The nodes that compute `own_BGxd` in the branch `way`: `probabilities` [B, H, T, T] times the exact values `new`
     /// [B, G, T, dv].
-    fn own_output(&mut self, way: &str, probabilities: &str, new: &str) -> Vec<NodeProto> {
+    pub(super) fn own_output(
+        &mut self,
+        way: &str,
+        probabilities: &str,
+        new: &str,
+    ) -> Vec<NodeProto> {
         let by_group = self.vector(&[0, self.site.kv_heads as i64, -1, 0]);
         let rows = format!("{way}/p_BGxT");
         let product = format!("{way}/own_BGxd");

@@ -27,6 +27,7 @@ forms! {
     decoupled: Decoupled,
     kept: KeptHeads,
     prompt: GROUPED_PROMPT KEPT_PROMPT,
+    absorbed_prompt: AbsorbedPrompt,
 }
 
 mod builder;

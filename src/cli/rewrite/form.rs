@@ -2,7 +2,9 @@
 
 use clap::{Args, ValueEnum};
 use gqa2mla_passes::factor::CacheBits;
-use gqa2mla_passes::forms::{GROUPED_PROMPT, GroupedQuery, Join, KEPT_PROMPT, KeptHeads};
+use gqa2mla_passes::forms::{
+    AbsorbedPrompt, GROUPED_PROMPT, GroupedQuery, Join, KEPT_PROMPT, KeptHeads,
+};
 use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, LatentPast};
 
 use crate::cli::bits::BitsArg;
@@ -51,15 +53,15 @@ pub struct FormArgs {
     form: FormArg,
     /// How the new tokens of a step read each other's keys and values.
     ///
-    /// For the form absorbed. `latent`: as latents, like later steps; the default with --target matmul. `exact`: as in
-    /// the original model, so that a prompt that is read in one step loses nothing; with --target gqa and --keep-heads,
-    /// where it is the default, the exporter's operator reads the prompt, in the time of the original. The past is
-    /// latent in both cases.
+    /// For the form absorbed. The past is latent in all cases. `latent`: as latents, like later steps; the default with
+    /// --target matmul. `prompt`: as in the original model where they fill an empty cache, so that a prompt that is read
+    /// in one step loses nothing and takes no more time; the default with --target gqa and --keep-heads. `exact`: as in
+    /// the original model in every step; with --target matmul.
     #[arg(
         long,
         value_enum,
         hide_possible_values = true,
-        value_name = "latent|exact",
+        value_name = "latent|prompt|exact",
         help_heading = "Form"
     )]
     new_tokens: Option<NewTokensArg>,
@@ -87,6 +89,7 @@ enum FormArg {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum NewTokensArg {
     Latent,
+    Prompt,
     Exact,
 }
 
@@ -144,13 +147,15 @@ impl FormArgs {
                 _ if transmla => Err(UsageError(
                     "--keep-heads has no factors: leave out --factors transmla".to_owned(),
                 )),
-                _ if self.new_tokens == Some(NewTokensArg::Latent) => Ok(&KeptHeads),
-                _ => Ok(&KEPT_PROMPT),
+                _ => match self.new_tokens {
+                    Some(NewTokensArg::Exact) => Err(exact_in_the_operator()),
+                    Some(NewTokensArg::Latent) => Ok(&KeptHeads),
+                    _ => Ok(&KEPT_PROMPT),
+                },
             };
         }
-        if self.new_tokens == Some(NewTokensArg::Exact) && !absorbed {
-            let words =
-                "--new-tokens exact goes with the form absorbed, and not with --factors transmla";
+        if !absorbed && !matches!(self.new_tokens, None | Some(NewTokensArg::Latent)) {
+            let words = "--new-tokens prompt and exact go with the form absorbed, and not with --factors transmla";
             return Err(UsageError(words.to_owned()));
         }
         match (self.target.unwrap_or(TargetArg::Matmul), self.new_tokens) {
@@ -158,11 +163,13 @@ impl FormArgs {
                 "the target gqa caches what its operator reads, which is the form absorbed: use --target matmul"
                     .to_owned(),
             )),
+            (TargetArg::Gqa, Some(NewTokensArg::Exact)) => Err(exact_in_the_operator()),
             (TargetArg::Gqa, Some(NewTokensArg::Latent)) => Ok(&GroupedQuery),
             (TargetArg::Gqa, _) => Ok(&GROUPED_PROMPT),
             (TargetArg::Matmul, _) if transmla => Ok(&Decoupled),
             (TargetArg::Matmul, _) if !absorbed => Ok(&Expanded),
             (TargetArg::Matmul, Some(NewTokensArg::Exact)) => Ok(&LatentPast),
+            (TargetArg::Matmul, Some(NewTokensArg::Prompt)) => Ok(&AbsorbedPrompt),
             (TargetArg::Matmul, _) => Ok(&Absorbed),
         }
     }
@@ -185,6 +192,10 @@ impl FormArgs {
             "--keep-heads"
         } else if self.new_tokens == Some(NewTokensArg::Exact) {
             "--new-tokens exact"
+        } else if self.new_tokens == Some(NewTokensArg::Prompt)
+            && self.target != Some(TargetArg::Gqa)
+        {
+            "--new-tokens prompt"
         } else if transmla {
             "--factors transmla"
         } else if self.target == Some(TargetArg::Gqa) {
@@ -195,4 +206,10 @@ impl FormArgs {
             "--form absorbed"
         }
     }
+}
+
+fn exact_in_the_operator() -> UsageError {
+    let words =
+        "the operator reads past and new tokens alike: use --new-tokens prompt or --target matmul";
+    UsageError(words.to_owned())
 }

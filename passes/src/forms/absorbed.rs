@@ -62,8 +62,10 @@ impl Form for Absorbed {
         let mut builder = Builder::new(self.name(), view, names, layout, ranks);
         let site = view.site();
         builder.narrow_caches();
-        let keys = builder.latent(&site.key, 'k', site.score);
-        let values = builder.latent(&site.value, 'v', site.output);
+        let (cast, keys) = builder.latent(&site.key, 'k', site.score);
+        builder.place(site.score, cast.into_iter().collect());
+        let (cast, values) = builder.latent(&site.value, 'v', site.output);
+        builder.place(site.output, cast.into_iter().collect());
         let (name, output) = builder.names_of(site.score);
         let nodes = builder.latent_score(&keys, &name, &output);
         builder.place(site.score, nodes);
@@ -77,8 +79,14 @@ impl Form for Absorbed {
 }
 
 impl Builder<'_> {
-    /// Adds the latent rows [B, 1, S, r] of keys or values, cached if the original rows are; returns their name.
-    pub(super) fn latent(&mut self, side: &Side, letter: char, product: NodeId) -> String {
+    /// Adds the latent rows [B, 1, S, r] of keys or values, cached if the original rows are. Returns the nodes that convert them
+    /// to the element type of the product, and the name of the result.
+    pub(super) fn latent(
+        &mut self,
+        side: &Side,
+        letter: char,
+        product: NodeId,
+    ) -> (Option<NodeProto>, String) {
         let part = |p: &str| format!("{letter}_{p}");
         let new = self.name(&part("B1Tr"));
         let latent = match &side.cache {
@@ -97,13 +105,11 @@ impl Builder<'_> {
             None => self.site.elem_type,
         };
         if stored == side.product_type {
-            return latent;
+            return (None, latent);
         }
-        let cast = self
-            .unary("Cast", &part("B1Sr"), &[&latent])
-            .with_int("to", side.product_type.into());
-        self.place(product, vec![cast]);
-        self.name(&part("B1Sr"))
+        let cast = self.unary("Cast", &part("B1Sr"), &[&latent]);
+        let cast = cast.with_int("to", side.product_type.into());
+        (Some(cast), self.name(&part("B1Sr")))
     }
 
     /// The nodes that compute latent rows [B, 1, T, r], named `latent`, from `rows` [B, G, T, d].

@@ -61,8 +61,8 @@ impl Form for AbsorbedPrompt {
         builder.narrow_caches();
         let keys = builder.rows(&site.key, 'k', site.score);
         let values = builder.rows(&site.value, 'v', site.output);
-        builder.prompt_or_score(&keys);
-        builder.prompt_or_output(&values);
+        builder.prompt_or_score(keys);
+        builder.prompt_or_output(values);
         builder.answer_shapes();
         builder.drop_paths();
         Ok(builder.finish()?)
@@ -73,8 +73,8 @@ impl Form for AbsorbedPrompt {
 struct Rows {
     /// The past [B, 1, P, r], if there can be one, whose length tells a prompt.
     past: Option<String>,
-    /// Past and new latent rows [B, 1, S, r].
-    latent: String,
+    /// Past and new latent rows [B, 1, S, r], and the node that converts them to the element type of the product.
+    latent: (Option<NodeProto>, String),
     /// The rows [B, G, T, d] of this step.
     new: String,
 }
@@ -102,7 +102,7 @@ impl Builder<'_> {
     }
 
     /// Scores [B, H, T, S]: those of the new rows alone in a prompt, and else those of all latent rows.
-    fn prompt_or_score(&mut self, keys: &Rows) {
+    fn prompt_or_score(&mut self, keys: Rows) {
         let site = self.site;
         let (name, output) = self.names_of(site.score);
         let Some(past) = &keys.past else {
@@ -111,13 +111,17 @@ impl Builder<'_> {
         };
         let mut nodes = self.emptiness(past);
         let (prompt, later) = (self.name("prompt/score"), self.name("later/score"));
+        let (cast, latent) = keys.latent;
         let ways = [
             Branch {
                 nodes: self.own_score(&keys.new, &prompt, &prompt),
                 outputs: vec![prompt],
             },
             Branch {
-                nodes: self.latent_score(&keys.latent, &later, &later),
+                nodes: cast
+                    .into_iter()
+                    .chain(self.latent_score(&latent, &later, &later))
+                    .collect(),
                 outputs: vec![later],
             },
         ];
@@ -150,7 +154,7 @@ impl Builder<'_> {
     }
 
     /// The output of the value product: from the new rows alone in a prompt, and else from all latent rows.
-    fn prompt_or_output(&mut self, values: &Rows) {
+    fn prompt_or_output(&mut self, values: Rows) {
         let site = self.site;
         let (name, output) = self.names_of(site.output);
         let heads = self.vector(&[0, site.heads as i64, -1, site.value.size as i64]);
@@ -165,13 +169,17 @@ impl Builder<'_> {
             return self.place(site.output, nodes);
         }
         let (prompt, later) = (self.name("prompt/out"), self.name("later/out"));
+        let (cast, latent) = values.latent.clone();
         let ways = [
             Branch {
                 nodes: own(self, &prompt, &prompt),
                 outputs: vec![prompt],
             },
             Branch {
-                nodes: self.latent_output(&values.latent, &later, &later),
+                nodes: cast
+                    .into_iter()
+                    .chain(self.latent_output(&latent, &later, &later))
+                    .collect(),
                 outputs: vec![later],
             },
         ];

@@ -124,7 +124,7 @@ impl<'f> Checked<'f> {
     /// [`FolderError`].
     pub fn of(request: &FolderRequest<'f>) -> Result<Self, FolderError> {
         check_folder(request.folder, request.out, &[], request.force)?;
-        let bundle = Bundle::read(request.folder, request.only, request.out);
+        let bundle = Bundle::read(request.folder, request.only);
         let bundle = bundle.map_err(|error| match (error, foreign::folder(request.folder)) {
             (BundleError::Empty(path), Some(advice)) => LoadError::Foreign { path, advice }.into(),
             (error, _) => FolderError::from(error),

@@ -19,6 +19,8 @@ pub struct ForeseenFolder {
     pub copied: usize,
     /// Models that would be neither rewritten nor copied.
     pub left_out: Vec<PathBuf>,
+    /// Whether one model was selected, and therefore others left out.
+    pub is_selected: bool,
 }
 
 /// What would be made of a model of a folder. Paths are relative to the folder.
@@ -62,5 +64,6 @@ pub fn foresee_folder(request: &FolderRequest) -> Result<ForeseenFolder, FolderE
         copied: others.filter(|file| !edited(file)).count(),
         stacks: checked.stacks,
         left_out: checked.bundle.left_out,
+        is_selected: checked.bundle.is_selected,
     })
 }

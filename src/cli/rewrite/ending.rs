@@ -107,7 +107,8 @@ impl Ending {
             self.folder_text.push_str(&line);
         }
         for path in &folder.bundle.left_out {
-            let line = format!("left out: {}\n", path.display());
+            let path = shown::left_out(path, folder.bundle.is_selected);
+            let line = format!("left out: {path}\n");
             self.folder_text.push_str(&line);
         }
         self.several = folder.models.len() > 1;

@@ -1,5 +1,7 @@
 //! The result of a compression, as text and as JSON.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::cli::frontier;
@@ -93,6 +95,15 @@ pub fn detailed(compression: &Compression, summary: &Summary) -> Value {
         value.insert("layers_not_measured".to_owned(), why);
     }
     value
+}
+
+/// A model of the folder that is left out: because another one was selected, or because of its origin.
+pub fn left_out(path: &Path, is_selected: bool) -> String {
+    let why = match is_selected {
+        true => "",
+        false => ", which gqa2mla wrote",
+    };
+    format!("{}{why}", path.display())
 }
 
 /// A loss in the sense of `promise`.

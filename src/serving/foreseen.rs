@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::compress::foreseen::{Foreseen, foresee};
+use crate::files::foreseen::check_folder;
 use crate::files::save::DataFile;
 use crate::serving::edits::{data_file, place};
 use crate::serving::folder::{Checked, FolderError, FolderRequest};
@@ -40,7 +41,8 @@ pub struct ForeseenModel {
 /// [`FolderError`], the same as of [`crate::serving::folder::rewrite_folder`].
 pub fn foresee_folder(request: &FolderRequest) -> Result<ForeseenFolder, FolderError> {
     let mut checked = Checked::of(request)?;
-    let mut models = Vec::new();
+    check_folder(request.out)?;
+    let (mut models, mut changed) = (Vec::new(), None);
     for file in checked.bundle.models.clone() {
         let model = checked.bundle.take(&file)?;
         let path = place(&checked.stacks, &checked.texts, &file);
@@ -51,9 +53,11 @@ pub fn foresee_folder(request: &FolderRequest) -> Result<ForeseenFolder, FolderE
             }
             DataFile::Beside | DataFile::Inline => None,
         };
+        let foreseen = foresee(&model, &checked.compression)?;
+        checked.edit(&mut changed, &model, &foreseen.rewritten)?;
         models.push(ForeseenModel {
             written: [path].into_iter().chain(data).collect(),
-            foreseen: foresee(&model, &checked.compression)?,
+            foreseen,
             file,
         });
     }

@@ -32,6 +32,7 @@ use crate::compress::foreseen::foresee;
 use crate::compress::request::Request;
 use crate::compress::run::compress;
 use crate::compress::widths::Widths;
+use crate::files::foreseen::check_file;
 use crate::files::load::{LoadedModel, load};
 use crate::files::outputs::{OtherFile, check_model, check_other, check_outside};
 use crate::files::save::{DataFile, names_a_file, output_path};
@@ -59,7 +60,8 @@ pub struct Rewrite {
     /// Tell what would be done; run and write nothing.
     ///
     /// The attentions, ranks, bytes a token before and after, the files that would be written and the stack whose
-    /// configuration would be edited. What can be told without the rewritten model is refused with the same exit code.
+    /// configuration would be edited. A refusal has the exit code of the rewrite. Only what needs weights, the runtime, the disk's
+    /// free space or the text's content is found by the rewrite itself.
     #[arg(long, conflicts_with_all = ["clean", "report", "explain"])]
     dry_run: bool,
     /// Remove the work that stopped runs kept beside OUT.
@@ -222,7 +224,8 @@ impl Rewrite {
             );
             return Ok(Exit::Done);
         }
-        let (model, _) = self.loaded()?;
+        let (model, output) = self.loaded()?;
+        check_file(&output)?;
         let foreseen = foresee(&model, request).map_err(in_options)?;
         let plans = [Plan {
             file: &model.path,

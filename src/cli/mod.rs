@@ -153,7 +153,7 @@ impl Command {
             Self::Bench(command) => command.run(screen),
             Self::Print(command) => command.run(screen),
             Self::Diff(command) => command.run(screen),
-            Self::Completions(command) => command.run(Cli::command(), screen),
+            Self::Completions(command) => command.run(&Cli::command(), screen),
             Self::Man(command) => command.run(Cli::command(), screen),
         };
         for path in interrupted::cleared() {

@@ -120,7 +120,7 @@ impl Ending {
 
     /// Adds the result for one model.
     pub fn add(&mut self, file: &Path, compression: &Compression) {
-        let summary = Summary::of(&compression.compressed.staged.rewritten, self.target);
+        let summary = Summary::of(&compression.compressed.staged, self.target);
         self.files.push(file.to_path_buf());
         let file = file.display().to_string();
         if self.several {

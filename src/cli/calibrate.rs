@@ -18,7 +18,7 @@ use crate::files::outputs::{OtherFile, check_inputs, check_other};
 use crate::fit::calibrate::{Analyzed, calibrate, store};
 use crate::fit::context::Context;
 use crate::fit::reach::Reach;
-use crate::report::{counted, grouped};
+use crate::report::counted;
 use crate::validate::ports::LanguageModel;
 
 /// Read text with a model and keep statistics of its keys, values and queries, for `rewrite --calibration`.
@@ -88,7 +88,7 @@ impl Calibrate {
             &text,
             &self.runtime.options(true),
             Some(&partial),
-            &mut screen.progress("reading text", "tokens"),
+            &mut screen.progress("reading text", "token"),
         )
         .with_context(|| shown.clone())?;
         store::save(&statistics, &self.out)?;
@@ -99,9 +99,9 @@ impl Calibrate {
         screen.show(
             || {
                 format!(
-                    "{}, {} tokens in sequences of {}, {seconds:.1} s\n{}wrote {out}",
+                    "{}, {} in sequences of {}, {seconds:.1} s\n{}wrote {out}",
                     counted(layers, "attention"),
-                    grouped(text.ids.len() as u64),
+                    counted(text.ids.len(), "token"),
                     text.length,
                     reach_text(&reach),
                 )

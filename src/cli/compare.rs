@@ -15,7 +15,7 @@ use crate::cli::values::share;
 use crate::compress::request::TextRequest;
 use crate::compress::ways::{Compared, LeftOut, Way, WayMeasured, WaysRequest, compare_ways};
 use crate::files::load::load;
-use crate::report::{grouped, measured};
+use crate::report::{counted, measured};
 
 /// Rewrite a model in several ways at several sizes, and compare what each loses on a text.
 ///
@@ -146,10 +146,10 @@ impl Compare {
 /// What stands above the rows: the loss of the original, which all are compared with.
 fn before(row: &WayMeasured) -> String {
     format!(
-        "original: {} bytes a token, perplexity {:.3} on {} tokens\n",
+        "original: {} bytes a token, perplexity {:.3} on {}\n",
         measured(row.quality.original_cache_bytes),
         row.quality.original_perplexity,
-        grouped(row.quality.tokens as u64)
+        counted(row.quality.tokens, "token")
     )
 }
 

@@ -19,6 +19,8 @@ use crate::validate::prompt::{closed, feeds};
 
 /// Largest number of tokens: the scores of all layers and heads are in memory at once.
 const TOKENS: usize = 256;
+/// One run of each model.
+const RUNS: usize = 2;
 
 /// Relative root-mean-square errors of one attention.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -33,7 +35,7 @@ pub struct LayerError {
 }
 
 /// Reads the first tokens of `tokens` with both models, at once. Nothing is told of a model that approximates past tokens
-/// alone: no token is in the past there.
+/// alone: no token is in the past there. `progress` is called after each run with (done, total).
 ///
 /// # Errors
 /// [`CalibrateError`] if a model cannot be run.
@@ -42,15 +44,19 @@ pub fn layer_errors(
     rewritten: &LoadedModel,
     tokens: &[i64],
     runtime: &RuntimeOptions,
+    progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<LayerError>, CalibrateError> {
     if loses_past_alone(&rewritten.model.proto) {
         return Ok(Vec::new());
     }
     let tokens = tokens.get(..TOKENS.min(tokens.len())).unwrap_or_default();
     let quantities = [Quantity::Scores, Quantity::Output];
+    progress(0, RUNS);
     let mut watched = Watched::open(original, &quantities, runtime)?;
     let before = watched.read(tokens)?;
+    progress(1, RUNS);
     let after = same_values(rewritten, &watched.layers, tokens, runtime)?;
+    progress(2, RUNS);
     let errors = watched.layers.iter().map(|layer| {
         let pair = |quantity, value: &str| {
             let name = layer.outputs.get(&quantity)?;

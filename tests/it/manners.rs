@@ -72,6 +72,44 @@ fn stages_are_told_on_standard_error_as_loudly_as_asked() {
 }
 
 #[test]
+fn a_measurement_on_text_tells_its_stages_and_no_rounding_before_it_rounds() {
+    let place = folder();
+    let out = place.path().join("out.onnx");
+    let bits = ["--cache-bits", "8", IDS[0], IDS[1]];
+    let ran = rewrite("optimum-llama", &out, &bits);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    // Every number is kept: what rounding loses is measured, and not predicted.
+    assert!(!ran.stdout.contains("predicted loss"), "{ran:?}");
+    let llama = fixture("optimum-llama");
+    let ran = with(&[&"validate", &llama, &out, &IDS[0], &IDS[1]]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let stages: Vec<&str> = ran.stderr.lines().collect();
+    assert_eq!(
+        stages,
+        [
+            "reading text with both models: 1,024 tokens",
+            "measuring layers: 2 runs"
+        ]
+    );
+    assert!(ran.stdout.contains("without rounding"), "{ran:?}");
+    let narrow = [&bits[..], &["--rank", "16", "--reconstruct", "0"]].concat();
+    let ran = rewrite("optimum-llama", &out, &narrow);
+    let words = "predicted loss of the worst layer, without rounding: ";
+    assert!(ran.stdout.contains(words), "{ran:?}");
+}
+
+#[test]
+fn one_thing_is_told_in_the_singular() {
+    let place = folder();
+    let ran = rewrite("genai-gemma2-ring", &place.path().join("out.onnx"), &[]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(
+        ran.stderr.contains("1 attention recognised, 1 not"),
+        "{ran:?}"
+    );
+}
+
+#[test]
 fn verdicts_alone_are_coloured() {
     let llama = fixture("optimum-llama");
     let coloured = with(&[&"validate", &llama, &llama, &"--color", &"always"]).stdout;

@@ -16,7 +16,7 @@ use crate::compress::run::Compression;
 use crate::compress::search::Search;
 use crate::compress::widths::{Widths, WidthsCompared};
 use crate::fit::reconstruct::ReconstructedLayer as Reconstructed;
-use crate::report::{counted, measured};
+use crate::report::{change, counted, measured};
 
 /// The text output for a model.
 /// `with_kept_heads` is the command that keeps the heads of the same model.
@@ -109,7 +109,7 @@ pub fn left_out(path: &Path, is_selected: bool) -> String {
 /// A loss in the sense of `promise`.
 pub fn loss_text(promise: Promise, loss: f64) -> String {
     match promise {
-        Promise::PerplexityIncrease(_) => format!("{:+.2}%", 100.0 * loss),
+        Promise::PerplexityIncrease(_) => change(loss),
         Promise::Kl(_) => format!("{loss:.4} nats"),
     }
 }

@@ -13,6 +13,7 @@ use crate::cli::runtime::RuntimeArgs;
 use crate::cli::screen::Screen;
 use crate::cli::text::TextArgs;
 use crate::cli::values::{length, output};
+use crate::files::foreseen::check_file;
 use crate::files::load::load;
 use crate::files::outputs::{OtherFile, check_inputs, check_other};
 use crate::fit::calibrate::{Analyzed, calibrate, store};
@@ -60,12 +61,23 @@ pub struct Calibrate {
 }
 
 impl Calibrate {
+    /// The statistics of a run that was stopped, from which the next one goes on.
+    fn partial(&self) -> PathBuf {
+        let mut path = self.out.as_os_str().to_owned();
+        path.push(".partial");
+        path.into()
+    }
+
     pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let started = Instant::now();
         let model = load(&self.model)?;
         check_inputs(&model, &self.out)?;
         let read: Vec<&Path> = self.text.files().collect();
-        check_other(&self.out, &read, OtherFile::Statistics, self.force)?;
+        let partial = self.partial();
+        for file in [&self.out, &partial] {
+            check_other(file, &read, OtherFile::Statistics, self.force)?;
+        }
+        check_file(&self.out)?;
         let shown = model.path.display().to_string();
         let subject = LanguageModel::of(&model.model.proto).with_context(|| shown.clone())?;
         let length = Context::fitted(self.length, &model).with_context(|| shown.clone())?;
@@ -77,9 +89,6 @@ impl Calibrate {
         )?;
         let text = text.ok_or_else(crate::cli::exit::no_text)?;
         let analysis = Analysis::of(&model.model, Target::MatMul).with_context(|| shown.clone())?;
-        let mut partial = self.out.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
         let statistics = calibrate(
             Analyzed {
                 model: &model,

@@ -56,7 +56,7 @@ pub use screen::Told;
 /// Rewrites ONNX language models from grouped-query attention to multi-head latent attention, and proves it.
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nothing to rewrite or only part of the attentions recognised,
-/// 4 validation failed.
+/// 4 validation failed, 130 stopped by Ctrl-C.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {

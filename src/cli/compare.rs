@@ -1,10 +1,11 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
 
 use crate::cli::bits::BitsArg;
+use crate::cli::clean::remove_unfinished;
 use crate::cli::exit::{Exit, by_option, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::frontier;
@@ -19,7 +20,8 @@ use crate::report::{counted, measured};
 
 /// Rewrite a model in several ways at several sizes, and compare what each loses on a text.
 ///
-/// Nothing is kept but the table, whose rows are printed as they come. Factors are fitted to the text of --text or --token-ids (and to the statistics of
+/// Nothing is kept but the table, whose rows are printed as they come; a run that is stopped leaves them in a hidden folder
+/// here, from which the same command goes on. Factors are fitted to the text of --text or --token-ids (and to the statistics of
 /// --calibration, if there are any) and measured on that of --test-text or --test-token-ids, or else on the last part of the
 /// same text, which is then left out of the fit.
 ///
@@ -54,6 +56,9 @@ pub struct Compare {
     /// Neighbouring frequencies that TransMLA's recipe takes as one.
     #[arg(long, default_value_t = 1, value_name = "N")]
     freq_fold: usize,
+    /// Remove the rows that stopped runs kept in this folder; compare nothing.
+    #[arg(long)]
+    clean: bool,
     #[command(flatten, next_help_heading = "Factors")]
     factors: FactorArgs,
     #[command(flatten, next_help_heading = "Test")]
@@ -61,6 +66,9 @@ pub struct Compare {
     #[command(flatten, next_help_heading = "Run")]
     runtime: RuntimeArgs,
 }
+
+/// Where rows are kept, since a comparison has no output.
+const HERE: &str = ".";
 
 /// The text to measure on.
 #[derive(Debug, Args)]
@@ -87,6 +95,9 @@ fn way_parser() -> impl TypedValueParser<Value = Way> {
 
 impl Compare {
     pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
+        if self.clean {
+            return remove_unfinished(Path::new(HERE), screen);
+        }
         let model = load(&self.model)?;
         let mut begun = false;
         let mut row = |row: &WayMeasured| {
@@ -139,6 +150,7 @@ impl Compare {
             }),
             test_tokens: self.test.test_tokens,
             runtime: self.runtime.options(true),
+            work: Some(PathBuf::from(HERE)),
         })
     }
 }

@@ -4,6 +4,7 @@ mod bar;
 mod bench;
 mod bits;
 mod calibrate;
+mod clean;
 mod compare;
 mod completions;
 mod diff;

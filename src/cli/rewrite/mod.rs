@@ -1,4 +1,3 @@
-mod clean;
 mod dry_run;
 mod ending;
 mod form;
@@ -22,6 +21,7 @@ use serving::ServingArg;
 use size::Size;
 
 use crate::cli::bench;
+use crate::cli::clean::remove_unfinished;
 use crate::cli::exit::{Exit, UsageError, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::proof::ProofArgs;
@@ -129,7 +129,7 @@ impl Rewrite {
     pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let started = Instant::now();
         if self.clean {
-            return clean::remove_unfinished(&self.model, &self.out, screen);
+            return remove_unfinished(&self.work_folder(), screen);
         }
         let request = self.request()?;
         request.check_widths().map_err(|e| in_options(e.into()))?;
@@ -257,6 +257,18 @@ impl Rewrite {
             ))
             .into()),
             false => Ok(()),
+        }
+    }
+
+    /// The folder of the work from which a stopped run would go on: that of the output.
+    fn work_folder(&self) -> PathBuf {
+        let target = match self.is_of_folder() {
+            true => self.out.clone(),
+            false => output_path(&self.model, &self.out),
+        };
+        match target.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+            _ => PathBuf::from("."),
         }
     }
 

@@ -1,11 +1,11 @@
-"""Generates greedily with ONNX Runtime alone, its caches bound to buffers of the runtime.
+"""Greedy decoding with ONNX Runtime only. Caches are bound to buffers of the runtime.
 
     python examples/generate.py model.onnx --ids 504,3575,282,4649,314 --tokens 16
 
-Nothing here knows of latents: the session tells the shape of every cache, so that a model and its rewrite run alike. States
-of constant size, such as those of convolutions, start at zero. An export that leaves the head size open needs --head-size.
-Several --ids make a batch, padded on the left; where GroupQueryAttention counts the tokens of each row,
-all of them must have the same length. Prints one JSON list of token ids a prompt.
+The program reads the shape of every cache from the session, so that it runs a model and its rewrite alike. States of constant
+size, such as those of convolutions, start at zero. --head-size is needed if the export does not declare the head size.
+Several --ids are a batch with left padding; if GroupQueryAttention counts the tokens of each row, all of them must have
+the same length. The program prints a JSON list with the generated token ids of each prompt.
 """
 
 import argparse
@@ -19,7 +19,7 @@ TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int
 
 
 def empty_cache(port, batch, head_size):
-    """A cache [B, heads, 0, width] that holds no token yet, or a state of constant size, all zeros."""
+    """An empty cache [B, heads, 0, width], or zeros for a state of constant size."""
     grows = len(port.shape) == 4 and not isinstance(port.shape[2], int)
     shape = [batch, *port.shape[1:]]
     if grows:
@@ -62,7 +62,7 @@ def generate(session, prompts, count, head_size):
             binding.bind_output(name)
         session.run_with_iobinding(binding)
         results = dict(zip(outputs, binding.get_outputs()))
-        # What the runtime has made is the next step's input as it is: no cache is copied through this program.
+        # The presents become the pasts of the next step without a copy in this program.
         caches = {past: results[present] for past, present in zip(pasts, presents)}
         step = results["logits"].numpy()[:, -1:].argmax(-1)
         mask = np.concatenate([mask, np.ones_like(step)], 1)

@@ -22,15 +22,15 @@ use crate::fit::reach::Reach;
 use crate::report::counted;
 use crate::validate::ports::LanguageModel;
 
-/// Read text with a model and keep statistics of its keys, values and queries, for `rewrite --calibration`.
+/// Run a model on text and store statistics of its keys, values and queries, for `rewrite --calibration`.
 ///
-/// The text should be of the kind that the model will read: its domain matters more than its length. A run that is
-/// stopped goes on where it was when it is started again with the same options.
+/// The text should be similar to the text that the model will read: this matters more than its length. An interrupted
+/// run resumes if it is started again with the same options.
 ///
 /// Example: gqa2mla calibrate fixtures/optimum-llama --token-ids fixtures/tokens.json -o out/stats
 #[derive(Debug, Args)]
 pub struct Calibrate {
-    /// A .onnx file, or a folder that holds one.
+    /// A .onnx file, or a folder with one model.
     model: PathBuf,
     #[command(flatten, next_help_heading = "Text")]
     text: TextArgs,
@@ -39,7 +39,7 @@ pub struct Calibrate {
     out: PathBuf,
     /// Read at most this many tokens.
     ///
-    /// 10 for each cached number of a layer are enough.
+    /// 10 tokens for each cached number of a layer are enough.
     #[arg(
         long,
         alias = "tokens",
@@ -48,7 +48,7 @@ pub struct Calibrate {
         help_heading = "Text"
     )]
     calibration_tokens: usize,
-    /// Tokens of the text that are read together.
+    /// Tokens per sequence.
     ///
     /// The default is 1024, or the model's context if that is shorter.
     #[arg(long, value_name = "L", value_parser = length, help_heading = "Text")]

@@ -18,19 +18,19 @@ use crate::compress::ways::{Compared, LeftOut, Way, WayMeasured, WaysRequest, co
 use crate::files::load::load;
 use crate::report::{counted, measured};
 
-/// Rewrite a model in several ways at several sizes, and compare what each loses on a text.
+/// Rewrite a model by several methods at several sizes, and compare their losses on a text.
 ///
-/// Nothing is kept but the table, whose rows are printed as they come; a run that is stopped leaves them in a hidden folder
-/// here, from which the same command goes on. Factors are fitted to the text of --text or --token-ids (and to the statistics of
-/// --calibration, if there are any) and measured on that of --test-text or --test-token-ids, or else on the last part of the
-/// same text, which is then left out of the fit.
+/// The rewritten models are not kept; each row of the table is printed when it is measured.
+/// An interrupted run keeps its rows in a hidden folder in the working directory, from which the same command resumes. Factors are fitted to the
+/// text of --text or --token-ids and, if given, to the statistics of --calibration. The loss is measured on the text of
+/// --test-text or --test-token-ids, or else on the last part of the same text, which is then not used for fitting.
 ///
 /// Example: gqa2mla compare fixtures/optimum-llama --token-ids fixtures/tokens.json
 #[derive(Debug, Args)]
 pub struct Compare {
-    /// A .onnx file, or a folder that holds one.
+    /// A .onnx file, or a folder with one model.
     model: PathBuf,
-    /// Shares of the cache that are kept, such as 50% or 0.5.
+    /// Cache sizes as shares of the original size, such as 50% or 0.5.
     #[arg(
         long,
         value_delimiter = ',',
@@ -39,12 +39,13 @@ pub struct Compare {
         value_name = "SHARES"
     )]
     cache_ratios: Vec<f64>,
-    /// Ways to compare; the default is all of them.
+    /// Methods to compare; the default is all of them.
     #[arg(long, value_parser = way_parser(), value_delimiter = ',', value_name = "WAYS")]
     ways: Vec<Way>,
     /// Bits of a cached number to compare.
     ///
-    /// 16, the model's own type; 8, 6 and 4, integers, of the ways calibrated, reconstructed and kept-heads alone.
+    /// 16 is the model's own floating-point type. 8, 6 and 4 are integers, which only the methods calibrated,
+    /// reconstructed and kept-heads support.
     #[arg(
         long,
         value_enum,
@@ -53,7 +54,7 @@ pub struct Compare {
         value_name = "BITS"
     )]
     bits: Vec<BitsArg>,
-    /// Neighbouring frequencies that TransMLA's recipe takes as one.
+    /// Number of neighbouring RoPE frequencies that TransMLA treats as one (FreqFold).
     #[arg(long, default_value_t = 1, value_name = "N")]
     freq_fold: usize,
     /// Remove the rows that stopped runs kept in this folder; compare nothing.
@@ -70,13 +71,13 @@ pub struct Compare {
 /// Where rows are kept, since a comparison has no output.
 const HERE: &str = ".";
 
-/// The text to measure on.
+/// The text for measuring.
 #[derive(Debug, Args)]
 struct TestArgs {
-    /// Text file to measure on.
+    /// Text file for measuring.
     #[arg(long, value_name = "FILE", conflicts_with = "test_token_ids")]
     test_text: Option<PathBuf>,
-    /// Token ids to measure on: one JSON list, or a .npy file of integers.
+    /// Token ids for measuring: a JSON list, or a .npy file of integers.
     #[arg(long, alias = "test-ids", value_name = "FILE")]
     test_token_ids: Option<PathBuf>,
     /// Measure on at most this many tokens.
@@ -84,7 +85,7 @@ struct TestArgs {
     test_tokens: usize,
 }
 
-/// Parses a way by its name.
+/// Parses the name of a method.
 fn way_parser() -> impl TypedValueParser<Value = Way> {
     let values = Way::ALL.map(|way| PossibleValue::new(way.name()).help(way.description()));
     PossibleValuesParser::new(values).try_map(|name| {
@@ -155,7 +156,7 @@ impl Compare {
     }
 }
 
-/// What stands above the rows: the loss of the original, which all are compared with.
+/// The line above the table, with the perplexity of the original.
 fn before(row: &WayMeasured) -> String {
     format!(
         "original: {} bytes a token, perplexity {:.3} on {}\n",
@@ -165,7 +166,7 @@ fn before(row: &WayMeasured) -> String {
     )
 }
 
-/// The line of a way that the model cannot take, at the sizes that it is left out at for the same cause.
+/// The line for a method that cannot be applied at the sizes of `group`, which all have the same reason.
 fn left_out(group: &[LeftOut]) -> String {
     let Some(first) = group.first() else {
         return String::new();

@@ -4,7 +4,7 @@ use clap_complete::Shell;
 use crate::cli::exit::Exit;
 use crate::cli::screen::Screen;
 
-/// Print a script that completes the command's words in a shell.
+/// Print a shell script that completes commands and options.
 ///
 /// Example: gqa2mla completions bash
 #[derive(Debug, Args)]

@@ -84,14 +84,14 @@ pub fn in_options(error: CompressError) -> anyhow::Error {
     UsageError(words).into()
 }
 
-/// The same error with the option that asks for the form in place of the form's name, where only the library uses that name.
+/// The same error, with the option that selects the form in place of names of forms that only the library uses.
 pub fn by_option(mut error: ConvertError) -> ConvertError {
     if let ConvertError::Rewrite { cause, .. } = &mut error
         && let RewriteError::Form { form, .. } = cause.as_mut()
     {
         let option = match form.as_str() {
-            "grouped" => "--target gqa",
-            "kept" => "--keep-heads",
+            "grouped" | "grouped-prompt" => "--target gqa",
+            "kept" | "kept-prompt" => "--keep-heads",
             "latent-past" => "--new-tokens exact",
             "decoupled" => "--factors transmla",
             _ => return error,
@@ -101,7 +101,7 @@ pub fn by_option(mut error: ConvertError) -> ConvertError {
     error
 }
 
-/// Whether an option names what is not there: a library, a device, an input of the model.
+/// Whether the error is that an option names a missing library, device or model input.
 fn is_of_options(error: &ValidateError) -> bool {
     match error {
         ValidateError::Open { cause, .. } | ValidateError::Model { cause, .. } => {

@@ -17,12 +17,12 @@ use crate::cli::screen::{Screen, table};
 use crate::files::load::load;
 use crate::report::{counted, grouped};
 
-/// List every attention found, and every one not recognised with the reason and the node.
+/// List every recognised attention, and every other one with the node and the reason.
 ///
 /// Example: gqa2mla inspect fixtures/optimum-llama
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A .onnx file, or a folder that holds one.
+    /// A .onnx file, or a folder with one model.
     model: PathBuf,
     /// For each attention that is not recognised: the operand, the node, what was expected and found, and what to do.
     #[arg(long)]
@@ -53,7 +53,7 @@ pub fn cache_bytes(sites: &[Site]) -> u64 {
     cached.map(site_bytes).sum()
 }
 
-/// One site for each layer, of those that stand in several branches.
+/// One site for each layer, if branches contain several sites of one layer.
 fn once(sites: &[Site]) -> Vec<&Site> {
     let mut seen = BTreeSet::new();
     sites.iter().filter(|s| seen.insert(s.layer)).collect()

@@ -26,7 +26,7 @@ pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
         ];
         (layer.layer, cells)
     });
-    // Layers that are alike are one line.
+    // Equal rows of successive layers are merged into one.
     let rows: Vec<_> = rows.collect();
     for group in rows.chunk_by(|a, b| a.1 == b.1) {
         if let (Some((first, cells)), Some((last, _))) = (group.first(), group.last()) {

@@ -1,10 +1,10 @@
-//! The stages of a compression, as progress names them.
+//! The names of the stages of a compression in progress output.
 
 use crate::cli::bar::Moment;
 use crate::compress::events::{Event, Stage};
 use crate::compress::frontier::Point;
 
-/// The message for a validation with the runtime's graph optimizations on or off.
+/// The name of the validation stage with the runtime's graph optimizations on or off.
 pub fn validating(optimized: bool) -> &'static str {
     match optimized {
         false => "validating",
@@ -15,7 +15,7 @@ pub fn validating(optimized: bool) -> &'static str {
 /// The message for the measurement of the errors of layers.
 pub const MEASURING_LAYERS: &str = "measuring layers";
 
-/// What a progress bar shows of an event, or the size of the cache that was measured.
+/// The progress that an event reports, or the measured size of the cache as `Err`.
 pub fn moment(event: Event) -> Result<Moment, Point> {
     let Event { stage, done, total } = event;
     let (name, unit) = match stage {

@@ -23,21 +23,22 @@ use crate::measure::on_text::measure;
 use crate::validate::ports::LanguageModel;
 use crate::validate::proof::prove;
 
-/// Run both models through the same prompts and compare their logits and cache sizes.
+/// Run both models on the same prompts and compare their logits and cache sizes.
 ///
-/// Prefill, single steps, a step of several tokens on a cache, and a batch with left padding; first with the
-/// runtime's own graph optimizations off, which is the proof, then with them on.
+/// The runs are a prefill, single decode steps, a step of several tokens with a past, and a batch with left padding.
+/// They are repeated: first without the runtime's graph optimizations, which could hide an error of the graph, then
+/// with them.
 ///
 /// Example: gqa2mla validate fixtures/optimum-llama out/model.onnx
 #[derive(Debug, Args)]
 pub struct Validate {
-    /// The model before.
+    /// The original model.
     original: PathBuf,
-    /// The model after.
+    /// The rewritten model.
     rewritten: PathBuf,
     #[command(flatten, next_help_heading = "Text")]
     text: TextArgs,
-    /// Score at most this many tokens of the text.
+    /// Measure on at most this many tokens of the text.
     #[arg(
         long,
         alias = "text-tokens",
@@ -46,7 +47,7 @@ pub struct Validate {
         help_heading = "Text"
     )]
     test_tokens: usize,
-    /// Tokens of one sequence of the text, at most.
+    /// Largest number of tokens per sequence of the text.
     ///
     /// The default is the maximum in config.json or genai_config.json beside the model, or else 4096.
     #[arg(long, alias = "text-length", value_name = "L", value_parser = length, help_heading = "Text")]
@@ -136,7 +137,7 @@ impl Validate {
     }
 }
 
-/// The metadata of the rewritten model that describe how it was made.
+/// The metadata entry of the rewritten model that describes how it was made.
 fn made_by(model: &LoadedModel) -> Option<Value> {
     let mut properties = model.model.proto.metadata_props.iter();
     let note = properties.find(|p| p.key() == METADATA)?;

@@ -65,7 +65,7 @@ pub struct Staged {
     pub model: LoadedModel,
 }
 
-/// Makes the metadata entry that describes a rewrite, if there is to be one.
+/// Returns the metadata entry that describes a rewrite, if there should be one.
 pub type Note<'n> = dyn FnMut(&Rewritten) -> Option<StringStringEntryProto> + 'n;
 
 /// Rewrites `original`, whose analysis is `analysis`, into a staging folder for `out`, with weights in `data`. The
@@ -103,8 +103,7 @@ pub fn stage(
             length += bytes.len() as u64;
             Ok(stored)
         };
-    // The small tensors that the analysis has read brought their neighbours along; and the weights behind one layer are not
-    // needed for the next.
+    // Release pages that the analysis has read around small tensors, and the weights of finished layers.
     original.let_go();
     let mut progress = |done, total| {
         original.let_go();

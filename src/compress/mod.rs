@@ -1,4 +1,4 @@
-//! Compression of a model: the rewrite with statistics and reconstruction, the search for the smallest cache that keeps
+//! Compression of a model: the rewrite with statistics and reconstruction, the search for a small cache that keeps
 //! a promised quality, the allocation of ranks to layers, and the acceptance of the result.
 //!
 //! The entry point is [`run::compress`]. Nothing here prints; progress is reported to a callback as [`events::Event`].

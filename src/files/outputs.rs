@@ -55,7 +55,7 @@ pub fn check_file(output: &Path, inputs: &[&Path]) -> Result<(), OutputError> {
     }
 }
 
-/// A file that is no model, as this tool writes it.
+/// A kind of output file other than models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OtherFile {
     /// Statistics of `calibrate`.
@@ -66,17 +66,17 @@ pub enum OtherFile {
     Report,
 }
 
-/// What statistics begin with, in their metadata.
+/// The format entry in the metadata of statistics.
 const STATISTICS: &str = "gqa2mla statistics";
-/// What exported factors begin with, in their metadata.
+/// The format entry in the metadata of exported factors.
 pub const FACTORS: &str = "gqa2mla factors";
-/// What the head of a page holds.
+/// A text in the head of every report page.
 const PAGE: &str = "<title>gqa2mla: ";
-/// Bytes of a file that are looked at for one of these.
+/// Number of bytes of a file that are searched for these texts.
 const HEAD: u64 = 64 * 1024;
 
 impl OtherFile {
-    /// Whether the file at `path` is one of those that this tool wrote, or empty.
+    /// Whether the file at `path` is of this kind, or empty.
     fn wrote(self, path: &Path) -> io::Result<bool> {
         let mut head = Vec::new();
         fs::File::open(path)?.take(HEAD).read_to_end(&mut head)?;
@@ -90,7 +90,7 @@ impl OtherFile {
     }
 }
 
-/// Whether the file at `path` is the data of a report.
+/// Whether the file at `path` is a report in JSON.
 fn is_report(path: &Path) -> io::Result<bool> {
     let read = io::BufReader::new(fs::File::open(path)?);
     let data: Result<serde_json::Value, _> = serde_json::from_reader(read);
@@ -101,8 +101,8 @@ fn is_report(path: &Path) -> io::Result<bool> {
     }))
 }
 
-/// Checks that `output`, which is to become a file of `kind`, is none of `inputs`, and without `force` also that no other file
-/// is there.
+/// Checks that `output`, a future file of the kind `kind`, is none of `inputs`, and without `force` also that no file
+/// of another kind exists there.
 ///
 /// # Errors
 /// [`OutputError`].

@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 
 use gqa2mla_passes::analysis::observe::{ObservedLayer, Quantity};
+use gqa2mla_passes::forms::ExactTokens;
 use gqa2mla_passes::onnx::ValueInfoProto;
 use prost::Message;
 use serde::Serialize;
 
 use crate::files::load::LoadedModel;
-use crate::files::origin::loses_past_alone;
+use crate::files::origin::exact_tokens;
 use crate::fit::calibrate::{Analyzed, CalibrateError, Watched, widths};
 use crate::runtime::tensor::Tensor;
 use crate::runtime::{RuntimeOptions, open_messages};
@@ -34,8 +35,8 @@ pub struct LayerError {
     pub outputs: Option<f64>,
 }
 
-/// Reads the first tokens of `tokens` with both models, at once. Nothing is told of a model that approximates past tokens
-/// alone: no token is in the past there. `progress` is called after each run with (done, total).
+/// Runs both models on the first tokens of `tokens`, each in one run. Returns nothing for a model that approximates
+/// only past tokens, because a single run has no past. `progress` is called after each run with (done, total).
 ///
 /// # Errors
 /// [`CalibrateError`] if a model cannot be run.
@@ -46,7 +47,7 @@ pub fn layer_errors(
     runtime: &RuntimeOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<LayerError>, CalibrateError> {
-    if loses_past_alone(&rewritten.model.proto) {
+    if exact_tokens(&rewritten.model.proto) != ExactTokens::None {
         return Ok(Vec::new());
     }
     let tokens = tokens.get(..TOKENS.min(tokens.len())).unwrap_or_default();
@@ -84,7 +85,7 @@ fn same_values(
     let interface = LanguageModel::of(&rewritten.model.proto)?
         .fed(&runtime.given)?
         .interface;
-    // Heads that are kept may have an extent that the model leaves open.
+    // The head size of kept heads may be undeclared.
     let interface = closed(interface, &widths(layers));
     let mut proto = rewritten.model.proto.clone();
     if let Some(graph) = &mut proto.graph {

@@ -108,15 +108,15 @@ pub enum FolderError {
 /// The new texts of configurations by file name, and their edits.
 pub(super) type Edited = (BTreeMap<String, String>, Vec<Edit>);
 
-/// A folder whose rewrite was checked, before anything is computed.
+/// A folder and a request that have been checked, before anything is computed.
 pub(super) struct Checked<'f> {
-    /// Its files.
+    /// The files of the folder.
     pub bundle: Bundle,
-    /// The stacks that serve it.
+    /// The serving stacks.
     pub stacks: Vec<Stack>,
-    /// Their configurations, by file name.
+    /// The configurations of the stacks, by file name.
     pub texts: BTreeMap<String, String>,
-    /// The options of the compression of each model, as these stacks need them.
+    /// The options of the compression of each model, adapted to the stacks.
     pub compression: Request<'f>,
 }
 
@@ -165,7 +165,7 @@ impl<'f> Checked<'f> {
             .collect();
         check_folder(request.folder, request.out, &written, request.force)?;
         let mut compression = request.compression.clone();
-        // It reads heads and head size of each layer from the session, one shape for its keys and its values.
+        // onnxruntime-genai reads one shape for the keys and the values of each layer from the session.
         if stacks.contains(&Stack::Genai) && compression.widths == Widths::Free {
             compression.widths = Widths::FreeLayers;
         }
@@ -210,7 +210,7 @@ impl<'f> Checked<'f> {
     }
 }
 
-/// A model file and the names that its data file may get.
+/// A model file and the possible names of its data file.
 fn with_data(model: PathBuf) -> [PathBuf; 3] {
     let ending = |ending: &str| {
         let mut name = model.clone().into_os_string();

@@ -1,4 +1,4 @@
-//! What a rewrite of a folder would do, told without computing, running or writing anything.
+//! A dry run: what the rewrite of a folder would do, without computing factors, running a model or writing a file.
 
 use std::path::PathBuf;
 
@@ -9,14 +9,14 @@ use crate::serving::edits::{data_file, place};
 use crate::serving::folder::{Checked, FolderError, FolderRequest};
 use crate::serving::stack::Stack;
 
-/// What a rewrite of a folder would do.
+/// The expected result of the rewrite of a folder.
 #[derive(Debug, Clone)]
 pub struct ForeseenFolder {
-    /// What would be made of each model.
+    /// The expected result for each model.
     pub models: Vec<ForeseenModel>,
-    /// The stacks whose configurations would be edited, as far as their numbers change.
+    /// The stacks whose configurations would be edited if their values change.
     pub stacks: Vec<Stack>,
-    /// Number of other files that would be copied, configurations aside.
+    /// Number of other files that would be copied, without configurations.
     pub copied: usize,
     /// Models that would be neither rewritten nor copied.
     pub left_out: Vec<PathBuf>,
@@ -24,21 +24,21 @@ pub struct ForeseenFolder {
     pub is_selected: bool,
 }
 
-/// What would be made of a model of a folder. Paths are relative to the folder.
+/// The expected result for one model of a folder. Paths are relative to the folder.
 #[derive(Debug, Clone)]
 pub struct ForeseenModel {
     /// The model in the original folder.
     pub file: PathBuf,
     /// The files that would be written for it.
     pub written: Vec<PathBuf>,
-    /// What it would be.
+    /// The expected result of the compression.
     pub foreseen: Foreseen,
 }
 
-/// Checks all that a rewrite of the folder checks before it computes, and tells what it would do.
+/// Checks `request` like a rewrite of the folder, and returns what it would do.
 ///
 /// # Errors
-/// [`FolderError`], the same as of [`crate::serving::folder::rewrite_folder`].
+/// The [`FolderError`] with which [`crate::serving::folder::rewrite_folder`] would refuse the request.
 pub fn foresee_folder(request: &FolderRequest) -> Result<ForeseenFolder, FolderError> {
     let mut checked = Checked::of(request)?;
     check_folder(request.out)?;
@@ -47,7 +47,7 @@ pub fn foresee_folder(request: &FolderRequest) -> Result<ForeseenFolder, FolderE
         let model = checked.bundle.take(&file)?;
         let path = place(&checked.stacks, &checked.texts, &file);
         let data = match data_file(&checked.stacks, &model) {
-            // Chunks: the first of them; how many there are depends on the weights.
+            // For several data files, only the first is listed, because their number depends on the weights.
             DataFile::Named(name) | DataFile::Chunks { name, .. } => {
                 Some(path.with_file_name(name))
             }

@@ -114,8 +114,8 @@ impl Builder<'_> {
         nodes
     }
 
-    /// Puts the latent rows where the cache was made, under the name of the rows that the attention reads; returns the name
-    /// of the rows [B, G, T, d] of this step.
+    /// Computes the cache of latent rows in place of the original append, under the name of the rows that the attention
+    /// reads. Returns the name of the original rows [B, G, T, d] of this step.
     pub(super) fn cached(&mut self, side: &Side, cache: &Cache, letter: char, new: &str) -> String {
         let (nodes, rows) = match cache.appended_to() {
             Some(past) => {

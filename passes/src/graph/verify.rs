@@ -264,7 +264,6 @@ fn verify_graph<'a>(
 mod tests {
     use super::verify;
     use crate::graph::build::{node, value};
-    use crate::numbers::counted;
     use crate::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 
     fn said(made: NodeProto) -> Option<String> {

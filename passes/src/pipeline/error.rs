@@ -67,7 +67,7 @@ pub enum RewriteError {
     /// The cache ratio is not a share.
     #[error("the cache ratio {0} is out of range: it is a share, above 0 and at most 1")]
     Ratio(f64),
-    /// The model declares a shape that its nodes contradict, and the new nodes cannot be checked against it.
+    /// The model declares a type or shape that its nodes contradict, so that the new nodes cannot be checked.
     #[error(
         "value '{}' is declared as {}, and its node gives {}: correct the declaration, or remove it", .0.value, .0.declared, .0.inferred
     )]
@@ -111,7 +111,7 @@ fn misses(rejects: &[Reject]) -> String {
     }
 }
 
-/// How many attentions `rejects` speak of: the branches of an `If` are one layer.
+/// The number of layers of `rejects`; rejects in the branches of an `If` have the same layer.
 fn layers(rejects: &[Reject]) -> usize {
     let layers: BTreeSet<usize> = rejects.iter().map(|r| r.layer).collect();
     layers.len()

@@ -1,4 +1,4 @@
-//! `rewrite --dry-run`: what a rewrite would do.
+//! The output of `rewrite --dry-run`.
 
 use std::path::{Path, PathBuf};
 
@@ -10,11 +10,11 @@ use crate::files::save::output_path;
 use crate::report::{counted, grouped};
 use crate::serving::foreseen::ForeseenFolder;
 
-/// What would be made of one model.
+/// The expected result for one model.
 pub struct Plan<'p> {
     /// The model.
     pub file: &'p Path,
-    /// What it would be.
+    /// The expected result of the compression.
     pub foreseen: &'p Foreseen,
     /// The files that would be written for it.
     pub written: Vec<PathBuf>,
@@ -28,7 +28,7 @@ pub fn written(model: &Path, out: &Path) -> Vec<PathBuf> {
     vec![path, data]
 }
 
-/// What would be done, as text.
+/// The expected results as text.
 pub fn as_text(plans: &[Plan], folder: Option<&ForeseenFolder>, target: &str) -> String {
     let mut text = String::new();
     for plan in plans {
@@ -122,7 +122,7 @@ fn ranks(foreseen: &Foreseen) -> (usize, usize) {
     (ranks.clone().min().unwrap_or(0), ranks.max().unwrap_or(0))
 }
 
-/// What would be done, as JSON.
+/// The expected results as JSON.
 pub fn as_json(plans: &[Plan], folder: Option<&ForeseenFolder>, target: &str) -> Value {
     let models = plans.iter().map(|plan| {
         let foreseen = plan.foreseen;

@@ -18,8 +18,7 @@ use crate::compress::widths::{Widths, WidthsCompared};
 use crate::fit::reconstruct::ReconstructedLayer as Reconstructed;
 use crate::report::{change, counted, measured};
 
-/// The text output for a model.
-/// `with_kept_heads` is the command that keeps the heads of the same model.
+/// The text output for a model. `with_kept_heads` is the command line that rewrites it with `--keep-heads`.
 pub fn text(compression: &Compression, summary: &Summary, with_kept_heads: &str) -> String {
     let mut text = summary.text();
     if let Some(reach) = compression.reach.filter(|_| summary.lossy) {
@@ -46,7 +45,7 @@ pub fn text(compression: &Compression, summary: &Summary, with_kept_heads: &str)
     text
 }
 
-/// The same as JSON.
+/// The output for a model as JSON.
 pub fn data(compression: &Compression, summary: &Summary) -> Value {
     let (validation, failure) = match &compression.verdict {
         Verdict::Compared(proof) => (Some(proof_json(proof)), None),
@@ -67,7 +66,7 @@ pub fn data(compression: &Compression, summary: &Summary) -> Value {
     })
 }
 
-/// The same as JSON for a report, with spectra and measured errors of each layer.
+/// The output for a model as JSON for a report, with spectra and measured errors of each layer.
 pub fn detailed(compression: &Compression, summary: &Summary) -> Value {
     let mut value = data(compression, summary);
     let sites = &compression.compressed.staged.rewritten.sites;
@@ -106,7 +105,7 @@ pub fn left_out(path: &Path, is_selected: bool) -> String {
     format!("{}{why}", path.display())
 }
 
-/// A loss in the sense of `promise`.
+/// A loss as text, in the quantity that `promise` limits.
 pub fn loss_text(promise: Promise, loss: f64) -> String {
     match promise {
         Promise::PerplexityIncrease(_) => change(loss),
@@ -141,7 +140,8 @@ fn search_text(search: &Search, bytes: u64, with_kept_heads: &str) -> String {
     text
 }
 
-/// The heads as they are in 8 bits, if they keep the promise at no more than `bytes` a token.
+/// The measurement of 8-bit integers without a latent, if they keep the promise at no more than `bytes` bytes per
+/// token.
 fn kept_heads_do(search: &Search, bytes: u64) -> Option<&Point> {
     let point = search.kept_heads.as_ref();
     point.filter(|p| p.broken_by.nothing() && p.bytes <= bytes as f64)

@@ -27,11 +27,11 @@ pub struct Summary {
     rows_of_one_length: bool,
     cached: bool,
     before: u64,
-    /// Bytes a token in the caches after the rewrite.
+    /// Bytes per token of the caches after the rewrite.
     pub after: u64,
     predicted: (f64, f64),
     layers: Vec<Value>,
-    /// Ranks below the number of channels that lose nothing, with the reason.
+    /// Lossless ranks below the number of channels, with the reasons.
     lossless: Vec<String>,
     predictable: bool,
     /// Whether the model is an approximation.
@@ -45,7 +45,7 @@ impl Summary {
         let graph = staged.model.model.proto.graph.as_ref();
         let mut nodes = graph.iter().flat_map(|graph| &graph.node);
         let mut seen = BTreeSet::new();
-        // The branches of an `If` are one layer.
+        // Sites in the branches of an `If` are one layer.
         let sites = rewritten.sites.iter();
         let sites: Vec<&RewrittenSite> = sites.filter(|s| seen.insert(s.site.layer)).collect();
         let refused: BTreeSet<usize> = rewritten.rejects.iter().map(|r| r.layer).collect();
@@ -171,8 +171,8 @@ impl Summary {
     }
 }
 
-/// What is said of ranks below the number of channels that lose nothing: one line for keys and values where they are alike,
-/// and one for all layers that are.
+/// The lines about lossless ranks below the number of channels. Keys and values, and layers, with equal text share one
+/// line.
 fn lossless(sites: &[&RewrittenSite]) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for done in sites {

@@ -4,11 +4,13 @@
 
 The program reads the shape of every cache from the session, so that it runs a model and its rewrite alike. States of constant
 size, such as those of convolutions, start at zero. --head-size is needed if the export does not declare the head size.
-Several --ids are a batch with left padding. It prints a JSON list with the generated token ids of each prompt.
+Several --ids are a batch with left padding; if GroupQueryAttention counts the tokens of each row, all of them must have
+the same length. The program prints a JSON list with the generated token ids of each prompt.
 """
 
 import argparse
 import json
+import mmap
 
 import numpy as np
 import onnxruntime as ort
@@ -28,6 +30,12 @@ def empty_cache(port, batch, head_size):
     for axis in open_axes:
         shape[axis] = head_size
     return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, TYPES[port.type]))
+
+
+def counts_rows(path):
+    """Whether GroupQueryAttention or what a rewrite made of it counts the tokens of each row: it counts padding on the left too."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph:
+        return any(graph.find(name) >= 0 for name in (b"GroupQueryAttention", b"every_row_must_hold_past_plus_new_tokens"))
 
 
 def generate(session, prompts, count, head_size):
@@ -69,6 +77,8 @@ def main():
     arguments.add_argument("--tokens", type=int, default=16)
     arguments.add_argument("--head-size", type=int)
     given = arguments.parse_args()
+    if len(set(map(len, given.ids))) > 1 and counts_rows(given.model):
+        raise SystemExit(f"{given.model} counts the tokens of each row itself, so that no row may be padded on the left: give --ids of the same length, or one --ids a run")
     session = ort.InferenceSession(given.model, providers=["CPUExecutionProvider"])
     print(json.dumps(generate(session, given.ids, given.tokens, given.head_size)))
 

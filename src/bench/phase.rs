@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use gqa2mla_passes::numbers::counted;
 use serde::Serialize;
 
 use crate::runtime::RuntimeOptions;
@@ -41,8 +42,8 @@ impl Phase {
 impl fmt::Display for Phase {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.is_prefill() {
-            true => write!(out, "prefill of {} tokens", self.tokens)?,
-            false => write!(out, "decode step at {} past tokens", self.past)?,
+            true => write!(out, "prefill of {}", counted(self.tokens, "token"))?,
+            false => write!(out, "decode step at {}", counted(self.past, "past token"))?,
         }
         write!(out, ", batch of {}", self.batch)
     }

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::manner::Manner;
 use crate::cli::terminal::complain;
-use crate::report::grouped;
+use crate::report::{counted, grouped};
 
 /// The progress callback of a caller, with (stage, done, total). It can end the command by unwinding; see
 /// [`crate::compress::events`].
@@ -30,7 +30,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// The progress `done` of `total` steps, which are counted in `unit`.
+    /// The progress `done` of `total` steps, one of which is called `unit`.
     pub fn of(stage: &'static str, done: usize, total: usize, unit: &'static str) -> Self {
         Self {
             stage,
@@ -143,7 +143,7 @@ impl Stages {
             let at = locked(&current.at);
             let done = match at.done {
                 0 => String::new(),
-                done => format!(" {} {},", grouped(done as u64), at.unit),
+                done => format!(" {},", counted(done, at.unit)),
             };
             let time = seconds(current.started.elapsed());
             complain(&format!("{}:{done} {time}", at.name()));
@@ -193,7 +193,7 @@ impl Current {
 fn bar(at: &Moment) -> ProgressBar {
     let bar = ProgressBar::new(at.total as u64);
     let template = format!(
-        "{{msg}} [{{bar:20}}] {{human_pos}} of {{human_len}} {}, {{elapsed}}, {{eta}} left",
+        "{{msg}} [{{bar:20}}] {{human_pos}} of {{human_len}} {}s, {{elapsed}}, {{eta}} left",
         at.unit
     );
     if let Ok(style) = ProgressStyle::with_template(&template) {
@@ -213,14 +213,13 @@ fn now_and_then(at: &Mutex<Moment>, started: Instant, ended: &Receiver<()>) {
 
 /// The line at the start of a stage, with the total number of steps.
 fn begun(at: &Moment) -> String {
-    let total = grouped(at.total as u64);
-    format!("{}: {total} {}", at.stage, at.unit)
+    format!("{}: {}", at.stage, counted(at.total, at.unit))
 }
 
 /// The progress line of a stage: steps done, elapsed time and estimated remaining time.
 fn line(at: &Moment, started: Instant) -> String {
-    let (name, unit) = (at.name(), at.unit);
-    let [done, total] = [at.done, at.total].map(|steps| grouped(steps as u64));
+    let (name, done) = (at.name(), grouped(at.done as u64));
+    let total = counted(at.total, at.unit);
     let elapsed = started.elapsed();
     let left = match at.done {
         0 => String::new(),
@@ -229,10 +228,7 @@ fn line(at: &Moment, started: Instant) -> String {
             format!(", about {} left", seconds(elapsed.mul_f64(left)))
         }
     };
-    format!(
-        "{name}: {done} of {total} {unit}, {}{left}",
-        seconds(elapsed)
-    )
+    format!("{name}: {done} of {total}, {}{left}", seconds(elapsed))
 }
 
 /// A duration in seconds, or in minutes and seconds.
@@ -256,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_line_tells_what_is_done_and_what_is_left() {
-        let at = |done| Moment::of("reading text", done, 16_384, "tokens");
+        let at = |done| Moment::of("reading text", done, 16_384, "token");
         assert_eq!(begun(&at(0)), "reading text: 16,384 tokens");
         let Some(before) = Instant::now().checked_sub(Duration::from_secs(90)) else {
             return;
@@ -268,6 +264,10 @@ mod tests {
         assert_eq!(
             line(&at(0), before),
             "reading text: 0 of 16,384 tokens, 90 s"
+        );
+        assert_eq!(
+            begun(&Moment::of("rewriting", 0, 1, "attention")),
+            "rewriting: 1 attention"
         );
         assert_eq!(seconds(Duration::from_secs(200)), "3 min 20 s");
     }

@@ -131,7 +131,7 @@ pub fn beside(
         io: Io::Shared,
         runtime,
     };
-    let progress = &mut screen.progress("measuring", "rounds");
+    let progress = &mut screen.progress("measuring", "round");
     Ok(bench(&models, &request, progress)?)
 }
 
@@ -157,7 +157,7 @@ impl Bench {
         let benched = bench(
             &models,
             &request,
-            &mut screen.progress("measuring", "rounds"),
+            &mut screen.progress("measuring", "round"),
         )?;
         let peaks = alone.unwrap_or_else(|| vec![memory::peak()]);
         let data = as_json(&benched, &peaks)?;

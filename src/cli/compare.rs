@@ -1,10 +1,11 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
 
 use crate::cli::bits::BitsArg;
+use crate::cli::clean::remove_unfinished;
 use crate::cli::exit::{Exit, by_option, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::frontier;
@@ -15,11 +16,12 @@ use crate::cli::values::share;
 use crate::compress::request::TextRequest;
 use crate::compress::ways::{Compared, LeftOut, Way, WayMeasured, WaysRequest, compare_ways};
 use crate::files::load::load;
-use crate::report::{grouped, measured};
+use crate::report::{counted, measured};
 
 /// Rewrite a model by several methods at several sizes, and compare their losses on a text.
 ///
-/// The rewritten models are not kept; each row of the table is printed when it is measured. Factors are fitted to the
+/// The rewritten models are not kept; each row of the table is printed when it is measured.
+/// An interrupted run keeps its rows in a hidden folder in the working directory, from which the same command resumes. Factors are fitted to the
 /// text of --text or --token-ids and, if given, to the statistics of --calibration. The loss is measured on the text of
 /// --test-text or --test-token-ids, or else on the last part of the same text, which is then not used for fitting.
 ///
@@ -55,6 +57,9 @@ pub struct Compare {
     /// Number of neighbouring RoPE frequencies that TransMLA treats as one (FreqFold).
     #[arg(long, default_value_t = 1, value_name = "N")]
     freq_fold: usize,
+    /// Remove the rows that stopped runs kept in this folder; compare nothing.
+    #[arg(long)]
+    clean: bool,
     #[command(flatten, next_help_heading = "Factors")]
     factors: FactorArgs,
     #[command(flatten, next_help_heading = "Test")]
@@ -62,6 +67,9 @@ pub struct Compare {
     #[command(flatten, next_help_heading = "Run")]
     runtime: RuntimeArgs,
 }
+
+/// Where rows are kept, since a comparison has no output.
+const HERE: &str = ".";
 
 /// The text for measuring.
 #[derive(Debug, Args)]
@@ -88,6 +96,9 @@ fn way_parser() -> impl TypedValueParser<Value = Way> {
 
 impl Compare {
     pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
+        if self.clean {
+            return remove_unfinished(Path::new(HERE), screen);
+        }
         let model = load(&self.model)?;
         let mut begun = false;
         let mut row = |row: &WayMeasured| {
@@ -140,6 +151,7 @@ impl Compare {
             }),
             test_tokens: self.test.test_tokens,
             runtime: self.runtime.options(true),
+            work: Some(PathBuf::from(HERE)),
         })
     }
 }
@@ -147,10 +159,10 @@ impl Compare {
 /// The line above the table, with the perplexity of the original.
 fn before(row: &WayMeasured) -> String {
     format!(
-        "original: {} bytes a token, perplexity {:.3} on {} tokens\n",
+        "original: {} bytes a token, perplexity {:.3} on {}\n",
         measured(row.quality.original_cache_bytes),
         row.quality.original_perplexity,
-        grouped(row.quality.tokens as u64)
+        counted(row.quality.tokens, "token")
     )
 }
 

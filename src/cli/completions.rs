@@ -15,10 +15,19 @@ pub struct Completions {
 }
 
 impl Completions {
-    pub fn run(self, mut command: Command, screen: &Screen) -> anyhow::Result<Exit> {
+    pub fn run(self, command: &Command, screen: &Screen) -> anyhow::Result<Exit> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut command, "gqa2mla", &mut script);
+        clap_complete::generate(self.shell, &mut shown(command), "gqa2mla", &mut script);
         screen.say(&String::from_utf8(script)?);
         Ok(Exit::Done)
     }
+}
+
+/// The command without the subcommands that its help does not list.
+fn shown(command: &Command) -> Command {
+    let subcommands = command.get_subcommands().filter(|c| !c.is_hide_set());
+    Command::new("gqa2mla")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(command.get_arguments().cloned())
+        .subcommands(subcommands.cloned())
 }

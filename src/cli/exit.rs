@@ -72,7 +72,11 @@ pub fn in_options(error: CompressError) -> anyhow::Error {
         }
         .to_owned(),
         CompressError::Measure(cause @ ValidateError::Token { .. }) => cause.to_string(),
-        CompressError::CannotRun(cause) if is_of_options(&cause) => cause.to_string(),
+        CompressError::Measure(cause) | CompressError::CannotRun(cause)
+            if is_of_options(&cause) =>
+        {
+            cause.to_string()
+        }
         CompressError::CannotRun(cause) => return anyhow::Error::from(cause).context(CANNOT_RUN),
         CompressError::Convert(error) => return CompressError::from(by_option(error)).into(),
         other => return other.into(),

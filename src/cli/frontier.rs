@@ -5,7 +5,7 @@ use gqa2mla_passes::forms::{Form, KeptHeads};
 use crate::cli::verdict::{bad, good};
 use crate::compress::frontier::Point;
 use crate::compress::promise::{BrokenBy, Promise};
-use crate::report::measured;
+use crate::report::{change, measured};
 
 /// The header of the lines of a comparison.
 pub fn ways_header() -> String {
@@ -28,14 +28,10 @@ fn numbers(point: &Point, rank: &str) -> String {
     format!(
         "{bits:>4} {rank:>5} {:>8} {:>7} {:>7} {:>6.4}",
         measured(point.bytes),
-        percent(point.perplexity_increase),
-        percent(point.worst_perplexity_increase),
+        change(point.perplexity_increase),
+        change(point.worst_perplexity_increase),
         point.kl,
     )
-}
-
-fn percent(share: f64) -> String {
-    format!("{:+.2}%", 100.0 * share)
 }
 
 /// The lines of a search, or of a comparison if there is no promise.

@@ -78,7 +78,8 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
         .map_or(0, |o| o.version());
     let nodes = model.graph.as_ref().map_or(0, |g| g.node.len());
     let mut text = format!(
-        "{path}: opset {opset}, {nodes} nodes, written by {} {}\n",
+        "{path}: opset {opset}, {}, written by {} {}\n",
+        counted(nodes, "node"),
         in_line(model.producer_name()),
         in_line(model.producer_version())
     );

@@ -4,6 +4,7 @@ mod bar;
 mod bench;
 mod bits;
 mod calibrate;
+mod clean;
 mod compare;
 mod completions;
 mod diff;
@@ -56,7 +57,7 @@ pub use screen::Told;
 /// Rewrites ONNX language models from grouped-query attention to multi-head latent attention, and proves it.
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nothing to rewrite or only part of the attentions recognised,
-/// 4 validation failed.
+/// 4 validation failed, 130 stopped by Ctrl-C.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
@@ -153,7 +154,7 @@ impl Command {
             Self::Bench(command) => command.run(screen),
             Self::Print(command) => command.run(screen),
             Self::Diff(command) => command.run(screen),
-            Self::Completions(command) => command.run(Cli::command(), screen),
+            Self::Completions(command) => command.run(&Cli::command(), screen),
             Self::Man(command) => command.run(Cli::command(), screen),
         };
         for path in interrupted::cleared() {

@@ -137,7 +137,7 @@ impl Tune {
             &partial,
             &mut |moment| {
                 let message = message(&moment, tokens_a_step, &started);
-                let at = Moment::of("training", moment.step, moment.steps, "steps");
+                let at = Moment::of("training", moment.step, moment.steps, "step");
                 bar.say(at.with(message));
             },
         )?;

@@ -11,7 +11,7 @@ use crate::cli::exit::{Exit, no_text};
 use crate::cli::proof::{ProofArgs, proof_json, proof_text};
 use crate::cli::quality::{layers_text, quality_text};
 use crate::cli::screen::Screen;
-use crate::cli::stages::validating;
+use crate::cli::stages::{MEASURING_LAYERS, validating};
 use crate::cli::text::TextArgs;
 use crate::cli::values::length;
 use crate::compress::metadata::METADATA;
@@ -70,7 +70,7 @@ impl Validate {
             &self.how.runtime(),
             &self.how.options(),
             &mut |optimized, done, total| {
-                bar.say(Moment::of(validating(optimized), done, total, "runs"))
+                bar.say(Moment::of(validating(optimized), done, total, "run"))
             },
         )?;
         screen.show(|| proof_text(&proof, false), || proof_json(&proof));
@@ -101,7 +101,7 @@ impl Validate {
             rewritten,
             &text,
             &runtime,
-            &mut screen.progress("reading text with both models", "tokens"),
+            &mut screen.progress("reading text with both models", "token"),
         )?;
         let first = text.sequences().next().unwrap_or_default();
         let analysis = Analysis::of(&original.model, Target::MatMul)
@@ -110,7 +110,13 @@ impl Validate {
             model: original,
             analysis: &analysis,
         };
-        let layers = layer_errors(analyzed, rewritten, first, &runtime)?;
+        let layers = layer_errors(
+            analyzed,
+            rewritten,
+            first,
+            &runtime,
+            &mut screen.progress(MEASURING_LAYERS, "run"),
+        )?;
         let made_by = made_by(rewritten);
         screen.show(
             || {

@@ -25,6 +25,8 @@ pub enum Stage {
     Rewriting,
     /// Measurement on held-out text; steps are tokens.
     Measuring,
+    /// Measurement of the errors of each layer; steps are runs, one of each model.
+    MeasuringLayers,
     /// The loss at one size of the cache was measured; one step.
     Tried(Point),
     /// Validation with the runtime's graph optimizations off; steps are runs of both models.

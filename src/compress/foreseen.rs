@@ -3,10 +3,15 @@
 use std::path::Path;
 
 use gqa2mla_passes::factor::CacheBits;
+use gqa2mla_passes::factor::blank::BlankFactors;
 use gqa2mla_passes::onnx::stored::element_bits;
-use gqa2mla_passes::pipeline::Planned;
+use gqa2mla_passes::pipeline::factorize::Wanted;
+use gqa2mla_passes::pipeline::patches::Callbacks;
+use gqa2mla_passes::pipeline::{Planned, rewrite_analysed};
+use gqa2mla_passes::{Analysis, RewriteOptions, SiteView};
 
 use crate::compress::compressor::{Compressor, Destination};
+use crate::compress::convert::{ConvertError, unwritten};
 use crate::compress::error::CompressError;
 use crate::compress::prepared::Prepared;
 use crate::compress::promise::Promise;
@@ -33,6 +38,8 @@ pub struct Foreseen {
     pub bytes_before: u64,
     /// Bytes per token after the rewrite; for a promise, the most.
     pub bytes_after: u64,
+    /// The model as it would be, but for the numbers of its new weights.
+    pub rewritten: LoadedModel,
 }
 
 /// Checks `request` for `model` like a compression, and returns what it would do.
@@ -64,6 +71,7 @@ pub fn foresee(model: &LoadedModel, request: &Request) -> Result<Foreseen, Compr
     };
     let options = &prepared.options;
     let planned = compressor.check(options)?;
+    let rewritten = without_weights(model, &prepared.analysis, options, factorization)?;
     let narrow = planned.iter().any(|p| options.form.loses(p.ranks, &p.site));
     let cached = || planned.iter().filter(|p| p.site.is_cached());
     let before = cached().map(|p| bits_of(p.site.cached_type, p.site.cached_numbers()));
@@ -84,7 +92,43 @@ pub fn foresee(model: &LoadedModel, request: &Request) -> Result<Foreseen, Compr
         bytes_before: before.sum::<u64>() / 8,
         bytes_after: after.sum::<u64>() / 8,
         planned,
+        rewritten,
     })
+}
+
+/// The graph of the rewritten model, made of factors without content: it has the interface that stacks would serve, and a
+/// form that cannot be applied to the exporter's nodes is refused.
+fn without_weights(
+    model: &LoadedModel,
+    analysis: &Analysis,
+    options: &RewriteOptions,
+    factorization: Factorization,
+) -> Result<LoadedModel, ConvertError> {
+    let mut rewritten = model.clone();
+    let mut factorize = |view: &SiteView, wanted: Wanted| {
+        let site = view.site();
+        let blank = BlankFactors {
+            kv_heads: site.kv_heads,
+            key_size: site.key.size,
+            value_size: site.value.size,
+            ranks: wanted.ranks,
+        };
+        Ok(match factorization {
+            Factorization::TransMla { .. } => blank.decoupled(),
+            _ => blank.latent(wanted.bits),
+        })
+    };
+    let callbacks = Callbacks {
+        factorize: &mut factorize,
+        store: &mut |tensor| Ok(unwritten(tensor)),
+        progress: &mut |_, _| {},
+    };
+    let done = rewrite_analysed(&mut rewritten.model, analysis.clone(), options, callbacks);
+    done.map_err(|cause| ConvertError::Rewrite {
+        path: model.path.display().to_string(),
+        cause: Box::new(cause),
+    })?;
+    Ok(rewritten)
 }
 
 fn bits_of(elem_type: i32, count: usize) -> u64 {

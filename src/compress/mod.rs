@@ -13,6 +13,7 @@ pub mod error;
 pub mod events;
 pub mod foreseen;
 pub mod frontier;
+mod kept_rows;
 pub mod metadata;
 mod prepared;
 pub mod promise;

@@ -10,6 +10,7 @@ use crate::fit::context::{Context, ContextSource};
 use crate::fit::factors::Factorization;
 use crate::measure::text::Text;
 use crate::validate::ports::LanguageModel;
+use crate::validate::{ValidateError, Which};
 
 /// Largest number of held-out tokens, on which the loss is measured. Never more than a third of the text.
 const HELD_OUT: usize = 8192;
@@ -34,6 +35,15 @@ impl<'f> Prepared<'f> {
     pub fn of(model: &LoadedModel, request: &Request<'f>) -> Result<Self, CompressError> {
         request.check_widths()?;
         request.check_bits()?;
+        if !request.runtime.given.is_empty() {
+            let subject = LanguageModel::of(&model.model.proto)?;
+            let fed = subject.interface.fed(&request.runtime.given);
+            fed.map_err(|cause| ValidateError::Open {
+                which: Which::Original,
+                path: model.path.display().to_string(),
+                cause: Box::new(cause),
+            })?;
+        }
         if let Some(proof) = request.proof.as_ref().filter(|p| p.tokens.is_some()) {
             proof.check_tokens(&LanguageModel::of(&model.model.proto)?)?;
         }

@@ -187,7 +187,7 @@ fn attempt(
         accepted: accepts(&verdict, held, request.promise.or(rounding), measured),
         layer_errors: request.measure_layers.then(|| {
             let tokens = texts.fitted.as_ref().and_then(|t| t.sequences().next());
-            measured_layers(&compressor, &compressed, tokens)
+            measured_layers(&compressor, &compressed, tokens, observer)
         }),
         compressed,
         context,
@@ -273,6 +273,7 @@ fn measured_layers(
     compressor: &Compressor,
     compressed: &Compressed,
     tokens: Option<&[i64]>,
+    observer: &mut Observer,
 ) -> Result<Vec<LayerError>, CompressError> {
     let known = LanguageModel::of(&compressor.model.model.proto)?;
     let mut random = Random::new(0);
@@ -282,6 +283,8 @@ fn measured_layers(
         .collect();
     let tokens = tokens.unwrap_or(&drawn);
     let rewritten = compressed.written()?;
-    let errors = layer_errors(compressor.subject(), rewritten, tokens, compressor.runtime);
+    let progress = &mut steps(Stage::MeasuringLayers, observer);
+    let (subject, runtime) = (compressor.subject(), compressor.runtime);
+    let errors = layer_errors(subject, rewritten, tokens, runtime, progress);
     errors.map_err(|cause| compressor.unobserved(cause))
 }

@@ -1,6 +1,6 @@
 //! Comparison of methods, each a factorization with a form: their losses at several cache sizes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gqa2mla_passes::factor::{CacheBits, Ranks};
 use gqa2mla_passes::forms::{GroupedQuery, KeptHeads};
@@ -12,11 +12,13 @@ use crate::compress::convert::ConvertError;
 use crate::compress::error::CompressError;
 use crate::compress::events::{Observer, Stage, steps};
 use crate::compress::frontier::Point;
+use crate::compress::kept_rows::KeptRows;
 use crate::compress::request::{TextRequest, descent};
+use crate::files::identity::identity;
 use crate::files::load::LoadedModel;
 use crate::files::save::DataFile;
 use crate::files::staging::Staging;
-use crate::fit::calibrate::{Analyzed, calibrate};
+use crate::fit::calibrate::{Analyzed, calibrate, checksum};
 use crate::fit::context::Context;
 use crate::fit::factors::Factorization;
 use crate::fit::reach::Reach;
@@ -164,6 +166,38 @@ pub struct WaysRequest {
     pub test_tokens: usize,
     /// Options of the runtime.
     pub runtime: RuntimeOptions,
+    /// The folder in which finished rows are kept until the comparison is complete; `None`: they are not kept.
+    pub work: Option<PathBuf>,
+}
+
+impl WaysRequest {
+    /// All that the rows of a comparison of `model` depend on, as text.
+    fn inputs(
+        &self,
+        model: &LoadedModel,
+        (fitted, test): (Option<&Text>, &Text),
+        positions: usize,
+    ) -> Result<String, CompressError> {
+        let of_model = identity(&model.model).map_err(|cause| CompressError::Calibrate {
+            path: model.path.display().to_string(),
+            cause: Box::new(cause.into()),
+        })?;
+        let of_text = |text: &Text| format!("{} by {}", checksum(text), text.length);
+        let statistics = self.statistics.as_ref();
+        let statistics = statistics.map(|s| (&s.model, &s.text, s.sequences, s.length));
+        Ok(format!(
+            "{} {of_model} {:?} {} {statistics:?} {positions} {:?} {:?} {:?} {} {} {:?}",
+            env!("CARGO_PKG_VERSION"),
+            fitted.map(of_text),
+            of_text(test),
+            self.ratios,
+            self.ways,
+            self.bits,
+            self.freq_fold,
+            self.reconstruction_steps,
+            self.runtime,
+        ))
+    }
 }
 
 /// The quality of one method at one cache ratio.
@@ -226,6 +260,8 @@ pub fn compare_ways(
     let (spelled, fused) = (analysis_of(&Absorbed)?, analysis_of(&GroupedQuery)?);
     let context = Context::of(request.context, model).map_err(CompressError::long(model))?;
     let test = test.in_sequences_of(context.positions);
+    let inputs = request.inputs(model, (fitted.as_ref(), &test), context.positions)?;
+    let mut kept = KeptRows::open(request.work.as_deref(), &inputs);
     let made = match (&request.statistics, &fitted) {
         (Some(_), _) => None,
         (None, None) => return Err(CompressError::NoText),
@@ -235,7 +271,14 @@ pub fn compare_ways(
                 model,
                 analysis: &spelled,
             };
-            let made = calibrate(subject, text, &request.runtime, None, progress);
+            let partial = kept.statistics();
+            let made = calibrate(
+                subject,
+                text,
+                &request.runtime,
+                partial.as_deref(),
+                progress,
+            );
             Some(made.map_err(|cause| CompressError::Calibrate {
                 path: model.path.display().to_string(),
                 cause: Box::new(cause),
@@ -307,9 +350,16 @@ pub fn compare_ways(
                 continue;
             }
             known.push(same);
-            let (done, quality) = compressor.measure(&options, &test, observer)?;
-            let ranks = done.sites.iter().map(|s| s.ranks.key.max(s.ranks.value));
-            let rank = ranks.max().unwrap_or_default();
+            let (rank, quality) = match kept.find(way.name(), bits, ratio) {
+                Some(finished) => finished,
+                None => {
+                    let (done, quality) = compressor.measure(&options, &test, observer)?;
+                    let ranks = done.sites.iter().map(|s| s.ranks.key.max(s.ranks.value));
+                    let finished = (ranks.max().unwrap_or_default(), quality);
+                    kept.keep((way.name(), bits, ratio), &finished)?;
+                    finished
+                }
+            };
             let made = WayMeasured {
                 ratio,
                 way,
@@ -320,6 +370,7 @@ pub fn compare_ways(
             compared.rows.push(made);
         }
     }
+    kept.finish();
     match compared.rows.is_empty() && !compared.left_out.is_empty() {
         true => Err(compared.left_out.swap_remove(0).cause.into()),
         false => Ok(compared),

@@ -61,14 +61,22 @@ impl FileOrigin {
             locations.extend(external.map(|e| e.location));
             Ok::<(), io::Error>(())
         })?;
-        let ours = proto.metadata_props.iter().any(|p| p.key() == MARK);
-        Ok(Self { ours, locations })
+        Ok(Self {
+            ours: is_marked(&proto),
+            locations,
+        })
     }
+}
+
+/// Whether this tool wrote `model`.
+#[must_use]
+pub fn is_marked(model: &ModelProto) -> bool {
+    model.metadata_props.iter().any(|p| p.key() == MARK)
 }
 
 /// Marks a model as written by this tool, unless it is marked already.
 pub fn mark(proto: &mut ModelProto) {
-    if !proto.metadata_props.iter().any(|p| p.key() == MARK) {
+    if !is_marked(proto) {
         proto.metadata_props.push(StringStringEntryProto {
             key: Some(MARK.to_owned()),
             value: Some(json!({ "version": env!("CARGO_PKG_VERSION") }).to_string()),

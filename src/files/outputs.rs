@@ -24,6 +24,16 @@ pub enum OutputError {
         /// The input.
         input: String,
     },
+    /// It would lie in the folder that is read.
+    #[error(
+        "{output}: the output lies inside the input folder {folder}, where the next run would read it as one of the folder's models: write to a folder outside of it"
+    )]
+    Inside {
+        /// The output.
+        output: String,
+        /// The input folder.
+        folder: String,
+    },
     /// It would replace something that this tool did not write.
     #[error("{output}: {found} is there, which gqa2mla did not write: give --force to replace it")]
     Foreign {
@@ -147,7 +157,7 @@ pub fn check_model(model: &LoadedModel, output: &Path, force: bool) -> Result<()
     })
 }
 
-/// Checks that the folder `output` is not the input folder `root` and does not contain it, and without `force` also
+/// Checks that neither of the folder `output` and the input folder `root` contains the other, and without `force` also
 /// that none of `files`, relative to `output`, would replace a file of another origin.
 ///
 /// # Errors
@@ -158,10 +168,16 @@ pub fn check_folder(
     files: &[PathBuf],
     force: bool,
 ) -> Result<(), OutputError> {
-    if let (Ok(read), Ok(written)) = (fs::canonicalize(root), fs::canonicalize(output))
-        && read.starts_with(&written)
-    {
-        return Err(is_input(output, root));
+    if let (Ok(read), Some(written)) = (fs::canonicalize(root), canonical(output)) {
+        if read.starts_with(&written) {
+            return Err(is_input(output, root));
+        }
+        if written.starts_with(&read) {
+            return Err(OutputError::Inside {
+                output: output.display().to_string(),
+                folder: root.display().to_string(),
+            });
+        }
     }
     for file in files {
         check_file(&output.join(file), &[&root.join(file)])?;
@@ -174,6 +190,21 @@ pub fn check_folder(
         }),
         _ => Ok(()),
     }
+}
+
+/// The canonical path of `path`, of which the last folders may not exist yet.
+fn canonical(path: &Path) -> Option<PathBuf> {
+    let whole = std::path::absolute(path).ok()?;
+    whole.ancestors().find_map(|there| {
+        let mut real = fs::canonicalize(there).ok()?;
+        for part in whole.strip_prefix(there).ok()? {
+            match part == ".." {
+                true => drop(real.pop()),
+                false => real.push(part),
+            }
+        }
+        Some(real)
+    })
 }
 
 /// Checks that `output`, if it exists, is not in the input folder `root`.

@@ -20,6 +20,8 @@ use crate::validate::prompt::{closed, feeds};
 
 /// Largest number of tokens: the scores of all layers and heads are in memory at once.
 const TOKENS: usize = 256;
+/// One run of each model.
+const RUNS: usize = 2;
 
 /// Relative root-mean-square errors of one attention.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -34,7 +36,7 @@ pub struct LayerError {
 }
 
 /// Runs both models on the first tokens of `tokens`, each in one run. Returns nothing for a model that approximates
-/// only past tokens, because a single run has no past.
+/// only past tokens, because a single run has no past. `progress` is called after each run with (done, total).
 ///
 /// # Errors
 /// [`CalibrateError`] if a model cannot be run.
@@ -43,15 +45,19 @@ pub fn layer_errors(
     rewritten: &LoadedModel,
     tokens: &[i64],
     runtime: &RuntimeOptions,
+    progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<LayerError>, CalibrateError> {
     if exact_tokens(&rewritten.model.proto) != ExactTokens::None {
         return Ok(Vec::new());
     }
     let tokens = tokens.get(..TOKENS.min(tokens.len())).unwrap_or_default();
     let quantities = [Quantity::Scores, Quantity::Output];
+    progress(0, RUNS);
     let mut watched = Watched::open(original, &quantities, runtime)?;
     let before = watched.read(tokens)?;
+    progress(1, RUNS);
     let after = same_values(rewritten, &watched.layers, tokens, runtime)?;
+    progress(2, RUNS);
     let errors = watched.layers.iter().map(|layer| {
         let pair = |quantity, value: &str| {
             let name = layer.outputs.get(&quantity)?;

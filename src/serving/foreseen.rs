@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::compress::foreseen::{Foreseen, foresee};
+use crate::files::foreseen::check_folder;
 use crate::files::save::DataFile;
 use crate::serving::edits::{data_file, place};
 use crate::serving::folder::{Checked, FolderError, FolderRequest};
@@ -19,6 +20,8 @@ pub struct ForeseenFolder {
     pub copied: usize,
     /// Models that would be neither rewritten nor copied.
     pub left_out: Vec<PathBuf>,
+    /// Whether one model was selected, and therefore others left out.
+    pub is_selected: bool,
 }
 
 /// The expected result for one model of a folder. Paths are relative to the folder.
@@ -38,7 +41,8 @@ pub struct ForeseenModel {
 /// The [`FolderError`] with which [`crate::serving::folder::rewrite_folder`] would refuse the request.
 pub fn foresee_folder(request: &FolderRequest) -> Result<ForeseenFolder, FolderError> {
     let mut checked = Checked::of(request)?;
-    let mut models = Vec::new();
+    check_folder(request.out)?;
+    let (mut models, mut changed) = (Vec::new(), None);
     for file in checked.bundle.models.clone() {
         let model = checked.bundle.take(&file)?;
         let path = place(&checked.stacks, &checked.texts, &file);
@@ -49,9 +53,11 @@ pub fn foresee_folder(request: &FolderRequest) -> Result<ForeseenFolder, FolderE
             }
             DataFile::Beside | DataFile::Inline => None,
         };
+        let foreseen = foresee(&model, &checked.compression)?;
+        checked.edit(&mut changed, &model, &foreseen.rewritten)?;
         models.push(ForeseenModel {
             written: [path].into_iter().chain(data).collect(),
-            foreseen: foresee(&model, &checked.compression)?,
+            foreseen,
             file,
         });
     }
@@ -62,5 +68,6 @@ pub fn foresee_folder(request: &FolderRequest) -> Result<ForeseenFolder, FolderE
         copied: others.filter(|file| !edited(file)).count(),
         stacks: checked.stacks,
         left_out: checked.bundle.left_out,
+        is_selected: checked.bundle.is_selected,
     })
 }

@@ -1,5 +1,6 @@
 //! Low-rank factorization: from second moments and ranks to factors. Independent of graphs and files.
 
+pub mod blank;
 mod dense;
 mod even;
 pub mod moments;

@@ -8,6 +8,7 @@ use crate::facts::WrongDeclaration;
 use crate::forms::{Form, FormError, OLDEST_OPSET};
 use crate::graph::patch::PatchError;
 use crate::graph::verify::VerifyError;
+use crate::numbers::counted;
 use crate::recognize::reject::Reject;
 
 /// Why a model was not rewritten. The model is unchanged.
@@ -26,7 +27,7 @@ pub enum RewriteError {
     #[error("nothing to rewrite: {}", misses(.0))]
     Nothing(Vec<Reject>),
     /// Only some attentions were recognised.
-    #[error("{recognised} attentions recognised, {} not; pass --allow-partial to rewrite only those: {}", layers(.rejects), misses(.rejects))]
+    #[error("{} recognised, {} not; pass --allow-partial to rewrite only those: {}", counted(*.recognised, "attention"), layers(.rejects), misses(.rejects))]
     Partial {
         /// Number of recognised attentions.
         recognised: usize,

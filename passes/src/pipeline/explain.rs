@@ -7,6 +7,7 @@ use crate::factor::{CacheBits, Ranks};
 use crate::forms::Form;
 use crate::graph::patch::Patch;
 use crate::graph::{subgraphs, text};
+use crate::numbers::counted;
 use crate::onnx::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use crate::recognize::site::Site;
 
@@ -159,7 +160,7 @@ impl Explanation {
         };
         let count = explained.len();
         let sections = explained.iter().zip(lines).map(|(one, after)| Section {
-            title: format!("{count} attentions, {}", one.title),
+            title: format!("{}, {}", counted(count, "attention"), one.title),
             before: one.before.clone(),
             plan: one.plan.clone(),
             after,

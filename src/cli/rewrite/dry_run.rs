@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::cli::rewrite::shown::loss_text;
+use crate::cli::rewrite::shown::{left_out, loss_text};
 use crate::compress::foreseen::Foreseen;
 use crate::files::save::output_path;
 use crate::report::{counted, grouped};
@@ -52,7 +52,10 @@ pub fn as_text(plans: &[Plan], folder: Option<&ForeseenFolder>, target: &str) ->
             ));
         }
         for path in &folder.left_out {
-            text.push_str(&format!("would leave out {}\n", path.display()));
+            text.push_str(&format!(
+                "would leave out {}\n",
+                left_out(path, folder.is_selected)
+            ));
         }
     }
     text.push_str("nothing was run or written (--dry-run)\n");

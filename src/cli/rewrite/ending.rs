@@ -107,7 +107,8 @@ impl Ending {
             self.folder_text.push_str(&line);
         }
         for path in &folder.bundle.left_out {
-            let line = format!("left out: {}\n", path.display());
+            let path = shown::left_out(path, folder.bundle.is_selected);
+            let line = format!("left out: {path}\n");
             self.folder_text.push_str(&line);
         }
         self.several = folder.models.len() > 1;
@@ -119,7 +120,7 @@ impl Ending {
 
     /// Adds the result for one model.
     pub fn add(&mut self, file: &Path, compression: &Compression) {
-        let summary = Summary::of(&compression.compressed.staged.rewritten, self.target);
+        let summary = Summary::of(&compression.compressed.staged, self.target);
         self.files.push(file.to_path_buf());
         let file = file.display().to_string();
         if self.several {

@@ -1,4 +1,3 @@
-mod clean;
 mod dry_run;
 mod ending;
 mod form;
@@ -22,6 +21,7 @@ use serving::ServingArg;
 use size::Size;
 
 use crate::cli::bench;
+use crate::cli::clean::remove_unfinished;
 use crate::cli::exit::{Exit, UsageError, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::proof::ProofArgs;
@@ -32,6 +32,7 @@ use crate::compress::foreseen::foresee;
 use crate::compress::request::Request;
 use crate::compress::run::compress;
 use crate::compress::widths::Widths;
+use crate::files::foreseen::check_file;
 use crate::files::load::{LoadedModel, load};
 use crate::files::outputs::{OtherFile, check_model, check_other, check_outside};
 use crate::files::save::{DataFile, names_a_file, output_path};
@@ -59,8 +60,9 @@ pub struct Rewrite {
     /// Show what would be done, without running or writing anything.
     ///
     /// This lists the attentions, their ranks, the bytes per token before and after, the files to be written, and the
-    /// serving stack whose configuration would be edited. A rewrite that would be refused for a reason known beforehand
-    /// is refused with the same exit code.
+    /// serving stack whose configuration would be edited. A rewrite that would be refused is
+    /// refused with the same exit code; only errors that depend on weights, the runtime, free disk space or the text's content
+    /// are not found.
     #[arg(long, conflicts_with_all = ["clean", "report", "explain"])]
     dry_run: bool,
     /// Remove the finished work that interrupted runs have kept beside OUT.
@@ -128,7 +130,7 @@ impl Rewrite {
     pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let started = Instant::now();
         if self.clean {
-            return clean::remove_unfinished(&self.model, &self.out, screen);
+            return remove_unfinished(&self.work_folder(), screen);
         }
         let request = self.request()?;
         request.check_widths().map_err(|e| in_options(e.into()))?;
@@ -223,7 +225,8 @@ impl Rewrite {
             );
             return Ok(Exit::Done);
         }
-        let (model, _) = self.loaded()?;
+        let (model, output) = self.loaded()?;
+        check_file(&output)?;
         let foreseen = foresee(&model, request).map_err(in_options)?;
         let plans = [Plan {
             file: &model.path,
@@ -255,6 +258,18 @@ impl Rewrite {
             ))
             .into()),
             false => Ok(()),
+        }
+    }
+
+    /// The folder of the work from which a stopped run would go on: that of the output.
+    fn work_folder(&self) -> PathBuf {
+        let target = match self.is_of_folder() {
+            true => self.out.clone(),
+            false => output_path(&self.model, &self.out),
+        };
+        match target.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+            _ => PathBuf::from("."),
         }
     }
 

@@ -1,5 +1,7 @@
 //! The result of a compression, as text and as JSON.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::cli::frontier;
@@ -14,7 +16,7 @@ use crate::compress::run::Compression;
 use crate::compress::search::Search;
 use crate::compress::widths::{Widths, WidthsCompared};
 use crate::fit::reconstruct::ReconstructedLayer as Reconstructed;
-use crate::report::{counted, measured};
+use crate::report::{change, counted, measured};
 
 /// The text output for a model. `with_kept_heads` is the command line that rewrites it with `--keep-heads`.
 pub fn text(compression: &Compression, summary: &Summary, with_kept_heads: &str) -> String {
@@ -94,10 +96,19 @@ pub fn detailed(compression: &Compression, summary: &Summary) -> Value {
     value
 }
 
+/// A model of the folder that is left out: because another one was selected, or because of its origin.
+pub fn left_out(path: &Path, is_selected: bool) -> String {
+    let why = match is_selected {
+        true => "",
+        false => ", which gqa2mla wrote",
+    };
+    format!("{}{why}", path.display())
+}
+
 /// A loss as text, in the quantity that `promise` limits.
 pub fn loss_text(promise: Promise, loss: f64) -> String {
     match promise {
-        Promise::PerplexityIncrease(_) => format!("{:+.2}%", 100.0 * loss),
+        Promise::PerplexityIncrease(_) => change(loss),
         Promise::Kl(_) => format!("{loss:.4} nats"),
     }
 }

@@ -48,7 +48,7 @@ const TOLD: [(&str, &str, (u64, u64)); 8] = [
     ),
     (
         "shared",
-        "the cache 'past_key_values.0.key' also serves layer 1",
+        "the cache 'past_key_values.0.key' also serves layer 1, which is refused and would find latents in place of heads",
         (0, 2),
     ),
     (

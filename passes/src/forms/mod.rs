@@ -125,6 +125,12 @@ pub trait Form: Sync {
         false
     }
 
+    /// Whether several attentions can read one cache of this form: what its patch puts in place of the cache is the same for
+    /// each of them.
+    fn serves_several_readers(&self) -> bool {
+        false
+    }
+
     /// Why its caches cannot be written in place ([`Join::InPlace`]); `None` where [`Builder::join`] joins them.
     fn hinders_in_place(&self) -> Option<Hindrance> {
         Some(match self.target() {

@@ -57,7 +57,7 @@ impl Reason {
                 "remove the other reader from the export, or leave this layer with --allow-partial"
             }
             Self::SharedCache { .. } => {
-                "leave the layers that share a cache with --allow-partial, or export each with a cache of its own"
+                "leave the layers that share the cache with --allow-partial, or export the other layer with both caches of this one, or with two of its own"
             }
             Self::OutputInside { .. } => "do not name inner values as outputs of the export",
             Self::RepeatsDiffer { .. } => {

@@ -326,15 +326,15 @@ pub enum Reason {
         /// The output.
         present: String,
     },
-    /// Another attention reads the same cache.
-    #[error(
-        "the cache '{past}' also serves layer {other}, and a latent cache is made for one attention"
-    )]
+    /// Another attention reads one of the caches, and both cannot read one latent.
+    #[error("the cache '{past}' also serves layer {other}, {how}")]
     SharedCache {
-        /// The past input.
+        /// The past input, or the rows that both read.
         past: String,
         /// The other layer.
         other: usize,
+        /// Why the other layer cannot read the latent.
+        how: &'static str,
     },
     /// The attention was recognised, and cannot be rewritten to the form.
     #[error("it cannot take the form {form}: {cause}")]

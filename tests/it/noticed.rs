@@ -5,7 +5,7 @@ use crate::common::{fixture, folder, python, root, with};
 use serde_json::{Value, json};
 
 /// A variant that tests/python/variants.py makes, and the reason that its first layer gets.
-const VARIANTS: [(&str, &str); 15] = [
+pub const VARIANTS: [(&str, &str); 15] = [
     ("reshape", "scores-rearranged"),
     ("einsum", "unsupported-operator"),
     ("sigmoid", "unknown-reader"),

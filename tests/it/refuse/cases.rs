@@ -141,8 +141,8 @@ pub const CASES: [Case; 19] = [
         "near_miss/score_of_two_products.onnx",
         "score-products",
         "node_Softmax_262",
-        "the softmax adds up 2 products",
-        "expected one product of queries and keys",
+        "the probabilities are made of 2 products of queries and keys",
+        "expected one such product in front of one softmax",
         Exact,
     ),
     (

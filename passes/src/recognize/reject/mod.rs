@@ -255,14 +255,16 @@ pub enum Reason {
         /// The expected shape or type.
         expected: String,
     },
-    /// The softmax has no value product, or several.
-    #[error("the probabilities reach {count} products, expected one product with the values")]
+    /// The probabilities are multiplied with several operands, or from the right.
+    #[error("{}, expected one product of probabilities and values", products(*.count))]
     ValueProducts {
-        /// How many.
+        /// How many have the probabilities on their left.
         count: usize,
     },
-    /// The input of the softmax has several score products.
-    #[error("the softmax adds up {count} products, expected one product of queries and keys")]
+    /// Several products make the scores, or the probabilities.
+    #[error(
+        "the probabilities are made of {count} products of queries and keys, expected one such product in front of one softmax"
+    )]
     ScoreProducts {
         /// How many.
         count: usize,
@@ -344,6 +346,14 @@ pub enum Reason {
         /// The reason, and what the user can do.
         cause: String,
     },
+}
+
+/// What the probabilities meet.
+fn products(count: usize) -> String {
+    match count {
+        0 => "the probabilities are the right operand of a product".to_owned(),
+        _ => format!("the probabilities are the left operand of {count} products"),
+    }
 }
 
 /// What keys go through before they are cached, and values do not.

@@ -1,14 +1,16 @@
-"""Generates greedily with ONNX Runtime alone, its caches bound to buffers of the runtime.
+"""Greedy decoding with ONNX Runtime only. Caches are bound to buffers of the runtime.
 
     python examples/generate.py model.onnx --ids 504,3575,282,4649,314 --tokens 16
 
-Nothing here knows of latents: the session tells the shape of every cache, so that a model and its rewrite run alike. States
-of constant size, such as those of convolutions, start at zero. An export that leaves the head size open needs --head-size.
-Several --ids make a batch, padded on the left. Prints one JSON list of token ids a prompt.
+The program reads the shape of every cache from the session, so that it runs a model and its rewrite alike. States of constant
+size, such as those of convolutions, start at zero. --head-size is needed if the export does not declare the head size.
+Several --ids are a batch with left padding; if GroupQueryAttention counts the tokens of each row, all of them must have
+the same length. The program prints a JSON list with the generated token ids of each prompt.
 """
 
 import argparse
 import json
+import mmap
 
 import numpy as np
 import onnxruntime as ort
@@ -17,7 +19,7 @@ TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int
 
 
 def empty_cache(port, batch, head_size):
-    """A cache [B, heads, 0, width] that holds no token yet, or a state of constant size, all zeros."""
+    """An empty cache [B, heads, 0, width], or zeros for a state of constant size."""
     grows = len(port.shape) == 4 and not isinstance(port.shape[2], int)
     shape = [batch, *port.shape[1:]]
     if grows:
@@ -28,6 +30,12 @@ def empty_cache(port, batch, head_size):
     for axis in open_axes:
         shape[axis] = head_size
     return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, TYPES[port.type]))
+
+
+def counts_rows(path):
+    """Whether GroupQueryAttention or what a rewrite made of it counts the tokens of each row: it counts padding on the left too."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph:
+        return any(graph.find(name) >= 0 for name in (b"GroupQueryAttention", b"every_row_must_hold_past_plus_new_tokens"))
 
 
 def generate(session, prompts, count, head_size):
@@ -54,7 +62,7 @@ def generate(session, prompts, count, head_size):
             binding.bind_output(name)
         session.run_with_iobinding(binding)
         results = dict(zip(outputs, binding.get_outputs()))
-        # What the runtime has made is the next step's input as it is: no cache is copied through this program.
+        # The presents become the pasts of the next step without a copy in this program.
         caches = {past: results[present] for past, present in zip(pasts, presents)}
         step = results["logits"].numpy()[:, -1:].argmax(-1)
         mask = np.concatenate([mask, np.ones_like(step)], 1)
@@ -69,6 +77,8 @@ def main():
     arguments.add_argument("--tokens", type=int, default=16)
     arguments.add_argument("--head-size", type=int)
     given = arguments.parse_args()
+    if len(set(map(len, given.ids))) > 1 and counts_rows(given.model):
+        raise SystemExit(f"{given.model} counts the tokens of each row itself, so that no row may be padded on the left: give --ids of the same length, or one --ids a run")
     session = ort.InferenceSession(given.model, providers=["CPUExecutionProvider"])
     print(json.dumps(generate(session, given.ids, given.tokens, given.head_size)))
 

@@ -1,11 +1,11 @@
-//! Generates greedily with ONNX Runtime alone, its caches bound to buffers of the runtime.
+//! Greedy decoding with ONNX Runtime only. Caches are bound to buffers of the runtime.
 //!
 //! ```text
 //! cargo run --release --example generate -- libonnxruntime.so model.onnx 504,3575,282,4649,314 16
 //! ```
 //!
-//! Nothing here knows of latents: the session tells the shape of every cache, so that a model and its rewrite run alike.
-//! The models it takes have single-precision caches and the inputs that exporters of decoders agree on. Prints the ids.
+//! The program reads the shape of every cache from the session, so that it runs a model and its rewrite alike. Caches
+//! must be fp32 or int8, and the inputs those of common decoder exports. It prints the generated token ids.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -69,7 +69,7 @@ fn generate(
             binding.bind_output_to_device(name, memory)?;
         }
         let mut results = session.run_binding(&binding)?;
-        // What the runtime has made is the next step's input as it is: no cache is copied through this program.
+        // The present becomes the past of the next step without a copy in this program.
         for (past, cache) in &mut caches {
             let present = past.replace("past_key_values", "present");
             *cache = results
@@ -81,7 +81,7 @@ fn generate(
         let vocabulary = usize::try_from(*shape.last().ok_or("scalar logits")?)?;
         let last = values.chunks_exact(vocabulary).next_back();
         let best = last.into_iter().flatten().enumerate();
-        // The first of equals, as everywhere else.
+        // Ties go to the first token.
         let best = best.fold((0, f32::NEG_INFINITY), |best, (id, &logit)| {
             if logit > best.1 { (id, logit) } else { best }
         });
@@ -91,7 +91,7 @@ fn generate(
     Ok(made)
 }
 
-/// A cache [1, heads, 0, width] for every input that is one.
+/// An empty cache [1, heads, 0, width] for every past input.
 fn empty_caches(session: &Session) -> Result<BTreeMap<String, DynValue>, Box<dyn Error>> {
     let mut caches = BTreeMap::new();
     for input in session.inputs() {

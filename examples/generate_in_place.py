@@ -1,12 +1,12 @@
-"""Generates greedily with a model that writes its caches in place: no step copies a cache.
+"""Greedy decoding with a model that writes its caches in place: no step copies a cache.
 
     gqa2mla rewrite MODEL -o in-place.onnx --cache-io inplace
     python examples/generate_in_place.py in-place.onnx --ids 504,3575,282,4649,314 --tokens 16
 
-Every past input of such a model has room for the new tokens behind the cached ones, and its present has the same shape. A
-step binds both to the first S rows of one buffer [1, 1, capacity, r]; the model writes the last T of them. These rows lie
-side by side because a cache holds one latent head and the batch is one sequence. States of constant size, such as those of
-convolutions, are exchanged with the model as in generate.py. Prints one JSON list of token ids.
+Every past input of such a model has space for the new tokens after the cached ones, and its present has the same shape. A step
+binds both to the first S rows of one buffer [1, 1, capacity, r]; the model writes the last T of them. These rows are contiguous
+because a cache has one latent head and the batch size is one. States of constant size, such as those of convolutions, are
+passed from step to step as in generate.py. It prints a JSON list with the generated token ids.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def present_of(past):
 
 
 class Cache:
-    """The rows of one cache: the past of a step and its present are views of them."""
+    """The buffer of one cache. The past and the present of a step are views of its first rows."""
 
     def __init__(self, port, capacity):
         self.past, self.present = port.name, present_of(port.name)
@@ -39,7 +39,7 @@ class Cache:
 
 
 class State:
-    """A state of constant size: zeros at first, then what the step before has made of it."""
+    """A state of constant size: zeros at first, then the output of the previous step."""
 
     def __init__(self, port):
         self.past, self.present = port.name, present_of(port.name)

@@ -11,7 +11,7 @@ import gqa2mla
 
 
 class LatentAttention(Pass):
-    """Rewrites grouped-query attention to latent attention. Olive's pass fails where the rewrite is refused or rejected."""
+    """Rewrites grouped-query attention to latent attention. The pass fails if the rewrite is refused, or its output fails validation."""
 
     @classmethod
     def _default_config(cls, accelerator_spec):
@@ -19,7 +19,7 @@ class LatentAttention(Pass):
             "options": PassConfigParam(
                 type_=dict,
                 default_value={},
-                description="Keywords of gqa2mla.rewrite, such as cache_ratio and text; none loses nothing.",
+                description="Keyword arguments of gqa2mla.rewrite, such as cache_ratio and text. Without any, the rewrite is exact.",
             ),
         }
 

@@ -1,6 +1,6 @@
-//! The files of a crate as a graph: which file uses which, and which room uses which.
+//! The files of a crate as a dependency graph between files and between rooms.
 //!
-//! A room is a folder of `src`, or a file that stands there alone.
+//! A room is a top-level module: a folder of `src`, or a file directly in `src`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,34 +16,34 @@ type Module = Vec<String>;
 struct File {
     path: String,
     lines: usize,
-    /// Paths from the root, of whatever the file names.
+    /// The module paths that the file uses, from the crate root.
     uses: Vec<Module>,
-    /// Names that it gives away, with the path from the root that each stands for.
+    /// The names that the file re-exports, each with the path from the crate root that it stands for.
     exports: BTreeMap<String, Module>,
 }
 
-/// A crate's files and what they use.
+/// The files of a crate and their dependencies.
 pub struct House {
     files: BTreeMap<Module, File>,
     arrows: BTreeSet<(Module, Module)>,
 }
 
-/// What a house is counted by.
+/// The figures of a crate.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Counts {
-    /// Folders of `src` and files that stand there alone.
+    /// Number of rooms: folders of `src`, and files directly in `src`.
     pub rooms: usize,
-    /// Pairs of rooms of which one uses the other.
+    /// Number of pairs of rooms of which one uses the other.
     pub arrows: usize,
-    /// Rooms on the longest way from arrow to arrow.
+    /// Number of rooms on the longest path of dependencies.
     pub floors: usize,
-    /// Groups of files of one room that use each other in a circle.
+    /// Number of dependency cycles between the files of one room.
     pub circles: usize,
-    /// Files, without `lib.rs` and `main.rs`.
+    /// Number of files, without `lib.rs` and `main.rs`.
     pub files: usize,
-    /// Lines of the file in the middle.
+    /// Median number of lines of a file.
     pub median: usize,
-    /// Lines of the longest file.
+    /// Number of lines of the longest file.
     pub longest: usize,
 }
 
@@ -54,7 +54,7 @@ impl House {
         for path in sources(source)? {
             let relative = path.strip_prefix(source).unwrap_or(&path);
             let module = module_of(relative);
-            // The command's own root only starts what the library's root holds.
+            // `main.rs` only calls the library.
             if module.is_empty() && !relative.ends_with("lib.rs") {
                 continue;
             }
@@ -82,7 +82,7 @@ impl House {
     fn all_arrows(&self) -> BTreeSet<(Module, Module)> {
         let mut arrows = BTreeSet::new();
         for (module, file) in &self.files {
-            // A room may give away what its own files hold; what it gives away of others, it uses.
+            // Re-exports of a room's own files are no dependency; re-exports of other rooms are.
             let given = file.exports.values();
             let given = given.filter(|path| !path.starts_with(module));
             for path in file.uses.iter().chain(given) {
@@ -95,7 +95,7 @@ impl House {
         arrows
     }
 
-    /// The file that holds what `path` names, through the names that files give away.
+    /// The file that defines what `path` names, resolved through re-exports.
     fn holder(&self, path: &[String], steps: usize) -> Module {
         let known = (0..=path.len()).rev();
         let mut known = known.filter_map(|n| path.split_at_checked(n));
@@ -107,7 +107,7 @@ impl House {
             .first()
             .and_then(|name| self.files.get(module)?.exports.get(name));
         match exported {
-            // A circle of names is no valid Rust; the limit only keeps this from following one for ever.
+            // A cycle of re-exports is not valid Rust; the limit protects against an endless loop.
             Some(path) if steps < 8 => {
                 let tail = rest.iter().skip(1).cloned();
                 let path: Module = path.iter().cloned().chain(tail).collect();
@@ -117,7 +117,7 @@ impl House {
         }
     }
 
-    /// Each use of one room by another: the rooms and the files.
+    /// Every dependency between rooms: the two rooms and the two files.
     pub fn between_rooms(&self) -> impl Iterator<Item = (&str, &str, &str, &str)> {
         let arrows = self.arrows.iter();
         arrows.filter_map(|(from, to)| {
@@ -132,7 +132,7 @@ impl House {
         })
     }
 
-    /// Every group of files of one room that use each other in a circle, as their paths.
+    /// Every dependency cycle between files of one room, as lists of paths.
     pub fn circles(&self) -> Vec<Vec<&str>> {
         let inside = self.arrows.iter();
         let inside: Vec<(&Module, &Module)> = inside
@@ -150,7 +150,7 @@ impl House {
             .collect()
     }
 
-    /// The rooms' names.
+    /// The names of the rooms.
     pub fn rooms(&self) -> BTreeSet<&str> {
         let modules = self.files.keys();
         modules
@@ -158,7 +158,7 @@ impl House {
             .collect()
     }
 
-    /// The numbers of the house.
+    /// The figures of the crate.
     pub fn counts(&self) -> Counts {
         let mut lines: Vec<usize> = (self.files.iter())
             .filter(|(module, _)| !module.is_empty())
@@ -178,7 +178,7 @@ impl House {
     }
 }
 
-/// Groups of more than one of which each reaches each.
+/// The strongly connected components of more than one element.
 fn groups<T: Ord + Copy>(arrows: &[(T, T)]) -> Vec<BTreeSet<T>> {
     let reached = |start: T| {
         let (mut seen, mut next) = (BTreeSet::new(), vec![start]);
@@ -201,7 +201,7 @@ fn groups<T: Ord + Copy>(arrows: &[(T, T)]) -> Vec<BTreeSet<T>> {
     found.into_iter().collect()
 }
 
-/// Rooms on the longest way; rooms in a circle count once.
+/// The number of rooms on the longest path of dependencies; rooms of a cycle count once.
 fn floors(rooms: &BTreeSet<&str>, arrows: &BTreeSet<(&str, &str)>) -> usize {
     fn below(room: &str, arrows: &BTreeSet<(&str, &str)>, way: &mut Vec<String>) -> usize {
         if way.iter().any(|r| r == room) {
@@ -219,7 +219,7 @@ fn floors(rooms: &BTreeSet<&str>, arrows: &BTreeSet<(&str, &str)>) -> usize {
     heights.max().unwrap_or(0)
 }
 
-/// `a/b.rs` and `a/b/mod.rs` are `[a, b]`; `lib.rs` and `main.rs` are the root.
+/// The module path of a file: `a/b.rs` and `a/b/mod.rs` are `[a, b]`; `lib.rs` and `main.rs` are the root.
 fn module_of(relative: &Path) -> Module {
     let mut module: Module = relative
         .with_extension("")
@@ -235,7 +235,7 @@ fn module_of(relative: &Path) -> Module {
     module
 }
 
-/// `path`, as it is written in `module`, from the root of the crate `name`.
+/// The path from the root of the crate `name` that `path` means in `module`.
 fn from_root(module: &Module, path: &Module, name: &str) -> Module {
     let mut parts = path.iter().peekable();
     let mut base = module.clone();

@@ -1,7 +1,8 @@
-//! Counts the rooms of both crates: `cargo run --example rooms [-- CHECKOUT]`.
+//! Prints the dependency figures of both crates: `cargo run --example rooms [-- CHECKOUT]`.
 //!
-//! A room is a folder of `src`; an arrow leads from a room to one that it uses; floors are the rooms on the longest way
-//! along arrows; a circle is a group of files of one room of which each uses, directly or not, each other.
+//! A room is a top-level module: a folder of `src`, or a file directly in it. An arrow is a dependency of one room on
+//! another; floors are the rooms on the longest path of arrows; a circle is a dependency cycle between files of one
+//! room.
 
 mod house;
 mod paths;

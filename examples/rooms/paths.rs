@@ -1,13 +1,13 @@
-//! The module paths that a Rust file names, read from its tokens.
+//! The module paths that a Rust file uses, read from its tokens.
 //!
-//! Paths inside macros count like any other, which is why this reads tokens and no syntax tree.
+//! The file is not parsed to a syntax tree, because paths inside macros must be found too.
 
-/// What a file says about modules.
+/// The module paths in a file.
 #[derive(Debug, Default)]
 pub struct Named {
     /// Paths that begin with `crate`, `super`, `self` or a child module: in expressions, types and private `use`.
     pub paths: Vec<Vec<String>>,
-    /// Names that `pub use` gives away, each with the path it stands for.
+    /// The names that `pub use` re-exports, each with the path that it stands for.
     pub exports: Vec<(String, Vec<String>)>,
 }
 
@@ -19,7 +19,7 @@ enum Token<'t> {
     Sign(char),
 }
 
-/// Reads `text`, a file of the crate `name`, which may name itself `crate` or by its name.
+/// Reads `text`, a file of the crate `name`. Paths may begin with `crate` or with the name of the crate.
 pub fn named(text: &str, name: &str) -> Named {
     let tokens = tokens(text);
     let children: Vec<&str> = tokens
@@ -106,12 +106,12 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Whether a path that begins with `word` stays in the crate.
+    /// Whether a path that begins with `word` is within the crate.
     fn begins(&self, word: &str) -> bool {
         ["crate", "super", "self", self.name].contains(&word) || self.children.contains(&word)
     }
 
-    /// `a::b::c`, up to whatever is no name.
+    /// Reads a path such as `a::b::c`.
     fn path(&mut self) -> Vec<String> {
         let mut path = Vec::new();
         while let Some(Token::Word(word)) = self.peek(0) {
@@ -125,7 +125,7 @@ impl<'t> Reader<'t> {
         path
     }
 
-    /// The tree of a `use` after `prefix`: `a::{b, c::d as e, self}`.
+    /// Reads the tree of a `use` after `prefix`: `a::{b, c::d as e, self}`.
     fn tree(&mut self, prefix: &mut Vec<String>, inline: usize, public: bool) {
         let depth = prefix.len();
         loop {
@@ -171,7 +171,8 @@ impl<'t> Reader<'t> {
         prefix.truncate(depth);
     }
 
-    /// Keeps a path that stays in the crate; `inline` modules around it take as many `super` off.
+    /// Adds a path within the crate. In `inline` nested inline modules, the first `inline` `super` segments stay in the
+    /// file.
     fn add(&mut self, mut path: Vec<String>, alias: Option<&str>, inline: usize, public: bool) {
         if path.last().is_some_and(|last| last == "self") && path.len() > 1 {
             path.pop();
@@ -182,7 +183,7 @@ impl<'t> Reader<'t> {
         let supers = path.iter().take_while(|part| *part == "super").count();
         if supers > 0 && supers <= inline || inline > 0 && path.first().is_some_and(|p| p == "self")
         {
-            // It stays in this file.
+            // The path stays in this file.
             return;
         }
         if supers > 0 {
@@ -198,7 +199,7 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// Names and signs; comments, strings, characters and lifetimes are left out.
+/// The names and punctuation of `text`, without comments, strings, characters and lifetimes.
 fn tokens(text: &str) -> Vec<Token<'_>> {
     let mut tokens = Vec::new();
     let mut rest = text;
@@ -232,7 +233,7 @@ fn tokens(text: &str) -> Vec<Token<'_>> {
     tokens
 }
 
-/// Length of the comment, string, character or lifetime that `text` begins with; 0 where it begins with something else.
+/// Length of the comment, string, character or lifetime at the start of `text`; 0 if there is none.
 fn skipped(text: &str) -> usize {
     let after = |from: usize, end: &str| {
         let rest = text.get(from..).unwrap_or_default();
@@ -250,7 +251,7 @@ fn skipped(text: &str) -> usize {
         return match (inside.next(), inside.next()) {
             (Some('\\'), Some(escaped)) => after(2 + escaped.len_utf8(), "'"),
             (Some(one), Some('\'')) => 2 + one.len_utf8(),
-            // A lifetime: its name is no path.
+            // A lifetime, whose name is no path.
             _ => {
                 let name = text.get(1..).unwrap_or_default();
                 1 + name

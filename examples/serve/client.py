@@ -1,8 +1,8 @@
-"""Asks two servers the same, and tells whether their answers are the same.
+"""Sends the same prompts to two servers, and compares their answers.
 
     python examples/serve/client.py http://127.0.0.1:8000/v1/completions http://127.0.0.1:8001/v1/completions "The capital of France is"
 
-Ends with exit code 1 where an answer differs. With one server it prints the answer.
+The exit code is 1 if an answer differs. With one server, it prints the answers.
 """
 
 import json

@@ -3,9 +3,9 @@
     pip install onnxruntime-genai==0.18.0
     python examples/serve/server.py FOLDER --port 8000
 
-POST /v1/completions takes {"prompt": ..., "max_tokens": ...} and answers greedily with the text that follows, as services with
-OpenAI's interface do. Nothing here knows of latents: FOLDER may be an export of the model builder, or what gqa2mla makes of it.
-With --port 0 the system chooses a port; it is printed once the model is loaded.
+POST /v1/completions takes {"prompt": ..., "max_tokens": ...} and returns the greedy continuation in the format of OpenAI's
+interface. FOLDER can be an export of the model builder, or its rewrite by gqa2mla: the program is the same for both. With
+--port 0 the system chooses a port. The address is printed when the model is loaded.
 """
 
 import argparse

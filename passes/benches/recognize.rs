@@ -1,6 +1,7 @@
-//! How the time to understand a graph grows with its nodes: one export, copied side by side into one graph.
+//! Benchmarks of type inference and of the whole analysis against the number of nodes. The graph consists of copies of
+//! one exported model.
 //!
-//! Read the medians as ratios between the rows: twice the nodes should take twice the time.
+//! Compare the medians of the rows: twice the nodes should take twice the time.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeMap;
@@ -18,10 +19,10 @@ fn main() {
     divan::main();
 }
 
-/// Layers of the grown graph; the export has two, and 625 nodes: 625, 2,500 and 20,000 nodes.
+/// Numbers of layers. The exported model has two layers and 625 nodes, so these are 625, 2,500 and 20,000 nodes.
 const LAYERS: [usize; 3] = [2, 8, 64];
 
-/// Facts alone.
+/// Inference of types and shapes alone.
 #[divan::bench(args = LAYERS, max_time = 3)]
 fn infer(bencher: Bencher, layers: usize) {
     let model = grown(layers);

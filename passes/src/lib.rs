@@ -15,6 +15,8 @@ pub mod forms;
 #[doc(hidden)]
 pub mod graph;
 #[doc(hidden)]
+pub mod numbers;
+#[doc(hidden)]
 pub mod onnx;
 #[doc(hidden)]
 pub mod operators;

@@ -15,7 +15,7 @@ Keywords are the command's options: ``cache_ratio=0.5`` is ``--cache-ratio 0.5``
 >>> report["rewrite"]["cache_bytes_per_token_after"], report["rewrite"]["exact"]
 (256, False)
 
-An exit code other than 0 is an exception, which holds it beside the message:
+If the exit code is not 0, an exception with the code and the message is raised:
 
 >>> try:
 ...     gqa2mla.rewrite("fixtures/dynamo18-latent", "out/refused.onnx")
@@ -23,7 +23,7 @@ An exit code other than 0 is an exception, which holds it beside the message:
 ...     print(error.exit_code)
 3
 
-Nothing is printed. What the command says beside its result, such as that it removed what a killed run has left, goes to the
+Nothing is printed. Other messages of the command, for example that it has removed the leftovers of a killed run, go to the
 logger ``gqa2mla``.
 """
 
@@ -53,7 +53,7 @@ __all__ = [
 
 
 def _packages():
-    """The folders of installed packages. The working directory is none, whatever ``sys.path`` says."""
+    """The folders of installed packages, never the working directory, even if ``sys.path`` contains it."""
     yield os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     yield from site.getsitepackages()
     if site.ENABLE_USER_SITE:
@@ -67,7 +67,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 def inspect(model, **options):
     """Lists every attention of a model: ``sites``, and ``rejects`` with the reason and the node.
 
-    A model with none, or with some that are not recognised, is no exception here.
+    No exception is raised if there is no attention, or if some are not recognised.
 
     >>> [site["kv_heads"] for site in gqa2mla.inspect("fixtures/optimum-llama")["sites"]]
     [2, 2]
@@ -81,18 +81,18 @@ def inspect(model, **options):
 
 
 def calibrate(model, out, *, progress=None, **options):
-    """Reads a text with a model and writes statistics for ``rewrite(calibration=out)``."""
+    """Runs a model on a text and writes statistics for ``rewrite(calibration=out)``."""
     return run("calibrate", model, out=out, progress=progress, **options)
 
 
 def rewrite(model, out, *, progress=None, **options):
     """Rewrites a model or a folder, writes it to ``out``, and validates it.
 
-    ``progress`` is called with the name of the stage, its finished steps and all its steps, in the thread of the caller. An
-    exception that it raises stops the rewrite, and so does Ctrl-C; nothing is written then.
+    ``progress`` is called in the thread of the caller, with the name of the stage, the number of steps done and the total
+    number of steps. An exception that it raises stops the rewrite, and so does Ctrl-C; nothing is written then.
 
-    Raises ``NothingToRewrite`` where attentions are not recognised, and ``ValidationFailed``, whose ``report`` is the result,
-    where the rewritten model does not pass.
+    Raises ``NothingToRewrite`` if attentions are not recognised, and ``ValidationFailed``, whose ``report`` is the result, if
+    the rewritten model does not pass its validation.
 
     >>> stages = []
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -106,15 +106,15 @@ def rewrite(model, out, *, progress=None, **options):
 
 
 def validate(original, rewritten, *, progress=None, **options):
-    """Runs two models through the same prompts and compares them, or measures their loss on a text (``text=``).
+    """Runs two models on the same prompts and compares their logits, or measures their loss on a text (``text=``).
 
-    Raises ``ValidationFailed``, whose ``report`` is the comparison, where they differ by more than the tolerance.
+    Raises ``ValidationFailed``, whose ``report`` is the comparison, if they differ by more than the tolerance.
     """
     return run("validate", original, rewritten, progress=progress, **options)
 
 
 def bench(*models, progress=None, **options):
-    """Measures decode steps, prefills and memory of models, in turns.
+    """Measures the times of decode steps and prefills, and the memory, of several models.
 
     >>> timed = gqa2mla.bench("fixtures/optimum-llama", past=[8, 16], prefill="none", rounds=1)
     >>> [phase["past"] for phase in timed["phases"]]
@@ -124,7 +124,7 @@ def bench(*models, progress=None, **options):
 
 
 def compare(model, *, progress=None, **options):
-    """Compresses a model in several ways to several sizes, and measures what each loses on a text."""
+    """Compresses a model by several methods to several sizes, and measures the loss of each on a text."""
     return run("compare", model, progress=progress, **options)
 
 

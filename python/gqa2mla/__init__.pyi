@@ -1,4 +1,4 @@
-"""What the functions take: a keyword for each option of the command, with the same value."""
+"""Types of the functions: they take a keyword argument for each option of the command, with the same value."""
 
 import os
 from typing import Any, Callable, Dict, Literal, Mapping, Optional, Sequence, Union
@@ -15,9 +15,9 @@ Share = Union[float, str]
 """A number such as 0.5, or a percentage such as "50%"."""
 Lengths = Union[int, Sequence[int], Literal["none"]]
 Progress = Optional[Callable[[str, int, int], object]]
-"""Takes the name of a stage, its finished steps and all its steps."""
+"""Called with the name of a stage, the number of steps done and the total number of steps."""
 Report = Dict[str, Any]
-"""What the command prints with --json."""
+"""The result that the command prints with --json."""
 
 class RuntimeOptions(TypedDict, total=False):
     runtime: Literal["auto", "ort", "tract"]

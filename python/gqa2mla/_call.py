@@ -1,4 +1,4 @@
-"""One call of a command."""
+"""Runs a command and converts its result."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ def run(command, *arguments, progress=None, **options):
     """
     line = ["gqa2mla", command, *_options(options)]
     if arguments:
-        # Whatever comes after this is no option, even if it begins with a dash.
+        # Arguments after this are not options, even if they begin with a dash.
         line += ["--", *map(os.fspath, arguments)]
     exit_code, data, failure, complaints = _native.call(line, progress)
     for complaint in complaints:
@@ -29,12 +29,12 @@ def run(command, *arguments, progress=None, **options):
 
 
 def _options(options):
-    """Keywords as options of the command line.
+    """Converts keyword arguments to command-line options.
 
     >>> list(_options({"cache_ratio": 0.5, "no_validate": True, "force": False, "rank": None}))
     ['--cache-ratio=0.5', '--no-validate']
 
-    Numbers of a list go into one option, as in ``--past 512,2048``; other items repeat theirs:
+    A list of numbers becomes one option, as in ``--past 512,2048``; for a list of other values the option is repeated:
 
     >>> list(_options({"past": [512, 2048], "text": ["a", "b"], "input": {"scale": 2.5}}))
     ['--past=512,2048', '--text=a', '--text=b', '--input=scale=2.5']
@@ -56,5 +56,5 @@ def _options(options):
 
 
 def _word(value):
-    """A value as the command line spells it: a path as text, anything else as it prints."""
+    """The command-line text of a value."""
     return os.fspath(value) if isinstance(value, (str, os.PathLike)) else str(value)

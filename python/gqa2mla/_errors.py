@@ -1,17 +1,17 @@
-"""The exceptions, one for each exit code of the command."""
+"""The exceptions, one for each exit code of the command line."""
 
 
 class Error(Exception):
     """A command failed. The message names the file and the node."""
 
     exit_code = 1
-    """The exit code that the command has."""
+    """The exit code of the command."""
 
     def __init__(self, message, report=None):
         super().__init__(message)
         self.message = message
         self.report = report
-        """What the command prints with ``--json`` where it fails with a result; else None."""
+        """The result that the command prints with ``--json``, if it fails with one; otherwise None."""
 
 
 class UsageError(Error, ValueError):
@@ -27,7 +27,7 @@ class NothingToRewrite(Error):
 
 
 class ValidationFailed(Error):
-    """The models differ by more than they may. What ``rewrite`` made is kept in a folder ``OUT.rejected``."""
+    """The models differ by more than the tolerance. The output of ``rewrite`` is kept in the folder ``OUT.rejected``."""
 
     exit_code = 4
 

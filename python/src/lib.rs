@@ -1,5 +1,5 @@
-//! The Python module `gqa2mla._native`: the command line, and its commands as calls. The package around it, in Python, turns
-//! keywords into options and results into objects.
+//! The Python module `gqa2mla._native`, which runs the commands of the command line. The Python package around it
+//! converts keyword arguments to options and results to objects.
 
 use std::ffi::OsString;
 use std::panic::resume_unwind;
@@ -13,15 +13,15 @@ use gqa2mla::runtime::host::{Interpreter, loaded_by};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-/// How long a pending signal may wait.
+/// Interval at which pending signals are checked.
 const POLL: Duration = Duration::from_millis(50);
-/// Stack of the thread that runs a command: what a program's first thread has.
+/// Stack size of the thread that runs a command: that of a program's main thread.
 const STACK: usize = 8 << 20;
 
-/// A finished step of a command: stage, finished steps, all steps.
+/// Progress of a command: stage, steps done, total number of steps.
 type Heard = (String, usize, usize);
 
-/// What a command gives: exit code, JSON of its result, error, and what else there is to say.
+/// The result of a command: exit code, result as JSON, error message, other messages.
 type Answer = (u8, Option<String>, Option<String>, Vec<String>);
 
 #[pymodule]
@@ -30,22 +30,24 @@ mod _native {
     use super::{call, loaded, main};
 }
 
-/// Tells which interpreter has loaded this module, and where its packages are.
+/// Records the interpreter that has loaded this module, and the folders of its packages.
 #[pyfunction]
 fn loaded(program: PathBuf, packages: Vec<PathBuf>) {
     loaded_by(Interpreter { program, packages });
 }
 
-/// Runs a command line, the program's name first, on this process' terminal. Returns the exit code.
+/// Runs a command line, whose first element is the program's name, on the terminal of this process. Returns the exit
+/// code.
 #[pyfunction]
 fn main(py: Python<'_>, arguments: Vec<OsString>) -> u8 {
     py.detach(|| cli::run(arguments)) as u8
 }
 
-/// Runs a command line, the program's name first, and returns what it tells. `progress` is called in this thread.
+/// Runs a command line, whose first element is the program's name, and returns its result. `progress` is called in this
+/// thread.
 ///
-/// An exception of `progress`, or of the handler of a signal, ends the command at its next step and is raised then. Another
-/// signal does not wait for that.
+/// If `progress` or a signal handler raises an exception, the command ends at its next step, and then the exception is
+/// raised. A second signal does not wait for the command to end.
 #[pyfunction]
 fn call(
     py: Python<'_>,
@@ -70,7 +72,7 @@ fn call(
     answer(py.detach(|| worker.join()))
 }
 
-/// Passes the steps on until the command ends.
+/// Passes the progress to the callback until the command ends.
 fn listen(
     py: Python<'_>,
     mut steps: Receiver<Heard>,
@@ -88,7 +90,7 @@ fn listen(
     }
 }
 
-/// What the command that `ended` has told.
+/// The result of the command that `ended` has run.
 fn answer(ended: thread::Result<(Exit, Told)>) -> PyResult<Answer> {
     let (exit, told) = ended.map_err(|payload| {
         let words = payload.downcast_ref::<&str>().copied();

@@ -1,20 +1,20 @@
-//! Why models could not be measured.
+//! The error of a benchmark.
 
 use crate::bench::phase::Phase;
 use crate::validate::ValidateError;
 
-/// Why models could not be measured.
+/// Why models could not be benchmarked.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    /// A model that the runtime does not open, or whose interface is not that of a language model.
+    /// A model cannot be opened, or its interface is not that of a language model.
     #[error("{path}: {cause}")]
     Open {
         /// The model file.
         path: String,
-        /// Why not.
+        /// The reason.
         cause: Box<ValidateError>,
     },
-    /// A decode step of a model without a cache.
+    /// Decode steps were requested for a model without a cache.
     #[error(
         "{path} has no cache, so that it has no decode steps: measure --past none and a --prefill"
     )]
@@ -22,25 +22,25 @@ pub enum BenchError {
         /// The model file.
         path: String,
     },
-    /// A batch that a model does not take.
+    /// A batch size was requested that the model does not accept.
     #[error("{path} runs batches of {fixed} alone, not of {asked}: give --batch {fixed}")]
     Batch {
         /// The model file.
         path: String,
-        /// The batch size that its inputs declare.
+        /// The batch size that the inputs declare.
         fixed: usize,
-        /// The batch size that was asked for.
+        /// The requested batch size.
         asked: usize,
     },
-    /// A run that failed.
+    /// A run failed.
     #[error("{phase}: {cause}")]
     Run {
-        /// What was run.
+        /// The phase of the run.
         phase: Phase,
         /// The runtime's error, which names the model.
         cause: Box<ValidateError>,
     },
-    /// Lengths that no phase is made of.
+    /// Neither past lengths nor prefill lengths were requested.
     #[error("nothing to measure: give lengths with --past or --prefill")]
     Nothing,
 }

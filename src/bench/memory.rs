@@ -1,12 +1,12 @@
-//! The memory that this process has taken.
+//! The peak memory of this process.
 
-/// The largest resident memory of this process so far, in bytes; `None` where the system does not tell, as outside Linux.
+/// The peak resident memory of this process so far, in bytes; `None` outside Linux.
 #[must_use]
 pub fn peak() -> Option<u64> {
     of_status(&std::fs::read_to_string("/proc/self/status").ok()?)
 }
 
-/// `VmHWM` of the text of `/proc/PID/status`, in bytes.
+/// The field `VmHWM` of the text of `/proc/PID/status`, in bytes.
 fn of_status(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

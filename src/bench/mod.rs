@@ -1,7 +1,7 @@
-//! How fast models run, and how much memory they take: decode steps and prefills of several models, in turns.
+//! Benchmarks of several models: the times of decode steps and prefills, and the memory.
 //!
-//! The machine slows down and recovers while a measurement goes on. Every round therefore runs each model once, and a ratio
-//! compares runs of the same round.
+//! The speed of a machine varies during a measurement. Each round therefore runs every model once, and ratios compare
+//! runs of the same round.
 
 mod error;
 pub mod memory;

@@ -1,4 +1,4 @@
-//! A model that is measured: opened once, and fed for each phase.
+//! A benchmarked model, opened once and run with the inputs of each phase.
 
 use std::time::Instant;
 
@@ -21,14 +21,14 @@ pub struct BenchModel {
     session: OrtSession,
     interface: Interface,
     vocabulary: u64,
-    /// Pasts and presents that share a buffer.
+    /// Pairs of past and present that share a buffer.
     in_place: Vec<(String, String)>,
     io: Io,
     provider: Provider,
 }
 
 impl BenchModel {
-    /// Opens `model` as `request` asks.
+    /// Opens `model` with the options of `request`.
     ///
     /// # Errors
     /// [`BenchError::Open`].
@@ -40,7 +40,7 @@ impl BenchModel {
         let interface = closed_by_trying(&mut session, &described.interface).map_err(failed)?;
         let provider = request.runtime.provider;
         let in_place = match (request.io, provider) {
-            // A buffer is made in the processor's memory.
+            // Shared buffers are allocated in CPU memory.
             (Io::Shared, Provider::Cpu) => in_place(&model.model.proto, &interface),
             _ => Vec::new(),
         };
@@ -64,7 +64,7 @@ impl BenchModel {
         &self.path
     }
 
-    /// How its caches travel.
+    /// How its caches are passed from one run to the next.
     pub fn io(&self) -> Io {
         self.io
     }
@@ -74,7 +74,7 @@ impl BenchModel {
         self.session.describe()
     }
 
-    /// Bytes that a token takes in the caches of one row.
+    /// Bytes per token and row of its caches.
     pub fn cache_bytes(&self) -> usize {
         let growing = self.interface.caches.iter();
         let growing = growing.filter(|cache| cache.length_axis.is_some());
@@ -85,7 +85,7 @@ impl BenchModel {
         bytes.sum()
     }
 
-    /// Refuses a phase that the model has not.
+    /// Refuses a phase that the model cannot run.
     ///
     /// # Errors
     /// [`BenchError::NoCache`] or [`BenchError::Batch`].
@@ -121,7 +121,7 @@ impl BenchModel {
         Ok(Fed { phase, run })
     }
 
-    /// Every input of one run. Caches hold zeros: no time depends on their content.
+    /// Every input of one run. Caches hold zeros, because times do not depend on their content.
     fn feeds(&self, phase: Phase) -> Result<Vec<(String, Tensor)>, ValidateError> {
         let caches = self.interface.caches.iter();
         let caches = caches.map(|cache| self.cache(cache, phase));
@@ -140,8 +140,8 @@ impl BenchModel {
         moment.feeds(&self.interface, caches)
     }
 
-    /// A past of zeros; in a buffer of the present's size where the operator shares it. What the graph writes in place gets
-    /// its room with all other inputs.
+    /// A past of zeros. If the operator shares its buffer with the present, it has the length of the present. Pasts
+    /// that the graph writes in place are extended by [`Moment::feeds`].
     fn cache(&self, cache: &CachePort, phase: Phase) -> Result<Tensor, ValidateError> {
         let shares = self.in_place.iter().any(|(past, _)| *past == cache.past);
         let length = match shares && !cache.in_place {
@@ -171,7 +171,7 @@ enum Run<'s> {
 }
 
 impl Fed<'_> {
-    /// Runs once; milliseconds.
+    /// Runs the model once. Returns the time in milliseconds.
     ///
     /// # Errors
     /// [`BenchError::Run`].

@@ -1,33 +1,35 @@
-//! What is measured: the lengths, the batches, and how the caches travel.
+//! The options of a benchmark: past lengths, prefill lengths, batch sizes, and how caches are passed from run to run.
 
 use std::fmt;
 
+use gqa2mla_passes::numbers::counted;
 use serde::Serialize;
 
 use crate::runtime::RuntimeOptions;
 
-/// A prefill takes as long as hundreds of decode steps, and its times spread less: it gets this share of the rounds.
+/// A prefill takes as long as hundreds of decode steps, and its times vary less, so that it gets the number of rounds
+/// divided by this.
 const ROUNDS_OF_A_PREFILL: usize = 4;
 
-/// One kind of run: `tokens` new ones in each of `batch` rows, on a cache of `past`.
+/// One kind of run: `tokens` new tokens in each of `batch` rows, after `past` cached tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Phase {
-    /// Rows.
+    /// Batch size.
     pub batch: usize,
-    /// Tokens in the cache, `P`; 0 is a prefill.
+    /// Number of cached tokens, `P`; 0 for a prefill.
     pub past: usize,
-    /// New tokens in each row, `T`; 1 is a decode step.
+    /// Number of new tokens per row, `T`; 1 for a decode step.
     pub tokens: usize,
 }
 
 impl Phase {
-    /// Whether it reads a prompt, and not a single token on a cache.
+    /// Whether this is a prefill, not a decode step.
     #[must_use]
     pub fn is_prefill(&self) -> bool {
         self.past == 0
     }
 
-    /// Rounds of this phase when decode steps have `rounds`.
+    /// The number of rounds of this phase, if decode steps have `rounds`.
     #[must_use]
     pub fn rounds(&self, rounds: usize) -> usize {
         match self.is_prefill() {
@@ -40,41 +42,42 @@ impl Phase {
 impl fmt::Display for Phase {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.is_prefill() {
-            true => write!(out, "prefill of {} tokens", self.tokens)?,
-            false => write!(out, "decode step at {} past tokens", self.past)?,
+            true => write!(out, "prefill of {}", counted(self.tokens, "token"))?,
+            false => write!(out, "decode step at {}", counted(self.past, "past token"))?,
         }
         write!(out, ", batch of {}", self.batch)
     }
 }
 
-/// How the caches of a run travel to the next one.
+/// How caches are passed from one run to the next.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Io {
-    /// Past and present of a cache are bound to one buffer where the model or its operator writes in place, and are otherwise
+    /// Past and present of a cache are bound to one buffer if the model or its operator writes in place; other caches are
     /// bound as by [`Io::Bound`].
     #[default]
     Shared,
-    /// Inputs and outputs are bound: the present of a run is the past of the next without a copy outside the model.
+    /// Inputs and outputs are bound: the present of a run becomes the past of the next one without a copy outside the
+    /// model.
     Bound,
-    /// Every output is copied into the caller's memory.
+    /// Every output is copied into memory of the caller.
     Copied,
 }
 
-/// What to measure.
+/// The options of a benchmark.
 #[derive(Debug, Clone)]
 pub struct BenchRequest {
     /// Past lengths of the decode steps.
     pub past: Vec<usize>,
     /// Lengths of the prefills.
     pub prefill: Vec<usize>,
-    /// Batch sizes, each of which runs every length.
+    /// Batch sizes; every length is measured at each of them.
     pub batches: Vec<usize>,
-    /// Rounds of each decode length, at least 1; a prefill has a fourth of them.
+    /// Number of rounds of each decode length, at least 1; a prefill has a quarter of them.
     pub rounds: usize,
-    /// How the caches travel.
+    /// How caches are passed from one run to the next.
     pub io: Io,
-    /// Where the models run.
+    /// The runtime and its options.
     pub runtime: RuntimeOptions,
 }
 

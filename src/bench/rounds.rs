@@ -1,4 +1,4 @@
-//! Measures several models in turns.
+//! The benchmark of several models in rounds, each of which runs every model once.
 
 use serde::Serialize;
 
@@ -8,56 +8,56 @@ use crate::bench::phase::{BenchRequest, Io, Phase};
 use crate::bench::spread::Spread;
 use crate::files::load::LoadedModel;
 
-/// What was measured.
+/// The result of a benchmark.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Benched {
     /// The runtime, its version and its settings.
     pub runtime: String,
     /// Threads that one operator may use; 0 is the runtime's choice.
     pub threads: usize,
-    /// The models, in the order in which they were given.
+    /// The models, in the order of the request.
     pub models: Vec<Measured>,
-    /// Times of every phase.
+    /// The times of every phase.
     pub phases: Vec<Ran>,
 }
 
-/// A model that was measured.
+/// A benchmarked model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measured {
     /// The model file.
     pub model: String,
-    /// How its caches traveled.
+    /// How its caches are passed from one run to the next.
     pub io: Io,
-    /// Bytes that a token takes in the caches of one row.
+    /// Bytes per token and row of its caches.
     pub cache_bytes_per_token: usize,
 }
 
-/// One phase, run by every model.
+/// The times of one phase.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Ran {
-    /// What was run.
+    /// The phase.
     #[serde(flatten)]
     pub phase: Phase,
-    /// Rounds, each of which ran every model once.
+    /// Number of rounds, each of which ran every model once.
     pub rounds: usize,
-    /// Times in the order of the models.
+    /// The times of each model, in the order of the models.
     pub timings: Vec<Timing>,
 }
 
-/// Times of one model in one phase.
+/// The times of one model in one phase.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Timing {
-    /// Milliseconds of one run.
+    /// Time of one run in milliseconds.
     pub milliseconds: Spread,
-    /// The same as a share of the first model's run in the same round.
+    /// The time divided by that of the first model in the same round.
     pub ratio: Spread,
 }
 
-/// Runs `models` through the phases of `request`. A round runs each model once, and the next one begins with another model;
-/// one round before the first warms up. `progress` is called with the rounds done and the rounds there are.
+/// Runs `models` through the phases of `request`. Each round runs every model once, starting with the next model of the
+/// list. One round before the first is a warm-up and not counted. `progress` is called with (done, total) rounds.
 ///
 /// # Errors
-/// [`BenchError`].
+/// [`BenchError`] if a model cannot be opened, does not accept a phase, or fails.
 pub fn bench(
     models: &[LoadedModel],
     request: &BenchRequest,
@@ -116,7 +116,7 @@ pub fn bench(
     })
 }
 
-/// One round; the time of each model.
+/// Runs one round. Returns the time of each model in milliseconds.
 fn in_turns(fed: &mut [Fed], round: usize) -> Result<Vec<f64>, BenchError> {
     let mut times = vec![0.0; fed.len()];
     for at in order(round, fed.len()) {
@@ -127,13 +127,13 @@ fn in_turns(fed: &mut [Fed], round: usize) -> Result<Vec<f64>, BenchError> {
     Ok(times)
 }
 
-/// The order of `models` models in a round: every model once, and each round begins with another one, so that none always
-/// finds the processor's caches as the same other model left them.
+/// The order of `models` models in a round: every model once. Each round starts with another model, so that no model
+/// always runs after the same other one, with the processor caches in the state that this leaves.
 fn order(round: usize, models: usize) -> impl Iterator<Item = usize> {
     (0..models).map(move |turn| (round + turn) % models.max(1))
 }
 
-/// The times of every model beside those of the first; `None` without a round.
+/// The times of every model and their ratios to the first one; `None` without a round.
 fn timings(times: &[Vec<f64>]) -> Option<Vec<Timing>> {
     let first = times.first()?;
     let timing = |times: &Vec<f64>| {

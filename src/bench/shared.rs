@@ -1,37 +1,59 @@
-//! Which caches of a model may have past and present in one buffer.
+//! The caches of a model whose past and present can be one buffer.
 
-use gqa2mla_passes::graph::{Graph, input_at, is_contrib, output_at};
+use gqa2mla_passes::graph::{Graph, input_at, is_contrib, is_op, output_at, subgraphs};
 use gqa2mla_passes::onnx::{ModelProto, NodeProto};
 
 use crate::validate::interface::{CachePort, Interface};
 
-/// The operator that writes new rows behind the past ones where both are one buffer.
+/// An operator that appends new rows to the past in place if past and present are one buffer.
 const OPERATOR: &str = "GroupQueryAttention";
-/// Its past inputs, each with the present output that goes on with it.
+/// Its past inputs, each with the corresponding present output.
 const PAIRS: [(usize, usize); 2] = [(3, 1), (4, 2)];
 
-/// Past and present of every cache of `interface` that may share a buffer: those that the graph writes in place, and those
-/// that the operator does. The operator's buffer is longer than what it holds, so that a past whose shape anything else reads
-/// has to stay as it is.
+/// Past and present of every cache of `interface` that can share a buffer: caches that the graph writes in place, and
+/// caches of the operator. The buffer of the operator is longer than the past, so that no other node may read the past
+/// or its shape.
 pub fn in_place(model: &ModelProto, interface: &Interface) -> Vec<(String, String)> {
     let Some(graph) = &model.graph else {
         return Vec::new();
     };
     let view = Graph::new(graph);
     let shares = |cache: &&CachePort| {
-        let maker = view.producer(&cache.present).map(|(_, node)| node);
-        let readers = view.uses(&cache.past);
-        cache.in_place || maker.is_some_and(|node| continues(node, cache)) && readers.len() == 1
+        let Some((id, maker)) = view.producer(&cache.present) else {
+            return false;
+        };
+        let no_other = view.uses(&cache.past).iter().all(|read| read.node == id);
+        cache.in_place || no_other && continues(maker, &cache.past, &cache.present)
     };
     let pairs = interface.caches.iter().filter(shares);
     pairs.map(|c| (c.past.clone(), c.present.clone())).collect()
 }
 
-/// Whether `node` reads the past of `cache` and makes its present, in one buffer if it may.
-fn continues(node: &NodeProto, cache: &CachePort) -> bool {
+/// Whether `node` computes `present` from `past` in one buffer: the operator, or an `If` both of whose branches do.
+fn continues(node: &NodeProto, past: &str, present: &str) -> bool {
+    if is_op(node, "If") {
+        let at = node.output.iter().position(|output| output == present);
+        let mut branches = subgraphs(node);
+        return branches.all(|branch| {
+            let view = Graph::new(branch);
+            let output = at.and_then(|at| branch.output.get(at));
+            let maker = output.and_then(|output| view.producer(output.name()));
+            maker.is_some_and(|(_, maker)| {
+                maker.output.iter().any(|made| {
+                    continues(maker, past, made) || keeps_rows_behind(&view, maker, past)
+                })
+            })
+        });
+    }
     is_contrib(node, OPERATOR)
-        && PAIRS.iter().any(|&(past, present)| {
-            input_at(node, past) == Some(cache.past.as_str())
-                && output_at(node, present) == Some(cache.present.as_str())
+        && PAIRS.iter().any(|&(input, output)| {
+            input_at(node, input) == Some(past) && output_at(node, output) == Some(present)
         })
+}
+
+/// Whether `node` puts new rows in front of the rows of `past` behind them, so that a longer buffer keeps its length.
+fn keeps_rows_behind(view: &Graph, node: &NodeProto, past: &str) -> bool {
+    let behind = node.input.last().and_then(|last| view.producer(last));
+    is_op(node, "Concat")
+        && behind.is_some_and(|(_, n)| is_op(n, "Slice") && input_at(n, 0) == Some(past))
 }

@@ -1,20 +1,20 @@
-//! Times of several rounds in three numbers, and how two models compare round by round.
+//! Summary of the times of several rounds, and of the ratios of two models in the same rounds.
 
 use serde::Serialize;
 
-/// The median and the ends of several numbers.
+/// The median, minimum and maximum of several numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
-    /// The middle number, or the mean of the middle two.
+    /// The median: the middle number, or the mean of the two middle ones.
     pub median: f64,
-    /// The smallest.
+    /// The minimum.
     pub min: f64,
-    /// The largest.
+    /// The maximum.
     pub max: f64,
 }
 
 impl Spread {
-    /// The spread of `values`; `None` of no values.
+    /// The summary of `values`; `None` if it is empty.
     ///
     /// ```
     /// let spread = gqa2mla::bench::spread::Spread::of(&[3.0, 1.0, 4.0]).unwrap();
@@ -34,7 +34,7 @@ impl Spread {
         })
     }
 
-    /// The spread of `values[i] / base[i]`, of runs of the same round.
+    /// The summary of the ratios `values[i] / base[i]` of runs in the same round.
     #[must_use]
     pub fn of_ratios(values: &[f64], base: &[f64]) -> Option<Self> {
         let ratios = values.iter().zip(base).map(|(value, base)| value / base);

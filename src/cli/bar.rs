@@ -10,15 +10,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::manner::Manner;
 use crate::cli::terminal::complain;
-use crate::report::grouped;
+use crate::report::{counted, grouped};
 
-/// Receives (stage, finished steps, all steps). It ends the command by unwinding, see [`crate::compress::events`].
+/// The progress callback of a caller, with (stage, done, total). It can end the command by unwinding; see
+/// [`crate::compress::events`].
 pub type Listener = dyn FnMut(&str, usize, usize) + Send;
 
-/// Without a terminal, the time from one line of a stage to the next.
+/// Time between two progress lines of a stage, if standard error is not a terminal.
 const BETWEEN_LINES: Duration = Duration::from_secs(30);
 
-/// A moment of a stage.
+/// The progress of a stage at one time.
 #[derive(Debug, Clone)]
 pub struct Moment {
     stage: &'static str,
@@ -29,7 +30,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// `done` of `total` steps of a stage, which are counted in `unit`.
+    /// The progress `done` of `total` steps, one of which is called `unit`.
     pub fn of(stage: &'static str, done: usize, total: usize, unit: &'static str) -> Self {
         Self {
             stage,
@@ -40,7 +41,7 @@ impl Moment {
         }
     }
 
-    /// The same with what stands behind the name of the stage.
+    /// The same progress with `detail` printed after the name of the stage.
     pub fn with(self, detail: String) -> Self {
         Self { detail, ..self }
     }
@@ -50,16 +51,17 @@ impl Moment {
     }
 }
 
-/// The progress of the stages of a command.
+/// The output of the progress of a command.
 pub enum Bar<'b> {
-    /// On standard error: a bar where that is a terminal, else a line when a stage starts and one in every half a minute.
+    /// Standard error: a progress bar if it is a terminal; otherwise a line at the start of each stage and every half
+    /// minute.
     Terminal(Stages),
-    /// Calls of a listener.
+    /// A callback of the caller.
     Listener(&'b Mutex<Box<Listener>>),
 }
 
 impl Bar<'_> {
-    /// Progress on standard error.
+    /// The progress output on standard error.
     pub fn on_terminal(manner: Manner) -> Self {
         Self::Terminal(Stages {
             quiet: manner.quiet,
@@ -68,7 +70,7 @@ impl Bar<'_> {
         })
     }
 
-    /// Shows a moment of a stage.
+    /// Shows the progress of a stage.
     pub fn say(&mut self, at: Moment) {
         match self {
             Self::Terminal(stages) => stages.say(at),
@@ -79,7 +81,7 @@ impl Bar<'_> {
         }
     }
 
-    /// Prints a line of something else, above the bar if there is one.
+    /// Calls `print`, which writes a line of other output above the progress bar, if there is one.
     pub fn above(&self, print: impl FnOnce()) {
         match self {
             Self::Terminal(Stages {
@@ -91,19 +93,19 @@ impl Bar<'_> {
     }
 }
 
-/// The stages of a command, one after another.
+/// The stages of a command, which run one after another.
 pub struct Stages {
     quiet: bool,
     times: bool,
     current: Option<Current>,
 }
 
-/// The stage that runs.
+/// The current stage.
 struct Current {
     at: Arc<Mutex<Moment>>,
     started: Instant,
     bar: Option<ProgressBar>,
-    /// Ends the thread that prints a line now and then.
+    /// Dropping this ends the thread that prints progress lines.
     _lines: Option<Sender<()>>,
 }
 
@@ -115,7 +117,7 @@ impl Stages {
         let same = |current: &Current| locked(&current.at).stage == at.stage;
         if !self.current.as_ref().is_some_and(same) {
             self.end();
-            // A stage that is over at its first word took no time worth a bar.
+            // A stage that is complete at its first report needs no progress bar.
             if at.done < at.total || self.times {
                 self.current = Some(Current::start(at.clone()));
             }
@@ -129,7 +131,7 @@ impl Stages {
         }
     }
 
-    /// Ends the current stage, and prints its time if that is wanted.
+    /// Ends the current stage, and prints its time if that is requested.
     fn end(&mut self) {
         let Some(current) = self.current.take() else {
             return;
@@ -141,7 +143,7 @@ impl Stages {
             let at = locked(&current.at);
             let done = match at.done {
                 0 => String::new(),
-                done => format!(" {} {},", grouped(done as u64), at.unit),
+                done => format!(" {},", counted(done, at.unit)),
             };
             let time = seconds(current.started.elapsed());
             complain(&format!("{}:{done} {time}", at.name()));
@@ -187,11 +189,11 @@ impl Current {
     }
 }
 
-/// A bar that shows `at`, with the time that is left as soon as it can be told.
+/// A progress bar for `at`, with the estimated remaining time.
 fn bar(at: &Moment) -> ProgressBar {
     let bar = ProgressBar::new(at.total as u64);
     let template = format!(
-        "{{msg}} [{{bar:20}}] {{human_pos}} of {{human_len}} {}, {{elapsed}}, {{eta}} left",
+        "{{msg}} [{{bar:20}}] {{human_pos}} of {{human_len}} {}s, {{elapsed}}, {{eta}} left",
         at.unit
     );
     if let Ok(style) = ProgressStyle::with_template(&template) {
@@ -202,23 +204,22 @@ fn bar(at: &Moment) -> ProgressBar {
     bar
 }
 
-/// Prints a line of the stage every half a minute, until the sender is gone.
+/// Prints a progress line every half minute until the sender is dropped.
 fn now_and_then(at: &Mutex<Moment>, started: Instant, ended: &Receiver<()>) {
     while ended.recv_timeout(BETWEEN_LINES) == Err(RecvTimeoutError::Timeout) {
         complain(&line(&locked(at), started));
     }
 }
 
-/// The line of a stage that starts: how much there is to do.
+/// The line at the start of a stage, with the total number of steps.
 fn begun(at: &Moment) -> String {
-    let total = grouped(at.total as u64);
-    format!("{}: {total} {}", at.stage, at.unit)
+    format!("{}: {}", at.stage, counted(at.total, at.unit))
 }
 
-/// The line of a stage that runs: how much is done, how long it took and will take.
+/// The progress line of a stage: steps done, elapsed time and estimated remaining time.
 fn line(at: &Moment, started: Instant) -> String {
-    let (name, unit) = (at.name(), at.unit);
-    let [done, total] = [at.done, at.total].map(|steps| grouped(steps as u64));
+    let (name, done) = (at.name(), grouped(at.done as u64));
+    let total = counted(at.total, at.unit);
     let elapsed = started.elapsed();
     let left = match at.done {
         0 => String::new(),
@@ -227,13 +228,10 @@ fn line(at: &Moment, started: Instant) -> String {
             format!(", about {} left", seconds(elapsed.mul_f64(left)))
         }
     };
-    format!(
-        "{name}: {done} of {total} {unit}, {}{left}",
-        seconds(elapsed)
-    )
+    format!("{name}: {done} of {total}, {}{left}", seconds(elapsed))
 }
 
-/// A time in seconds, or in minutes and seconds.
+/// A duration in seconds, or in minutes and seconds.
 pub fn seconds(time: Duration) -> String {
     match time.as_secs() {
         0..10 => format!("{:.1} s", time.as_secs_f64()),
@@ -254,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_line_tells_what_is_done_and_what_is_left() {
-        let at = |done| Moment::of("reading text", done, 16_384, "tokens");
+        let at = |done| Moment::of("reading text", done, 16_384, "token");
         assert_eq!(begun(&at(0)), "reading text: 16,384 tokens");
         let Some(before) = Instant::now().checked_sub(Duration::from_secs(90)) else {
             return;
@@ -266,6 +264,10 @@ mod tests {
         assert_eq!(
             line(&at(0), before),
             "reading text: 0 of 16,384 tokens, 90 s"
+        );
+        assert_eq!(
+            begun(&Moment::of("rewriting", 0, 1, "attention")),
+            "rewriting: 1 attention"
         );
         assert_eq!(seconds(Duration::from_secs(200)), "3 min 20 s");
     }

@@ -17,41 +17,41 @@ use crate::runtime::RuntimeOptions;
 use crate::runtime::host::this_program;
 use crate::validate::ports::LanguageModel;
 
-/// Lengths that are measured where none are given, as far as the context of the model holds them.
+/// The default lengths, if the context of the model allows them.
 const PAST: [usize; 3] = [512, 2048, 7900];
 const PREFILL: [usize; 2] = [512, 2048];
 
-/// Measure decode steps, prefills and memory of models, in turns.
+/// Measure the times of decode steps and prefills, and the memory, of several models.
 ///
-/// Every round runs each model once, and a ratio compares runs of the same round with the first model, so that other work
-/// on the machine slows down both. A first round warms up and does not count. The peak memory is that of a process that
-/// runs one model alone at the longest lengths.
+/// Every round runs each model once, and ratios compare runs of the same round with the first model, so that other load
+/// on the machine affects both. One round before the first is a warm-up and not counted. The peak memory is that of a
+/// separate process which runs only one model, at the longest lengths.
 ///
 /// Example: gqa2mla bench fixtures/optimum-llama out/model.onnx --past 16 --prefill 16 --rounds 4
 #[derive(Debug, Args)]
 pub struct Bench {
-    /// The models: .onnx files or folders that hold one each.
+    /// The models: .onnx files, or folders with one model each.
     ///
-    /// The first one is what the others are compared with.
+    /// The other models are compared with the first one.
     #[arg(required = true, value_name = "MODEL")]
     models: Vec<PathBuf>,
-    /// Past tokens of the decode steps, such as 512,2048, or none.
+    /// Past lengths of the decode steps, such as 512,2048, or none.
     ///
-    /// The default is 512,2048,7900 as far as the context holds them.
+    /// The default is 512,2048,7900, without lengths that exceed the context.
     #[arg(long, value_parser = lengths, value_name = "LENGTHS")]
     past: Option<Lengths>,
-    /// Tokens of the prefills, such as 512,2048, or none.
+    /// Lengths of the prefills in tokens, such as 512,2048, or none.
     ///
-    /// The default is 512,2048 as far as the context holds them.
+    /// The default is 512,2048, without lengths that exceed the context.
     #[arg(long, value_parser = lengths, value_name = "LENGTHS")]
     prefill: Option<Lengths>,
-    /// Batch sizes, comma-separated, each with every length.
+    /// Batch sizes, comma-separated; each is run with every length.
     #[arg(long, value_delimiter = ',', default_value = "1", value_name = "SIZES", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Vec<u32>,
-    /// Rounds of each decode length; a prefill has a fourth of them.
+    /// Rounds of each decode length; a prefill has a quarter of them.
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rounds: u32,
-    /// How caches travel from run to run.
+    /// How caches are passed from one run to the next.
     #[arg(long, value_enum, default_value_t = Travel::Shared, value_name = "HOW")]
     io: Travel,
     #[command(flatten, next_help_heading = "Run")]
@@ -60,12 +60,12 @@ pub struct Bench {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Travel {
-    /// Past and present in one buffer where the model (--cache-io inplace) or its operator (GroupQueryAttention) writes in
-    /// place, else bound.
+    /// Past and present in one buffer, if the model (--cache-io inplace) or its operator (GroupQueryAttention) writes
+    /// in place; otherwise as `bound`.
     Shared,
-    /// Inputs and outputs bound: no copy outside the model.
+    /// Inputs and outputs are bound: no copy outside the model.
     Bound,
-    /// Outputs copied into the caller's memory.
+    /// Outputs are copied into memory of the caller.
     Copied,
 }
 
@@ -79,11 +79,11 @@ impl From<Travel> for Io {
     }
 }
 
-/// Lengths in tokens, none of them 0.
+/// Lengths in tokens, all above 0.
 #[derive(Debug, Clone)]
 struct Lengths(Vec<usize>);
 
-/// Reads `512,2048` or `none`.
+/// Parses `512,2048` or `none`.
 fn lengths(text: &str) -> Result<Lengths, String> {
     if text == "none" {
         return Ok(Lengths(Vec::new()));
@@ -97,11 +97,11 @@ fn lengths(text: &str) -> Result<Lengths, String> {
     Ok(Lengths(numbers.collect::<Result<_, _>>()?))
 }
 
-/// Rounds of each decode length behind a rewrite.
+/// Number of rounds of each decode length in `rewrite --bench`.
 const FEW_ROUNDS: usize = 8;
 
-/// Times of `rewritten` beside those of `original`: decode steps and a prompt of the usual lengths that the context holds, or
-/// else of half of the context.
+/// Measures `rewritten` against `original`, with decode steps and a prefill of the default lengths that the context
+/// allows, or else of half of the context.
 pub fn beside(
     original: &Path,
     rewritten: &Path,
@@ -131,7 +131,7 @@ pub fn beside(
         io: Io::Shared,
         runtime,
     };
-    let progress = &mut screen.progress("measuring", "rounds");
+    let progress = &mut screen.progress("measuring", "round");
     Ok(bench(&models, &request, progress)?)
 }
 
@@ -143,7 +143,8 @@ impl Bench {
         let context = first.map(|model| Context::of(None, model)).transpose()?;
         let context = context.map_or(0, |context| context.positions);
         let request = self.request(context)?;
-        // Several models in one process would be measured together, and with what a caller holds.
+        // The peak memory of several models in one process, or in the process of a caller, would not be that of one
+        // model.
         let alone = match models.as_slice() {
             [_] if screen.owns_the_process() => None,
             several => {
@@ -156,7 +157,7 @@ impl Bench {
         let benched = bench(
             &models,
             &request,
-            &mut screen.progress("measuring", "rounds"),
+            &mut screen.progress("measuring", "round"),
         )?;
         let peaks = alone.unwrap_or_else(|| vec![memory::peak()]);
         let data = as_json(&benched, &peaks)?;
@@ -164,7 +165,7 @@ impl Bench {
         Ok(Exit::Done)
     }
 
-    /// The request for models of this context.
+    /// The request for models with this context length.
     fn request(&self, context: usize) -> Result<BenchRequest, UsageError> {
         let mut left_out = Vec::new();
         let mut given = |lengths: &Option<Lengths>, usual: &[usize], new: usize, name: &str| {
@@ -195,7 +196,7 @@ impl Bench {
         })
     }
 
-    /// The peak memory of a process that runs the longest lengths of `model` in the largest batch, and no other model.
+    /// The peak memory of a separate process that runs only `model`, at the longest lengths and the largest batch size.
     fn peak_of(&self, model: &Path, request: &BenchRequest) -> anyhow::Result<Option<u64>> {
         let longest = |lengths: &[usize]| match lengths.iter().max() {
             Some(length) => length.to_string(),
@@ -232,7 +233,7 @@ impl Bench {
     }
 }
 
-/// The times as text, with the peak memory of each model that was measured by itself.
+/// The times as text, with the peak memory of each model if it was measured.
 pub fn as_text(benched: &Benched, peaks: &[Option<u64>]) -> String {
     let mut text = String::new();
     for (number, model) in benched.models.iter().enumerate() {

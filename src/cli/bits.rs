@@ -1,4 +1,4 @@
-//! Bits of a cached number, as the command line names them.
+//! The option for the number of bits of a cached number.
 
 use clap::ValueEnum;
 use gqa2mla_passes::factor::CacheBits;
@@ -9,13 +9,13 @@ pub enum BitsArg {
     /// The model's own floating-point type.
     #[value(name = "16")]
     Model,
-    /// Integers.
+    /// 8-bit integers.
     #[value(name = "8")]
     Eight,
-    /// Integers: two digits of 4 bits of the half of the channels that matters more, one of the others.
+    /// 6 bits on average: two 4-bit integers for half of the channels, one for the others.
     #[value(name = "6")]
     Six,
-    /// Integers, two to a byte.
+    /// 4-bit integers, two in each byte.
     #[value(name = "4")]
     Four,
 }

@@ -13,23 +13,24 @@ use crate::cli::runtime::RuntimeArgs;
 use crate::cli::screen::Screen;
 use crate::cli::text::TextArgs;
 use crate::cli::values::{length, output};
+use crate::files::foreseen::check_file;
 use crate::files::load::load;
 use crate::files::outputs::{OtherFile, check_inputs, check_other};
 use crate::fit::calibrate::{Analyzed, calibrate, store};
 use crate::fit::context::Context;
 use crate::fit::reach::Reach;
-use crate::report::{counted, grouped};
+use crate::report::counted;
 use crate::validate::ports::LanguageModel;
 
-/// Read text with a model and keep statistics of its keys, values and queries, for `rewrite --calibration`.
+/// Run a model on text and store statistics of its keys, values and queries, for `rewrite --calibration`.
 ///
-/// The text should be of the kind that the model will read: its domain matters more than its length. A run that is
-/// stopped goes on where it was when it is started again with the same options.
+/// The text should be similar to the text that the model will read: this matters more than its length. An interrupted
+/// run resumes if it is started again with the same options.
 ///
 /// Example: gqa2mla calibrate fixtures/optimum-llama --token-ids fixtures/tokens.json -o out/stats
 #[derive(Debug, Args)]
 pub struct Calibrate {
-    /// A .onnx file, or a folder that holds one.
+    /// A .onnx file, or a folder with one model.
     model: PathBuf,
     #[command(flatten, next_help_heading = "Text")]
     text: TextArgs,
@@ -38,7 +39,7 @@ pub struct Calibrate {
     out: PathBuf,
     /// Read at most this many tokens.
     ///
-    /// 10 for each cached number of a layer are enough.
+    /// 10 tokens for each cached number of a layer are enough.
     #[arg(
         long,
         alias = "tokens",
@@ -47,7 +48,7 @@ pub struct Calibrate {
         help_heading = "Text"
     )]
     calibration_tokens: usize,
-    /// Tokens of the text that are read together.
+    /// Tokens per sequence.
     ///
     /// The default is 1024, or the model's context if that is shorter.
     #[arg(long, value_name = "L", value_parser = length, help_heading = "Text")]
@@ -60,12 +61,23 @@ pub struct Calibrate {
 }
 
 impl Calibrate {
+    /// The statistics of a run that was stopped, from which the next one goes on.
+    fn partial(&self) -> PathBuf {
+        let mut path = self.out.as_os_str().to_owned();
+        path.push(".partial");
+        path.into()
+    }
+
     pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let started = Instant::now();
         let model = load(&self.model)?;
         check_inputs(&model, &self.out)?;
         let read: Vec<&Path> = self.text.files().collect();
-        check_other(&self.out, &read, OtherFile::Statistics, self.force)?;
+        let partial = self.partial();
+        for file in [&self.out, &partial] {
+            check_other(file, &read, OtherFile::Statistics, self.force)?;
+        }
+        check_file(&self.out)?;
         let shown = model.path.display().to_string();
         let subject = LanguageModel::of(&model.model.proto).with_context(|| shown.clone())?;
         let length = Context::fitted(self.length, &model).with_context(|| shown.clone())?;
@@ -77,9 +89,6 @@ impl Calibrate {
         )?;
         let text = text.ok_or_else(crate::cli::exit::no_text)?;
         let analysis = Analysis::of(&model.model, Target::MatMul).with_context(|| shown.clone())?;
-        let mut partial = self.out.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
         let statistics = calibrate(
             Analyzed {
                 model: &model,
@@ -88,7 +97,7 @@ impl Calibrate {
             &text,
             &self.runtime.options(true),
             Some(&partial),
-            &mut screen.progress("reading text", "tokens"),
+            &mut screen.progress("reading text", "token"),
         )
         .with_context(|| shown.clone())?;
         store::save(&statistics, &self.out)?;
@@ -99,9 +108,9 @@ impl Calibrate {
         screen.show(
             || {
                 format!(
-                    "{}, {} tokens in sequences of {}, {seconds:.1} s\n{}wrote {out}",
+                    "{}, {} in sequences of {}, {seconds:.1} s\n{}wrote {out}",
                     counted(layers, "attention"),
-                    grouped(text.ids.len() as u64),
+                    counted(text.ids.len(), "token"),
                     text.length,
                     reach_text(&reach),
                 )

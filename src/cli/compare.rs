@@ -1,10 +1,11 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
 
 use crate::cli::bits::BitsArg;
+use crate::cli::clean::remove_unfinished;
 use crate::cli::exit::{Exit, by_option, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::frontier;
@@ -15,20 +16,21 @@ use crate::cli::values::share;
 use crate::compress::request::TextRequest;
 use crate::compress::ways::{Compared, LeftOut, Way, WayMeasured, WaysRequest, compare_ways};
 use crate::files::load::load;
-use crate::report::{grouped, measured};
+use crate::report::{counted, measured};
 
-/// Rewrite a model in several ways at several sizes, and compare what each loses on a text.
+/// Rewrite a model by several methods at several sizes, and compare their losses on a text.
 ///
-/// Nothing is kept but the table, whose rows are printed as they come. Factors are fitted to the text of --text or --token-ids (and to the statistics of
-/// --calibration, if there are any) and measured on that of --test-text or --test-token-ids, or else on the last part of the
-/// same text, which is then left out of the fit.
+/// The rewritten models are not kept; each row of the table is printed when it is measured.
+/// An interrupted run keeps its rows in a hidden folder in the working directory, from which the same command resumes. Factors are fitted to the
+/// text of --text or --token-ids and, if given, to the statistics of --calibration. The loss is measured on the text of
+/// --test-text or --test-token-ids, or else on the last part of the same text, which is then not used for fitting.
 ///
 /// Example: gqa2mla compare fixtures/optimum-llama --token-ids fixtures/tokens.json
 #[derive(Debug, Args)]
 pub struct Compare {
-    /// A .onnx file, or a folder that holds one.
+    /// A .onnx file, or a folder with one model.
     model: PathBuf,
-    /// Shares of the cache that are kept, such as 50% or 0.5.
+    /// Cache sizes as shares of the original size, such as 50% or 0.5.
     #[arg(
         long,
         value_delimiter = ',',
@@ -37,12 +39,13 @@ pub struct Compare {
         value_name = "SHARES"
     )]
     cache_ratios: Vec<f64>,
-    /// Ways to compare; the default is all of them.
+    /// Methods to compare; the default is all of them.
     #[arg(long, value_parser = way_parser(), value_delimiter = ',', value_name = "WAYS")]
     ways: Vec<Way>,
     /// Bits of a cached number to compare.
     ///
-    /// 16, the model's own type; 8, 6 and 4, integers, of the ways calibrated, reconstructed and kept-heads alone.
+    /// 16 is the model's own floating-point type. 8, 6 and 4 are integers, which only the methods calibrated,
+    /// reconstructed and kept-heads support.
     #[arg(
         long,
         value_enum,
@@ -51,9 +54,12 @@ pub struct Compare {
         value_name = "BITS"
     )]
     bits: Vec<BitsArg>,
-    /// Neighbouring frequencies that TransMLA's recipe takes as one.
+    /// Number of neighbouring RoPE frequencies that TransMLA treats as one (FreqFold).
     #[arg(long, default_value_t = 1, value_name = "N")]
     freq_fold: usize,
+    /// Remove the rows that stopped runs kept in this folder; compare nothing.
+    #[arg(long)]
+    clean: bool,
     #[command(flatten, next_help_heading = "Factors")]
     factors: FactorArgs,
     #[command(flatten, next_help_heading = "Test")]
@@ -62,13 +68,16 @@ pub struct Compare {
     runtime: RuntimeArgs,
 }
 
-/// The text to measure on.
+/// Where rows are kept, since a comparison has no output.
+const HERE: &str = ".";
+
+/// The text for measuring.
 #[derive(Debug, Args)]
 struct TestArgs {
-    /// Text file to measure on.
+    /// Text file for measuring.
     #[arg(long, value_name = "FILE", conflicts_with = "test_token_ids")]
     test_text: Option<PathBuf>,
-    /// Token ids to measure on: one JSON list, or a .npy file of integers.
+    /// Token ids for measuring: a JSON list, or a .npy file of integers.
     #[arg(long, alias = "test-ids", value_name = "FILE")]
     test_token_ids: Option<PathBuf>,
     /// Measure on at most this many tokens.
@@ -76,7 +85,7 @@ struct TestArgs {
     test_tokens: usize,
 }
 
-/// Parses a way by its name.
+/// Parses the name of a method.
 fn way_parser() -> impl TypedValueParser<Value = Way> {
     let values = Way::ALL.map(|way| PossibleValue::new(way.name()).help(way.description()));
     PossibleValuesParser::new(values).try_map(|name| {
@@ -87,6 +96,9 @@ fn way_parser() -> impl TypedValueParser<Value = Way> {
 
 impl Compare {
     pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
+        if self.clean {
+            return remove_unfinished(Path::new(HERE), screen);
+        }
         let model = load(&self.model)?;
         let mut begun = false;
         let mut row = |row: &WayMeasured| {
@@ -139,21 +151,22 @@ impl Compare {
             }),
             test_tokens: self.test.test_tokens,
             runtime: self.runtime.options(true),
+            work: Some(PathBuf::from(HERE)),
         })
     }
 }
 
-/// What stands above the rows: the loss of the original, which all are compared with.
+/// The line above the table, with the perplexity of the original.
 fn before(row: &WayMeasured) -> String {
     format!(
-        "original: {} bytes a token, perplexity {:.3} on {} tokens\n",
+        "original: {} bytes a token, perplexity {:.3} on {}\n",
         measured(row.quality.original_cache_bytes),
         row.quality.original_perplexity,
-        grouped(row.quality.tokens as u64)
+        counted(row.quality.tokens, "token")
     )
 }
 
-/// The line of a way that the model cannot take, at the sizes that it is left out at for the same cause.
+/// The line for a method that cannot be applied at the sizes of `group`, which all have the same reason.
 fn left_out(group: &[LeftOut]) -> String {
     let Some(first) = group.first() else {
         return String::new();

@@ -4,7 +4,7 @@ use clap_complete::Shell;
 use crate::cli::exit::Exit;
 use crate::cli::screen::Screen;
 
-/// Print a script that completes the command's words in a shell.
+/// Print a shell script that completes commands and options.
 ///
 /// Example: gqa2mla completions bash
 #[derive(Debug, Args)]
@@ -15,10 +15,19 @@ pub struct Completions {
 }
 
 impl Completions {
-    pub fn run(self, mut command: Command, screen: &Screen) -> anyhow::Result<Exit> {
+    pub fn run(self, command: &Command, screen: &Screen) -> anyhow::Result<Exit> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut command, "gqa2mla", &mut script);
+        clap_complete::generate(self.shell, &mut shown(command), "gqa2mla", &mut script);
         screen.say(&String::from_utf8(script)?);
         Ok(Exit::Done)
     }
+}
+
+/// The command without the subcommands that its help does not list.
+fn shown(command: &Command) -> Command {
+    let subcommands = command.get_subcommands().filter(|c| !c.is_hide_set());
+    Command::new("gqa2mla")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(command.get_arguments().cloned())
+        .subcommands(subcommands.cloned())
 }

@@ -11,16 +11,16 @@ use crate::cli::screen::Screen;
 use crate::files::identity::identity;
 use crate::files::load::{LoadedModel, load};
 
-/// Show the nodes, initializers and interface in which two models differ; exits with 1 where they do.
+/// Show the nodes, initializers and interface in which two models differ; exit code 1 if they do.
 ///
 /// Example: gqa2mla diff --exit-zero fixtures/optimum-llama fixtures/optimum-qwen2
 #[derive(Debug, Args)]
 pub struct Diff {
-    /// A .onnx file, or a folder that holds one.
+    /// A .onnx file, or a folder with one model.
     before: PathBuf,
-    /// The model to compare with it: a .onnx file, or a folder that holds one.
+    /// The model to compare with it: a .onnx file, or a folder with one model.
     after: PathBuf,
-    /// Exit with 0 where the models differ, too.
+    /// Exit with code 0 even if the models differ.
     #[arg(long)]
     exit_zero: bool,
 }

@@ -16,7 +16,7 @@ pub fn in_line(name: &str) -> String {
     escaped(&shown).into_owned()
 }
 
-/// JSON text with the control characters escaped that JSON allows in strings but terminals interpret.
+/// JSON text in which control characters are escaped that JSON allows in strings and terminals interpret.
 pub fn escaped_json(text: &str) -> Cow<'_, str> {
     with(text, |escaped, c| {
         let _ = write!(escaped, "\\u{:04x}", c as u32);

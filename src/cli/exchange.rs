@@ -12,7 +12,7 @@ use crate::files::save::{output_path, save};
 use crate::report::counted;
 use crate::tune::exchange::{export, import};
 
-/// Take the factors of a rewritten model out to a safetensors file, or put trained ones in.
+/// Export the factors of a rewritten model to a safetensors file, or import trained ones.
 ///
 /// Example: gqa2mla factors export out/model.onnx -o out/factors.safetensors
 #[derive(Debug, Args)]
@@ -34,13 +34,13 @@ enum Direction {
         #[arg(long)]
         force: bool,
     },
-    /// Write the model with other factors of the same names and shapes.
+    /// Write the model with the factors of the file, which have the same names and shapes.
     Import {
         /// A model that `rewrite` has written.
         model: PathBuf,
         /// The safetensors file.
         factors: PathBuf,
-        /// The output: a .onnx path, or a folder for the model alone.
+        /// The output: a .onnx path, or a folder for the .onnx file.
         #[arg(short, long, value_name = "OUT", value_parser = output())]
         out: PathBuf,
         /// Replace a model that gqa2mla did not write.

@@ -72,7 +72,11 @@ pub fn in_options(error: CompressError) -> anyhow::Error {
         }
         .to_owned(),
         CompressError::Measure(cause @ ValidateError::Token { .. }) => cause.to_string(),
-        CompressError::CannotRun(cause) if is_of_options(&cause) => cause.to_string(),
+        CompressError::Measure(cause) | CompressError::CannotRun(cause)
+            if is_of_options(&cause) =>
+        {
+            cause.to_string()
+        }
         CompressError::CannotRun(cause) => return anyhow::Error::from(cause).context(CANNOT_RUN),
         CompressError::Convert(error) => return CompressError::from(by_option(error)).into(),
         other => return other.into(),
@@ -80,15 +84,16 @@ pub fn in_options(error: CompressError) -> anyhow::Error {
     UsageError(words).into()
 }
 
-/// The same error with the option that asks for the form in place of the form's name, where only the library uses that name.
+/// The same error, with the option that selects the form in place of names of forms that only the library uses.
 pub fn by_option(mut error: ConvertError) -> ConvertError {
     if let ConvertError::Rewrite { cause, .. } = &mut error
         && let RewriteError::Form { form, .. } = cause.as_mut()
     {
         let option = match form.as_str() {
-            "grouped" => "--target gqa",
-            "kept" => "--keep-heads",
+            "grouped" | "grouped-prompt" => "--target gqa",
+            "kept" | "kept-prompt" => "--keep-heads",
             "latent-past" => "--new-tokens exact",
+            "absorbed-prompt" => "--new-tokens prompt",
             "decoupled" => "--factors transmla",
             _ => return error,
         };
@@ -97,7 +102,7 @@ pub fn by_option(mut error: ConvertError) -> ConvertError {
     error
 }
 
-/// Whether an option names what is not there: a library, a device, an input of the model.
+/// Whether the error is that an option names a missing library, device or model input.
 fn is_of_options(error: &ValidateError) -> bool {
     match error {
         ValidateError::Open { cause, .. } | ValidateError::Model { cause, .. } => {

@@ -12,16 +12,17 @@ use crate::fit::calibrate::store;
 use crate::fit::factors::Factorization;
 use crate::fit::statistics::ModelStatistics;
 
-/// Factors and what they are made from.
+/// The options of the factorization and its data.
 #[derive(Debug, Clone, Args)]
 pub struct FactorArgs {
-    /// Where the factors come from.
+    /// How the factors are computed.
     ///
-    /// `weights`: principal components of the projection weights, without data. `plain`: those of what the text makes the
-    /// cache hold, every direction alike. `weighted`: the same, weighted by the queries that read keys and the o_proj that
-    /// reads outputs. `calibrated`: the same, with keys about their mean and values weighted by the attention they receive.
-    /// `transmla`: TransMLA's recipe in its own cache layout, for comparison: it drops rotation and is exact at no rank. The
-    /// default is `calibrated` where statistics or a text are given, else `weights`.
+    /// `weights`: principal components of the projection weights; needs no data. `plain`: principal components of the
+    /// cached keys and values of the text. `weighted`: the same, with errors weighted by the queries that read keys and
+    /// the o_proj that reads outputs. `calibrated`: the same, with centred keys, values weighted by the attention they
+    /// receive, and a bias correction. `transmla`: TransMLA's recipe in its own cache layout, for comparison; it drops
+    /// rotation and is never exact. The default is `calibrated` if statistics or a text are given, and otherwise
+    /// `weights`.
     #[arg(long, value_enum, hide_possible_values = true, value_name = "METHOD")]
     factors: Option<Method>,
     /// Statistics of this model, made by `calibrate`.
@@ -29,7 +30,7 @@ pub struct FactorArgs {
     calibration: Option<PathBuf>,
     #[command(flatten)]
     pub text: TextArgs,
-    /// Fit to at most this many tokens of the text.
+    /// Fit factors to at most this many tokens of the text.
     #[arg(
         long,
         alias = "text-tokens",
@@ -37,40 +38,40 @@ pub struct FactorArgs {
         value_name = "N"
     )]
     calibration_tokens: usize,
-    /// Tokens of the text that are read together.
+    /// Tokens per sequence of the text.
     ///
     /// The default is 1024, or the model's context if that is shorter.
     #[arg(long, alias = "text-length", value_name = "L", value_parser = length)]
     pub length: Option<usize>,
-    /// Positions of the contexts to be served.
+    /// Target context length in tokens.
     ///
-    /// Rotated keys are averaged over them, and what is lost is measured up to them. The default is the maximum in config.json
-    /// or genai_config.json beside the model, or else 4096.
+    /// Rotated keys are averaged over all its positions, and the loss is measured up to it. The default is the maximum
+    /// in config.json or genai_config.json beside the model, or else 4096.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
-    /// Take few tokens, and replace files of others.
+    /// Accept few tokens, and replace files of other origin.
     ///
-    /// Make factors even of statistics of fewer than 10 tokens for each direction, which say little about other text. A rewrite
-    /// also replaces an output that gqa2mla did not write.
+    /// Accept statistics of fewer than 10 tokens per dimension of the cached rows, whose factors may not fit other
+    /// text. A rewrite also replaces an output that gqa2mla did not write.
     #[arg(long)]
     pub force: bool,
-    /// Steps of local reconstruction in each layer; 0: none.
+    /// Steps of local reconstruction per layer; 0: none.
     #[arg(long, default_value_t = 300, value_name = "STEPS")]
     reconstruct: usize,
 }
 
-/// A factorization, as the command line names it.
+/// A factorization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Method {
     /// Principal components of the projection weights; needs no data.
     Weights,
-    /// Principal components of what the text makes the cache hold, every direction alike.
+    /// Principal components of the cached keys and values of the text.
     Plain,
-    /// The same, weighted by the queries that read keys and the o_proj that reads outputs.
+    /// The same, with errors weighted by the queries that read keys and the o_proj that reads outputs.
     Weighted,
-    /// The same, with keys about their mean and values weighted by the attention they receive.
+    /// The same, with centred keys, values weighted by the attention they receive, and a bias correction.
     Calibrated,
-    /// TransMLA's recipe in its own cache layout, for comparison: it drops rotation and is exact at no rank.
+    /// TransMLA's recipe in its own cache layout, for comparison; it drops rotation and is never exact.
     Transmla,
 }
 
@@ -124,7 +125,7 @@ impl FactorArgs {
         statistics.chain(self.text.files())
     }
 
-    /// The options of statistics and text, as they would be typed.
+    /// The options of statistics and text as command-line text.
     pub fn words(&self) -> String {
         let calibration = self.calibration.iter();
         let calibration = calibration.map(|file| format!(" --calibration {}", file.display()));

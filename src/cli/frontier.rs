@@ -1,19 +1,19 @@
-//! Sizes of the cache and what they lose, a line of at most 60 columns for each.
+//! The sizes of the cache and their losses as lines of at most 60 columns.
 
 use gqa2mla_passes::forms::{Form, KeptHeads};
 
 use crate::cli::verdict::{bad, good};
 use crate::compress::frontier::Point;
 use crate::compress::promise::{BrokenBy, Promise};
-use crate::report::measured;
+use crate::report::{change, measured};
 
-/// What stands above the lines of ways.
+/// The header of the lines of a comparison.
 pub fn ways_header() -> String {
     let way = "way";
     format!("{way:<10} bits  rank    bytes  perpl.   worst     KL  top-1")
 }
 
-/// The line of a way; a name that does not fit its column stands above its numbers.
+/// The line of a method. A name that does not fit its column is on a line of its own.
 pub fn of_way(point: &Point) -> String {
     let way = match point.way.len() > 10 {
         true => format!("{}\n{:10}", point.way, ""),
@@ -28,17 +28,13 @@ fn numbers(point: &Point, rank: &str) -> String {
     format!(
         "{bits:>4} {rank:>5} {:>8} {:>7} {:>7} {:>6.4}",
         measured(point.bytes),
-        percent(point.perplexity_increase),
-        percent(point.worst_perplexity_increase),
+        change(point.perplexity_increase),
+        change(point.worst_perplexity_increase),
         point.kl,
     )
 }
 
-fn percent(share: f64) -> String {
-    format!("{:+.2}%", 100.0 * share)
-}
-
-/// The lines of a search, or of a comparison where nothing is promised.
+/// The lines of a search, or of a comparison if there is no promise.
 pub struct Rows {
     promised: bool,
     begun: bool,
@@ -53,7 +49,7 @@ impl Rows {
         }
     }
 
-    /// The line of the next size; above the first one stands what the columns are.
+    /// The line of the next size, with the header before the first one.
     pub fn next(&mut self, point: &Point) -> String {
         let (header, line) = match self.promised {
             true => (searched_header(), searched(point, false)),
@@ -66,12 +62,13 @@ impl Rows {
     }
 }
 
-/// What stands above the lines of a search.
+/// The header of the lines of a search.
 pub fn searched_header() -> String {
     "bits  rank    bytes  perpl.   worst     KL  promise".to_owned()
 }
 
-/// The line of a size that a search has measured, with what came of the promise; `chosen`: it is what the search has found.
+/// The line of a size that a search has measured, with whether it keeps the promise. `chosen`: it is the result of the
+/// search.
 pub fn searched(point: &Point, chosen: bool) -> String {
     let rank = match point.way == KeptHeads.name() {
         true => "heads".to_owned(),

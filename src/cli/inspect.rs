@@ -15,14 +15,15 @@ use crate::cli::escaped::in_line;
 use crate::cli::exit::Exit;
 use crate::cli::screen::{Screen, table};
 use crate::files::load::load;
+use crate::files::origin::MARK;
 use crate::report::{counted, grouped};
 
-/// List every attention found, and every one not recognised with the reason and the node.
+/// List every recognised attention, and every other one with the node and the reason.
 ///
 /// Example: gqa2mla inspect fixtures/optimum-llama
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A .onnx file, or a folder that holds one.
+    /// A .onnx file, or a folder with one model.
     model: PathBuf,
     /// For each attention that is not recognised: the operand, the node, what was expected and found, and what to do.
     #[arg(long)]
@@ -53,7 +54,7 @@ pub fn cache_bytes(sites: &[Site]) -> u64 {
     cached.map(site_bytes).sum()
 }
 
-/// One site for each layer, of those that stand in several branches.
+/// One site for each layer, if branches contain several sites of one layer.
 fn once(sites: &[Site]) -> Vec<&Site> {
     let mut seen = BTreeSet::new();
     sites.iter().filter(|s| seen.insert(s.layer)).collect()
@@ -77,10 +78,16 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
         .map_or(0, |o| o.version());
     let nodes = model.graph.as_ref().map_or(0, |g| g.node.len());
     let mut text = format!(
-        "{path}: opset {opset}, {nodes} nodes, written by {} {}\n",
+        "{path}: opset {opset}, {}, written by {} {}\n",
+        counted(nodes, "node"),
         in_line(model.producer_name()),
         in_line(model.producer_version())
     );
+    if model.metadata_props.iter().any(|p| p.key() == MARK) {
+        text.push_str(
+            "rewritten by gqa2mla: to change its cache, rewrite the model that it was made from\n",
+        );
+    }
     text.push_str(&format!(
         "{} of {} recognised",
         found.recognised(),

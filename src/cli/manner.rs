@@ -1,18 +1,18 @@
-//! How a command talks: the options that every command takes.
+//! The output options of every command.
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 
 use clap::{Args, ColorChoice, ValueEnum};
 
-/// How a command talks.
+/// The output options of every command.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Output")]
 pub struct Manner {
-    /// Print one JSON object in place of text.
+    /// Print one JSON object instead of text.
     #[arg(long, global = true)]
     pub json: bool,
-    /// Print results and errors only: no progress, no notes.
+    /// Print only results and errors: no progress, no notes.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
     /// Print the time of every stage on standard error.
@@ -38,7 +38,7 @@ pub enum Color {
 }
 
 impl Manner {
-    /// What `arguments` ask for that clap refuses: its message follows `--json` and `--color` too.
+    /// The output options in `arguments`, for the error message of a command line that clap refuses.
     pub fn guess(arguments: &[OsString]) -> Self {
         let is = |word: &str| arguments.iter().any(|a| a == word);
         let pair = |value: &str| {
@@ -64,7 +64,7 @@ impl Color {
         self.on(io::stdout().is_terminal(), &|name| std::env::var_os(name))
     }
 
-    /// Whether an output is coloured that is a terminal or is none, in this environment.
+    /// Whether an output is coloured, depending on whether it is a terminal and on the environment.
     fn on(self, is_terminal: bool, environment: &dyn Fn(&str) -> Option<OsString>) -> bool {
         match self {
             Self::Always => true,
@@ -77,7 +77,7 @@ impl Color {
         }
     }
 
-    /// The same for clap's own messages.
+    /// The same choice for clap's own messages.
     pub fn of_clap(self) -> ColorChoice {
         match self {
             Self::Always => ColorChoice::Always,

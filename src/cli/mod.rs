@@ -4,6 +4,7 @@ mod bar;
 mod bench;
 mod bits;
 mod calibrate;
+mod clean;
 mod compare;
 mod completions;
 mod diff;
@@ -56,7 +57,7 @@ pub use screen::Told;
 /// Rewrites ONNX language models from grouped-query attention to multi-head latent attention, and proves it.
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nothing to rewrite or only part of the attentions recognised,
-/// 4 validation failed.
+/// 4 validation failed, 130 stopped by Ctrl-C.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
@@ -93,8 +94,8 @@ enum Command {
 /// Exit code of a run that is ended by a signal, minus the signal number, as in shells.
 const STOPPED: i32 = 128;
 
-/// Runs the command line `arguments`, of which the first is the program's name, on this process' terminal. Signals that
-/// stop the process are handled from here on.
+/// Runs the command line `arguments`, whose first element is the program's name, on the terminal of this process.
+/// Installs signal handlers for its remaining run time.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     if let Err(error) = clear_when_stopped() {
         terminal::complain(&format!(
@@ -116,16 +117,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     }
 }
 
-/// Parses `arguments`; errors are coloured as they ask.
+/// Parses `arguments`. Errors are coloured according to the options in them.
 fn parse(arguments: &[OsString], manner: Manner) -> Result<Cli, clap::Error> {
     let mut command = Cli::command().color(manner.color.of_clap());
     let matches = command.try_get_matches_from_mut(arguments)?;
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
-/// Runs the command line `arguments`, of which the first is the program's name, for a caller in this process: nothing is
-/// printed, and signals are left to the caller. `listener` hears of the progress, on any thread; the command ends where
-/// it unwinds.
+/// Runs the command line `arguments`, whose first element is the program's name, for a caller in this process. Nothing
+/// is printed and no signal handler is installed. `listener` receives the progress, on any thread, and can end the
+/// command by unwinding.
 pub fn call(
     arguments: impl IntoIterator<Item = OsString>,
     listener: impl FnMut(&str, usize, usize) + Send + 'static,
@@ -139,7 +140,7 @@ pub fn call(
 }
 
 impl Command {
-    /// Runs the command, and tells `screen` all that there is to tell.
+    /// Runs the command, and writes its result or error to `screen`.
     fn run(self, screen: &Screen) -> Exit {
         let started = Instant::now();
         let result = match self {
@@ -153,7 +154,7 @@ impl Command {
             Self::Bench(command) => command.run(screen),
             Self::Print(command) => command.run(screen),
             Self::Diff(command) => command.run(screen),
-            Self::Completions(command) => command.run(Cli::command(), screen),
+            Self::Completions(command) => command.run(&Cli::command(), screen),
             Self::Man(command) => command.run(Cli::command(), screen),
         };
         for path in interrupted::cleared() {
@@ -195,7 +196,7 @@ fn clear_when_stopped() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Tells a message of clap: help and version, or else the error.
+/// Writes a message of clap: help, version, or an error.
 fn usage(error: &clap::Error, screen: &Screen) -> Exit {
     let exit = match error.use_stderr() {
         true => Exit::Usage,
@@ -211,7 +212,7 @@ fn usage(error: &clap::Error, screen: &Screen) -> Exit {
             if exit == Exit::Usage {
                 screen.fail_as_data(text, exit);
             }
-            // In colour where the terminal shows it.
+            // clap colours the text if the terminal supports it.
             let _ = error.print();
         }
     }

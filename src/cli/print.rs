@@ -9,14 +9,14 @@ use crate::cli::exit::Exit;
 use crate::cli::screen::Screen;
 use crate::files::load::load;
 
-/// Print the graph as stable text: short constants in full, weights as shapes.
+/// Print the graph as stable text: short constants with elements, weights as shapes.
 ///
 /// Example: gqa2mla print fixtures/optimum-llama --layer 0
 #[derive(Debug, Args)]
 pub struct Print {
-    /// A .onnx file, or a folder that holds one.
+    /// A .onnx file, or a folder with one model.
     model: PathBuf,
-    /// Only the nodes of this layer, counted from 0.
+    /// Print only the nodes of this layer, counted from 0.
     #[arg(long, value_name = "N")]
     layer: Option<usize>,
 }

@@ -12,18 +12,18 @@ use crate::report::measured;
 use crate::runtime::RuntimeOptions;
 use crate::validate::proof::{Proof, ProofOptions};
 
-/// What to run, and what passes.
+/// The options of a validation.
 #[derive(Debug, Clone, Args)]
 pub struct ProofArgs {
     #[command(flatten)]
     runtime: RuntimeArgs,
-    /// Token ids to run in place of random ones: 1,2,3.
+    /// Token ids to use instead of random ones: 1,2,3.
     #[arg(long, alias = "tokens", value_delimiter = ',', value_name = "IDS")]
     prompt_ids: Option<Vec<i64>>,
-    /// Largest logit difference that passes, relative.
+    /// Largest accepted logit difference, relative to the largest logit.
     ///
-    /// Relative to the largest logit. The default is 1e-3 in single precision, 2e-2 in half precision and where activations are
-    /// quantized.
+    /// The default is 1e-3 in single precision, 2e-2 in half precision and for quantized activations, 1e-1 for a cache
+    /// of 8-bit integers, and 1 for one of 4-bit integers.
     #[arg(long, value_name = "RATIO", value_parser = ratio, allow_negative_numbers = true)]
     tolerance: Option<f64>,
     /// Seed of the random token ids.
@@ -41,10 +41,10 @@ impl ProofArgs {
         }
     }
 
-    /// Refuses the options that only a comparison of logits reads.
+    /// Refuses options that only apply to a comparison of logits.
     ///
     /// # Errors
-    /// [`UsageError`] names the first that is given.
+    /// [`UsageError`] names the first such option.
     pub fn only_runs(&self) -> Result<(), UsageError> {
         let given = [
             ("--tolerance", self.tolerance.is_some()),

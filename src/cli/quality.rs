@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::cli::screen::table;
 use crate::fit::layer_errors::LayerError;
 use crate::measure::quality::Quality;
-use crate::report::{grouped, measured};
+use crate::report::{change, counted, grouped, measured};
 
 /// A table of relative errors of scores and outputs of each layer: predicted by the spectra, and measured.
 pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
@@ -26,7 +26,7 @@ pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
         ];
         (layer.layer, cells)
     });
-    // Layers that are alike are one line.
+    // Equal rows of successive layers are merged into one.
     let rows: Vec<_> = rows.collect();
     for group in rows.chunk_by(|a, b| a.1 == b.1) {
         if let (Some((first, cells)), Some((last, _))) = (group.first(), group.last()) {
@@ -38,7 +38,7 @@ pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
         }
     }
     format!(
-        "{table}\nroot mean square errors, relative, in the running models, where\nthose of earlier layers are in those of later ones; predicted:\nof the layer alone, before any reconstruction"
+        "{table}\nroot mean square errors, relative, in the running models, where\nthose of earlier layers are in those of later ones; predicted:\nof the layer alone, before any reconstruction, without rounding"
     )
 }
 
@@ -46,13 +46,13 @@ pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
 pub fn quality_text(quality: &Quality) -> String {
     let positions = positions_text(quality);
     format!(
-        "perplexity {:.3} -> {:.3} ({:+.2}%), KL {:.4}, top-1 agreement {:.3}, on {} tokens, {}\nmeasured cache: {} -> {} bytes a token{positions}",
+        "perplexity {:.3} -> {:.3} ({}), KL {:.4}, top-1 agreement {:.3}, on {}, {}\nmeasured cache: {} -> {} bytes a token{positions}",
         quality.original_perplexity,
         quality.rewritten_perplexity,
-        100.0 * quality.increase(),
+        change(quality.increase()),
         quality.mean_kl,
         quality.top1_agreement,
-        grouped(quality.tokens as u64),
+        counted(quality.tokens, "token"),
         match quality.tokens_at_once {
             1 => "read token by token: each sees all others through the cache".to_owned(),
             count => format!("read {count} at a time"),
@@ -81,7 +81,7 @@ fn positions_text(quality: &Quality) -> String {
             grouped(bin.tokens as u64),
             format!("{:.3}", bin.original_perplexity),
             format!("{:.3}", bin.rewritten_perplexity),
-            format!("{:+.2}%", 100.0 * bin.increase()),
+            change(bin.increase()),
             format!("{:.4}", bin.mean_kl),
             format!("{:.3}", bin.top1_agreement),
         ]);

@@ -10,12 +10,12 @@ use crate::cli::values::given;
 use crate::runtime::given::GivenInput;
 use crate::runtime::{Provider, RuntimeKind, RuntimeOptions};
 
-/// Where the models run.
+/// The options of the runtime.
 #[derive(Debug, Clone, Args)]
 pub struct RuntimeArgs {
-    /// What runs the models.
+    /// The runtime of the models.
     ///
-    /// `auto`: ONNX Runtime where it is found, else tract.
+    /// `auto`: ONNX Runtime if it is found, otherwise tract.
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = RuntimeChoice::Auto, value_name = "auto|ort|tract")]
     runtime: RuntimeChoice,
     /// ONNX Runtime's shared library, or its folder.
@@ -23,16 +23,16 @@ pub struct RuntimeArgs {
     onnxruntime: Option<PathBuf>,
     /// ONNX Runtime's execution provider.
     ///
-    /// With `cuda` nothing falls back to the CPU.
+    /// With `cuda`, a node that computes with floating-point tensors on the CPU is an error.
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = Device::Cpu, value_name = "cpu|cuda")]
     provider: Device,
-    /// Threads of the runtime; 0 lets it choose.
+    /// Threads of the runtime; 0: its default.
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1024))]
     threads: u16,
-    /// What an input of the model is fed in every run.
+    /// Value of a model input, the same in every run.
     ///
-    /// A number, which fills the shape that the model declares, or a .npy file. Give it for each input that is not one of token
-    /// ids, masks, positions and caches.
+    /// A number, which fills the declared shape, or a .npy file. Needed for every input other than token ids, masks,
+    /// positions and caches.
     #[arg(long, value_name = "NAME=VALUE|FILE.npy", value_parser = given)]
     input: Vec<GivenInput>,
 }
@@ -70,7 +70,7 @@ impl RuntimeArgs {
         }
     }
 
-    /// The same options for another process of this program.
+    /// The same options as arguments for another process of this program.
     pub fn arguments(&self) -> Vec<OsString> {
         let name = |value: Option<PossibleValue>| {
             OsString::from(value.map(|v| v.get_name().to_owned()).unwrap_or_default())

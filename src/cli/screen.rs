@@ -1,4 +1,4 @@
-//! Where a command tells its result, its complaints and its progress.
+//! The output of a command: its result, its messages and its progress.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,32 +16,32 @@ use crate::cli::terminal::{complain, emit, emit_json};
 use crate::compress::events::Event;
 use crate::compress::promise::Promise;
 
-/// What a command tells to.
+/// The destination of the output of a command.
 pub enum Screen {
     /// Standard output and standard error.
     Terminal(Manner),
-    /// The caller of a function. Nothing is printed.
+    /// A caller in this process. Nothing is printed.
     Caller {
-        /// What was told so far.
+        /// The output so far.
         told: Mutex<Told>,
-        /// Hears of the progress.
+        /// The callback that receives the progress.
         listener: Mutex<Box<Listener>>,
     },
 }
 
-/// What a command has told its caller.
+/// The output of a command for a caller.
 #[derive(Debug, Default)]
 pub struct Told {
-    /// What `--json` prints; a string for what is text only.
+    /// The JSON object that `--json` prints; a string for output that is only text.
     pub data: Option<Value>,
-    /// The error.
+    /// The error message, if the command failed.
     pub failure: Option<String>,
-    /// What else is printed on standard error.
+    /// The other messages that a terminal gets on standard error.
     pub complaints: Vec<String>,
 }
 
 impl Screen {
-    /// A caller with this listener.
+    /// A screen for a caller with this progress callback.
     pub fn caller(listener: Box<Listener>) -> Self {
         Self::Caller {
             told: Mutex::default(),
@@ -49,7 +49,7 @@ impl Screen {
         }
     }
 
-    /// What was told, if to a caller.
+    /// The output for the caller; empty for a terminal.
     pub fn told(self) -> Told {
         match self {
             Self::Terminal(_) => Told::default(),
@@ -57,7 +57,7 @@ impl Screen {
         }
     }
 
-    /// Tells the result: the text, or the data for programs.
+    /// Writes the result, as text or as JSON.
     pub fn show(&self, text: impl FnOnce() -> String, data: impl FnOnce() -> Value) {
         match self {
             Self::Terminal(manner) if manner.json => emit_json(&data()),
@@ -66,7 +66,8 @@ impl Screen {
         }
     }
 
-    /// Tells a part of a result that comes in parts. Programs get [`Self::data`] at the end.
+    /// Writes one part of a text result that is printed part by part. Its JSON is written once at the end, by
+    /// [`Self::data`].
     pub fn line(&self, text: impl FnOnce() -> String) {
         if let Self::Terminal(manner) = self
             && !manner.json
@@ -75,7 +76,7 @@ impl Screen {
         }
     }
 
-    /// Tells programs the whole of a result that was told in parts.
+    /// Writes the JSON of a result whose text was printed part by part.
     pub fn data(&self, data: impl FnOnce() -> Value) {
         match self {
             Self::Terminal(manner) if manner.json => emit_json(&data()),
@@ -84,7 +85,7 @@ impl Screen {
         }
     }
 
-    /// Tells a result that is text for programs too.
+    /// Writes a result that is text even with `--json`.
     pub fn say(&self, text: &str) {
         match self {
             Self::Terminal(manner) => emit(text, manner.color),
@@ -92,7 +93,7 @@ impl Screen {
         }
     }
 
-    /// Tells something beside the result, unless it is to be quiet.
+    /// Writes a message to standard error, unless `--quiet` is given.
     pub fn complain(&self, text: &str) {
         match self {
             Self::Terminal(manner) if manner.quiet => {}
@@ -101,7 +102,7 @@ impl Screen {
         }
     }
 
-    /// Tells something beside the result to those who asked for more.
+    /// Writes a message to standard error if `--verbose` is given.
     pub fn detail(&self, text: impl FnOnce() -> String) {
         if let Self::Terminal(manner) = self
             && manner.verbose
@@ -110,7 +111,7 @@ impl Screen {
         }
     }
 
-    /// Tells why a command that has shown its result did not succeed.
+    /// Writes the error of a command that has failed.
     pub fn fail(&self, error: &str) {
         match self {
             Self::Terminal(_) => complain(&format!("error: {error}")),
@@ -118,19 +119,19 @@ impl Screen {
         }
     }
 
-    /// Tells programs that read the terminal why there is no result.
+    /// Writes the error as JSON to standard output, if `--json` is given.
     pub fn fail_as_data(&self, error: &str, exit: Exit) {
         if let Self::Terminal(Manner { json: true, .. }) = self {
             emit_json(&json!({ "status": "failed", "exit_code": exit as u8, "error": error }));
         }
     }
 
-    /// Whether this process runs the command and does nothing else.
+    /// Whether the command is all that this process does.
     pub fn owns_the_process(&self) -> bool {
         matches!(self, Self::Terminal(_))
     }
 
-    /// A progress bar.
+    /// The progress output.
     pub fn bar(&self) -> Bar<'_> {
         match self {
             Self::Terminal(manner) => Bar::on_terminal(*manner),
@@ -148,7 +149,8 @@ impl Screen {
         move |done, total| bar.say(Moment::of(stage, done, total, unit))
     }
 
-    /// A callback that shows the progress of a compression, and every size that a search for `promise` has measured.
+    /// A callback that shows the progress of a compression, and the measured sizes of a search for `promise` or of a
+    /// comparison.
     pub fn observer(&self, promise: Option<Promise>) -> impl FnMut(Event) + Send {
         let mut bar = self.bar();
         let mut rows = Rows::of(promise);

@@ -1,10 +1,10 @@
-//! The stages of a compression, as progress names them.
+//! The names of the stages of a compression in progress output.
 
 use crate::cli::bar::Moment;
 use crate::compress::events::{Event, Stage};
 use crate::compress::frontier::Point;
 
-/// The message for a validation with the runtime's graph optimizations on or off.
+/// The name of the validation stage with the runtime's graph optimizations on or off.
 pub fn validating(optimized: bool) -> &'static str {
     match optimized {
         false => "validating",
@@ -12,20 +12,24 @@ pub fn validating(optimized: bool) -> &'static str {
     }
 }
 
-/// What a progress bar shows of an event, or the size of the cache that was measured.
+/// The message for the measurement of the errors of layers.
+pub const MEASURING_LAYERS: &str = "measuring layers";
+
+/// The progress that an event reports, or the measured size of the cache as `Err`.
 pub fn moment(event: Event) -> Result<Moment, Point> {
     let Event { stage, done, total } = event;
     let (name, unit) = match stage {
         Stage::Tried(point) => return Err(point),
-        Stage::Calibrating => ("reading text", "tokens"),
-        Stage::Probing => ("probing widths of keys and values", "probes"),
-        Stage::Recording => ("reading text for the reconstruction", "tokens"),
-        Stage::RecordingRewritten => ("reading text through rewritten layers", "tokens"),
-        Stage::Reconstructing { .. } => ("reconstructing", "steps"),
-        Stage::Rewriting => ("rewriting", "attentions"),
-        Stage::Measuring => ("reading held-out text with both models", "tokens"),
-        Stage::Validating => (validating(false), "runs"),
-        Stage::ValidatingOptimized => (validating(true), "runs"),
+        Stage::Calibrating => ("reading text", "token"),
+        Stage::Probing => ("probing widths of keys and values", "probe"),
+        Stage::Recording => ("reading text for the reconstruction", "token"),
+        Stage::RecordingRewritten => ("reading text through rewritten layers", "token"),
+        Stage::Reconstructing { .. } => ("reconstructing", "step"),
+        Stage::Rewriting => ("rewriting", "attention"),
+        Stage::Measuring => ("reading held-out text with both models", "token"),
+        Stage::MeasuringLayers => (MEASURING_LAYERS, "run"),
+        Stage::Validating => (validating(false), "run"),
+        Stage::ValidatingOptimized => (validating(true), "run"),
     };
     let moment = Moment::of(name, done, total, unit);
     Ok(match stage {

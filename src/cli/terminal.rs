@@ -12,8 +12,8 @@ use crate::cli::verdict::painted;
 /// The first error of standard output, if any.
 static BROKEN: Mutex<Option<io::Error>> = Mutex::new(None);
 
-/// Writes to standard output, verdicts in colour as `color` says. A closed pipe is no error; other errors are recorded for
-/// [`broken`].
+/// Writes to standard output, with verdicts coloured according to `color`. A closed pipe is no error; other errors are
+/// recorded for [`broken`].
 pub fn emit(text: &str, color: Color) {
     write_out(&painted(&escaped(text), color.on_stdout()));
 }

@@ -7,18 +7,18 @@ use clap::Args;
 use crate::cli::exit::UsageError;
 use crate::measure::text::{Text, TextSource};
 
-/// Text, or the token ids of one.
+/// The options of a text, or of its token ids.
 #[derive(Debug, Clone, Args)]
 pub struct TextArgs {
-    /// Text file, UTF-8; may be given more than once.
+    /// Text file, UTF-8; can be repeated.
     ///
-    /// Several files are read one after another.
+    /// Several files are concatenated.
     #[arg(long, value_name = "FILE", conflicts_with = "token_ids")]
     text: Vec<PathBuf>,
-    /// The model's tokenizer.json; by default beside the model.
+    /// The model's tokenizer.json; default: beside the model.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// Token ids in place of text: a JSON list or a .npy file.
+    /// Token ids instead of text: a JSON list or a .npy file.
     #[arg(long, value_name = "FILE")]
     token_ids: Option<PathBuf>,
 }
@@ -40,7 +40,7 @@ impl TextArgs {
         named.chain(&self.token_ids).map(PathBuf::as_path)
     }
 
-    /// The options, as they would be typed.
+    /// The options as command-line text.
     pub fn words(&self) -> impl Iterator<Item = String> {
         let named =
             |name: &'static str| move |file: &PathBuf| format!(" {name} {}", file.display());

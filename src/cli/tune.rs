@@ -21,46 +21,46 @@ use crate::tune::run::{Ended, TrainProgress, TuneOptions, Tuned, tune};
 use crate::tune::select::Trainable;
 use crate::validate::ports::LanguageModel;
 
-/// Train a rewritten model's factors on text, to win back what a smaller cache lost.
+/// Train the factors of a rewritten model on text, to recover the loss of a smaller cache.
 ///
 /// With --teacher, the original, the loss is the divergence (KL) from the original's next-token distribution. A part of
-/// the text is held out; the state that is best on it is written, and a run that no longer gets better ends early. A run
-/// that is stopped goes on where it was when it is started again with the same options.
+/// the text is held out; the state with the lowest loss on it is written, and a run that stops improving ends early. An
+/// interrupted run resumes if it is started again with the same options.
 ///
 /// Example: gqa2mla tune out/model.onnx --teacher fixtures/optimum-llama --token-ids fixtures/tokens.json -o out/tuned.onnx
 #[derive(Debug, Args)]
 pub struct Tune {
-    /// The model to train: a .onnx file, or a folder that holds one.
+    /// The model to train: a .onnx file, or a folder with one model.
     model: PathBuf,
-    /// The model before the rewrite, whose next-token distribution is learnt.
+    /// The original model, whose next-token distribution is learnt.
     #[arg(long, value_name = "ORIGINAL")]
     teacher: Option<PathBuf>,
     #[command(flatten)]
     text: TextArgs,
-    /// The output: a .onnx path, or a folder for the model alone.
+    /// The output: a .onnx path, or a folder for the .onnx file.
     #[arg(short, long, value_name = "OUT", value_parser = output())]
     out: PathBuf,
-    /// What the loss is; the default is `distill` with --teacher.
+    /// The loss; the default is `distill` with --teacher.
     #[arg(long, value_enum, default_value_t = Objective::Distill)]
     objective: Objective,
     /// The initializers to train.
     #[arg(long, value_enum, default_value_t = Train::Factors)]
     train: Train,
-    /// Steps at most.
+    /// Largest number of steps.
     #[arg(long, default_value_t = 100, value_name = "N")]
     steps: usize,
-    /// Largest change of a tensor in a step, relative to its root mean square. Lower it where the loss rises at first,
-    /// as it does where little was lost.
+    /// Largest change of a tensor in a step, relative to its root mean square. Use a lower rate if the loss rises at
+    /// first, which happens if the rewrite has lost little.
     #[arg(long, default_value_t = 5e-3, value_name = "RATE")]
     rate: f64,
-    /// Tokens of one sequence.
+    /// Tokens per sequence.
     #[arg(long, default_value_t = 512, value_name = "L")]
     length: usize,
-    /// Positions of the contexts to be served: sequences stand anywhere among them, in models that take positions as an
-    /// input; the default is the maximum in config.json or genai_config.json beside the model, or else 4096.
+    /// Target context length in tokens: sequences are placed at random positions within it, if the model has position
+    /// inputs; the default is the maximum in config.json or genai_config.json beside the model, or else 4096.
     #[arg(long, value_name = "N", value_parser = length)]
     context: Option<usize>,
-    /// Sequences of a step. Their gradients are added one after another: memory stays that of one.
+    /// Sequences per step. Their gradients are computed one after another, so that the batch needs no more memory.
     #[arg(long, default_value_t = 1, value_name = "B")]
     batch: usize,
     /// Read at most this many tokens of the text.
@@ -74,12 +74,12 @@ pub struct Tune {
     force: bool,
 }
 
-/// What the loss is.
+/// The loss of the training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Objective {
     /// The divergence (KL) from the next-token distribution of --teacher.
     Distill,
-    /// The negative log-likelihood of the token that follows.
+    /// The negative log-likelihood of the next token.
     NextToken,
 }
 
@@ -137,7 +137,7 @@ impl Tune {
             &partial,
             &mut |moment| {
                 let message = message(&moment, tokens_a_step, &started);
-                let at = Moment::of("training", moment.step, moment.steps, "steps");
+                let at = Moment::of("training", moment.step, moment.steps, "step");
                 bar.say(at.with(message));
             },
         )?;

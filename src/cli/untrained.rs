@@ -5,17 +5,17 @@ use clap::Args;
 use crate::cli::exit::{Exit, UsageError};
 use crate::cli::screen::Screen;
 
-/// Not built in: it needs the feature `train`.
+/// Not available: this program was built without the feature `train`.
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub struct Untrained {
-    /// Whatever the command takes.
+    /// The arguments of the command, which are ignored.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     _rest: Vec<OsString>,
 }
 
 impl Untrained {
-    /// Tells how to get the command.
+    /// The error that says how to build the program with the command.
     pub fn run(self, _: &Screen) -> anyhow::Result<Exit> {
         let words = "this gqa2mla is built without training: build it with --features train";
         Err(UsageError(words.to_owned()).into())

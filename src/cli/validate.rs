@@ -11,7 +11,7 @@ use crate::cli::exit::{Exit, no_text};
 use crate::cli::proof::{ProofArgs, proof_json, proof_text};
 use crate::cli::quality::{layers_text, quality_text};
 use crate::cli::screen::Screen;
-use crate::cli::stages::validating;
+use crate::cli::stages::{MEASURING_LAYERS, validating};
 use crate::cli::text::TextArgs;
 use crate::cli::values::length;
 use crate::compress::metadata::METADATA;
@@ -23,21 +23,22 @@ use crate::measure::on_text::measure;
 use crate::validate::ports::LanguageModel;
 use crate::validate::proof::prove;
 
-/// Run both models through the same prompts and compare their logits and cache sizes.
+/// Run both models on the same prompts and compare their logits and cache sizes.
 ///
-/// Prefill, single steps, a step of several tokens on a cache, and a batch with left padding; first with the
-/// runtime's own graph optimizations off, which is the proof, then with them on.
+/// The runs are a prefill, single decode steps, a step of several tokens with a past, and a batch with left padding.
+/// They are repeated: first without the runtime's graph optimizations, which could hide an error of the graph, then
+/// with them.
 ///
 /// Example: gqa2mla validate fixtures/optimum-llama out/model.onnx
 #[derive(Debug, Args)]
 pub struct Validate {
-    /// The model before.
+    /// The original model.
     original: PathBuf,
-    /// The model after.
+    /// The rewritten model.
     rewritten: PathBuf,
     #[command(flatten, next_help_heading = "Text")]
     text: TextArgs,
-    /// Score at most this many tokens of the text.
+    /// Measure on at most this many tokens of the text.
     #[arg(
         long,
         alias = "text-tokens",
@@ -46,7 +47,7 @@ pub struct Validate {
         help_heading = "Text"
     )]
     test_tokens: usize,
-    /// Tokens of one sequence of the text, at most.
+    /// Largest number of tokens per sequence of the text.
     ///
     /// The default is the maximum in config.json or genai_config.json beside the model, or else 4096.
     #[arg(long, alias = "text-length", value_name = "L", value_parser = length, help_heading = "Text")]
@@ -69,7 +70,7 @@ impl Validate {
             &self.how.runtime(),
             &self.how.options(),
             &mut |optimized, done, total| {
-                bar.say(Moment::of(validating(optimized), done, total, "runs"))
+                bar.say(Moment::of(validating(optimized), done, total, "run"))
             },
         )?;
         screen.show(|| proof_text(&proof, false), || proof_json(&proof));
@@ -100,7 +101,7 @@ impl Validate {
             rewritten,
             &text,
             &runtime,
-            &mut screen.progress("reading text with both models", "tokens"),
+            &mut screen.progress("reading text with both models", "token"),
         )?;
         let first = text.sequences().next().unwrap_or_default();
         let analysis = Analysis::of(&original.model, Target::MatMul)
@@ -109,7 +110,13 @@ impl Validate {
             model: original,
             analysis: &analysis,
         };
-        let layers = layer_errors(analyzed, rewritten, first, &runtime)?;
+        let layers = layer_errors(
+            analyzed,
+            rewritten,
+            first,
+            &runtime,
+            &mut screen.progress(MEASURING_LAYERS, "run"),
+        )?;
         let made_by = made_by(rewritten);
         screen.show(
             || {
@@ -130,7 +137,7 @@ impl Validate {
     }
 }
 
-/// The metadata of the rewritten model that describe how it was made.
+/// The metadata entry of the rewritten model that describes how it was made.
 fn made_by(model: &LoadedModel) -> Option<Value> {
     let mut properties = model.model.proto.metadata_props.iter();
     let note = properties.find(|p| p.key() == METADATA)?;

@@ -12,7 +12,7 @@ pub fn share(text: &str) -> Result<f64, String> {
     number(text).map(|(value, _)| value)
 }
 
-/// What an input of a model is fed: `NAME=2.5`, or `NAME=FILE.npy`.
+/// Parses the value of a model input: `NAME=2.5`, or `NAME=FILE.npy`.
 pub fn given(text: &str) -> Result<GivenInput, String> {
     let (name, value) = text
         .split_once('=')
@@ -34,7 +34,8 @@ pub fn given(text: &str) -> Result<GivenInput, String> {
     })
 }
 
-/// An increase: `2%` or `0.02`, not negative. A bare number of 1 or more is a percentage that lacks its sign.
+/// Parses an increase: `2%` or `0.02`, not negative. A number of 1 or more without a percent sign is refused, because
+/// the sign was probably forgotten.
 pub fn increase(text: &str) -> Result<f64, String> {
     match number(text)? {
         (value, _) if value < 0.0 => Err("an increase is not negative".to_owned()),
@@ -46,7 +47,7 @@ pub fn increase(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Parses the number of tokens of a sequence, at least the two that a prediction takes.
+/// Parses the number of tokens of a sequence, which is at least 2, because a prediction needs two tokens.
 pub fn length(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(tokens) if tokens >= 2 => Ok(tokens),
@@ -70,7 +71,7 @@ pub fn nats(text: &str) -> Result<f64, String> {
     }
 }
 
-/// The number, and whether it was a percentage.
+/// The parsed number, and whether it had a percent sign.
 fn number(text: &str) -> Result<(f64, bool), String> {
     let (number, unit, percentage) = match text.strip_suffix('%') {
         Some(number) => (number, 0.01, true),

@@ -1,7 +1,8 @@
-//! Verdicts in texts: their colour is decided where the text is printed.
+//! Marks for verdicts in texts, which are replaced by colours when the text is printed.
 //!
-//! Texts are escaped as a whole before they reach a terminal, so that a verdict cannot hold the codes of its colour. It is marked
-//! by characters for private use instead; a name with such a character would lose it, or be coloured, and nothing else.
+//! Texts are escaped before they reach a terminal, so that they cannot contain colour codes. A verdict is enclosed in
+//! private-use characters instead. If a name contains such a character, the only effect is that the character is
+//! removed or starts a colour.
 
 use clap::builder::styling::{AnsiColor, Effects, Style};
 
@@ -9,17 +10,17 @@ const GOOD: char = '\u{f0001}';
 const BAD: char = '\u{f0002}';
 const END: char = '\u{f0003}';
 
-/// A verdict that a reader hopes for.
+/// Marks a positive verdict.
 pub fn good(words: &str) -> String {
     format!("{GOOD}{words}{END}")
 }
 
-/// A verdict that a reader has to see.
+/// Marks a negative verdict.
 pub fn bad(words: &str) -> String {
     format!("{BAD}{words}{END}")
 }
 
-/// The text with its verdicts in colour, or without any marks.
+/// `text` with verdicts in colour, or with the marks removed.
 pub fn painted(text: &str, colours: bool) -> String {
     if !text.contains([GOOD, BAD]) {
         return text.to_owned();

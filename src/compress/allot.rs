@@ -3,8 +3,8 @@
 //!
 //! The keys and the values of each layer are probed separately: reduced to the uniform rank while all others have full
 //! rank, and the KL of the next token to the original is measured. This KL divided by the loss that the spectrum
-//! predicts is the price of one unit of spectrum. Then each unit of rank goes to where it reduces the predicted KL
-//! most.
+//! predicts is the price of one unit of spectrum. Each unit of rank is then assigned to the side for which it reduces the
+//! predicted KL most.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,16 +21,16 @@ const PROBED: usize = 512;
 /// Smallest cost of a side relative to the largest: if a probe measures no loss, the text is too short to show it.
 const CHEAPEST: f64 = 1e-4;
 
-/// How the widths of the keys and the values of one layer go together.
+/// Whether the keys and the values of one layer may have different ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sides {
-    /// Each has its own.
+    /// Keys and values have separate ranks.
     Apart,
-    /// Both have the same.
+    /// Keys and values of a layer have the same rank.
     Alike,
 }
 
-/// What narrowing one side of a layer, its keys or its values, costs.
+/// The loss of one side of a layer, its keys or its values, as a function of the rank.
 #[derive(Debug, Clone, Copy)]
 pub struct Curve<'c> {
     /// Second moment along each eigenvector, largest first.
@@ -61,7 +61,7 @@ pub fn allot(sides: &[Curve], budget: usize) -> Vec<usize> {
     widths
 }
 
-/// The same where `sides` come in pairs, of the keys and the values of one layer, that have one width.
+/// As [`allot`], with one common rank for each two successive entries of `sides`: the keys and the values of a layer.
 fn allot_alike(sides: &[Curve], budget: usize) -> Vec<usize> {
     let joint: Vec<Vec<f64>> = sides
         .chunks_exact(2)
@@ -81,11 +81,11 @@ fn allot_alike(sides: &[Curve], budget: usize) -> Vec<usize> {
     widths.into_iter().flat_map(|width| [width; 2]).collect()
 }
 
-/// Widths for every attention that together cache as many numbers as those of `options`. Probes are models that read the
-/// first tokens of `text`.
+/// Ranks for every attention with the same total number of cached elements as the uniform rank of `options`. The probes
+/// are run on the first tokens of `text`.
 ///
 /// # Errors
-/// [`CompressError`].
+/// [`CompressError`] if a probe cannot be written or run.
 pub fn free(
     compressor: &Compressor,
     options: &RewriteOptions,

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use gqa2mla_passes::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
 use gqa2mla_passes::pipeline::factorize::Factorize;
 use gqa2mla_passes::pipeline::patches::Callbacks;
@@ -64,7 +65,7 @@ pub struct Staged {
     pub model: LoadedModel,
 }
 
-/// Makes the metadata entry that describes a rewrite, if there is to be one.
+/// Returns the metadata entry that describes a rewrite, if there should be one.
 pub type Note<'n> = dyn FnMut(&Rewritten) -> Option<StringStringEntryProto> + 'n;
 
 /// Rewrites `original`, whose analysis is `analysis`, into a staging folder for `out`, with weights in `data`. The
@@ -94,17 +95,15 @@ pub fn stage(
     let mut length = 0u64;
     let mut store =
         |tensor: TensorProto| -> Result<TensorProto, Box<dyn std::error::Error + Send + Sync>> {
-            let bytes = match &tensor.raw_data {
-                Some(bytes) if bytes.len() >= SPILL_FROM => bytes.clone(),
-                _ => return Ok(tensor),
+            let Some(bytes) = spilled(&tensor).cloned() else {
+                return Ok(tensor);
             };
             spill.write_all(&bytes)?;
             let stored = external(tensor, length, bytes.len() as u64);
             length += bytes.len() as u64;
             Ok(stored)
         };
-    // The small tensors that the analysis has read brought their neighbours along; and the weights behind one layer are not
-    // needed for the next.
+    // Release pages that the analysis has read around small tensors, and the weights of finished layers.
     original.let_go();
     let mut progress = |done, total| {
         original.let_go();
@@ -137,6 +136,19 @@ pub fn stage(
         rewritten,
         model,
     })
+}
+
+/// The bytes of a new tensor, if they are many enough for the temporary file.
+fn spilled(tensor: &TensorProto) -> Option<&Bytes> {
+    tensor.raw_data.as_ref().filter(|b| b.len() >= SPILL_FROM)
+}
+
+/// A new tensor of a model that is not to be written: large ones refer to bytes that are nowhere.
+pub(super) fn unwritten(tensor: TensorProto) -> TensorProto {
+    match spilled(&tensor).map(Bytes::len) {
+        Some(length) => external(tensor, 0, length as u64),
+        None => tensor,
+    }
 }
 
 fn external(mut tensor: TensorProto, offset: u64, length: u64) -> TensorProto {

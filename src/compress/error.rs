@@ -60,7 +60,7 @@ pub enum CompressError {
     /// The text could not be read.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// Calibrated factors, a search or free ranks need a text, and none is given.
+    /// Calibrated factors, a search or separate ranks need a text, and none is given.
     #[error("no text: one is needed to fit the factors and to measure what is lost")]
     NoText,
     /// The text is too short to be divided into a part for fitting and a part for measuring.
@@ -84,18 +84,18 @@ pub enum CompressError {
         /// Tokens of the longest held-out sequence.
         length: usize,
     },
-    /// The model has fewer positions than are asked for.
+    /// The request is for more positions than the model has.
     #[error("{path}: {cause}")]
     LongContext {
         /// The model.
         path: String,
-        /// The numbers.
+        /// The requested and the available number of positions.
         cause: LongContext,
     },
-    /// A cache of integers without what their scales are made from.
+    /// An integer cache is requested, but there is no text for its scales.
     #[error(transparent)]
     NoScales(#[from] NoScales),
-    /// Widths of their own for the layers do not go together with the rest of the request.
+    /// Separate ranks for the layers do not fit the rest of the request.
     #[error(transparent)]
     FreeWidths(#[from] FreeWidthsError),
     /// The models cannot be measured or validated, and the rewritten model is not the cause.
@@ -109,14 +109,14 @@ pub enum CompressError {
     CannotRun(ValidateError),
 }
 
-/// A cache of integers was asked for, and no text tells their scales.
+/// An integer cache is requested, but there are neither statistics nor a text, from which its scales are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the scales of a cache of integers come from a text: give statistics or a text, and factors that are made from them"
 )]
 pub struct NoScales;
 
-/// Why layers cannot have widths of their own.
+/// Why layers cannot have separate ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FreeWidthsError {
     /// There is no total cache size to be divided.
@@ -133,7 +133,7 @@ pub enum FreeWidthsError {
 }
 
 impl CompressError {
-    /// Makes the error of too long a context of `model`.
+    /// The error that the requested context is too long for `model`.
     pub(crate) fn long(model: &LoadedModel) -> impl FnOnce(LongContext) -> Self {
         |cause| Self::LongContext {
             path: model.path.display().to_string(),

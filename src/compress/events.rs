@@ -8,11 +8,11 @@ use crate::compress::frontier::Point;
 pub enum Stage {
     /// Calibration; steps are tokens of the text.
     Calibrating,
-    /// Probing for free ranks; steps are the keys or values of a layer.
+    /// Probing for separate ranks; steps are the keys or values of a layer.
     Probing,
     /// Recording for the reconstruction; steps are tokens of the text.
     Recording,
-    /// The same with the model whose earlier layers are rewritten.
+    /// Recording in the model whose earlier layers are rewritten; steps are tokens of the text.
     RecordingRewritten,
     /// Reconstruction; steps are those of gradient descent in all layers.
     Reconstructing {
@@ -25,7 +25,9 @@ pub enum Stage {
     Rewriting,
     /// Measurement on held-out text; steps are tokens.
     Measuring,
-    /// A size of the cache was measured; one step.
+    /// Measurement of the errors of each layer; steps are runs, one of each model.
+    MeasuringLayers,
+    /// The loss at one size of the cache was measured; one step.
     Tried(Point),
     /// Validation with the runtime's graph optimizations off; steps are runs of both models.
     Validating,
@@ -44,8 +46,9 @@ pub struct Event {
     pub total: usize,
 }
 
-/// Called after each step, on any thread. The work ends where the observer unwinds ([`std::panic::resume_unwind`]): nothing is
-/// written then, and what is finished is kept for a run that goes on from there.
+/// The observer of progress, called after each step on any thread. It can stop the work by unwinding
+/// ([`std::panic::resume_unwind`]): nothing is written to the output path, and finished layers are kept, so that a
+/// later run resumes from them.
 pub type Observer<'o> = dyn FnMut(Event) + Send + 'o;
 
 /// A callback with (done, total) that reports progress of `stage` to `observer`.

@@ -1,12 +1,17 @@
-//! What a compression would make of a model, told without computing, running or writing anything.
+//! A dry run: what a compression would do, without computing factors, running a model or writing a file.
 
 use std::path::Path;
 
 use gqa2mla_passes::factor::CacheBits;
+use gqa2mla_passes::factor::blank::BlankFactors;
 use gqa2mla_passes::onnx::stored::element_bits;
-use gqa2mla_passes::pipeline::Planned;
+use gqa2mla_passes::pipeline::factorize::Wanted;
+use gqa2mla_passes::pipeline::patches::Callbacks;
+use gqa2mla_passes::pipeline::{Planned, rewrite_analysed};
+use gqa2mla_passes::{Analysis, RewriteOptions, SiteView};
 
 use crate::compress::compressor::{Compressor, Destination};
+use crate::compress::convert::{ConvertError, unwritten};
 use crate::compress::error::CompressError;
 use crate::compress::prepared::Prepared;
 use crate::compress::promise::Promise;
@@ -16,29 +21,31 @@ use crate::files::save::DataFile;
 use crate::fit::factors::Factorization;
 use crate::fit::reach::Reach;
 
-/// What a compression would make of a model.
+/// The expected result of a compression.
 #[derive(Debug, Clone)]
 pub struct Foreseen {
-    /// The attentions that it would rewrite, with the ranks that are asked for; with a promise, the largest.
+    /// The attentions that would be rewritten, with their ranks; for a promise, the largest ranks of the search.
     pub planned: Vec<Planned>,
-    /// Number of attentions that would stay as they are.
+    /// Number of attentions that would not be rewritten.
     pub left: usize,
-    /// Bits of a cached number; with a promise, the most.
+    /// Bits of a cached number; for a promise, the most bits of the search.
     pub bits: CacheBits,
-    /// The promise whose search would choose bits and ranks.
+    /// The promise, if bits and ranks would be found by a search.
     pub promise: Option<Promise>,
-    /// Whether the logits would stay the same; with a promise it is not known.
+    /// Whether the rewrite would be exact; false for a promise, because the result of its search is not known.
     pub is_exact: bool,
-    /// Bytes a token in the caches of these attentions.
+    /// Bytes per token of the caches of these attentions before the rewrite.
     pub bytes_before: u64,
-    /// The same after the rewrite; with a promise, the most.
+    /// Bytes per token after the rewrite; for a promise, the most.
     pub bytes_after: u64,
+    /// The model as it would be, but for the numbers of its new weights.
+    pub rewritten: LoadedModel,
 }
 
-/// Checks all that a compression of `model` checks before it computes, and tells what it would do.
+/// Checks `request` for `model` like a compression, and returns what it would do.
 ///
 /// # Errors
-/// [`CompressError`], the same as of [`crate::compress::run::compress`].
+/// The [`CompressError`] with which [`crate::compress::run::compress`] would refuse the request.
 pub fn foresee(model: &LoadedModel, request: &Request) -> Result<Foreseen, CompressError> {
     let prepared = Prepared::of(model, request)?;
     let factorization = request.factorization();
@@ -64,6 +71,7 @@ pub fn foresee(model: &LoadedModel, request: &Request) -> Result<Foreseen, Compr
     };
     let options = &prepared.options;
     let planned = compressor.check(options)?;
+    let rewritten = without_weights(model, &prepared.analysis, options, factorization)?;
     let narrow = planned.iter().any(|p| options.form.loses(p.ranks, &p.site));
     let cached = || planned.iter().filter(|p| p.site.has_own_cache());
     let before = cached().map(|p| bits_of(p.site.cached_type, p.site.cached_numbers()));
@@ -71,7 +79,7 @@ pub fn foresee(model: &LoadedModel, request: &Request) -> Result<Foreseen, Compr
         let elements = options.bits.elements(p.ranks.key) + options.bits.elements(p.ranks.value);
         match options.bits {
             CacheBits::Model => bits_of(p.site.cached_type, elements),
-            // Elements of integers are bytes.
+            // An element of an integer cache is one byte.
             _ => 8 * elements as u64,
         }
     });
@@ -84,7 +92,43 @@ pub fn foresee(model: &LoadedModel, request: &Request) -> Result<Foreseen, Compr
         bytes_before: before.sum::<u64>() / 8,
         bytes_after: after.sum::<u64>() / 8,
         planned,
+        rewritten,
     })
+}
+
+/// The graph of the rewritten model, made of factors without content: it has the interface that stacks would serve, and a
+/// form that cannot be applied to the exporter's nodes is refused.
+fn without_weights(
+    model: &LoadedModel,
+    analysis: &Analysis,
+    options: &RewriteOptions,
+    factorization: Factorization,
+) -> Result<LoadedModel, ConvertError> {
+    let mut rewritten = model.clone();
+    let mut factorize = |view: &SiteView, wanted: Wanted| {
+        let site = view.site();
+        let blank = BlankFactors {
+            kv_heads: site.kv_heads,
+            key_size: site.key.size,
+            value_size: site.value.size,
+            ranks: wanted.ranks,
+        };
+        Ok(match factorization {
+            Factorization::TransMla { .. } => blank.decoupled(),
+            _ => blank.latent(wanted.bits),
+        })
+    };
+    let callbacks = Callbacks {
+        factorize: &mut factorize,
+        store: &mut |tensor| Ok(unwritten(tensor)),
+        progress: &mut |_, _| {},
+    };
+    let done = rewrite_analysed(&mut rewritten.model, analysis.clone(), options, callbacks);
+    done.map_err(|cause| ConvertError::Rewrite {
+        path: model.path.display().to_string(),
+        cause: Box::new(cause),
+    })?;
+    Ok(rewritten)
 }
 
 fn bits_of(elem_type: i32, count: usize) -> u64 {

@@ -1,4 +1,4 @@
-//! What a cache of one size loses: a point of the frontier of bytes and loss.
+//! The loss at one size of the cache: a point of the frontier of bytes and loss.
 
 use gqa2mla_passes::factor::CacheBits;
 use serde::Serialize;
@@ -9,31 +9,31 @@ use crate::measure::quality::Quality;
 /// A measured size of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Point {
-    /// The name of the form or of the way that it is made in.
+    /// The name of the form or, in a comparison, of the method ([`crate::compress::ways::Way`]).
     pub way: &'static str,
     /// Bits of a cached number; `None` for the model's own type.
     pub bits: Option<u32>,
     /// Latent rank.
     pub rank: usize,
-    /// Bytes a token in all caches, as measured.
+    /// Bytes per token of all caches, measured from the model's outputs.
     pub bytes: f64,
     /// Increase of perplexity, relative to the original's.
     pub perplexity_increase: f64,
-    /// The largest increase over ranges of positions.
+    /// The largest increase of perplexity over all ranges of positions.
     pub worst_perplexity_increase: f64,
-    /// Mean KL from the original, in nats.
+    /// Mean KL divergence from the original, in nats.
     pub kl: f64,
     /// Share of positions at which both models have the same most likely token.
     pub top1: f64,
-    /// What is compared with the limit of a promise; without one, the mean KL.
+    /// The loss that is compared with the limit of the promise; without a promise, the mean KL.
     pub loss: f64,
-    /// What breaks the promise of a search; nothing without one.
+    /// Which quantities exceed the limit of the promise; none without a promise.
     pub broken_by: BrokenBy,
 }
 
 impl Point {
-    /// The size that is made in `way`, with latents of `rank` and numbers of `bits`, whose quality is `quality`; `promise` is
-    /// that of the search, if there is one.
+    /// The point of a model with latents of rank `rank` and numbers of `bits`, made by the method or form `way`, with
+    /// the measured `quality`. `promise` is that of the search, if there is one.
     #[must_use]
     pub fn of(
         way: &'static str,

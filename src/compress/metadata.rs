@@ -1,5 +1,6 @@
 //! The metadata entry of approximated models.
 
+use gqa2mla_passes::forms::ExactTokens;
 use gqa2mla_passes::onnx::StringStringEntryProto;
 use gqa2mla_passes::{RankPlan, RewriteOptions, Rewritten};
 use serde_json::json;
@@ -8,7 +9,7 @@ use crate::fit::factors::Factorization;
 
 /// Key of the metadata entry that describes how an approximation was made.
 pub use crate::files::origin::MARK as METADATA;
-use crate::files::origin::{EXACT, NEW_TOKENS};
+use crate::files::origin::{EXACT, EXACT_PROMPT, NEW_TOKENS};
 
 /// The metadata entry, a JSON object, of the model that `rewritten` describes.
 #[must_use]
@@ -34,9 +35,10 @@ pub fn note(
         "reconstruction_steps": reconstruction_steps,
         "cache_ratio": ratio,
         "cache_bits": options.bits.number(),
-        NEW_TOKENS: match options.form.reads_new_tokens_as_they_are() {
-            true => EXACT,
-            false => "latent",
+        NEW_TOKENS: match options.form.exact_tokens() {
+            ExactTokens::Step => EXACT,
+            ExactTokens::Prompt => EXACT_PROMPT,
+            ExactTokens::None => "latent",
         },
         "positions": options.positions(),
         "layers": layers.collect::<Vec<_>>(),

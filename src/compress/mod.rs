@@ -1,4 +1,4 @@
-//! Compression of a model: the rewrite with statistics and reconstruction, the search for the smallest cache that keeps
+//! Compression of a model: the rewrite with statistics and reconstruction, the search for a small cache that keeps
 //! a promised quality, the allocation of ranks to layers, and the acceptance of the result.
 //!
 //! The entry point is [`run::compress`]. Nothing here prints; progress is reported to a callback as [`events::Event`].
@@ -13,6 +13,7 @@ pub mod error;
 pub mod events;
 pub mod foreseen;
 pub mod frontier;
+mod kept_rows;
 pub mod metadata;
 mod prepared;
 pub mod promise;

@@ -1,4 +1,4 @@
-//! A request that has been checked against a model, and the texts that it reads.
+//! A request that has been checked for a model, with the texts for fitting and measuring.
 
 use gqa2mla_passes::{Analysis, Decoupled, RewriteOptions};
 
@@ -10,11 +10,12 @@ use crate::fit::context::{Context, ContextSource};
 use crate::fit::factors::Factorization;
 use crate::measure::text::Text;
 use crate::validate::ports::LanguageModel;
+use crate::validate::{ValidateError, Which};
 
 /// Largest number of held-out tokens, on which the loss is measured. Never more than a third of the text.
 const HELD_OUT: usize = 8192;
 
-/// What is known of a compression before anything is computed.
+/// The data of a compression that is available before factors are computed.
 pub(super) struct Prepared<'f> {
     /// The target context.
     pub context: Context,
@@ -30,10 +31,19 @@ impl<'f> Prepared<'f> {
     /// Checks `request` against `model`, and reads its text.
     ///
     /// # Errors
-    /// [`CompressError`].
+    /// [`CompressError`] if the text cannot be read or the request does not fit the model.
     pub fn of(model: &LoadedModel, request: &Request<'f>) -> Result<Self, CompressError> {
         request.check_widths()?;
         request.check_bits()?;
+        if !request.runtime.given.is_empty() {
+            let subject = LanguageModel::of(&model.model.proto)?;
+            let fed = subject.interface.fed(&request.runtime.given);
+            fed.map_err(|cause| ValidateError::Open {
+                which: Which::Original,
+                path: model.path.display().to_string(),
+                cause: Box::new(cause),
+            })?;
+        }
         if let Some(proof) = request.proof.as_ref().filter(|p| p.tokens.is_some()) {
             proof.check_tokens(&LanguageModel::of(&model.model.proto)?)?;
         }
@@ -47,7 +57,7 @@ impl<'f> Prepared<'f> {
             options.form = &Decoupled;
         }
         let analysis = analysis(model, &options)?;
-        // Before the text is read. An exact rewrite is checked by the rewrite itself.
+        // This check comes before the text is read. An exact rewrite is checked by the rewrite itself.
         if !request.is_exact() {
             planned(model, &analysis, &options)?;
         }
@@ -70,9 +80,9 @@ impl<'f> Prepared<'f> {
 /// The part of the text for fitting, and the held-out part for measuring.
 #[derive(Default)]
 pub(super) struct Texts {
-    /// For fitting.
+    /// The text for fitting.
     pub fitted: Option<Text>,
-    /// For measuring.
+    /// The text for measuring.
     pub held_out: Option<Text>,
 }
 
@@ -109,7 +119,7 @@ impl Texts {
     /// The held-out text.
     ///
     /// # Errors
-    /// [`CompressError`] where there is none.
+    /// [`CompressError`] if there is none.
     pub fn held_out(&self) -> Result<&Text, CompressError> {
         let missing = match self.fitted {
             None => CompressError::NoText,

@@ -1,4 +1,4 @@
-//! What a smaller cache may lose at most, as a caller promises it, and what breaks that promise.
+//! The largest loss that the caller accepts for a smaller cache.
 
 use serde::Serialize;
 
@@ -41,10 +41,10 @@ impl Promise {
         }
     }
 
-    /// What breaks the promise in a model of this quality, if anything does.
+    /// Which quantities of a model of this quality exceed the limit.
     #[must_use]
     pub fn broken_by(self, quality: &Quality) -> BrokenBy {
-        // A failed measurement, which is no number, keeps nothing.
+        // NaN, from a failed measurement, exceeds every limit.
         let within = |loss: f64| loss <= self.limit();
         match self {
             Self::PerplexityIncrease(_) => BrokenBy {
@@ -65,17 +65,18 @@ impl Promise {
     }
 }
 
-/// What breaks a promise: the increase of perplexity, or the KL, from which a promise on perplexity also computes one.
+/// The quantities that exceed the limit of a promise. A promise on perplexity also limits the KL (see
+/// [`Quality::promised_increase`]).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct BrokenBy {
-    /// The perplexity rises by more.
+    /// The increase of perplexity exceeds the limit.
     pub perplexity: bool,
-    /// The KL is larger, or stands for a larger increase of perplexity.
+    /// The KL exceeds the limit, or the increase of perplexity that corresponds to it does.
     pub kl: bool,
 }
 
 impl BrokenBy {
-    /// Whether nothing does.
+    /// Whether no quantity exceeds the limit.
     #[must_use]
     pub fn nothing(self) -> bool {
         !self.perplexity && !self.kl

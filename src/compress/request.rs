@@ -35,10 +35,10 @@ pub struct TextRequest {
 }
 
 impl TextRequest {
-    /// Reads the text for `model`, at most `tokens` of it.
+    /// Reads at most `tokens` tokens of the text for `model`.
     ///
     /// # Errors
-    /// [`CompressError`] where the text cannot be read, or its sequences are longer than the model allows.
+    /// [`CompressError`] if the text cannot be read, or its sequences are longer than the context of the model.
     pub fn read(&self, model: &LoadedModel, tokens: usize) -> Result<Text, CompressError> {
         let vocabulary = LanguageModel::of(&model.model.proto)?.vocabulary;
         let length = Context::fitted(self.length, model).map_err(CompressError::long(model))?;
@@ -51,10 +51,10 @@ impl TextRequest {
 pub struct Request<'f> {
     /// Options of the rewrite: ranks, form and others.
     pub options: RewriteOptions<'f>,
-    /// If set, the smallest cache that keeps this promise on held-out text is searched, and the ranks of `options` are
+    /// If set, a small cache that keeps this promise on held-out text is searched, and the ranks of `options` are
     /// ignored.
     pub promise: Option<Promise>,
-    /// Whether that search may round the cache to integers as well, where `options` asks for the model's own type.
+    /// Whether the search for a promise may also round the cache to integers, if `options` has the model's own type.
     pub searches_bits: bool,
     /// Whether all layers have the same rank.
     pub widths: Widths,
@@ -126,10 +126,10 @@ impl Request<'_> {
         descent(self.reconstruction_steps, positions).filter(|_| starts)
     }
 
-    /// Refuses a cache of integers without the text that tells their scales. It needs nothing of the model.
+    /// Refuses an integer cache if there is no text for its scales. This check needs no model.
     ///
     /// # Errors
-    /// [`NoScales`].
+    /// [`NoScales`] if scales cannot be computed.
     pub fn check_bits(&self) -> Result<(), NoScales> {
         match self.options.bits == CacheBits::Model || self.scales_are_known() {
             true => Ok(()),
@@ -137,7 +137,7 @@ impl Request<'_> {
         }
     }
 
-    /// Refuses statistics of so few tokens that factors would overfit them.
+    /// Refuses statistics with so few tokens that factors would overfit them.
     ///
     /// # Errors
     /// [`CompressError::FewTokens`].
@@ -150,7 +150,7 @@ impl Request<'_> {
         }
     }
 
-    /// Whether there are rows of a text, which tell how far integers have to reach.
+    /// Whether there are sampled rows of a text, which determine the range of integers.
     pub(crate) fn scales_are_known(&self) -> bool {
         let has_data = self.statistics.is_some() || self.text.is_some();
         let reads = !matches!(
@@ -160,10 +160,10 @@ impl Request<'_> {
         has_data && reads
     }
 
-    /// Refuses free widths that cannot be had. It needs nothing of the model.
+    /// Refuses separate ranks if the rest of the request does not allow them. This check needs no model.
     ///
     /// # Errors
-    /// [`FreeWidthsError`].
+    /// [`FreeWidthsError`] with the reason.
     pub fn check_widths(&self) -> Result<(), FreeWidthsError> {
         if self.widths == Widths::Uniform {
             return Ok(());

@@ -33,8 +33,9 @@ use crate::validate::scenario::Random;
 
 /// Number of random tokens for the errors of layers if there is no text.
 const RANDOM_TOKENS: usize = 64;
-/// Largest mean KL, in nats, of a rewrite that only rounds the cache to integers of `bits`, on held-out text. Rounding to 8
-/// bits costs 1e-3 nats on a trained model, to 6 a hundredth of a nat, and to 4 a tenth; far more means that the scales do not fit the text.
+/// Largest mean KL on held-out text, in nats, of a rewrite at full rank that only rounds the cache to `bits`. On a
+/// trained model, rounding to 8 bits costs 0.001 nats, to 6 bits 0.01 and to 4 bits 0.1. A much larger KL means that
+/// the scales do not fit the text.
 fn rounded_kl(bits: CacheBits) -> f64 {
     match bits {
         CacheBits::Four => 0.5,
@@ -51,9 +52,9 @@ pub struct Compression {
     pub context: Context,
     /// The coverage of the statistics; `None` if the factors are computed from weights.
     pub reach: Option<Reach>,
-    /// The search for its rank, if there was one.
+    /// The search for bits and rank, if a promise was requested.
     pub search: Option<Search>,
-    /// The losses of uniform and free ranks, if both were tried.
+    /// The losses of uniform and separate ranks, if both were tried.
     pub widths: Option<WidthsCompared>,
     /// The result of the validation.
     pub verdict: Verdict,
@@ -67,14 +68,14 @@ pub struct Compression {
 }
 
 impl Compression {
-    /// Whether the model is an approximation: some cache does not hold all that it held.
+    /// Whether the model is an approximation: a rank is below the lossless one, or cached numbers are rounded.
     #[must_use]
     pub fn is_lossy(&self) -> bool {
         is_lossy(&self.compressed.staged.rewritten.sites)
     }
 }
 
-/// Whether some cache does not hold all that it held: latents are narrower than the heads, or numbers are rounded.
+/// Whether a rewrite of `sites` is an approximation: a rank is below the lossless one, or cached numbers are rounded.
 #[must_use]
 pub fn is_lossy(sites: &[RewrittenSite]) -> bool {
     sites.iter().any(RewrittenSite::loses)
@@ -157,8 +158,9 @@ fn attempt(
         None => Verdict::NotValidated,
         Some(proof) => validated(model, &compressed, &request.runtime, proof, observer)?,
     };
-    // An approximation is reported with its numbers. Only an exact rewrite is held to a tolerance of its logits on random
-    // tokens, or one for which the caller gives it: random tokens reach beyond the range of integers that a text showed.
+    // An approximation is reported with its loss. The logits on random tokens must be within a tolerance only for an
+    // exact rewrite, or if the caller sets the tolerance: random tokens exceed the range of integers that a text
+    // showed.
     let has_tolerance = request
         .proof
         .as_ref()
@@ -185,7 +187,7 @@ fn attempt(
         accepted: accepts(&verdict, held, request.promise.or(rounding), measured),
         layer_errors: request.measure_layers.then(|| {
             let tokens = texts.fitted.as_ref().and_then(|t| t.sequences().next());
-            measured_layers(&compressor, &compressed, tokens)
+            measured_layers(&compressor, &compressed, tokens, observer)
         }),
         compressed,
         context,
@@ -209,7 +211,8 @@ fn statistics(
     }
     let text = text.ok_or(CompressError::NoText)?;
     let progress = &mut steps(Stage::Calibrating, observer);
-    // Spelled out for an operator that counts positions in each row, a rotation is not recognised.
+    // The analysis with operators expanded, because the rotation inside an operator that computes positions itself is
+    // not recognised.
     let spelled = analysis(compressor.model, &RewriteOptions::default())?;
     let subject = Analyzed {
         model: compressor.model,
@@ -219,8 +222,8 @@ fn statistics(
     made.map(Some).map_err(|cause| compressor.unobserved(cause))
 }
 
-/// Rewrites the model. With free ranks, returns also the losses of uniform and free ranks, and the quality of the
-/// better model.
+/// Rewrites the model. With separate ranks, also returns the losses of uniform and separate ranks, and the quality of
+/// the better model.
 fn rewritten(
     compressor: &Compressor,
     options: &RewriteOptions,
@@ -270,6 +273,7 @@ fn measured_layers(
     compressor: &Compressor,
     compressed: &Compressed,
     tokens: Option<&[i64]>,
+    observer: &mut Observer,
 ) -> Result<Vec<LayerError>, CompressError> {
     let known = LanguageModel::of(&compressor.model.model.proto)?;
     let mut random = Random::new(0);
@@ -279,6 +283,8 @@ fn measured_layers(
         .collect();
     let tokens = tokens.unwrap_or(&drawn);
     let rewritten = compressed.written()?;
-    let errors = layer_errors(compressor.subject(), rewritten, tokens, compressor.runtime);
+    let progress = &mut steps(Stage::MeasuringLayers, observer);
+    let (subject, runtime) = (compressor.subject(), compressor.runtime);
+    let errors = layer_errors(subject, rewritten, tokens, runtime, progress);
     errors.map_err(|cause| compressor.unobserved(cause))
 }

@@ -1,4 +1,5 @@
-//! Search for the smallest cache that keeps a promise, by measurements.
+//! Search for a small cache that keeps a promise: the fewest bits, then the smallest rank. Every candidate is rewritten and
+//! measured.
 
 use gqa2mla_passes::factor::CacheBits;
 use gqa2mla_passes::forms::KeptHeads;
@@ -20,16 +21,16 @@ const SEARCHED: usize = 48;
 pub struct Search {
     /// The promise.
     pub promise: Promise,
-    /// Every size that was measured, in the order of the search.
+    /// The measured candidates, in the order of the search.
     pub tried: Vec<Point>,
-    /// The smallest of them that keeps the promise; `None`: the cache stays as it is, which is exact.
+    /// The smallest one that keeps the promise; `None` if none does, in which case the rewrite is exact.
     pub best: Option<CacheSize>,
-    /// What the heads as they are lose as 8-bit integers, where the model's operator can hold them.
+    /// The loss of 8-bit integers without a latent, if the operator of the model supports them.
     pub kept_heads: Option<Point>,
 }
 
 impl Search {
-    /// What was measured of the size that is kept.
+    /// The measurement of the chosen candidate.
     #[must_use]
     pub fn best_point(&self) -> Option<&Point> {
         let best = self.best?;
@@ -42,7 +43,7 @@ impl Search {
     }
 }
 
-/// A size of the cache that a search can choose.
+/// A size of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheSize {
     /// Bits of a cached number.
@@ -52,7 +53,7 @@ pub struct CacheSize {
 }
 
 impl CacheSize {
-    /// The `options` of a rewrite to this size.
+    /// `options` with the bits and rank of this size.
     #[must_use]
     pub fn in_options<'f>(self, options: &RewriteOptions<'f>) -> RewriteOptions<'f> {
         RewriteOptions {
@@ -63,28 +64,29 @@ impl CacheSize {
     }
 }
 
-/// A search: the same model is rewritten and measured again and again.
+/// A search, which rewrites and measures one model repeatedly.
 pub struct Searcher<'s, 'o> {
-    /// What rewrites the model.
+    /// Rewrites the model.
     pub compressor: &'s Compressor<'s>,
-    /// The other options of its rewrites.
+    /// The options of the rewrites, apart from bits and rank.
     pub options: &'s RewriteOptions<'s>,
-    /// What is to be kept.
+    /// The promise.
     pub promise: Promise,
-    /// The text that it is measured on.
+    /// The text on which the loss is measured.
     pub held_out: &'s Text,
-    /// Whether the cache may be rounded to integers. If not, it holds numbers of the bits of `options`.
+    /// Whether the search may round the cache to integers. Otherwise it uses the bits of `options`.
     pub rounds: bool,
-    /// Hears of every size that was measured.
+    /// Receives every measured candidate.
     pub observer: &'s mut Observer<'o>,
 }
 
 impl Searcher<'_, '_> {
-    /// Finds a small cache that keeps the promise. Bits come first, as rounding costs far less than a rank of as many
-    /// bytes: the fewest at which the full rank keeps the promise are taken, and then the smallest rank.
+    /// Finds a small cache that keeps the promise. Bits are chosen first, because rounding loses far less than a
+    /// reduced rank with the same number of bytes: the fewest bits at which the full rank keeps the promise, then the
+    /// smallest rank.
     ///
     /// # Errors
-    /// [`CompressError`].
+    /// [`CompressError`] if a candidate cannot be rewritten or measured.
     pub fn search(mut self) -> Result<Search, CompressError> {
         let planned = self.compressor.check(self.options)?;
         let full = planned.iter().map(|p| p.site.full_rank()).min();
@@ -118,7 +120,7 @@ impl Searcher<'_, '_> {
         })
     }
 
-    /// The integers that the form can cache, the most bits first.
+    /// The integer formats that the form supports, in descending order of bits.
     fn fewer_bits(&self) -> Vec<CacheBits> {
         let asked = self.options.bits;
         let integers = [CacheBits::Eight, CacheBits::Six, CacheBits::Four].into_iter();
@@ -137,7 +139,7 @@ impl Searcher<'_, '_> {
         wanted.filter(can).collect()
     }
 
-    /// The smallest rank of at most `full` that keeps the promise with numbers of `bits`, if a smaller one than `full` does:
+    /// The smallest rank below `full` that keeps the promise with numbers of `bits`, if there is one. It is searched
     /// first without reconstruction, which is fast and gives an upper bound, then with reconstruction below this rank.
     fn smallest_rank(
         &mut self,
@@ -162,7 +164,7 @@ impl Searcher<'_, '_> {
         if compressor.reconstruction.is_none() {
             return Ok(found.best);
         }
-        // Reconstruction has at most halved the loss of all models measured so far; 3 leaves a margin.
+        // In all measurements so far, reconstruction has at most halved the loss; the factor 3 leaves a margin.
         let hopeless = found.curve.iter().filter(|p| p.loss > 3.0 * limit);
         let lowest = hopeless.map(|p| p.rank + step).max().unwrap_or(step);
         let highest = found.best.unwrap_or(full);
@@ -172,7 +174,7 @@ impl Searcher<'_, '_> {
         Ok(found.best)
     }
 
-    /// What the heads as they are lose as 8-bit integers; `None` where the model has no operator that holds them.
+    /// The loss of 8-bit integers without a latent; `None` if the model has no operator that supports them.
     fn kept_heads(&mut self, full: usize) -> Result<Option<Point>, CompressError> {
         let options = RewriteOptions {
             form: &KeptHeads,

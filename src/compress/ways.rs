@@ -1,6 +1,6 @@
-//! Comparison of factorizations and forms: the loss of each at several cache sizes.
+//! Comparison of methods, each a factorization with a form: their losses at several cache sizes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gqa2mla_passes::factor::{CacheBits, Ranks};
 use gqa2mla_passes::forms::{GroupedQuery, KeptHeads};
@@ -12,11 +12,13 @@ use crate::compress::convert::ConvertError;
 use crate::compress::error::CompressError;
 use crate::compress::events::{Observer, Stage, steps};
 use crate::compress::frontier::Point;
+use crate::compress::kept_rows::KeptRows;
 use crate::compress::request::{TextRequest, descent};
+use crate::files::identity::identity;
 use crate::files::load::LoadedModel;
 use crate::files::save::DataFile;
 use crate::files::staging::Staging;
-use crate::fit::calibrate::{Analyzed, calibrate};
+use crate::fit::calibrate::{Analyzed, calibrate, checksum};
 use crate::fit::context::Context;
 use crate::fit::factors::Factorization;
 use crate::fit::reach::Reach;
@@ -25,7 +27,7 @@ use crate::measure::quality::Quality;
 use crate::measure::text::Text;
 use crate::runtime::RuntimeOptions;
 
-/// A factorization combined with a form.
+/// A method: a factorization combined with a form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// Factors from the weights only.
@@ -44,12 +46,12 @@ pub enum Way {
     ExpandedReconstructed,
     /// TransMLA, in its own cache layout.
     TransMla,
-    /// No latent: the heads as they are, as integers of the model's own operator.
+    /// The KV heads without a latent, as integers of the model's own operator.
     KeptHeads,
 }
 
 impl Way {
-    /// All ways in the order of their cost; last, for comparison, TransMLA and the heads as they are.
+    /// All methods in the order of their cost, followed by TransMLA and the heads without a latent for comparison.
     pub const ALL: [Self; 9] = [
         Self::Weights,
         Self::Plain,
@@ -104,7 +106,7 @@ impl Way {
         }
     }
 
-    /// The form that caches numbers of `bits`.
+    /// The form of this method for a cache of numbers of `bits`.
     fn form(self, bits: CacheBits) -> &'static dyn Form {
         match self {
             Self::Expanded | Self::ExpandedReconstructed => &Expanded,
@@ -115,8 +117,8 @@ impl Way {
         }
     }
 
-    /// The sizes to try, each the share of the cached numbers and the bits of one. Integers are tried with the best
-    /// factors alone, and also with every number kept, where no factor loses anything.
+    /// The sizes to try: each a share of the cached elements, and the bits of an element. Integers are tried only with
+    /// the best factors, and also at full rank, where factors lose nothing.
     fn sizes(self, ratios: &[f64], bits: &[CacheBits]) -> Vec<(f64, CacheBits)> {
         let integers = bits.iter().filter(|&&bits| bits != CacheBits::Model);
         let whole = integers.map(|&bits| (1.0, bits));
@@ -142,7 +144,7 @@ impl Way {
 pub struct WaysRequest {
     /// Cache ratios, above 0 and at most 1.
     pub ratios: Vec<f64>,
-    /// The ways to compare.
+    /// The methods to compare.
     pub ways: Vec<Way>,
     /// Bits of a cached number to compare.
     pub bits: Vec<CacheBits>,
@@ -164,27 +166,60 @@ pub struct WaysRequest {
     pub test_tokens: usize,
     /// Options of the runtime.
     pub runtime: RuntimeOptions,
+    /// The folder in which finished rows are kept until the comparison is complete; `None`: they are not kept.
+    pub work: Option<PathBuf>,
 }
 
-/// The quality of one way at one cache ratio.
+impl WaysRequest {
+    /// All that the rows of a comparison of `model` depend on, as text.
+    fn inputs(
+        &self,
+        model: &LoadedModel,
+        (fitted, test): (Option<&Text>, &Text),
+        positions: usize,
+    ) -> Result<String, CompressError> {
+        let of_model = identity(&model.model).map_err(|cause| CompressError::Calibrate {
+            path: model.path.display().to_string(),
+            cause: Box::new(cause.into()),
+        })?;
+        let of_text = |text: &Text| format!("{} by {}", checksum(text), text.length);
+        let statistics = self.statistics.as_ref();
+        let statistics = statistics.map(|s| (&s.model, &s.text, s.sequences, s.length));
+        Ok(format!(
+            "{} {of_model} {:?} {} {statistics:?} {positions} {:?} {:?} {:?} {} {} {:?}",
+            env!("CARGO_PKG_VERSION"),
+            fitted.map(of_text),
+            of_text(test),
+            self.ratios,
+            self.ways,
+            self.bits,
+            self.freq_fold,
+            self.reconstruction_steps,
+            self.runtime,
+        ))
+    }
+}
+
+/// The quality of one method at one cache ratio.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WayMeasured {
-    /// The share of the cached numbers.
+    /// Cached elements as a share of those of the original.
     pub ratio: f64,
-    /// The factorization and form.
+    /// The method.
     pub way: Way,
-    /// What it takes and loses.
+    /// The bytes of the cache, and the loss.
     pub point: Point,
     /// The measured quality.
     pub quality: Quality,
 }
 
-/// A way that the model cannot take at one size, such as integers of an operator that it does not have.
+/// A method that cannot be applied to the model at one size, for example because it needs an operator that the model
+/// does not have.
 #[derive(Debug)]
 pub struct LeftOut {
-    /// The factorization and form.
+    /// The method.
     pub way: Way,
-    /// The share of the cached numbers.
+    /// Cached elements as a share of those of the original.
     pub ratio: f64,
     /// Bits of a cached number.
     pub bits: CacheBits,
@@ -195,17 +230,17 @@ pub struct LeftOut {
 /// The results of a comparison.
 #[derive(Debug, Default)]
 pub struct Compared {
-    /// What was measured; at least one row.
+    /// The measurements; at least one.
     pub rows: Vec<WayMeasured>,
-    /// What could not be made.
+    /// The methods that could not be applied.
     pub left_out: Vec<LeftOut>,
 }
 
-/// Compresses `model` in every way at every ratio and measures the results; the models are removed. `row` is called with each
-/// result as it comes. Ratios that come to the same ranks are measured once.
+/// Compresses `model` by every method at every ratio and measures the results. The rewritten models are removed. `row`
+/// is called with each result. Ratios that give equal ranks are measured once.
 ///
 /// # Errors
-/// The first [`CompressError`]; where the model can take no way at all, the reason of the first.
+/// The first [`CompressError`]; if no method can be applied, the reason of the first.
 pub fn compare_ways(
     model: &LoadedModel,
     request: &WaysRequest,
@@ -220,10 +255,13 @@ pub fn compare_ways(
         };
         analysis(model, &options)
     };
-    // Two targets, two analyses: one with the operators spelled out, and one with those that hold integers.
+    // There are two analyses: one with operators expanded into primitives, and one that keeps the operators that
+    // support integers.
     let (spelled, fused) = (analysis_of(&Absorbed)?, analysis_of(&GroupedQuery)?);
     let context = Context::of(request.context, model).map_err(CompressError::long(model))?;
     let test = test.in_sequences_of(context.positions);
+    let inputs = request.inputs(model, (fitted.as_ref(), &test), context.positions)?;
+    let mut kept = KeptRows::open(request.work.as_deref(), &inputs);
     let made = match (&request.statistics, &fitted) {
         (Some(_), _) => None,
         (None, None) => return Err(CompressError::NoText),
@@ -233,7 +271,14 @@ pub fn compare_ways(
                 model,
                 analysis: &spelled,
             };
-            let made = calibrate(subject, text, &request.runtime, None, progress);
+            let partial = kept.statistics();
+            let made = calibrate(
+                subject,
+                text,
+                &request.runtime,
+                partial.as_deref(),
+                progress,
+            );
             Some(made.map_err(|cause| CompressError::Calibrate {
                 path: model.path.display().to_string(),
                 cause: Box::new(cause),
@@ -305,9 +350,16 @@ pub fn compare_ways(
                 continue;
             }
             known.push(same);
-            let (done, quality) = compressor.measure(&options, &test, observer)?;
-            let ranks = done.sites.iter().map(|s| s.ranks.key.max(s.ranks.value));
-            let rank = ranks.max().unwrap_or_default();
+            let (rank, quality) = match kept.find(way.name(), bits, ratio) {
+                Some(finished) => finished,
+                None => {
+                    let (done, quality) = compressor.measure(&options, &test, observer)?;
+                    let ranks = done.sites.iter().map(|s| s.ranks.key.max(s.ranks.value));
+                    let finished = (ranks.max().unwrap_or_default(), quality);
+                    kept.keep((way.name(), bits, ratio), &finished)?;
+                    finished
+                }
+            };
             let made = WayMeasured {
                 ratio,
                 way,
@@ -318,6 +370,7 @@ pub fn compare_ways(
             compared.rows.push(made);
         }
     }
+    kept.finish();
     match compared.rows.is_empty() && !compared.left_out.is_empty() {
         true => Err(compared.left_out.swap_remove(0).cause.into()),
         false => Ok(compared),

@@ -1,4 +1,4 @@
-//! Uniform or free ranks of the same total size: both are tried, and the better model is kept.
+//! Uniform or separate ranks with the same total cache size: both are tried, and the better model is kept.
 
 use gqa2mla_passes::RewriteOptions;
 
@@ -18,16 +18,17 @@ pub enum Widths {
     Uniform,
     /// Separate ranks with the total size of a uniform rank, if their loss is smaller.
     Free,
-    /// The same with one width for the keys and the values of a layer, as onnxruntime-genai serves it.
+    /// Separate ranks for the layers, with the same rank for the keys and the values of a layer, as onnxruntime-genai
+    /// requires.
     FreeLayers,
 }
 
-/// Mean KL, in nats, of uniform and free ranks of the same total size on held-out text.
+/// Mean KL, in nats, of uniform and separate ranks with the same total cache size, on held-out text.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WidthsCompared {
     /// Mean KL with a uniform rank.
     pub uniform_kl: f64,
-    /// Mean KL with free ranks.
+    /// Mean KL with separate ranks.
     pub free_kl: f64,
 }
 
@@ -42,11 +43,11 @@ impl WidthsCompared {
     }
 }
 
-/// Rewrites the model with the ranks of `options` and with free ranks of the same sum, which are chosen on `fitted`.
-/// Returns the model with the smaller loss on `held_out`, and its quality there.
+/// Rewrites the model with the uniform rank of `options`, and with separate ranks with the same sum that are chosen on
+/// `fitted`. Returns the model with the smaller loss on `held_out`, and its quality there.
 ///
 /// # Errors
-/// [`CompressError`].
+/// [`CompressError`] if a model cannot be rewritten or measured.
 pub fn better_widths(
     compressor: &Compressor,
     options: &RewriteOptions,

@@ -16,13 +16,13 @@ use crate::files::staging::StagingError;
 
 /// Inline tensors smaller than this, in bytes, stay inline, so that small models are a single file.
 pub const INLINE_BELOW: usize = 64 * 1024;
-/// Tensors of at least [`LARGE`] bytes begin at multiples of this, so that runtimes can map them: the allocation granularity of
-/// Windows, and of pages elsewhere.
+/// Tensors of at least [`LARGE`] bytes start at multiples of this, so that runtimes can map them. It is the allocation
+/// granularity of Windows and a multiple of the page size of other systems.
 pub const ALIGNMENT: u64 = 64 * 1024;
-/// Smaller tensors begin at multiples of this, a line of the processor's cache.
+/// Smaller tensors start at multiples of this, the size of a cache line.
 pub const PACKING: u64 = 64;
-/// A gap in front of a tensor of this size is at most a sixteenth of it; the hundreds of small tensors of a quantized model
-/// would take many times their size.
+/// Smallest size in bytes of tensors that are aligned to [`ALIGNMENT`]: the gap before them is at most 1/16 of their
+/// size. For the hundreds of small tensors of a quantized model, gaps would be many times their size.
 pub const LARGE: u64 = 1024 * 1024;
 
 /// Why a model could not be written. Nothing is written to its path then.
@@ -68,9 +68,9 @@ pub struct DataWriter<'a> {
     shown: &'a str,
     file: Option<File>,
     end: u64,
-    /// Where a file would become larger than this, another one is begun.
+    /// Largest size of a data file in bytes; a tensor that would exceed it starts a new file.
     largest: u64,
-    /// Files that are full.
+    /// Number of completed files.
     full: usize,
     /// The input file that was copied from last. Only one is kept open, because a model can have more files than a
     /// process may open.
@@ -81,10 +81,10 @@ pub struct DataWriter<'a> {
     inline: bool,
 }
 
-/// The place of a tensor: the number of its data file, and its offset there.
+/// The location of a tensor: the number of its data file, and its offset there.
 type Placed = (usize, u64);
 
-/// The path of data file `number`, where the first one is `first`: `first`, `first_1`, `first_2`.
+/// The path of data file `number`: `first`, `first_1`, `first_2` and so on.
 pub fn numbered(first: &Path, number: usize) -> PathBuf {
     let mut path = first.as_os_str().to_owned();
     if number > 0 {
@@ -94,8 +94,9 @@ pub fn numbered(first: &Path, number: usize) -> PathBuf {
 }
 
 impl<'a> DataWriter<'a> {
-    /// A writer of tensors of `loaded` to the file `path`, or with `inline` into the messages. Files have at most `largest`
-    /// bytes, unless one tensor has more; [`numbered`] names those behind the first. Errors name the path `shown`.
+    /// A writer of tensors of `loaded` to the file `path`, or into the messages if `inline`. A file has at most
+    /// `largest` bytes, unless a single tensor is larger; further files are named by [`numbered`]. Errors name the path
+    /// `shown`.
     pub fn new(
         loaded: &'a LoadedModel,
         path: &'a Path,
@@ -117,8 +118,8 @@ impl<'a> DataWriter<'a> {
         }
     }
 
-    /// Writes the bytes of `tensor`, if it is external or large, and sets its offset and length. Its location is the number of
-    /// its file until the files have names.
+    /// Writes the bytes of `tensor`, if it is external or large, and sets its offset and length. Its `location` is the
+    /// number of the data file; the caller replaces it by the name when the name is known.
     pub fn place(
         &mut self,
         tensor: &mut TensorProto,
@@ -166,7 +167,7 @@ impl<'a> DataWriter<'a> {
         self.loaded.model.tensor_bytes(tensor).ok()
     }
 
-    /// Writes `bytes` at the next aligned offset of the data file, or of another one if that is full.
+    /// Writes `bytes` at the next aligned offset of the data file, or at the start of a new file if that one is full.
     fn write(&mut self, bytes: &Bytes) -> Result<Placed, SaveError> {
         let alignment = match bytes.len() as u64 >= LARGE {
             true => ALIGNMENT,

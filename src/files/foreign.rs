@@ -1,12 +1,12 @@
-//! Detection of models in other formats than ONNX, with advice how to export them.
+//! Detection of models in formats other than ONNX, with advice on how to export them.
 
 use std::fs;
 use std::path::Path;
 
-/// Bytes by which text is told from a model.
+/// Number of bytes that are examined to distinguish text from a model.
 const TELLING: usize = 512;
 
-/// If `bytes` is the content of a model in another format: which format it is, and what to do.
+/// The format of `bytes` and what to do, as text for a message, if they are a model in another format.
 #[must_use]
 pub fn file(bytes: &[u8]) -> Option<String> {
     let begins = |magic: &[u8]| bytes.starts_with(magic);
@@ -35,8 +35,8 @@ pub fn file(bytes: &[u8]) -> Option<String> {
     Some(format!("{found}: {}", export("MODEL")))
 }
 
-/// If `bytes` is text: of which kind, and what to do. A model has control characters in its first bytes: the numbers of its
-/// fields.
+/// The kind of text in `bytes` and what to do, as text for a message, if they are text. The first bytes of a model
+/// contain control characters, the field numbers of protobuf.
 fn text(bytes: &[u8]) -> Option<String> {
     let start = bytes.get(..TELLING).unwrap_or(bytes);
     let text = match std::str::from_utf8(start) {
@@ -62,7 +62,8 @@ fn text(bytes: &[u8]) -> Option<String> {
     Some(said.to_owned())
 }
 
-/// If the folder at `path` has weights in another format: which it has, and what to do.
+/// The format of the weights in the folder at `path` and what to do, as text for a message, if they are in another
+/// format.
 #[must_use]
 pub fn folder(path: &Path) -> Option<String> {
     let mut endings: Vec<&str> = Vec::new();
@@ -80,7 +81,7 @@ pub fn folder(path: &Path) -> Option<String> {
     ))
 }
 
-/// If the path, which does not exist, looks like the name of a model on the Hugging Face hub: what to do.
+/// Advice, as text for a message, if the missing path looks like the name of a model on the Hugging Face hub.
 #[must_use]
 pub fn hub_name(path: &Path) -> Option<String> {
     let text = path.to_str()?;

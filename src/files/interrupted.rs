@@ -51,7 +51,7 @@ pub fn clear() {
     // Never released, because staging folders no longer exist for outputs that other threads would publish.
     std::mem::forget(publishing());
     for (folder, made) in locked(&STAGED).iter() {
-        // Another thread may still write into the folder, so removal is tried twice. The next run removes what is left.
+        // Another thread may still write into the folder, so removal is tried twice. The next run removes leftovers.
         let _ = fs::remove_dir_all(folder).or_else(|_| fs::remove_dir_all(folder));
         for folder in made {
             let _ = fs::remove_dir(folder);
@@ -59,7 +59,7 @@ pub fn clear() {
     }
 }
 
-/// A folder of unfinished work. Dropped, it stays for the next run to resume from, and no longer belongs to this process.
+/// A folder of unfinished work. When this is dropped, the lock is released and the folder is kept for the next run.
 pub struct Work(PathBuf);
 
 /// Creates and registers a folder of unfinished work, from which the next run can resume.

@@ -103,15 +103,14 @@ impl LoadedModel {
         Ok(())
     }
 
-    /// Lets go of the weights that were read so far: they leave this process' memory, and are read again when they are
-    /// asked for.
+    /// Releases the mapped weights from memory. They are read from their files again on the next access.
     pub fn let_go(&self) {
         let sources = self.sources.values().chain([&self.source]);
         sources.for_each(Source::let_go);
     }
 
-    /// Makes sure that the files of the model have been left alone since they were mapped: what was computed from them is
-    /// of this model only then.
+    /// Checks that the files of the model have not changed since they were mapped. Results computed from changed files
+    /// belong to no model.
     ///
     /// # Errors
     /// An error with the first file that was truncated or changed.
@@ -143,7 +142,7 @@ pub fn from_bytes(bytes: Bytes) -> Result<LoadedModel, LoadError> {
     load_from(Source::in_memory(bytes), PathBuf::from("<memory>"))
 }
 
-/// What is said of a file that may be the beginning of a model.
+/// The message for a file that may be a truncated model.
 fn cut_off(detail: &str) -> String {
     format!("{detail}; if it is one, it is truncated: get it again")
 }

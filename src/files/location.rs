@@ -1,5 +1,6 @@
 //! Allowed locations of external data: the model's folder, and the cache of a model hub, whose snapshots are links.
 
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 /// The data file at `location` of a model in `folder`, or the reason why it is not allowed.
@@ -22,9 +23,15 @@ pub fn data_file(model: &Path, folder: &Path, location: &str) -> Result<PathBuf,
         }
     }
     let path = folder.join(relative);
-    let real = path
-        .canonicalize()
-        .map_err(|e| format!("{}: {e}", path.display()))?;
+    let real = path.canonicalize().map_err(|error| {
+        let way_out = match error.kind() {
+            io::ErrorKind::NotFound => {
+                ": it holds weights of the model; get it too, from where the model is from, and put it there"
+            }
+            _ => "",
+        };
+        format!("{}: {error}{way_out}", path.display())
+    })?;
     let allowed = allowed_folders(model, folder);
     if !allowed.iter().any(|folder| real.starts_with(folder)) {
         return Err(format!(

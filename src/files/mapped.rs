@@ -18,7 +18,7 @@ use memmap2::UncheckedAdvice;
 pub struct Source {
     path: PathBuf,
     bytes: Bytes,
-    /// What `bytes` are a view of, where that is a map.
+    /// The map that `bytes` is a view of; `None` for bytes in memory.
     map: Option<Arc<Owned>>,
     state: MapState,
 }
@@ -96,21 +96,22 @@ impl Source {
         &self.bytes
     }
 
-    /// Lets go of what was read so far: its pages leave this process' memory, and are read again when they are touched.
+    /// Releases the pages of the map from memory. They are read from the file again on the next access.
     #[cfg(unix)]
     pub fn let_go(&self) {
         if let Some(owned) = &self.map {
-            // SAFETY: the map is read-only and of a file, so that its pages come back as the file has them. A system that
-            // refuses keeps them, and nothing but memory is lost.
+            // SAFETY: the map is read-only and backed by a file, so its pages are read from the file again. If the
+            // system refuses, the pages stay in memory.
             let _ = unsafe { owned.map.unchecked_advise(UncheckedAdvice::DontNeed) };
         }
     }
 
-    /// As on Unix, for systems that take no such advice.
+    /// Does nothing: this system has no such call.
     #[cfg(not(unix))]
     pub fn let_go(&self) {}
 
-    /// The mapped file itself; `None` if another one stands under its name by now. The map keeps the old bytes then.
+    /// The mapped file, opened again; `None` if another file is at its path now. The map keeps the old bytes in this
+    /// case.
     ///
     /// # Errors
     /// As [`Source::check`].
@@ -167,14 +168,14 @@ impl Source {
     }
 }
 
-/// A map and its entry in the list of maps, which goes first.
+/// A map and its entry in [`MAPS`]. The entry is removed before the map.
 #[derive(Debug)]
 struct Owned {
     _registered: Registered,
     map: Mmap,
 }
 
-/// A map that is held by its source and by slices of it.
+/// A reference to a map, held by the `Bytes` that are slices of it.
 struct SharedMap(Arc<Owned>);
 
 impl AsRef<[u8]> for SharedMap {
@@ -186,7 +187,7 @@ impl AsRef<[u8]> for SharedMap {
 /// All maps of this process by start address, each with end address and path.
 static MAPS: Mutex<BTreeMap<usize, (usize, PathBuf)>> = Mutex::new(BTreeMap::new());
 
-/// The entry of one map, as long as this lives.
+/// The entry of a map in [`MAPS`], which is removed when this is dropped.
 #[derive(Debug)]
 struct Registered(usize);
 

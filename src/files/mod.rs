@@ -3,6 +3,7 @@
 mod copy;
 mod data;
 pub mod foreign;
+pub mod foreseen;
 pub mod identity;
 pub mod interrupted;
 pub mod load;

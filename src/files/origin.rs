@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
+use gqa2mla_passes::forms::ExactTokens;
 use gqa2mla_passes::onnx::stored::{External, visit_tensors};
 use gqa2mla_passes::onnx::{ModelProto, StringStringEntryProto};
 use prost::Message;
@@ -14,22 +15,30 @@ use crate::files::mapped::Source;
 /// Metadata key of every model written by this tool. Its value is a JSON object with at least the key `version`.
 pub const MARK: &str = "gqa2mla";
 
-/// Key of that JSON for how an approximation reads the new tokens of a step, and its value where they are read as they are.
+/// Key of this JSON object for how an approximation reads the new tokens of a step.
 pub const NEW_TOKENS: &str = "new_tokens";
-/// The new tokens of a step are read as they are.
+/// The new tokens of a step read each other's exact keys and values.
 pub const EXACT: &str = "exact";
+/// The tokens that fill an empty cache read each other's exact keys and values.
+pub const EXACT_PROMPT: &str = "exact_prompt";
 
-/// Whether `model` says of itself that it approximates past tokens alone: what it loses is seen only where every token is
-/// read through the cache.
+/// Which tokens `model` approximates, as its metadata says.
 #[must_use]
-pub fn loses_past_alone(model: &ModelProto) -> bool {
+pub fn exact_tokens(model: &ModelProto) -> ExactTokens {
     let mut properties = model.metadata_props.iter();
     let note = properties.find(|p| p.key() == MARK).map(|p| p.value());
     let note = note.and_then(|text| serde_json::from_str::<Value>(text).ok());
-    note.is_some_and(|note| note.get(NEW_TOKENS).and_then(Value::as_str) == Some(EXACT))
+    match note
+        .as_ref()
+        .and_then(|note| note.get(NEW_TOKENS)?.as_str())
+    {
+        Some(EXACT) => ExactTokens::Step,
+        Some(EXACT_PROMPT) => ExactTokens::Prompt,
+        _ => ExactTokens::None,
+    }
 }
 
-/// What is known of a model file without reading its weights.
+/// The properties of a model file that are known without reading its weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileOrigin {
     /// Whether this tool wrote it.
@@ -52,14 +61,22 @@ impl FileOrigin {
             locations.extend(external.map(|e| e.location));
             Ok::<(), io::Error>(())
         })?;
-        let ours = proto.metadata_props.iter().any(|p| p.key() == MARK);
-        Ok(Self { ours, locations })
+        Ok(Self {
+            ours: is_marked(&proto),
+            locations,
+        })
     }
+}
+
+/// Whether this tool wrote `model`.
+#[must_use]
+pub fn is_marked(model: &ModelProto) -> bool {
+    model.metadata_props.iter().any(|p| p.key() == MARK)
 }
 
 /// Marks a model as written by this tool, unless it is marked already.
 pub fn mark(proto: &mut ModelProto) {
-    if !proto.metadata_props.iter().any(|p| p.key() == MARK) {
+    if !is_marked(proto) {
         proto.metadata_props.push(StringStringEntryProto {
             key: Some(MARK.to_owned()),
             value: Some(json!({ "version": env!("CARGO_PKG_VERSION") }).to_string()),

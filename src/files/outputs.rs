@@ -24,6 +24,16 @@ pub enum OutputError {
         /// The input.
         input: String,
     },
+    /// It would lie in the folder that is read.
+    #[error(
+        "{output}: the output lies inside the input folder {folder}, where the next run would read it as one of the folder's models: write to a folder outside of it"
+    )]
+    Inside {
+        /// The output.
+        output: String,
+        /// The input folder.
+        folder: String,
+    },
     /// It would replace something that this tool did not write.
     #[error("{output}: {found} is there, which gqa2mla did not write: give --force to replace it")]
     Foreign {
@@ -45,7 +55,7 @@ pub fn check_file(output: &Path, inputs: &[&Path]) -> Result<(), OutputError> {
     }
 }
 
-/// A file that is no model, as this tool writes it.
+/// A kind of output file other than models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OtherFile {
     /// Statistics of `calibrate`.
@@ -56,17 +66,17 @@ pub enum OtherFile {
     Report,
 }
 
-/// What statistics begin with, in their metadata.
+/// The format entry in the metadata of statistics.
 const STATISTICS: &str = "gqa2mla statistics";
-/// What exported factors begin with, in their metadata.
+/// The format entry in the metadata of exported factors.
 pub const FACTORS: &str = "gqa2mla factors";
-/// What the head of a page holds.
+/// A text in the head of every report page.
 const PAGE: &str = "<title>gqa2mla: ";
-/// Bytes of a file that are looked at for one of these.
+/// Number of bytes of a file that are searched for these texts.
 const HEAD: u64 = 64 * 1024;
 
 impl OtherFile {
-    /// Whether the file at `path` is one of those that this tool wrote, or empty.
+    /// Whether the file at `path` is of this kind, or empty.
     fn wrote(self, path: &Path) -> io::Result<bool> {
         let mut head = Vec::new();
         fs::File::open(path)?.take(HEAD).read_to_end(&mut head)?;
@@ -80,7 +90,7 @@ impl OtherFile {
     }
 }
 
-/// Whether the file at `path` is the data of a report.
+/// Whether the file at `path` is a report in JSON.
 fn is_report(path: &Path) -> io::Result<bool> {
     let read = io::BufReader::new(fs::File::open(path)?);
     let data: Result<serde_json::Value, _> = serde_json::from_reader(read);
@@ -91,8 +101,8 @@ fn is_report(path: &Path) -> io::Result<bool> {
     }))
 }
 
-/// Checks that `output`, which is to become a file of `kind`, is none of `inputs`, and without `force` also that no other file
-/// is there.
+/// Checks that `output`, a future file of the kind `kind`, is none of `inputs`, and without `force` also that no file
+/// of another kind exists there.
 ///
 /// # Errors
 /// [`OutputError`].
@@ -147,7 +157,7 @@ pub fn check_model(model: &LoadedModel, output: &Path, force: bool) -> Result<()
     })
 }
 
-/// Checks that the folder `output` is not the input folder `root` and does not contain it, and without `force` also
+/// Checks that neither of the folder `output` and the input folder `root` contains the other, and without `force` also
 /// that none of `files`, relative to `output`, would replace a file of another origin.
 ///
 /// # Errors
@@ -158,10 +168,16 @@ pub fn check_folder(
     files: &[PathBuf],
     force: bool,
 ) -> Result<(), OutputError> {
-    if let (Ok(read), Ok(written)) = (fs::canonicalize(root), fs::canonicalize(output))
-        && read.starts_with(&written)
-    {
-        return Err(is_input(output, root));
+    if let (Ok(read), Some(written)) = (fs::canonicalize(root), canonical(output)) {
+        if read.starts_with(&written) {
+            return Err(is_input(output, root));
+        }
+        if written.starts_with(&read) {
+            return Err(OutputError::Inside {
+                output: output.display().to_string(),
+                folder: root.display().to_string(),
+            });
+        }
     }
     for file in files {
         check_file(&output.join(file), &[&root.join(file)])?;
@@ -174,6 +190,21 @@ pub fn check_folder(
         }),
         _ => Ok(()),
     }
+}
+
+/// The canonical path of `path`, of which the last folders may not exist yet.
+fn canonical(path: &Path) -> Option<PathBuf> {
+    let whole = std::path::absolute(path).ok()?;
+    whole.ancestors().find_map(|there| {
+        let mut real = fs::canonicalize(there).ok()?;
+        for part in whole.strip_prefix(there).ok()? {
+            match part == ".." {
+                true => drop(real.pop()),
+                false => real.push(part),
+            }
+        }
+        Some(real)
+    })
 }
 
 /// Checks that `output`, if it exists, is not in the input folder `root`.

@@ -62,13 +62,32 @@ pub enum StagingError {
     },
 }
 
-fn failed(path: &Path, action: &'static str) -> impl Fn(io::Error) -> StagingError + use<> {
+/// The error of `action` on `path`.
+pub(super) fn failed(
+    path: &Path,
+    action: &'static str,
+) -> impl Fn(io::Error) -> StagingError + use<> {
     let path = path.display().to_string();
     move |cause| StagingError::Io {
         path: path.clone(),
         action,
         cause,
     }
+}
+
+/// The error of an output folder that is a file.
+pub(super) fn over_a_file(target: &Path) -> StagingError {
+    failed(target, "writing a folder over a file")(io::ErrorKind::AlreadyExists.into())
+}
+
+/// The error of an output file that is a folder.
+pub(super) fn over_a_folder(target: &Path) -> StagingError {
+    failed(target, "writing the output over a folder")(io::ErrorKind::IsADirectory.into())
+}
+
+/// The error of a hidden folder that cannot be made in `parent`.
+pub(super) fn beside_failed(parent: &Path) -> impl Fn(io::Error) -> StagingError + use<> {
+    failed(parent, "making a temporary folder for the output")
 }
 
 impl Staging {
@@ -95,8 +114,7 @@ impl Staging {
     /// As [`Staging::file`].
     pub fn folder(target: &Path, like: &Path) -> Result<Self, StagingError> {
         if target.exists() && !target.is_dir() {
-            let error = failed(target, "writing a folder over a file");
-            return Err(error(io::ErrorKind::AlreadyExists.into()));
+            return Err(over_a_file(target));
         }
         let kind = |in_place| StagedKind::Folder {
             like: like.to_path_buf(),
@@ -124,15 +142,14 @@ impl Staging {
 
     fn beside(target: &Path, kind: StagedKind) -> Result<Self, StagingError> {
         if !matches!(kind, StagedKind::Folder { .. }) && target.is_dir() {
-            let error = failed(target, "writing the output over a folder");
-            return Err(error(io::ErrorKind::IsADirectory.into()));
+            return Err(over_a_folder(target));
         }
         Self::within(publish::parent(target), target, kind)
     }
 
     fn within(parent: &Path, target: &Path, kind: StagedKind) -> Result<Self, StagingError> {
         let name = target.file_name().unwrap_or_default();
-        let error = failed(parent, "making a temporary folder for the output");
+        let error = beside_failed(parent);
         let place = Place::claim(parent, name).map_err(|unplaced| match unplaced {
             Unplaced::Io(cause) => error(cause),
             Unplaced::Busy(held) => StagingError::Busy {
@@ -283,13 +300,13 @@ impl Drop for Staging {
 }
 
 /// Whether the error means that the folder is not writable.
-fn keeps_out(cause: &io::Error) -> bool {
+pub(super) fn keeps_out(cause: &io::Error) -> bool {
     use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
     matches!(cause.kind(), PermissionDenied | ReadOnlyFilesystem)
 }
 
 /// Whether a folder must not be replaced: it contains the working directory, or is a mount point.
-fn stays_in_place(folder: &Path) -> bool {
+pub(super) fn stays_in_place(folder: &Path) -> bool {
     let here = std::env::current_dir().and_then(fs::canonicalize);
     here.is_ok_and(|here| here.starts_with(folder)) || begins_a_file_system(folder)
 }

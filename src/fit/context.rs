@@ -10,9 +10,9 @@ use serde_json::Value;
 
 use crate::files::load::LoadedModel;
 
-/// The default context length.
+/// The default context length in tokens.
 const UNTOLD: usize = 4096;
-/// The default length of the sequences that factors are fitted to.
+/// The default length in tokens of the sequences that factors are fitted to.
 const FITTED: usize = 1024;
 /// Largest context length that is believed: some configurations have a placeholder for "unlimited".
 const LONGEST: usize = 1 << 24;
@@ -28,15 +28,15 @@ const KEYS: [(&str, &str); 6] = [
     ("config.json", "/max_seq_len"),
 ];
 
-/// More positions than the model has.
+/// The error of a request for more positions than the model has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{asked} positions are asked for, and the position tables of the model end after {held}: ask for at most {held}"
 )]
 pub struct LongContext {
-    /// The request.
+    /// The requested number of positions.
     pub asked: usize,
-    /// Rows of the shortest table.
+    /// The number of rows of the shortest position table.
     pub held: usize,
 }
 
@@ -57,18 +57,20 @@ pub enum ContextSource {
     Asked,
     /// A configuration beside the model, by file name.
     Configuration(String),
-    /// The rows of the position tables of the graph, which are fewer than a configuration or the default says.
+    /// The number of rows of the position tables in the graph, which is smaller than the length in the configuration or
+    /// the default.
     Tables,
     /// The default.
     Usual,
 }
 
 impl Context {
-    /// The length `asked`, or else that of a configuration in the folder of the `model` file (or in its parent folder,
-    /// if the folder is called `onnx`), or else 4,096; not more than the position tables of the graph hold.
+    /// The context of a rewrite of `model`: the length `asked`, or else the length in a configuration in the folder of
+    /// the model file (or in its parent folder, if the folder is called `onnx`), or else 4,096. It is limited by the
+    /// position tables of the graph.
     ///
     /// # Errors
-    /// [`LongContext`] if more is asked for than these hold.
+    /// [`LongContext`] if `asked` exceeds the position tables.
     pub fn of(asked: Option<usize>, model: &LoadedModel) -> Result<Self, LongContext> {
         let told = Self::told(asked, &model.path);
         match held(&model.model.proto).filter(|&held| held < told.positions) {
@@ -84,11 +86,11 @@ impl Context {
         }
     }
 
-    /// The length of the sequences that factors of `model` are fitted to: that `asked` for, or else 1,024, or the context if
-    /// that is shorter.
+    /// The length of the sequences that factors of `model` are fitted to: the length `asked`, or else 1,024, or the
+    /// context of the model if that is shorter.
     ///
     /// # Errors
-    /// [`LongContext`] if the model has fewer positions than are asked for.
+    /// [`LongContext`] if `asked` exceeds the position tables.
     pub fn fitted(asked: Option<usize>, model: &LoadedModel) -> Result<usize, LongContext> {
         let context = Self::of(asked, model)?.positions;
         Ok(asked.unwrap_or(context.min(FITTED)))
@@ -124,8 +126,9 @@ impl Context {
     }
 }
 
-/// The positions for which every table of the main graph has a row: rotations (`cos_cache`) of attention operators and of
-/// `RotaryEmbedding`, and embeddings that are read at `position_ids`. `None` without such tables.
+/// The number of positions for which every position table of the main graph has a row: the tables of cosines of
+/// attention operators and of `RotaryEmbedding`, and embeddings that are indexed by `position_ids`. `None` without such
+/// tables.
 fn held(model: &ModelProto) -> Option<usize> {
     let graph = Graph::new(model.graph.as_ref()?);
     let table = |node: &NodeProto| {

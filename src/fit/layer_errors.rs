@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 
 use gqa2mla_passes::analysis::observe::{ObservedLayer, Quantity};
+use gqa2mla_passes::forms::ExactTokens;
 use gqa2mla_passes::onnx::ValueInfoProto;
 use prost::Message;
 use serde::Serialize;
 
 use crate::files::load::LoadedModel;
-use crate::files::origin::loses_past_alone;
+use crate::files::origin::exact_tokens;
 use crate::fit::calibrate::{Analyzed, CalibrateError, Watched, widths};
 use crate::runtime::tensor::Tensor;
 use crate::runtime::{RuntimeOptions, open_messages};
@@ -19,6 +20,8 @@ use crate::validate::prompt::{closed, feeds};
 
 /// Largest number of tokens: the scores of all layers and heads are in memory at once.
 const TOKENS: usize = 256;
+/// One run of each model.
+const RUNS: usize = 2;
 
 /// Relative root-mean-square errors of one attention.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -32,8 +35,8 @@ pub struct LayerError {
     pub outputs: Option<f64>,
 }
 
-/// Reads the first tokens of `tokens` with both models, at once. Nothing is told of a model that approximates past tokens
-/// alone: no token is in the past there.
+/// Runs both models on the first tokens of `tokens`, each in one run. Returns nothing for a model that approximates
+/// only past tokens, because a single run has no past. `progress` is called after each run with (done, total).
 ///
 /// # Errors
 /// [`CalibrateError`] if a model cannot be run.
@@ -42,15 +45,19 @@ pub fn layer_errors(
     rewritten: &LoadedModel,
     tokens: &[i64],
     runtime: &RuntimeOptions,
+    progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<LayerError>, CalibrateError> {
-    if loses_past_alone(&rewritten.model.proto) {
+    if exact_tokens(&rewritten.model.proto) != ExactTokens::None {
         return Ok(Vec::new());
     }
     let tokens = tokens.get(..TOKENS.min(tokens.len())).unwrap_or_default();
     let quantities = [Quantity::Scores, Quantity::Output];
+    progress(0, RUNS);
     let mut watched = Watched::open(original, &quantities, runtime)?;
     let before = watched.read(tokens)?;
+    progress(1, RUNS);
     let after = same_values(rewritten, &watched.layers, tokens, runtime)?;
+    progress(2, RUNS);
     let all = watched.layers.iter().flat_map(ObservedLayer::readers);
     let errors = all.map(|layer| {
         let pair = |quantity, value: &str| {
@@ -79,7 +86,7 @@ fn same_values(
     let interface = LanguageModel::of(&rewritten.model.proto)?
         .fed(&runtime.given)?
         .interface;
-    // Heads that are kept may have an extent that the model leaves open.
+    // The head size of kept heads may be undeclared.
     let interface = closed(interface, &widths(layers));
     let mut proto = rewritten.model.proto.clone();
     if let Some(graph) = &mut proto.graph {

@@ -1,4 +1,4 @@
-//! The integers that the rows of a calibration text give a cache.
+//! The integer format of a cache, computed from the sampled rows of a calibration text.
 
 use gqa2mla_passes::factor::rounding::Levels;
 use gqa2mla_passes::factor::{
@@ -14,13 +14,13 @@ pub struct RoundingInputs<'r> {
     pub scoring: Option<&'r Scoring>,
     /// The statistics of the cache.
     pub statistics: &'r Statistics,
-    /// The moments that its factors were made of.
+    /// The moments from which its factors were computed.
     pub moments: &'r Moments,
 }
 
 impl RoundingInputs<'_> {
-    /// `factors` with latents that are cached as integers of `bits`, as `form` rounds them, for contexts of `positions`
-    /// positions: a row of the text stands for the same token at any of them.
+    /// `factors` with latents cached as integers of `bits`, in the way that `form` supports. Scales are valid for a
+    /// context of `positions` positions: sampled keys are rotated to random positions of it.
     ///
     /// # Errors
     /// [`SpectralError`] if the moments are not finite.
@@ -42,8 +42,8 @@ impl RoundingInputs<'_> {
             Some(sums) => sample.keys_over(&sums.rope, positions),
             None => sample.keys(),
         };
-        // A constant may be taken off the keys where softmax does not see it, and is given back to the outputs where
-        // probabilities add up to one.
+        // Keys can be centred if a constant shift of the scores cancels in the softmax. Values can be centred if the
+        // probabilities sum to one, because the bias correction of the outputs then restores the centre.
         let centred_keys = centres && self.scoring.is_some_and(Scoring::ignores_shifts);
         let centred_values = centres && self.scoring.is_some();
         let levels = |rows: &Array2<f64>, centred: bool| match bits {
@@ -63,10 +63,11 @@ impl RoundingInputs<'_> {
         Ok(Made::Rounded(factors, rounding.into()))
     }
 
-    /// The factors in the bases that rounding to few levels costs least in.
+    /// The factors in the latent bases in which rounding to few levels costs least.
     fn evened(&self, factors: Factors, bits: CacheBits) -> Result<Factors, SpectralError> {
         let Moments { key, value, .. } = self.moments;
-        // Every value is rounded alike, however much of it is read.
+        // Every value is rounded with the same error, whatever attention it receives, so that all tokens have equal
+        // weight.
         let values = &self.statistics.value_square / self.statistics.tokens.max(1.0);
         let finer = |side: &SideFactors| bits.second_digits(side.down.ncols());
         let finer = (finer(&factors.key), finer(&factors.value));

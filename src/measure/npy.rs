@@ -11,7 +11,7 @@ pub enum NpyError {
     /// The header is truncated, or lacks `descr`, `fortran_order` or `shape`.
     #[error("its header cannot be read")]
     Header,
-    /// Texts, records, or floats where integers belong.
+    /// The elements are text, records, or floats where integers are expected.
     #[error("its elements are '{0}'")]
     ElementType(String),
     /// The elements are in Fortran order.
@@ -42,7 +42,7 @@ pub fn integers(file: &[u8]) -> Result<Vec<i64>, NpyError> {
 /// The shape and the elements of a .npy file of integers, booleans, or floats of single or double precision.
 ///
 /// # Errors
-/// [`NpyError`] where `file` is none, or holds anything else.
+/// [`NpyError`] if `file` is not such a file.
 pub fn numbers(file: &[u8]) -> Result<(Vec<usize>, Vec<f64>), NpyError> {
     let array = Array::of(file)?;
     let values = match array.kind {
@@ -58,7 +58,7 @@ pub fn numbers(file: &[u8]) -> Result<(Vec<usize>, Vec<f64>), NpyError> {
     Ok((array.shape, values))
 }
 
-/// What the elements of a file are.
+/// The kind of the elements of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NumberKind {
     Integers { signed: bool },
@@ -127,7 +127,7 @@ impl<'f> Array<'f> {
         })
     }
 
-    /// `read` of the bytes of each element, the most significant first.
+    /// Applies `read` to the bytes of each element, most significant byte first.
     fn each<T>(&self, read: impl Fn(&[u8]) -> T) -> Vec<T> {
         let big = self.descr.starts_with('>');
         let element = |bytes: &[u8]| match big {
@@ -145,7 +145,7 @@ impl<'f> Array<'f> {
     }
 }
 
-/// The number with the given `bytes`, the most significant first.
+/// The number with the given `bytes`, most significant byte first.
 fn number<'b>(bytes: impl Iterator<Item = &'b u8> + Clone, signed: bool) -> i64 {
     let negative = signed && bytes.clone().next().is_some_and(|first| *first >= 0x80);
     bytes.fold(if negative { -1 } else { 0 }, |number, byte| {

@@ -1,7 +1,9 @@
 //! Comparison of two model files on a text.
 
+use gqa2mla_passes::forms::ExactTokens;
+
 use crate::files::load::LoadedModel;
-use crate::files::origin::loses_past_alone;
+use crate::files::origin::exact_tokens;
 use crate::measure::quality::{Quality, Reader, compare};
 use crate::measure::text::Text;
 use crate::runtime::{RuntimeOptions, open};
@@ -28,12 +30,12 @@ pub fn measure(
     let before = Reader {
         session: before.as_mut(),
         interface: &interfaces.0,
-        in_steps: false,
+        exact: ExactTokens::None,
     };
     let after = Reader {
         session: after.as_mut(),
         interface: &interfaces.1,
-        in_steps: loses_past_alone(&rewritten.model.proto),
+        exact: exact_tokens(&rewritten.model.proto),
     };
     compare(before, after, text, progress)
 }

@@ -7,6 +7,7 @@ use std::num::NonZero;
 use std::ops::Range;
 use std::thread;
 
+use gqa2mla_passes::forms::ExactTokens;
 use serde::Serialize;
 
 use crate::measure::logits::{Prediction, loss, rows};
@@ -36,9 +37,9 @@ pub struct Reader<'a> {
     pub session: &'a mut dyn Session,
     /// Its inputs and outputs.
     pub interface: &'a Interface,
-    /// Whether it reads one token at a time, so that every other token is read through the cache. Needed where the tokens of
-    /// one run see each other in another way than they see the past.
-    pub in_steps: bool,
+    /// The tokens that it reads exactly. A measurement reads every token but those of its own run through the cache: where
+    /// runs read their own tokens exactly, a run has one token, and where only the first run does, that run has one.
+    pub exact: ExactTokens,
 }
 
 /// The quality of a rewritten model against the original on a text.
@@ -54,9 +55,9 @@ pub struct Quality {
     pub mean_kl: f64,
     /// Share of positions at which both models have the same most likely token.
     pub top1_agreement: f64,
-    /// Tokens that the rewritten model read at once: the others it read through its cache.
+    /// Number of tokens that the rewritten model read per run; it read all earlier tokens through its cache.
     pub tokens_at_once: usize,
-    /// Bytes that a token took in the original's caches.
+    /// Bytes of the original's caches per token.
     pub original_cache_bytes: f64,
     /// Bytes of the rewritten model's caches per token.
     pub rewritten_cache_bytes: f64,
@@ -156,7 +157,7 @@ pub fn perplexity(
         progress(number, total);
         runner.start(&[0])?;
         for (_, chunk, targets) in chunks(tokens, model.interface) {
-            let logits = read(&mut runner, chunk, model.in_steps)?;
+            let logits = read(&mut runner, chunk, model.exact)?;
             let rows = rows(&logits, targets)?;
             losses.extend(in_parallel(&rows, &|&(row, target): &(&[f32], i64)| {
                 loss(row, target)
@@ -188,8 +189,8 @@ pub fn compare(
         after.start(&[0])?;
         for (first, chunk, targets) in chunks(tokens, interface) {
             progress(number * text.length + first, total);
-            let p = read(&mut before, chunk, original.in_steps)?;
-            let q = read(&mut after, chunk, rewritten.in_steps)?;
+            let p = read(&mut before, chunk, original.exact)?;
+            let q = read(&mut after, chunk, rewritten.exact)?;
             if p.shape != q.shape {
                 return Err(ValidateError::Logits {
                     step: format!("sequence {}", number + 1),
@@ -216,9 +217,9 @@ pub fn compare(
         rewritten_perplexity: all.rewritten_perplexity,
         mean_kl: all.mean_kl,
         top1_agreement: all.top1_agreement,
-        tokens_at_once: match rewritten.in_steps {
-            true => 1,
-            false => chunk_size(interface, text.length),
+        tokens_at_once: match rewritten.exact {
+            ExactTokens::Step => 1,
+            _ => chunk_size(interface, text.length),
         },
         original_cache_bytes: before.cache_bytes_per_token(),
         rewritten_cache_bytes: after.cache_bytes_per_token(),
@@ -259,7 +260,8 @@ fn chunks<'t>(
     })
 }
 
-/// Tokens that are read at once, of `length`. Without a cache nothing can follow the first chunk.
+/// Number of tokens per run, for a sequence of `length` tokens. A model without a cache reads the whole sequence in one
+/// run.
 fn chunk_size(interface: &Interface, length: usize) -> usize {
     match interface.caches.is_empty() {
         true => length.max(1),
@@ -267,22 +269,30 @@ fn chunk_size(interface: &Interface, length: usize) -> usize {
     }
 }
 
-/// The logits [1, tokens, vocabulary] of `tokens` on top of the cache, read at once or one after another.
-fn read(runner: &mut Runner, tokens: &[i64], in_steps: bool) -> Result<Tensor, ValidateError> {
-    if !in_steps {
-        return Ok(runner.step(tokens, tokens.len())?.into_f32());
-    }
+/// The logits [1, tokens, vocabulary] of `tokens` after the cached ones. With `exact` tokens they are read in several runs
+/// (see [`Reader::exact`]).
+fn read(runner: &mut Runner, tokens: &[i64], exact: ExactTokens) -> Result<Tensor, ValidateError> {
+    let first = match exact {
+        ExactTokens::Step => tokens.len(),
+        ExactTokens::Prompt if runner.past() == 0 => 1.min(tokens.len()),
+        _ => 0,
+    };
+    let (alone, together) = tokens.split_at(first);
+    let runs = alone
+        .chunks(1)
+        .chain([together])
+        .filter(|run| !run.is_empty());
     let (mut shape, mut values) = (vec![1, 0, 0], Vec::new());
-    for token in tokens {
-        let row = runner.step(std::slice::from_ref(token), 1)?;
-        shape = vec![1, tokens.len(), row.shape.last().copied().unwrap_or(0)];
-        values.extend_from_slice(&row.floats());
+    for run in runs {
+        let rows = runner.step(run, run.len())?;
+        shape = vec![1, tokens.len(), rows.shape.last().copied().unwrap_or(0)];
+        values.extend_from_slice(&rows.floats());
     }
     Ok(Tensor::new(shape, Data::F32(values))?)
 }
 
-/// `of` every item, in order, on as many threads as there are: each item is worked on alone, so the results do not
-/// depend on their number.
+/// Applies `of` to every item, on all available threads, and returns the results in order. Items are processed
+/// independently, so that the results do not depend on the number of threads.
 fn in_parallel<I: Sync, O: Send + Default + Clone>(
     items: &[I],
     of: &(dyn Fn(&I) -> O + Sync),

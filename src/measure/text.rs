@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use gqa2mla_passes::numbers::counted;
 use tokenizers::Tokenizer;
 
 use crate::measure::npy;
@@ -63,7 +64,7 @@ pub enum TextError {
     },
     /// The tokenizer is that of another model.
     #[error(
-        "{path}: this tokenizer knows {tokens} tokens and the model {vocabulary}: it belongs to another model (give token ids with --token-ids if it does not)"
+        "{path}: this tokenizer knows {} and the model {vocabulary}: it belongs to another model (give token ids with --token-ids if it does not)", counted(*.tokens, "token")
     )]
     Vocabulary {
         /// The tokenizer.
@@ -84,7 +85,7 @@ pub enum TextError {
         largest: usize,
     },
     /// The text has too few tokens.
-    #[error("{path}: {found} tokens are too few: {needed} are needed")]
+    #[error("{path}: it has {}, and at least {needed} are needed", counted(*.found, "token"))]
     TooShort {
         /// The first file.
         path: String,

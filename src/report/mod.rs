@@ -8,7 +8,8 @@ mod numbers;
 mod page;
 
 pub use error::ReportError;
-pub use numbers::{counted, grouped, measured};
+pub use gqa2mla_passes::numbers::{counted, grouped};
+pub use numbers::{change, measured};
 pub use page::html;
 
 /// Version of the JSON schema: it changes if a key changes its meaning or is removed.

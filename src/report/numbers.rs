@@ -1,27 +1,6 @@
-//! Formatting of numbers.
+//! Formatting of measured numbers.
 
-/// `1234567` as `1,234,567`.
-#[must_use]
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (position, digit) in digits.chars().enumerate() {
-        if position > 0 && (digits.len() - position).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// `1 file`, `2 files`: a number of things, of which `one` is one.
-#[must_use]
-pub fn counted(number: usize, one: &str) -> String {
-    match number {
-        1 => format!("1 {one}"),
-        several => format!("{} {one}s", grouped(several as u64)),
-    }
-}
+use gqa2mla_passes::numbers::grouped;
 
 /// A measured number of bytes: grouped if it is an integer, else with one decimal.
 #[must_use]
@@ -36,17 +15,30 @@ pub fn measured(number: f64) -> String {
     }
 }
 
+/// A change as a share of what was before: `+4.60%`. What rounds to zero has no minus.
+#[must_use]
+pub fn change(share: f64) -> String {
+    let hundredths = (10_000.0 * share).round();
+    // Adding 0 to a negative zero makes it a positive one.
+    format!("{:+.2}%", hundredths / 100.0 + 0.0)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{counted, grouped, measured};
+    use super::{change, measured};
 
     #[test]
-    fn long_numbers_are_grouped() {
-        assert_eq!(grouped(7), "7");
-        assert_eq!(grouped(46_080), "46,080");
-        assert_eq!(counted(1, "layer"), "1 layer");
-        assert_eq!(counted(1200, "layer"), "1,200 layers");
+    fn measured_bytes_have_a_decimal_where_they_need_one() {
         assert_eq!(measured(46_080.0), "46,080");
         assert_eq!(measured(46_080.25), "46,080.3");
+    }
+
+    #[test]
+    fn a_change_of_nothing_has_no_minus() {
+        assert_eq!(change(-1e-9), "+0.00%");
+        assert_eq!(change(-0.000_04), "+0.00%");
+        assert_eq!(change(-0.001), "-0.10%");
+        assert_eq!(change(0.046), "+4.60%");
+        assert_eq!(change(f64::NAN), "NaN%");
     }
 }

@@ -4,9 +4,11 @@ use minijinja::value::Value as Shown;
 use minijinja::{AutoEscape, Environment, context};
 use serde_json::Value;
 
+use gqa2mla_passes::numbers::grouped;
+
 use crate::report::charts::{Chart, Ink, Line};
 use crate::report::error::ReportError;
-use crate::report::numbers::grouped;
+use crate::report::numbers::change;
 
 const PAGE: &str = include_str!("page.html");
 
@@ -19,7 +21,7 @@ pub fn html(report: &Value) -> Result<String, ReportError> {
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.add_filter("grouped", grouped);
     environment.add_filter("percent", |x: f64| format!("{:.1}%", 100.0 * x));
-    environment.add_filter("change", |x: f64| format!("{:+.2}%", 100.0 * x));
+    environment.add_filter("change", change);
     environment.add_filter("small", |x: f64| format!("{x:.2e}"));
     environment.add_filter("short", |x: f64| format!("{x:.4}"));
     environment.add_filter("root", f64::sqrt);

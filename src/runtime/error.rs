@@ -73,7 +73,8 @@ pub enum RuntimeError {
         /// The runtime's message.
         reason: String,
     },
-    /// tract cannot load or run the model, which says nothing about the model: it runs simple ones only.
+    /// tract cannot load or run the model. This does not mean that the model is wrong, because tract supports only
+    /// simple models.
     #[error("tract cannot run {}: {reason}. tract runs simple models only; ONNX Runtime runs the others: pip install onnxruntime==1.32.0", model.display())]
     Tract {
         /// The model file.

@@ -1,23 +1,23 @@
-//! Inputs of a model that the user gives, and that are the same in every run.
+//! Model inputs with values from the user, the same in every run.
 
 use crate::runtime::error::RuntimeError;
 use crate::runtime::tensor::{ElementType, Tensor};
 
-/// What one input of a model is fed in every run.
+/// The value of one model input in every run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GivenInput {
     /// The input's name.
     pub name: String,
-    /// What it holds.
+    /// The value.
     pub value: GivenValue,
 }
 
-/// The elements of a given input, in the type that the model declares for it.
+/// The value of an input, converted to the declared element type of the input.
 #[derive(Debug, Clone, PartialEq)]
 pub enum GivenValue {
-    /// One number, in whatever shape the input has.
+    /// One number for all elements, in the declared shape.
     Everywhere(f64),
-    /// A tensor. One of one row is repeated for every row of a batch.
+    /// A tensor. If it has one row, the row is repeated for each row of the batch.
     Tensor {
         /// Extent of each axis.
         shape: Vec<usize>,
@@ -27,10 +27,10 @@ pub enum GivenValue {
 }
 
 impl GivenValue {
-    /// The tensor of `element`s for a batch of `rows`; `shape` is the one that the model declares.
+    /// The value as a tensor of element type `element` for a batch of `rows` rows. `shape` is the declared shape.
     ///
     /// # Errors
-    /// [`RuntimeError::ElementCount`] when the elements are not as many as the shape holds.
+    /// [`RuntimeError::ElementCount`] if the number of elements does not fit the shape.
     pub fn tensor(
         &self,
         element: ElementType,
@@ -57,7 +57,7 @@ fn typed(
     shape: Vec<usize>,
     values: Vec<f64>,
 ) -> Result<Tensor, RuntimeError> {
-    // Single precision does not hold every token id.
+    // Not every token id can be represented in single precision.
     #[allow(clippy::cast_possible_truncation)]
     match element.is_float() {
         true => Tensor::from_floats(element, shape, values.iter().map(|&v| v as f32).collect()),

@@ -1,4 +1,4 @@
-//! The Python interpreter that has loaded this library, if one has.
+//! The Python interpreter that has loaded this library, if any.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,8 @@ pub struct Interpreter {
 
 static INTERPRETER: OnceLock<Interpreter> = OnceLock::new();
 
-/// Tells that `interpreter` has loaded this library. Only the first call counts, since a process has one interpreter.
+/// Records that `interpreter` has loaded this library. Only the first call has an effect, because a process has one
+/// interpreter.
 pub fn loaded_by(interpreter: Interpreter) {
     let _ = INTERPRETER.set(interpreter);
 }
@@ -27,16 +28,16 @@ pub fn interpreter() -> Option<&'static Interpreter> {
     INTERPRETER.get()
 }
 
-/// The start of a command line that runs the command `gqa2mla` once more.
+/// A command that runs `gqa2mla` again, to be completed with arguments.
 ///
 /// # Errors
-/// When the system does not tell the path of this program.
+/// I/O errors if the path of this program is unknown.
 pub fn this_program() -> io::Result<Command> {
     let Some(python) = interpreter() else {
         return Ok(Command::new(std::env::current_exe()?));
     };
     let mut command = Command::new(&python.program);
-    // The working directory is often the folder of an untrusted model: no package is taken from there.
+    // The working directory is often the folder of an untrusted model, so that Python must not import packages from it.
     command.env("PYTHONSAFEPATH", "1").args(["-m", "gqa2mla"]);
     Ok(command)
 }
@@ -51,7 +52,7 @@ impl Interpreter {
             .find(|folder| folder.is_dir())
     }
 
-    /// The interpreter as messages name it.
+    /// The name of the interpreter in messages.
     #[must_use]
     pub fn shown(&self) -> impl std::fmt::Display + use<'_> {
         Path::display(&self.program)

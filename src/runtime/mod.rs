@@ -11,6 +11,7 @@ mod library;
 pub mod locate;
 mod open;
 mod ort;
+mod placement;
 mod session;
 pub mod tensor;
 #[cfg(feature = "tract")]

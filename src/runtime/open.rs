@@ -32,15 +32,15 @@ pub fn open(model: &Path, options: &RuntimeOptions) -> Result<Box<dyn Session>, 
     }
 }
 
-/// Opens a model file in ONNX Runtime, for runs that bind their inputs and outputs.
+/// Opens a model file in ONNX Runtime, for runs with bound inputs and outputs.
 ///
 /// # Errors
-/// [`RuntimeError`] when ONNX Runtime cannot be had, or refuses the model.
+/// [`RuntimeError`] if ONNX Runtime is not available, or cannot load the model.
 pub fn open_ort(model: &Path, options: &RuntimeOptions) -> Result<ort::OrtSession, RuntimeError> {
     ort::open(model, None, options)
 }
 
-/// Opens `messages`, an encoded model, in ONNX Runtime, as if they stood in the file `model`: its data files are used.
+/// Opens `messages`, an encoded model, in ONNX Runtime, with the data files of the model file `model`.
 ///
 /// # Errors
 /// [`RuntimeError`] if ONNX Runtime is not available, or cannot load the model.

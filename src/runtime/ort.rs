@@ -13,6 +13,7 @@ use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 use crate::runtime::error::{RuntimeError, panic_message};
 use crate::runtime::library::{guarded, load};
 use crate::runtime::locate::{Surroundings, locate};
+use crate::runtime::placement::Profile;
 use crate::runtime::session::{Provider, RuntimeOptions, Session};
 use crate::runtime::tensor::{Data, Tensor};
 
@@ -26,6 +27,8 @@ pub struct OrtSession {
     model: PathBuf,
     description: String,
     session: OrtSessionInner,
+    /// For a device other than the CPU: the profile of the first run, which must show that the device ran the nodes.
+    profile: Option<Profile>,
 }
 
 /// Opens a model, and loads the library if necessary. With `messages`, this encoded model is run with the data files of
@@ -40,21 +43,20 @@ pub fn open(
 ) -> Result<OrtSession, RuntimeError> {
     let located = locate(options.onnxruntime.as_deref(), &Surroundings::of_process())?;
     let (environment, version) = load(&located, options.onnxruntime.is_some())?;
-    let session =
-        guarded(|| commit(&environment, model, messages, options)).map_err(
-            |reason| match options.provider {
-                Provider::Cpu => RuntimeError::Load {
-                    model: model.to_path_buf(),
-                    runtime: NAME,
-                    reason,
-                },
-                Provider::Cuda => RuntimeError::Provider {
-                    model: model.to_path_buf(),
-                    provider: "CUDA",
-                    reason,
-                },
-            },
-        )?;
+    let failed = |reason| match options.provider {
+        Provider::Cpu => RuntimeError::Load {
+            model: model.to_path_buf(),
+            runtime: NAME,
+            reason,
+        },
+        Provider::Cuda => elsewhere(model, reason),
+    };
+    let profile = match options.provider {
+        Provider::Cpu => None,
+        Provider::Cuda => Some(Profile::new().map_err(|error| failed(error.to_string()))?),
+    };
+    let opened = guarded(|| commit(&environment, model, messages, options, profile.as_ref()));
+    let session = opened.map_err(failed)?;
     let device = match options.provider {
         Provider::Cpu => "CPU",
         Provider::Cuda => "CUDA",
@@ -65,7 +67,17 @@ pub fn open(
         model: model.to_path_buf(),
         description,
         session,
+        profile,
     })
+}
+
+/// The error of a model that cannot run on CUDA, with the reason.
+fn elsewhere(model: &Path, reason: String) -> RuntimeError {
+    RuntimeError::Provider {
+        model: model.to_path_buf(),
+        provider: "CUDA",
+        reason,
+    }
 }
 
 fn commit(
@@ -73,6 +85,7 @@ fn commit(
     model: &Path,
     messages: Option<&[u8]>,
     options: &RuntimeOptions,
+    profile: Option<&Profile>,
 ) -> Result<OrtSessionInner, String> {
     let words = |error: ort::Error<SessionBuilder>| error.to_string();
     let level = if options.optimize {
@@ -82,7 +95,7 @@ fn commit(
     };
     let mut builder = OrtSessionInner::builder(environment).map_err(|error| error.to_string())?;
     builder = builder.with_optimization_level(level).map_err(words)?;
-    // Threads that spin after a run take the processor from other sessions, which the bench command times in turns.
+    // Threads that spin after a run would slow down other sessions, which benchmarks run alternately with this one.
     builder = builder
         .with_config_entry("session.force_spinning_stop", "1")
         .map_err(words)?;
@@ -96,13 +109,14 @@ fn commit(
                     .to_owned(),
             );
         }
-        // Without both options, a session without a device runs on the CPU and reports success.
+        // TF32 products keep 10 bits of fp32's 23, which would hide an error of the graph behind a larger tolerance.
+        let cuda = ep::CUDA::default().with_tf32(false);
         builder = builder
-            .with_execution_providers([ep::CUDA::default().build().error_on_failure()])
+            .with_execution_providers([cuda.build().error_on_failure()])
             .map_err(words)?;
-        builder = builder
-            .with_config_entry("session.disable_cpu_ep_fallback", "1")
-            .map_err(words)?;
+    }
+    if let Some(profile) = profile {
+        builder = builder.with_profiling(profile.prefix()).map_err(words)?;
     }
     let Some(messages) = messages else {
         return builder
@@ -129,6 +143,22 @@ impl OrtSession {
     /// The session itself, to run it.
     pub(super) fn inner_mut(&mut self) -> &mut OrtSessionInner {
         &mut self.session
+    }
+
+    /// Checks after the first run that the device ran the nodes: a session without the device, or with nodes without a
+    /// kernel on it, runs on the CPU and reports success.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Provider`] names nodes that ran on the CPU.
+    pub(super) fn check_placement(&mut self) -> Result<(), RuntimeError> {
+        let Some(profile) = self.profile.take() else {
+            return Ok(());
+        };
+        let path = self.session.end_profiling();
+        let path = path.map_err(|error| self.failed(&error))?;
+        profile
+            .check(Path::new(&path))
+            .map_err(|reason| elsewhere(&self.model, reason))
     }
 
     /// The error of a run that failed for `reason`.
@@ -158,10 +188,13 @@ impl Session for OrtSession {
         let outputs = catch_unwind(AssertUnwindSafe(move || session.run(values)))
             .map_err(|payload| failed(&self.model, panic_message(&*payload)))?
             .map_err(|error| failed(&self.model, error.to_string()))?;
-        outputs
+        let copied = outputs
             .iter()
-            .map(|(name, value)| Ok((name.to_owned(), copy(name, &value, &self.model)?)))
-            .collect()
+            .map(|(name, value)| Ok((name.to_owned(), copy(name, &value, &self.model)?)));
+        let copied = copied.collect::<Result<_, RuntimeError>>()?;
+        drop(outputs);
+        self.check_placement()?;
+        Ok(copied)
     }
 
     fn describe(&self) -> String {

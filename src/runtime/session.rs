@@ -38,7 +38,7 @@ pub enum Provider {
     /// The CPU.
     #[default]
     Cpu,
-    /// The first CUDA device. It is an error if nodes would run on the CPU.
+    /// The first CUDA device, with products in full fp32. It is an error if nodes with floating-point tensors run on the CPU.
     Cuda,
 }
 
@@ -56,6 +56,6 @@ pub struct RuntimeOptions {
     pub optimize: bool,
     /// Number of threads per operator; 0: the runtime's default. tract uses one.
     pub threads: usize,
-    /// Inputs that are the same in every run, in place of what validation makes of them.
+    /// Values for inputs, the same in every run, in place of generated ones.
     pub given: Vec<GivenInput>,
 }

@@ -21,7 +21,7 @@ pub enum ElementType {
     I32,
     /// Signed 8-bit integers, in quantized caches.
     I8,
-    /// Bytes, each of which holds two numbers of a quantized cache.
+    /// Unsigned 8-bit integers: each holds two 4-bit numbers of a quantized cache.
     U8,
     /// Booleans, one byte each.
     Bool,
@@ -62,13 +62,14 @@ impl ElementType {
         matches!(self, Self::F32 | Self::F16 | Self::BF16)
     }
 
-    /// Whether elements are what the numbers of a cache were rounded to.
+    /// Whether the type is that of a quantized cache.
     #[must_use]
     pub fn is_rounded(self) -> bool {
         matches!(self, Self::I8 | Self::U8)
     }
 
-    /// Whether elements are integers that count or name something: tokens, positions. Those of a quantized cache do not.
+    /// Whether elements are integers with a meaning of their own, such as token ids and positions, not numbers of a
+    /// quantized cache.
     #[must_use]
     pub fn is_integer(self) -> bool {
         matches!(self, Self::I64 | Self::I32)
@@ -223,8 +224,8 @@ impl Tensor {
         Self::from_floats(element, shape, vec![0.0; holds])
     }
 
-    /// The same tensor with `count` more rows at the end of `axis`. Their elements are NaN or the largest integer, so that
-    /// whoever reads them shows it.
+    /// The same tensor with `count` more rows at the end of `axis`. The new elements are NaN or the largest integer, so
+    /// that a read of them shows in the results.
     ///
     /// # Errors
     /// [`RuntimeError::ElementCount`] if the number of elements overflows.
@@ -312,7 +313,7 @@ impl Tensor {
     }
 }
 
-/// `count` pieces of `kept` elements of `values`, each with `added` more behind it.
+/// `values` in `count` blocks of `kept` elements, with `added` elements of the value `unread` appended to each block.
 fn with_gaps<T: Copy>(
     values: &[T],
     count: usize,

@@ -12,6 +12,7 @@ use gqa2mla_passes::recognize::site::Site;
 use walkdir::WalkDir;
 
 use crate::files::load::{LoadError, LoadedModel, load};
+use crate::files::origin::is_marked;
 use crate::validate::ports::LanguageModel;
 
 /// Largest size of a configuration file in bytes.
@@ -24,8 +25,11 @@ pub struct Bundle {
     pub root: PathBuf,
     /// Models with a KV cache, which are rewritten.
     pub models: Vec<PathBuf>,
-    /// Models with a KV cache that are neither rewritten nor copied, because another one was selected.
+    /// Models with a KV cache that are neither rewritten nor copied: another one was selected, or this tool wrote them
+    /// beside the models of the folder.
     pub left_out: Vec<PathBuf>,
+    /// Whether a model was selected.
+    pub is_selected: bool,
     /// Files to copy unchanged.
     pub others: Vec<PathBuf>,
     loaded: BTreeMap<PathBuf, LoadedModel>,
@@ -73,12 +77,12 @@ fn failed(path: &Path, action: &'static str) -> impl Fn(io::Error) -> BundleErro
 
 impl Bundle {
     /// Reads and classifies the files of the folder `root`. With `only`, one model is rewritten and others with a KV
-    /// cache are left out. Files under `out`, the output folder, are ignored.
+    /// cache are left out. Without it, models that this tool wrote are left out where there are others.
     ///
     /// # Errors
     /// [`BundleError`] if a file cannot be read, or there is no model.
-    pub fn read(root: &Path, only: Option<&Path>, out: &Path) -> Result<Self, BundleError> {
-        let files = files(root, out)?;
+    pub fn read(root: &Path, only: Option<&Path>) -> Result<Self, BundleError> {
+        let files = files(root)?;
         let is_model = |path: &&PathBuf| path.extension().is_some_and(|e| e == "onnx");
         let all: Vec<PathBuf> = files.iter().filter(is_model).cloned().collect();
         if all.is_empty() {
@@ -99,8 +103,13 @@ impl Bundle {
                 shared_data.extend(data);
             }
         }
+        let is_ours = |path: &PathBuf| {
+            let loaded = loaded_models.get(path);
+            loaded.is_some_and(|l: &LoadedModel| is_marked(&l.model.proto))
+        };
         let (models, left_out) = match only {
-            None => (concerned, Vec::new()),
+            None if concerned.iter().all(is_ours) => (concerned, Vec::new()),
+            None => concerned.into_iter().partition(|path| !is_ours(path)),
             Some(asked) if concerned.iter().any(|c| c == asked) => {
                 concerned.into_iter().partition(|path| path == asked)
             }
@@ -126,6 +135,7 @@ impl Bundle {
                 .collect(),
             models,
             left_out,
+            is_selected: only.is_some(),
         })
     }
 
@@ -191,11 +201,7 @@ fn holds_cache(model: &Model) -> bool {
 }
 
 /// All files under `root`, except those of version control and of interrupted runs.
-fn files(root: &Path, out: &Path) -> Result<Vec<PathBuf>, BundleError> {
-    let out = fs::canonicalize(out).ok();
-    let whole = fs::canonicalize(root).map_err(failed(root, "reading"))?;
-    // If the output is the input folder itself, its files must not be ignored.
-    let out = out.filter(|out| *out != whole);
+fn files(root: &Path) -> Result<Vec<PathBuf>, BundleError> {
     let mut found = Vec::new();
     let walk = WalkDir::new(root).follow_links(true).sort_by_file_name();
     let mut entries = walk.into_iter();
@@ -206,8 +212,7 @@ fn files(root: &Path, out: &Path) -> Result<Vec<PathBuf>, BundleError> {
         })?;
         let name = entry.file_name().to_string_lossy();
         let hidden = entry.depth() > 0 && (name == ".git" || name.starts_with(".gqa2mla-"));
-        let output = || fs::canonicalize(entry.path()).ok() == out && out.is_some();
-        if entry.file_type().is_dir() && (hidden || output()) {
+        if entry.file_type().is_dir() && hidden {
             entries.skip_current_dir();
         } else if entry.file_type().is_file()
             && !hidden

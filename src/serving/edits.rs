@@ -16,7 +16,8 @@ use crate::serving::{genai, optimum, transformers_js, triton};
 /// Largest size of a model file without data file, in bytes: with the new weights it must stay below protobuf's 2 GiB.
 const LARGEST_INLINE: usize = 1 << 30;
 
-/// Largest data file of a model for a browser, in bytes: it fetches a file into one buffer, of less than 2 GiB.
+/// Largest data file of a model for browsers, in bytes: a browser fetches a file into one buffer, which must be smaller
+/// than 2 GiB.
 const LARGEST_FETCHED: u64 = 2_000_000_000;
 
 /// Checks, before the rewrite, that the configurations of `stacks` exist and can be read, and if `one_width` is false
@@ -46,10 +47,10 @@ pub fn check(
     Ok(())
 }
 
-/// Checks that the loops of `stacks` feed the caches of a model that joins new rows as `join` says.
+/// Checks that `stacks` support caches to which new rows are appended as `join` says.
 ///
 /// # Errors
-/// [`ServingError::Refused`] for the first one that does not.
+/// [`ServingError::Refused`] with the first stack that does not support them.
 pub fn check_join(stacks: &[Stack], join: Join) -> Result<(), ServingError> {
     match stacks.first().filter(|_| join == Join::InPlace) {
         Some(stack) => Err(ServingError::Refused {

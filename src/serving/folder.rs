@@ -13,7 +13,7 @@ use crate::compress::request::Request;
 use crate::compress::run::{Compression, compress};
 use crate::compress::widths::Widths;
 use crate::files::foreign;
-use crate::files::load::LoadError;
+use crate::files::load::{LoadError, LoadedModel};
 use crate::files::outputs::{OutputError, check_folder};
 use crate::files::staging::{Staging, StagingError};
 use crate::fit::factors::Factorization;
@@ -105,15 +105,18 @@ pub enum FolderError {
     },
 }
 
-/// A folder whose rewrite was checked, before anything is computed.
+/// The new texts of configurations by file name, and their edits.
+pub(super) type Edited = (BTreeMap<String, String>, Vec<Edit>);
+
+/// A folder and a request that have been checked, before anything is computed.
 pub(super) struct Checked<'f> {
-    /// Its files.
+    /// The files of the folder.
     pub bundle: Bundle,
-    /// The stacks that serve it.
+    /// The serving stacks.
     pub stacks: Vec<Stack>,
-    /// Their configurations, by file name.
+    /// The configurations of the stacks, by file name.
     pub texts: BTreeMap<String, String>,
-    /// The options of the compression of each model, as these stacks need them.
+    /// The options of the compression of each model, adapted to the stacks.
     pub compression: Request<'f>,
 }
 
@@ -124,7 +127,7 @@ impl<'f> Checked<'f> {
     /// [`FolderError`].
     pub fn of(request: &FolderRequest<'f>) -> Result<Self, FolderError> {
         check_folder(request.folder, request.out, &[], request.force)?;
-        let bundle = Bundle::read(request.folder, request.only, request.out);
+        let bundle = Bundle::read(request.folder, request.only);
         let bundle = bundle.map_err(|error| match (error, foreign::folder(request.folder)) {
             (BundleError::Empty(path), Some(advice)) => LoadError::Foreign { path, advice }.into(),
             (error, _) => FolderError::from(error),
@@ -162,7 +165,7 @@ impl<'f> Checked<'f> {
             .collect();
         check_folder(request.folder, request.out, &written, request.force)?;
         let mut compression = request.compression.clone();
-        // It reads heads and head size of each layer from the session, one shape for its keys and its values.
+        // onnxruntime-genai reads one shape for the keys and the values of each layer from the session.
         if stacks.contains(&Stack::Genai) && compression.widths == Widths::Free {
             compression.widths = Widths::FreeLayers;
         }
@@ -176,9 +179,38 @@ impl<'f> Checked<'f> {
             compression,
         })
     }
+
+    /// Makes the configurations for the model that was made of `before`; those of all models of the folder have to agree.
+    ///
+    /// # Errors
+    /// [`FolderError`].
+    pub fn edit(
+        &self,
+        changed: &mut Option<Edited>,
+        before: &LoadedModel,
+        after: &LoadedModel,
+    ) -> Result<(), FolderError> {
+        let fused = self.compression.options.form.target() == Target::Gqa;
+        let latent = Latent::of(before, after, fused).map_err(|cause| FolderError::Interface {
+            path: before.path.display().to_string(),
+            cause,
+        })?;
+        let path = self.bundle.root.display().to_string();
+        let edited = match edited(&self.stacks, &self.texts, &latent) {
+            Ok(edited) => edited,
+            Err(cause) => return Err(FolderError::Serving { path, cause }),
+        };
+        match changed {
+            Some(known) if *known != edited => Err(FolderError::Differ { path }),
+            _ => {
+                *changed = Some(edited);
+                Ok(())
+            }
+        }
+    }
 }
 
-/// A model file and the names that its data file may get.
+/// A model file and the possible names of its data file.
 fn with_data(model: PathBuf) -> [PathBuf; 3] {
     let ending = |ending: &str| {
         let mut name = model.clone().into_os_string();
@@ -198,42 +230,28 @@ pub fn rewrite_folder(
     request: &FolderRequest,
     observer: &mut Observer,
 ) -> Result<RewrittenFolder, FolderError> {
-    let Checked {
-        mut bundle,
-        stacks,
-        texts,
-        compression,
-    } = Checked::of(request)?;
-    let path = request.folder.display().to_string();
-    let serving = |cause| FolderError::Serving {
-        path: path.clone(),
-        cause,
-    };
-    let staging = Staging::folder(request.out, &bundle.root)?;
+    let mut checked = Checked::of(request)?;
+    let staging = Staging::folder(request.out, &checked.bundle.root)?;
     let mut models = Vec::new();
-    let mut changed: Option<(BTreeMap<String, String>, Vec<Edit>)> = None;
-    for file in &bundle.models.clone() {
-        let model = bundle.take(file)?;
-        let out = staging.path(&place(&stacks, &texts, file));
+    let mut changed: Option<Edited> = None;
+    for file in &checked.bundle.models.clone() {
+        let model = checked.bundle.take(file)?;
+        let out = staging.path(&place(&checked.stacks, &checked.texts, file));
         let destination = Destination {
             out: &out,
-            data: data_file(&stacks, &model),
+            data: data_file(&checked.stacks, &model),
             work: request.out.parent(),
         };
-        let compression = compress(&model, &destination, &compression, observer)?;
-        let after = compression.compressed.written()?;
-        let fused = request.compression.options.form.target() == Target::Gqa;
-        let latent = Latent::of(&model, after, fused).map_err(|cause| FolderError::Interface {
-            path: model.path.display().to_string(),
-            cause,
-        })?;
-        let edited = edited(&stacks, &texts, &latent).map_err(serving)?;
-        if changed.as_ref().is_some_and(|known| *known != edited) {
-            return Err(FolderError::Differ { path });
-        }
-        changed = Some(edited);
+        let compression = compress(&model, &destination, &checked.compression, observer)?;
+        checked.edit(&mut changed, &model, compression.compressed.written()?)?;
         models.push((file.clone(), compression));
     }
+    let Checked {
+        bundle,
+        stacks,
+        texts,
+        ..
+    } = checked;
     let (configurations, edits) = changed.unwrap_or_default();
     let known = |file: &&String| texts.contains_key(*file);
     let mut folder = RewrittenFolder {

@@ -1,57 +1,63 @@
-//! What a rewrite of a folder would do, told without computing, running or writing anything.
+//! A dry run: what the rewrite of a folder would do, without computing factors, running a model or writing a file.
 
 use std::path::PathBuf;
 
 use crate::compress::foreseen::{Foreseen, foresee};
+use crate::files::foreseen::check_folder;
 use crate::files::save::DataFile;
 use crate::serving::edits::{data_file, place};
 use crate::serving::folder::{Checked, FolderError, FolderRequest};
 use crate::serving::stack::Stack;
 
-/// What a rewrite of a folder would do.
+/// The expected result of the rewrite of a folder.
 #[derive(Debug, Clone)]
 pub struct ForeseenFolder {
-    /// What would be made of each model.
+    /// The expected result for each model.
     pub models: Vec<ForeseenModel>,
-    /// The stacks whose configurations would be edited, as far as their numbers change.
+    /// The stacks whose configurations would be edited if their values change.
     pub stacks: Vec<Stack>,
-    /// Number of other files that would be copied, configurations aside.
+    /// Number of other files that would be copied, without configurations.
     pub copied: usize,
     /// Models that would be neither rewritten nor copied.
     pub left_out: Vec<PathBuf>,
+    /// Whether one model was selected, and therefore others left out.
+    pub is_selected: bool,
 }
 
-/// What would be made of a model of a folder. Paths are relative to the folder.
+/// The expected result for one model of a folder. Paths are relative to the folder.
 #[derive(Debug, Clone)]
 pub struct ForeseenModel {
     /// The model in the original folder.
     pub file: PathBuf,
     /// The files that would be written for it.
     pub written: Vec<PathBuf>,
-    /// What it would be.
+    /// The expected result of the compression.
     pub foreseen: Foreseen,
 }
 
-/// Checks all that a rewrite of the folder checks before it computes, and tells what it would do.
+/// Checks `request` like a rewrite of the folder, and returns what it would do.
 ///
 /// # Errors
-/// [`FolderError`], the same as of [`crate::serving::folder::rewrite_folder`].
+/// The [`FolderError`] with which [`crate::serving::folder::rewrite_folder`] would refuse the request.
 pub fn foresee_folder(request: &FolderRequest) -> Result<ForeseenFolder, FolderError> {
     let mut checked = Checked::of(request)?;
-    let mut models = Vec::new();
+    check_folder(request.out)?;
+    let (mut models, mut changed) = (Vec::new(), None);
     for file in checked.bundle.models.clone() {
         let model = checked.bundle.take(&file)?;
         let path = place(&checked.stacks, &checked.texts, &file);
         let data = match data_file(&checked.stacks, &model) {
-            // Chunks: the first of them; how many there are depends on the weights.
+            // For several data files, only the first is listed, because their number depends on the weights.
             DataFile::Named(name) | DataFile::Chunks { name, .. } => {
                 Some(path.with_file_name(name))
             }
             DataFile::Beside | DataFile::Inline => None,
         };
+        let foreseen = foresee(&model, &checked.compression)?;
+        checked.edit(&mut changed, &model, &foreseen.rewritten)?;
         models.push(ForeseenModel {
             written: [path].into_iter().chain(data).collect(),
-            foreseen: foresee(&model, &checked.compression)?,
+            foreseen,
             file,
         });
     }
@@ -62,5 +68,6 @@ pub fn foresee_folder(request: &FolderRequest) -> Result<ForeseenFolder, FolderE
         copied: others.filter(|file| !edited(file)).count(),
         stacks: checked.stacks,
         left_out: checked.bundle.left_out,
+        is_selected: checked.bundle.is_selected,
     })
 }

@@ -1,6 +1,6 @@
-//! onnxruntime-genai: one shape for the keys and the values of a layer, and a buffer that past and present share only where
-//! `GroupQueryAttention` writes into it. From version 0.16 on the shape of each layer is the session's; older versions take
-//! the configuration's for all layers.
+//! onnxruntime-genai supports one shape for the keys and the values of a layer, and past and present in one buffer only
+//! if `GroupQueryAttention` writes into it. Since version 0.16 it reads the shape of each layer from the session; older
+//! versions use the shape in the configuration for all layers.
 
 use crate::serving::config::{Edit, read};
 use crate::serving::error::ServingError;
@@ -28,12 +28,12 @@ pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingE
             "a layer that is as it was has a ring for a cache (sliding_window_cache), which is made only where past and present share a buffer (use --target gqa)",
         ));
     }
-    // The configuration's shape is that of the layers that are as they were and declare none.
+    // The shape in the configuration applies to layers that are not rewritten and that declare no shape.
     if let Some((heads, width)) = shape {
         config.set(&[model, decoder, "num_key_value_heads"], &heads.to_string());
         config.set(&[model, decoder, "head_size"], &width.to_string());
     }
-    // Left out, it means true, and a graph that appends to its cache gives a longer one back than it was given.
+    // A missing key means true, but a graph that appends with `Concat` returns a longer cache than it receives.
     if !latent.fused {
         config.set(&SHARE, "false");
     }

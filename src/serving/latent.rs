@@ -45,8 +45,8 @@ impl Latent {
         })
     }
 
-    /// Whether both have caches of the same shapes, so that no configuration that tells shapes has to change. Their types
-    /// may differ: genai, Optimum and transformers.js take those from the session.
+    /// Whether the caches of both models have equal shapes, so that no configuration of shapes must change. Their types
+    /// may differ: genai, Optimum and transformers.js read them from the session.
     pub(crate) fn keeps_shapes(&self) -> bool {
         let dims = |i: &Interface| i.caches.iter().map(|c| c.dims.clone()).collect::<Vec<_>>();
         dims(&self.before) == dims(&self.after)
@@ -58,7 +58,7 @@ impl Latent {
             stack: stack.name(),
             reason: reason.to_owned(),
         };
-        // A state of one size, such as a convolution's, is none of the caches that a width is asked for.
+        // States of constant size, such as that of a convolution, have no rank.
         let growing = self.after.caches.iter().filter(|c| c.length_axis.is_some());
         let mut widths = growing.map(latent_width);
         let first = widths
@@ -71,8 +71,9 @@ impl Latent {
         }
     }
 
-    /// The heads and the width of the first cache, where keys and values of a layer have one shape: for stacks that read each
-    /// layer's from the session. `None` where some caches are as they were and leave theirs to the configuration.
+    /// The number of heads and the head size of the first cache, if the keys and the values of each layer have the same
+    /// shape: for stacks that read the shape of each layer from the session. `None` if some caches are not rewritten
+    /// and have the shape in the configuration.
     pub(crate) fn first_shape(&self, stack: Stack) -> Result<Option<(usize, usize)>, ServingError> {
         let refused = |reason: &str| ServingError::Refused {
             stack: stack.name(),
@@ -103,7 +104,7 @@ impl Latent {
         }
     }
 
-    /// Whether some caches are rings, buffers of constant size.
+    /// Whether some caches are ring buffers, which have a constant size.
     pub(crate) fn has_rings(&self) -> bool {
         self.after.caches.iter().any(|cache| cache.ring)
     }

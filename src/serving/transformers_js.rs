@@ -1,4 +1,4 @@
-//! transformers.js reads the shapes of caches from the session; versions up to 3 compute them from the configuration,
+//! transformers.js reads the shapes of caches from the session; versions before 4.2 compute them from the configuration,
 //! as Optimum does.
 
 use crate::serving::config::{Edit, read};
@@ -18,7 +18,8 @@ pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingE
     if said.is_err() {
         config = read(stack.file(), text)?;
     }
-    // It fetches the number of data files that the configuration declares: of all models, or of each by its name.
+    // transformers.js fetches as many data files as the configuration declares, for all models or for each model by its
+    // name.
     let (before, after) = latent.data_files;
     if before != after {
         let (section, key) = ("transformers.js_config", "use_external_data_format");

@@ -1,5 +1,5 @@
-//! Triton's ONNX Runtime backend: `config.pbtxt` repeats the type and the shape of every input and output, and of the states that it
-//! keeps for a sequence. Where it leaves caches out, the server reads them from the model.
+//! Triton's ONNX Runtime backend: `config.pbtxt` repeats the type and the shape of every input and output, and of the
+//! states that the server keeps for a sequence. The server reads caches that the file does not list from the model.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -141,16 +141,16 @@ fn kind(elem_type: i32) -> &'static str {
     }
 }
 
-/// What a cache is in the rewritten model.
+/// The shape and the type of a cache in the rewritten model.
 #[derive(Debug, Clone, Copy)]
 struct NewCache {
-    /// Heads, and the width of one; `None` where they stay.
+    /// The number of heads and the head size; `None` if they do not change.
     shape: Option<[usize; 2]>,
-    /// Its type where it holds integers; other caches keep the type that they had.
+    /// The element type, if the cache holds integers; other caches keep their type.
     kind: Option<&'static str>,
 }
 
-/// A number or a type that becomes another one.
+/// A number or a type in the file that is replaced.
 struct Change {
     key: String,
     range: Range<usize>,
@@ -225,7 +225,7 @@ fn find(
     Ok(())
 }
 
-/// The change of the scalar `value` to `new`, where it is not that already.
+/// The replacement of the scalar `value` by `new`; `None` if they are equal.
 fn change(value: &PbtxtValue, key: String, new: String) -> Option<Change> {
     match value {
         PbtxtValue::Scalar(range, old) if *old != new => Some(Change {

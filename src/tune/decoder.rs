@@ -85,14 +85,14 @@ impl Decoder {
         })
     }
 
-    /// Whether positions are an input, so that a sequence can stand anywhere in a context.
+    /// Whether positions are an input, so that a sequence can be placed at any position of a context.
     #[must_use]
     pub fn takes_positions(&self) -> bool {
         self.interface.has(Role::PositionIds)
     }
 
-    /// The inputs of one run over `tokens`, the first of which is at the position `first` where the model takes positions, and
-    /// else at 0.
+    /// The inputs of one run on `tokens`. The first token has the position `first` if the model has position inputs,
+    /// and else 0.
     ///
     /// # Errors
     /// [`TuneError::Interface`].
@@ -138,8 +138,8 @@ impl Decoder {
         Ok(feeds)
     }
 
-    /// The logits [T, V] of `tokens`, the first of which is at the position `first`, with the values `parameters` of the
-    /// parameters.
+    /// The logits [T, V] of `tokens`, the first of which has the position `first`, for the given values of the
+    /// `parameters`.
     ///
     /// # Errors
     /// As [`Decoder::inputs`], and [`TuneError::Program`].

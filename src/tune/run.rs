@@ -26,8 +26,8 @@ pub struct TuneOptions {
     pub steps: usize,
     /// Peak learning rate, relative to each tensor's root mean square.
     pub rate: f64,
-    /// Positions of the contexts to be served. Sequences stand anywhere among them where the model takes positions as an
-    /// input, and else at the beginning.
+    /// Target context length in tokens. If the model has position inputs, sequences are placed at random positions
+    /// within it; otherwise they start at position 0.
     pub context: usize,
     /// Number of sequences per step.
     pub batch: usize,
@@ -54,7 +54,8 @@ pub struct Tuned {
     pub tensors: usize,
     /// Number of their elements.
     pub elements: usize,
-    /// Positions among which sequences stood; 0 where they all began at the first, as the model counts positions itself.
+    /// Number of positions within which sequences were placed; 0 if all started at position 0, because the model
+    /// computes positions itself.
     pub positions: usize,
     /// Mean loss of each step, in nats.
     pub losses: Vec<f64>,

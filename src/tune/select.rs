@@ -63,7 +63,7 @@ pub fn select(graph: &GraphProto, sources: &[String], what: Trainable) -> Vec<St
         .collect()
 }
 
-/// The weights of the last products that `value` is computed by, and the biases that are added to them.
+/// The weights of the last products from which `value` is computed, and the biases that are added to these products.
 fn projections(graph: &Graph, value: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut seen = BTreeSet::new();

@@ -25,7 +25,7 @@ pub struct TrainRun {
     pub train: Text,
     /// The held-out text.
     pub held_out: Text,
-    /// Positions of the contexts to be served: sequences stand anywhere among them.
+    /// Target context length in tokens: sequences are placed at random positions within it.
     pub context: usize,
     /// Number of sequences per step.
     pub batch: usize,
@@ -64,7 +64,7 @@ impl TrainRun {
             .map_err(|e| self.student.failed(e.into()))
     }
 
-    /// The loss of the student's `logits` on `tokens`, which begin at the position `place`.
+    /// The loss of the student's `logits` on `tokens`, the first of which has the position `place`.
     fn loss(&self, tokens: &[i64], place: usize, logits: &Tensor) -> Result<Loss, TuneError> {
         let first = WITHOUT_CONTEXT.min(tokens.len() / 4);
         let failed = |cause| self.student.failed(cause);
@@ -91,7 +91,7 @@ impl TrainRun {
         let parameters = self.parameters(state)?;
         let mut losses = Vec::new();
         let sequences = self.held_out.sequences();
-        // Evenly among the positions, the first sequence at their beginning.
+        // The sequences are placed at evenly spaced positions, the first one at position 0.
         let apart = self.places() / sequences.len().max(1);
         for (number, tokens) in sequences.enumerate() {
             let place = number * apart;
@@ -150,15 +150,15 @@ impl TrainRun {
         Ok((mean, sums))
     }
 
-    /// How many positions a sequence can begin at.
+    /// The number of positions at which a sequence can start.
     fn places(&self) -> usize {
         self.context.saturating_sub(self.train.length) + 1
     }
 
-    /// The position that sequence `number` of a run begins at.
+    /// The start position of sequence `number` of a run.
     fn place(&self, number: usize) -> usize {
         let seed = self.seed.wrapping_add(number as u64);
-        // Not the numbers that order the sequences.
+        // The seed differs from that of the order of the sequences.
         let mut random = Random::new(seed ^ 0x5bd1_e995_9d1d_9c4d);
         (random.next_u64() % self.places() as u64) as usize
     }

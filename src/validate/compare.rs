@@ -1,5 +1,6 @@
 //! Comparison of the logits of two models with a tolerance.
 
+use gqa2mla_passes::numbers::counted;
 use serde::Serialize;
 
 use crate::runtime::tensor::{ElementType, Tensor};
@@ -147,7 +148,9 @@ pub fn compare_step(
             &original.shape,
         );
         ValidateError::Interface(format!(
-            "{step}: both models give logits of the shape {shape:?} for {batches} rows of {tokens} tokens, which is not [B, T, V]"
+            "{step}: both models give logits of the shape {shape:?} for {} of {}, which is not [B, T, V]",
+            counted(batches, "row"),
+            counted(tokens, "token")
         ))
     };
     let [batch, rows, vocabulary] = *original.shape.as_slice() else {

@@ -33,14 +33,14 @@ pub enum ValidateError {
         /// The reason.
         reason: String,
     },
-    /// An input that nothing is known to feed to.
+    /// An input for which no value can be generated.
     #[error(
         "input {name} is not understood: {reason}; say what it is fed with --input {name}=VALUE or --input {name}=FILE.npy"
     )]
     Unfed {
         /// The input.
         name: String,
-        /// What does not fit.
+        /// Why its role is unknown.
         reason: String,
     },
     /// The interface is not that of a language model, or does not hold at run time.

@@ -27,7 +27,7 @@ pub fn bounded(name: &str, shape: &[usize]) -> Result<usize, RuntimeError> {
         })
 }
 
-/// The parameters of one run, which determine all inputs.
+/// The parameters of one run, which determine all its inputs.
 pub struct Moment<'a> {
     /// Number of left-padding positions of each row.
     pub pads: &'a [usize],
@@ -40,8 +40,8 @@ pub struct Moment<'a> {
 }
 
 impl Moment<'_> {
-    /// All inputs of the model by name; `caches` are its pasts, in the order of [`Interface::caches`]. Those that the model
-    /// writes in place get room for the new rows.
+    /// All inputs of the model by name. `caches` are its pasts, in the order of [`Interface::caches`]; those that the
+    /// model writes in place are extended by T rows.
     ///
     /// # Errors
     /// [`ValidateError::Interface`] if a cache is missing.
@@ -186,7 +186,8 @@ impl Moment<'_> {
         Tensor::from_integers(input.element, shape, &vec![1; count])
     }
 
-    /// The shape that `input` declares, with open axes as long as those of the token ids and of the mask of the same name.
+    /// The declared shape of `input`. Symbols that the token ids or the mask also have get their sizes; other
+    /// undeclared sizes are 1.
     fn declared(&self, interface: &Interface, input: &Input) -> Vec<usize> {
         let axis = |role: Role, at: usize| {
             let known = interface.inputs.iter().find(|i| i.role == role);
@@ -204,7 +205,8 @@ impl Moment<'_> {
         input.dims.iter().map(extent).collect()
     }
 
-    /// Generated numbers in a shape whose open axes fit each other by their names, as the two factors of an adapter do.
+    /// Random numbers in the declared shape of `input`. Undeclared sizes are equal, so that for example the two factors
+    /// of an adapter fit each other.
     fn given(&self, input: &Input) -> Result<Tensor, RuntimeError> {
         let extent = |dim: &AxisSize| match dim {
             AxisSize::Fixed(extent) => *extent,

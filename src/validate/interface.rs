@@ -22,16 +22,16 @@ pub struct Input {
     pub dims: Vec<AxisSize>,
     /// Its role.
     pub role: Role,
-    /// What the user feeds it, in place of what the role says.
+    /// The value from the user, in place of a generated one.
     pub value: Option<GivenValue>,
 }
 
-/// An input that nothing is fed to, and why.
+/// An input for which no value can be generated, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unfed {
     /// The input.
     pub port: Port,
-    /// What about it is not understood.
+    /// Why its role is unknown.
     pub reason: String,
 }
 
@@ -51,10 +51,10 @@ pub struct CachePort {
     /// The sequence axis, which grows with every token; `None` for a state of constant size, such as that of a
     /// convolution.
     pub length_axis: Option<usize>,
-    /// Whether the model writes the new rows in place: the past input of a run has room for them behind the cached ones, and
-    /// has the shape of the present.
+    /// Whether the model writes the new rows in place: the past input has the shape of the present, with space for the
+    /// new rows after the cached ones.
     pub in_place: bool,
-    /// Whether it is a ring: a buffer of constant size, of which the operator overwrites the oldest rows.
+    /// Whether the cache is a ring buffer: it has a constant size, and the operator overwrites the oldest rows.
     pub ring: bool,
 }
 
@@ -88,9 +88,9 @@ impl CachePort {
 /// A language model's interface.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Interface {
-    /// Every input that is fed, in the model's order.
+    /// Every input whose value is generated or given, in the model's order.
     pub inputs: Vec<Input>,
-    /// The inputs that nothing is known to feed to. They hinder no rewrite, but every run.
+    /// The inputs for which no value can be generated. The model can be rewritten, but not run.
     pub unfed: Vec<Unfed>,
     /// The caches, in the order of their inputs; none in models that only read whole prompts.
     pub caches: Vec<CachePort>,
@@ -107,7 +107,7 @@ impl Interface {
     /// initializer.
     ///
     /// # Errors
-    /// [`ValidateError::Interface`] when no input holds tokens, or no output the logits.
+    /// [`ValidateError::Interface`] if no input holds tokens, or no output holds the logits.
     pub fn of(inputs: &[Port], outputs: &[Port]) -> Result<Self, ValidateError> {
         let mut unfed: Vec<Unfed> = Vec::new();
         let mut roles = Vec::with_capacity(inputs.len());
@@ -195,10 +195,10 @@ impl Interface {
         })
     }
 
-    /// The same interface, which feeds the inputs that `given` names as it says.
+    /// The same interface with the values `given` for the inputs that they name.
     ///
     /// # Errors
-    /// [`ValidateError::Input`] names one that the model does not have, or whose type no runtime is fed.
+    /// [`ValidateError::Input`] names an input that the model does not have, or whose type is not supported.
     pub fn fed(mut self, given: &[GivenInput]) -> Result<Self, ValidateError> {
         for one in given {
             if let Some(at) = self.unfed.iter().position(|u| u.port.name == one.name) {
@@ -221,7 +221,7 @@ impl Interface {
         Ok(self)
     }
 
-    /// The same interface, whose caches with the past inputs `pasts` are written in place.
+    /// The same interface with the caches that have the past inputs `pasts` marked as written in place.
     #[must_use]
     pub fn written_in_place<'p>(mut self, pasts: impl Iterator<Item = &'p str>) -> Self {
         for past in pasts {
@@ -233,7 +233,8 @@ impl Interface {
         self
     }
 
-    /// The same interface, in which the caches with the past inputs of `rings` are rings of as many rows.
+    /// The same interface with the caches that `rings` names by their past inputs marked as ring buffers, each with its
+    /// number of rows.
     #[must_use]
     pub fn held_in_rings<'p>(mut self, rings: impl Iterator<Item = (&'p str, usize)>) -> Self {
         for (past, rows) in rings {
@@ -249,10 +250,10 @@ impl Interface {
         self
     }
 
-    /// Whether every input can be fed.
+    /// Checks that every input has a value or that one can be generated.
     ///
     /// # Errors
-    /// [`ValidateError::Unfed`] names the first that cannot.
+    /// [`ValidateError::Unfed`] names the first input without one.
     pub fn check_fed(&self) -> Result<(), ValidateError> {
         match self.unfed.first() {
             None => Ok(()),

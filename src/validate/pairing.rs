@@ -14,7 +14,7 @@ const SIDE_WORDS: [&str; 13] = [
 /// Caches: pairs of past input and present output.
 pub type Pairs<'a> = Vec<(&'a Port, &'a Port)>;
 
-/// What the inputs without a role are.
+/// The result of the pairing: caches, logits, and inputs that are no caches.
 pub struct Paired<'a> {
     /// The caches.
     pub pairs: Pairs<'a>,
@@ -24,10 +24,10 @@ pub struct Paired<'a> {
     pub lonely: Vec<(&'a Port, &'static str)>,
 }
 
-/// The partner of each cache input in `pasts`, and the logits among `outputs`.
+/// Pairs the inputs `pasts` with `outputs`, and finds the logits among the outputs.
 ///
 /// # Errors
-/// [`ValidateError::Interface`] when no output is the logits.
+/// [`ValidateError::Interface`] if no output holds the logits.
 pub fn pair<'a>(pasts: &[&'a Port], outputs: &'a [Port]) -> Result<Paired<'a>, ValidateError> {
     let floats: Vec<&Port> = outputs.iter().filter(|port| is_float(port)).collect();
     let (pasts, others): (Vec<&Port>, Vec<&Port>) =
@@ -42,7 +42,8 @@ pub fn pair<'a>(pasts: &[&'a Port], outputs: &'a [Port]) -> Result<Paired<'a>, V
 
     let named = |past: &&'a Port| Some((*past, partner(past, &presents)?));
     let by_name: Pairs<'a> = pasts.iter().filter_map(named).collect();
-    // Names that share nothing still come in one order on both sides, when nothing else is among them.
+    // If names do not match, inputs and outputs are paired by their order, provided that their numbers, ranks and types
+    // agree.
     let fits = |(past, present): (&&Port, &&Port)| {
         past.dims.len() == present.dims.len() && past.elem_type == present.elem_type
     };
@@ -152,7 +153,8 @@ pub fn is_given(port: &Port) -> bool {
 /// batch. If there are several, the one that is declared differently in `present`.
 ///
 /// # Errors
-/// The reason, when every extent is fixed and the output is longer, or none stands out.
+/// A text for messages, if all sizes are constant and those of past and present differ, or if several axes may be the
+/// growing one.
 pub fn length_axis(
     past: &Port,
     present: &Port,
@@ -186,7 +188,7 @@ pub fn length_axis(
     }
 }
 
-/// Whether a cache may hold what `port` holds: floats, or integers that they were rounded to.
+/// Whether `port` may be a cache by its element type: floats, or integers of a quantized cache.
 fn is_cached(port: &Port) -> bool {
     let element = ElementType::from_onnx(port.elem_type);
     element.is_some_and(|e| e.is_float() || e.is_rounded())

@@ -75,10 +75,10 @@ impl LanguageModel {
 }
 
 impl LanguageModel {
-    /// The same model, whose inputs that `given` names are fed as it says.
+    /// The same model with the values `given` for the inputs that they name.
     ///
     /// # Errors
-    /// [`ValidateError`] names an input that the model does not have, or one that nothing is fed to.
+    /// [`ValidateError`] names an input that the model does not have, or one without a value.
     pub fn fed(self, given: &[GivenInput]) -> Result<Self, ValidateError> {
         let interface = self.interface.fed(given)?;
         interface.check_fed()?;
@@ -86,7 +86,7 @@ impl LanguageModel {
     }
 }
 
-/// The past inputs that `GroupQueryAttention` holds as rings, with the rows that a ring needs at least: its window.
+/// The past inputs that `GroupQueryAttention` uses as ring buffers, each with its smallest number of rows, the window.
 fn rings<'g>(graph: &Graph<'g>) -> impl Iterator<Item = (&'g str, usize)> {
     let nodes = graph.nodes().map(|(_, node)| node);
     let rings = nodes.filter(|node| {
@@ -100,7 +100,7 @@ fn rings<'g>(graph: &Graph<'g>) -> impl Iterator<Item = (&'g str, usize)> {
     })
 }
 
-/// The inputs that a caller feeds, and the outputs.
+/// The inputs without a default value, and the outputs.
 fn ports(graph: &GraphProto, view: &Graph) -> (Vec<Port>, Vec<Port>) {
     let fed = graph
         .input

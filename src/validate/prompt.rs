@@ -8,8 +8,8 @@ use crate::validate::feed::Moment;
 use crate::validate::interface::Interface;
 use crate::validate::port::AxisSize;
 
-/// `interface` with undeclared cache sizes set from `widths`: number of heads and head size by past name. Sizes of the same
-/// symbol are equal, also in caches that `widths` does not name.
+/// `interface` with the undeclared cache sizes set from `widths`, which has the number of heads and the head size by
+/// past input. Equal symbols get equal sizes, also in caches that `widths` does not contain.
 #[must_use]
 pub fn closed(mut interface: Interface, widths: &HashMap<String, [usize; 2]>) -> Interface {
     let mut symbols: HashMap<String, usize> = HashMap::new();
@@ -18,7 +18,7 @@ pub fn closed(mut interface: Interface, widths: &HashMap<String, [usize; 2]>) ->
         let Some(known) = widths.get(&cache.past) else {
             continue;
         };
-        // Of the axes other than batch and length, the first is that of heads.
+        // The axes other than batch and length are the number of heads and the head size, in this order.
         let others = (0..cache.dims.len())
             .filter(|axis| *axis != cache.batch_axis && Some(*axis) != cache.length_axis);
         let places: Vec<(usize, usize)> = others.zip(known.iter().copied()).collect();

@@ -11,23 +11,24 @@ use crate::validate::ports::LanguageModel;
 /// Tolerance for models with 8-bit activations: a quantization step is 1/127 of the largest value of a block.
 const ROUNDED_ACTIVATIONS: f64 = 2e-2;
 
-/// Tolerance where a cache is rounded to 8 bits: the keys and the values of every layer are off by up to half a step of 1/127
-/// of the range that a text showed, and tokens that reach beyond it are cut off.
+/// Tolerance for caches of 8-bit integers: the keys and the values of every layer have an error of up to half of 1/127
+/// of the range that a text showed, and random tokens beyond that range are clamped.
 const ROUNDED_CACHE: f64 = 1e-1;
 
-/// The same of 4 bits, whose steps are 17 times as large; noise of all channels together does not add up to that.
+/// Tolerance for caches of 4-bit integers, whose quantization steps are 17 times as large. The noise of many channels
+/// partly cancels, so that the tolerance is less than 17 times as large.
 const ROUNDED_TO_FOUR_BITS: f64 = 1.0;
 
-/// What to run, and what passes.
+/// The options of a validation.
 #[derive(Debug, Clone, Default)]
 pub struct ProofOptions {
     /// Token ids to use instead of random ones.
     pub tokens: Option<Vec<i64>>,
     /// Seed of the random token ids.
     pub seed: u64,
-    /// The largest logit difference that passes, relative to the largest logit; `None` goes by the models' precision:
-    /// 1e-3 in single precision, 2e-2 in half precision and where activations are quantized, 1e-1 where the rewritten model
-    /// caches integers of 8 bits and the original does not, and 1 where it caches those of 4 bits.
+    /// The largest accepted logit difference, relative to the largest logit. `None`: 1e-3 in single precision, 2e-2 in
+    /// half precision and for quantized activations, 1e-1 if only the rewritten model has a cache of 8-bit integers,
+    /// and 1 if only it has one of 4-bit integers.
     pub tolerance: Option<f64>,
 }
 
@@ -141,7 +142,7 @@ pub fn prove(
     })
 }
 
-/// The tolerance where something is rounded to integers.
+/// The default tolerance for quantized activations and caches; `None` for others.
 fn usual_tolerance(before: &LanguageModel, after: &LanguageModel) -> Option<f64> {
     let holds = |model: &LanguageModel, element: ElementType| {
         let mut caches = model.interface.caches.iter();

@@ -7,7 +7,7 @@ use crate::validate::port::{AxisSize, Port, Role};
 /// The role of an input by its name and type; `None` for inputs that may be caches or token ids.
 ///
 /// # Errors
-/// What does not fit, when name and type contradict each other or the type is none of a language model's interface.
+/// A text for messages, if name and type contradict each other, or if a language model has no inputs of this type.
 pub fn plain_role(port: &Port) -> Result<Option<Role>, String> {
     let name = port.name.to_lowercase();
     let element = ElementType::from_onnx(port.elem_type).ok_or_else(|| strange(port))?;
@@ -126,7 +126,7 @@ fn strange(port: &Port) -> String {
     )
 }
 
-/// The error that names an input and says what about it is not understood.
+/// The error of an input whose role is unknown, with the reason.
 pub fn unknown(port: &Port, reason: &str) -> ValidateError {
     ValidateError::Input {
         name: port.name.clone(),

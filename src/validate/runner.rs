@@ -1,7 +1,7 @@
 //! Runs one model step by step: the present caches of a run are the past caches of the next.
 
-use crate::runtime::Session;
 use crate::runtime::tensor::Tensor;
+use crate::runtime::{RuntimeError, Session};
 use crate::validate::error::ValidateError;
 use crate::validate::feed::{Moment, bounded};
 use crate::validate::interface::{CachePort, Interface};
@@ -111,11 +111,11 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// `interface` with the extent of the axes that the model leaves open, such as a head size that is declared nowhere: runs one
-/// token with each likely extent, and keeps the first with which the present caches have the shape of the past ones.
+/// `interface` with sizes for the cache axes without a declared size, such as the head size. One token is run with each
+/// usual size; the first one with which presents have the shape of the pasts is used.
 ///
 /// # Errors
-/// [`ValidateError::Interface`] when no extent lets the model run.
+/// [`ValidateError::Interface`] if the model runs with none of these sizes.
 pub fn closed_by_trying(
     session: &mut dyn Session,
     interface: &Interface,
@@ -146,6 +146,10 @@ pub fn closed_by_trying(
                 if runner.interface.caches.iter().zip(&runner.caches).all(kept) {
                     return Ok(runner.interface);
                 }
+            }
+            // The model ran, but not on the requested device.
+            Err(error @ ValidateError::Runtime(RuntimeError::Provider { .. })) => {
+                return Err(error);
             }
             Err(error) => refusal = error.to_string(),
         }

@@ -175,13 +175,13 @@ fn what_cannot_be_measured_is_refused_with_a_way_out() {
         // Longer than the model's table of positions.
         (
             1,
-            "decode step at 4096 past tokens",
+            "decode step at 4,096 past tokens",
             &[&genai, &"--past", &"4096"],
         ),
         (1, "too large", &[&llama, &"--past", &"99999999999"]),
         (
             1,
-            "decode step at 4096 past tokens",
+            "decode step at 4,096 past tokens",
             &[&genai, &genai, &"--past", &"4096"],
         ),
     ];

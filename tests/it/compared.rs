@@ -1,10 +1,13 @@
 //! `compare`: what is measured, what is left out, and what is said where nothing is left.
 
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::common::{Ran, fixture, folder, root, with};
+use crate::common::{Ran, command, fixture, folder, root, with};
 
 /// Compares ways on a fixture, in few tokens.
 fn compare(model: &str, more: &[&str]) -> Ran {
@@ -60,6 +63,95 @@ fn ratios_of_the_same_ranks_are_measured_once() {
     let ratios = ["--cache-ratios", "0.5,0.501,0.75"];
     let told = compare("optimum-llama", &[&options[..], &ratios[..]].concat()).json();
     assert_eq!(told["rows"].as_array().unwrap().len(), 2, "{told:#}");
+}
+
+/// The command of a comparison of few ways, run in `place`.
+fn comparison(place: &Path, more: &[&str]) -> Command {
+    let mut command = command();
+    command
+        .current_dir(place)
+        .arg("compare")
+        .arg(fixture("optimum-llama"))
+        .arg("--token-ids")
+        .arg(root().join("fixtures/tokens.json"))
+        .args(["--length", "128", "--test-tokens", "128", "--bits", "16"])
+        .args(["--ways", "plain,reconstructed", "--cache-ratios", "50%"])
+        .args(more);
+    command
+}
+
+/// How many rows a run has measured.
+fn measured(ran: &Ran) -> usize {
+    let stage = "reading held-out text with both models: ";
+    ran.stderr.matches(stage).count()
+}
+
+#[test]
+fn a_stopped_comparison_goes_on_behind_its_last_row() {
+    let place = folder();
+    let kept = || -> Vec<String> {
+        let names = fs::read_dir(place.path()).unwrap();
+        names
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect()
+    };
+    let few = ["--reconstruct", "20"];
+    let whole = Ran::from(comparison(place.path(), &few).output().unwrap());
+    assert_eq!((whole.code, measured(&whole)), (0, 2), "{whole:?}");
+    assert!(kept().is_empty(), "{:?}", kept());
+    // The first row is printed at once, and the second one takes some seconds.
+    let many = ["--reconstruct", "4000"];
+    let stop = |signal: &str| {
+        let mut child = comparison(place.path(), &many)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let row = lines.find(|line| line.as_ref().unwrap().starts_with("plain "));
+        let id = child.id().to_string();
+        let killed = Command::new("kill").args([signal, &id]).status();
+        assert!(killed.unwrap().success());
+        let status = child.wait().unwrap();
+        let mut told = String::new();
+        child.stderr.unwrap().read_to_string(&mut told).unwrap();
+        (status.code(), row.unwrap().unwrap(), told)
+    };
+    let (code, row, told) = stop("-INT");
+    assert_eq!(code, Some(130), "{told}");
+    assert!(whole.stdout.contains(&row), "{row}");
+    let names = kept();
+    let work = names.iter().find(|n| n.starts_with(".gqa2mla-work-"));
+    assert!(names.len() == 1 && told.contains(work.unwrap()), "{told}");
+    assert!(told.contains("--clean"), "{told}");
+    // Another command has rows of its own.
+    let other = Ran::from(comparison(place.path(), &few).output().unwrap());
+    assert_eq!((&other.stdout, measured(&other)), (&whole.stdout, 2));
+    assert_eq!(kept(), names);
+    // The same one measures what is left, also after one that could clear nothing away.
+    let (code, again, told) = stop("-KILL");
+    assert_eq!((code, again), (None, row), "{told}");
+    let stage = "reading held-out text";
+    assert!(
+        !told.contains(stage) && !told.contains("reading text:"),
+        "{told}"
+    );
+    let rest = Ran::from(comparison(place.path(), &many).output().unwrap());
+    let apart = folder();
+    let whole = Ran::from(comparison(apart.path(), &many).output().unwrap());
+    assert_eq!((measured(&rest), measured(&whole)), (1, 2), "{rest:?}");
+    assert_eq!(rest.stdout, whole.stdout);
+    assert!(
+        kept().iter().all(|n| !n.starts_with(".gqa2mla-")),
+        "{:?}",
+        kept()
+    );
+    let (code, _, told) = stop("-INT");
+    assert_eq!(code, Some(130), "{told}");
+    let clean = Ran::from(comparison(place.path(), &["--clean"]).output().unwrap());
+    assert_eq!(clean.code, 0, "{clean:?}");
+    assert!(clean.stdout.contains(".gqa2mla-work-"), "{clean:?}");
+    assert!(kept().iter().all(|n| !n.starts_with(".gqa2mla-work-")));
 }
 
 /// The rotation tables of this model have 256 rows: longer sequences cannot be run.

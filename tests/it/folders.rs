@@ -155,20 +155,59 @@ fn a_rejected_folder_is_kept_under_another_name() {
 }
 
 #[test]
-fn a_folder_may_be_written_inside_the_one_that_is_read_and_stays_out_of_it() {
+fn neither_of_input_and_output_folder_lies_in_the_other() {
     let place = folder();
     let from = place.path().join("model");
     fs::create_dir_all(&from).unwrap();
     for name in ["model.onnx", "config.json"] {
         fs::copy(fixture("optimum-llama").join(name), from.join(name)).unwrap();
     }
-    let inside = from.join("latent");
-    for _ in 0..2 {
-        let ran = rewrite(&from, &inside, &[]);
-        assert_eq!(ran.code, 0, "{ran:?}");
-        assert_eq!(
-            names(&contents(&inside)),
-            ["config.json", "model.onnx", "model.onnx.data"]
-        );
+    let before = contents(place.path());
+    let roundabout = place.path().join("new/../model/latent");
+    for (out, words) in [
+        (from.join("latent"), "lies inside the input folder"),
+        (from.join("more/latent"), "lies inside the input folder"),
+        (roundabout, "lies inside the input folder"),
+        (place.path().to_path_buf(), "would replace an input"),
+    ] {
+        for more in [&["--force"][..], &["--dry-run"]] {
+            let ran = rewrite(&from, &out, more);
+            assert_eq!(ran.code, 2, "{}: {ran:?}", out.display());
+            assert!(ran.stderr.contains(words), "{ran:?}");
+        }
     }
+    assert!(contents(place.path()) == before);
+    let ran = rewrite(&from, &place.path().join("latent"), &[]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+#[test]
+fn a_model_that_was_written_beside_its_original_is_not_rewritten_with_the_folder() {
+    let place = folder();
+    let from = place.path().join("model");
+    fs::create_dir_all(&from).unwrap();
+    for name in ["model.onnx", "config.json"] {
+        fs::copy(fixture("optimum-llama").join(name), from.join(name)).unwrap();
+    }
+    for half in ["half.onnx", "deep/half.onnx"] {
+        let ran = rewrite(&from.join("model.onnx"), &from.join(half), &[]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+    let ran = run(["inspect".as_ref(), from.as_os_str()]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stdout.contains("model/model.onnx: "), "{ran:?}");
+    let out = place.path().join("out");
+    let ran = rewrite(&from, &out, &[]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for half in ["half.onnx", "deep/half.onnx"] {
+        let words = format!("left out: {half}, which gqa2mla wrote");
+        assert!(ran.stdout.contains(&words), "{ran:?}");
+    }
+    assert_eq!(
+        names(&contents(&out)),
+        ["config.json", "model.onnx", "model.onnx.data"]
+    );
+    // A folder of nothing else is what the user means: it is told why there is nothing to do.
+    let again = rewrite(&out, &place.path().join("again"), &[]);
+    assert_eq!(again.code, 3, "{again:?}");
 }

@@ -81,6 +81,19 @@ fn statistics_replace_nothing_but_statistics() {
     let ran = calibrate(&[]);
     assert_eq!(ran.code, 2, "{ran:?}");
     assert_eq!(fs::read_to_string(&out).unwrap(), "a text");
+    assert!(ran.stderr.contains("give --force to replace it"), "{ran:?}");
+    // So is the file that a stopped run would have left.
+    let partial = place.path().join("stats.partial");
+    fs::rename(&out, &partial).unwrap();
+    let ran = calibrate(&[]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert_eq!(fs::read_to_string(&partial).unwrap(), "a text");
+    // A folder is told before the text is read.
+    fs::create_dir(&out).unwrap();
+    let ran = calibrate(&[&"--force"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(!ran.stderr.contains("reading text"), "{ran:?}");
+    fs::remove_dir(&out).unwrap();
     assert_eq!(calibrate(&[&"--force"]).code, 0);
     assert_eq!(calibrate(&[]).code, 0);
 }

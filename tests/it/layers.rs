@@ -14,7 +14,7 @@ use paths::named;
 
 /// The rooms of `passes/src`.
 const PASSES: [&[&str]; 9] = [
-    &["onnx"],
+    &["onnx", "numbers"],
     &["graph"],
     &["facts"],
     &["recognize", "factor"],

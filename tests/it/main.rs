@@ -9,6 +9,7 @@
 )]
 
 mod bad_input;
+mod batches;
 mod bench;
 mod bf16;
 mod calibration;

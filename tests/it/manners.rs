@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{Ran, fixture, folder, with};
+use crate::common::{Ran, fixture, fixtures, folder, with};
 use serde_json::Value;
 
 /// The commands that the help lists.
@@ -69,6 +69,44 @@ fn stages_are_told_on_standard_error_as_loudly_as_asked() {
     assert_eq!(result(&usual), result(&quiet));
     assert_eq!(result(&usual), result(&verbose));
     assert_eq!(with(&[&"inspect", &llama, &"-q", &"-v"]).code, 2);
+}
+
+#[test]
+fn a_measurement_on_text_tells_its_stages_and_no_rounding_before_it_rounds() {
+    let place = folder();
+    let out = place.path().join("out.onnx");
+    let bits = ["--cache-bits", "8", IDS[0], IDS[1]];
+    let ran = rewrite("optimum-llama", &out, &bits);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    // Every number is kept: what rounding loses is measured, and not predicted.
+    assert!(!ran.stdout.contains("predicted loss"), "{ran:?}");
+    let llama = fixture("optimum-llama");
+    let ran = with(&[&"validate", &llama, &out, &IDS[0], &IDS[1]]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let stages: Vec<&str> = ran.stderr.lines().collect();
+    assert_eq!(
+        stages,
+        [
+            "reading text with both models: 1,024 tokens",
+            "measuring layers: 2 runs"
+        ]
+    );
+    assert!(ran.stdout.contains("without rounding"), "{ran:?}");
+    let narrow = [&bits[..], &["--rank", "16", "--reconstruct", "0"]].concat();
+    let ran = rewrite("optimum-llama", &out, &narrow);
+    let words = "predicted loss of the worst layer, without rounding: ";
+    assert!(ran.stdout.contains(words), "{ran:?}");
+}
+
+#[test]
+fn one_thing_is_told_in_the_singular() {
+    let place = folder();
+    let ran = rewrite("genai-gemma2-ring", &place.path().join("out.onnx"), &[]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(
+        ran.stderr.contains("1 attention recognised, 1 not"),
+        "{ran:?}"
+    );
 }
 
 #[test]
@@ -218,8 +256,13 @@ fn a_plan_is_refused_as_the_rewrite_is() {
     let out = place.path().join("out.onnx");
     let foreign = place.path().join("foreign.onnx");
     fs::write(&foreign, "of another tool").unwrap();
-    let cases: [(i32, &str, &Path, &[&str]); 6] = [
+    let text = [&IDS[..], &["--rank", "16"]].concat();
+    let unknown = ["--input", "nope=1"];
+    let with_text = [&text[..], &unknown].concat();
+    let cases: [(i32, &str, &Path, &[&str]); 8] = [
         (1, "no-such-fixture", &out, &[]),
+        (2, "optimum-llama", &out, &unknown),
+        (2, "optimum-llama", &out, &with_text),
         (2, "optimum-llama", &foreign, &[]),
         (2, "optimum-llama", &out, &["--rank", "33"]),
         (2, "optimum-llama", &out, &["--target", "gqa"]),
@@ -232,12 +275,63 @@ fn a_plan_is_refused_as_the_rewrite_is() {
         assert_eq!((real.code, plan.code), (code, code), "{model}: {plan:?}");
         assert_eq!(plan.stderr, real.stderr, "{model}");
     }
+    // The parent of the output is a file.
+    let below = foreign.join("out.onnx");
+    for more in [&[][..], &["--dry-run"]] {
+        let ran = rewrite("optimum-llama", &below, more);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(
+            ran.stderr.contains(&foreign.display().to_string()),
+            "{ran:?}"
+        );
+    }
+    // Whether a stack serves the result shows in the interface that it would have.
+    let out_folder = place.path().join("folder");
+    for model in ["optimum-gptj", "optimum-whisper", "genai-gemma2-ring"] {
+        let options = ["--allow-partial", "--no-validate"];
+        let real = rewrite(model, &out_folder, &options);
+        let plan = rewrite(model, &out_folder, &[&options[..], &["--dry-run"]].concat());
+        assert_eq!((real.code, plan.code), (1, 1), "{model}: {plan:?}");
+        assert!(
+            real.stderr.ends_with(&plan.stderr),
+            "{model}: {plan:?} {real:?}"
+        );
+        assert!(!out_folder.exists());
+    }
     // What a search finds is not known before it has searched.
     let searched = ["--max-kl", "0.1", IDS[0], IDS[1], "--dry-run", "--json"];
     let plan = rewrite("optimum-llama", &out, &searched).json();
     assert_eq!(plan["models"][0]["searches"]["promise"], "KL");
     assert!(plan["models"][0]["exact"].is_null());
     assert!(!out.exists());
+}
+
+/// Of every fixture, in the forms that differ in what they ask of a graph and of a stack.
+#[test]
+fn a_plan_of_any_fixture_ends_as_its_rewrite_does() {
+    let place = folder();
+    let forms: [&[&str]; 5] = [
+        &[],
+        &["--target", "gqa"],
+        &["--form", "expanded"],
+        &["--cache-io", "inplace", "--serving", "none"],
+        &["--rank", "8"],
+    ];
+    for model in fixtures() {
+        for form in forms {
+            let options = [form, &["--no-validate", "--allow-partial", "-q"]].concat();
+            let out = place.path().join("out");
+            let real = rewrite(&model, &out, &options);
+            let _ = fs::remove_dir_all(&out);
+            let plan = rewrite(&model, &out, &[&options[..], &["--dry-run"]].concat());
+            assert_eq!(
+                (plan.code, &plan.stderr),
+                (real.code, &real.stderr),
+                "{model} {form:?}"
+            );
+            assert!(!out.exists());
+        }
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use gqa2mla_passes::forms::{AbsorbedPrompt, GROUPED_PROMPT};
 use gqa2mla_passes::{LatentPast, RankPlan, RewriteOptions, inspect};
 
 use crate::common::{
@@ -67,6 +68,48 @@ fn at_half_the_rank_a_prefill_loses_nothing_and_later_steps_do() {
                 "{name}"
             );
         }
+    }
+}
+
+/// A prompt is read as it is, in every dialect; later steps read latents, as the absorbed form does.
+#[test]
+fn a_prompt_is_exact_and_later_steps_are_those_of_the_absorbed_form() {
+    for (name, tolerance, full) in runnable() {
+        let options = |form, ranks| RewriteOptions {
+            form,
+            ranks,
+            ..RewriteOptions::default()
+        };
+        let (before, after) = pair(&name, options(&AbsorbedPrompt, RankPlan::Full));
+        proved(&name, (&before, &after), tolerance);
+        let half = RankPlan::Uniform(full / 2);
+        let (before, after) = pair(&name, options(&AbsorbedPrompt, half.clone()));
+        let found =
+            compared(&before, &after, in_ort(tolerance)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for step in &found.steps {
+            assert_eq!(step.past == 0, step.ratio <= tolerance, "{name}: {step:?}");
+        }
+    }
+}
+
+/// With GroupQueryAttention, the exporter's own operator reads the prompt, and latents are read later.
+#[test]
+fn the_operator_reads_a_prompt_as_it_is_and_latents_later() {
+    for name in ["genai-gemma2", "genai-llama", "genai-qwen3", "genai-gptoss"] {
+        let options = |ranks| RewriteOptions {
+            form: &GROUPED_PROMPT,
+            ranks,
+            ..RewriteOptions::default()
+        };
+        let (before, after) = pair(name, options(RankPlan::Full));
+        proved(name, (&before, &after), SINGLE);
+        let full = inspect(&loaded(name).model).unwrap().sites.remove(0);
+        let (before, after) = pair(name, options(RankPlan::Uniform(full.full_rank() / 2)));
+        let found = compared(&before, &after, in_ort(SINGLE)).unwrap();
+        for step in &found.steps {
+            assert_eq!(step.past == 0, step.ratio <= SINGLE, "{name}: {step:?}");
+        }
+        assert!(found.steps.iter().any(|s| s.past > 0), "{name}");
     }
 }
 
@@ -159,11 +202,7 @@ fn what_has_no_exact_new_tokens_is_refused_with_the_way_out() {
             &more[1],
         ])
     };
-    for more in [
-        ["--target", "gqa"],
-        ["--form", "expanded"],
-        ["--factors", "transmla"],
-    ] {
+    for more in [["--form", "expanded"], ["--factors", "transmla"]] {
         let ran = with_option(more);
         assert_eq!(ran.code, 2, "{ran:?}");
         assert!(ran.stderr.contains("the form absorbed"), "{}", ran.stderr);

@@ -141,6 +141,8 @@ fn a_rewrite_that_kept_its_operator_can_be_read_again() {
         &once,
         &"--target",
         &"gqa",
+        &"--new-tokens",
+        &"latent",
     ]);
     assert_eq!(ran.code, 0, "{ran:?}");
     let told = with(&[&"inspect", &once, &"--json"]).json();
@@ -150,6 +152,26 @@ fn a_rewrite_that_kept_its_operator_can_be_read_again() {
     );
     let ran = with(&[&"rewrite", &once, &"-o", &twice]);
     assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+/// With a prompt that the exporter's operator reads, nothing can be recognised again; what to do instead is told.
+#[test]
+fn inspect_says_that_a_model_is_rewritten_already() {
+    let place = folder();
+    let out = place.path().join("once.onnx");
+    let ran = with(&[
+        &"rewrite",
+        &fixture("genai-llama"),
+        &"-o",
+        &out,
+        &"--target",
+        &"gqa",
+    ]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let told = with(&[&"inspect", &out]).stdout;
+    let way_out = "rewrite the model that it was made from";
+    assert!(told.contains(way_out), "{told}");
+    assert!(told.contains("0 of 2 attentions recognised"), "{told}");
 }
 
 /// What stands between the two products, here a second softmax, concerns no cache: it stays, and the attention is one.

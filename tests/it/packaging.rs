@@ -115,12 +115,25 @@ fn completions_are_scripts_that_their_shells_can_read() {
     );
     let reply = done(Command::new("bash").args(["-c", &ask]));
     assert_eq!(reply.trim(), "--max-perplexity-increase --max-kl");
+    // Commands that are not built in are not offered.
+    let ask = format!(
+        "{}\nCOMP_WORDS=(gqa2mla ''); COMP_CWORD=1; _gqa2mla gqa2mla '' gqa2mla; echo \"${{COMPREPLY[@]}}\"",
+        told.stdout
+    );
+    let offered = done(Command::new("bash").args(["-c", &ask]));
+    let has = |word: &str| offered.split_whitespace().any(|w| w == word);
+    assert!(has("rewrite") && has("help"), "{offered}");
+    for word in ["tune", "factors"] {
+        assert_eq!(has(word), cfg!(feature = "train"), "{offered}");
+    }
     for shell in ["zsh", "fish", "powershell", "elvish"] {
         let told = with(&[&"completions", &shell]);
         assert!(
             told.code == 0 && told.stdout.contains("max-perplexity-increase"),
             "{shell}"
         );
+        let offers = told.stdout.contains("tune");
+        assert_eq!(offers, cfg!(feature = "train"), "{shell}");
     }
 }
 

@@ -6,7 +6,9 @@ use crate::common::{
 use gqa2mla_passes::factor::Made;
 use gqa2mla_passes::factor::rounding::{CacheBits, Levels, Rounding};
 use gqa2mla_passes::factor::transmla::{Joint, transmla};
-use gqa2mla_passes::forms::{GroupedQuery, Join, KeptHeads, Rounds};
+use gqa2mla_passes::forms::{
+    AbsorbedPrompt, GROUPED_PROMPT, GroupedQuery, Join, KEPT_PROMPT, KeptHeads, Rounds,
+};
 use gqa2mla_passes::pipeline::factorize::Wanted;
 use gqa2mla_passes::{
     Absorbed, Decoupled, Expanded, Form, LatentPast, RankPlan, RewriteOptions, SiteView, by_weights,
@@ -67,6 +69,9 @@ fn rounded_report(name: &str, form: &dyn Form, ranks: RankPlan, bits: CacheBits)
     let mut alike = |view: &SiteView, wanted: Wanted| {
         let bits = CacheBits::Model;
         let made = by_weights(view, Wanted { bits, ..wanted })?;
+        if wanted.bits == CacheBits::Model {
+            return Ok(made);
+        }
         let centred = form.rounds() == Rounds::AboutCentre;
         let levels = |rank: usize| Levels {
             scale: Array1::from_elem(wanted.bits.channels(rank), 0.125),
@@ -215,6 +220,53 @@ fn caches_of_integers_are_as_their_snapshots_say() {
     }
 }
 
+/// Exact prompts: by the exporter's operator, into latents, latents of packed integers, and integers of its own heads; by
+/// products, into integers, and in a merged decoder.
+const PROMPT: [(&str, &dyn Form, RankPlan, CacheBits); 5] = [
+    (
+        "genai-llama",
+        &GROUPED_PROMPT,
+        RankPlan::Uniform(16),
+        CacheBits::Model,
+    ),
+    (
+        "genai-llama",
+        &GROUPED_PROMPT,
+        RankPlan::Uniform(16),
+        CacheBits::Four,
+    ),
+    (
+        "genai-qwen2",
+        &KEPT_PROMPT,
+        RankPlan::Full,
+        CacheBits::Eight,
+    ),
+    (
+        "optimum-llama",
+        &AbsorbedPrompt,
+        RankPlan::Full,
+        CacheBits::Eight,
+    ),
+    (
+        "merged-llama",
+        &AbsorbedPrompt,
+        RankPlan::Uniform(16),
+        CacheBits::Model,
+    ),
+];
+
+fn prompt_name(name: &str, bits: CacheBits) -> String {
+    format!("{name}.prompt{}", bits.number().unwrap_or(16))
+}
+
+#[test]
+fn prompts_that_the_operator_reads_are_as_their_snapshots_say() {
+    for (name, form, ranks, bits) in PROMPT {
+        let report = rounded_report(name, form, ranks, bits);
+        snapshot(&prompt_name(name, bits), &report);
+    }
+}
+
 /// A fixture that is recognised no longer would otherwise leave its snapshot behind, and nobody would notice.
 #[test]
 fn every_snapshot_is_of_a_fixture_that_is_still_recognised() {
@@ -225,6 +277,11 @@ fn every_snapshot_is_of_a_fixture_that_is_still_recognised() {
         ROUNDED
             .iter()
             .map(|(name, .., bits)| rounded_name(name, *bits)),
+    );
+    expected.extend(
+        PROMPT
+            .iter()
+            .map(|(name, .., bits)| prompt_name(name, *bits)),
     );
     expected.extend(LATENT_PAST.iter().map(|name| format!("{name}.latent-past")));
     expected.extend(IN_PLACE.iter().map(|(name, _)| format!("{name}.in-place")));

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::common::{Ran, fixture, folder, recognised_fixtures, root, run};
+use crate::common::{Ran, SINGLE, fixture, folder, recognised_fixtures, root, run};
 use gqa2mla::validate::interface::Interface;
 use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla_passes::inspect;
@@ -17,6 +17,9 @@ const BOUND: f64 = 7e-2;
 const BOUND_OF_FOUR: f64 = 6e-2;
 /// What rounding moves the logits by at least: less would mean that nothing was rounded.
 const ROUNDED: f64 = 1e-4;
+
+/// Fixtures with the operator: with a window and a soft-cap, plain, with norms of queries and keys, with sinks.
+const KEEP_THE_OPERATOR: [&str; 4] = ["genai-gemma2", "genai-llama", "genai-qwen3", "genai-gptoss"];
 
 /// Rewrites `model` to `out` with a cache of 8 bits and scales from the tokens of the fixtures.
 fn rounded(model: &Path, out: &Path, more: &[&str]) -> Ran {
@@ -94,6 +97,53 @@ fn integers_at_full_rank_are_near_the_original_in_every_dialect_and_take_a_byte_
         // What is measured counts the states of hybrids as well, which stay as they are.
         assert!(after < before, "{name}: {before} -> {after}");
         assert!(caches_integers(&out), "{name}");
+    }
+}
+
+/// The exporter's operator reads what fills an empty cache: that loses nothing at any size. Later steps read what the operator
+/// of the form would have cached itself, so that they differ from a model without that by rounding ties alone.
+#[test]
+fn a_prompt_that_the_operator_reads_loses_nothing_and_fills_the_same_cache() {
+    let place = folder();
+    for name in recognised_fixtures() {
+        let heads = |bits: &'static str| vec!["--cache-bits", bits, "--keep-heads"];
+        let latents = |bits: &'static str| vec!["--cache-bits", bits, "--target", "gqa"];
+        if !KEEP_THE_OPERATOR.contains(&name.as_str()) {
+            continue;
+        }
+        for more in [
+            heads("8"),
+            heads("4"),
+            latents("8"),
+            latents("6"),
+            latents("4"),
+        ] {
+            let steps = |new_tokens: &str| {
+                let out = place.path().join(format!("{name}.onnx"));
+                let model = fixture(&name).join("model.onnx");
+                let more = [more.as_slice(), &["--new-tokens", new_tokens]].concat();
+                let ran = rounded_to(more[1], &model, &out, &more[2..]);
+                assert_eq!(ran.code, 0, "{name} {more:?}: {ran:?}");
+                let report = ran.json();
+                let steps = report["validation"]["proof"]["steps"].as_array().unwrap();
+                let step = |s: &Value| (s["past"].as_u64().unwrap(), s["ratio"].as_f64().unwrap());
+                steps.iter().map(step).collect::<Vec<_>>()
+            };
+            let (exact, latent) = (steps("prompt"), steps("latent"));
+            for ((past, exact), (_, latent)) in exact.iter().zip(&latent) {
+                if *past == 0 {
+                    assert!(*exact <= SINGLE, "{name} {more:?}: {exact:e}");
+                    assert!(*latent > ROUNDED, "{name} {more:?}: {latent:e}");
+                } else {
+                    assert!(*exact > ROUNDED, "{name} {more:?}: {exact:e}");
+                    // The hidden states of the prompt are exact in one and not in the other, and so is what they cache.
+                    assert!(
+                        *exact < 3.0 * latent + BOUND,
+                        "{name} {more:?}: {exact:e} {latent:e}"
+                    );
+                }
+            }
+        }
     }
 }
 

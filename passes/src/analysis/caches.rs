@@ -25,7 +25,7 @@ pub fn caches_that_do_not_reach_the_interface(sites: &[PlacedSite], main: &Graph
             .or_default()
             .insert(output.branch);
     }
-    // `If` has two branches, and each has to make the output, itself or by an `If` of its own.
+    // Both branches of an `If` must compute the output by an attention, directly or in a nested `If`.
     let lonely = |output: &&CacheOutput| made.get(&output.place).is_none_or(|b| b.len() != 2);
     let refused = places.iter().enumerate().filter_map(|(position, places)| {
         let place = &places.iter().find(lonely)?.place;
@@ -118,8 +118,8 @@ fn pasts_of(placed: &PlacedSite) -> impl Iterator<Item = (Operand, &str)> {
     caches.filter_map(|(operand, cache)| Some((operand, cache.past.as_deref()?)))
 }
 
-/// The present of a branch goes out through the node around it: no node out there, and none in the graphs inside the other
-/// nodes there, may read it.
+/// Refuses sites in a branch whose present, which is an output of the enclosing `If`, is also read by a node of the
+/// enclosing graph or of a subgraph of another node there.
 pub fn presents_that_others_read(
     sites: &[PlacedSite],
     main: &GraphProto,

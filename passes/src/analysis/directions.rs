@@ -1,4 +1,5 @@
-//! How many directions the cached rows of each attention take: fewer than they have channels where the graph shows it.
+//! The rank of the cached rows of each attention: the dimension of the subspace that they span, where the graph proves
+//! that it is smaller than the number of their channels.
 
 use std::collections::HashMap;
 
@@ -18,15 +19,15 @@ fn channels(scoped: &Scoped, placed: &PlacedSite) -> [Channels; 2] {
     [of(&site.key), of(&site.value)]
 }
 
-/// What the sites of all graphs that were looked at have shown of each cache.
+/// The channels of each cache, as far as all its sites agree on them.
 #[derive(Default)]
 pub struct Directions {
     of: HashMap<CacheId, [Option<Channels>; 2]>,
 }
 
 impl Directions {
-    /// Looks at `sites`, which stand in the graph of `scoped`. Branches fill one cache with the same factors, so that what
-    /// one of them shows holds only where the others show it as well.
+    /// Adds `sites`, which are in the graph of `scoped`. Branches that fill the same cache share its factors, so that a
+    /// channel relation counts only if all of them have it.
     pub fn look(&mut self, scoped: &Scoped, sites: &[PlacedSite]) {
         for placed in sites {
             let own = channels(scoped, placed);
@@ -43,7 +44,7 @@ impl Directions {
         }
     }
 
-    /// Writes the lossless rank of each cache, and why it is lower than the full one, into its sites.
+    /// Sets the lossless rank of each side of `sites`, and the reason why it is below the number of channels.
     pub fn tell(&self, sites: &mut [PlacedSite]) {
         for placed in sites {
             let Some(known) = self.of.get(&placed.cache) else {

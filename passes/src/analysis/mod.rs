@@ -127,7 +127,7 @@ impl Analysis {
             imports,
         };
         all.recognize(&functions.kept, &lowered.lowered);
-        // What is refused reads caches that the others then share with it.
+        // A refused site keeps its cache, so that sites that share this cache must be refused in the next round.
         let mut left = usize::MAX;
         while all.sites.len() < left {
             left = all.sites.len();
@@ -159,7 +159,8 @@ impl Analysis {
         ));
     }
 
-    /// How many attentions are proved, in every branch of an `If` that they stand in.
+    /// The number of attentions that are recognised; an attention in the branches of an `If` counts once, and only if
+    /// it is recognised in each of them.
     pub fn recognised(&self) -> usize {
         let refused: HashSet<usize> = self.rejects.iter().map(|r| r.layer).collect();
         let mut proved: HashSet<usize> = self.sites.iter().map(|p| p.site.layer).collect();
@@ -259,13 +260,13 @@ impl Analysis {
     }
 }
 
-/// Where the attentions of each graph begin to count: the graphs inside one node count alike, from where the graph around
-/// them has got to.
+/// The layer numbers of the attentions of all graphs. The subgraphs of one node (the branches of an `If`) start from
+/// the same number: the one that the enclosing graph has reached.
 #[derive(Debug, Default)]
 struct Layers {
-    /// One past the last attention of each graph and of those inside it.
+    /// One past the last layer number of each graph and its subgraphs.
     end: BTreeMap<Scope, usize>,
-    /// The first one of the graphs inside each node.
+    /// The first layer number in the subgraphs of each node.
     first: BTreeMap<(Scope, usize), usize>,
 }
 
@@ -288,7 +289,7 @@ impl Layers {
     }
 }
 
-/// The sites of one graph with their places, and rejects of those whose cache a loop carries.
+/// The sites of one graph with their scopes, and rejects for those whose cache is carried by a loop.
 fn placed(
     main: &GraphProto,
     scoped: &Scoped,
@@ -328,8 +329,8 @@ fn placed(
     (kept, rejects)
 }
 
-/// Calls of the functions `kept`, which hold attention and cannot be put in place of their calls, with the reason;
-/// counted from `first` on.
+/// Rejects for the calls of the functions `kept`, which contain attention and cannot be inlined, each with its reason.
+/// `first` is the layer number of the first one.
 fn calls_of(graph: &Graph, kept: &BTreeMap<Key, String>, first: usize) -> Vec<Reject> {
     let calls = graph.nodes().map(|(_, node)| node);
     let calls = calls.filter_map(|node| Some((node, kept.get(&called(node))?)));

@@ -31,14 +31,14 @@ impl OutputPlace {
     }
 }
 
-/// A cache that comes out of an `If`.
+/// A cache that is an output of an `If`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheOutput {
     /// Whether it holds keys or values.
     pub operand: Operand,
-    /// Where it comes out.
+    /// The output of the `If`.
     pub place: OutputPlace,
-    /// The attribute that holds the branch which makes it.
+    /// The attribute of the `If` that holds the branch which computes it.
     pub branch: usize,
 }
 
@@ -98,7 +98,8 @@ impl PlacedSite {
             .filter_map(|(operand, side)| Some((operand, side.cache.as_ref()?)))
     }
 
-    /// For each cache, and each `If` around the site: where the present comes out, and the attribute that holds the branch.
+    /// For each cache and each `If` around the site: the output of the `If` that returns the present, and the attribute
+    /// that holds the branch.
     pub fn output_places(&self, main: &GraphProto) -> Vec<CacheOutput> {
         let mut places = Vec::new();
         for (operand, cache) in self.caches() {

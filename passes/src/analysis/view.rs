@@ -181,8 +181,8 @@ impl<'v> SiteView<'v> {
         }
     }
 
-    /// Factors of rank `rank` that lose nothing of `side`, where that is less than its channels and no less than the
-    /// directions that its rows take; `None` elsewhere.
+    /// Exact factors of rank `rank` for `side`; `None` if `rank` is below the rank of its rows ([`Side::rank`]), or not
+    /// below the number of channels.
     pub fn lossless(&self, side: &Side, rank: usize) -> Option<SideFactors> {
         let site = self.site();
         let width = site.kv_heads * side.size;
@@ -194,7 +194,7 @@ impl<'v> SiteView<'v> {
         channels.factors(self.model, self.graph, groups, rank)
     }
 
-    /// The rotation of the keys in numbers; `None` where the graph's constants do not tell it.
+    /// The frequencies and factors of the keys' RoPE; `None` if they do not follow from constants of the graph.
     pub fn rope(&self) -> Option<Rope> {
         let size = self.site().key.size;
         rope(self.model, self.graph, self.facts, self.rotation(), size)

@@ -1,10 +1,11 @@
-//! A basis of a latent in which rounding to few levels costs least, and every channel costs alike.
+//! A basis of the latent in which rounding to few levels has the least cost, with equal cost in every channel.
 //!
-//! Rounding adds to channel i a noise in proportion to its variance, S_ii, which reaches scores or outputs in proportion to the
-//! weight of an error in it, W_ii. In another basis, z' = T z, the two are those of T S Tᵀ and T⁻ᵀ W T⁻¹, and the sum of S_ii
-//! W_ii is at least (sum of sigma)² / r, where sigma² are the eigenvalues of S W: by Cauchy and Schwarz, twice. It is this least
-//! where both matrices are one matrix, with one number all along the diagonal. In the basis of principal components the sum is
-//! that of sigma², several times more where the spectrum falls steeply.
+//! Rounding adds noise to channel i that is proportional to its variance S_ii, with the covariance S of the latent. The
+//! resulting error of scores or outputs is proportional to S_ii W_ii, with W the weight of an error in the latent. In
+//! another basis, z' = T z, the two matrices are T S Tᵀ and T⁻ᵀ W T⁻¹. The sum of S_ii W_ii is then at least (sum of
+//! sigma)² / r, where sigma² are the eigenvalues of S W (Cauchy-Schwarz, applied twice). It reaches this bound if both
+//! matrices are equal and all their diagonal elements are equal. In the basis of principal components the sum is the
+//! sum of sigma², which is several times larger if the spectrum falls steeply.
 
 use std::f64::consts::TAU;
 
@@ -14,16 +15,18 @@ use crate::factor::sample::order;
 use crate::factor::spectral::{SpectralError, square_roots, symmetric_eigen};
 use crate::factor::weighted::SideFactors;
 
-/// Smallest eigenvalue of the weight of errors, relative to its largest.
+/// Smallest eigenvalue of the error weight, relative to its largest; regularizes singular weights.
 const RIDGE: f64 = 1e-10;
-/// Smallest sigma², relative to the largest, to which a direction is stretched: one that is small on the calibration text may
-/// be larger on another.
+/// Smallest sigma² that is used for scaling, relative to the largest. A direction that is small on the calibration text
+/// may be larger on another.
 const FLOOR: f64 = 1e-8;
 
 impl SideFactors {
-    /// The same projection in the basis of a latent that rounding costs least in. `spread` [G*d, G*d] is the covariance of the
-    /// cached rows, `weight` that of an error in them, one [d, d] per KV head; `None`: the identity. The `first` channels cost
-    /// most and alike, and the others alike: they are rounded to different levels. The variance of a channel is 1 on average.
+    /// The same projection in the latent basis in which rounding costs least. `spread` [G*d, G*d] is the covariance of
+    /// the cached rows; `weight` the weight of errors in them, one [d, d] per KV head (`None`: the identity). The first
+    /// `first` channels and the other channels may be rounded to different numbers of levels: the first ones hold the
+    /// directions with the largest costs, and within each of the two groups all channels cost the same. The mean
+    /// variance of a channel is 1.
     ///
     /// # Errors
     /// [`SpectralError`] if an element is not finite.
@@ -77,8 +80,8 @@ fn symmetric(a: &Array2<f64>) -> Array2<f64> {
     (a + &a.t()) * 0.5
 }
 
-/// An orthonormal matrix [r, r] whose elements are of about one size, so that each of its rows takes part of every column: that
-/// of the Hartley transform, with its columns shuffled and of either sign. It exists for every r.
+/// An orthonormal matrix [r, r] with elements of about equal magnitude, so that it spreads every input over all
+/// outputs: a discrete Hartley transform with shuffled columns of random sign. It exists for every r.
 fn spread_out(rank: usize) -> Array2<f64> {
     let mut shuffled: Vec<u64> = (0..rank as u64).collect();
     shuffled.sort_by_key(|&k| order(k));

@@ -1,5 +1,6 @@
 //! Low-rank factorization: from second moments and ranks to factors. Independent of graphs and files.
 
+pub mod blank;
 mod dense;
 mod even;
 pub mod moments;
@@ -39,9 +40,9 @@ pub struct Factors {
 pub enum Made {
     /// One latent for keys and one for values.
     Latent(Factors),
-    /// The same, cached as integers.
+    /// The same, with the latents cached as integers.
     Rounded(Factors, Box<Rounding>),
-    /// One rotated head, and one latent of all the rest.
+    /// TransMLA's factors: one rotated head, and one latent of all other components.
     Decoupled(transmla::DecoupledFactors),
 }
 
@@ -62,7 +63,7 @@ impl Made {
         }
     }
 
-    /// The integers that the latents are cached as, if they are.
+    /// The integer format of the latents, if they are cached as integers.
     pub fn rounding(&self) -> Option<&Rounding> {
         match self {
             Self::Rounded(_, rounding) => Some(rounding),

@@ -1,28 +1,30 @@
-//! Cached numbers as integers of 8, 6 or 4 bits: a scale and a centre for each channel, constant for all tokens.
+//! Integers of 8, 6 or 4 bits for cached numbers, with a scale and a centre for each channel that are the same for all
+//! tokens.
 //!
-//! A channel c is cached as n = round((c - centre) / scale), cut off at the ends of its type, and read as n * scale. The scale goes into w_u, so
-//! that a product with w_u reads the integers themselves. The centre is never added again: softmax does not see a constant
-//! that all keys have (it moves every score of a query alike), and of the values it comes back as a bias of the outputs.
+//! A channel c is cached as n = round((c - centre) / scale), clamped to the range of the type, and is read as n *
+//! scale. The scales are multiplied into w_u, so that a product with w_u reads the integers directly. The centres are
+//! not added back to the keys, because a constant in all keys shifts all scores of a query equally and cancels in the
+//! softmax. The centres of the values are restored by a bias of the outputs.
 //!
-//! 6 bits are those of the mean channel: of the first half of the channels, which matter more, two digits of 4 bits are cached,
-//! and of the others one. The second digit is that of what the first leaves, in steps of a sixteenth. Both are channels of the
-//! cache, and what reads the cache reads them with the same weight.
+//! 6 bits are a mean over the channels: the first half of the channels, where errors cost most, has two digits of 4
+//! bits, and the other half one. The second digit is the rounding error of the first, in steps of 1/16. Both digits are
+//! channels of the cache and are multiplied by the same row of the weight that reads them.
 
 use ndarray::{Array1, Array2, Axis, s};
 
 use crate::factor::Factors;
 
-/// How many bits a cached number takes.
+/// The number of bits of a cached number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CacheBits {
-    /// Those of the model's own floating-point type.
+    /// The model's own floating-point type.
     #[default]
     Model,
-    /// 8: integers with a constant scale for each channel.
+    /// 8-bit integers with a constant scale for each channel.
     Eight,
-    /// 6: two digits of 4 bits of the first half of the channels, one digit of the others.
+    /// 6 bits on average: two digits of 4 bits for the first half of the channels, one digit for the others.
     Six,
-    /// 4: the same, two numbers to a byte.
+    /// 4-bit integers with a constant scale for each channel, two in each byte.
     Four,
 }
 
@@ -38,7 +40,7 @@ impl CacheBits {
         }
     }
 
-    /// Bits of a digit, of which a number has one or two; `None` for the model's own type.
+    /// Bits of one digit (a number has one or two digits); `None` for the model's own type.
     #[must_use]
     pub fn digit(self) -> Option<u32> {
         match self {
@@ -48,7 +50,7 @@ impl CacheBits {
         }
     }
 
-    /// Of how many of `rank` channels, the first ones, a second digit is cached.
+    /// How many of `rank` channels, counted from the first, have a second digit.
     #[must_use]
     pub fn second_digits(self, rank: usize) -> usize {
         match self {
@@ -57,13 +59,13 @@ impl CacheBits {
         }
     }
 
-    /// Channels that the cache has for a latent of `rank`.
+    /// Number of cached channels for a latent of rank `rank`, second digits included.
     #[must_use]
     pub fn channels(self, rank: usize) -> usize {
         rank + self.second_digits(rank)
     }
 
-    /// Elements that a row of the cache has for a latent of `rank`: digits of 4 bits are two to an element.
+    /// Number of elements of one cached row for a latent of rank `rank`; one element holds two 4-bit digits.
     #[must_use]
     pub fn elements(self, rank: usize) -> usize {
         match self {
@@ -73,33 +75,35 @@ impl CacheBits {
     }
 }
 
-/// Second digits are a multiple of this many, as the widths of what reads them are.
+/// The number of second digits is a multiple of this, because head sizes of `GroupQueryAttention` must be multiples of
+/// 8.
 const WHOLE: usize = 8;
-/// Largest integer of 8 bits; the smallest is left out, so that the range is even.
+/// Largest 8-bit integer in use; -128 is not used, so that the range is symmetric.
 const LARGEST: f64 = 127.0;
-/// The range of the integers over that of the sampled rows. Rounding normal numbers to 256 levels loses least when they
-/// reach to 4 standard deviations, and a sample of some hundred reaches to 3.
+/// The range of 8-bit integers divided by the range of the sampled rows. For normally distributed numbers and 256
+/// levels the best range is about 4 standard deviations; a sample of some hundred rows reaches about 3.
 const MARGIN: f64 = 1.3;
-/// Integers of 4 bits: from -8 to 7.
+/// Number of 4-bit integers, -8 to 7.
 const SIXTEEN: f64 = 16.0;
-/// Tried ranges of 4 bits, as shares of that of the sampled rows. Sixteen levels lose least when they leave out the ends: those
-/// of normal numbers reach to 2.7 standard deviations.
+/// Number of ranges that are tried for 4 bits, up to the range of the sampled rows. Clamping the largest values loses
+/// least with 16 levels: for normally distributed numbers the best range is 2.7 standard deviations.
 const RANGES: usize = 32;
 
-/// The integers of one side.
+/// The quantization levels of the keys or the values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Levels {
-    /// What one step is worth, of every channel [r], and behind them of their second digits; always above 0.
+    /// The scale of each channel [r], followed by the scales of the second digits; always positive.
     pub scale: Array1<f64>,
-    /// What is taken off every row before it is rounded, [r]; `None` where a constant may not be taken off.
+    /// The centre [r] that is subtracted from every row before rounding; `None` if a constant cannot be corrected
+    /// later.
     pub centre: Option<Array1<f64>>,
-    /// How many of the first channels have a second digit.
+    /// How many channels, counted from the first, have a second digit.
     pub second_digits: usize,
 }
 
 impl Levels {
-    /// The levels of 4 bits of channels that `rows` [n, r] are a sample of: those of all tried ranges that lose least of the
-    /// sample. Where a constant may be taken off all rows, they lie evenly about the mean, with none at the mean itself.
+    /// The 4-bit levels of channels, chosen from the tried ranges by the least squared error on the sample `rows` [n,
+    /// r]. If `centred`, they are symmetric about the mean, which is halfway between two levels.
     #[must_use]
     pub fn of_four_bits(rows: &Array2<f64>, centred: bool) -> Self {
         let half = if centred { 0.5 } else { 0.0 };
@@ -136,8 +140,8 @@ impl Levels {
         }
     }
 
-    /// The levels of channels that `rows` [n, r] are a sample of, the first `two` of which have two digits of 4 bits and the
-    /// others one.
+    /// The 6-bit levels of channels with the sample `rows` [n, r]: the first `two` channels have two digits of 4 bits,
+    /// the others one.
     #[must_use]
     pub fn of_two_digits(rows: &Array2<f64>, two: usize, centred: bool) -> Self {
         let (fine, coarse) = rows.view().split_at(Axis(1), two.min(rows.ncols()));
@@ -155,8 +159,8 @@ impl Levels {
         }
     }
 
-    /// The levels of 8 bits of channels that `rows` [n, r] are a sample of; `centred` where a constant may be taken off all
-    /// rows.
+    /// The 8-bit levels of channels with the sample `rows` [n, r]. If `centred`, they are symmetric about the middle of
+    /// each channel's range, otherwise about zero.
     #[must_use]
     pub fn of_eight_bits(rows: &Array2<f64>, centred: bool) -> Self {
         let ends = |column: ndarray::ArrayView1<f64>| {
@@ -181,26 +185,26 @@ impl Levels {
     }
 }
 
-/// The step of a channel that never moves, where the largest of the others is `largest`: it has none of its own, and any will
-/// do.
+/// The scale of a channel that is constant in the sample, if the largest range of a channel is `largest`: any positive
+/// number would do.
 fn least_step(largest: f64) -> f64 {
     if largest > 0.0 { largest * 1e-6 } else { 1.0 }
 }
 
-/// The integers of both sides.
+/// The integer format of the keys and the values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rounding {
-    /// Bits of an integer.
+    /// Bits of a cached number.
     pub bits: CacheBits,
-    /// Of the keys.
+    /// The levels of the keys.
     pub key: Levels,
-    /// Of the values.
+    /// The levels of the values.
     pub value: Levels,
 }
 
 impl Factors {
-    /// The factors with w_uk and w_uv for a cache that also has the second digits of `rounding`: what reads them is what reads
-    /// their channels.
+    /// The factors with additional columns of w_uk and w_uv for the second digits of `rounding`: copies of the columns
+    /// of their channels.
     #[must_use]
     pub fn reading_second_digits(&self, rounding: &Rounding) -> Self {
         let mut wider = self.clone();
@@ -215,7 +219,7 @@ impl Factors {
         wider
     }
 
-    /// The factors with w_uk and w_uv for latents that are read as integers of `rounding`.
+    /// The factors with the scales of `rounding` multiplied into w_uk and w_uv, for latents that are read as integers.
     #[must_use]
     pub fn reading_integers(&self, rounding: &Rounding) -> Self {
         let mut scaled = self.clone();
@@ -224,8 +228,8 @@ impl Factors {
         scaled
     }
 
-    /// The factors with the centre of the values given back as a bias of the outputs, for H `heads` whose probabilities
-    /// add up to one.
+    /// The factors with the centre of the values added to the bias correction of the outputs, for H = `heads` query
+    /// heads. Exact if the probabilities of each query sum to one.
     #[must_use]
     pub fn giving_back(mut self, levels: &Levels, heads: usize) -> Self {
         let Some(centre) = &levels.centre else {

@@ -1,4 +1,5 @@
-//! Some of the rows that a text puts into the cache. Sums tell how far a channel spreads; only rows tell how far it reaches.
+//! A random sample of the rows that a text puts into the cache. Sums give the variance of a channel; its range, which
+//! the scales of integers need, is only known from rows.
 
 use std::collections::BTreeMap;
 
@@ -6,16 +7,16 @@ use ndarray::{Array1, Array2, ArrayView2};
 
 use crate::factor::rope::Rope;
 
-/// Rows that are kept: the largest of 512 numbers of a normal distribution is about 3 standard deviations.
+/// Number of sampled rows. The largest of 512 normally distributed numbers is about 3 standard deviations.
 const ROWS: usize = 512;
-/// Positions to which each key is rotated when it stands for all positions of a context.
+/// Number of positions to which each sampled key is rotated to represent all positions of a context.
 const DRAWS: usize = 4;
-/// First tokens of sequences are this many times (as a power of two) likelier to be kept: attention sinks are among them,
-/// which are few, far out, and read by every query.
+/// The first token of a sequence is 2^4 times as likely to be sampled as any other token. First tokens are attention
+/// sinks: they are few, have extreme values, and every query reads them.
 const FIRST: u32 = 4;
 
-/// The cached rows of some tokens, drawn evenly from all tokens of a text with a fixed seed. Two runs over the same text
-/// draw the same, in whatever steps they read it.
+/// The cached rows of a random sample of the tokens of a text, with a fixed seed: the same text gives the same sample,
+/// however it is divided into runs. First tokens are preferred (see `FIRST`).
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Sample {
     rows: BTreeMap<u64, Row>,
@@ -29,8 +30,8 @@ struct Row {
 }
 
 impl Sample {
-    /// Adds one sequence, which began at position 0: `keys` [T, G*d] and `values` [T, G*dv] as they are cached, after
-    /// `before` tokens of other sequences.
+    /// Adds one sequence that starts at position 0: the cached `keys` [T, G*d] and `values` [T, G*dv]. `before` is the
+    /// number of tokens of all earlier sequences.
     pub fn add(&mut self, before: u64, keys: &ArrayView2<f64>, values: &ArrayView2<f64>) {
         let rows = keys.outer_iter().zip(values.outer_iter());
         for (position, (key, value)) in rows.enumerate() {
@@ -52,7 +53,7 @@ impl Sample {
         }
     }
 
-    /// Whether no row was drawn.
+    /// Whether the sample is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
@@ -64,14 +65,14 @@ impl Sample {
         matrix(self.rows.values().map(|row| row.value.as_slice()))
     }
 
-    /// The keys [n, G*d] as they are cached.
+    /// The keys [n, G*d] as they are cached, each at its own position.
     #[must_use]
     pub fn keys(&self) -> Array2<f64> {
         matrix(self.rows.values().map(|row| row.key.as_slice()))
     }
 
-    /// The keys [n, G*d], each rotated on to several positions below `positions`. First tokens stay where they are: no
-    /// sequence has them elsewhere.
+    /// The keys [n, G*d], each rotated to several random positions below `positions`. First tokens keep position 0,
+    /// because no sequence has them elsewhere.
     #[must_use]
     pub fn keys_over(&self, rope: &Rope, positions: usize) -> Array2<f64> {
         let mut rows = Vec::with_capacity(self.rows.len() * DRAWS);
@@ -91,7 +92,8 @@ impl Sample {
         matrix(rows.iter().map(Vec::as_slice))
     }
 
-    /// Rows of order, position, key and value, [n, 2 + G*d + G*dv], from which [`Self::from_array`] makes the sample again.
+    /// The sample as an array [n, 2 + G*d + G*dv] for files: random order, position, key and value of each row.
+    /// [`Self::from_array`] is the inverse.
     #[must_use]
     pub fn to_array(&self) -> Array2<f64> {
         let rows = self.rows.iter().map(|(&order, row)| {
@@ -105,7 +107,7 @@ impl Sample {
         matrix(rows.iter().map(Vec::as_slice))
     }
 
-    /// The sample of an array of [`Self::to_array`], whose keys are `key_width` wide.
+    /// The sample stored in `array` by [`Self::to_array`]; `key_width` is G*d.
     #[must_use]
     pub fn from_array(array: &ArrayView2<f64>, key_width: usize) -> Self {
         let rows = array.outer_iter().map(|row| {
@@ -126,7 +128,7 @@ impl Sample {
         }
     }
 
-    /// Whether every row holds `key_width` and `value_width` finite numbers.
+    /// Whether every row has G*d = `key_width` and G*dv = `value_width` numbers, all finite.
     #[must_use]
     pub fn is_consistent(&self, key_width: usize, value_width: usize) -> bool {
         let fits = |row: &Row| {
@@ -139,7 +141,8 @@ impl Sample {
     }
 }
 
-/// The place of token `number` in a fixed shuffling of all tokens, below 2^52 so that fp64 holds it (SplitMix64).
+/// The rank of token `number` in a fixed random permutation of all tokens (SplitMix64). It is below 2^52, so that an
+/// f64 represents it exactly.
 pub(super) fn order(number: u64) -> u64 {
     let mut z = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -147,7 +150,7 @@ pub(super) fn order(number: u64) -> u64 {
     (z ^ (z >> 31)) >> 12
 }
 
-/// Rows of one width as a matrix.
+/// The rows, which have equal lengths, as a matrix.
 fn matrix<'r, T: Copy + Into<f64> + 'r>(rows: impl Iterator<Item = &'r [T]>) -> Array2<f64> {
     let rows: Vec<&[T]> = rows.collect();
     let width = rows.first().map_or(0, |row| row.len());

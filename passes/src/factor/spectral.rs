@@ -1,4 +1,4 @@
-//! Eigenvalues of symmetric matrices, and bases: the one place that talks to a linear-algebra library.
+//! Eigenvalues and orthonormal bases: the only module that calls a linear-algebra library.
 
 use ndarray::{Array1, Array2};
 
@@ -61,8 +61,8 @@ pub fn faer(a: &Array2<f64>) -> Result<Eigen, SpectralError> {
     })
 }
 
-/// An orthonormal basis [n, m] of a space that holds the columns of `a` [n, m], n >= m: the Q of its QR decomposition, by
-/// Householder reflections. `None` where an element is not finite.
+/// An orthonormal basis [n, m] of a space that contains the columns of `a` [n, m], n >= m: the Q of its QR
+/// decomposition by Householder reflections. `None` if an element is not finite.
 pub fn orthonormal(a: &Array2<f64>) -> Option<Array2<f64>> {
     let (n, m) = a.dim();
     if n < m || a.iter().any(|x| !x.is_finite()) {

@@ -1,5 +1,5 @@
-//! Sums over the tokens of a text, from which moments are made. Only sums and a few rows are kept, so a text of any length
-//! fits.
+//! Sums over the tokens of a text, from which moments are computed. Only sums and a few sampled rows are kept, so that
+//! memory does not grow with the text.
 
 use ndarray::{Array1, Array2, ArrayView2, ArrayView3, Axis};
 
@@ -55,7 +55,7 @@ pub struct Statistics {
     pub squared_value: Array2<f64>,
     /// Sum of p² v vᵀ over heads, [m, m].
     pub squared_square: Array2<f64>,
-    /// Cached rows of some tokens.
+    /// The cached rows of a random sample of the tokens.
     pub sample: Sample,
 }
 

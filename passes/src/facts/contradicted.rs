@@ -6,7 +6,7 @@ use crate::facts::scoped::ScopeFacts;
 use crate::graph::text::type_name;
 use crate::onnx::stored::Model;
 
-/// A value whose declared type or shape contradicts what its node gives.
+/// A value whose declared element type or shape contradicts the inferred one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrongDeclaration {
     /// The value: a graph output, or one that `value_info` lists.
@@ -17,8 +17,9 @@ pub struct WrongDeclaration {
     pub inferred: String,
 }
 
-/// The first contradiction in `model`. ONNX Runtime runs models with a wrong shape with a warning, and facts take what is
-/// inferred, so that a contradiction only counts for a value of which nothing can be inferred any more.
+/// The first declaration in `model` that contradicts the inferred type or shape. Such a declaration is no error by
+/// itself: ONNX Runtime only warns about a wrong shape, and inferred facts take precedence. The caller uses it to
+/// explain why the facts of a rewritten model are incomplete.
 pub fn wrong_declaration(model: &Model, rules: &Rules) -> Option<WrongDeclaration> {
     let main = model.proto.graph.as_ref()?;
     let mut found = None;

@@ -103,13 +103,15 @@ impl<'g> TypedPatch<'g> {
         self.set(name, Fact::new(Some(elem_type), Some(shape)));
     }
 
-    /// Gives an input or output of the graph the type and shape `new`; nodes added from now on see them.
+    /// Declares that the graph input or output `value` has the type and shape `new` in the patched graph. Nodes that
+    /// are added afterwards are checked against them.
     pub fn narrow(&mut self, value: &str, new: NewType) {
         self.narrow_inside(value, &new);
         self.patch.interface.insert(value.to_owned(), new);
     }
 
-    /// Notes that `value`, which a node of the graph goes on making, has the type and shape `new` from now on.
+    /// Declares that `value`, an inner value whose node stays in the graph, has the type and shape `new` in the patched
+    /// graph. Its `value_info` entry is dropped.
     pub fn narrow_inside(&mut self, value: &str, new: &NewType) {
         let old = self.facts.get(value);
         let size = |(axis, size): (usize, &NewSize)| match size {
@@ -126,7 +128,7 @@ impl<'g> TypedPatch<'g> {
         self.patch.stale.insert(value.to_owned());
     }
 
-    /// Lets the dimension name `name` stand for the size of `value` on `axis`, as far as that is known.
+    /// Declares that the dimension name `name` equals the size of `value` on `axis`, if that size is known.
     pub fn equate(&mut self, name: &str, value: &str, axis: usize) {
         let size = self.facts.shape(value).and_then(|shape| shape.get(axis));
         if let Some(size) = size.cloned() {
@@ -137,7 +139,7 @@ impl<'g> TypedPatch<'g> {
         }
     }
 
-    /// Adds `node` in front of all others, unless the patch has one of its name there.
+    /// Adds `node` before all other nodes of the graph, unless the patch has a node of that name there.
     pub fn in_front(&mut self, node: NodeProto) -> Result<(), Contradiction> {
         self.add(&node)?;
         self.patch.add_front(node);

@@ -99,7 +99,8 @@ fn contrib(op: &str) -> Option<&'static [TypeConstraint]> {
     })
 }
 
-/// The least size that the input `position` of `node` may hold, if it holds sizes.
+/// The smallest valid element of input `position` of `node`, with its meaning for messages, if that input is a list of
+/// sizes.
 fn least_size(node: &NodeProto, position: usize) -> Option<(i64, &'static str)> {
     match position {
         0 if is_op(node, "ConstantOfShape") => Some((0, "sizes, which are never negative")),

@@ -66,10 +66,16 @@ impl Form for Absorbed {
         let mut builder = Builder::new(self.name(), view, names, layout, ranks);
         let site = view.site();
         builder.narrow_caches();
-        let keys = builder.latent(&site.key, 'k', site.score);
-        let values = builder.latent(&site.value, 'v', site.output);
-        builder.score(&keys);
-        builder.output(&values);
+        let (cast, keys) = builder.latent(&site.key, 'k', site.score);
+        builder.place(site.score, cast.into_iter().collect());
+        let (cast, values) = builder.latent(&site.value, 'v', site.output);
+        builder.place(site.output, cast.into_iter().collect());
+        let (name, output) = builder.names_of(site.score);
+        let nodes = builder.latent_score(&keys, &name, &output);
+        builder.place(site.score, nodes);
+        let (name, output) = builder.names_of(site.output);
+        let nodes = builder.latent_output(&values, &name, &output);
+        builder.place(site.output, nodes);
         builder.answer_shapes();
         builder.drop_paths();
         Ok(builder.finish()?)
@@ -77,8 +83,14 @@ impl Form for Absorbed {
 }
 
 impl Builder<'_> {
-    /// Adds the latent rows [B, 1, S, r] of keys or values, cached if the original rows are; returns their name.
-    fn latent(&mut self, side: &Side, letter: char, product: NodeId) -> String {
+    /// Adds the latent rows [B, 1, S, r] of keys or values, cached if the original rows are. Returns the nodes that convert them
+    /// to the element type of the product, and the name of the result.
+    pub(super) fn latent(
+        &mut self,
+        side: &Side,
+        letter: char,
+        product: NodeId,
+    ) -> (Option<NodeProto>, String) {
         let part = |p: &str| format!("{letter}_{p}");
         let new = self.name(&part("B1Tr"));
         let latent = match &side.cache {
@@ -97,13 +109,11 @@ impl Builder<'_> {
             None => self.site.elem_type,
         };
         if stored == side.product_type {
-            return latent;
+            return (None, latent);
         }
-        let cast = self
-            .unary("Cast", &part("B1Sr"), &[&latent])
-            .with_int("to", side.product_type.into());
-        self.place(product, vec![cast]);
-        self.name(&part("B1Sr"))
+        let cast = self.unary("Cast", &part("B1Sr"), &[&latent]);
+        let cast = cast.with_int("to", side.product_type.into());
+        (Some(cast), self.name(&part("B1Sr")))
     }
 
     /// The nodes that compute latent rows [B, 1, T, r], named `latent`, from `rows` [B, G, T, d].
@@ -118,8 +128,8 @@ impl Builder<'_> {
         nodes
     }
 
-    /// Puts the latent rows where the cache was made, under the name of the rows that the attention reads; returns the name
-    /// of the rows [B, G, T, d] of this step.
+    /// Computes the cache of latent rows in place of the original append, under the name of the rows that the attention
+    /// reads. Returns the name of the original rows [B, G, T, d] of this step.
     pub(super) fn cached(&mut self, side: &Side, cache: &Cache, letter: char, new: &str) -> String {
         let (nodes, rows) = match cache.appended_to() {
             Some(past) => {
@@ -137,14 +147,19 @@ impl Builder<'_> {
         rows
     }
 
-    fn score(&mut self, latent: &str) {
+    /// The nodes of the scores [B, H, T, S] with the latent rows `latent` [B, 1, S, r]: `output`, by the node `name`.
+    pub(super) fn latent_score(
+        &mut self,
+        latent: &str,
+        name: &str,
+        output: &str,
+    ) -> Vec<NodeProto> {
         let site = self.site;
         let grouped = self.vector(&[0, site.kv_heads as i64, -1, site.key.size as i64]);
         let rows = self.vector(&[0, 1, -1, self.ranks.key as i64]);
         let heads = self.vector(&[0, site.heads as i64, -1, 0]);
         let up = self.layout.name("w_uk");
-        let (name, output) = self.names_of(site.score);
-        let nodes = vec![
+        vec![
             self.unary("Reshape", "q_BGxd", &[&site.query, &grouped]),
             self.unary("MatMul", "q_BGxr", &[&self.name("q_BGxd"), up]),
             self.unary("Reshape", "q_B1xr", &[&self.name("q_BGxr"), &rows]),
@@ -157,15 +172,20 @@ impl Builder<'_> {
             ),
             node(
                 "Reshape",
-                &name,
+                name,
                 &[&self.name("score_B1xS"), &heads],
-                &[&output],
+                &[output],
             ),
-        ];
-        self.place(site.score, nodes);
+        ]
     }
 
-    fn output(&mut self, latent: &str) {
+    /// The nodes of the output of the value product with the latent rows `latent` [B, 1, S, r]: `output`, by the node `name`.
+    pub(super) fn latent_output(
+        &mut self,
+        latent: &str,
+        name: &str,
+        output: &str,
+    ) -> Vec<NodeProto> {
         let site = self.site;
         let rows = self.vector(&[0, 1, -1, 0]);
         let grouped = self.vector(&[0, site.kv_heads as i64, -1, self.ranks.value as i64]);
@@ -176,8 +196,7 @@ impl Builder<'_> {
             self.unary("Reshape", "out_BGxr", &[&self.name("out_B1xr"), &grouped]),
             self.unary("MatMul", "out_BGxd", &[&self.name("out_BGxr"), up]),
         ];
-        let (name, output) = self.names_of(site.output);
-        nodes.extend(self.heads_out(&self.name("out_BGxd"), &name, &output));
-        self.place(site.output, nodes);
+        nodes.extend(self.heads_out(&self.name("out_BGxd"), name, output));
+        nodes
     }
 }

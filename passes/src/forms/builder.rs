@@ -105,7 +105,7 @@ impl Builder<'_> {
         self.constant(int64_scalar(&format!("mla/{value}"), value))
     }
 
-    /// The name of an initializer that holds what `tensor` holds.
+    /// The name of an initializer with the content of `tensor`, which is added unless the graph has one.
     pub fn constant(&mut self, tensor: TensorProto) -> String {
         let (name, new) = shared_constant(self.graph, tensor);
         if let Some(tensor) = new {
@@ -114,8 +114,8 @@ impl Builder<'_> {
         name
     }
 
-    /// The output of `node`, in front of all nodes of the graph, where all attentions of the model share it. It is named as
-    /// its output, and reads nothing but inputs, constants and other such nodes.
+    /// The output of `node`, which is placed before all nodes of the graph and shared by all attentions. Its name is
+    /// that of its output. It reads only graph inputs, constants and other shared nodes.
     pub fn shared(&mut self, node: NodeProto) -> String {
         let (name, new) = shared_node(self.graph, node);
         if let Some(node) = new {
@@ -162,33 +162,33 @@ impl Builder<'_> {
     /// The nodes that compute latent rows [B, T, r], named `<letter>_BTr`, from `rows` [B, G, T, d]. Without w_d (full
     /// rank), the latent is the concatenation of the heads.
     pub fn latent_rows(&mut self, side: &Side, letter: char, rows: &str) -> Vec<NodeProto> {
-        let packed = self.vector(&[0, 0, self.site.kv_heads as i64 * side.size as i64]);
         let down = match letter {
             'k' => self.layout.find("w_dk"),
             _ => self.layout.find("w_dv"),
         };
-        let part = |p: &str| format!("{letter}_{p}");
+        let latent = format!("{letter}_BTr");
         let Some(down) = down else {
-            let by_token = self.unary("Transpose", &part("BTGd"), &[rows]);
-            let joined = [self.name(&part("BTGd")), packed];
-            return vec![
-                by_token.with_ints("perm", &[0, 2, 1, 3]),
-                self.unary(
-                    "Reshape",
-                    &part("BTr"),
-                    &joined.each_ref().map(String::as_str),
-                ),
-            ];
+            return self.heads_joined(side, &format!("{letter}_BTGd"), rows, &latent);
         };
+        let joined = format!("{letter}_BTx");
+        let mut nodes = self.heads_joined(side, &format!("{letter}_BTGd"), rows, &joined);
+        nodes.push(self.unary("MatMul", &latent, &[&self.name(&joined), down]));
+        nodes
+    }
+
+    /// The nodes of `joined` [B, T, G * d] from `rows` [B, G, T, d], with the value `by_token` [B, T, G, d] between.
+    pub fn heads_joined(
+        &mut self,
+        side: &Side,
+        by_token: &str,
+        rows: &str,
+        joined: &str,
+    ) -> Vec<NodeProto> {
+        let packed = self.vector(&[0, 0, self.site.kv_heads as i64 * side.size as i64]);
+        let turned = self.unary("Transpose", by_token, &[rows]);
         vec![
-            self.unary("Transpose", &part("BTGd"), &[rows])
-                .with_ints("perm", &[0, 2, 1, 3]),
-            self.unary(
-                "Reshape",
-                &part("BTx"),
-                &[&self.name(&part("BTGd")), &packed],
-            ),
-            self.unary("MatMul", &part("BTr"), &[&self.name(&part("BTx")), down]),
+            turned.with_ints("perm", &[0, 2, 1, 3]),
+            self.unary("Reshape", joined, &[&self.name(by_token), &packed]),
         ]
     }
 
@@ -232,7 +232,8 @@ impl Builder<'_> {
         Some(reader)
     }
 
-    /// Changes the shapes of past and present of both caches to [B, 1, length, r], or half of r where a byte holds two numbers.
+    /// Changes the shapes of past and present of both caches to [B, 1, length, r], or [B, 1, length, r/2] if a byte
+    /// holds two numbers.
     pub fn narrow_caches(&mut self) {
         let ranks = [self.ranks.key, self.ranks.value];
         for (side, rank) in [&self.site.key, &self.site.value].into_iter().zip(ranks) {
@@ -252,8 +253,8 @@ impl Builder<'_> {
         self.retype(cache, sizes);
     }
 
-    /// Gives past and present of both caches the element type that the layout has for them; the heads stay, at half of their
-    /// width where a byte holds two numbers.
+    /// Gives past and present of both caches the element type of the layout. The KV heads are kept; their size is
+    /// halved if a byte holds two numbers.
     pub fn retype_caches(&mut self) {
         let site = self.site;
         for side in [&site.key, &site.value] {
@@ -289,7 +290,8 @@ impl Builder<'_> {
         }
     }
 
-    /// Casts between floating-point types on the way from and to the interface have nothing to cast where integers pass.
+    /// Replaces floating-point casts between the cache and the graph's interface by `Identity`, because the cache now
+    /// holds integers.
     fn drop_casts(&mut self, cache: &Cache) {
         for value in cache.received.iter().chain(&cache.returned) {
             let maker = self.graph.producer(value);

@@ -46,7 +46,7 @@ impl Form for Decoupled {
         site.cached_numbers()
     }
 
-    /// The cache has as many elements per token as in other forms; d of them are the rotated head.
+    /// The cache has as many elements per token as in the other forms; d of them are the rotated head.
     fn ranks(&self, plan: &RankPlan, id: &SiteId, site: &Site) -> Ranks {
         let all = match plan {
             RankPlan::Ratio(ratio) => (ratio * site.cached_numbers() as f64 + 1e-9) as usize,

@@ -9,6 +9,7 @@ use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
 use crate::forms::layout::{Layout, Reads, latents};
 use crate::forms::names::SiteNames;
+use crate::forms::operator_form::{OperatorForm, Step};
 use crate::forms::rounded::{Rounds, reading_integers};
 use crate::forms::{Form, FormError, RankPlan};
 use crate::graph::build::node;
@@ -50,7 +51,7 @@ impl Form for GroupedQuery {
             return ranks;
         }
         let wider = |ranks: Ranks| ranks.key.max(ranks.value);
-        // What loses nothing still does with some zeros beside it.
+        // A full rank is rounded up to the multiple: additional zero channels keep it exact.
         let stepped = |rank: usize| rank.next_multiple_of(RANK_STEP).min(site.full_rank());
         let rank = wider(ranks);
         Ranks::uniform(if rank == wider(full) {
@@ -107,6 +108,31 @@ impl Form for GroupedQuery {
     }
 }
 
+impl OperatorForm for GroupedQuery {
+    fn with_prompt(&self) -> &'static str {
+        "grouped-prompt"
+    }
+
+    fn change_caches(&self, builder: &mut Builder) {
+        builder.narrow_caches();
+    }
+
+    fn step(
+        &self,
+        builder: &mut Builder,
+        old: &NodeProto,
+        presents: &[String; 2],
+        output: &str,
+    ) -> Step {
+        let (shared, rows) = builder.operator_rows();
+        Step {
+            shared,
+            nodes: builder.operator_step(old, &rows, presents, (output, output)),
+            rows: Some(rows),
+        }
+    }
+}
+
 /// The `GroupQueryAttention` that the attention was lowered from.
 pub fn operator<'v>(view: &SiteView<'v>) -> Option<&'v NodeProto> {
     let origin = view.placed.origin.as_ref()?;
@@ -115,6 +141,49 @@ pub fn operator<'v>(view: &SiteView<'v>) -> Option<&'v NodeProto> {
 
 impl Builder<'_> {
     fn operator(&mut self, old: &NodeProto) {
+        let site = self.site;
+        let (mut nodes, rows) = self.operator_rows();
+        let presents = [&site.key, &site.value].map(|side| {
+            let cache = side.cache.as_ref();
+            cache.map(|cache| cache.joined.clone()).unwrap_or_default()
+        });
+        let (_, output) = self.names_of(site.output);
+        nodes.extend(self.operator_step(old, &rows, &presents, (&self.name("out"), &output)));
+        self.place(site.output, nodes);
+        self.drop_appends();
+    }
+
+    /// Removes the nodes that append to the caches, because the operator computes the presents.
+    pub fn drop_appends(&mut self) {
+        let site = self.site;
+        for cache in [&site.key.cache, &site.value.cache].into_iter().flatten() {
+            self.place(cache.append, Vec::new());
+        }
+    }
+
+    /// The nodes that compute the rows of keys and of values [B, T, r] for the operator's caches, and the names of the rows.
+    pub fn operator_rows(&mut self) -> (Vec<NodeProto>, [String; 2]) {
+        let site = self.site;
+        let mut nodes = self.latent_rows(&site.key, 'k', &site.key.new);
+        nodes.extend(self.latent_rows(&site.value, 'v', &site.value.new));
+        let rows = ['k', 'v'].map(|letter| {
+            let (centring, rows) = self.centred(letter, self.name(&format!("{letter}_BTr")));
+            let (splitting, rows) = self.digits(letter, rows);
+            nodes.extend(centring.into_iter().chain(splitting));
+            rows
+        });
+        (nodes, rows)
+    }
+
+    /// The nodes from the queries to the output of the value product, with the operator on `rows`, which computes `presents`.
+    /// `last` is the name of the last node and of its output.
+    pub fn operator_step(
+        &mut self,
+        old: &NodeProto,
+        rows: &[String; 2],
+        presents: &[String; 2],
+        last: (&str, &str),
+    ) -> Vec<NodeProto> {
         let (site, layout) = (self.site, self.layout);
         let (heads, groups, rank) = (
             site.heads as i64,
@@ -127,16 +196,7 @@ impl Builder<'_> {
         let packed = self.vector(&[0, 0, heads * rank]);
         let split = self.vector(&[0, 0, heads, rank]);
         let out_group = self.vector(&[0, groups, -1, rank]);
-
-        let mut nodes = self.latent_rows(&site.key, 'k', &site.key.new);
-        nodes.extend(self.latent_rows(&site.value, 'v', &site.value.new));
-        let [keys, values] = ['k', 'v'].map(|letter| {
-            let (centring, rows) = self.centred(letter, self.name(&format!("{letter}_BTr")));
-            let (splitting, rows) = self.digits(letter, rows);
-            nodes.extend(centring.into_iter().chain(splitting));
-            rows
-        });
-        nodes.extend([
+        let mut nodes = vec![
             self.unary("Reshape", "q_BGxd", &[&site.query, &by_group]),
             self.unary(
                 "MatMul",
@@ -146,14 +206,7 @@ impl Builder<'_> {
             self.unary("Reshape", "q_BHTr", &[&self.name("q_BGxr"), &by_head]),
             turn(self.unary("Transpose", "q_BTHr", &[&self.name("q_BHTr")])),
             self.unary("Reshape", "q_BTx", &[&self.name("q_BTHr"), &packed]),
-        ]);
-        nodes.push(self.attention(old, &keys, &values));
-        let output = self
-            .graph
-            .node(site.output)
-            .and_then(|n| n.output.first())
-            .map_or("", String::as_str);
-        nodes.extend([
+            self.attention(old, rows, presents),
             self.unary("Reshape", "out_BTHr", &[&self.name("out_BTx"), &split]),
             turn(self.unary("Transpose", "out_BHTr", &[&self.name("out_BTHr")])),
             self.unary("Reshape", "out_BGxr", &[&self.name("out_BHTr"), &out_group]),
@@ -162,31 +215,28 @@ impl Builder<'_> {
                 "out_BGxd",
                 &[&self.name("out_BGxr"), layout.name("w_uv")],
             ),
-        ]);
-        nodes.extend(self.heads_out(&self.name("out_BGxd"), &self.name("out"), output));
-        self.place(site.output, nodes);
-        for cache in [&site.key.cache, &site.value.cache].into_iter().flatten() {
-            // The operator makes the presents.
-            self.place(cache.append, Vec::new());
-        }
+        ];
+        let (node, output) = last;
+        nodes.extend(self.heads_out(&self.name("out_BGxd"), node, output));
+        nodes
     }
 
-    /// The operator on the latent rows `k` and `v`: the old one's lengths, bias, sink, window and soft-cap; no rotation.
-    fn attention(&self, old: &NodeProto, k: &str, v: &str) -> NodeProto {
+    /// The new operator node, which reads the latent rows `k` and `v` [B, T, r] and computes the presents `keys` and `values`.
+    /// Sequence lengths, bias, sink, window and softcap are those of `old`; it applies no rotation.
+    fn attention(
+        &self,
+        old: &NodeProto,
+        [k, v]: &[String; 2],
+        [keys, values]: &[String; 2],
+    ) -> NodeProto {
         let input = |position: usize| old.input.get(position).map_or("", String::as_str);
-        let cached = |side: &Side| {
-            side.cache
-                .as_ref()
-                .map_or((String::new(), String::new()), |c| {
-                    (
-                        c.appended_to().unwrap_or_default().to_owned(),
-                        c.joined.clone(),
-                    )
-                })
+        let past = |side: &Side| {
+            let past = side.cache.as_ref().and_then(|c| c.appended_to());
+            past.unwrap_or_default().to_owned()
         };
-        let (keys, values) = (cached(&self.site.key), cached(&self.site.value));
+        let (past_keys, past_values) = (past(&self.site.key), past(&self.site.value));
         let q = self.name("q_BTx");
-        let mut inputs = vec![&*q, k, v, &keys.0, &values.0, input(5), input(6)];
+        let mut inputs = vec![&*q, k, v, &past_keys, &past_values, input(5), input(6)];
         // cos_cache, sin_cache and position_ids stay empty in front of bias and sink.
         inputs.extend(["", "", "", input(10), input(11)]);
         while inputs.last() == Some(&"") {
@@ -196,7 +246,7 @@ impl Builder<'_> {
             "GroupQueryAttention",
             old.name(),
             &inputs,
-            &[&self.name("out_BTx"), &keys.1, &values.1],
+            &[&self.name("out_BTx"), keys, values],
         )
         .with_int("num_heads", self.site.heads as i64)
         .with_int("kv_num_heads", 1)

@@ -1,14 +1,15 @@
-//! Caches that are joined in place, or by appending.
+//! The append of new rows to a cache: by `Concat`, or by writing into a shared buffer (in place).
 //!
 //! ```text
 //! append     present [B, 1, S, r] = Concat(past [B, 1, P, r], new)
 //! in place   present [B, 1, S, r] = ScatterND(past [B, 1, S, r], rows, new)       rows [B, 1, T, 3]: (b, 0, t - T)
 //! ```
 //!
-//! In place, the past input has room for the new rows behind the past ones. ONNX Runtime copies the data of `ScatterND` into
-//! its output unless both are one buffer, which they are where a caller binds past and present to the same memory; a caller
-//! that does not gets the same result and pays for the copy. Rows are counted from the end, so that the indices follow from
-//! the shape of the tokens alone and all caches share them. What asks a past for its length is given S - T.
+//! In place, the past input has space for the new rows after the P past rows. ONNX Runtime copies the data input of
+//! `ScatterND` to its output unless both are the same buffer. They are if the caller binds past and present to the same
+//! memory; otherwise the result is the same, at the cost of a copy. Indices count from the end of the buffer, so that
+//! they depend only on the shape of the token input and all caches share them. Nodes that read the length of a past get
+//! S - T instead of S.
 
 use crate::analysis::SiteView;
 use crate::facts::Facts;
@@ -21,7 +22,7 @@ use crate::onnx::NodeProto;
 use crate::recognize::shape_reader::{ShapeReader, shape_readers};
 use crate::recognize::site::{Cache, Side, Site};
 
-/// The name of the length S of pasts and presents that share a buffer.
+/// The dimension name of the length S of pasts and presents that share a buffer.
 const LENGTH: &str = "past_and_new_tokens";
 
 /// Checks whether the cache of an attention can be written in place in `form`.
@@ -74,12 +75,15 @@ pub fn check(view: &SiteView, form: &dyn Form) -> Result<(), FormError> {
     }
 }
 
-/// The `Shape` nodes that ask `past` for its length; the first one that also asks for what is not known of it.
+/// The `Shape` nodes that read the length of `past`.
+///
+/// # Errors
+/// The first such node that also reads a size which is not known.
 fn measured(graph: &Graph, facts: &Facts, past: &str) -> Result<Vec<ShapeReader>, NodeId> {
     shape_readers(graph, facts, past, past, false).map_err(|(reader, _)| reader)
 }
 
-/// The first input of the model that has the batch on axis 0 and the new tokens on axis 1, as the tokens have.
+/// The first model input whose axis 0 is the batch and whose axis 1 has the length T, such as `input_ids`.
 fn tokens<'g>(graph: &Graph<'g>, facts: &Facts, site: &Site) -> Option<&'g str> {
     let new = facts.shape(&site.key.new)?;
     let (batch, length) = (new.first()?, new.get(2)?);
@@ -90,7 +94,7 @@ fn tokens<'g>(graph: &Graph<'g>, facts: &Facts, site: &Site) -> Option<&'g str> 
 }
 
 impl Builder<'_> {
-    /// The node that makes all rows of `cache` from `past` and the rows `new` [B, 1, T, r] of this step.
+    /// The node that computes all rows of `cache` from `past` and the new rows `new` [B, 1, T, r].
     pub fn join(&mut self, cache: &Cache, past: &str, new: &str) -> NodeProto {
         let replaced = self.graph.node(cache.append);
         let name = replaced.map_or("", NodeProto::name).to_owned();
@@ -105,14 +109,15 @@ impl Builder<'_> {
         }
     }
 
-    /// The name of the length that the past of `cache` is declared with, where it has another one than before.
+    /// The new dimension name for the length of the past of `cache`, if the join changes that length.
     pub fn own_length(&self, cache: &Cache) -> Option<&'static str> {
         let has_room = self.layout.join == Join::InPlace && cache.past.is_some();
         has_room.then_some(LENGTH)
     }
 
-    /// The nodes that compute the length of the past, named `part`, from `length` [1], a size of `value`, and its name; no
-    /// node where it is the length already.
+    /// The length P of the past, from `length` [1], the size of `value` on the sequence axis. If `value` is a past with
+    /// space for new rows, this is `length` - T, computed by the returned node, whose output is named `part`; otherwise
+    /// no node is needed.
     pub fn without_room(
         &mut self,
         value: &str,
@@ -133,7 +138,7 @@ impl Builder<'_> {
         )
     }
 
-    /// The `Shape` nodes that read a past and have to be replaced.
+    /// The `Shape` nodes that read a past and must be replaced.
     pub fn past_readers(&self) -> Vec<ShapeReader> {
         let sides = [&self.site.key, &self.site.value];
         let readers = sides.into_iter().map(|side| match self.layout.join {
@@ -143,7 +148,8 @@ impl Builder<'_> {
         readers.flatten().collect()
     }
 
-    /// Those that need a size of the past of `side` that is another with latents.
+    /// The `Shape` nodes that read a size of the past of `side` which differs for latents: the number of heads or the
+    /// head size.
     fn readers_of_heads(&self, side: &Side) -> Vec<ShapeReader> {
         let pasts = side.cache.iter();
         let pasts: Vec<&String> = pasts
@@ -158,7 +164,8 @@ impl Builder<'_> {
         readers.cloned().collect()
     }
 
-    /// All of them, where the past of `side` has room for new rows. Those that cannot be replaced are refused by [`check`].
+    /// The `Shape` nodes that read the length of the past of `side`. If one cannot be replaced, [`check`] refuses the
+    /// model.
     fn readers_of_lengths(&self, side: &Side) -> Vec<ShapeReader> {
         let past = side.cache.as_ref().and_then(|c| c.past.as_deref());
         let readers = past.map(|past| measured(self.graph, self.before, past));
@@ -183,17 +190,17 @@ impl Builder<'_> {
         self.in_front("Add", "rows_B1T3", &[&sequences, &rows])
     }
 
-    /// The size of the tokens on `axis`, a scalar.
+    /// The size of the token input on `axis`, as a scalar.
     fn token_size(&mut self, part: &str, axis: i64) -> String {
         let tokens = tokens(self.graph, self.facts(), self.site);
-        // Without such an input `check` refuses the model.
+        // [`check`] refuses models without such an input.
         let tokens = tokens.unwrap_or_default();
         let sizes = self.in_front("Shape", "tokens_shape", &[tokens]);
         let axis = self.scalar(axis);
         self.in_front("Gather", part, &[&sizes, &axis])
     }
 
-    /// The output of a node in front of all others, which all attentions share.
+    /// The output of a node that is placed before all others and shared by all attentions.
     fn in_front(&mut self, op: &str, part: &str, inputs: &[&str]) -> String {
         let name = format!("mla/in_place/{part}");
         self.shared(node(op, &name, inputs, &[&name]))

@@ -1,17 +1,17 @@
-//! How the rows of a step join those that are cached already, and the note of it in a model's metadata.
+//! How the new rows of a step are appended to the cache, and the metadata entry that records it in the model.
 
 use std::collections::BTreeSet;
 
 use crate::onnx::{ModelProto, StringStringEntryProto};
 
-/// How the new rows of a step join the cache.
+/// How the new rows of a step are appended to the cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Join {
-    /// The past input holds P rows, and the graph makes a present of P + T from it: the interface that exporters give.
+    /// The past input has P rows, and the graph returns a present of P + T rows, as exporters write it.
     #[default]
     Append,
-    /// The past input holds P + T rows, the last T of which are room for the new ones: past and present have one shape and
-    /// can be bound to one buffer, so that no step copies the cache.
+    /// The past input has P + T rows; the last T of them are space for the new rows. Past and present have the same
+    /// shape and can be bound to one buffer, so that no step copies the cache.
     InPlace,
 }
 
@@ -25,10 +25,10 @@ impl Join {
     }
 }
 
-/// Metadata key of models with caches that are written in place. Its value names their past inputs, one a line.
+/// Metadata key of models whose caches are written in place. The value lists their past inputs, one per line.
 pub const IN_PLACE: &str = "gqa2mla.in_place";
 
-/// Notes in `model` that its inputs `pasts` have room for the new rows, besides those of which it is noted already.
+/// Adds `pasts` to the past inputs that the metadata of `model` lists as written in place.
 pub fn note_in_place<'n>(model: &mut ModelProto, pasts: impl IntoIterator<Item = &'n str>) {
     let mut all: BTreeSet<String> = in_place(model).map(str::to_owned).collect();
     all.extend(pasts.into_iter().map(str::to_owned));
@@ -41,7 +41,7 @@ pub fn note_in_place<'n>(model: &mut ModelProto, pasts: impl IntoIterator<Item =
     model.metadata_props.push(note);
 }
 
-/// The past inputs of `model` that have room for the new rows.
+/// The past inputs that the metadata of `model` lists as written in place.
 pub fn in_place(model: &ModelProto) -> impl Iterator<Item = &str> {
     let mut properties = model.metadata_props.iter();
     let note = properties.find(|p| p.key() == IN_PLACE);

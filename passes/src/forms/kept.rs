@@ -1,7 +1,7 @@
-//! The heads as they are, cached as integers by `com.microsoft.GroupQueryAttention` itself: no latent.
+//! Keeps the KV heads without a latent, and caches them as integers with `com.microsoft.GroupQueryAttention`.
 //!
-//! The operator goes on doing everything else, rotation included. Its integers have their zero at zero, and scales that are
-//! constant for each channel.
+//! The operator is otherwise unchanged, rotation included. Its integers have the zero point 0 and a constant scale for
+//! each channel.
 
 use crate::analysis::SiteView;
 use crate::factor::{Made, Ranks};
@@ -9,9 +9,11 @@ use crate::forms::builder::Builder;
 use crate::forms::grouped_query::operator;
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
+use crate::forms::operator_form::{OperatorForm, Step};
 use crate::forms::rounded::{Rounds, reading_integers};
 use crate::forms::{Form, FormError};
 use crate::graph::patch::Patch;
+use crate::onnx::NodeProto;
 use crate::operators::Target;
 
 /// The form `kept`: the option `--keep-heads`.
@@ -45,7 +47,7 @@ impl Form for KeptHeads {
         }
     }
 
-    /// `s_k` [G*d] and `s_v` [G*dv], what one step of each channel is worth.
+    /// `s_k` [G*d] and `s_v` [G*dv]: the scale of each channel.
     fn layout(
         &self,
         view: &SiteView,
@@ -70,7 +72,8 @@ impl Form for KeptHeads {
         let mut builder = Builder::new(self.name(), view, names, layout, ranks);
         builder.retype_caches();
         let node = reading_integers(old.clone(), layout);
-        // The operator takes the place of the node that makes its first output; presents are made by it again.
+        // The new operator replaces the node that computes the first output of the old one, and also computes the
+        // presents.
         let makers = old.output.iter().filter_map(|o| builder.graph.producer(o));
         let makers: Vec<_> = makers.map(|(id, _)| id).collect();
         let mut nodes = Some(node);
@@ -78,5 +81,34 @@ impl Form for KeptHeads {
             builder.place(id, nodes.take().into_iter().collect());
         }
         Ok(builder.finish()?)
+    }
+}
+
+impl OperatorForm for KeptHeads {
+    fn with_prompt(&self) -> &'static str {
+        "kept-prompt"
+    }
+
+    fn change_caches(&self, builder: &mut Builder) {
+        builder.retype_caches();
+    }
+
+    fn step(
+        &self,
+        builder: &mut Builder,
+        old: &NodeProto,
+        presents: &[String; 2],
+        output: &str,
+    ) -> Step {
+        let mut operator = reading_integers(old.clone(), builder.layout);
+        let [keys, values] = presents.clone();
+        operator.output = vec![builder.name("out_BTx"), keys, values];
+        let mut nodes = vec![operator];
+        nodes.extend(builder.by_head("out_BTHd", &builder.name("out_BTx"), output));
+        Step {
+            shared: Vec::new(),
+            rows: None,
+            nodes,
+        }
     }
 }

@@ -1,13 +1,13 @@
-//! The absorbed form for past tokens alone: the new tokens of a step meet each other as the model has them.
+//! The absorbed form for past tokens only: the new tokens of a step read each other's exact keys and values.
 //!
 //! ```text
 //! score_h = [ (q_h w_uk[j]) . c_k(past) | q_h . k_j(new) ]        j = floor(h / s)
 //! out_h = (p_h(past) C_v(past)) w_uv[j] + p_h(new) V_j(new)
 //! ```
 //!
-//! One softmax sees both. A prompt that is read at once has no past: it loses nothing and multiplies d numbers a score, not
-//! r. There an `If` leaves out the past, because products of zero rows still copy all scores once to join and once to split
-//! them. Every token enters the cache as a latent, so that later steps read it as such.
+//! Both parts have one common softmax. A prompt that is read in one step has no past: the result is exact, and each
+//! score takes d multiplications instead of r. An `If` skips the past in this case, because concatenating and splitting
+//! an empty past would still copy all scores twice. Every token is cached as a latent, which later steps read.
 
 use ndarray::arr0;
 
@@ -17,7 +17,7 @@ use crate::forms::builder::Builder;
 use crate::forms::choice::{Branch, choice};
 use crate::forms::layout::{Layout, Reads, latents};
 use crate::forms::names::SiteNames;
-use crate::forms::{Form, FormError, Hindrance};
+use crate::forms::{ExactTokens, Form, FormError, Hindrance};
 use crate::graph::NodeId;
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
@@ -33,8 +33,8 @@ impl Form for LatentPast {
         "latent-past"
     }
 
-    fn reads_new_tokens_as_they_are(&self) -> bool {
-        true
+    fn exact_tokens(&self) -> ExactTokens {
+        ExactTokens::Step
     }
 
     fn serves_several_readers(&self) -> bool {
@@ -63,7 +63,8 @@ impl Form for LatentPast {
         }
     }
 
-    /// As the absorbed form has them, with the constant factors `f_k` and `f_v` of new keys and values where there are any.
+    /// The initializers of the absorbed form, and the constant factors `f_k` and `f_v` of new keys and values if they
+    /// differ from 1.
     fn layout(
         &self,
         view: &SiteView,
@@ -101,16 +102,16 @@ impl Form for LatentPast {
     }
 }
 
-/// What a product of one side reads, in the type of the product.
+/// The two operands of one product, in the element type of the product.
 struct Parts {
-    /// Latent rows [B, 1, P, r], where there can be a past.
+    /// Latent rows [B, 1, P, r]; `None` if there is no past input.
     past: Option<String>,
-    /// The rows [B, G, T, d] of this step.
+    /// The exact rows [B, G, T, d] of this step (dv for values).
     new: String,
 }
 
 impl Builder<'_> {
-    /// The past and the new rows of one side; the latents of the new rows go to the cache.
+    /// The past and the new rows of one side. Also adds the nodes that cache the latents of the new rows.
     fn two_parts(&mut self, side: &Side, letter: char, product: NodeId) -> Parts {
         let rows = match &side.cache {
             None => side.new.clone(),
@@ -125,8 +126,14 @@ impl Builder<'_> {
         Parts { past, new }
     }
 
-    /// The rows of this step as the product reads them: in its type, times the constant factor of the side.
-    fn as_read(&mut self, side: &Side, letter: char, rows: &str, product: NodeId) -> String {
+    /// The new rows in the element type of the product, multiplied by the constant factor of the side.
+    pub(super) fn as_read(
+        &mut self,
+        side: &Side,
+        letter: char,
+        rows: &str,
+        product: NodeId,
+    ) -> String {
         let rows = self.cast(side, &format!("{letter}_BGTd"), rows, product);
         let factor = match letter {
             'k' => self.layout.find("f_k"),
@@ -141,7 +148,7 @@ impl Builder<'_> {
         self.name(&part)
     }
 
-    /// `rows` of the cache's type in the type of the product, under the name `part` where that is another.
+    /// Casts `rows` from the type of the cache to that of the product, if they differ. `part` names the result.
     fn cast(&mut self, side: &Side, part: &str, rows: &str, product: NodeId) -> String {
         if self.site.elem_type == side.product_type {
             return rows.to_owned();
@@ -152,7 +159,8 @@ impl Builder<'_> {
         self.name(&part)
     }
 
-    /// Scores [B, H, T, S]: those of the past beside those of the new tokens, or these alone.
+    /// Computes the scores [B, H, T, S]: the scores of the past concatenated with those of the new tokens, or only the
+    /// latter if there is no past.
     fn score_parts(&mut self, keys: &Parts) {
         let site = self.site;
         let grouped = self.vector(&[0, site.kv_heads as i64, -1, site.key.size as i64]);
@@ -175,28 +183,24 @@ impl Builder<'_> {
         };
         let alone = Branch {
             nodes: vec![self.unary("Reshape", "alone/score", &[&own, &heads])],
-            output: self.name("alone/score"),
+            outputs: vec![self.name("alone/score")],
         };
         let mut both = self.past_score(past);
         both.push(self.unary("Reshape", "both/score", &[&self.name("score_B1xS"), &heads]));
         let both = Branch {
             nodes: both,
-            output: self.name("both/score"),
+            outputs: vec![self.name("both/score")],
         };
         nodes.extend(self.emptiness(past));
         let empty = self.name("no_past");
         let ways = [alone, both];
-        nodes.push(choice(
-            (&name, &output),
-            &empty,
-            site.key.product_type,
-            ways,
-        ));
+        let made = [(&*output, site.key.product_type)];
+        nodes.push(choice(&name, &made, &empty, ways));
         self.place(site.score, nodes);
     }
 
-    /// The nodes of `no_past`: whether `past` [B, 1, P, r] has no rows.
-    fn emptiness(&mut self, past: &str) -> Vec<NodeProto> {
+    /// The nodes that compute `no_past`: whether `past` [B, 1, P, r] is empty.
+    pub(super) fn emptiness(&mut self, past: &str) -> Vec<NodeProto> {
         let (length, none) = (self.vector(&[2]), self.vector(&[0]));
         let gather = self.unary(
             "Gather",
@@ -210,7 +214,7 @@ impl Builder<'_> {
         ]
     }
 
-    /// The nodes of `score_B1xS`: the scores of `past` [B, 1, P, r] in front of `score_BGxT`.
+    /// The nodes that compute `score_B1xS`: the scores of `past` [B, 1, P, r] concatenated with `score_BGxT`.
     fn past_score(&mut self, past: &str) -> Vec<NodeProto> {
         let rows = self.vector(&[0, 1, -1, self.ranks.key as i64]);
         let one = self.vector(&[0, 1, -1, 0]);
@@ -235,8 +239,8 @@ impl Builder<'_> {
         ]
     }
 
-    /// The value product: what the probabilities of the past take from the latents, and those of the new tokens from the
-    /// rows themselves; or these alone.
+    /// Computes the value product: the probabilities of the past times the latents, plus those of the new tokens times
+    /// their exact values; only the latter if there is no past.
     fn output_parts(&mut self, values: &Parts) {
         let site = self.site;
         let (name, output) = self.names_of(site.output);
@@ -250,7 +254,7 @@ impl Builder<'_> {
         alone.push(self.unary("Reshape", "alone/out", &[&own, &heads]));
         let alone = Branch {
             nodes: alone,
-            output: self.name("alone/out"),
+            outputs: vec![self.name("alone/out")],
         };
         let mut both = self.split(past);
         both.extend(self.own_output("both", &self.name("p_B1xT"), &values.new));
@@ -268,16 +272,22 @@ impl Builder<'_> {
         }
         let both = Branch {
             nodes: both,
-            output: sum,
+            outputs: vec![sum],
         };
         let empty = self.name("no_past");
         let ways = [alone, both];
-        let choice = choice((&name, &output), &empty, site.value.product_type, ways);
-        self.place(site.output, vec![choice]);
+        let made = [(&*output, site.value.product_type)];
+        self.place(site.output, vec![choice(&name, &made, &empty, ways)]);
     }
 
-    /// The nodes of `own_BGxd` in `way`: what `probabilities` [B, H, T, T] take from the rows `new` [B, G, T, d].
-    fn own_output(&mut self, way: &str, probabilities: &str, new: &str) -> Vec<NodeProto> {
+    /// The nodes that compute `own_BGxd` in the branch `way`: `probabilities` [B, H, T, T] times the exact values `new`
+    /// [B, G, T, dv].
+    pub(super) fn own_output(
+        &mut self,
+        way: &str,
+        probabilities: &str,
+        new: &str,
+    ) -> Vec<NodeProto> {
         let by_group = self.vector(&[0, self.site.kv_heads as i64, -1, 0]);
         let rows = format!("{way}/p_BGxT");
         let product = format!("{way}/own_BGxd");
@@ -287,7 +297,7 @@ impl Builder<'_> {
         ]
     }
 
-    /// The nodes of `p_B1xP` and `p_B1xT`: the probabilities of the tokens of `past` and of the new ones.
+    /// The nodes that split the probabilities into `p_B1xP`, of the tokens of `past`, and `p_B1xT`, of the new tokens.
     fn split(&mut self, past: &str) -> Vec<NodeProto> {
         let one = self.vector(&[0, 1, -1, 0]);
         let (length, last) = (self.vector(&[2]), self.vector(&[3]));
@@ -315,7 +325,7 @@ impl Builder<'_> {
         ]
     }
 
-    /// The nodes of `out_BGxd`: what the past gives, and what the new tokens give.
+    /// The nodes that compute `out_BGxd`: the output of the past plus that of the new tokens.
     fn past_output(&mut self, past: &str) -> Vec<NodeProto> {
         let grouped = self.vector(&[0, self.site.kv_heads as i64, -1, self.ranks.value as i64]);
         let up = self.layout.name("w_uv");
@@ -331,7 +341,8 @@ impl Builder<'_> {
         ]
     }
 
-    /// The nodes of `bias_BHTd`: the mean that latents leave out, as far as probabilities are of the past.
+    /// The nodes that compute `bias_BHTd`: the bias correction times the sum of the probabilities of the past, because
+    /// only latents need it.
     fn past_bias(&mut self, bias: &str) -> Vec<NodeProto> {
         let last = self.vector(&[3]);
         let heads = self.vector(&[0, self.site.heads as i64, -1, 1]);

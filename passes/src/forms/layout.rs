@@ -16,7 +16,7 @@ use crate::onnx::TensorProto;
 /// The initializers of one attention.
 #[derive(Debug, Clone, Default)]
 pub struct Layout {
-    /// The initializer, or other value, of each role, such as `w_dk`.
+    /// The name of the initializer, or other value, of each role, such as `w_dk`.
     names: BTreeMap<&'static str, String>,
     /// Element type and shape of each initializer, by name.
     declared: BTreeMap<String, (i32, Vec<usize>)>,
@@ -24,7 +24,7 @@ pub struct Layout {
     pub bits: CacheBits,
     /// The initializers.
     pub tensors: Vec<TensorProto>,
-    /// How the rows of a step join the cache.
+    /// How the new rows of a step are appended to the cache.
     pub join: Join,
 }
 
@@ -134,12 +134,12 @@ impl Layout {
     }
 }
 
-/// What reads a latent that is cached as integers.
+/// What reads a latent that is cached as integers, and so applies its scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reads {
-    /// Products with w_uk and w_uv, which hold the scales.
+    /// Products with w_uk and w_uv, which include the scales.
     Products,
-    /// An operator that is given the scales.
+    /// An operator that takes the scales as inputs.
     Operator,
 }
 
@@ -150,16 +150,16 @@ pub enum Reads {
 /// w_uk [G, d, r]    queries to latent; holds every constant factor of the keys
 /// w_dv [G*dv, r]    values to latent
 /// w_uv [G, r, dv]   latent to outputs; holds every constant factor of the values
-/// b_v  [H, 1, dv]   added to the outputs, where the latent leaves out a mean
-/// s_k, s_v  [r]     what one step of an integer is worth, where the latents are cached as integers
-/// m_k, m_v  [r]     what is taken off a latent before it is rounded
+/// b_v  [H, 1, dv]   bias correction of the outputs, if the factors have one
+/// s_k, s_v  [r]     scales of the latent channels, if they are cached as integers
+/// m_k, m_v  [r]     centres that are subtracted from latents before rounding
 /// ```
 ///
 /// At full rank the latent is the concatenation of the heads. Then there is no w_d, and w_u, which only selects a head
 /// and scales it, is shared by all attentions of the same shape and scale.
 ///
 /// # Errors
-/// [`FormError`] where the model's element type cannot hold a factor, or the factors are of another kind.
+/// [`FormError`] if a factor is out of the range of the model's element type, or if the factors are TransMLA's.
 pub fn latents(
     view: &SiteView,
     made: &Made,
@@ -205,7 +205,7 @@ pub fn latents(
     Ok(layout)
 }
 
-/// Whether the latent is the heads side by side: w_d is the identity, and so w_u, its inverse, picks each head.
+/// Whether the latent is the concatenation of the heads: w_d is the identity, and w_u selects each head.
 fn is_identity(down: &Array2<f64>) -> bool {
     let one = |same: bool| f64::from(u8::from(same));
     down.is_square() && down.indexed_iter().all(|((i, j), v)| *v == one(i == j))

@@ -1,31 +1,33 @@
-//! The target forms: what a recognised attention is rewritten to. To add a form, add a file and a line to the list
+//! The target forms, to which a recognised attention can be rewritten. To add a form, add a file and a line to the list
 //! below.
 //!
 //! A form checks an attention, chooses its ranks, stores its factors as initializers, and makes the patch that replaces
 //! the exporter's nodes. Shape suffixes of names: B batch, T new tokens, P past tokens, S = P + T, H query heads, G KV
-//! heads, d head size of queries and keys, dv of values, r latent rank, E hidden size; x is a merged axis of those that
-//! are missing.
+//! heads, s = H / G, d head size (that of values in the names of values and outputs), r latent rank, E hidden size; x is
+//! a merged axis of those that are missing, and a digit a constant size.
 
 /// Declares the module of each form, and lists the forms.
 macro_rules! forms {
-    ($($file:ident::$form:ident,)*) => {
+    ($($file:ident: $($form:ident)+,)*) => {
         $(
             mod $file;
-            pub use $file::$form;
+            pub use $file::{$($form),+};
         )*
 
         /// Every form of this library, the default first.
-        pub const ALL: &[&dyn Form] = &[$(&$form),*];
+        pub const ALL: &[&dyn Form] = &[$($(&$form),+),*];
     };
 }
 
 forms! {
-    absorbed::Absorbed,
-    grouped_query::GroupedQuery,
-    expanded::Expanded,
-    latent_past::LatentPast,
-    decoupled::Decoupled,
-    kept::KeptHeads,
+    absorbed: Absorbed,
+    grouped_query: GroupedQuery,
+    expanded: Expanded,
+    latent_past: LatentPast,
+    decoupled: Decoupled,
+    kept: KeptHeads,
+    prompt: GROUPED_PROMPT KEPT_PROMPT,
+    absorbed_prompt: AbsorbedPrompt,
 }
 
 mod builder;
@@ -35,6 +37,7 @@ pub(crate) mod in_place;
 pub mod join;
 mod layout;
 mod names;
+mod operator_form;
 mod ranks;
 mod rotate;
 mod rounded;
@@ -83,8 +86,19 @@ pub enum CachedKeys {
     Unrotated,
 }
 
-/// What hinders something, and what to do instead.
+/// Why an option cannot be used with a form, and what to do instead.
 pub type Hindrance = (&'static str, &'static str);
+
+/// The steps whose new tokens read each other's exact keys and values. Every token enters the cache as a latent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExactTokens {
+    /// None: latents are read everywhere.
+    None,
+    /// The first step, which fills an empty cache.
+    Prompt,
+    /// Every step.
+    Step,
+}
 
 /// A target form of attention with a latent cache.
 ///
@@ -109,18 +123,17 @@ pub trait Form: Sync {
         true
     }
 
-    /// How integers are cached, where they are asked for.
+    /// How the form caches integers, if they are requested.
     fn rounds(&self) -> Rounds {
         Rounds::Never
     }
 
-    /// Whether the new tokens of a step read each other's keys and values as the model has them, and not the latents that
-    /// later steps read.
-    fn reads_new_tokens_as_they_are(&self) -> bool {
-        false
+    /// Which new tokens of a step read each other's exact keys and values, instead of the latents that later steps read.
+    fn exact_tokens(&self) -> ExactTokens {
+        ExactTokens::None
     }
 
-    /// Whether the heads are cached as they are, and no latent of them: something is gained in fewer bits alone.
+    /// Whether the KV heads are cached without a latent. The cache then only becomes smaller by fewer bits.
     fn keeps_heads(&self) -> bool {
         false
     }
@@ -131,7 +144,8 @@ pub trait Form: Sync {
         false
     }
 
-    /// Why its caches cannot be written in place ([`Join::InPlace`]); `None` where [`Builder::join`] joins them.
+    /// Why caches of this form cannot be written in place ([`Join::InPlace`]); `None` if the form appends with
+    /// [`Builder::join`].
     fn hinders_in_place(&self) -> Option<Hindrance> {
         Some(match self.target() {
             Target::Gqa => (
@@ -155,9 +169,9 @@ pub trait Form: Sync {
         site.full_rank()
     }
 
-    /// The widths at which nothing of `site` is lost: the directions that its cached keys and values take, G*d and G*dv
-    /// where they are free. Keys that are cached before rotation may be others than those that the exporter caches, and heads
-    /// that are kept keep every channel.
+    /// The ranks at which the rewrite of `site` is exact: the ranks of its cached keys and values
+    /// ([`Side::rank`](crate::recognize::site::Side::rank)), which are G*d and G*dv unless channels are redundant. If
+    /// keys are cached before rotation, or the heads are kept, redundant channels are not used.
     fn full_ranks(&self, site: &Site) -> Ranks {
         let channels = Ranks {
             key: site.kv_heads * site.key.size,
@@ -175,13 +189,13 @@ pub trait Form: Sync {
         }
     }
 
-    /// Whether latents of `ranks` lose something of `site`.
+    /// Whether latents of `ranks` are an approximation for `site`.
     fn loses(&self, ranks: Ranks, site: &Site) -> bool {
         let full = self.full_ranks(site);
         !self.is_exact_at_full_rank() || ranks.key < full.key || ranks.value < full.value
     }
 
-    /// The latent widths of `site`, which `id` names in the plan.
+    /// The ranks of `site`, whose id is `id`, according to `plan`.
     fn ranks(&self, plan: &RankPlan, id: &SiteId, site: &Site) -> Ranks {
         plan.ranks(id, site, self.full_ranks(site), self.rank_step())
     }

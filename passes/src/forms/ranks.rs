@@ -9,7 +9,7 @@ use crate::recognize::site::Site;
 /// The ranks of all attentions of a model.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub enum RankPlan {
-    /// As wide as the directions that the cached heads take: nothing is lost.
+    /// The lossless rank of each side, at which the rewrite is exact.
     #[default]
     Full,
     /// One rank for the keys and the values of every layer.
@@ -21,8 +21,8 @@ pub enum RankPlan {
 }
 
 impl RankPlan {
-    /// The widths of `site`, which `id` names, in multiples of `step`; no side is wider than `full`, where it loses nothing,
-    /// but for a width that is wider than the cached heads and is refused.
+    /// The ranks of `site`, whose id is `id`, as multiples of `step`. No rank is above the lossless ones, `full`, except a
+    /// uniform rank above the number of cached channels, which the caller refuses.
     pub fn ranks(&self, id: &SiteId, site: &Site, full: Ranks, step: usize) -> Ranks {
         match self {
             Self::Full => full,

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use crate::graph::is_standard;
 use crate::onnx::NodeProto;
 
-/// Number of inputs that variadic operators take at most.
+/// The largest number of inputs of variadic operators.
 const ANY: usize = usize::MAX;
 
 /// The number of inputs that `node` has to have, and may have; `None` for operators that are not listed. Inputs up to the

@@ -81,7 +81,8 @@ impl NodeProto {
     }
 }
 
-/// The name of an int64 initializer, made from its elements, so that all nodes that need these elements share it.
+/// The name of an int64 initializer with the elements `values`. It depends on the elements only, so that all nodes that
+/// need these elements share one initializer.
 pub fn vector_name(values: &[i64]) -> String {
     let text: Vec<String> = values.iter().map(ToString::to_string).collect();
     format!("mla/[{}]", text.join(","))
@@ -109,7 +110,20 @@ pub fn int64_vector(name: &str, values: &[i64]) -> TensorProto {
     }
 }
 
-/// As many zeros of int8 as `count` says, as an initializer that is named by its content.
+/// An fp32 initializer of the shape `dims` with the elements `values`, named after its content.
+pub fn floats(dims: &[i64], values: &[f32]) -> TensorProto {
+    let text: Vec<String> = values.iter().map(ToString::to_string).collect();
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    TensorProto {
+        name: Some(format!("mla/float{dims:?}[{}]", text.join(","))),
+        dims: dims.to_vec(),
+        data_type: Some(DataType::Float as i32),
+        raw_data: Some(Bytes::from(bytes)),
+        ..TensorProto::default()
+    }
+}
+
+/// An int8 initializer of `count` zeros, named after its content.
 pub fn int8_zeros(count: usize) -> TensorProto {
     TensorProto {
         name: Some(format!("mla/int8[{count}]*0")),
@@ -120,8 +134,8 @@ pub fn int8_zeros(count: usize) -> TensorProto {
     }
 }
 
-/// The name under which `graph` may use the constant `tensor`, and the tensor where it has to be added. An initializer
-/// with the same content that no caller can replace is used as it is; a name that anything else has is left to it.
+/// Looks for an initializer of `graph` with the content of `tensor` that no caller can override. Returns the name to
+/// use, and the tensor if it has to be added. If another value has its name, the tensor gets a new name.
 pub fn shared_constant(graph: &Graph, mut tensor: TensorProto) -> (String, Option<TensorProto>) {
     loop {
         let name = tensor.name().to_owned();
@@ -135,8 +149,8 @@ pub fn shared_constant(graph: &Graph, mut tensor: TensorProto) -> (String, Optio
     }
 }
 
-/// The name under which `graph` may use the output of `node`, which has that name itself, and the node where it has to be
-/// added. An equal node of the graph is used as it is; a name that anything else has is left to it.
+/// Looks for a node of `graph` that is equal to `node`, whose output has the name of the node. Returns the name of the
+/// output to use, and the node if it has to be added. If another value has its name, the node gets a new name.
 pub fn shared_node(graph: &Graph, mut node: NodeProto) -> (String, Option<NodeProto>) {
     loop {
         let name = node.name().to_owned();
@@ -168,7 +182,7 @@ pub enum NewSize {
     Symbol(String),
 }
 
-/// What an input or output of the graph becomes.
+/// The new element type and shape of a graph input or output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewType {
     /// Its ONNX element type; `None` keeps the old one.
@@ -186,7 +200,7 @@ impl From<Vec<NewSize>> for NewType {
     }
 }
 
-/// `info` as `new` says; name, doc string and denotations stay.
+/// `info` with the type and shape `new`; its name, doc string and denotations are kept.
 pub fn retyped(info: &ValueInfoProto, new: &NewType) -> ValueInfoProto {
     let mut info = info.clone();
     if let Some(TypeProto {

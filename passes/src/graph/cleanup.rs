@@ -60,7 +60,7 @@ impl Live {
         }
     }
 
-    /// The values that are made and not live.
+    /// The outputs of nodes and the initializers that are not live.
     fn dead(&self) -> HashSet<String> {
         self.all.difference(&self.values).cloned().collect()
     }

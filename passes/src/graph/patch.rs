@@ -7,11 +7,11 @@ use crate::graph::build::{NewType, retyped};
 use crate::graph::{Graph, NodeId};
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
 
-/// Changes to one graph: nodes replaced by nodes, initializers added, values of the interface given another type or shape.
+/// The changes to one graph: replaced nodes, new initializers, and new types and shapes of graph inputs and outputs.
 #[derive(Debug, Clone, Default)]
 pub struct Patch {
-    /// Nodes in front of all others, in order. They read nothing but inputs, initializers and each other; patches that need
-    /// the same one, by its name, share it.
+    /// New nodes before all others, in order. They read only graph inputs, initializers and each other. Patches that
+    /// contain a node of the same name share it.
     pub front: Vec<NodeProto>,
     /// Each replaced node with its replacements, in order.
     pub replaced: BTreeMap<NodeId, Vec<NodeProto>>,
@@ -19,7 +19,7 @@ pub struct Patch {
     pub initializers: Vec<TensorProto>,
     /// New types and shapes of graph inputs and outputs; the names stay.
     pub interface: BTreeMap<String, NewType>,
-    /// Values that have another shape from now on: what the exporter noted of them goes.
+    /// Values whose shape changes: their `value_info` entries are removed.
     pub stale: BTreeSet<String>,
 }
 
@@ -81,7 +81,7 @@ impl Patch {
         }
     }
 
-    /// Adds a node in front of all others, unless the patch has one of its name there.
+    /// Adds a node before all others, unless the patch has a node of that name there.
     pub fn add_front(&mut self, node: NodeProto) {
         if !self.front.iter().any(|n| n.name() == node.name()) {
             self.front.push(node);

@@ -2,6 +2,7 @@
 //! constants are shown with their elements, weights only with their shapes.
 
 use crate::graph::elements::elements;
+use crate::numbers::counted;
 use crate::onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
     attribute_proto::AttributeType, tensor_proto::DataType, tensor_shape_proto::dimension,
@@ -67,7 +68,7 @@ fn attribute(attribute: &AttributeProto) -> String {
         }
         Ok(AttributeType::Graph) => attribute.g.as_ref().map_or_else(
             || "graph".to_owned(),
-            |g| format!("graph of {} nodes", g.node.len()),
+            |g| format!("graph of {}", counted(g.node.len(), "node")),
         ),
         Ok(other) => format!("{other:?}").to_lowercase(),
         Err(_) => match attribute.ref_attr_name() {
@@ -174,10 +175,10 @@ pub fn header(model: &ModelProto) -> Vec<String> {
     }
     for function in &model.functions {
         lines.push(format!(
-            "function {}.{} of {} nodes",
+            "function {}.{} of {}",
             function.domain(),
             function.name(),
-            function.node.len()
+            counted(function.node.len(), "node")
         ));
     }
     lines

@@ -15,6 +15,7 @@
 use std::collections::HashSet;
 
 use crate::graph::{arity, is_op, label, subgraphs};
+use crate::numbers::counted;
 use crate::onnx::{GraphProto, ModelProto, NodeProto, TensorProto};
 
 /// The first violated invariant.
@@ -59,7 +60,7 @@ pub enum VerifyError {
         dims: Vec<i64>,
     },
     /// Invariant 8.
-    #[error("node '{node}' ({operator}) names {named} inputs, expected {expected} without a gap")]
+    #[error("node '{node}' ({operator}) names {}, expected {expected} without a gap", counted(*.named, "input"))]
     Inputs {
         /// The node.
         node: String,
@@ -71,7 +72,7 @@ pub enum VerifyError {
         expected: String,
     },
     /// Invariant 9.
-    #[error("If '{node}' has {outputs} outputs, and its branch '{branch}' {made}")]
+    #[error("If '{node}' has {}, and its branch '{branch}' {made}", counted(*.outputs, "output"))]
     Branch {
         /// The `If`.
         node: String,

@@ -114,7 +114,7 @@ pub struct ValueInfoProto {
     /// Text for people, possibly Markdown.
     #[prost(string, optional, tag = "3")]
     pub doc_string: Option<String>,
-    /// Notes for tools; no key stands twice.
+    /// Key-value metadata for tools; keys are unique.
     #[prost(message, repeated, tag = "4")]
     pub metadata_props: Vec<StringStringEntryProto>,
 }
@@ -146,7 +146,7 @@ pub struct NodeProto {
     /// Text for people, possibly Markdown.
     #[prost(string, optional, tag = "6")]
     pub doc_string: Option<String>,
-    /// Notes for tools: torch writes the path of the module a node came from. No key stands twice.
+    /// Key-value metadata for tools; keys are unique. torch writes the path of the module that a node comes from.
     #[prost(message, repeated, tag = "9")]
     pub metadata_props: Vec<StringStringEntryProto>,
     /// Distribution of this node over devices, for each configuration of the model.
@@ -196,7 +196,7 @@ pub struct GraphProto {
     /// Quantization parameters of tensors in this graph.
     #[prost(message, repeated, tag = "14")]
     pub quantization_annotation: Vec<TensorAnnotation>,
-    /// Notes for tools; no key stands twice.
+    /// Key-value metadata for tools; keys are unique.
     #[prost(message, repeated, tag = "16")]
     pub metadata_props: Vec<StringStringEntryProto>,
 }

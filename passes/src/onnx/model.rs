@@ -48,7 +48,7 @@ pub struct ModelProto {
     /// The main graph.
     #[prost(message, optional, tag = "7")]
     pub graph: Option<GraphProto>,
-    /// Notes for tools; no key stands twice.
+    /// Key-value metadata for tools; keys are unique.
     #[prost(message, repeated, tag = "14")]
     pub metadata_props: Vec<StringStringEntryProto>,
     /// Training information; empty in models for inference.
@@ -120,7 +120,7 @@ pub struct FunctionProto {
     /// Types and shapes of values in the body; names are unique.
     #[prost(message, repeated, tag = "12")]
     pub value_info: Vec<ValueInfoProto>,
-    /// Notes for tools; no key stands twice.
+    /// Key-value metadata for tools; keys are unique.
     #[prost(message, repeated, tag = "14")]
     pub metadata_props: Vec<StringStringEntryProto>,
 }

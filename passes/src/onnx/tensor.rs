@@ -51,7 +51,7 @@ pub struct TensorProto {
     /// Elements of `UINT64` and of `UINT32`. Packed.
     #[prost(uint64, repeated, packed = "true", tag = "11")]
     pub uint64_data: Vec<u64>,
-    /// Notes for tools; no key stands twice.
+    /// Key-value metadata for tools; keys are unique.
     #[prost(message, repeated, tag = "16")]
     pub metadata_props: Vec<StringStringEntryProto>,
 }

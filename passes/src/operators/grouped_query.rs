@@ -21,7 +21,7 @@ const CHECK: &str = "check/every_row_must_hold_past_plus_new_tokens";
 pub const OPERATOR: Operator =
     Operator::new("com.microsoft", "GroupQueryAttention", outputs, lower).counting_positions();
 
-/// Whether `node` is what is left of such an operator in a graph that it was lowered in.
+/// Whether `node` is the row-length check that an expansion of this operator has added to a graph.
 pub fn checks_row_lengths(node: &NodeProto) -> bool {
     node.name().ends_with(CHECK)
 }
@@ -243,7 +243,8 @@ fn lower(s: &mut Primitives, node: &NodeProto, target: Target) -> Result<Lowered
     })
 }
 
-/// A key of the lengths that an operator uses; operators with equal lengths share masks and checks.
+/// A text for the lengths that an operator uses. Operators with equal lengths have equal texts, and share masks and
+/// checks.
 fn lengths(s: &Primitives, query: &str, past: &str, seqlens: &str) -> String {
     let size =
         |value: &str, axis: usize| match s.facts.shape(value).and_then(|shape| shape.get(axis)) {
@@ -355,7 +356,7 @@ fn outputs(facts: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<Vec<Fact
         let past = inputs.get(position)?;
         let mut shape = past.shape.clone()?;
         *shape.get_mut(2)? = facts.fresh();
-        // A quantized cache comes back as it is given.
+        // The present of a quantized cache has the element type of the past.
         Some(Fact::new(past.elem_type.or(query.elem_type), Some(shape)))
     };
     let unknown = || Fact::new(query.elem_type, None);

@@ -54,8 +54,8 @@ fn take(
     Ok(keys)
 }
 
-/// Lowers every fused product of two computed values, every second transpose of a cache, and every node of `graph` that
-/// calls one of `operators`.
+/// Expands the nodes of `graph` that are one of `operators`, every `FusedMatMul` of two computed values, and every
+/// second transpose of a cache (see `second_transpose`).
 pub fn lower(graph: &Graph, facts: &Arc<Facts>, operators: &Operators, target: Target) -> Lowered {
     let mut lowered = Lowered::default();
     let mut patch = TypedPatch::new("lowered", graph, facts);

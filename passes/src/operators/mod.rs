@@ -29,6 +29,7 @@ operators! {
     multi_head,
 }
 
+pub use grouped_query::checks_row_lengths;
 pub use lower::{Lowered, OperatorOrigin, lower};
 pub use operator::{Lower, LoweredNode, Operator, Target, unsupported};
 pub use primitives::{Core, Primitives};

@@ -1,6 +1,7 @@
-//! Rows that are transposed twice: once to a cache output [B, G, T, d], and once to the operand [B, G, d, T] of a product.
-//! Exporters merge the product's transpose with the one in front of the cache. The second one is lowered as a transpose
-//! of the first, so that the operand is seen to be the cache.
+//! A second transpose of rows that are also cached: exporters transpose new keys once to the cache output [B, G, T, d]
+//! and once to the product's operand [B, G, d, T], because they merge the product's own transpose with the one before
+//! the cache. The second is rewritten as a transpose of the first, so that the operand is recognised as a transpose of
+//! the cache.
 
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, attribute, input_at, is_op, output_at};
@@ -8,15 +9,16 @@ use crate::onnx::NodeProto;
 use crate::operators::Primitives;
 use crate::recognize::pass_through;
 
-/// A transpose that is also one of a value that goes out.
+/// A transpose of a value of which an earlier transpose reaches a graph output.
 pub struct SecondTranspose<'g> {
-    /// The value of the first transpose.
+    /// The output of the earlier transpose.
     first: &'g str,
-    /// The order of its axes.
+    /// The permutation that turns `first` into the output of this transpose.
     order: Vec<i64>,
 }
 
-/// What the node `id` is, if an earlier transpose of its input is an output of the graph or passed on to one.
+/// Recognises the node `id` as a second transpose: an earlier transpose of the same value is an output of the graph, or
+/// reaches one through pass-through nodes.
 pub fn candidate<'g>(
     graph: &Graph<'g>,
     facts: &Facts,
@@ -33,7 +35,8 @@ pub fn candidate<'g>(
         let inner = self::axes(earlier)?;
         let first = output_at(earlier, 0)?;
         pass_through::present(graph, facts, first)?;
-        // Axis i of the second is axis axes[i] of the rows, which is the axis of the first that holds it.
+        // Output axis i is axis axes[i] of the common input, which the first transpose has moved to position
+        // `inner^-1(axes[i])`.
         let place = |axis: &i64| Some(inner.iter().position(|a| a == axis)? as i64);
         let order = axes.iter().map(place).collect::<Option<Vec<i64>>>()?;
         Some(SecondTranspose { first, order })
@@ -41,7 +44,7 @@ pub fn candidate<'g>(
 }
 
 impl SecondTranspose<'_> {
-    /// Lowers `node`.
+    /// Replaces `node` by a transpose of the first transpose's output.
     pub fn lower(&self, s: &mut Primitives, node: &NodeProto) -> Option<()> {
         let output = output_at(node, 0)?;
         s.named("Transpose", "of_cache", &[self.first], &[output], |n| {
@@ -51,7 +54,7 @@ impl SecondTranspose<'_> {
     }
 }
 
-/// The attribute `perm` of a `Transpose`; none of any other node, or of one without it.
+/// The attribute `perm` of `node`; `None` if it is absent or `node` is no `Transpose`.
 fn axes(node: &NodeProto) -> Option<&[i64]> {
     let perm = attribute(node, "perm").filter(|_| is_op(node, "Transpose"));
     Some(perm?.ints.as_slice())

@@ -39,8 +39,8 @@ impl Operators {
         self.find(node).is_some() || refused::reason(node).is_some()
     }
 
-    /// Whether `node` computes positions from its mask, so that batches must be padded on the right; also what is left of
-    /// such a node where it was lowered.
+    /// Whether `node` computes positions from its mask, so that batches must be padded on the right. This is also true
+    /// of the check node that the expansion of such an operator adds.
     pub fn counts_positions(&self, node: &NodeProto) -> bool {
         self.find(node).is_some_and(Operator::counts_positions) || checks_row_lengths(node)
     }

@@ -1,4 +1,4 @@
-//! Which attentions of a model a rewrite takes, and why it leaves others.
+//! The selection of the attentions that a rewrite changes, and the reasons for the others.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,7 +6,9 @@ use crate::analysis::identity::CacheId;
 use crate::analysis::placed::PlacedSite;
 use crate::analysis::{Analysis, SiteView};
 use crate::factor::{CacheBits, Ranks};
-use crate::forms::{CachedKeys, FormError, Join, OLDEST_OPSET, RankPlan, Rounds, in_place};
+use crate::forms::{
+    CachedKeys, ExactTokens, FormError, Join, OLDEST_OPSET, RankPlan, Rounds, in_place,
+};
 use crate::onnx::stored::Model;
 use crate::operators::Target;
 use crate::pipeline::error::RewriteError;
@@ -14,26 +16,26 @@ use crate::pipeline::options::RewriteOptions;
 use crate::recognize::reject::{Reason, Reject};
 use crate::recognize::site::Site;
 
-/// The attentions that a rewrite takes. Branches that share a cache are taken together, or left together.
+/// The attentions that a rewrite changes. Branches that share a cache are all rewritten or all kept.
 #[derive(Debug)]
 pub struct Chosen {
     /// The caches of the attentions that are rewritten.
     pub caches: HashSet<CacheId>,
-    /// The recognised attentions that cannot take the form and stay as they are.
+    /// The recognised attentions that cannot take the form and are kept.
     pub left: Vec<Reject>,
 }
 
-/// Why one of the attentions that fill a cache cannot take the form.
+/// The reason why an attention cannot take the form; it applies to all attentions that share its cache.
 struct Refused {
     cache: CacheId,
     layer: usize,
     cause: FormError,
 }
 
-/// Chooses the attentions of `model` that are rewritten with `options`.
+/// Selects the attentions of `model` that a rewrite with `options` changes.
 ///
 /// # Errors
-/// [`RewriteError`] with the layer, and what the user can do.
+/// [`RewriteError`] that names the layer and says what the user can do.
 pub fn choose(
     model: &Model,
     analysis: &Analysis,
@@ -83,7 +85,7 @@ pub fn choose(
     }
 }
 
-/// The caches of the attentions that the options name.
+/// The caches of the attentions that [`RewriteOptions::only`] lists, or of all.
 fn asked_for(analysis: &Analysis, options: &RewriteOptions) -> HashSet<CacheId> {
     let only = options.only.as_ref();
     let named = |placed: &&PlacedSite| only.is_none_or(|only| only.contains(&placed.id));
@@ -91,7 +93,7 @@ fn asked_for(analysis: &Analysis, options: &RewriteOptions) -> HashSet<CacheId> 
     sites.map(|placed| placed.cache.clone()).collect()
 }
 
-/// Refuses a model, and options, of which no attention could be rewritten.
+/// Refuses models and options for which no attention can be rewritten.
 fn check_model(
     model: &Model,
     analysis: &Analysis,
@@ -132,8 +134,8 @@ fn check_ranks(site: &Site, ranks: Ranks, options: &RewriteOptions) -> Result<()
     }
 }
 
-/// Refuses an attention that cannot take the form. `rotations` holds how the branches before it rotate the keys of each
-/// cache.
+/// Refuses an attention that cannot take the form. `rotations` holds the rotation of the keys of each cache in the
+/// branches that have been checked before.
 fn check_form(
     view: &SiteView,
     ranks: Ranks,
@@ -164,7 +166,7 @@ fn check_form(
     Ok(())
 }
 
-/// Refuses a cache of integers where the form or the attention has no place for it.
+/// Refuses integers if the form or the element type of the attention does not support them.
 fn check_bits(site: &Site, options: &RewriteOptions) -> Result<(), FormError> {
     let refused = |what: &str| Err(FormError::Refused(what.to_owned()));
     let form = options.form;
@@ -179,7 +181,7 @@ fn check_bits(site: &Site, options: &RewriteOptions) -> Result<(), FormError> {
         CacheBits::Six if form.keeps_heads() => refused(
             "second digits are those of a latent's first channels, and heads have no first ones: use --cache-bits 8 or 4, or leave out --keep-heads",
         ),
-        _ if form.reads_new_tokens_as_they_are() => refused(
+        _ if form.exact_tokens() == ExactTokens::Step => refused(
             "new tokens that are read as they are go with floating-point caches: leave out --new-tokens exact, or --cache-bits",
         ),
         _ if form.rounds() == Rounds::Never => refused(

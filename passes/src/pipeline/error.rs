@@ -8,6 +8,7 @@ use crate::facts::WrongDeclaration;
 use crate::forms::{Form, FormError, OLDEST_OPSET};
 use crate::graph::patch::PatchError;
 use crate::graph::verify::VerifyError;
+use crate::numbers::counted;
 use crate::recognize::reject::Reject;
 
 /// Why a model was not rewritten. The model is unchanged.
@@ -26,7 +27,7 @@ pub enum RewriteError {
     #[error("nothing to rewrite: {}", misses(.0))]
     Nothing(Vec<Reject>),
     /// Only some attentions were recognised.
-    #[error("{recognised} attentions recognised, {} not; pass --allow-partial to rewrite only those: {}", layers(.rejects), misses(.rejects))]
+    #[error("{} recognised, {} not; pass --allow-partial to rewrite only those: {}", counted(*.recognised, "attention"), layers(.rejects), misses(.rejects))]
     Partial {
         /// Number of recognised attentions.
         recognised: usize,
@@ -66,7 +67,7 @@ pub enum RewriteError {
     /// The cache ratio is not a share.
     #[error("the cache ratio {0} is out of range: it is a share, above 0 and at most 1")]
     Ratio(f64),
-    /// The model declares a shape that its nodes contradict, and the new nodes cannot be checked against it.
+    /// The model declares a type or shape that its nodes contradict, so that the new nodes cannot be checked.
     #[error(
         "value '{}' is declared as {}, and its node gives {}: correct the declaration, or remove it", .0.value, .0.declared, .0.inferred
     )]
@@ -110,7 +111,7 @@ fn misses(rejects: &[Reject]) -> String {
     }
 }
 
-/// How many attentions `rejects` speak of: the branches of an `If` are one layer.
+/// The number of layers of `rejects`; rejects in the branches of an `If` have the same layer.
 fn layers(rejects: &[Reject]) -> usize {
     let layers: BTreeSet<usize> = rejects.iter().map(|r| r.layer).collect();
     layers.len()

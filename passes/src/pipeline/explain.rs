@@ -1,4 +1,4 @@
-//! A rewrite as text, for reviews and snapshots.
+//! The description of a rewrite as text, for reviews and snapshots.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -7,6 +7,7 @@ use crate::factor::{CacheBits, Ranks};
 use crate::forms::Form;
 use crate::graph::patch::Patch;
 use crate::graph::{subgraphs, text};
+use crate::numbers::counted;
 use crate::onnx::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use crate::recognize::site::Site;
 
@@ -76,7 +77,7 @@ impl Explained {
     }
 }
 
-/// Whether `node` is one of the two products of `site`, or between its caches and these.
+/// Whether `node` is one of the two products of `site`, or between a cache and a product.
 fn belongs(node: &NodeProto, site: &Site) -> bool {
     let made_on_the_way = |side: &crate::recognize::site::Side| {
         let skipped = usize::from(side.cache.is_none());
@@ -93,7 +94,7 @@ fn belongs(node: &NodeProto, site: &Site) -> bool {
         || product(&site.probabilities, &site.value.path)
 }
 
-/// The text of a rewrite, for each attention.
+/// The description of a rewrite, with one section for each attention.
 #[derive(Debug, Clone, Default)]
 pub struct Explanation {
     model: String,
@@ -101,7 +102,7 @@ pub struct Explanation {
     interface: Vec<String>,
 }
 
-/// The text of one attention.
+/// The description of one attention.
 #[derive(Debug, Clone)]
 struct Section {
     title: String,
@@ -122,7 +123,7 @@ impl Explanation {
         let Some(after) = &model.graph else {
             return Self::default();
         };
-        // Values of different branches may have the same names; branches are in the order of their attentions.
+        // Values in different branches may have equal names. Branches are visited in the order of their attentions.
         let mut owners: HashMap<&str, VecDeque<usize>> = HashMap::new();
         for (position, one) in explained.iter().enumerate() {
             for value in &one.made {
@@ -132,7 +133,7 @@ impl Explanation {
         let mut lines: Vec<Vec<String>> = vec![Vec::new(); explained.len()];
         let is_owned =
             |node: &NodeProto| node.output.iter().any(|o| owners.contains_key(o.as_str()));
-        // An exporter's own branch holds what was made in it, and is no part of it.
+        // An `If` of the exporter that contains new nodes is not new itself.
         let holds = |node: &NodeProto| subgraphs(node).flat_map(all_nodes).any(is_owned);
         let parts: Vec<_> = all_nodes(after).into_iter().filter(|n| !holds(n)).collect();
         for node in parts {
@@ -159,7 +160,7 @@ impl Explanation {
         };
         let count = explained.len();
         let sections = explained.iter().zip(lines).map(|(one, after)| Section {
-            title: format!("{count} attentions, {}", one.title),
+            title: format!("{}, {}", counted(count, "attention"), one.title),
             before: one.before.clone(),
             plan: one.plan.clone(),
             after,

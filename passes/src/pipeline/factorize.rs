@@ -10,9 +10,9 @@ use crate::factor::{CacheBits, Made, Ranks, factor};
 pub struct Wanted {
     /// The ranks.
     pub ranks: Ranks,
-    /// Bits of a cached number. Those of integers need statistics.
+    /// Bits of a cached number. Integers need statistics of a text.
     pub bits: CacheBits,
-    /// Positions over which the moments of rotated keys are averaged where no text tells them.
+    /// Number of positions over which moments of rotated keys are averaged if there are no statistics of a text.
     pub context: usize,
 }
 
@@ -20,7 +20,7 @@ pub struct Wanted {
 pub type Factorize<'f> =
     dyn FnMut(&SiteView, Wanted) -> Result<Made, Box<dyn Error + Send + Sync>> + 'f;
 
-/// Integers were asked for, and nothing tells their scales.
+/// The error of factors for an integer cache without statistics, from which the scales are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the scales of a cache of integers come from statistics of a text, and there are none")]
 pub struct NoStatistics;
@@ -28,7 +28,7 @@ pub struct NoStatistics;
 /// Factors from the weights alone: weighted principal components of the projections.
 ///
 /// # Errors
-/// [`crate::factor::SpectralError`] where the weights are not finite; [`NoStatistics`] where integers are wanted.
+/// [`crate::factor::SpectralError`] if a weight is not finite; [`NoStatistics`] if integers are requested.
 pub fn by_weights(view: &SiteView, wanted: Wanted) -> Result<Made, Box<dyn Error + Send + Sync>> {
     if wanted.bits != CacheBits::Model {
         return Err(NoStatistics.into());

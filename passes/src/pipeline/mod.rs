@@ -42,7 +42,7 @@ pub type Inspection = Recognized;
 pub struct Rewritten {
     /// The rewritten attentions.
     pub sites: Vec<RewrittenSite>,
-    /// How the rows of a step join their caches.
+    /// How the new rows of a step are appended to the caches.
     pub join: Join,
     /// The attentions that have not been changed, because they were not recognised or cannot take the form.
     pub rejects: Vec<Reject>,
@@ -161,14 +161,14 @@ pub fn rewrite_analysed(
     analysis.sites.retain(|p| chosen.caches.contains(&p.cache));
     analysis.rejects.extend(chosen.left);
     analysis.rejects.sort_by_key(|reject| reject.layer);
-    // Factors and new nodes, one layer at a time.
+    // Compute the factors and new nodes, one layer at a time.
     let Patches {
         by_scope,
         done,
         explained,
         ..
     } = Patches::make(model, &analysis, options, &mut callbacks)?;
-    // The graphs are changed now, subgraphs first; then the result is verified like the input.
+    // Apply the patches, subgraphs first, and verify the result like the input.
     let mut main = analysis.main;
     let mut before: BTreeMap<Scope, Live> = by_scope
         .keys()
@@ -193,11 +193,11 @@ pub fn rewrite_analysed(
     if let Err(error) = accept(model, &analysis.operators) {
         model.proto.graph = original;
         model.proto.opset_import.truncate(imported);
-        // A wrong declaration counts where nothing can be inferred, which may be at a new node only.
+        // The new nodes may be inferred from a wrong declaration of the exporter, which is then the cause of the error.
         let wrong = wrong_declaration(model, &analysis.operators.rules());
         return Err(wrong.map_or(error, RewriteError::Contradicted));
     }
-    // Functions that are no longer called are removed.
+    // Remove functions that are no longer called.
     if let Some(main) = &model.proto.graph {
         let inlined = &analysis.inlined;
         model

@@ -15,7 +15,7 @@ pub struct RewriteOptions<'f> {
     pub ranks: RankPlan,
     /// Bits of a cached number.
     pub bits: CacheBits,
-    /// How the rows of a step join the cache.
+    /// How the new rows of a step are appended to the cache.
     pub join: Join,
     /// Leave attentions that are not recognised, or cannot take the form, as they are, and rewrite the others.
     pub allow_partial: bool,

@@ -1,4 +1,4 @@
-//! Makes the patches of all graphs of a model, one attention after the other; the graphs are changed later.
+//! The patches of all graphs of a model, computed one attention at a time. The graphs are changed afterwards.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -27,39 +27,39 @@ pub struct RewrittenSite {
     pub id: SiteId,
     /// Its ranks.
     pub ranks: Ranks,
-    /// The widths at which nothing is lost in the form that it takes.
+    /// The ranks at which the form is exact for this attention.
     pub full: Ranks,
-    /// Whether its latents are narrower than that.
+    /// Whether a rank is below `full`.
     pub is_narrow: bool,
     /// Bits of a cached number.
     pub bits: CacheBits,
-    /// What the factors of the keys are expected to lose.
+    /// The predicted loss of the keys.
     pub key: Expected,
     /// The predicted loss of the values.
     pub value: Expected,
 }
 
 impl RewrittenSite {
-    /// Whether its cache does not hold all that it held: latents are narrower than the heads, or numbers are rounded.
+    /// Whether the rewrite is an approximation: a rank is below the lossless one, or cached numbers are rounded.
     #[must_use]
     pub fn loses(&self) -> bool {
         self.is_narrow || self.bits != CacheBits::Model
     }
 
-    /// ONNX element type of its cache now.
+    /// ONNX element type of the rewritten cache.
     #[must_use]
     pub fn cached_type(&self) -> i32 {
         integers(self.bits).unwrap_or(self.site.cached_type)
     }
 
-    /// Elements that its cache takes a token now: one for two numbers of 4 bits.
+    /// Elements per token of the rewritten cache; two 4-bit numbers are one element.
     #[must_use]
     pub fn cached_elements(&self) -> usize {
         self.bits.elements(self.ranks.key) + self.bits.elements(self.ranks.value)
     }
 }
 
-/// What the factors of one side are expected to lose.
+/// The predicted loss of the factors of one side.
 #[derive(Debug, Clone, Default)]
 pub struct Expected {
     /// Weighted second moment along each eigenvector, largest first; empty at full rank or for factors without a
@@ -261,7 +261,7 @@ impl<'a> Patches<'a> {
         })
     }
 
-    /// Puts factors that lose nothing in place of fitted ones where `ranks` leave room for them.
+    /// Replaces computed factors by exact ones for each side whose rank is at least the lossless one.
     fn spare_what_need_not_be_lost(&self, view: &SiteView, ranks: Ranks, factors: &mut Factors) {
         let site = view.site();
         let full = self.options.form.full_ranks(site);
@@ -277,7 +277,7 @@ impl<'a> Patches<'a> {
         }
     }
 
-    /// Puts back the operators that were lowered and hold no attention that is rewritten.
+    /// Restores the expanded operators that contain no rewritten attention.
     fn put_back_operators(&mut self) -> Result<(), RewriteError> {
         let analysis = self.analysis;
         for operator in &analysis.lowered {

@@ -158,13 +158,14 @@ pub fn not_growing(
     }
 }
 
-/// Whether the operand is rounded to integers and back on its way to the product.
+/// Whether the source of the operand is the output of a `DequantizeLinear`.
 pub fn is_quantized(graph: &Graph, trail: &Trail) -> bool {
     let source = trail.values.first().and_then(|value| graph.producer(value));
     source.is_some_and(|(_, node)| is_op(node, "DequantizeLinear"))
 }
 
-/// Why an operand is no growing cache that is written into a buffer of one length, wherever heads are split behind it.
+/// The reason why the source of an operand is not a growing cache: it is written into a buffer of constant length (a
+/// static cache). `None` if it is not such a buffer.
 pub fn buffered(graph: &Graph, trail: &Trail, role: Operand) -> Option<Refused> {
     let source = trail.values.first()?;
     let (id, node) = graph.producer(source)?;
@@ -180,7 +181,8 @@ fn form(graph: &Graph, source: &str, node: &NodeProto, role: Operand) -> Reason 
     }
 }
 
-/// How `node` builds a cache: of a `Concat`, what stands where the past belongs.
+/// How `node` computes a cache, for messages. For a `Concat` this names the producer of the input that should be the
+/// past.
 fn built_by(graph: &Graph, node: &NodeProto) -> String {
     if WRITERS.iter().any(|op| is_op(node, op)) {
         return format!(
@@ -218,13 +220,13 @@ pub fn latent_behind(graph: &Graph, facts: &Facts, value: &str) -> Option<String
     (rank == Some(3) || heads == Some(1)).then_some(past)
 }
 
-/// Whether `node` is of the kind that appends new rows to a past.
+/// Whether `node` may be an append: a `Concat` of two inputs.
 fn appends(node: &NodeProto) -> bool {
     is_op(node, "Concat") && node.input.len() == 2
 }
 
-/// A cache that `value` is computed from, not through another attention: its past, the rank of the past, and its number of
-/// heads. `joins` tells the nodes that may make its present.
+/// The cache among the ancestors of `value`, not searched beyond another attention's product: the name of its past, the
+/// rank of that tensor, and its number of heads. `joins` selects the nodes that may compute a present.
 fn cache_behind(
     graph: &Graph,
     facts: &Facts,

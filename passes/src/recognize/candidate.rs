@@ -1,4 +1,5 @@
-//! The softmax of an attention and the two products around it, whatever stands between them.
+//! A softmax and the two matrix products around it: the candidate for an attention, whatever operators are between
+//! them.
 
 use std::collections::HashSet;
 
@@ -12,7 +13,7 @@ use crate::recognize::site::Site;
 /// The domain of ONNX Runtime's own operators.
 const MICROSOFT: &str = "com.microsoft";
 
-/// A softmax with the products around it.
+/// A softmax with the score product before it and the value product after it.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate {
     /// The softmax.
@@ -21,15 +22,15 @@ pub struct Candidate {
     pub score: NodeId,
     /// The product of probabilities and values.
     pub output: NodeId,
-    /// Which input of the value product holds the probabilities; 0 in every attention.
+    /// The input of the value product that holds the probabilities; 0 in every attention.
     pub side: usize,
 }
 
 impl Candidate {
-    /// Whether it is part of one of `sites`: one more softmax between the same two products.
+    /// Whether the candidate belongs to one of `sites`: it is another softmax between the same two products.
     ///
     /// # Errors
-    /// The reason to refuse it where it shares one product with a site and not the other.
+    /// A reason to refuse the candidate if it shares only one of the two products with a site.
     pub fn is_part_of(&self, sites: &[Site]) -> Result<bool, Reason> {
         for site in sites {
             match (site.score == self.score, site.output == self.output) {
@@ -43,8 +44,8 @@ impl Candidate {
     }
 }
 
-/// A product that a walk has reached, and the first node on the way that moves elements about or multiplies in a form
-/// that is not followed.
+/// A product that a walk from the softmax has reached; `side` is the input at which it was reached. `obstacle` is the
+/// first node on the path that rearranges elements, or the product itself if it is not a plain `MatMul`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Reached {
     product: NodeId,
@@ -52,7 +53,8 @@ struct Reached {
     obstacle: Option<NodeId>,
 }
 
-/// Looks at `node`; `None` where it is no softmax over a product of two computed values.
+/// The candidate of `node`, or a node and the reason why it is refused; `None` if `node` is not a softmax between two
+/// products of computed values.
 pub fn candidate(
     graph: &Graph,
     facts: &Facts,
@@ -68,7 +70,7 @@ pub fn candidate(
     }
     let products = plain_first(value_products(graph, facts, node));
     match (scores.as_slice(), products.as_slice()) {
-        // Probabilities that meet no values choose something else: experts, tokens.
+        // A softmax without a value product is no attention: it selects experts or tokens.
         (_, []) => None,
         ([score], [output]) => {
             if let Some(refused) = obstacle(graph, facts, score, "scores")
@@ -98,7 +100,7 @@ pub fn candidate(
     }
 }
 
-/// Those reached in the plain way; the others only where there are none of them.
+/// The products reached without an obstacle, or all if there is no such product.
 fn plain_first(mut found: Vec<Reached>) -> Vec<Reached> {
     if found.iter().any(|r| r.obstacle.is_none()) {
         found.retain(|r| r.obstacle.is_none());
@@ -108,7 +110,7 @@ fn plain_first(mut found: Vec<Reached>) -> Vec<Reached> {
     found
 }
 
-/// The reason that the obstacle on the way to a product gives.
+/// The node and the reason of the obstacle on the path to the product `reached`, if there is one.
 fn obstacle(
     graph: &Graph,
     facts: &Facts,
@@ -122,7 +124,7 @@ fn obstacle(
         "scores" => Operand::Key,
         _ => Operand::Value,
     };
-    // One head that all queries share, with heads as rows: what a rewrite makes.
+    // An operand with one head that all queries share, with the heads as rows: the form that a rewrite produces.
     let cached = product.input.get(1 - reached.side.min(1));
     if let Some(past) = cached.and_then(|v| latent_behind(graph, facts, v)) {
         return Some((at, Reason::AlreadyLatent { operand, past }));
@@ -140,7 +142,7 @@ fn obstacle(
     Some((at, Reason::Rearranged { what, op }))
 }
 
-/// Products of two computed values that the input of `softmax` is made of.
+/// The products of two computed values from which the input of `softmax` is computed.
 fn scores(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<Reached> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();
@@ -173,7 +175,7 @@ fn scores(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<Reached> {
     found
 }
 
-/// Products that the output of `softmax` reaches, with the side on which it enters.
+/// The products that read the output of `softmax`, directly or through other operators.
 fn value_products(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<Reached> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();
@@ -206,7 +208,7 @@ fn value_products(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<Reac
     found
 }
 
-/// Whether `node` multiplies two computed values, and if so whether as plain `MatMul`.
+/// Whether `node` is a plain `MatMul`, if it is a product of two computed values; `None` for any other node.
 fn product(graph: &Graph, facts: &Facts, node: &NodeProto) -> Option<bool> {
     if let Some(right) = quantized_operand(node) {
         let operands = [0, right].map(|at| node.input.get(at));
@@ -218,7 +220,7 @@ fn product(graph: &Graph, facts: &Facts, node: &NodeProto) -> Option<bool> {
     ((plain || other) && is_product(graph, facts, node)).then_some(plain)
 }
 
-/// The position of the right operand of a product of integers; `None` for every other operator.
+/// The input position of the right operand of an integer matrix product; `None` for all other operators.
 fn quantized_operand(node: &NodeProto) -> Option<usize> {
     match node.op_type() {
         "MatMulInteger" if is_standard(node) => Some(1),
@@ -228,7 +230,7 @@ fn quantized_operand(node: &NodeProto) -> Option<usize> {
     }
 }
 
-/// The operator's name, with its domain where that is not ONNX's own.
+/// The operator type of `node`, prefixed with its domain unless that is ONNX's own.
 fn full_name(node: &NodeProto) -> String {
     match node.domain() {
         "" | "ai.onnx" => node.op_type().to_owned(),
@@ -236,13 +238,13 @@ fn full_name(node: &NodeProto) -> String {
     }
 }
 
-/// The output that holds what `node` computes of its first input; a quantizer's others are scales, which go on with the
-/// products of other layers.
+/// The first output of `node`. The other outputs of a quantizer are scales, which the products of other layers read
+/// too.
 fn main_output(node: &NodeProto) -> Option<&str> {
     node.output.first().map(String::as_str)
 }
 
-/// Operators that move the elements of scores or probabilities about.
+/// Whether `node` rearranges the elements of scores or probabilities.
 fn rearranges(node: &NodeProto) -> bool {
     matches!(node.domain(), "" | "ai.onnx")
         && matches!(
@@ -261,7 +263,7 @@ fn is_computed(graph: &Graph, facts: &Facts, value: &str) -> bool {
     graph.initializer(source).is_none() && facts.floats(source).is_none()
 }
 
-/// Operators that stand between the products: scaling, masks, soft-caps, guards, sinks, dropout.
+/// Whether `node` may be between the two products: scaling, mask, softcap, guard, sink or dropout.
 fn is_between(node: &NodeProto) -> bool {
     matches!(node.domain(), "" | "ai.onnx")
         && matches!(
@@ -282,7 +284,7 @@ fn is_between(node: &NodeProto) -> bool {
                 | "Concat"
                 | "Slice"
                 | "Softmax"
-                // Products of integers are scaled back.
+                // Rescaling after integer products.
                 | "DequantizeLinear"
                 | "QuantizeLinear"
                 | "DynamicQuantizeLinear"

@@ -1,5 +1,5 @@
-//! Growing caches that belong to no recognised or refused attention. They are reported, so that no cache is ignored
-//! silently.
+//! Growing caches that no attention, recognised or refused, reads. Each is reported as a reject, so that no cache is
+//! ignored silently.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,15 +14,16 @@ const FARTHEST: usize = 2000;
 /// The past inputs that belong to recognised or refused attentions.
 #[derive(Debug, Default)]
 pub struct Claims {
-    /// The pasts of all caches that grow in the graph.
+    /// The past inputs of all growing caches of the graph.
     growing: HashSet<String>,
     claimed: HashSet<String>,
-    /// Those of attentions that are refused, with the last softmax that reads each, and the layer that it belongs to.
+    /// The past inputs of refused attentions, each with the last softmax that reads it and the layer number of the
+    /// attention.
     refused: HashMap<String, (NodeId, usize)>,
 }
 
 impl Claims {
-    /// No claim yet on the caches of `graph`.
+    /// Finds the growing caches of `graph`; none is claimed yet.
     pub fn of(graph: &Graph, facts: &Facts) -> Self {
         let pasts = graph.nodes().filter_map(|(_, node)| {
             let kept = kept_by_operator(graph, facts, node);
@@ -34,34 +35,35 @@ impl Claims {
         }
     }
 
-    /// Whether the softmax `at` is one more of an attention that is refused already: it reads the same of `caches`, and not
-    /// what that attention gives, as another layer would.
+    /// Whether the softmax `at` belongs to an attention that is refused already: it reads one of `caches` that a
+    /// refused softmax reads, and does not depend on that softmax, as the next layer would.
     pub fn is_refused(&self, graph: &Graph, at: NodeId, caches: &[String]) -> bool {
         let mut known = caches.iter().filter_map(|past| self.refused.get(past));
         let first = known.next();
         first.is_some_and(|&(before, _)| !follows(graph, at, before))
     }
 
-    /// One of `caches` that belongs to a layer which is refused already, and that layer.
+    /// The first of `caches` that a refused layer reads, with the number of that layer.
     pub fn shared(&self, caches: &[String]) -> Option<(String, usize)> {
         let mut caches = caches.iter();
         caches.find_map(|past| Some((past.clone(), self.refused.get(past)?.1)))
     }
 
-    /// Remembers `caches` as those of `layer`, which is refused, at the softmax `at`.
+    /// Records that `layer`, refused at the softmax `at`, reads `caches`.
     pub fn refuse(&mut self, at: NodeId, layer: usize, caches: Vec<String>) {
         let caches = caches.into_iter();
         self.refused.extend(caches.map(|past| (past, (at, layer))));
     }
 
-    /// Claims every past that the attention around `start`, a softmax or an operator, reads; returns those of caches.
+    /// Claims every graph input that the attention around `start` (a softmax or a fused operator) reads. Returns those
+    /// of them that are pasts of growing caches, sorted.
     pub fn add(&mut self, graph: &Graph, facts: &Facts, start: NodeId) -> Vec<String> {
         let mut found: HashSet<String> = HashSet::new();
         let mut seen = HashSet::new();
         let mut open: Vec<&str> = Vec::new();
         if let Some(node) = graph.node(start) {
             open.extend(node.input.iter().map(String::as_str));
-            // The values meet the probabilities further on.
+            // The values enter at the products after the softmax.
             for id in after(graph, facts, node) {
                 let inputs = graph.node(id).map(|n| n.input.as_slice());
                 open.extend(inputs.unwrap_or_default().iter().map(String::as_str));
@@ -77,7 +79,8 @@ impl Claims {
             let Some((_, node)) = graph.producer(value) else {
                 continue;
             };
-            // Masks and positions are made from the sizes of other layers' values, scales from those of their elements.
+            // `Shape` leads from masks and positions to other layers' values, and the scale outputs of a quantizer
+            // likewise.
             let scales = is_op(node, "DynamicQuantizeLinear")
                 && node.output.first().is_none_or(|first| first != value);
             if is_op(node, "Shape") || scales {
@@ -101,7 +104,8 @@ impl Claims {
         caches
     }
 
-    /// A reject for every attention whose caches grow in `graph` and are not claimed, numbered from `layer` on.
+    /// A reject for each attention of which a growing cache in `graph` is not claimed. `layer` is the layer number of
+    /// the first one.
     pub fn missing(&self, graph: &Graph, facts: &Facts, layer: usize) -> Vec<Reject> {
         let mut missing: Vec<Reject> = Vec::new();
         let mut owners = HashSet::new();
@@ -110,7 +114,7 @@ impl Claims {
             let kept = kept.map(|past| (past, node.op_type().to_owned()));
             let unclaimed = kept.or_else(|| {
                 let (past, present) = growing(graph, facts, node)?;
-                // What grows and is read by nobody takes part in no attention.
+                // A cache that nothing reads belongs to no attention.
                 let mut readers = graph.uses(present).iter().filter_map(|u| {
                     let reader = graph.node(u.node)?;
                     (!is_op(reader, "Shape")).then(|| reader.op_type().to_owned())
@@ -120,7 +124,7 @@ impl Claims {
             let Some((past, reader)) = unclaimed.filter(|(p, _)| !self.claimed.contains(*p)) else {
                 continue;
             };
-            // The keys and the values of one attention.
+            // The key cache and the value cache of one attention give one reject.
             if !owners.insert(owner(past)) {
                 continue;
             }
@@ -138,7 +142,7 @@ impl Claims {
     }
 }
 
-/// Whether the node `later` computes with what `before` gives, as far as [`FARTHEST`] nodes tell.
+/// Whether the node `later` depends on the output of `before`. The search ends after [`FARTHEST`] nodes.
 fn follows(graph: &Graph, later: NodeId, before: NodeId) -> bool {
     let mut seen = HashSet::from([later]);
     let mut open = vec![later];
@@ -149,7 +153,7 @@ fn follows(graph: &Graph, later: NodeId, before: NodeId) -> bool {
             if maker == before {
                 return true;
             }
-            // What stands before it in the order of the graph cannot lead to it.
+            // In graph order, a node before `before` cannot depend on it.
             if maker > before && seen.len() < FARTHEST && seen.insert(maker) {
                 open.push(maker);
             }
@@ -158,7 +162,7 @@ fn follows(graph: &Graph, later: NodeId, before: NodeId) -> bool {
     false
 }
 
-/// What the names of the key cache and of the value cache of one attention have in common.
+/// The common part of the names of the key cache and the value cache of one attention.
 fn owner(past: &str) -> Vec<String> {
     let name = past.to_lowercase();
     let words = name.split(|c: char| !c.is_ascii_alphanumeric());
@@ -169,8 +173,8 @@ fn owner(past: &str) -> Vec<String> {
     words.map(word).collect()
 }
 
-/// The past of a key cache that `node`, an operator outside ONNX's own domain, keeps by itself: an input of the graph that
-/// goes in, and an output of the graph of the same kind that comes out.
+/// The past of a key cache that `node`, an operator outside the default domain, appends to by itself: it reads a graph
+/// input and computes a graph output that are both named as keys.
 fn kept_by_operator<'g>(graph: &Graph<'g>, facts: &Facts, node: &'g NodeProto) -> Option<&'g str> {
     if matches!(node.domain(), "" | "ai.onnx") {
         return None;
@@ -209,7 +213,7 @@ fn growing<'g>(
         .then_some((past, present.as_str()))
 }
 
-/// The nodes behind `node` up to the next products and projections.
+/// The nodes that depend on `node`, up to and including the next products and projections.
 fn after(graph: &Graph, facts: &Facts, node: &NodeProto) -> Vec<NodeId> {
     let mut found = Vec::new();
     let mut open: Vec<&str> = node.output.iter().map(String::as_str).collect();
@@ -234,7 +238,7 @@ fn after(graph: &Graph, facts: &Facts, node: &NodeProto) -> Vec<NodeId> {
     found
 }
 
-/// A product with a weight, quantized or not.
+/// Whether `node` is a product with a stored weight, quantized or not.
 fn is_projection(graph: &Graph, facts: &Facts, node: &NodeProto) -> bool {
     let product = ["MatMul", "Gemm", "Conv", "Einsum"]
         .iter()
@@ -242,8 +246,8 @@ fn is_projection(graph: &Graph, facts: &Facts, node: &NodeProto) -> bool {
     product && node.input.iter().any(|i| is_weight(graph, facts, i))
 }
 
-/// Whether `value` is a stored tensor, or a matrix: what attention multiplies has a batch axis. Scales and zero points
-/// are no weights.
+/// Whether `value` is a stored tensor of two axes or more, or has rank 2. Operands of attention have a batch axis;
+/// scales and zero points have at most one axis.
 fn is_weight(graph: &Graph, facts: &Facts, value: &str) -> bool {
     let stored = graph.initializer(graph.resolve(value));
     stored.is_some_and(|tensor| tensor.dims.len() > 1)

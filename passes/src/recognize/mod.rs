@@ -37,14 +37,14 @@ pub struct Recognized {
 }
 
 impl Recognized {
-    /// How many attentions the model has: those of the branches of an `If` that are one layer count as one.
+    /// The number of attentions of the graph; those with the same layer number, in the branches of an `If`, count once.
     pub fn attentions(&self) -> usize {
         let sites = self.sites.iter().map(|s| s.layer);
         let all: BTreeSet<usize> = sites.chain(self.refused()).collect();
         all.len()
     }
 
-    /// How many of them are proved, in every branch.
+    /// The number of attentions that are recognised and not also refused.
     pub fn recognised(&self) -> usize {
         let refused: BTreeSet<usize> = self.refused().collect();
         self.attentions() - refused.len()
@@ -55,8 +55,9 @@ impl Recognized {
     }
 }
 
-/// Looks at every node once; linear in the graph. `refused` holds the operators that could not be lowered, by their
-/// first output; the attentions are counted from `first` on.
+/// Recognises the attentions of `graph` in one pass over its nodes, in linear time. `refused` holds the reasons for
+/// fused operators that could not be expanded, by their first output; `first` is the layer number of the first
+/// attention.
 pub fn recognize(
     graph: &Graph,
     facts: &Facts,
@@ -92,7 +93,7 @@ pub fn recognize(
                 found.others.push(reject(graph, layer, other));
                 continue;
             }
-            // A softmax for each head of one cache is one attention.
+            // Several softmaxes over one cache, one for each head, count as one attention.
             Err(_) if claims.is_refused(graph, id, &caches) => continue,
             Err(refused) => {
                 claims.refuse(id, layer, caches);

@@ -48,14 +48,14 @@ impl Cache {
     }
 }
 
-/// Why the rows of one side take fewer directions than they have channels.
+/// Why the cached rows of one side span fewer dimensions than they have channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fewer {
-    /// Channels are copies of others.
+    /// Some channels are equal to others.
     Copied,
-    /// They are projected from fewer numbers than they are.
+    /// One stored weight projects them from fewer inputs than there are channels.
     Projected,
-    /// Some are copies, and others are projected from fewer numbers.
+    /// Some channels are equal to others, and some are projected from fewer inputs.
     Both,
 }
 
@@ -85,9 +85,10 @@ pub struct Side {
     pub scale: f64,
     /// Head size: d for keys, dv for values.
     pub size: usize,
-    /// Number of directions that the cached rows of a token can take, whatever the model is fed: G*size, or less.
+    /// The rank of the cached rows: the dimension of the subspace that contains the row [G*size] of every token,
+    /// whatever the model's inputs are. At most G*size.
     pub rank: usize,
-    /// Why it is less, where it is.
+    /// Why `rank` is less than G*size, if it is.
     pub fewer: Option<Fewer>,
     /// ONNX element type in which the product with this side runs.
     pub product_type: i32,
@@ -101,11 +102,12 @@ pub struct Side {
 /// mask).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Site {
-    /// Position among the attentions of the model, from 0; the branches of an `If` count alike.
+    /// The layer number: the position among the attentions of the model, from 0. Attentions in the branches of an `If`
+    /// have the same number.
     pub layer: usize,
     /// The branch or loop body that holds it, such as `then_branch of If 'merged'`; `None` in the main graph.
     pub within: Option<String>,
-    /// The name of the module the nodes come from, as far as their names tell; else that of the score product.
+    /// The module that the nodes come from, if their names or metadata contain it; otherwise the score product's name.
     pub name: String,
     /// Its form in the graph.
     pub dialect: Dialect,

@@ -1,7 +1,9 @@
-//! Channels of the cached rows that say nothing new: copies of others, and projections of fewer numbers than they are.
+//! Redundant channels of the cached rows: channels that are equal to others, and channels that one product computes
+//! from fewer inputs than it has outputs.
 //!
-//! The rows [G*d] of a token then stay within a subspace whatever the model is fed, and a latent as wide as the subspace
-//! holds them without loss: each channel once that others copy, and a basis of what one product makes of E numbers.
+//! The rows [G*d] of all tokens are then in a subspace, whatever the model's inputs are, and a latent of the dimension
+//! of that subspace is exact. It holds each distinct channel once, and for a product with E inputs an orthonormal basis
+//! of E columns.
 
 use std::collections::BTreeMap;
 
@@ -18,31 +20,31 @@ use crate::recognize::site::{Fewer, Side};
 use crate::weights::columns::{Column, Columns};
 use crate::weights::matrix::matrix;
 
-/// The channels of one side that are made by one product with a stored weight.
+/// Channels of one side that one product with a stored weight computes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct ProjectedChannels {
     /// The initializer, [E, any].
     weight: String,
     /// E.
     inputs: usize,
-    /// A channel, the first of its copies, and the column of the weight that makes it.
+    /// Each distinct channel (the first of its copies) with the column of the weight that computes it.
     channels: Vec<(usize, usize)>,
 }
 
-/// What the channels of the rows [G*d] of one side have in common.
+/// The relations between the channels of the rows [G*d] of one side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Channels {
-    /// For each channel the first one that is equal to it in every run.
+    /// For each channel, the first channel that is equal to it in every run.
     first: Vec<usize>,
-    /// Products that make more channels than they have inputs.
+    /// The products with more distinct output channels than inputs.
     narrow: Vec<ProjectedChannels>,
 }
 
 impl Channels {
-    /// The channels of the new rows of `side`, [B, G, T, d] with G `kv_heads` of the ONNX element type `elem_type`.
+    /// The channels of the new rows of `side`, [B, G, T, d], with G = `kv_heads` and the ONNX element type `elem_type`.
     ///
-    /// A basis is no selection, so that products with it round. Half precision would lose there what single precision does
-    /// not, and only copies count in it.
+    /// Products with an orthonormal basis round, while selecting channels does not. In half precision this rounding
+    /// would be a loss, so that only equal channels are used there.
     pub fn of(graph: &Graph, facts: &Facts, side: &Side, kv_heads: usize, elem_type: i32) -> Self {
         let mut columns = Columns::new(graph, facts);
         let width = kv_heads * side.size;
@@ -61,7 +63,7 @@ impl Channels {
         Self { first, narrow }
     }
 
-    /// The number of directions that the rows take: G*d at most.
+    /// The dimension of the subspace that the rows span: at most G*d.
     pub fn rank(&self) -> usize {
         let own = self.first.iter().enumerate();
         let own = own.filter(|(channel, first)| channel == *first).count();
@@ -69,7 +71,7 @@ impl Channels {
         own - self.narrow.iter().map(saved).sum::<usize>()
     }
 
-    /// Why there are fewer directions than channels, if there are.
+    /// The reason why [`Channels::rank`] is below the number of channels, if it is.
     pub fn fewer(&self) -> Option<Fewer> {
         let copied = self
             .first
@@ -84,14 +86,14 @@ impl Channels {
         }
     }
 
-    /// Whether the first of two branches that fill one cache may stand for the other: what is equal in one is equal in the
-    /// other, and no weight is looked at.
+    /// Whether factors for these channels also hold for `other`, the channels of another branch that fills the same
+    /// cache: the same channels are equal, and no weight is involved.
     pub fn is_copies_of(&self, other: &Self) -> bool {
         self == other && self.narrow.is_empty()
     }
 
-    /// Factors of rank `rank` that lose nothing of G `kv_heads`; latent channels beyond [`Channels::rank`] are zero. `None`
-    /// where a weight cannot be read.
+    /// Exact factors of rank `rank`, with G = `kv_heads`; latent channels from [`Channels::rank`] on are zero. `None`
+    /// if a weight cannot be read.
     pub fn factors(
         &self,
         model: &Model,
@@ -124,7 +126,7 @@ impl Channels {
             }
             latent += projected.inputs;
         }
-        // A copy is rebuilt as the channel that it copies.
+        // The up-projection of a copied channel is that of the channel it copies.
         let size = width / kv_heads.max(1);
         let up = Array3::from_shape_fn((kv_heads, size, rank), |(g, i, l)| {
             let first = self.first.get(g * size + i);
@@ -141,8 +143,8 @@ impl Channels {
     }
 }
 
-/// The products with stored weights among `columns` that make more of the channels in `firsts`, by the numbers of their
-/// columns, than they have inputs.
+/// The products with stored weights that compute more of the distinct channels `firsts` (column number to channel) than
+/// they have inputs.
 fn narrow(
     graph: &Graph,
     columns: &Columns,
@@ -173,8 +175,8 @@ fn narrow(
 }
 
 impl ProjectedChannels {
-    /// An orthonormal basis [channels, E] of what the product makes: the Q of the QR decomposition of its weight's
-    /// columns, which is orthonormal whatever the rank of the weight.
+    /// An orthonormal basis [channels, E] of the product's outputs: Q of the QR decomposition of the weight's columns,
+    /// which is orthonormal even if the weight is rank-deficient.
     fn basis(&self, model: &Model, graph: &Graph) -> Option<Array2<f64>> {
         let weight = matrix(model, &Weight::of(graph, &self.weight)?, false)?;
         let columns: Vec<usize> = self.channels.iter().map(|(_, column)| *column).collect();

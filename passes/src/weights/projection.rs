@@ -112,8 +112,8 @@ fn columns(weight: Array2<f64>, offset: Option<usize>, width: usize) -> Option<A
     })
 }
 
-/// `weight` [E, any] with its rows scaled by the gain of the normalization that makes its input `value`, since it is
-/// the input of that gain that is assumed white.
+/// `weight` [E, any] with row e multiplied by element e of the gain of the normalization that makes its input `value`:
+/// the input of that gain is assumed to be white (identity covariance).
 fn normalized(
     model: &Model,
     graph: &Graph,

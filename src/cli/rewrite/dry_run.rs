@@ -1,20 +1,20 @@
-//! `rewrite --dry-run`: what a rewrite would do.
+//! The output of `rewrite --dry-run`.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::cli::rewrite::shown::loss_text;
+use crate::cli::rewrite::shown::{left_out, loss_text};
 use crate::compress::foreseen::Foreseen;
 use crate::files::save::output_path;
 use crate::report::{counted, grouped};
 use crate::serving::foreseen::ForeseenFolder;
 
-/// What would be made of one model.
+/// The expected result for one model.
 pub struct Plan<'p> {
     /// The model.
     pub file: &'p Path,
-    /// What it would be.
+    /// The expected result of the compression.
     pub foreseen: &'p Foreseen,
     /// The files that would be written for it.
     pub written: Vec<PathBuf>,
@@ -28,7 +28,7 @@ pub fn written(model: &Path, out: &Path) -> Vec<PathBuf> {
     vec![path, data]
 }
 
-/// What would be done, as text.
+/// The expected results as text.
 pub fn as_text(plans: &[Plan], folder: Option<&ForeseenFolder>, target: &str) -> String {
     let mut text = String::new();
     for plan in plans {
@@ -52,7 +52,10 @@ pub fn as_text(plans: &[Plan], folder: Option<&ForeseenFolder>, target: &str) ->
             ));
         }
         for path in &folder.left_out {
-            text.push_str(&format!("would leave out {}\n", path.display()));
+            text.push_str(&format!(
+                "would leave out {}\n",
+                left_out(path, folder.is_selected)
+            ));
         }
     }
     text.push_str("nothing was run or written (--dry-run)\n");
@@ -119,7 +122,7 @@ fn ranks(foreseen: &Foreseen) -> (usize, usize) {
     (ranks.clone().min().unwrap_or(0), ranks.max().unwrap_or(0))
 }
 
-/// What would be done, as JSON.
+/// The expected results as JSON.
 pub fn as_json(plans: &[Plan], folder: Option<&ForeseenFolder>, target: &str) -> Value {
     let models = plans.iter().map(|plan| {
         let foreseen = plan.foreseen;

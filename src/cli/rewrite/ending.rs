@@ -27,7 +27,7 @@ pub struct Ending {
     in_detail: bool,
     /// Whether the explanation of each rewrite is printed.
     pub explains: bool,
-    /// The command that keeps the heads of the same model as integers.
+    /// The command line that rewrites the same model with `--keep-heads` and 8-bit integers.
     pub with_kept_heads: String,
     /// Whether every model is accepted.
     pub accepted: bool,
@@ -39,7 +39,7 @@ pub struct Ending {
     several: bool,
     /// The files of all models, in a folder relative to it.
     files: Vec<PathBuf>,
-    /// Times of the models so far.
+    /// Number of models whose times have been added.
     timed: usize,
 }
 
@@ -66,11 +66,11 @@ impl Ending {
         }
     }
 
-    /// Every model before and after: of the file or folder `input` and of `output`, which was made of it.
+    /// The path of every model before and after the rewrite, for the input and output paths `input` and `output`.
     pub fn pairs(&self, input: &Path, output: &Path) -> Vec<(PathBuf, PathBuf)> {
         let pair = |file: &PathBuf| match output.is_dir() && input.is_dir() {
             true => {
-                // A folder that is made for Triton has its model in that of its version.
+                // In a new folder for Triton, the model is in the folder of its version.
                 let places = [output.join(file), output.join("1").join(file)];
                 let found = places.iter().find(|place| place.is_file());
                 (input.join(file), found.unwrap_or(&places[0]).clone())
@@ -80,7 +80,7 @@ impl Ending {
         self.files.iter().map(pair).collect()
     }
 
-    /// Adds the times of the next model that has none.
+    /// Adds the times of the next model, in order.
     pub fn add_times(&mut self, benched: &Benched) -> anyhow::Result<()> {
         let times = serde_json::to_value(benched)?;
         for values in [&mut self.models, &mut self.reports] {
@@ -107,7 +107,8 @@ impl Ending {
             self.folder_text.push_str(&line);
         }
         for path in &folder.bundle.left_out {
-            let line = format!("left out: {}\n", path.display());
+            let path = shown::left_out(path, folder.bundle.is_selected);
+            let line = format!("left out: {path}\n");
             self.folder_text.push_str(&line);
         }
         self.several = folder.models.len() > 1;
@@ -119,7 +120,7 @@ impl Ending {
 
     /// Adds the result for one model.
     pub fn add(&mut self, file: &Path, compression: &Compression) {
-        let summary = Summary::of(&compression.compressed.staged.rewritten, self.target);
+        let summary = Summary::of(&compression.compressed.staged, self.target);
         self.files.push(file.to_path_buf());
         let file = file.display().to_string();
         if self.several {

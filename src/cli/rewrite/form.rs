@@ -1,23 +1,25 @@
-//! The options of the form, and the form that they choose.
+//! The options that select the form.
 
 use clap::{Args, ValueEnum};
 use gqa2mla_passes::factor::CacheBits;
-use gqa2mla_passes::forms::{Join, KeptHeads, for_target};
-use gqa2mla_passes::operators::Target;
+use gqa2mla_passes::forms::{
+    AbsorbedPrompt, GROUPED_PROMPT, GroupedQuery, Join, KEPT_PROMPT, KeptHeads,
+};
 use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, LatentPast};
 
 use crate::cli::bits::BitsArg;
 use crate::cli::exit::UsageError;
 
-/// What is cached, and what reads it.
+/// The options of the cached numbers and of the attention that reads them.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct FormArgs {
     /// Bits of a cached number.
     ///
-    /// 16 is the model's own floating-point type whatever its width; 8, 6 and 4 are integers, whose scales come from the text or
-    /// the statistics: 6 is two digits of 4 bits of the half of the channels that matters more, one of the others. Together with
-    /// any size; 6 with --target gqa, 4 with it or with --keep-heads. The default is 16, or with
-    /// --max-perplexity-increase and --max-kl the fewest bits at which the full rank keeps the promise.
+    /// 16 is the model's own floating-point type, whatever its width. 8, 6 and 4 are integers, whose scales are
+    /// computed from the text or the statistics. 6 is a mean: half of the channels, where errors cost most, have two
+    /// 4-bit integers, the others one. Bits can be combined with every size. 6 needs --target gqa; 4 needs --target gqa
+    /// or --keep-heads. The default is 16; with --max-perplexity-increase and --max-kl it is the fewest bits at which
+    /// the full rank keeps the promise.
     #[arg(
         long,
         value_enum,
@@ -26,15 +28,15 @@ pub struct FormArgs {
         help_heading = "Size"
     )]
     pub cache_bits: Option<BitsArg>,
-    /// Cache the heads as integers, and no latent of them.
+    /// Cache the KV heads as integers, without a latent.
     ///
-    /// With --cache-bits 8 or 4, for models that use GroupQueryAttention.
+    /// Needs --cache-bits 8 or 4, and a model that uses GroupQueryAttention.
     #[arg(long, conflicts_with_all = ["rank", "cache_ratio", "max_perplexity_increase", "max_kl", "form"], help_heading = "Size")]
     keep_heads: bool,
-    /// What the attentions run as.
+    /// The operators of the rewritten attentions.
     ///
-    /// `matmul`: standard operators, fastest on CPUs. `gqa`: GroupQueryAttention and its buffer sharing are kept in models
-    /// that use it. The default is `matmul`, and `gqa` with --keep-heads.
+    /// `matmul`: standard operators, fastest on CPUs. `gqa`: GroupQueryAttention, which can share the buffer of past
+    /// and present, for models that use it. The default is `matmul`, and `gqa` with --keep-heads.
     #[arg(
         long,
         value_enum,
@@ -43,23 +45,31 @@ pub struct FormArgs {
         help_heading = "Form"
     )]
     target: Option<TargetArg>,
-    /// What is cached: latents after RoPE, or before it.
+    /// Whether the latents of keys are computed after or before RoPE.
     ///
-    /// `absorbed`: the latent of rotated keys, fastest to decode. `expanded`: the latent of keys before rotation, from which
-    /// keys are rebuilt at every step: more accurate at a given size, and slower.
+    /// `absorbed`: latents of rotated keys, fastest to decode. `expanded`: latents of keys before rotation, from which
+    /// keys are rebuilt at every step; more accurate at a given size, and slower.
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = FormArg::Absorbed, value_name = "absorbed|expanded", help_heading = "Form")]
     form: FormArg,
-    /// What the new tokens of a step read of each other.
+    /// How the new tokens of a step read each other's keys and values.
     ///
-    /// In the form absorbed. `latent`: what later steps read of them. `exact`: what they are in the model, so that a prompt
-    /// that is read at once loses nothing. The past is latent in both.
-    #[arg(long, value_enum, hide_possible_values = true, default_value_t = NewTokensArg::Latent, value_name = "latent|exact", help_heading = "Form")]
-    new_tokens: NewTokensArg,
-    /// How the rows of a step join the cache.
+    /// For the form absorbed. The past is latent in all cases. `latent`: as latents, like later steps; the default with
+    /// --target matmul. `prompt`: as in the original model where they fill an empty cache, so that a prompt that is read
+    /// in one step loses nothing and takes no more time; the default with --target gqa and --keep-heads. `exact`: as in
+    /// the original model in every step; with --target matmul.
+    #[arg(
+        long,
+        value_enum,
+        hide_possible_values = true,
+        value_name = "latent|prompt|exact",
+        help_heading = "Form"
+    )]
+    new_tokens: Option<NewTokensArg>,
+    /// How the new rows of a step are appended to the cache.
     ///
-    /// `append`: the model makes a present that is longer than the past, as serving stacks expect. `inplace`: the past input
-    /// has room for the new rows and shares one buffer with its present, so that no step copies the cache: for loops of your
-    /// own that bind both.
+    /// `append`: the model returns a present that is longer than the past, as serving stacks expect. `inplace`: the
+    /// past input has space for the new rows and shares a buffer with its present, so that no step copies the cache;
+    /// for decode loops of your own that bind both.
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = CacheIoArg::Append, value_name = "append|inplace", help_heading = "Form")]
     cache_io: CacheIoArg,
 }
@@ -79,10 +89,11 @@ enum FormArg {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum NewTokensArg {
     Latent,
+    Prompt,
     Exact,
 }
 
-/// How the rows of a step join the cache.
+/// How the new rows of a step are appended to the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum CacheIoArg {
     Append,
@@ -108,7 +119,7 @@ impl TargetArg {
 }
 
 impl FormArgs {
-    /// What the attentions run as.
+    /// The operators of the rewritten attentions.
     pub fn target(&self) -> &'static str {
         match self.keep_heads {
             true => TargetArg::Gqa.name(),
@@ -121,45 +132,49 @@ impl FormArgs {
         self.cache_bits.map(Into::into).unwrap_or_default()
     }
 
-    /// The target form that the options ask for.
+    /// The form that the options select.
     pub fn form(&self, transmla: bool) -> Result<&'static dyn Form, UsageError> {
-        let rounds = self.bits() != CacheBits::Model;
-        let target = self.target.unwrap_or(TargetArg::Matmul);
-        if self.new_tokens == NewTokensArg::Exact {
-            let absorbed = target == TargetArg::Matmul && self.form == FormArg::Absorbed;
-            let words = "--new-tokens exact goes with --target matmul and the form absorbed, and not with --factors transmla or --keep-heads";
-            return match absorbed && !transmla && !self.keep_heads {
-                true => Ok(&LatentPast),
-                false => Err(UsageError(words.to_owned())),
-            };
-        }
-        if self.keep_heads && self.target == Some(TargetArg::Matmul) {
-            let words =
-                "--keep-heads keeps the operator that reads the heads: leave out --target matmul";
-            return Err(UsageError(words.to_owned()));
-        }
+        let absorbed = self.form == FormArg::Absorbed && !transmla;
         if self.keep_heads {
-            return match rounds && !transmla {
-                true => Ok(&KeptHeads),
-                false => Err(UsageError(
-                    "--keep-heads saves bytes in fewer bits alone: add --cache-bits 8".to_owned(),
-                )),
-            };
-        }
-        match (target, self.form) {
-            (TargetArg::Matmul, _) if transmla => Ok(&Decoupled),
-            (TargetArg::Matmul, FormArg::Absorbed) => Ok(&Absorbed),
-            (TargetArg::Matmul, FormArg::Expanded) => Ok(&Expanded),
-            (TargetArg::Gqa, _) => for_target(Target::Gqa)
-                .filter(|_| self.form == FormArg::Absorbed && !transmla)
-                .ok_or_else(|| UsageError(
-                    "the target gqa caches what its operator reads, which is the form absorbed: use --target matmul"
+            return match (self.target, self.bits()) {
+                (Some(TargetArg::Matmul), _) => Err(UsageError(
+                    "--keep-heads keeps the operator that reads the heads: leave out --target matmul"
                         .to_owned(),
                 )),
+                (_, CacheBits::Model) => Err(UsageError(
+                    "--keep-heads saves bytes in fewer bits alone: add --cache-bits 8".to_owned(),
+                )),
+                _ if transmla => Err(UsageError(
+                    "--keep-heads has no factors: leave out --factors transmla".to_owned(),
+                )),
+                _ => match self.new_tokens {
+                    Some(NewTokensArg::Exact) => Err(exact_in_the_operator()),
+                    Some(NewTokensArg::Latent) => Ok(&KeptHeads),
+                    _ => Ok(&KEPT_PROMPT),
+                },
+            };
+        }
+        if !absorbed && !matches!(self.new_tokens, None | Some(NewTokensArg::Latent)) {
+            let words = "--new-tokens prompt and exact go with the form absorbed, and not with --factors transmla";
+            return Err(UsageError(words.to_owned()));
+        }
+        match (self.target.unwrap_or(TargetArg::Matmul), self.new_tokens) {
+            (TargetArg::Gqa, _) if !absorbed => Err(UsageError(
+                "the target gqa caches what its operator reads, which is the form absorbed: use --target matmul"
+                    .to_owned(),
+            )),
+            (TargetArg::Gqa, Some(NewTokensArg::Exact)) => Err(exact_in_the_operator()),
+            (TargetArg::Gqa, Some(NewTokensArg::Latent)) => Ok(&GroupedQuery),
+            (TargetArg::Gqa, _) => Ok(&GROUPED_PROMPT),
+            (TargetArg::Matmul, _) if transmla => Ok(&Decoupled),
+            (TargetArg::Matmul, _) if !absorbed => Ok(&Expanded),
+            (TargetArg::Matmul, Some(NewTokensArg::Exact)) => Ok(&LatentPast),
+            (TargetArg::Matmul, Some(NewTokensArg::Prompt)) => Ok(&AbsorbedPrompt),
+            (TargetArg::Matmul, _) => Ok(&Absorbed),
         }
     }
 
-    /// How the rows of a step join the cache in `form`.
+    /// How the new rows of a step are appended to the cache in `form`.
     pub fn join(&self, form: &dyn Form, transmla: bool) -> Result<Join, UsageError> {
         let join = Join::from(self.cache_io);
         match form.hinders_in_place().filter(|_| join == Join::InPlace) {
@@ -171,12 +186,16 @@ impl FormArgs {
         }
     }
 
-    /// The option that has chosen the form.
+    /// The option that selects the form.
     fn chosen_by(&self, transmla: bool) -> &'static str {
         if self.keep_heads {
             "--keep-heads"
-        } else if self.new_tokens == NewTokensArg::Exact {
+        } else if self.new_tokens == Some(NewTokensArg::Exact) {
             "--new-tokens exact"
+        } else if self.new_tokens == Some(NewTokensArg::Prompt)
+            && self.target != Some(TargetArg::Gqa)
+        {
+            "--new-tokens prompt"
         } else if transmla {
             "--factors transmla"
         } else if self.target == Some(TargetArg::Gqa) {
@@ -187,4 +206,10 @@ impl FormArgs {
             "--form absorbed"
         }
     }
+}
+
+fn exact_in_the_operator() -> UsageError {
+    let words =
+        "the operator reads past and new tokens alike: use --new-tokens prompt or --target matmul";
+    UsageError(words.to_owned())
 }

@@ -1,4 +1,3 @@
-mod clean;
 mod dry_run;
 mod ending;
 mod form;
@@ -22,6 +21,7 @@ use serving::ServingArg;
 use size::Size;
 
 use crate::cli::bench;
+use crate::cli::clean::remove_unfinished;
 use crate::cli::exit::{Exit, UsageError, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::proof::ProofArgs;
@@ -32,6 +32,7 @@ use crate::compress::foreseen::foresee;
 use crate::compress::request::Request;
 use crate::compress::run::compress;
 use crate::compress::widths::Widths;
+use crate::files::foreseen::check_file;
 use crate::files::load::{LoadedModel, load};
 use crate::files::outputs::{OtherFile, check_model, check_other, check_outside};
 use crate::files::save::{DataFile, names_a_file, output_path};
@@ -41,56 +42,58 @@ use crate::serving::foreseen::foresee_folder;
 
 /// Rewrite every attention to latent attention, write the model, and validate it.
 ///
-/// Without a size the latent is as wide as the cached heads and nothing is lost. With one, give statistics or a text:
-/// factors from weights alone lose much more. The output appears under its name only when it is complete and has passed;
-/// one that fails is kept in a folder <name>.rejected.
+/// Without a size option the rewrite is exact: the latent is as wide as the cached heads. With a size option, give
+/// statistics or a text: factors from weights alone lose much more. The output appears at its path only when it is
+/// complete and accepted; a rejected output is kept in the folder <name>.rejected.
 ///
 /// Example: gqa2mla rewrite fixtures/optimum-llama -o out/model.onnx
 #[derive(Debug, Args)]
 pub struct Rewrite {
-    /// A .onnx file, or a folder as exporters and hubs lay it out.
+    /// A .onnx file, or a model folder as exporters write it.
     model: PathBuf,
     /// The output: a .onnx path, or a folder.
     ///
-    /// A folder made from a folder gets every other file as well, with the configurations edited so that the same stack
-    /// serves it.
+    /// If MODEL and OUT are folders, all other files are copied to OUT, and the configurations are edited so that the same
+    /// serving stack can serve it.
     #[arg(short, long, value_name = "OUT", value_parser = output())]
     out: PathBuf,
-    /// Tell what would be done; run and write nothing.
+    /// Show what would be done, without running or writing anything.
     ///
-    /// The attentions, ranks, bytes a token before and after, the files that would be written and the stack whose
-    /// configuration would be edited. What can be told without the rewritten model is refused with the same exit code.
+    /// This lists the attentions, their ranks, the bytes per token before and after, the files to be written, and the
+    /// serving stack whose configuration would be edited. A rewrite that would be refused is
+    /// refused with the same exit code; only errors that depend on weights, the runtime, free disk space or the text's content
+    /// are not found.
     #[arg(long, conflicts_with_all = ["clean", "report", "explain"])]
     dry_run: bool,
-    /// Remove the work that stopped runs kept beside OUT.
+    /// Remove the finished work that interrupted runs have kept beside OUT.
     ///
-    /// Nothing is rewritten. The next run would have gone on from that work.
+    /// Nothing is rewritten. The next run would have resumed from that work.
     #[arg(long)]
     clean: bool,
-    /// Rewrite what is recognised, even if some attentions are not.
+    /// Rewrite the recognised attentions even if others are not recognised or cannot be rewritten.
     #[arg(long)]
     allow_partial: bool,
     #[command(flatten, next_help_heading = "Size")]
     size: Size,
     #[command(flatten)]
     form: FormArgs,
-    /// Widths of the layers: one for all, or one for each.
+    /// Ranks of the layers: one for all, or separate ones.
     ///
-    /// `uniform`: one width for all, as serving stacks expect. `free`: a width for each layer's keys and values under the
-    /// same budget, by what narrowing each of them costs on the text. In a folder for onnxruntime-genai, which takes one
-    /// shape for a layer, the keys and values of a layer stay alike.
+    /// `uniform`: one rank for all, as serving stacks expect. `free`: separate ranks for the keys and the values of
+    /// each layer with the same total cache size, chosen by the measured loss of each on the text. In a folder for
+    /// onnxruntime-genai, the keys and the values of a layer have the same rank.
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = LayoutArg::Uniform, value_name = "uniform|free", help_heading = "Size")]
     layout: LayoutArg,
     #[command(flatten, next_help_heading = "Factors")]
     factors: FactorArgs,
-    /// Of a folder with several models, rewrite only this one.
+    /// The only model to rewrite in a folder with several models.
     ///
-    /// The others that keep a cache are left out.
+    /// Other models with a cache are left out of the output.
     #[arg(long, value_name = "FILE", help_heading = "Folder")]
     file: Option<PathBuf>,
     /// The serving stack whose configuration is edited.
     ///
-    /// `auto` goes by the files that are in the folder. The others are `genai`, `optimum`, `transformers-js`, `triton` and
+    /// `auto` detects it by the files in the folder. The others are `genai`, `optimum`, `transformers-js`, `triton` and
     /// `none`.
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = ServingArg::Auto, value_name = "STACK", help_heading = "Folder")]
     serving: ServingArg,
@@ -99,27 +102,27 @@ pub struct Rewrite {
     /// Write the model without running it.
     #[arg(long, help_heading = "Validation")]
     no_validate: bool,
-    /// Write a report of what was done: .html or .json.
+    /// Write a report of the rewrite: .html or .json.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     report: Option<PathBuf>,
-    /// Measure decode steps and a prompt of both models afterwards.
+    /// Measure the decode steps and a prefill of both models afterwards.
     ///
-    /// The times are printed and stand in the report. `gqa2mla bench` measures at other lengths, and more models.
+    /// The times are printed and added to the report. `gqa2mla bench` measures other lengths, and more models.
     #[arg(long, help_heading = "Output")]
     bench: bool,
-    /// Print the first attention before and after.
+    /// Print the first attention before and after the rewrite.
     ///
-    /// Its nodes, its initializers, and what changes in the interface.
+    /// This shows its nodes, its initializers, and the changed inputs and outputs.
     #[arg(long, help_heading = "Output")]
     explain: bool,
 }
 
-/// How the widths of layers and sides go together.
+/// Whether layers and sides have separate ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum LayoutArg {
-    /// One width for all.
+    /// One rank for all.
     Uniform,
-    /// A width for each side of each layer.
+    /// A separate rank for the keys and the values of each layer.
     Free,
 }
 
@@ -127,7 +130,7 @@ impl Rewrite {
     pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let started = Instant::now();
         if self.clean {
-            return clean::remove_unfinished(&self.model, &self.out, screen);
+            return remove_unfinished(&self.work_folder(), screen);
         }
         let request = self.request()?;
         request.check_widths().map_err(|e| in_options(e.into()))?;
@@ -150,7 +153,7 @@ impl Rewrite {
         if self.bench && ending.accepted {
             for (original, rewritten) in ending.pairs(&self.model, &output) {
                 let runtime = self.how.runtime();
-                // The rewrite is done and published, whatever comes of its times.
+                // The rewrite is published already, even if the measurement of its times fails.
                 match bench::beside(&original, &rewritten, runtime, screen) {
                     Ok(times) => ending.add_times(&times)?,
                     Err(error) => screen.complain(&format!("times were not measured: {error:#}")),
@@ -204,7 +207,7 @@ impl Rewrite {
         })
     }
 
-    /// Tells what the rewrite would do.
+    /// Prints what the rewrite would do.
     fn foresee(&self, request: &Request<'static>, screen: &Screen) -> anyhow::Result<Exit> {
         let target = self.form.target();
         if self.is_of_folder() {
@@ -222,7 +225,8 @@ impl Rewrite {
             );
             return Ok(Exit::Done);
         }
-        let (model, _) = self.loaded()?;
+        let (model, output) = self.loaded()?;
+        check_file(&output)?;
         let foreseen = foresee(&model, request).map_err(in_options)?;
         let plans = [Plan {
             file: &model.path,
@@ -236,7 +240,7 @@ impl Rewrite {
         Ok(Exit::Done)
     }
 
-    /// Checks that a report replaces nothing that is read, nothing of another origin, and no file of the output.
+    /// Checks that the report would replace no input, no file of another origin, and no file of the output.
     fn check_report(&self, report: &Path) -> anyhow::Result<()> {
         let read: Vec<&Path> = self.factors.files().chain([self.model.as_path()]).collect();
         check_other(report, &read, OtherFile::Report, self.factors.force)?;
@@ -257,7 +261,19 @@ impl Rewrite {
         }
     }
 
-    /// Whether a folder is made from a folder.
+    /// The folder of the work from which a stopped run would go on: that of the output.
+    fn work_folder(&self) -> PathBuf {
+        let target = match self.is_of_folder() {
+            true => self.out.clone(),
+            false => output_path(&self.model, &self.out),
+        };
+        match target.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+            _ => PathBuf::from("."),
+        }
+    }
+
+    /// Whether both the input and the output are folders.
     fn is_of_folder(&self) -> bool {
         self.model.is_dir() && !names_a_file(&self.out)
     }
@@ -273,7 +289,7 @@ impl Rewrite {
         }
     }
 
-    /// The model, and the path of a file that may be written for it.
+    /// The loaded model, and the path of its output file.
     fn loaded(&self) -> anyhow::Result<(LoadedModel, PathBuf)> {
         if self.file.is_some() || self.serving != ServingArg::Auto {
             let words = "--file and --serving speak of folders: give a folder as MODEL and as OUT";
@@ -285,7 +301,7 @@ impl Rewrite {
         Ok((model, target))
     }
 
-    /// The command that keeps the heads as 8-bit integers, of the same model and text.
+    /// The command line that rewrites the same model with `--keep-heads` and 8-bit integers.
     fn with_kept_heads(&self) -> String {
         let (model, out) = (self.model.display(), self.out.display());
         let data = self.factors.words();

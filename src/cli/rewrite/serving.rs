@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 use crate::serving::Stack;
 
-/// The stack that a folder is for.
+/// The serving stack of a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ServingArg {
     Auto,

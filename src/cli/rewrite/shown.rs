@@ -1,5 +1,7 @@
 //! The result of a compression, as text and as JSON.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::cli::frontier;
@@ -14,10 +16,9 @@ use crate::compress::run::Compression;
 use crate::compress::search::Search;
 use crate::compress::widths::{Widths, WidthsCompared};
 use crate::fit::reconstruct::ReconstructedLayer as Reconstructed;
-use crate::report::{counted, measured};
+use crate::report::{change, counted, measured};
 
-/// The text output for a model.
-/// `with_kept_heads` is the command that keeps the heads of the same model.
+/// The text output for a model. `with_kept_heads` is the command line that rewrites it with `--keep-heads`.
 pub fn text(compression: &Compression, summary: &Summary, with_kept_heads: &str) -> String {
     let mut text = summary.text();
     if let Some(reach) = compression.reach.filter(|_| summary.lossy) {
@@ -44,7 +45,7 @@ pub fn text(compression: &Compression, summary: &Summary, with_kept_heads: &str)
     text
 }
 
-/// The same as JSON.
+/// The output for a model as JSON.
 pub fn data(compression: &Compression, summary: &Summary) -> Value {
     let (validation, failure) = match &compression.verdict {
         Verdict::Compared(proof) => (Some(proof_json(proof)), None),
@@ -65,7 +66,7 @@ pub fn data(compression: &Compression, summary: &Summary) -> Value {
     })
 }
 
-/// The same as JSON for a report, with spectra and measured errors of each layer.
+/// The output for a model as JSON for a report, with spectra and measured errors of each layer.
 pub fn detailed(compression: &Compression, summary: &Summary) -> Value {
     let mut value = data(compression, summary);
     let sites = &compression.compressed.staged.rewritten.sites;
@@ -95,10 +96,19 @@ pub fn detailed(compression: &Compression, summary: &Summary) -> Value {
     value
 }
 
-/// A loss in the sense of `promise`.
+/// A model of the folder that is left out: because another one was selected, or because of its origin.
+pub fn left_out(path: &Path, is_selected: bool) -> String {
+    let why = match is_selected {
+        true => "",
+        false => ", which gqa2mla wrote",
+    };
+    format!("{}{why}", path.display())
+}
+
+/// A loss as text, in the quantity that `promise` limits.
 pub fn loss_text(promise: Promise, loss: f64) -> String {
     match promise {
-        Promise::PerplexityIncrease(_) => format!("{:+.2}%", 100.0 * loss),
+        Promise::PerplexityIncrease(_) => change(loss),
         Promise::Kl(_) => format!("{loss:.4} nats"),
     }
 }
@@ -130,7 +140,8 @@ fn search_text(search: &Search, bytes: u64, with_kept_heads: &str) -> String {
     text
 }
 
-/// The heads as they are in 8 bits, if they keep the promise at no more than `bytes` a token.
+/// The measurement of 8-bit integers without a latent, if they keep the promise at no more than `bytes` bytes per
+/// token.
 fn kept_heads_do(search: &Search, bytes: u64) -> Option<&Point> {
     let point = search.kept_heads.as_ref();
     point.filter(|p| p.broken_by.nothing() && p.bytes <= bytes as f64)

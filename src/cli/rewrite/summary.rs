@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use gqa2mla_passes::Rewritten;
 use gqa2mla_passes::forms::Join;
+use gqa2mla_passes::operators::checks_row_lengths;
 use gqa2mla_passes::pipeline::patches::RewrittenSite;
 use gqa2mla_passes::recognize::site::Side;
 use serde_json::{Value, json};
 
 use crate::cli::inspect::{bytes, rejects_json};
+use crate::compress::convert::Staged;
 use crate::compress::run::is_lossy;
 use crate::report::{counted, grouped};
 
@@ -22,13 +23,15 @@ pub struct Summary {
     ranks: (usize, usize),
     bits: Option<u32>,
     join: Join,
+    /// Whether the rows of a batch must be of one length, where the operator of the original allowed others.
+    rows_of_one_length: bool,
     cached: bool,
     before: u64,
-    /// Bytes a token in the caches after the rewrite.
+    /// Bytes per token of the caches after the rewrite.
     pub after: u64,
     predicted: (f64, f64),
     layers: Vec<Value>,
-    /// Ranks below the number of channels that lose nothing, with the reason.
+    /// Lossless ranks below the number of channels, with the reasons.
     lossless: Vec<String>,
     predictable: bool,
     /// Whether the model is an approximation.
@@ -36,10 +39,13 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Summarizes `rewritten`, whose target is `target`.
-    pub fn of(rewritten: &Rewritten, target: &'static str) -> Self {
+    /// Summarizes the rewrite that made `staged`, whose target is `target`.
+    pub fn of(staged: &Staged, target: &'static str) -> Self {
+        let rewritten = &staged.rewritten;
+        let graph = staged.model.model.proto.graph.as_ref();
+        let mut nodes = graph.iter().flat_map(|graph| &graph.node);
         let mut seen = BTreeSet::new();
-        // The branches of an `If` are one layer.
+        // Sites in the branches of an `If` are one layer.
         let sites = rewritten.sites.iter();
         let sites: Vec<&RewrittenSite> = sites.filter(|s| seen.insert(s.site.layer)).collect();
         let refused: BTreeSet<usize> = rewritten.rejects.iter().map(|r| r.layer).collect();
@@ -60,6 +66,7 @@ impl Summary {
             ranks: (ranks.clone().min().unwrap_or(0), ranks.max().unwrap_or(0)),
             bits: sites.iter().find_map(|s| s.bits.number()),
             join: rewritten.join,
+            rows_of_one_length: nodes.any(checks_row_lengths),
             cached: sites.iter().any(|s| s.site.is_cached()),
             before: cached()
                 .map(|s| bytes(s.site.cached_type, s.site.cached_numbers()))
@@ -116,9 +123,19 @@ impl Summary {
                 "written in place: past inputs have room for the new tokens, and presents have their shape; bind both to one buffer (docs/serving.md)\n",
             );
         }
-        if self.lossy && self.predictable {
+        if self.rows_of_one_length {
+            text.push_str(
+                "note: every row of a batch must have the same length, without padding; --target gqa keeps the operator that allows others (docs/serving.md)\n",
+            );
+        }
+        let foretells = self.predictable && self.predicted != (0.0, 0.0);
+        if self.lossy && foretells {
+            let aside = match self.bits {
+                Some(_) => ", without rounding",
+                None => "",
+            };
             text.push_str(&format!(
-                "predicted loss of the worst layer: {:.1}% of the keys' second moment, {:.1}% of the values'\n",
+                "predicted loss of the worst layer{aside}: {:.1}% of the keys' second moment, {:.1}% of the values'\n",
                 100.0 * self.predicted.0,
                 100.0 * self.predicted.1
             ));
@@ -146,7 +163,7 @@ impl Summary {
     pub fn json(&self) -> Value {
         json!({
             "rewritten": self.sites, "target": self.target, "not_rewritten": self.not_rewritten, "rejects": self.rejects, "exact": !self.lossy,
-            "cache_bits": self.bits, "cache_io": self.join.name(), "rank_min": self.ranks.0, "rank_max": self.ranks.1,
+            "cache_bits": self.bits, "cache_io": self.join.name(), "rows_of_one_length": self.rows_of_one_length, "rank_min": self.ranks.0, "rank_max": self.ranks.1,
             "cache_bytes_per_token_before": self.before, "cache_bytes_per_token_after": self.after,
             "layers": self.layers,
             "predicted_key_loss": self.predicted.0, "predicted_value_loss": self.predicted.1,
@@ -154,8 +171,8 @@ impl Summary {
     }
 }
 
-/// What is said of ranks below the number of channels that lose nothing: one line for keys and values where they are alike,
-/// and one for all layers that are.
+/// The lines about lossless ranks below the number of channels. Keys and values, and layers, with equal text share one
+/// line.
 fn lossless(sites: &[&RewrittenSite]) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for done in sites {

@@ -233,7 +233,9 @@ pub fn calibrate(
     Ok(sums)
 }
 
-fn checksum(text: &Text) -> String {
+/// A checksum of the token ids of `text`, and their number.
+#[must_use]
+pub fn checksum(text: &Text) -> String {
     let mut hasher = crc32fast::Hasher::new();
     text.ids
         .iter()

@@ -13,7 +13,7 @@ use ndarray::Array2;
 use crate::files::tensors::{Arrays, ArraysError};
 use crate::fit::statistics::ModelStatistics;
 
-/// What the file is.
+/// Kind and version of the file.
 const KIND: &str = "gqa2mla statistics 3";
 
 /// Writes `statistics` to `path` atomically.

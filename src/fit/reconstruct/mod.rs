@@ -26,6 +26,7 @@ use gqa2mla_passes::analysis::identity::SiteId;
 use gqa2mla_passes::analysis::observe::ObservedLayer;
 use gqa2mla_passes::factor::reconstruct::{Attention, Descent, Example, outputs, reconstruct};
 use gqa2mla_passes::factor::{CacheBits, Factors};
+use gqa2mla_passes::forms::ExactTokens;
 use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::pipeline::factorize::Wanted;
 use gqa2mla_passes::{Absorbed, RankPlan, RewriteOptions, SiteView, rewrite};
@@ -128,7 +129,7 @@ pub fn run(
     let progress = Mutex::new(progress);
     let tell = |at| match progress.lock() {
         Ok(mut progress) => progress(at),
-        // It has unwound on another thread, which ends the work on all.
+        // The callback has unwound on another thread, which ends the work on all threads.
         Err(poisoned) => resume_unwind(Box::new(poisoned.to_string())),
     };
     for first in (0..count).step_by(WAVE) {
@@ -165,7 +166,7 @@ pub fn run(
     Ok(done)
 }
 
-/// Calls `work` on each of `positions` in parallel; returns the results in order. Unwinds where `work` does.
+/// Calls `work` on each of `positions` in parallel, and returns the results in order. Unwinds if `work` does.
 fn each<T: Send>(positions: Range<usize>, work: &(dyn Fn(usize) -> T + Sync)) -> Vec<T> {
     let next = AtomicUsize::new(positions.start);
     let made = Mutex::new(BTreeMap::new());
@@ -217,11 +218,11 @@ impl Reconstruction {
             (layer.id.clone(), ranks)
         };
         let ranks: BTreeMap<_, _> = subject.layers.iter().take(position).map(ranks).collect();
-        // An operator of the runtime's own keeps its keys to itself; primitives of the same keys show them. And the text is
-        // read at once, where every token has to be a latent as in decoding.
+        // Keys inside a fused operator cannot be recorded, so that the model is rewritten to primitives. The text is
+        // read in one run, so that all tokens must be latents, as in decoding.
         let asked = job.options.form;
         let form = match asked.target() {
-            Target::MatMul if !asked.reads_new_tokens_as_they_are() => asked,
+            Target::MatMul if asked.exact_tokens() == ExactTokens::None => asked,
             _ => &Absorbed,
         };
         let options = RewriteOptions {

@@ -69,7 +69,7 @@ fn what_does_not_belong_together_is_refused_and_nothing_is_written() {
             "optimum-llama",
             [&half[..], &["--text", &empty, "--tokenizer", &good]].concat(),
             1,
-            "0 tokens are too few",
+            "it has 0 tokens, and at least",
         ),
         (
             "optimum-llama",

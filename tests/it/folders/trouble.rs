@@ -125,5 +125,12 @@ fn a_folder_that_cannot_be_written_to_is_a_clear_error() {
             "{}",
             ran.stderr
         );
+        let plan = rewrite(&fixture("optimum-llama"), &out, &["--dry-run"]);
+        assert_eq!(
+            (plan.code, plan.stderr),
+            (1, ran.stderr),
+            "{}",
+            out.display()
+        );
     }
 }

@@ -66,7 +66,10 @@ fn senseless_external_data_is_refused() {
             &[("location", "d"), ("location", "e")],
             &["location", "only once"],
         ),
-        (&[("location", "missing")], &["missing", "No such file"]),
+        (
+            &[("location", "missing")],
+            &["missing", "No such file", "get it too"],
+        ),
         (&[("location", "folder")], &["folder", "not a regular file"]),
         (
             &[("location", "d"), ("offset", "91")],

@@ -125,7 +125,8 @@ pub struct Call<'a> {
     pub tracked: &'a [bool],
 }
 
-/// The backward pass of a node: maps the gradients of its outputs to those of the inputs that need one.
+/// The backward pass of a node: maps the gradients of its outputs to those of the inputs that need one (a
+/// vector-Jacobian product).
 pub type Pull = Box<dyn FnOnce(&[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, OpError>>;
 
 /// The result of a node.

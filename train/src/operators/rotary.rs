@@ -11,7 +11,7 @@ pub const OPERATORS: &[TrainOperator] = &[
 ];
 
 /// Each pair (a, b) of channels becomes (a cos - b sin, b cos + a sin). The gradient is rotated back: da = dy_a cos +
-/// dy_b sin, db = dy_b cos - dy_a sin. `places` are the inputs cos, sin and position ids.
+/// dy_b sin, db = dy_b cos - dy_a sin. `places` are the input positions of cos, sin and the position ids.
 fn rotary(call: &Call, places: [usize; 3]) -> Result<Computed, OpError> {
     let given = call.input(0)?;
     let [cos, sin, positions] = places;

@@ -12,9 +12,9 @@ use crate::factor::weighted::{SideFactors, SideRoots};
 const BETA: (f64, f64) = (0.9, 0.999);
 const EPSILON: f64 = 1e-8;
 
-/// The coordinates of the descent: A = M⁻¹ w_d and B = M w_u, and the bias in units of a typical output. Latent channels have
-/// variance 1, and their columns lengths of several orders of magnitude: each is taken in units of its length, so that one step
-/// is the same share of every channel.
+/// The coordinates of the gradient descent: A = M⁻¹ w_d, B = M w_u, and the bias in units of a typical output. Latent
+/// channels have unit variance, so the lengths of their columns in A differ by orders of magnitude. Each column is
+/// divided by its initial length, so that one Adam step changes every channel by about the same fraction.
 pub struct Frame {
     key: SideFrame,
     value: SideFrame,
@@ -23,7 +23,7 @@ pub struct Frame {
 
 struct SideFrame {
     roots: SideRoots,
-    /// The length of each column of A at the start, [r].
+    /// The initial length of each column of A, [r]; 1 for a zero column.
     lengths: Array1<f64>,
 }
 
@@ -33,7 +33,7 @@ impl SideFrame {
         let down = roots.inverse_times(&start.down.view());
         let length = |column: ndarray::ArrayView1<f64>| column.dot(&column).sqrt();
         let lengths = down.columns().into_iter().map(length);
-        // A column of zeros stays as it is.
+        // A zero column is not scaled.
         let lengths = lengths.map(|l| if l > 0.0 { l } else { 1.0 }).collect();
         Ok(Self { roots, lengths })
     }
@@ -51,7 +51,7 @@ impl SideFrame {
         [down, up]
     }
 
-    /// The gradient in these coordinates, of one with respect to the factors.
+    /// Converts a gradient with respect to the factors to these coordinates.
     fn pull(&self, down: &Array2<f64>, up: &Array2<f64>) -> [Array2<f64>; 2] {
         let a = self.roots.times(&down.view()) * &self.lengths;
         [a, self.roots.inverse_times(&up.view()) / &self.lengths]

@@ -14,8 +14,8 @@
 //! step therefore moves its sequence to another position of the target context: queries and keys are rotated by the
 //! same angle, so that the original's scores do not change.
 //!
-//! Adam works in the coordinates in which the weighted principal components are orthonormal: A = M⁻¹ w_d, B = M w_u.
-//! The result is deterministic.
+//! Adam works in the coordinates in which the weighted principal components are orthonormal, A = M⁻¹ w_d and B = M w_u,
+//! with each column scaled to its initial length. The result is deterministic.
 
 mod attention;
 mod backward;

@@ -7,8 +7,8 @@ use std::fmt;
 /// An attention-like subgraph that is not rewritten, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {
-    /// Which attention of the model it would have been, counted from 0 in graph order; the branches of an `If` count
-    /// alike.
+    /// The layer number that the attention would have: attentions are numbered from 0 in graph order, and those in the
+    /// branches of an `If` have the same number.
     pub layer: usize,
     /// The branch or loop body that holds the node, such as `then_branch of If 'merged'`; `None` in the main graph.
     pub within: Option<String>,

@@ -1,12 +1,12 @@
 //! Row-major indices.
 
-/// The row-major place of `index` in axes of `sizes`.
+/// The row-major position of `index` in a tensor of shape `sizes`.
 pub(super) fn flat(index: &[usize], sizes: &[usize]) -> usize {
     let digits = index.iter().zip(sizes);
     digits.fold(0, |at, (i, size)| at * size + i)
 }
 
-/// What `of` gives for each index of axes of `sizes`, in row-major order.
+/// The results of `of` for all indices of a tensor of shape `sizes`, in row-major order.
 pub(super) fn each<T>(
     sizes: &[usize],
     mut of: impl FnMut(&[usize]) -> Option<T>,

@@ -1,14 +1,14 @@
 //! Which channels of a value are equal in every run.
 //!
-//! A value with some axes of constant size is a list of columns, one for each index of these axes; a column is what is left
-//! of the value as a function of its other axes. Columns get a number each, walking back from the value, such that columns
-//! of one number are equal whatever the model is fed:
+//! Some axes of constant size of a value are indexed. Each index of these axes selects a column: the value as a
+//! function of its other axes. Every column gets a number, found by a walk back from the value, such that columns with
+//! the same number are equal in every run:
 //!
-//! * an operator that moves, repeats or cuts channels passes numbers on;
-//! * an element-wise operator gives one number to columns that it makes of the same columns;
-//! * a product with a stored weight [E, n] makes column j of its input and of column j of the weight, which is remembered,
-//!   since n columns that are made of E numbers each take no more than E directions;
-//! * every other column is a number of its own.
+//! * operators that move, repeat or select channels pass the numbers of their inputs on;
+//! * an element-wise operator gives equal numbers to columns that it computes from columns with equal numbers;
+//! * column j of a product with a stored weight [E, n] is recorded as such, because n columns computed from E inputs
+//!   span at most E dimensions;
+//! * every other column gets a number of its own.
 
 mod index;
 mod moved;
@@ -26,21 +26,22 @@ use crate::onnx::NodeProto;
 use index::each;
 use moved::{moved, sizes};
 
-/// What a column is made of. Columns that are made alike are equal.
+/// How a column is computed. Columns that are computed in the same way are equal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Column {
-    /// Nothing is known but where it is: a value, the axes that are indexed, and the row-major index.
+    /// A column of which only its location is known: the value, its indexed axes, and the row-major index.
     Of(String, Vec<usize>, usize),
-    /// Column `1` of what the `MatMul` `0` makes with a stored weight.
+    /// Column `1` of the output of node `0`, a `MatMul` with a stored weight.
     Projected(NodeId, usize),
-    /// What an element-wise node makes of columns with these numbers.
+    /// The output column of an element-wise node, computed from the columns with these numbers.
     Made(NodeId, Vec<usize>),
 }
 
 /// The numbers of the columns of a value, in row-major order of its indexed axes.
 type Numbers = Vec<usize>;
 
-/// Farthest walk back from the cached rows, in nodes: exporters put some 20 between a projection and the cache.
+/// The longest walk back from the cached rows, in nodes; exporters write about 20 nodes between a projection and the
+/// cache.
 const FARTHEST: usize = 64;
 
 /// Element-wise operators.
@@ -67,18 +68,18 @@ const ELEMENTWISE: [&str; 20] = [
     "Where",
 ];
 
-/// Numbers columns, walking back through one graph.
+/// Assigns numbers to the columns of the values of one graph.
 pub struct Columns<'g> {
     graph: &'g Graph<'g>,
     facts: &'g Facts,
     numbers: HashMap<Column, usize>,
-    /// The column of each number.
+    /// The column that each number stands for.
     pub known: Vec<Column>,
     depth: usize,
 }
 
 impl<'g> Columns<'g> {
-    /// No columns yet.
+    /// An empty numbering.
     pub fn new(graph: &'g Graph<'g>, facts: &'g Facts) -> Self {
         Self {
             graph,
@@ -89,7 +90,8 @@ impl<'g> Columns<'g> {
         }
     }
 
-    /// The numbers of the columns of `value` along `axes`, which rise. `None` where one of these axes has no constant size.
+    /// The numbers of the columns of `value` for the indexed `axes`, in ascending order. `None` if one of these axes
+    /// has no constant size.
     pub fn of(&mut self, value: &str, axes: &[usize]) -> Option<Numbers> {
         let sizes = sizes(self.facts, value, axes)?;
         let count = sizes.iter().product::<usize>();
@@ -112,7 +114,7 @@ impl<'g> Columns<'g> {
         number
     }
 
-    /// `None` where nothing is known of the node that makes `value`.
+    /// The numbers of the columns of `value` by its producer; `None` if the operator is not known.
     fn walk(&mut self, value: &str, axes: &[usize], sizes: &[usize]) -> Option<Numbers> {
         let (id, node) = self.graph.producer(value).filter(|(_, n)| is_standard(n))?;
         let first = input_at(node, 0)?;
@@ -125,7 +127,7 @@ impl<'g> Columns<'g> {
         }
     }
 
-    /// The columns of a node that only moves them.
+    /// The numbers of the columns of a node that only rearranges its inputs.
     fn moved(
         &mut self,
         node: &NodeProto,
@@ -178,7 +180,7 @@ impl<'g> Columns<'g> {
                 || before.unwrap_or(&TDim::Val(1)) == to.get(axis).unwrap_or(&TDim::Val(0))
         };
         let numbers = self.broadcast(first, to.len(), axes, sizes)?;
-        // One column that is repeated along different axes makes different ones.
+        // `Expand` on an axis that is not indexed changes a column, so that the result gets a new number.
         if (0..to.len()).all(same) {
             return Some(numbers);
         }
@@ -188,7 +190,7 @@ impl<'g> Columns<'g> {
         Some(made.collect())
     }
 
-    /// The columns of `value` as an operand of rank `rank` whose axes `axes` have `sizes` elements.
+    /// The numbers of the columns of `value` after broadcasting to rank `rank`, with `sizes` on the indexed `axes`.
     fn broadcast(
         &mut self,
         value: &str,

@@ -1,4 +1,4 @@
-//! Operators that move, cut, join or repeat channels: which columns of their inputs the columns of their output are.
+//! Operators that move, select, concatenate or repeat channels: the input column that each output column is equal to.
 
 use tract_data::prelude::TDim;
 
@@ -7,20 +7,20 @@ use crate::graph::{attribute, input_at, int_attribute};
 use crate::onnx::NodeProto;
 use crate::weights::columns::index::{each, flat};
 
-/// Most columns that are followed. Heads of real models have some ten thousand channels; a size that a graph only claims may be
-/// any number.
+/// The largest number of columns that is tracked. The keys of real models have up to some ten thousand channels; the
+/// bound protects against sizes that a malicious graph declares.
 const MOST_COLUMNS: usize = 1 << 20;
 
-/// Where the columns of a value come from.
+/// The input columns that the columns of a value are equal to.
 pub(super) struct Moved<'n> {
-    /// The values that are read, with the axes that are indexed.
+    /// The inputs that are read, each with its indexed axes.
     pub inputs: Vec<(&'n str, Vec<usize>)>,
-    /// For each column the position of its input among these, and its row-major place there.
+    /// For each column, the position of its input in `inputs`, and its row-major index there.
     pub columns: Vec<(usize, usize)>,
 }
 
-/// Where the columns of `value` along `axes`, which have `sizes` elements, come from; `None` where `node` does anything
-/// else than move them.
+/// The input columns of `value`, the output of `node`, for the indexed `axes` with `sizes`; `None` if `node` does not
+/// only rearrange its inputs.
 pub(super) fn moved<'n>(
     facts: &Facts,
     node: &'n NodeProto,
@@ -48,7 +48,7 @@ pub(super) fn moved<'n>(
     }
 }
 
-/// The output of a node.
+/// The output of a node and its indexed axes.
 struct Output<'n, 'o> {
     facts: &'o Facts,
     node: &'n NodeProto,
@@ -74,7 +74,7 @@ impl<'n> Output<'n, '_> {
         let all: Vec<usize> = (0..rank).collect();
         let perm = attribute(self.node, "perm").map_or(&[][..], |a| &a.ints);
         let perm = shapes::transpose(&all, perm)?;
-        // The axes that are not indexed have to keep their order.
+        // The other axes must keep their order.
         let others = perm.iter().enumerate();
         let others = others.filter(|(to, _)| !self.axes.contains(to));
         let others: Vec<usize> = others.map(|(_, from)| *from).collect();
@@ -100,7 +100,7 @@ impl<'n> Output<'n, '_> {
         })
     }
 
-    /// The place among the indexed axes of the one that the node works along; `None` where it is not one of them.
+    /// The position, among the indexed axes, of the axis that the node works along; `None` if that axis is not indexed.
     fn along(&self) -> Option<usize> {
         let rank = self.facts.shape(self.first)?.len();
         let axis = shapes::axis(int_attribute(self.node, "axis", 0), rank)?;
@@ -132,7 +132,7 @@ impl<'n> Output<'n, '_> {
         })
     }
 
-    /// The columns of the first input at the indices that `of` gives.
+    /// The columns of the first input at the indices that `of` returns.
     fn of_first(&self, of: impl Fn(&[usize]) -> Option<Vec<usize>>) -> Option<Moved<'n>> {
         let before = sizes(self.facts, self.first, self.axes)?;
         let columns = each(self.sizes, |index| {
@@ -178,7 +178,7 @@ impl<'n> Output<'n, '_> {
                     let start = shapes::bound(from.get(axis)?, &TDim::Val(*start))?;
                     *offsets.get_mut(place)? = usize::try_from(start.as_i64()?).ok()?;
                 }
-                // Rows that are left out are other columns.
+                // A slice of an axis that is not indexed changes the columns.
                 None if from.get(axis) != to.get(axis) => return None,
                 None => {}
             }
@@ -192,7 +192,7 @@ impl<'n> Output<'n, '_> {
     fn gathered(&self) -> Option<Moved<'n>> {
         let place = self.along()?;
         let indices = input_at(self.node, 1)?;
-        // A vector keeps the number of axes.
+        // Indices of rank 1 keep the rank of the data.
         if self.facts.shape(indices)?.len() != 1 {
             return None;
         }
@@ -221,7 +221,7 @@ impl<'n> Output<'n, '_> {
     }
 }
 
-/// The sizes of the axes `axes` of `value`; `None` where one is not constant, or there are more than [`MOST_COLUMNS`].
+/// The sizes of `axes` of `value`; `None` if one is not constant, or if their product exceeds [`MOST_COLUMNS`].
 pub(super) fn sizes(facts: &Facts, value: &str, axes: &[usize]) -> Option<Vec<usize>> {
     let shape = facts.shape(value)?;
     let size = |axis: &usize| usize::try_from(shape.get(*axis)?.as_i64()?).ok();
@@ -234,8 +234,8 @@ pub(super) fn sizes(facts: &Facts, value: &str, axes: &[usize]) -> Option<Vec<us
     sizes.filter(|sizes| count(sizes).is_some_and(|n| n <= MOST_COLUMNS))
 }
 
-/// The axes of a tensor of shape `from` that a `Reshape` to the shape `to` makes its axes `axes` of. Row-major order stays,
-/// so that columns do as well. `None` where an indexed axis is cut out of one that is not indexed, or joined with one.
+/// The axes of the input shape `from` of a `Reshape` that become the indexed `axes` of the output shape `to`. `None` if
+/// an indexed axis is merged with, or split from, one that is not indexed.
 fn regrouped(from: &[TDim], to: &[TDim], axes: &[usize]) -> Option<Vec<usize>> {
     let mut kept = Vec::new();
     let (mut i, mut j) = (0, 0);
@@ -250,7 +250,7 @@ fn regrouped(from: &[TDim], to: &[TDim], axes: &[usize]) -> Option<Vec<usize>> {
         } else if a == Some(&one) {
             i += 1;
         } else {
-            // Sizes that are grouped anew, until both sides hold as many elements.
+            // Skip axes on both sides until their products are equal.
             let (first, begin) = (i, j);
             let (mut before, mut after) = (a?.as_i64()?, b?.as_i64()?);
             (i, j) = (i + 1, j + 1);
@@ -264,7 +264,7 @@ fn regrouped(from: &[TDim], to: &[TDim], axes: &[usize]) -> Option<Vec<usize>> {
                 }
             }
             let indexed = (begin..j).filter(|at| axes.contains(at)).count();
-            // What is not indexed has to stay as it is: a column is a function of these axes.
+            // Axes that are not indexed must not change, because a column is a function of them.
             if indexed != j - begin {
                 return None;
             }

@@ -1,4 +1,4 @@
-//! `rewrite --clean`: removal of the kept work of interrupted runs.
+//! `--clean`: removal of the kept work of interrupted runs.
 
 use std::path::{Path, PathBuf};
 
@@ -8,17 +8,9 @@ use serde_json::{Value, json};
 use crate::cli::exit::Exit;
 use crate::cli::screen::{Screen, size};
 use crate::files::interrupted::remove_work;
-use crate::files::save::{names_a_file, output_path};
 
-/// Removes the kept work from which a rewrite of `model` to `out` would resume.
-pub fn remove_unfinished(model: &Path, out: &Path, screen: &Screen) -> anyhow::Result<Exit> {
-    let target = output_path(model, out);
-    let beside = match model.is_dir() && !names_a_file(out) {
-        true => out.parent(),
-        false => target.parent(),
-    };
-    let folder = beside.filter(|p| !p.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
+/// Removes the kept work in `folder`, from which runs would resume.
+pub fn remove_unfinished(folder: &Path, screen: &Screen) -> anyhow::Result<Exit> {
     let removed = match folder.is_dir() {
         true => remove_work(folder).with_context(|| folder.display().to_string())?,
         false => Vec::new(),

@@ -1,0 +1,194 @@
+//! The absorbed form with an exact prompt: the step that fills an empty cache reads its own keys and values.
+//!
+//! An `If` on the length of the past chooses between the products with the new rows alone and those of the absorbed form.
+//! A prompt that is read in one step loses nothing and takes d multiplications a score instead of r; every later step is as
+//! in the absorbed form.
+
+use crate::analysis::SiteView;
+use crate::factor::{Made, Ranks};
+use crate::forms::builder::Builder;
+use crate::forms::choice::{Branch, choice};
+use crate::forms::latent_past::LatentPast;
+use crate::forms::layout::Layout;
+use crate::forms::names::SiteNames;
+use crate::forms::rounded::Rounds;
+use crate::forms::{ExactTokens, Form, FormError};
+use crate::graph::NodeId;
+use crate::graph::build::node;
+use crate::graph::patch::Patch;
+use crate::onnx::NodeProto;
+use crate::recognize::site::{Cache, Side};
+
+/// The form `absorbed-prompt`: the option `--new-tokens prompt`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AbsorbedPrompt;
+
+impl Form for AbsorbedPrompt {
+    fn name(&self) -> &'static str {
+        "absorbed-prompt"
+    }
+
+    fn rounds(&self) -> Rounds {
+        Rounds::AboutCentre
+    }
+
+    fn exact_tokens(&self) -> ExactTokens {
+        ExactTokens::Prompt
+    }
+
+    fn serves_several_readers(&self) -> bool {
+        true
+    }
+
+    fn check(&self, view: &SiteView, ranks: Ranks) -> Result<(), FormError> {
+        LatentPast.check(view, ranks)
+    }
+
+    fn layout(
+        &self,
+        view: &SiteView,
+        factors: &Made,
+        names: &SiteNames,
+    ) -> Result<Layout, FormError> {
+        LatentPast.layout(view, factors, names)
+    }
+
+    fn patch(
+        &self,
+        view: &SiteView,
+        layout: &Layout,
+        ranks: Ranks,
+        names: &SiteNames,
+    ) -> Result<Patch, FormError> {
+        let mut builder = Builder::new(self.name(), view, names, layout, ranks);
+        let site = view.site();
+        builder.narrow_caches();
+        let keys = builder.rows(&site.key, 'k', site.score);
+        let values = builder.rows(&site.value, 'v', site.output);
+        builder.prompt_or_score(keys);
+        builder.prompt_or_output(values);
+        builder.answer_shapes();
+        builder.drop_paths();
+        Ok(builder.finish()?)
+    }
+}
+
+/// What a product of one side reads, in the element type of the product.
+struct Rows {
+    /// The past [B, 1, P, r], if there can be one, whose length tells a prompt.
+    past: Option<String>,
+    /// Past and new latent rows [B, 1, S, r], and the node that converts them to the element type of the product.
+    latent: (Option<NodeProto>, String),
+    /// The rows [B, G, T, d] of this step.
+    new: String,
+}
+
+impl Builder<'_> {
+    fn rows(&mut self, side: &Side, letter: char, product: NodeId) -> Rows {
+        let latent = self.latent(side, letter, product);
+        let first = side
+            .cache
+            .as_ref()
+            .filter(|cache| cache.appended_to().is_none());
+        let rows = first.map_or_else(
+            || side.new.clone(),
+            |cache| self.first_rows(cache, letter).1,
+        );
+        Rows {
+            past: side
+                .cache
+                .as_ref()
+                .and_then(Cache::appended_to)
+                .map(str::to_owned),
+            new: self.as_read(side, letter, &rows, product),
+            latent,
+        }
+    }
+
+    /// Scores [B, H, T, S]: those of the new rows alone in a prompt, and else those of all latent rows.
+    fn prompt_or_score(&mut self, keys: Rows) {
+        let site = self.site;
+        let (name, output) = self.names_of(site.score);
+        let Some(past) = &keys.past else {
+            let nodes = self.own_score(&keys.new, &name, &output);
+            return self.place(site.score, nodes);
+        };
+        let mut nodes = self.emptiness(past);
+        let (prompt, later) = (self.name("prompt/score"), self.name("later/score"));
+        let (cast, latent) = keys.latent;
+        let ways = [
+            Branch {
+                nodes: self.own_score(&keys.new, &prompt, &prompt),
+                outputs: vec![prompt],
+            },
+            Branch {
+                nodes: cast
+                    .into_iter()
+                    .chain(self.latent_score(&latent, &later, &later))
+                    .collect(),
+                outputs: vec![later],
+            },
+        ];
+        let made = [(&*output, site.key.product_type)];
+        nodes.push(choice(&name, &made, &self.name("no_past"), ways));
+        self.place(site.score, nodes);
+    }
+
+    /// The nodes of the scores [B, H, T, T] of the rows `new` [B, G, T, d] alone: `output`, by the node `name`.
+    fn own_score(&mut self, new: &str, name: &str, output: &str) -> Vec<NodeProto> {
+        let site = self.site;
+        let grouped = self.vector(&[0, site.kv_heads as i64, -1, site.key.size as i64]);
+        let heads = self.vector(&[0, site.heads as i64, -1, 0]);
+        let made = |op: &str, part: &str, inputs: &[&str]| self.unary(op, part, inputs);
+        vec![
+            made("Reshape", "prompt/q_BGxd", &[&site.query, &grouped]),
+            made("Transpose", "prompt/k_BGdT", &[new]).with_ints("perm", &[0, 1, 3, 2]),
+            made(
+                "MatMul",
+                "prompt/score_BGxT",
+                &[&self.name("prompt/q_BGxd"), &self.name("prompt/k_BGdT")],
+            ),
+            node(
+                "Reshape",
+                name,
+                &[&self.name("prompt/score_BGxT"), &heads],
+                &[output],
+            ),
+        ]
+    }
+
+    /// The output of the value product: from the new rows alone in a prompt, and else from all latent rows.
+    fn prompt_or_output(&mut self, values: Rows) {
+        let site = self.site;
+        let (name, output) = self.names_of(site.output);
+        let heads = self.vector(&[0, site.heads as i64, -1, site.value.size as i64]);
+        let own = |builder: &mut Self, name: &str, output: &str| {
+            let mut nodes = builder.own_output("prompt", &site.probabilities, &values.new);
+            let rows = builder.name("prompt/own_BGxd");
+            nodes.push(node("Reshape", name, &[&rows, &heads], &[output]));
+            nodes
+        };
+        if values.past.is_none() {
+            let nodes = own(self, &name, &output);
+            return self.place(site.output, nodes);
+        }
+        let (prompt, later) = (self.name("prompt/out"), self.name("later/out"));
+        let (cast, latent) = values.latent.clone();
+        let ways = [
+            Branch {
+                nodes: own(self, &prompt, &prompt),
+                outputs: vec![prompt],
+            },
+            Branch {
+                nodes: cast
+                    .into_iter()
+                    .chain(self.latent_output(&latent, &later, &later))
+                    .collect(),
+                outputs: vec![later],
+            },
+        ];
+        let made = [(&*output, site.value.product_type)];
+        let chosen = choice(&name, &made, &self.name("no_past"), ways);
+        self.place(site.output, vec![chosen]);
+    }
+}

@@ -50,7 +50,7 @@ impl Inspect {
 
 /// Bytes of cache per token in all `sites`.
 pub fn cache_bytes(sites: &[Site]) -> u64 {
-    let cached = once(sites).into_iter().filter(|s| s.is_cached());
+    let cached = once(sites).into_iter().filter(|s| s.has_own_cache());
     cached.map(site_bytes).sum()
 }
 
@@ -166,9 +166,10 @@ fn shape(site: &Site) -> [String; 7] {
         site.key.size.to_string(),
         site.value.size.to_string(),
         type_name(site.cached_type),
-        match site.is_cached() {
-            true => grouped(site_bytes(site)),
-            false => "no cache".to_owned(),
+        match site.shares {
+            Some(first) => format!("layer {first}'s"),
+            None if site.is_cached() => grouped(site_bytes(site)),
+            None => "no cache".to_owned(),
         },
         site.dialect.name().to_owned(),
     ]
@@ -183,7 +184,8 @@ fn as_json(path: &str, model: &ModelProto, found: &Inspection) -> Value {
                 "layer": s.layer, "within": s.within, "module": s.name, "dialect": s.dialect.name(), "heads": s.heads, "kv_heads": s.kv_heads,
                 "head_size": s.key.size, "value_size": s.value.size, "type": type_name(s.elem_type), "cached": s.is_cached(),
                 "past_key": s.key.cache.as_ref().map(|c| &c.past), "past_value": s.value.cache.as_ref().map(|c| &c.past),
-                "cache_bytes_per_token": if s.is_cached() { site_bytes(s) } else { 0 }, "full_rank": s.full_rank(),
+                "cache_bytes_per_token": if s.has_own_cache() { site_bytes(s) } else { 0 }, "shares_cache_of_layer": s.shares,
+                "full_rank": s.full_rank(),
             })
         })
         .collect();

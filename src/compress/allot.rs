@@ -6,7 +6,7 @@
 //! predicts is the price of one unit of spectrum. Each unit of rank is then assigned to the side for which it reduces the
 //! predicted KL most.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gqa2mla_passes::factor::Ranks;
 use gqa2mla_passes::{RankPlan, RewriteOptions};
@@ -116,15 +116,19 @@ pub fn free(
         ..options.clone()
     };
     let (common, _) = quick.measure(&probed, &few, &mut |_| {})?;
-    let sites = &common.sites;
-    let within = planned.iter().map(|p| {
+    // Attentions that read one cache have one width.
+    let mut seen = BTreeSet::new();
+    let sites = common.sites.iter().filter(|site| seen.insert(&site.id));
+    let sites: Vec<_> = sites.collect();
+    let caches = planned.iter().filter(|p| p.site.shares.is_none());
+    let within = caches.map(|p| {
         let full = options.form.full_ranks(&p.site);
         p.ranks.key.min(full.key) + p.ranks.value.min(full.value)
     });
     let budget = within.sum();
     let (total, mut done) = (2 * sites.len(), 0);
     let mut curves: Vec<Curve> = Vec::new();
-    for site in sites {
+    for site in &sites {
         let (common, full) = (site.ranks, site.full);
         let alone = [
             (

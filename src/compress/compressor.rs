@@ -172,7 +172,8 @@ impl Compressor<'_> {
                 descent,
                 runtime: self.runtime,
             };
-            let layers = planned.len();
+            let caches = planned.iter().filter(|p| p.site.shares.is_none());
+            let layers = caches.count();
             let mut tell = |at| observer(reconstruction_event(at, layers));
             done = Some(reconstruct::run(&job, work.folder(), &mut tell)?);
             unfinished = Some(work);
@@ -211,11 +212,10 @@ impl Compressor<'_> {
             let missing = "its statistics hold no keys before rotation";
             return made.map(Made::Decoupled).ok_or_else(|| missing.into());
         }
-        let (site, scoring) = (view.site(), view.scoring());
+        let (site, scoring) = (view.site(), view.shared_scoring());
         let moments = moments(
-            site,
             scoring.as_ref(),
-            view.output_projection().as_ref(),
+            view.value_weight(),
             sums,
             self.factorization,
             options.form.cached_keys(),
@@ -230,7 +230,6 @@ impl Compressor<'_> {
             return Ok(factors.into());
         }
         let rows = RoundingInputs {
-            site,
             scoring: scoring.as_ref(),
             statistics: sums,
             moments: &moments,

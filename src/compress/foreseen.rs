@@ -73,7 +73,7 @@ pub fn foresee(model: &LoadedModel, request: &Request) -> Result<Foreseen, Compr
     let planned = compressor.check(options)?;
     let rewritten = without_weights(model, &prepared.analysis, options, factorization)?;
     let narrow = planned.iter().any(|p| options.form.loses(p.ranks, &p.site));
-    let cached = || planned.iter().filter(|p| p.site.is_cached());
+    let cached = || planned.iter().filter(|p| p.site.has_own_cache());
     let before = cached().map(|p| bits_of(p.site.cached_type, p.site.cached_numbers()));
     let after = cached().map(|p| {
         let elements = options.bits.elements(p.ranks.key) + options.bits.elements(p.ranks.value);

@@ -1,6 +1,5 @@
 //! The factorizations of a model's layers.
 
-use gqa2mla_passes::factor::moments::value_readers;
 use gqa2mla_passes::factor::statistics::Recipe;
 use gqa2mla_passes::factor::transmla::{DecoupledFactors, Joint, transmla};
 use gqa2mla_passes::factor::{Factors, Moments, Ranks, SpectralError, Statistics, factor};
@@ -56,19 +55,18 @@ impl Factorization {
     }
 }
 
-/// The moments of one attention for a form that caches `keys`, averaged over the positions 0 to `positions` - 1.
+/// The moments of the cache of attentions that score as `scoring` says, for a form that caches `keys`, averaged over the
+/// positions 0 to `positions` - 1. `value_weight` weighs errors of the values, as [`gqa2mla_passes::analysis::SiteView`] has it.
 #[must_use]
 pub fn moments(
-    site: &Site,
     scoring: Option<&Scoring>,
-    output_projection: Option<&Array2<f64>>,
+    value_weight: Option<Vec<Array2<f64>>>,
     statistics: &Statistics,
     factorization: Factorization,
     keys: CachedKeys,
     positions: usize,
 ) -> Moments {
-    let readers = output_projection.map(|w| value_readers(w, site.heads, site.kv_heads));
-    statistics.moments(factorization.recipe(scoring, keys, positions), readers)
+    statistics.moments(factorization.recipe(scoring, keys, positions), value_weight)
 }
 
 /// TransMLA's factors of one attention; `None` if its statistics lack unrotated keys.

@@ -58,7 +58,8 @@ pub fn layer_errors(
     progress(1, RUNS);
     let after = same_values(rewritten, &watched.layers, tokens, runtime)?;
     progress(2, RUNS);
-    let errors = watched.layers.iter().map(|layer| {
+    let all = watched.layers.iter().flat_map(ObservedLayer::readers);
+    let errors = all.map(|layer| {
         let pair = |quantity, value: &str| {
             let name = layer.outputs.get(&quantity)?;
             Some((before.get(name)?.floats(), after.get(value)?.floats()))
@@ -90,7 +91,8 @@ fn same_values(
     let mut proto = rewritten.model.proto.clone();
     if let Some(graph) = &mut proto.graph {
         let made: Vec<&String> = graph.node.iter().flat_map(|n| &n.output).collect();
-        let wanted = layers.iter().flat_map(|l| [&l.score, &l.output]);
+        let all = layers.iter().flat_map(ObservedLayer::readers);
+        let wanted = all.flat_map(|l| [&l.score, &l.output]);
         let outputs: Vec<ValueInfoProto> = wanted
             .filter(|name| made.contains(name))
             .map(|name| ValueInfoProto {

@@ -6,16 +6,13 @@ use gqa2mla_passes::factor::{
 };
 use gqa2mla_passes::forms::{Form, Rounds};
 use gqa2mla_passes::recognize::scoring::Scoring;
-use gqa2mla_passes::recognize::site::Site;
 use ndarray::Array2;
 
-/// The data from which the integer format of one attention is computed.
+/// What the integers of one cache are made of.
 pub struct RoundingInputs<'r> {
-    /// The attention.
-    pub site: &'r Site,
-    /// The scale and softcap of its scores, if known.
+    /// How the attentions that read the cache score, if that is known.
     pub scoring: Option<&'r Scoring>,
-    /// Its statistics.
+    /// The statistics of the cache.
     pub statistics: &'r Statistics,
     /// The moments from which its factors were computed.
     pub moments: &'r Moments,
@@ -61,7 +58,8 @@ impl RoundingInputs<'_> {
             key: levels(&keys.dot(&factors.key.down), centred_keys),
             value: levels(&sample.values().dot(&factors.value.down), centred_values),
         };
-        let factors = factors.giving_back(&rounding.value, self.site.heads);
+        let heads = self.statistics.received.len();
+        let factors = factors.giving_back(&rounding.value, heads);
         Ok(Made::Rounded(factors, rounding.into()))
     }
 

@@ -50,6 +50,7 @@ mod rounded;
 mod runtime;
 mod scopes;
 mod serving;
+mod shared_caches;
 #[cfg(feature = "train")]
 mod tune;
 mod untouched;

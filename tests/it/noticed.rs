@@ -5,7 +5,7 @@ use crate::common::{fixture, folder, python, root, with};
 use serde_json::{Value, json};
 
 /// A variant that tests/python/variants.py makes, and the reason that its first layer gets.
-const VARIANTS: [(&str, &str); 15] = [
+pub const VARIANTS: [(&str, &str); 15] = [
     ("reshape", "scores-rearranged"),
     ("einsum", "unsupported-operator"),
     ("sigmoid", "unknown-reader"),
@@ -48,7 +48,7 @@ const TOLD: [(&str, &str, (u64, u64)); 8] = [
     ),
     (
         "shared",
-        "the cache 'past_key_values.0.key' also serves layer 1",
+        "the cache 'past_key_values.0.key' also serves layer 1, which is refused and would find latents in place of heads",
         (0, 2),
     ),
     (

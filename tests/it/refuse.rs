@@ -1,7 +1,7 @@
 //! What is refused, at which node, for which reason, and that a refusal leaves no trace.
 
 #[path = "refuse/cases.rs"]
-mod cases;
+pub mod cases;
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -147,7 +147,7 @@ def static(model):
 
 
 def shared(model):
-    """The second layer reads the caches of the first and has none of its own."""
+    """The second layer reads the caches of the first, has none of its own, and is no attention of a known form."""
     for node in list(model.graph.node):
         if node.op_type == "Concat" and node.input[0].startswith("past_key_values.1"):
             model.graph.node.remove(node)
@@ -157,6 +157,10 @@ def shared(model):
     for values in (model.graph.input, model.graph.output):
         for value in [v for v in values if ".1." in v.name]:
             values.remove(value)
+    # It reads the keys with another sign, which no repetition does.
+    last = [at for at, node in enumerate(model.graph.node) if node.op_type == "Unsqueeze" and node.input[0] == "present.0.key"][-1]
+    model.graph.node[last].input[0] = "negated"
+    model.graph.node.insert(last, helper.make_node("Neg", ["present.0.key"], ["negated"], name="negated"))
 
 
 def quantized_pair(model):

@@ -7,7 +7,8 @@ use crate::onnx::GraphProto;
 use crate::recognize::site::Site;
 
 /// The unique name of an attention in its model, the same in every analysis of the model: the name of the graph output
-/// for its key cache, or of the output of the score product if nothing is cached.
+/// for its key cache, or of the output of the score product if nothing is cached. Attentions that read one cache have one
+/// name, because they have one latent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SiteId(String);
 

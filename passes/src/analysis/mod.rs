@@ -180,7 +180,12 @@ impl Analysis {
         self.facts.visit(&self.main, &mut |scoped| {
             let own = self.sites.iter().filter(|p| p.scope == *scoped.scope);
             for placed in own {
-                visit(&SiteView::new(model, scoped.graph, scoped.facts, placed))?;
+                let readers = self.sites.iter();
+                let readers = readers
+                    .filter(|p| p.scope == placed.scope && p.cache == placed.cache)
+                    .collect();
+                let view = SiteView::new(model, (scoped.graph, scoped.facts), placed, readers);
+                visit(&view)?;
             }
             Ok(())
         })
@@ -314,7 +319,12 @@ fn placed(
         if let Some(origin) = &origin {
             site.dialect = origin.dialect;
         }
-        kept.push(PlacedSite::new(main, scoped.scope, site, origin));
+        let mut one = PlacedSite::new(main, scoped.scope, site, origin);
+        one.reader = kept
+            .iter()
+            .filter(|known: &&PlacedSite| known.cache == one.cache)
+            .count();
+        kept.push(one);
     }
     (kept, rejects)
 }

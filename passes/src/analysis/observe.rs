@@ -10,6 +10,7 @@ use ndarray::Array2;
 use crate::analysis::Analysis;
 use crate::analysis::identity::{CacheId, SiteId};
 use crate::analysis::view::SiteView;
+use crate::factor::readers::Readers;
 use crate::factor::rope::Rope;
 use crate::graph::build::{int64_vector, node, vector_name};
 use crate::graph::cleanup::{Live, cleanup};
@@ -68,6 +69,12 @@ pub struct ObservedLayer {
     pub rope: Option<Rope>,
     /// W_O [H*dv, E], if the outputs are projected by a stored weight.
     pub output_projection: Option<Array2<f64>>,
+    /// What is known of the scores of all attentions that read its cache, see [`SiteView::shared_scoring`].
+    pub shared_scoring: Option<Scoring>,
+    /// The weights of errors in the values for all of them, see [`SiteView::value_weight`].
+    pub value_weight: Option<Vec<Array2<f64>>>,
+    /// The other attentions that read its cache, in their order.
+    pub sharing: Vec<ObservedLayer>,
     /// The name of the model output for each available quantity.
     pub outputs: BTreeMap<Quantity, String>,
 }
@@ -77,8 +84,21 @@ pub struct ObservedLayer {
 pub struct Observed {
     /// The ONNX model; it refers to the external data files of the original.
     pub proto: ModelProto,
-    /// The recognised attentions in graph order; branches that share a cache count as one.
+    /// The recognised attentions in graph order, one for each cache; branches that share a cache count as one.
     pub layers: Vec<ObservedLayer>,
+}
+
+impl ObservedLayer {
+    /// The attentions that read its cache, itself first.
+    pub fn readers(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.sharing)
+    }
+
+    /// The query heads of all of them.
+    pub fn reading_heads(&self) -> Readers {
+        let heads = self.readers().map(|layer| layer.site.heads).collect();
+        Readers::new(heads, self.site.kv_heads)
+    }
 }
 
 /// The error of a model that cannot be instrumented.
@@ -150,15 +170,17 @@ struct ObservedView {
 struct Views {
     views: Vec<(Scope, ObservedView)>,
     layers: Vec<ObservedLayer>,
-    numbers: HashMap<CacheId, usize>,
+    /// Of each cache, the position of its first reader in `layers`, and how many readers are known.
+    numbers: HashMap<CacheId, (usize, usize)>,
 }
 
 impl Views {
     fn look(&mut self, seen: &SiteView, quantities: &[Quantity]) {
         let (site, placed) = (seen.site(), seen.placed);
         // Both branches of an `If` return the quantities of one attention under the same names.
-        let known = self.numbers.get(&placed.cache).copied();
-        let number = known.unwrap_or(self.layers.len());
+        let next = (self.layers.len(), 0);
+        let (number, known) = self.numbers.get(&placed.cache).copied().unwrap_or(next);
+        let reader = placed.reader;
         let mut view = ObservedView {
             nodes: Vec::new(),
             outputs: Vec::new(),
@@ -169,7 +191,10 @@ impl Views {
             if quantity == Quantity::Unrotated && !seen.is_in_main_graph() {
                 continue;
             }
-            let shown = format!("observed/{number}/{quantity:?}");
+            let shown = match reader {
+                0 => format!("observed/{number}/{quantity:?}"),
+                _ => format!("observed/{number}/reader{reader}/{quantity:?}"),
+            };
             let rotated = seen.rotation();
             let made = source(seen.graph, site, rotated, quantity, &shown, &mut view.nodes);
             let Some((value, elem_type)) = made else {
@@ -179,9 +204,10 @@ impl Views {
             view.outputs.push((value, shown, elem_type));
         }
         self.views.push((placed.scope.clone(), view));
-        if known.is_none() {
-            self.numbers.insert(placed.cache.clone(), number);
-            self.layers.push(ObservedLayer {
+        if reader >= known {
+            self.numbers
+                .insert(placed.cache.clone(), (number, reader + 1));
+            let layer = ObservedLayer {
                 id: placed.id.clone(),
                 site: site.clone(),
                 score: output_of(seen.graph, site.score),
@@ -190,8 +216,15 @@ impl Views {
                 rope: seen.rope(),
                 rotated: seen.rotation().clone(),
                 output_projection: seen.output_projection(),
+                shared_scoring: seen.shared_scoring(),
+                value_weight: seen.value_weight(),
+                sharing: Vec::new(),
                 outputs,
-            });
+            };
+            match self.layers.get_mut(number) {
+                Some(first) => first.sharing.push(layer),
+                None => self.layers.push(layer),
+            }
         }
     }
 }

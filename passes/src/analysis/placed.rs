@@ -55,6 +55,8 @@ pub struct PlacedSite {
     pub id: SiteId,
     /// The id of its key cache.
     pub cache: CacheId,
+    /// Its position among the attentions of its graph that read this cache: 0 for the first, and where there is no other.
+    pub reader: usize,
 }
 
 impl PlacedSite {
@@ -72,6 +74,7 @@ impl PlacedSite {
             site,
             origin,
             cache,
+            reader: 0,
         }
     }
 

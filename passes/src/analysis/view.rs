@@ -8,6 +8,7 @@ use ndarray::Array2;
 use crate::analysis::identity::SiteId;
 use crate::analysis::placed::PlacedSite;
 use crate::factor::moments::value_readers;
+use crate::factor::readers::Readers;
 use crate::factor::rope::Rope;
 use crate::factor::weights_only;
 use crate::factor::{Moments, Ranks, SideFactors, SideMoments};
@@ -34,22 +35,26 @@ pub struct SiteView<'v> {
     pub facts: &'v Arc<Facts>,
     /// The attention and its scope.
     pub placed: &'v PlacedSite,
+    /// The attentions of the graph that read the same cache, this one included.
+    readers: Vec<&'v PlacedSite>,
     rotated: OnceCell<Rotated>,
 }
 
 impl<'v> SiteView<'v> {
-    /// A view of `placed`, an attention of `graph`, which belongs to `model` and has the facts `facts`.
+    /// A view of `placed`, an attention of `graph`, which belongs to `model` and has the facts `facts`; `readers` are the
+    /// attentions of the graph that read its cache, itself included.
     pub fn new(
         model: &'v Model,
-        graph: &'v Graph<'v>,
-        facts: &'v Arc<Facts>,
+        (graph, facts): (&'v Graph<'v>, &'v Arc<Facts>),
         placed: &'v PlacedSite,
+        readers: Vec<&'v PlacedSite>,
     ) -> Self {
         Self {
             model,
             graph,
             facts,
             placed,
+            readers,
             rotated: OnceCell::new(),
         }
     }
@@ -69,9 +74,37 @@ impl<'v> SiteView<'v> {
         self.placed.scope == Scope::default()
     }
 
+    /// The attentions of the graph that read the same cache, in their order, this one included.
+    pub fn readers(&self) -> impl Iterator<Item = &'v Site> {
+        self.readers.iter().map(|placed| &placed.site)
+    }
+
+    /// The query heads of all of them.
+    pub fn reading_heads(&self) -> Readers {
+        let heads = self.readers().map(|site| site.heads).collect();
+        Readers::new(heads, self.site().kv_heads)
+    }
+
+    /// The layers of the other attentions that read the same cache.
+    pub fn sharing_layers(&self) -> Vec<usize> {
+        let layers = self.readers().map(|site| site.layer);
+        layers.filter(|&l| l != self.site().layer).collect()
+    }
+
     /// Scale and softcap between the score product and the softmax; `None` if other operators are there.
     pub fn scoring(&self) -> Option<Scoring> {
         scoring(self.graph, self.facts, self.site())
+    }
+
+    /// The same where it holds for all attentions that read the cache: with a softcap where one of them has one; `None` where
+    /// it is not known of one of them.
+    pub fn shared_scoring(&self) -> Option<Scoring> {
+        let all = self.readers().map(|s| scoring(self.graph, self.facts, s));
+        let all = all.collect::<Option<Vec<Scoring>>>()?.into_iter();
+        all.reduce(|first, other| match first.ignores_shifts() {
+            true if !other.ignores_shifts() => other,
+            _ => first,
+        })
     }
 
     /// The rotation (RoPE) of the keys.
@@ -93,6 +126,15 @@ impl<'v> SiteView<'v> {
     /// W_O [H*dv, E]; `None` if the outputs are not projected by a `MatMul` or `Gemm` with a stored weight.
     pub fn output_projection(&self) -> Option<Array2<f64>> {
         output_projection(self.model, self.graph, self.facts, self.site())
+    }
+
+    /// Weights of errors in the values, one [dv, dv] per KV head: the sum of W_O,h W_O,hᵀ over the heads h of the group in all
+    /// attentions that read the cache; `None` if one of them has no known W_O.
+    pub fn value_weight(&self) -> Option<Vec<Array2<f64>>> {
+        sum_by_head(self.readers().map(|site| {
+            let w_o = output_projection(self.model, self.graph, self.facts, site)?;
+            Some(value_readers(&w_o, site.heads, site.kv_heads))
+        }))
     }
 
     /// Second moments of keys, values and queries for factors of `ranks`, computed from the projection weights under
@@ -120,15 +162,17 @@ impl<'v> SiteView<'v> {
             if let Some(rope) = &rope {
                 key.cached = rope.mean_square(&key.cached, context);
             }
-            let queries = weight(&site.query, site.heads * site.key.size);
-            key.weight = queries.map(|w| {
-                let groups = site.kv_heads;
-                weights_only::readers_of_keys(&w, site.heads, groups, rope.as_ref(), context)
-            });
+            key.weight = sum_by_head(self.readers().map(|reader| {
+                let (heads, groups) = (reader.heads, reader.kv_heads);
+                let w_q = weight(&reader.query, heads * reader.key.size)?;
+                let rope = rope.as_ref();
+                Some(weights_only::readers_of_keys(
+                    &w_q, heads, groups, rope, context,
+                ))
+            }));
         }
         if ranks.value < value.cached.nrows() {
-            let readers = self.output_projection();
-            value.weight = readers.map(|w| value_readers(&w, site.heads, site.kv_heads));
+            value.weight = self.value_weight();
         }
         Moments {
             key,
@@ -155,4 +199,17 @@ impl<'v> SiteView<'v> {
         let size = self.site().key.size;
         rope(self.model, self.graph, self.facts, self.rotation(), size)
     }
+}
+
+/// The sums of one matrix for each KV head over several attentions; `None` if one of them has none.
+fn sum_by_head(
+    mut of_readers: impl Iterator<Item = Option<Vec<Array2<f64>>>>,
+) -> Option<Vec<Array2<f64>>> {
+    let mut sums = of_readers.next()??;
+    for own in of_readers {
+        for (sum, own) in sums.iter_mut().zip(own?) {
+            *sum += &own;
+        }
+    }
+    Some(sums)
 }

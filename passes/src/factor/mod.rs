@@ -5,6 +5,7 @@ mod dense;
 mod even;
 pub mod moments;
 pub mod position_free;
+pub mod readers;
 pub mod reconstruct;
 pub mod rope;
 pub mod rounding;

@@ -39,6 +39,10 @@ impl Form for Absorbed {
         None
     }
 
+    fn serves_several_readers(&self) -> bool {
+        true
+    }
+
     fn check(&self, _: &SiteView, _: Ranks) -> Result<(), FormError> {
         Ok(())
     }

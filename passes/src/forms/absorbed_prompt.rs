@@ -36,6 +36,10 @@ impl Form for AbsorbedPrompt {
         ExactTokens::Prompt
     }
 
+    fn serves_several_readers(&self) -> bool {
+        true
+    }
+
     fn check(&self, view: &SiteView, ranks: Ranks) -> Result<(), FormError> {
         LatentPast.check(view, ranks)
     }

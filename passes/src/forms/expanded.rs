@@ -74,7 +74,7 @@ impl Form for Expanded {
         layout.add(names, "w_uk", cached, &up_key)?;
         projections.add_value(&mut layout, names, cached, &factors.value)?;
         layout.add(names, "w_uv", cached, &up_value)?;
-        layout.add_output_bias(names, site, factors)?;
+        layout.add_output_bias(names, view, factors)?;
         Ok(layout)
     }
 

@@ -37,6 +37,10 @@ impl Form for LatentPast {
         ExactTokens::Step
     }
 
+    fn serves_several_readers(&self) -> bool {
+        true
+    }
+
     fn hinders_in_place(&self) -> Option<Hindrance> {
         Some((
             "its products read the past without the new rows, which are in one buffer with it",
@@ -47,6 +51,10 @@ impl Form for LatentPast {
     fn check(&self, view: &SiteView, _: Ranks) -> Result<(), FormError> {
         let site = view.site();
         let past = |side: &Side| side.cache.as_ref().map(|cache| cache.past.is_some());
+        if let (Some(false), [other, ..]) = (past(&site.key), view.sharing_layers().as_slice()) {
+            let what = format!("layer {other} reads its cache too, and the model has no past");
+            return Err(FormError::missing(&what));
+        }
         match past(&site.key) == past(&site.value) {
             true => Ok(()),
             false => Err(FormError::missing(

@@ -12,7 +12,6 @@ use crate::forms::names::SiteNames;
 use crate::forms::tensors::{TensorRange, tensor};
 use crate::graph::text::type_name;
 use crate::onnx::TensorProto;
-use crate::recognize::site::Site;
 
 /// The initializers of one attention.
 #[derive(Debug, Clone, Default)]
@@ -97,21 +96,41 @@ impl Layout {
         all.map(|(name, (elem_type, shape))| (name.as_str(), *elem_type, shape.as_slice()))
     }
 
-    /// Adds the bias correction `b_v` [H, 1, dv] of the outputs, if the factors have one.
+    /// Adds the bias correction `b_v` [H, 1, dv] of the outputs, if the factors have one: of all heads that read the cache,
+    /// the attention's own.
     ///
     /// # Errors
     /// [`TensorRange`] if a value is out of the range of the type.
     pub fn add_output_bias(
         &mut self,
         names: &SiteNames,
-        site: &Site,
+        view: &SiteView,
         factors: &Factors,
     ) -> Result<(), TensorRange> {
         if let Some(bias) = &factors.bias {
-            let by_head = (bias * site.value.scale).insert_axis(Axis(1));
-            self.add(names, "b_v", site.value.product_type, &by_head.into_dyn())?;
+            let side = &view.site().value;
+            let own = bias.select(Axis(0), &view.reading_heads().of(view.placed.reader));
+            let by_head = (own * side.scale).insert_axis(Axis(1));
+            self.add(names, "b_v", side.product_type, &by_head.into_dyn())?;
         }
         Ok(())
+    }
+
+    /// The same initializers for the attention of `view`, which reads the cache too: only the bias of its outputs is its own.
+    ///
+    /// # Errors
+    /// [`TensorRange`] if a value is out of the range of the type.
+    pub fn for_reader(
+        &self,
+        names: &SiteNames,
+        view: &SiteView,
+        made: &Made,
+    ) -> Result<Self, FormError> {
+        let mut own = self.clone();
+        if self.find("b_v").is_some() {
+            own.add_output_bias(names, view, made.latent()?)?;
+        }
+        Ok(own)
     }
 }
 
@@ -179,7 +198,7 @@ pub fn latents(
             layout.add(names, up, side.product_type, &values)?;
         }
     }
-    layout.add_output_bias(names, site, &factors)?;
+    layout.add_output_bias(names, view, &factors)?;
     if let Some(rounding) = made.rounding() {
         layout.add_rounding(names, site, rounding)?;
     }

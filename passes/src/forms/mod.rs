@@ -138,6 +138,12 @@ pub trait Form: Sync {
         false
     }
 
+    /// Whether several attentions can read one cache of this form: what its patch puts in place of the cache is the same for
+    /// each of them.
+    fn serves_several_readers(&self) -> bool {
+        false
+    }
+
     /// Why caches of this form cannot be written in place ([`Join::InPlace`]); `None` if the form appends with
     /// [`Builder::join`].
     fn hinders_in_place(&self) -> Option<Hindrance> {

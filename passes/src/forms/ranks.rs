@@ -82,6 +82,7 @@ mod tests {
             probabilities: String::new(),
             key: side(24),
             value: side(16),
+            shares: None,
         }
     }
 

@@ -11,6 +11,7 @@ pub mod patch;
 pub mod scopes;
 pub mod text;
 pub mod verify;
+pub mod weight;
 
 use std::collections::{HashMap, HashSet};
 

@@ -64,6 +64,12 @@ impl Patch {
         Ok(())
     }
 
+    /// Leaves to `other` the nodes that both replace.
+    pub fn leave_what(&mut self, other: &Self) {
+        self.replaced
+            .retain(|id, _| !other.replaced.contains_key(id));
+    }
+
     /// Adds the initializers whose name is not in the patch yet. Initializers that are named by their content are
     /// shared.
     pub fn add_initializers(&mut self, tensors: Vec<TensorProto>) {

@@ -143,6 +143,13 @@ fn check_form(
     rotations: &mut HashMap<CacheId, Option<String>>,
 ) -> Result<(), FormError> {
     check_bits(view.site(), options)?;
+    if let ([other, ..], false) = (
+        view.sharing_layers().as_slice(),
+        options.form.serves_several_readers(),
+    ) {
+        let what = format!("layer {other} reads its cache too, which this form cannot serve");
+        return Err(FormError::missing(&what));
+    }
     options.form.check(view, ranks)?;
     if options.join == Join::InPlace {
         in_place::check(view, options.form)?;

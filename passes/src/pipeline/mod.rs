@@ -87,7 +87,7 @@ pub struct Planned {
     pub ranks: Ranks,
 }
 
-/// The attentions that [`rewrite`] would rewrite with these options. Branches that share a cache count as one.
+/// The attentions that [`rewrite`] would rewrite with these options. One that stands in several branches counts once.
 ///
 /// # Errors
 /// [`RewriteError`] if the rewrite would be refused.
@@ -97,9 +97,10 @@ pub fn plan(
     options: &RewriteOptions,
 ) -> Result<Vec<Planned>, RewriteError> {
     let chosen = choose(model, analysis, options)?;
-    let mut seen: HashSet<&CacheId> = HashSet::new();
+    let mut seen: HashSet<(&CacheId, usize)> = HashSet::new();
     let sites = analysis.sites.iter();
-    let first = sites.filter(|p| chosen.caches.contains(&p.cache) && seen.insert(&p.cache));
+    let chosen = sites.filter(|p| chosen.caches.contains(&p.cache));
+    let first = chosen.filter(|p| seen.insert((&p.cache, p.reader)));
     let planned = first.map(|placed| Planned {
         site: placed.site.clone(),
         ranks: options.ranks_of(&placed.id, &placed.site),

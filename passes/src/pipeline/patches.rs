@@ -97,12 +97,22 @@ pub struct Callbacks<'o, 'f, 's> {
     pub progress: &'o mut dyn FnMut(usize, usize),
 }
 
-/// The factors of one cache, shared by the branches of an `If`.
+/// The factors of one cache, shared by the branches of an `If` and by all attentions that read it.
 struct SharedFactors {
     factors: Made,
     ranks: Ranks,
-    /// Initializers of these factors, one set for each pair of constant scales of keys and values that they include.
-    layouts: Vec<((f64, f64), Layout)>,
+    /// Each layout with the position of the attention that it was made for, and what else it depends on.
+    layouts: Vec<(usize, Products, Layout)>,
+}
+
+/// The constant scales of keys and values, and the element types of the products: what initializers depend on besides factors.
+#[derive(Clone, Copy, PartialEq)]
+struct Products([(f64, i32); 2]);
+
+impl Products {
+    fn of(site: &Site) -> Self {
+        Self([&site.key, &site.value].map(|side| (side.scale, side.product_type)))
+    }
 }
 
 /// The patches of all graphs of a model.
@@ -160,12 +170,16 @@ impl<'a> Patches<'a> {
             Some(shared) => shared,
             None => self.factors(view, callbacks.factorize)?,
         };
-        let scales = (site.key.scale, site.value.scale);
-        let known = shared.layouts.iter().find(|(s, _)| *s == scales);
-        let layout = match known.map(|(_, layout)| layout.clone()) {
+        let (reader, products) = (view.placed.reader, Products::of(site));
+        let alike = || shared.layouts.iter().filter(|(_, p, _)| *p == products);
+        let known = alike().find(|(of, _, _)| *of == reader);
+        let layout = match known.map(|(_, _, layout)| layout.clone()) {
             Some(layout) => layout,
             None => {
-                let made = form.layout(view, &shared.factors, &names);
+                let made = match alike().next() {
+                    Some((_, _, layout)) => layout.for_reader(&names, view, &shared.factors),
+                    None => form.layout(view, &shared.factors, &names),
+                };
                 let mut layout = made.map_err(refused)?;
                 layout.join = self.options.join;
                 let main = self.by_scope.entry(Scope::default()).or_default();
@@ -177,7 +191,7 @@ impl<'a> Patches<'a> {
                     let stored = (callbacks.store)(tensor).map_err(RewriteError::Store)?;
                     main.initializers.push(stored);
                 }
-                shared.layouts.push((scales, layout.clone()));
+                shared.layouts.push((reader, products, layout.clone()));
                 layout
             }
         };
@@ -195,6 +209,10 @@ impl<'a> Patches<'a> {
             outer.merge(change).map_err(RewriteError::Patch)?;
         }
         let own = self.by_scope.entry(view.placed.scope.clone()).or_default();
+        if reader > 0 {
+            // The first reader has put the latent in place of the cache, for all of them.
+            patch.leave_what(own);
+        }
         own.merge(patch).map_err(RewriteError::Patch)?;
         let (key, value) = Expected::of_both(&shared.factors);
         self.done.push(RewrittenSite {

@@ -9,20 +9,22 @@ use tract_data::prelude::TDim;
 
 use crate::facts::precision::is_float;
 use crate::facts::{Facts, shape_text as text};
-use crate::graph::{Graph, NodeId};
+use crate::graph::Graph;
+use crate::recognize::cache::Refused;
 use crate::recognize::candidate::Candidate;
 use crate::recognize::module_name::module_of;
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::side::{Proved, prove};
 use crate::recognize::site::{Dialect, Side, Site};
 
-/// Proves that `candidate` is an attention over a repeated cache.
+/// Proves that `candidate` is an attention over a repeated cache. Returns it with the nodes beside it that read its caches
+/// (see [`Proved::beside`]).
 pub fn recognize(
     graph: &Graph,
     facts: &Facts,
     layer: usize,
     candidate: Candidate,
-) -> Result<Site, (NodeId, Reason)> {
+) -> Result<(Site, Vec<Refused>), Refused> {
     let Candidate {
         softmax,
         score,
@@ -42,8 +44,8 @@ pub fn recognize(
         return Err((softmax, Reason::ScoreProducts { count: 0 }));
     };
     let (query_shape, heads) = query_shape(facts, query).map_err(at(score))?;
-    let key = prove(graph, facts, keys, Operand::Key, &query_shape)?;
-    let value = prove(graph, facts, values, Operand::Value, &query_shape)?;
+    let key = prove(graph, facts, (score, keys), Operand::Key, &query_shape)?;
+    let value = prove(graph, facts, (output, values), Operand::Value, &query_shape)?;
     if key.kv_heads != value.kv_heads {
         let reason = Reason::RepeatsDiffer {
             key: key.kv_heads as i64,
@@ -80,7 +82,8 @@ pub fn recognize(
         .cache
         .as_ref()
         .and_then(|c| facts.elem_type(c.present()));
-    Ok(Site {
+    let beside = [key.beside, value.beside].concat();
+    let site = Site {
         layer,
         within: None,
         name: module_of(graph, score),
@@ -101,7 +104,9 @@ pub fn recognize(
             product_type: value_type,
             ..value.side
         },
-    })
+        shares: None,
+    };
+    Ok((site, beside))
 }
 
 fn operand_shape(facts: &Facts, operand: Operand, value: &str, expected: &str) -> Reason {

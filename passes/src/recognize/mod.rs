@@ -11,6 +11,7 @@ pub mod reject;
 pub mod rotation;
 pub mod scoring;
 pub mod shape_reader;
+mod sharing;
 mod side;
 pub mod site;
 mod trail;
@@ -66,6 +67,7 @@ pub fn recognize(
     let mut found = Recognized::default();
     let mut layer = first;
     let mut claims = Claims::of(graph, facts);
+    let mut beside = BTreeMap::new();
     for (id, node) in graph.nodes() {
         let by_operator = node.output.first().and_then(|o| refused.get(o)).cloned();
         let candidate = match by_operator {
@@ -82,91 +84,40 @@ pub fn recognize(
             Err(refused) => Err(refused),
         };
         let caches = claims.add(graph, facts, id);
-        let reject = |(at, reason): (NodeId, Reason)| Reject {
-            layer,
-            within: None,
-            node: graph
-                .node(at)
-                .map_or_else(String::new, |n| label(n).to_owned()),
-            reason,
-        };
         match candidate.and_then(|c| matmul::recognize(graph, facts, layer, c)) {
-            Ok(site) => found.sites.push(site),
+            Ok((site, readers)) => {
+                beside.insert(layer, readers);
+                found.sites.push(site);
+            }
             Err(other) if other.1.is_not_a_site() => {
-                found.others.push(reject(other));
+                found.others.push(reject(graph, layer, other));
                 continue;
             }
             // Several softmaxes over one cache, one for each head, count as one attention.
             Err(_) if claims.is_refused(graph, id, &caches) => continue,
-            Err((at, mut reason)) => {
-                // Two refused layers that read the same cache get the reason that they share it.
-                let is_second_reader =
-                    |reason: &Reason| matches!(reason, Reason::SecondReader { .. });
-                if let Some((past, other)) = claims.shared(&caches)
-                    && is_second_reader(&reason)
-                {
-                    let of_other = found.rejects.iter_mut().filter(|r| r.layer == other);
-                    for reject in of_other.filter(|r| is_second_reader(&r.reason)) {
-                        reject.reason = Reason::SharedCache {
-                            past: past.clone(),
-                            other: layer,
-                        };
-                    }
-                    reason = Reason::SharedCache { past, other };
-                }
+            Err(refused) => {
                 claims.refuse(id, layer, caches);
-                found.rejects.push(reject((at, reason)));
+                found.rejects.push(reject(graph, layer, refused));
             }
         }
         layer += 1;
     }
     found.rejects.extend(claims.missing(graph, facts, layer));
-    one_reader_per_cache(graph, &mut found);
+    let refused = sharing::settle(graph, &mut found.sites, &beside, &claims);
+    let refused = refused.into_iter();
+    let rejects = refused.map(|(layer, refused)| reject(graph, layer, refused));
+    found.rejects.extend(rejects);
+    found.rejects.sort_by_key(|r| r.layer);
     found
 }
 
-/// Refuses all attentions that share a cache with another one: their keys and values would need one common latent.
-fn one_reader_per_cache(graph: &Graph, found: &mut Recognized) {
-    let shared = |site: &Site, other: &Site| {
-        let pasts = |s: &Site| {
-            [
-                s.key.cache.as_ref().and_then(|c| c.past.clone()),
-                s.value.cache.as_ref().and_then(|c| c.past.clone()),
-            ]
-        };
-        let others = pasts(other);
-        pasts(site)
-            .into_iter()
-            .flatten()
-            .find(|past| others.contains(&Some(past.clone())))
-    };
-    let mut clashes = Vec::new();
-    for (position, site) in found.sites.iter().enumerate() {
-        for other in found.sites.iter().skip(position + 1) {
-            if let Some(past) = shared(site, other) {
-                clashes.push((site.layer, other.layer, past.clone()));
-                clashes.push((other.layer, site.layer, past));
-            }
-        }
-        if let (Some(key), Some(value)) = (&site.key.cache, &site.value.cache)
-            && let Some(past) = &key.past
-            && key.past == value.past
-        {
-            clashes.push((site.layer, site.layer, past.clone()));
-        }
+/// What takes the place of attention `layer`, which is refused at a node for a reason.
+fn reject(graph: &Graph, layer: usize, (at, reason): (NodeId, Reason)) -> Reject {
+    let node = graph.node(at).map_or("", label).to_owned();
+    Reject {
+        layer,
+        within: None,
+        node,
+        reason,
     }
-    for (layer, other, past) in clashes {
-        if let Some(position) = found.sites.iter().position(|s| s.layer == layer) {
-            let site = found.sites.remove(position);
-            found.rejects.push(Reject {
-                layer,
-                within: None,
-                node: graph
-                    .node(site.score)
-                    .map_or_else(String::new, |n| label(n).to_owned()),
-                reason: Reason::SharedCache { past, other },
-            });
-        }
-    }
-    found.rejects.sort_by_key(|r| r.layer);
 }

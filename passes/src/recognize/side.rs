@@ -24,13 +24,16 @@ pub struct Proved {
     pub batch: TDim,
     /// ONNX element type of the source.
     pub elem_type: i32,
+    /// The other nodes that read a value between the cache and the product, each with the reason why it is in the way unless
+    /// it belongs to another attention with the same caches.
+    pub beside: Vec<Refused>,
 }
 
-/// Proves `operand`, the right operand of a product; `query` is the shape [B, H, T, d] of the queries.
+/// Proves `operand`, the right operand of `product`; `query` is the shape [B, H, T, d] of the queries.
 pub fn prove<'a>(
     graph: &Graph<'a>,
     facts: &Facts,
-    operand: &'a str,
+    (product, operand): (NodeId, &'a str),
     role: Operand,
     query: &[TDim],
 ) -> Result<Proved, Refused> {
@@ -54,7 +57,11 @@ pub fn prove<'a>(
     };
     let returned = proved.side.cache.as_ref().map_or(&[][..], |c| &c.returned);
     let cached = proved.side.cache.is_some().then_some(returned);
-    readers(graph, &trail, start, cached, role)?;
+    let readers = readers(graph, &trail, (start, product), cached, role)?;
+    match (&proved.side.cache, readers) {
+        (None, mut readers) if !readers.is_empty() => return Err(readers.swap_remove(0)),
+        (_, readers) => proved.beside = readers,
+    }
     let path = trail.values.iter().skip(start);
     let path = path.filter(|v| !returned.iter().any(|r| r == *v));
     proved.side.path = path.map(|&v| v.to_owned()).collect();
@@ -150,6 +157,7 @@ fn from_source(
         kv_heads: groups as usize,
         batch: batch.clone(),
         elem_type,
+        beside: Vec::new(),
     })
 }
 
@@ -225,15 +233,19 @@ fn compare(
     })
 }
 
-/// Refuses a value between source and product that another node reads, unless that node is `Shape` or makes one of
-/// `returned`, the values between cache and graph output.
+/// The nodes beside `product` and the trail from `start` to it that read a value on the way. `Shape` and what makes one of
+/// `returned`, the values between cache and graph output, are none.
+///
+/// # Errors
+/// A value on the way that is an output of the graph.
 fn readers(
     graph: &Graph,
     trail: &Trail,
-    start: usize,
+    (start, product): (usize, NodeId),
     returned: Option<&[String]>,
     role: Operand,
-) -> Result<(), Refused> {
+) -> Result<Vec<Refused>, Refused> {
+    let mut found = Vec::new();
     let cached = returned.is_some();
     let returned = returned.unwrap_or_default();
     let beside = returned
@@ -256,27 +268,26 @@ fn readers(
         if source && !cached {
             continue;
         }
-        let next = trail.steps.get(position).map(|s| s.node);
-        // A value that is not on the trail is not read by the product.
-        let mut products = usize::from(position >= trail.values.len());
+        // What follows a value on the trail; a value that is not on it has nothing behind it.
+        let next = match position < trail.values.len() {
+            true => Some(trail.steps.get(position).map_or(product, |s| s.node)),
+            false => None,
+        };
         for usage in graph.uses(value) {
             let node = graph.node(usage.node);
-            let allowed = match (usage.input, next) {
-                (None, _) => false,
-                (Some(_), _) if node.is_some_and(|n| is_op(n, "Shape")) => true,
-                (Some(0), _) if makes(graph, usage.node, returned) => true,
-                (Some(_), Some(next)) => usage.node == next,
-                (Some(_), None) => {
-                    products += 1;
-                    products == 1
-                }
+            let allowed = match usage.input {
+                None => false,
+                Some(_) if node.is_some_and(|n| is_op(n, "Shape")) => true,
+                Some(0) if makes(graph, usage.node, returned) => true,
+                Some(_) => Some(usage.node) == next,
             };
             if !allowed {
-                return Err((usage.node, second_reader(graph, role, value, usage.node)));
+                let reason = second_reader(graph, role, value, usage.node);
+                found.push((usage.node, reason));
             }
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// The `Shape` nodes that read a value which the rewrite removes or whose shape it changes.

@@ -131,6 +131,8 @@ pub struct Site {
     pub key: Side,
     /// The values.
     pub value: Side,
+    /// The earlier layer that reads the same cache, where there is one: the layer has no cache of its own.
+    pub shares: Option<usize>,
 }
 
 impl Site {
@@ -147,5 +149,10 @@ impl Site {
     /// Whether the attention has a KV cache.
     pub fn is_cached(&self) -> bool {
         self.key.cache.is_some()
+    }
+
+    /// Whether it has a KV cache, and no earlier layer has the same.
+    pub fn has_own_cache(&self) -> bool {
+        self.is_cached() && self.shares.is_none()
     }
 }

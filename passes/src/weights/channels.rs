@@ -12,12 +12,13 @@ use ndarray::{Array2, Array3};
 use crate::factor::SideFactors;
 use crate::factor::spectral::orthonormal;
 use crate::facts::Facts;
+use crate::graph::weight::Weight;
 use crate::graph::{Graph, NodeId, input_at};
 use crate::onnx::stored::Model;
 use crate::onnx::tensor_proto::DataType;
 use crate::recognize::site::{Fewer, Side};
 use crate::weights::columns::{Column, Columns};
-use crate::weights::projection::matrix;
+use crate::weights::matrix::matrix;
 
 /// Channels of one side that one product with a stored weight computes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,7 +178,7 @@ impl ProjectedChannels {
     /// An orthonormal basis [channels, E] of the product's outputs: Q of the QR decomposition of the weight's columns,
     /// which is orthonormal even if the weight is rank-deficient.
     fn basis(&self, model: &Model, graph: &Graph) -> Option<Array2<f64>> {
-        let weight = matrix(model, graph.initializer(&self.weight)?, false)?;
+        let weight = matrix(model, &Weight::of(graph, &self.weight)?, false)?;
         let columns: Vec<usize> = self.channels.iter().map(|(_, column)| *column).collect();
         let fits = columns.iter().all(|c| *c < weight.ncols()) && weight.nrows() == self.inputs;
         let rows = fits.then(|| weight.select(ndarray::Axis(1), &columns).reversed_axes())?;

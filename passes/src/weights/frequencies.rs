@@ -6,7 +6,7 @@ use crate::graph::{Graph, is_contrib};
 use crate::onnx::NodeProto;
 use crate::onnx::stored::Model;
 use crate::recognize::rotation::{Rotated, Rotation};
-use crate::weights::projection::numbers;
+use crate::weights::matrix::numbers;
 
 /// Largest error of a stored cosine or sine with respect to position times frequency. Tables are computed in fp32,
 /// where angles are off by 0.01 at position 100,000, and may be stored in fp16.

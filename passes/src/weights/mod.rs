@@ -3,6 +3,7 @@
 pub mod channels;
 mod columns;
 pub mod frequencies;
+pub mod matrix;
 pub mod output_projection;
 pub mod projection;
 pub mod rows;

@@ -3,14 +3,15 @@
 use ndarray::Array2;
 
 use crate::facts::Facts;
+use crate::graph::weight::Weight;
 use crate::graph::{Graph, attribute, int_attribute, is_op};
 use crate::onnx::stored::Model;
 use crate::recognize::site::Site;
-use crate::weights::projection::matrix;
+use crate::weights::matrix::matrix;
 
 /// W_O [H*dv, E] of `site` in f64: row `h*dv + i` reads element `i` of head `h`.
 ///
-/// `None` if another operator, such as a gate, comes before it, or if the weight is quantized.
+/// `None` if another operator, such as a gate, comes before it, or if the weight cannot be read.
 pub fn output_projection(
     model: &Model,
     graph: &Graph,
@@ -44,8 +45,8 @@ pub fn output_projection(
                     return None;
                 }
                 let transposed = is_op(node, "Gemm") && int_attribute(node, "transB", 0) != 0;
-                let tensor = graph.initializer(graph.resolve(node.input.get(1)?))?;
-                return matrix(model, tensor, transposed).filter(|w| w.nrows() == rows);
+                let weight = Weight::of(graph, node.input.get(1)?)?;
+                return matrix(model, &weight, transposed).filter(|w| w.nrows() == rows);
             }
             _ => return None,
         }

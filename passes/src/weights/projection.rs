@@ -6,17 +6,15 @@ use std::collections::HashSet;
 use ndarray::Array2;
 
 use crate::facts::{Facts, shapes};
+use crate::graph::weight::Weight;
 use crate::graph::{Graph, int_attribute, is_op};
+use crate::onnx::NodeProto;
 use crate::onnx::stored::Model;
-use crate::onnx::{NodeProto, TensorProto, tensor_proto::DataType};
-
-/// Largest number of elements of a weight that is read into memory: 2 GiB of f64.
-const LARGEST: usize = 1 << 28;
+use crate::weights::matrix::{matrix, numbers};
 
 /// The weight [E, width] of the projection that `value` is computed from, in f64.
 ///
-/// `None` if the projection is quantized or is not a product with a stored weight; factors are then computed without
-/// it.
+/// `None` if the projection is not a product with a stored weight that can be read; factors are then computed without it.
 pub fn projection(
     model: &Model,
     graph: &Graph,
@@ -35,12 +33,9 @@ pub fn projection(
         };
         let transposed = is_op(node, "Gemm") && int_attribute(node, "transB", 0) != 0;
         if (is_op(node, "MatMul") || is_op(node, "Gemm"))
-            && let Some(tensor) = node
-                .input
-                .get(1)
-                .and_then(|w| graph.initializer(graph.resolve(w)))
+            && let Some(weight) = node.input.get(1).and_then(|w| Weight::of(graph, w))
         {
-            let weight = matrix(model, tensor, transposed)?;
+            let weight = matrix(model, &weight, transposed)?;
             let weight = normalized(model, graph, node.input.first(), weight);
             return columns(weight, offset, width);
         }
@@ -114,44 +109,6 @@ fn columns(weight: Array2<f64>, offset: Option<usize>, width: usize) -> Option<A
         weight
             .slice(ndarray::s![.., start..start + width])
             .to_owned()
-    })
-}
-
-/// A 2-D floating-point tensor in f64, transposed if `transposed`; `None` for other tensors or more than
-/// 2^28 elements.
-pub fn matrix(model: &Model, tensor: &TensorProto, transposed: bool) -> Option<Array2<f64>> {
-    let [rows, cols] = tensor.dims.as_slice() else {
-        return None;
-    };
-    let (rows, cols) = (usize::try_from(*rows).ok()?, usize::try_from(*cols).ok()?);
-    if rows.checked_mul(cols)? > LARGEST {
-        return None;
-    }
-    let matrix = Array2::from_shape_vec((rows, cols), numbers(model, tensor)?).ok()?;
-    Some(if transposed {
-        matrix.reversed_axes()
-    } else {
-        matrix
-    })
-}
-
-/// The elements of a floating-point tensor in f64; `None` if the type is another one or the data cannot be read.
-pub fn numbers(model: &Model, tensor: &TensorProto) -> Option<Vec<f64>> {
-    let bytes = model.tensor_bytes(tensor).ok()?;
-    Some(match DataType::try_from(tensor.data_type()).ok()? {
-        DataType::Float => bytes
-            .chunks_exact(4)
-            .filter_map(|b| Some(f32::from_le_bytes(b.try_into().ok()?).into()))
-            .collect(),
-        DataType::Float16 => bytes
-            .chunks_exact(2)
-            .filter_map(|b| Some(half::f16::from_le_bytes(b.try_into().ok()?).into()))
-            .collect(),
-        DataType::Bfloat16 => bytes
-            .chunks_exact(2)
-            .filter_map(|b| Some(half::bf16::from_le_bytes(b.try_into().ok()?).into()))
-            .collect(),
-        _ => return None,
     })
 }
 

@@ -3,9 +3,10 @@
 use ndarray::{Array1, Array2};
 
 use crate::facts::Facts;
+use crate::graph::weight::Weight;
 use crate::graph::{Graph, attribute, is_alias, is_op};
 use crate::onnx::stored::Model;
-use crate::weights::projection::{matrix, numbers};
+use crate::weights::matrix::{matrix, numbers};
 
 /// A projection x W + b, where x [B, T, E] is a value of the graph.
 #[derive(Debug, Clone)]
@@ -63,8 +64,10 @@ pub fn projected(
                 rest
             }
             "MatMul" if !split && is_op(node, "MatMul") => {
-                let tensor = graph.initializer(graph.resolve(node.input.get(1)?))?;
-                let weight = matrix(model, tensor, false).filter(|w| w.ncols() == width)?;
+                let stored = Weight::of(graph, node.input.get(1)?)?;
+                // A product of quantized weights would be stored in full.
+                let stored = Some(stored).filter(|w| w.scales.is_none())?;
+                let weight = matrix(model, &stored, false).filter(|w| w.ncols() == width)?;
                 let shape = facts.shape(first)?;
                 // Refuse a weight whose rows do not fit the input.
                 let rows = shape.last()?.as_i64();
@@ -74,7 +77,7 @@ pub fn projected(
                     input: first.clone(),
                     weight,
                     bias,
-                    elem_type: tensor.data_type(),
+                    elem_type: stored.tensor.data_type(),
                 });
             }
             _ => return None,

@@ -131,7 +131,7 @@ pub fn as_json(plans: &[Plan], folder: Option<&ForeseenFolder>, target: &str) ->
             json!({
                 "layer": p.site.layer, "id": p.id.as_str(), "name": p.site.name,
                 "heads": p.site.heads, "kv_heads": p.site.kv_heads, "head_size": p.site.key.size,
-                "key_rank": p.ranks.key, "value_rank": p.ranks.value,
+                "key_rank": p.ranks.key, "value_rank": p.ranks.value, "shares_cache_of_layer": p.site.shares,
             })
         });
         json!({

@@ -53,7 +53,7 @@ impl Summary {
         let worst = |of: fn(&RewrittenSite) -> Option<f64>| {
             sites.iter().filter_map(|s| of(s)).fold(0.0, f64::max)
         };
-        let cached = || sites.iter().filter(|s| s.site.is_cached());
+        let cached = || sites.iter().filter(|s| s.site.has_own_cache());
         let first = sites.first().map(|s| &s.site);
         Self {
             target,
@@ -209,6 +209,7 @@ fn layer_json(done: &RewrittenSite) -> Value {
         "layer": done.site.layer, "id": done.id.as_str(), "name": done.site.name, "dialect": done.site.dialect.name(),
         "heads": done.site.heads, "kv_heads": done.site.kv_heads, "head_size": done.site.key.size, "key_rank": done.ranks.key, "value_rank": done.ranks.value,
         "lossless_key_rank": done.full.key, "lossless_value_rank": done.full.value,
+        "shares_cache_of_layer": done.site.shares,
         "predicted_key_loss": done.key.loss, "predicted_value_loss": done.value.loss,
     })
 }

@@ -193,7 +193,8 @@ pub fn calibrate(
         let site = &layer.site;
         let unrotated = layer.outputs.contains_key(&Quantity::Unrotated);
         let (d, dv) = (site.key.size, site.value.size);
-        let sums = Statistics::new(site.heads, site.kv_heads, d, dv, unrotated);
+        let heads = layer.reading_heads().heads();
+        let sums = Statistics::new(heads, site.kv_heads, d, dv, unrotated);
         (layer.id.clone(), sums.expecting(layer.rope.clone()))
     };
     let mut sums = ModelStatistics {
@@ -278,6 +279,28 @@ pub fn by_token(heads: &[f32], count: usize, length: usize, size: usize) -> Vec<
     rows
 }
 
+/// One quantity of all query heads that read the cache of `layer`, [ΣH, `length`] followed by `rest`, in the order of
+/// [`ObservedLayer::reading_heads`].
+fn of_readers(
+    layer: &ObservedLayer,
+    outputs: &BTreeMap<String, Tensor>,
+    quantity: Quantity,
+    (length, size): (usize, usize),
+    rest: &[usize],
+) -> Result<Vec<f32>, CalibrateError> {
+    let rows = layer.readers().map(|reader| {
+        let shape = [&[reader.site.heads, length], rest].concat();
+        shown(reader, outputs, quantity, &shape)
+    });
+    let rows = rows.collect::<Result<Vec<_>, _>>()?;
+    let head = length * size;
+    let readers = layer.reading_heads();
+    let heads = readers
+        .in_order()
+        .filter_map(|(reader, number)| rows.get(reader)?.get(number * head..(number + 1) * head));
+    Ok(heads.flatten().copied().collect())
+}
+
 fn add(
     sums: &mut Statistics,
     layer: &ObservedLayer,
@@ -285,14 +308,19 @@ fn add(
     length: usize,
 ) -> Result<(), CalibrateError> {
     let site = &layer.site;
-    let (h, g, d, dv) = (site.heads, site.kv_heads, site.key.size, site.value.size);
+    let (g, d, dv) = (site.kv_heads, site.key.size, site.value.size);
+    let h = layer.reading_heads().heads();
     let get = |quantity, shape: &[usize]| shown(layer, outputs, quantity, shape);
-    let queries = get(Quantity::Query, &[h, length, d])?;
+    let of_heads = |quantity, rest: &[usize]| {
+        let size = rest.iter().product();
+        of_readers(layer, outputs, quantity, (length, size), rest)
+    };
+    let queries = of_heads(Quantity::Query, &[d])?;
     let keys = get(Quantity::Key, &[g, length, d])?;
     let values = get(Quantity::Value, &[g, length, dv])?;
     let unrotated = unrotated(layer, outputs, length)?;
-    let received = get(Quantity::Received, &[h, length])?;
-    let squared = get(Quantity::ReceivedSquared, &[h, length])?;
+    let received = of_heads(Quantity::Received, &[])?;
+    let squared = of_heads(Quantity::ReceivedSquared, &[])?;
     let views = (
         ArrayView3::from_shape((h, length, d), &queries),
         ArrayView3::from_shape((g, length, d), &keys),

@@ -301,9 +301,8 @@ fn layer(
             return Ok(left(number, "there are no statistics of it"));
         };
         let moments = moments(
-            site,
-            observed.scoring.as_ref(),
-            observed.output_projection.as_ref(),
+            observed.shared_scoring.as_ref(),
+            observed.value_weight.clone(),
             statistics,
             job.factorization,
             job.options.form.cached_keys(),

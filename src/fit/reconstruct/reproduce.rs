@@ -42,6 +42,10 @@ pub fn reproduce(
         Quantity::Output,
         &[site.heads, length, site.value.size],
     );
+    if let Some(other) = layer.sharing.first() {
+        let other = other.site.layer;
+        return Reproduced::Not(format!("layer {other} reads its cache too"));
+    }
     if cached == CachedKeys::Unrotated && !layer.outputs.contains_key(&Quantity::Unrotated) {
         return Reproduced::Not("its keys before rotation cannot be seen".to_owned());
     }

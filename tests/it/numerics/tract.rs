@@ -6,7 +6,7 @@ use super::*;
 use crate::common::How;
 
 /// Models that tract cannot run, and a part of what it says.
-const NOT_IN_TRACT: [(&str, &str); 20] = [
+const NOT_IN_TRACT: [(&str, &str); 21] = [
     ("attention-past", "does not take boolean attention masks"),
     (IN_BF16, "Unknown DatumType Bfloat16"),
     ("dynamo23-llama", "does not take boolean attention masks"),
@@ -58,6 +58,7 @@ const NOT_IN_TRACT: [(&str, &str); 20] = [
     ),
     ("int8-llama", "Failed analyse for node #47 \"optimum::if\""),
     ("optimum-whisper", "optimum::if"),
+    ("qdq_int4-llama", "Unknown DatumType Int4"),
 ];
 
 #[test]

@@ -66,11 +66,11 @@ pub const CASES: [Case; 19] = [
         Exact,
     ),
     (
-        "near_miss/cache_shared_by_layers.onnx",
+        "near_miss/value_cache_shared.onnx",
         "shared-cache",
-        "node_unsqueeze_11",
-        "the cache 'past_key_values.0.key' also serves layer 1",
-        "a latent cache is made for one attention",
+        "node_MatMul_260",
+        "the cache 'present.0.value' also serves layer 1",
+        "one latent serves attentions that read the same keys and values",
         Nothing,
     ),
     (
@@ -141,8 +141,8 @@ pub const CASES: [Case; 19] = [
         "near_miss/score_of_two_products.onnx",
         "score-products",
         "node_Softmax_262",
-        "the softmax adds up 2 products",
-        "expected one product of queries and keys",
+        "the probabilities are made of 2 products of queries and keys",
+        "expected one such product in front of one softmax",
         Exact,
     ),
     (

@@ -57,14 +57,14 @@ impl Reason {
                 "remove the other reader from the export, or leave this layer with --allow-partial"
             }
             Self::SharedCache { .. } => {
-                "leave the layers that share a cache with --allow-partial, or export each with a cache of its own"
+                "leave the layers that share the cache with --allow-partial, or export the other layer with both caches of this one, or with two of its own"
             }
             Self::OutputInside { .. } => "do not name inner values as outputs of the export",
             Self::RepeatsDiffer { .. } => {
                 "nothing: one latent for keys and values needs the same KV heads on both sides"
             }
             Self::CacheAxis { .. } | Self::CacheForm { .. } => {
-                "export with a cache that grows by Concat along axis 2 of [batch, kv_heads, length, head_size]: not a static, sliding or paged one"
+                "export with a cache that grows by Concat along axis 2 of [batch, kv_heads, length, head_size], as transformers' DynamicCache does: not a static, sliding or paged one. With --cache-io inplace, the rewritten model writes it into a buffer"
             }
             Self::CacheNotReturned { .. } => {
                 "name the concatenated key and value as outputs of the export"
@@ -84,7 +84,7 @@ impl Reason {
                 "export with a constant number of heads and a constant head size, as [batch, heads, length, head_size]"
             }
             Self::ValueProducts { .. } | Self::ScoreProducts { .. } => {
-                "export with one product of queries and keys and one with the values in each attention"
+                "export with one product of queries and keys, one softmax and one product with the values in each attention"
             }
             Self::ShapeReader { .. } => "export with masks that take their length from the inputs",
             Self::UnsupportedOperator { .. } => {

@@ -255,14 +255,16 @@ pub enum Reason {
         /// The expected shape or type.
         expected: String,
     },
-    /// The softmax has no value product, or several.
-    #[error("the probabilities reach {count} products, expected one product with the values")]
+    /// The probabilities are multiplied with several operands, or from the right.
+    #[error("{}, expected one product of probabilities and values", products(*.count))]
     ValueProducts {
-        /// How many.
+        /// How many have the probabilities on their left.
         count: usize,
     },
-    /// The input of the softmax has several score products.
-    #[error("the softmax adds up {count} products, expected one product of queries and keys")]
+    /// Several products make the scores, or the probabilities.
+    #[error(
+        "the probabilities are made of {count} products of queries and keys, expected one such product in front of one softmax"
+    )]
     ScoreProducts {
         /// How many.
         count: usize,
@@ -326,15 +328,15 @@ pub enum Reason {
         /// The output.
         present: String,
     },
-    /// Another attention reads the same cache.
-    #[error(
-        "the cache '{past}' also serves layer {other}, and a latent cache is made for one attention"
-    )]
+    /// Another attention reads one of the caches, and both cannot read one latent.
+    #[error("the cache '{past}' also serves layer {other}, {how}")]
     SharedCache {
-        /// The past input.
+        /// The past input, or the rows that both read.
         past: String,
         /// The other layer.
         other: usize,
+        /// Why the other layer cannot read the latent.
+        how: &'static str,
     },
     /// The attention was recognised, and cannot be rewritten to the form.
     #[error("it cannot take the form {form}: {cause}")]
@@ -344,6 +346,14 @@ pub enum Reason {
         /// The reason, and what the user can do.
         cause: String,
     },
+}
+
+/// What the probabilities meet.
+fn products(count: usize) -> String {
+    match count {
+        0 => "the probabilities are the right operand of a product".to_owned(),
+        _ => format!("the probabilities are the left operand of {count} products"),
+    }
 }
 
 /// What keys go through before they are cached, and values do not.

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use tract_data::prelude::TDim;
 
 use crate::facts::{Facts, shapes};
+use crate::graph::weight::Weight;
 use crate::graph::{Graph, NodeId, attribute, int_attribute, is_alias, is_op};
 use crate::onnx::NodeProto;
 use crate::recognize::rotation::numbers::numbers;
@@ -99,7 +100,7 @@ pub fn tables(
 fn is_projection(graph: &Graph, node: &NodeProto) -> bool {
     let weighed = node.op_type().contains("MatMul") || node.op_type() == "Gemm";
     let weight = || {
-        let tensor = graph.initializer(graph.resolve(node.input.get(1)?))?;
+        let tensor = Weight::of(graph, node.input.get(1)?)?.tensor;
         let size: i64 = tensor.dims.iter().product();
         // A vector of frequencies may have further axes of size one.
         let widest = tensor.dims.iter().max().copied().unwrap_or(0);

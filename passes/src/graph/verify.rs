@@ -291,15 +291,17 @@ mod tests {
         assert_eq!(of("Clip", &["x", "", "y"]), None);
         assert_eq!(of("Sum", &["x", "y", "x", "y"]), None);
         assert_eq!(of("OfSomeoneElse", &[]), None);
-        let words = |inputs, expected| {
-            format!("node 'n' ({inputs}, expected {expected} without a gap")
-        };
+        let words =
+            |inputs, expected| format!("node 'n' ({inputs}, expected {expected} without a gap");
         assert_eq!(of("Neg", &[]), Some(words("Neg) names 0 inputs", "1")));
         assert_eq!(
             of("Transpose", &["x", "y"]),
             Some(words("Transpose) names 2 inputs", "1"))
         );
-        assert_eq!(of("Add", &["", "y"]), Some(words("Add) names 1 input", "2")));
+        assert_eq!(
+            of("Add", &["", "y"]),
+            Some(words("Add) names 1 input", "2"))
+        );
         assert_eq!(
             of("Slice", &["", "y"]),
             Some(words("Slice) names 1 input", "1 to 5"))

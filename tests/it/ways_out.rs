@@ -42,7 +42,8 @@ fn a_folder_of_weights_and_the_name_of_a_hub_are_told_the_export_command() {
     let place = folder();
     fs::write(place.path().join("model.safetensors"), "weights").unwrap();
     fs::write(place.path().join("config.json"), "{}").unwrap();
-    let out = place.path().join("out");
+    let elsewhere = folder();
+    let out = elsewhere.path().join("out");
     let hub = Path::new("some-owner/Some-Model-1B");
     let runs = [
         with(&[&"inspect", &place.path()]),

@@ -25,10 +25,10 @@ use crate::onnx::{NodeProto, tensor_proto::DataType};
 use crate::operators::Target;
 use crate::recognize::site::{Side, Site};
 
-/// The form `grouped-prompt`: the options `--target gqa --new-tokens exact`.
+/// The form `grouped-prompt`: the options `--target gqa`.
 pub const GROUPED_PROMPT: ExactPrompt<GroupedQuery> = ExactPrompt(GroupedQuery);
 
-/// The form `kept-prompt`: the options `--keep-heads --new-tokens exact`.
+/// The form `kept-prompt`: the options `--keep-heads`.
 pub const KEPT_PROMPT: ExactPrompt<KeptHeads> = ExactPrompt(KeptHeads);
 
 /// The form `F` with an exact prompt.

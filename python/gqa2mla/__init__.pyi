@@ -63,7 +63,7 @@ class RewriteOptions(FactorOptions, ProofOptions, total=False):
     allow_partial: bool
     target: Literal["matmul", "gqa"]
     form: Literal["absorbed", "expanded"]
-    new_tokens: Literal["latent", "exact"]
+    new_tokens: Literal["latent", "prompt", "exact"]
     cache_io: Literal["append", "inplace"]
     layout: Literal["uniform", "free"]
     file: Path
@@ -76,6 +76,7 @@ class RewriteOptions(FactorOptions, ProofOptions, total=False):
     no_validate: bool
 
 class CompareOptions(FactorOptions, RuntimeOptions, total=False):
+    clean: bool
     cache_ratios: Union[Share, Sequence[Share]]
     ways: Union[str, Sequence[str]]
     bits: Union[int, Sequence[int]]

@@ -2,6 +2,7 @@
 
 #[path = "catalogue/causes.rs"]
 mod causes;
+mod changes;
 
 use std::collections::BTreeSet;
 use std::fs;

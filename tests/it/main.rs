@@ -19,6 +19,7 @@ mod cli;
 mod common;
 mod compared;
 mod compress;
+mod dry_run;
 mod folders;
 mod given;
 mod hostile;

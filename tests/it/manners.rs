@@ -1,10 +1,8 @@
-//! How the command talks: help, progress, colour, plans, and refusals that name the reader's own options.
+//! How the command talks: help, progress, colour, and refusals that name the reader's own options.
 
-use std::fs;
 use std::path::Path;
 
-use crate::common::{Ran, fixture, fixtures, folder, with};
-use serde_json::Value;
+use crate::common::{IDS, Ran, fixture, folder, rewrite_fixture, with};
 
 /// The commands that the help lists.
 const COMMANDS: [&str; 10] = [
@@ -19,15 +17,6 @@ const COMMANDS: [&str; 10] = [
     "completions",
     "man",
 ];
-/// Token ids of which the fixtures are calibrated.
-const IDS: [&str; 2] = ["--token-ids", "fixtures/tokens.json"];
-
-fn rewrite(model: &str, out: &Path, options: &[&str]) -> Ran {
-    let model = fixture(model);
-    let mut all: Vec<&dyn AsRef<Path>> = vec![&"rewrite", &model, &"-o", &out];
-    all.extend(options.iter().map(|o| o as &dyn AsRef<Path>));
-    with(&all)
-}
 
 #[test]
 fn short_help_fits_a_screen_and_long_help_says_more() {
@@ -76,7 +65,7 @@ fn a_measurement_on_text_tells_its_stages_and_no_rounding_before_it_rounds() {
     let place = folder();
     let out = place.path().join("out.onnx");
     let bits = ["--cache-bits", "8", IDS[0], IDS[1]];
-    let ran = rewrite("optimum-llama", &out, &bits);
+    let ran = rewrite_fixture("optimum-llama", &out, &bits);
     assert_eq!(ran.code, 0, "{ran:?}");
     // Every number is kept: what rounding loses is measured, and not predicted.
     assert!(!ran.stdout.contains("predicted loss"), "{ran:?}");
@@ -93,7 +82,7 @@ fn a_measurement_on_text_tells_its_stages_and_no_rounding_before_it_rounds() {
     );
     assert!(ran.stdout.contains("without rounding"), "{ran:?}");
     let narrow = [&bits[..], &["--rank", "16", "--reconstruct", "0"]].concat();
-    let ran = rewrite("optimum-llama", &out, &narrow);
+    let ran = rewrite_fixture("optimum-llama", &out, &narrow);
     let words = "predicted loss of the worst layer, without rounding: ";
     assert!(ran.stdout.contains(words), "{ran:?}");
 }
@@ -101,7 +90,7 @@ fn a_measurement_on_text_tells_its_stages_and_no_rounding_before_it_rounds() {
 #[test]
 fn one_thing_is_told_in_the_singular() {
     let place = folder();
-    let ran = rewrite("genai-gemma2-ring", &place.path().join("out.onnx"), &[]);
+    let ran = rewrite_fixture("genai-gemma2-ring", &place.path().join("out.onnx"), &[]);
     assert_eq!(ran.code, 3, "{ran:?}");
     assert!(
         ran.stderr.contains("1 attention recognised, 1 not"),
@@ -136,7 +125,7 @@ fn tables_fit_60_columns() {
     let llama = fixture("optimum-llama");
     let place = folder();
     let out = place.path().join("model.onnx");
-    let ran = rewrite("optimum-llama", &out, &["--rank", "16"]);
+    let ran = rewrite_fixture("optimum-llama", &out, &["--rank", "16"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     let runs = [
         with(&[&"validate", &llama, &out]),
@@ -171,170 +160,6 @@ fn tables_fit_60_columns() {
 }
 
 #[test]
-fn a_plan_is_what_the_rewrite_does() {
-    let place = folder();
-    let cases: [(&str, &[&str]); 7] = [
-        (
-            "genai-llama",
-            &["--cache-bits", "6", "--target", "gqa", IDS[0], IDS[1]],
-        ),
-        ("optimum-llama", &[]),
-        ("optimum-llama", &["--rank", "16"]),
-        (
-            "optimum-llama",
-            &["--cache-ratio", "50%", "--form", "expanded"],
-        ),
-        ("optimum-llama", &["--cache-bits", "8", IDS[0], IDS[1]]),
-        (
-            "genai-llama",
-            &["--cache-bits", "4", "--target", "gqa", IDS[0], IDS[1]],
-        ),
-        (
-            "genai-llama",
-            &["--cache-bits", "8", "--keep-heads", IDS[0], IDS[1]],
-        ),
-    ];
-    for (model, options) in cases {
-        let out = place.path().join("out");
-        let plan = rewrite(model, &out, &[options, &["--dry-run", "--json"]].concat());
-        assert_eq!(plan.code, 0, "{plan:?}");
-        assert!(!out.exists(), "{model} {options:?}");
-        let plan = plan.json();
-        let told = rewrite(model, &out, &[options, &["--dry-run"]].concat()).stdout;
-        assert!(
-            told.ends_with("nothing was run or written (--dry-run)\n"),
-            "{told}"
-        );
-        let done = rewrite(
-            model,
-            &out,
-            &[options, &["--no-validate", "--json"]].concat(),
-        );
-        assert_eq!(done.code, 0, "{done:?}");
-        let done = done.json();
-        for key in [
-            "rewritten",
-            "not_rewritten",
-            "target",
-            "exact",
-            "cache_bits",
-            "rank_min",
-            "rank_max",
-            "cache_bytes_per_token_before",
-            "cache_bytes_per_token_after",
-        ] {
-            assert_eq!(
-                plan["models"][0][key], done["rewrite"][key],
-                "{model} {options:?}: {key}"
-            );
-        }
-        assert_eq!(plan["folder"]["serving"], done["folder"]["serving"]);
-        // A configuration whose numbers stay is copied like any other file.
-        let copied = |told: &Value| told["folder"]["copied"].as_u64().unwrap();
-        let edits = done["folder"]["edits"].as_array().unwrap();
-        let edited = u64::from(!edits.is_empty());
-        assert_eq!(
-            copied(&plan) + 1,
-            copied(&done) + edited,
-            "{model} {options:?}"
-        );
-        for file in plan["models"][0]["written"].as_array().unwrap() {
-            let file = Path::new(file.as_str().unwrap());
-            // Small weights stand in the model itself.
-            assert!(
-                file.exists() || file.extension().is_some_and(|e| e == "data"),
-                "{file:?}"
-            );
-        }
-        fs::remove_dir_all(&out).unwrap();
-    }
-}
-
-#[test]
-fn a_plan_is_refused_as_the_rewrite_is() {
-    let place = folder();
-    let out = place.path().join("out.onnx");
-    let foreign = place.path().join("foreign.onnx");
-    fs::write(&foreign, "of another tool").unwrap();
-    let text = [&IDS[..], &["--rank", "16"]].concat();
-    let unknown = ["--input", "nope=1"];
-    let with_text = [&text[..], &unknown].concat();
-    let cases: [(i32, &str, &Path, &[&str]); 8] = [
-        (1, "no-such-fixture", &out, &[]),
-        (2, "optimum-llama", &out, &unknown),
-        (2, "optimum-llama", &out, &with_text),
-        (2, "optimum-llama", &foreign, &[]),
-        (2, "optimum-llama", &out, &["--rank", "33"]),
-        (2, "optimum-llama", &out, &["--target", "gqa"]),
-        (2, "optimum-llama", &out, &["--cache-bits", "8"]),
-        (3, "dynamo18-latent", &out, &[]),
-    ];
-    for (code, model, out, options) in cases {
-        let real = rewrite(model, out, options);
-        let plan = rewrite(model, out, &[options, &["--dry-run"]].concat());
-        assert_eq!((real.code, plan.code), (code, code), "{model}: {plan:?}");
-        assert_eq!(plan.stderr, real.stderr, "{model}");
-    }
-    // The parent of the output is a file.
-    let below = foreign.join("out.onnx");
-    for more in [&[][..], &["--dry-run"]] {
-        let ran = rewrite("optimum-llama", &below, more);
-        assert_eq!(ran.code, 1, "{ran:?}");
-        assert!(
-            ran.stderr.contains(&foreign.display().to_string()),
-            "{ran:?}"
-        );
-    }
-    // Whether a stack serves the result shows in the interface that it would have.
-    let out_folder = place.path().join("folder");
-    for model in ["optimum-gptj", "optimum-whisper", "genai-gemma2-ring"] {
-        let options = ["--allow-partial", "--no-validate"];
-        let real = rewrite(model, &out_folder, &options);
-        let plan = rewrite(model, &out_folder, &[&options[..], &["--dry-run"]].concat());
-        assert_eq!((real.code, plan.code), (1, 1), "{model}: {plan:?}");
-        assert!(
-            real.stderr.ends_with(&plan.stderr),
-            "{model}: {plan:?} {real:?}"
-        );
-        assert!(!out_folder.exists());
-    }
-    // What a search finds is not known before it has searched.
-    let searched = ["--max-kl", "0.1", IDS[0], IDS[1], "--dry-run", "--json"];
-    let plan = rewrite("optimum-llama", &out, &searched).json();
-    assert_eq!(plan["models"][0]["searches"]["promise"], "KL");
-    assert!(plan["models"][0]["exact"].is_null());
-    assert!(!out.exists());
-}
-
-/// Of every fixture, in the forms that differ in what they ask of a graph and of a stack.
-#[test]
-fn a_plan_of_any_fixture_ends_as_its_rewrite_does() {
-    let place = folder();
-    let forms: [&[&str]; 5] = [
-        &[],
-        &["--target", "gqa"],
-        &["--form", "expanded"],
-        &["--cache-io", "inplace", "--serving", "none"],
-        &["--rank", "8"],
-    ];
-    for model in fixtures() {
-        for form in forms {
-            let options = [form, &["--no-validate", "--allow-partial", "-q"]].concat();
-            let out = place.path().join("out");
-            let real = rewrite(&model, &out, &options);
-            let _ = fs::remove_dir_all(&out);
-            let plan = rewrite(&model, &out, &[&options[..], &["--dry-run"]].concat());
-            assert_eq!(
-                (plan.code, &plan.stderr),
-                (real.code, &real.stderr),
-                "{model} {form:?}"
-            );
-            assert!(!out.exists());
-        }
-    }
-}
-
-#[test]
 fn a_negative_loss_is_refused_by_what_is_wrong_with_it() {
     let place = folder();
     let out = place.path().join("out.onnx");
@@ -347,7 +172,7 @@ fn a_negative_loss_is_refused_by_what_is_wrong_with_it() {
         ),
         ("--cache-ratio", "-50%", "above 0 and at most 1"),
     ] {
-        let ran = rewrite("optimum-llama", &out, &[option, value]);
+        let ran = rewrite_fixture("optimum-llama", &out, &[option, value]);
         assert_eq!(ran.code, 2, "{ran:?}");
         assert!(ran.stderr.contains(words), "{ran:?}");
         assert!(!ran.stderr.contains("-- -"), "{ran:?}");
@@ -415,7 +240,7 @@ fn refusals_name_the_option_that_chose_the_form_and_their_way_out_works() {
         ),
     ];
     for (model, options, way_out) in cases {
-        let refused = rewrite(
+        let refused = rewrite_fixture(
             model,
             &out,
             &[&options[..], &["--cache-io", "inplace"]].concat(),
@@ -423,14 +248,14 @@ fn refusals_name_the_option_that_chose_the_form_and_their_way_out_works() {
         assert_eq!(refused.code, 2, "{refused:?}");
         let named = format!("does not go with {}", options[0]);
         assert!(refused.stderr.contains(&named), "{refused:?}");
-        let ran = rewrite(model, &out, &way_out);
+        let ran = rewrite_fixture(model, &out, &way_out);
         assert_eq!(ran.code, 0, "{way_out:?}: {ran:?}");
     }
     for options in [
         vec!["--target", "gqa"],
         [&["--keep-heads"][..], &bits].concat(),
     ] {
-        let refused = rewrite("optimum-llama", &out, &options);
+        let refused = rewrite_fixture("optimum-llama", &out, &options);
         assert_eq!(refused.code, 2, "{refused:?}");
         let named = format!("the form of {}", options[0]);
         assert!(refused.stderr.contains(&named), "{refused:?}");
@@ -442,7 +267,7 @@ fn a_search_tells_what_breaks_the_promise_and_what_keeps_it_as_cheaply() {
     let place = folder();
     let out = place.path().join("out");
     let search = ["--max-kl", "0.001", "--reconstruct", "0", IDS[0], IDS[1]];
-    let ran = rewrite("genai-llama", &out, &search);
+    let ran = rewrite_fixture("genai-llama", &out, &search);
     assert_eq!(ran.code, 0, "{ran:?}");
     for words in ["  kept, chosen\n", "  fails: KL\n", " heads "] {
         assert!(ran.stdout.contains(words), "{words}: {}", ran.stdout);
@@ -456,7 +281,7 @@ fn a_search_tells_what_breaks_the_promise_and_what_keeps_it_as_cheaply() {
     let words: Vec<&str> = command.split(' ').collect();
     let again = crate::common::run(words);
     assert_eq!(again.code, 0, "{command}: {again:?}");
-    let told = rewrite("genai-llama", &out, &[&search[..], &["--json"]].concat()).json();
+    let told = rewrite_fixture("genai-llama", &out, &[&search[..], &["--json"]].concat()).json();
     let search = &told["search"];
     assert_eq!(search["kept_heads_do"], true);
     let curve = search["curve"].as_array().unwrap();

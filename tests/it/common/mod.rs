@@ -318,3 +318,14 @@ pub fn shared(name: &str) -> PathBuf {
     );
     path
 }
+
+/// Token ids of which the fixtures are calibrated.
+pub const IDS: [&str; 2] = ["--token-ids", "fixtures/tokens.json"];
+
+/// `rewrite` of the fixture `model` to `out`.
+pub fn rewrite_fixture(model: &str, out: &Path, options: &[&str]) -> Ran {
+    let model = fixture(model);
+    let mut all: Vec<&dyn AsRef<Path>> = vec![&"rewrite", &model, &"-o", &out];
+    all.extend(options.iter().map(|o| o as &dyn AsRef<Path>));
+    with(&all)
+}

@@ -110,7 +110,7 @@ impl Builder<'_> {
         let site = self.site;
         let (name, output) = self.names_of(site.score);
         let Some(past) = &keys.past else {
-            let nodes = self.own_score(&keys.new, &name, &output);
+            let nodes = self.prompt_score(&keys.new, &name, &output);
             return self.place(site.score, nodes);
         };
         let mut nodes = self.emptiness(past);
@@ -118,7 +118,7 @@ impl Builder<'_> {
         let (cast, latent) = keys.latent;
         let ways = [
             Branch {
-                nodes: self.own_score(&keys.new, &prompt, &prompt),
+                nodes: self.prompt_score(&keys.new, &prompt, &prompt),
                 outputs: vec![prompt],
             },
             Branch {
@@ -135,26 +135,12 @@ impl Builder<'_> {
     }
 
     /// The nodes of the scores [B, H, T, T] of the rows `new` [B, G, T, d] alone: `output`, by the node `name`.
-    fn own_score(&mut self, new: &str, name: &str, output: &str) -> Vec<NodeProto> {
-        let site = self.site;
-        let grouped = self.vector(&[0, site.kv_heads as i64, -1, site.key.size as i64]);
-        let heads = self.vector(&[0, site.heads as i64, -1, 0]);
-        let made = |op: &str, part: &str, inputs: &[&str]| self.unary(op, part, inputs);
-        vec![
-            made("Reshape", "prompt/q_BGxd", &[&site.query, &grouped]),
-            made("Transpose", "prompt/k_BGdT", &[new]).with_ints("perm", &[0, 1, 3, 2]),
-            made(
-                "MatMul",
-                "prompt/score_BGxT",
-                &[&self.name("prompt/q_BGxd"), &self.name("prompt/k_BGdT")],
-            ),
-            node(
-                "Reshape",
-                name,
-                &[&self.name("prompt/score_BGxT"), &heads],
-                &[output],
-            ),
-        ]
+    fn prompt_score(&mut self, new: &str, name: &str, output: &str) -> Vec<NodeProto> {
+        let heads = self.vector(&[0, self.site.heads as i64, -1, 0]);
+        let mut nodes = self.own_score("prompt/", new);
+        let score = self.name("prompt/score_BGxT");
+        nodes.push(node("Reshape", name, &[&score, &heads], &[output]));
+        nodes
     }
 
     /// The output of the value product: from the new rows alone in a prompt, and else from all latent rows.

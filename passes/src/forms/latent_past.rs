@@ -163,20 +163,10 @@ impl Builder<'_> {
     /// latter if there is no past.
     fn score_parts(&mut self, keys: &Parts) {
         let site = self.site;
-        let grouped = self.vector(&[0, site.kv_heads as i64, -1, site.key.size as i64]);
         let heads = self.vector(&[0, site.heads as i64, -1, 0]);
         let (name, output) = self.names_of(site.score);
         let own = self.name("score_BGxT");
-        let mut nodes = vec![
-            self.unary("Reshape", "q_BGxd", &[&site.query, &grouped]),
-            self.unary("Transpose", "k_BGdT", &[&keys.new])
-                .with_ints("perm", &[0, 1, 3, 2]),
-            self.unary(
-                "MatMul",
-                "score_BGxT",
-                &[&self.name("q_BGxd"), &self.name("k_BGdT")],
-            ),
-        ];
+        let mut nodes = self.own_score("", &keys.new);
         let Some(past) = &keys.past else {
             nodes.push(node("Reshape", &name, &[&own, &heads], &[&output]));
             return self.place(site.score, nodes);
@@ -197,6 +187,19 @@ impl Builder<'_> {
         let made = [(&*output, site.key.product_type)];
         nodes.push(choice(&name, &made, &empty, ways));
         self.place(site.score, nodes);
+    }
+
+    /// The nodes that compute `<prefix>score_BGxT`: the scores of the queries with the rows `new` [B, G, T, d] of this step.
+    pub(super) fn own_score(&mut self, prefix: &str, new: &str) -> Vec<NodeProto> {
+        let site = self.site;
+        let grouped = self.vector(&[0, site.kv_heads as i64, -1, site.key.size as i64]);
+        let [q, k, score] = ["q_BGxd", "k_BGdT", "score_BGxT"].map(|p| format!("{prefix}{p}"));
+        vec![
+            self.unary("Reshape", &q, &[&site.query, &grouped]),
+            self.unary("Transpose", &k, &[new])
+                .with_ints("perm", &[0, 1, 3, 2]),
+            self.unary("MatMul", &score, &[&self.name(&q), &self.name(&k)]),
+        ]
     }
 
     /// The nodes that compute `no_past`: whether `past` [B, 1, P, r] is empty.

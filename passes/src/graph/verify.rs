@@ -145,7 +145,13 @@ fn verify_inputs(node: &NodeProto) -> Result<(), VerifyError> {
     let (least, most) = (*expected.start(), *expected.end());
     let last = node.input.iter().rposition(|v| !v.is_empty());
     let found = last.map_or(0, |last| last + 1);
-    if expected.contains(&found) && !node.input.iter().take(least).any(String::is_empty) {
+    // Of variadic inputs, none can be left out.
+    let required = match most {
+        usize::MAX => usize::MAX,
+        _ => least,
+    };
+    let mut required = node.input.iter().take(required);
+    if expected.contains(&found) && !required.any(String::is_empty) {
         return Ok(());
     }
     Err(VerifyError::Inputs {
@@ -301,6 +307,10 @@ mod tests {
         assert_eq!(
             of("Add", &["", "y"]),
             Some(words("Add) names 1 input", "2"))
+        );
+        assert_eq!(
+            of("Concat", &["x", ""]),
+            Some(words("Concat) names 1 input", "1 or more"))
         );
         assert_eq!(
             of("Slice", &["", "y"]),

@@ -7,8 +7,12 @@ use crate::fit::layer_errors::LayerError;
 use crate::measure::quality::Quality;
 use crate::report::{change, counted, grouped, measured};
 
-/// A table of relative errors of scores and outputs of each layer: predicted by the spectra, and measured.
+/// A table of relative errors of scores and outputs of each layer: predicted by the spectra, and measured. Ends with an empty
+/// line; without layers there is no text.
 pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
+    if layers.is_empty() {
+        return String::new();
+    }
     let mut table = table(&["layer", "scores", "predicted", "outputs", "predicted"]);
     let shown = |error: Option<f64>| error.map_or_else(|| "-".to_owned(), |e| format!("{e:.4}"));
     let predicted = |layer: usize, side: &str| {

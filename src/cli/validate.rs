@@ -122,7 +122,7 @@ impl Validate {
             || {
                 let layers = layers_text(&layers, made_by.as_ref());
                 format!(
-                    "{layers}\n\n{}\nmeasured on text, which judges nothing: without a text the logits are compared",
+                    "{layers}{}\nmeasured on text, which judges nothing: without a text the logits are compared",
                     quality_text(&quality).trim_end()
                 )
             },

@@ -176,6 +176,8 @@ fn a_calibrated_model_is_measured_through_its_cache() {
     assert_eq!(by_chunks.1["quality"]["tokens_at_once"], 256);
     // Layer errors are those of a prompt that is read at once, in which this model loses nothing.
     assert_eq!(by_steps.1["layers"], serde_json::json!([]));
+    assert!(!by_steps.0.contains("predicted"), "{}", by_steps.0);
+    assert!(by_chunks.0.contains("predicted"), "{}", by_chunks.0);
     // The factors are the same, and only a token's own key and value are not: what is lost is of the same size.
     let kl = |json: &serde_json::Value| json["quality"]["mean_kl"].as_f64().unwrap();
     let (exact, latent) = (kl(&by_steps.1), kl(&by_chunks.1));

@@ -39,9 +39,8 @@ fn continues(node: &NodeProto, past: &str, present: &str) -> bool {
             let output = at.and_then(|at| branch.output.get(at));
             let maker = output.and_then(|output| view.producer(output.name()));
             maker.is_some_and(|(_, maker)| {
-                maker.output.iter().any(|made| {
-                    continues(maker, past, made) || keeps_rows_behind(&view, maker, past)
-                })
+                let made = output.map_or("", |output| output.name());
+                continues(maker, past, made) || keeps_rows_behind(&view, maker, past)
             })
         });
     }

@@ -8,10 +8,11 @@ use crate::measure::quality::Quality;
 use crate::report::{change, counted, grouped, measured};
 
 /// A table of relative errors of scores and outputs of each layer: predicted by the spectra, and measured. Ends with an empty
-/// line; without layers there is no text.
+/// line. Layers are missing if a prompt, which they are measured in, loses nothing.
 pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
     if layers.is_empty() {
-        return String::new();
+        return "layers: not measured, because the model reads the tokens of a prompt exactly\n\n"
+            .to_owned();
     }
     let mut table = table(&["layer", "scores", "predicted", "outputs", "predicted"]);
     let shown = |error: Option<f64>| error.map_or_else(|| "-".to_owned(), |e| format!("{e:.4}"));
@@ -68,7 +69,8 @@ pub fn quality_text(quality: &Quality) -> String {
 
 fn positions_text(quality: &Quality) -> String {
     if quality.positions.len() < 2 {
-        return String::new();
+        return "layers: not measured, because the model reads the tokens of a prompt exactly\n\n"
+            .to_owned();
     }
     let mut table = table(&[
         "positions",

@@ -35,8 +35,8 @@ pub struct LayerError {
     pub outputs: Option<f64>,
 }
 
-/// Runs both models on the first tokens of `tokens`, each in one run. Returns nothing for a model that approximates
-/// only past tokens, because a single run has no past. `progress` is called after each run with (done, total).
+/// Runs both models on the first tokens of `tokens`, each in one run. Returns nothing for a model that reads the tokens of
+/// such a run exactly, because it loses nothing there. `progress` is called after each run with (done, total).
 ///
 /// # Errors
 /// [`CalibrateError`] if a model cannot be run.

@@ -1,7 +1,5 @@
 //! Comparison of two model files on a text.
 
-use gqa2mla_passes::forms::ExactTokens;
-
 use crate::files::load::LoadedModel;
 use crate::files::origin::exact_tokens;
 use crate::measure::quality::{Quality, Reader, compare};
@@ -30,7 +28,7 @@ pub fn measure(
     let before = Reader {
         session: before.as_mut(),
         interface: &interfaces.0,
-        exact: ExactTokens::None,
+        exact: exact_tokens(&original.model.proto),
     };
     let after = Reader {
         session: after.as_mut(),

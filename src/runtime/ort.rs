@@ -27,7 +27,7 @@ pub struct OrtSession {
     model: PathBuf,
     description: String,
     session: OrtSessionInner,
-    /// For a device other than the CPU: the profile of the first run, which must show that the device ran the nodes.
+    /// For a device other than the CPU: the profile of the first runs, which must show that the device ran the nodes.
     profile: Option<Profile>,
 }
 
@@ -151,7 +151,8 @@ impl OrtSession {
     /// # Errors
     /// [`RuntimeError::Provider`] names nodes that ran on the CPU.
     pub(super) fn check_placement(&mut self) -> Result<(), RuntimeError> {
-        let Some(profile) = self.profile.take() else {
+        let complete = |profile: &mut Profile| profile.has_all_after_this();
+        let Some(profile) = self.profile.take_if(complete) else {
             return Ok(());
         };
         let path = self.session.end_profiling();

@@ -15,9 +15,14 @@ const FLOATS: [&str; 4] = ["float", "float16", "bfloat16", "double"];
 /// Largest number of nodes that an error names.
 const NAMED: usize = 3;
 
-/// The temporary folder of a profile, which is removed after the first run has been checked.
+/// Number of runs in a profile: a model that reads a prompt and later steps in two branches of an `If` runs both.
+const RUNS: usize = 2;
+
+/// The temporary folder of a profile, which is removed after its runs have been checked.
 pub struct Profile {
     folder: TempDir,
+    /// Number of runs that are still missing.
+    missing: usize,
 }
 
 impl Profile {
@@ -28,12 +33,19 @@ impl Profile {
     pub fn new() -> std::io::Result<Self> {
         Ok(Self {
             folder: TempDir::with_prefix("gqa2mla-profile-")?,
+            missing: RUNS,
         })
     }
 
     /// The path prefix of the profile's files.
     pub fn prefix(&self) -> PathBuf {
         self.folder.path().join("nodes")
+    }
+
+    /// Counts a run. Returns whether the profile is complete.
+    pub fn has_all_after_this(&mut self) -> bool {
+        self.missing = self.missing.saturating_sub(1);
+        self.missing == 0
     }
 
     /// Reads the profile at `path`, and removes it.

@@ -207,6 +207,7 @@ impl Views {
         if reader >= known {
             self.numbers
                 .insert(placed.cache.clone(), (number, reader + 1));
+            let first_reader = reader == 0;
             let layer = ObservedLayer {
                 id: placed.id.clone(),
                 site: site.clone(),
@@ -216,8 +217,8 @@ impl Views {
                 rope: seen.rope(),
                 rotated: seen.rotation().clone(),
                 output_projection: seen.output_projection(),
-                shared_scoring: seen.shared_scoring(),
-                value_weight: seen.value_weight(),
+                shared_scoring: first_reader.then(|| seen.shared_scoring()).flatten(),
+                value_weight: first_reader.then(|| seen.value_weight()).flatten(),
                 sharing: Vec::new(),
                 outputs,
             };

@@ -12,7 +12,7 @@ use crate::forms::latent_past::LatentPast;
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
 use crate::forms::rounded::Rounds;
-use crate::forms::{ExactTokens, Form, FormError};
+use crate::forms::{ExactTokens, Form, FormError, Hindrance};
 use crate::graph::NodeId;
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
@@ -30,6 +30,13 @@ impl Form for AbsorbedPrompt {
 
     fn rounds(&self) -> Rounds {
         Rounds::AboutCentre
+    }
+
+    fn hinders_in_place(&self) -> Option<Hindrance> {
+        Some((
+            "it tells a prompt by an empty past, and a past with space for the new rows is never empty",
+            "use --new-tokens latent, or --cache-io append",
+        ))
     }
 
     fn exact_tokens(&self) -> ExactTokens {

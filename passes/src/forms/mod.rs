@@ -63,12 +63,6 @@ pub use names::{Names, SiteNames};
 pub use ranks::RankPlan;
 pub use rounded::{Rounds, integers};
 pub use tensors::{TensorRange, tensor};
-
-/// The first form in [`ALL`] whose target is `target`.
-pub fn for_target(target: Target) -> Option<&'static dyn Form> {
-    ALL.iter().copied().find(|form| form.target() == target)
-}
-
 /// The oldest opset whose operators the forms emit: `Unsqueeze` takes its axes as an input since 13.
 pub const OLDEST_OPSET: i64 = 13;
 

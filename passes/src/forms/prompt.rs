@@ -1,8 +1,8 @@
 //! A prompt that the exporter's own `com.microsoft.GroupQueryAttention` reads, in front of a form with that operator.
 //!
 //! A step that fills an empty cache reads nothing but its own tokens. There an `If` runs the exporter's operator, with the
-//! heads as they are, and the cache gets what later steps read: latents, integers, or both. The prompt takes the time of the
-//! original and loses nothing; every later step runs the operator of the form. The operator's caches may be longer than what
+//! heads as they are, and the cache gets what later steps read: latents, integers, or both. The prompt takes little more
+//! time than in the original and loses nothing; every later step runs the operator of the form. The operator's caches may be longer than what
 //! they hold, so that rows behind the new ones are kept as they are.
 
 use tract_data::prelude::TDim;
@@ -32,7 +32,7 @@ pub const GROUPED_PROMPT: ExactPrompt<GroupedQuery> = ExactPrompt(GroupedQuery);
 pub const KEPT_PROMPT: ExactPrompt<KeptHeads> = ExactPrompt(KeptHeads);
 
 /// The form `F` with an exact prompt.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct ExactPrompt<F>(F);
 
 impl<F: OperatorForm> Form for ExactPrompt<F> {
@@ -109,11 +109,7 @@ impl<F: OperatorForm> Form for ExactPrompt<F> {
             nodes: step.nodes,
             outputs: vec![out, keys, values],
         };
-        let heads = match self.keeps_heads() {
-            true => site.kv_heads,
-            false => 1,
-        };
-        let prompt = builder.prompt(old, step.rows, heads);
+        let prompt = builder.prompt(old, step.rows);
         let mut nodes = step.shared;
         nodes.extend(builder.is_prompt(old));
         let cached = builder.layout.cached_type(site);
@@ -147,11 +143,12 @@ impl Builder<'_> {
     /// The nodes of `is_prompt`: whether there are no tokens but the new ones.
     fn is_prompt(&mut self, old: &NodeProto) -> Vec<NodeProto> {
         let total = input_at(old, TOTAL_LENGTH).unwrap_or_default();
-        let [axis, one] = [2, 1].map(|n| self.vector(&[n]));
+        let query = input_at(old, 0).unwrap_or_default();
+        let one = self.vector(&[1]);
         let made = |op: &str, part: &str, inputs: &[&str]| self.unary(op, part, inputs);
         vec![
-            made("Shape", "q_shape", &[&self.site.query]),
-            made("Gather", "new_length", &[&self.name("q_shape"), &axis]).with_int("axis", 0),
+            made("Shape", "q_shape", &[query]),
+            made("Gather", "new_length", &[&self.name("q_shape"), &one]).with_int("axis", 0),
             made("Cast", "total_int64", &[total]).with_int("to", DataType::Int64 as i64),
             made(
                 "Reshape",
@@ -166,11 +163,12 @@ impl Builder<'_> {
         ]
     }
 
-    /// The exporter's operator without a past, and the caches with `rows` [B, T, r] as `heads` heads. Without `rows`, the
-    /// caches get the heads of the operator.
-    fn prompt(&mut self, old: &NodeProto, rows: Option<[String; 2]>, heads: usize) -> Branch {
+    /// The exporter's operator without a past, and the caches with `rows` [B, T, r] as one head each. Without `rows`, the caches
+    /// get the heads of the operator.
+    fn prompt(&mut self, old: &NodeProto, rows: Option<[String; 2]>) -> Branch {
         let site = self.site;
-        let own = ['k', 'v'].map(|letter| self.name(&format!("prompt/{letter}_BGTd")));
+        let [packed, out, keys, values] =
+            ["out_BTx", "out", "k_BGTd", "v_BGTd"].map(|p| self.name(&format!("prompt/{p}")));
         let mut operator = old.clone();
         operator.name = Some(self.name("prompt/operator"));
         for position in PAST {
@@ -178,20 +176,22 @@ impl Builder<'_> {
                 input.clear();
             }
         }
-        let [keys, values] = own.clone();
-        operator.output = vec![self.name("prompt/out_BTx"), keys, values];
+        operator.output = vec![packed.clone(), keys.clone(), values.clone()];
         let mut nodes = vec![operator];
-        let (packed, out) = (self.name("prompt/out_BTx"), self.name("prompt/out"));
         nodes.extend(self.by_head("prompt/out_BTHd", &packed, &out));
-        let mut outputs = vec![self.name("prompt/out")];
-        let rows = rows.unwrap_or_else(|| {
-            [(&site.key, 'k'), (&site.value, 'v')].map(|(side, letter)| {
-                let part = |suffix: &str| format!("prompt/{letter}_{suffix}");
-                let heads = self.name(&part("BGTd"));
-                nodes.extend(self.heads_joined(side, &part("own_BTGd"), &heads, &part("BTx")));
-                self.name(&part("BTx"))
-            })
-        });
+        let mut outputs = vec![out];
+        let (rows, heads) = match rows {
+            Some(rows) => (rows, 1),
+            None => {
+                let sides = [(&site.key, 'k', keys), (&site.value, 'v', values)];
+                let joined = sides.map(|(side, letter, own)| {
+                    let part = |suffix: &str| format!("prompt/{letter}_{suffix}");
+                    nodes.extend(self.heads_joined(side, &part("own_BTGd"), &own, &part("BTx")));
+                    self.name(&part("BTx"))
+                });
+                (joined, site.kv_heads)
+            }
+        };
         for ((side, letter), rows) in [(&site.key, 'k'), (&site.value, 'v')].into_iter().zip(rows) {
             let (codes, cached) = self.codes(letter, &rows);
             nodes.extend(codes);

@@ -19,7 +19,7 @@ pub fn settle(
     beside: &BTreeMap<usize, Vec<Refused>>,
     claims: &Claims,
 ) -> Vec<(usize, Refused)> {
-    let readers = Readers {
+    let readers = CacheReaders {
         graph,
         beside,
         claims,
@@ -38,13 +38,13 @@ pub fn settle(
         }));
         sites.retain(|site| !layers.contains(&site.layer));
     }
-    let first = |site: &Site| {
+    let first_reader = |site: &Site| {
         let own = caches(site)?;
         let mut alike = sites.iter().filter(|s| caches(s) == Some(own));
         let first = alike.next()?.layer;
         (first < site.layer).then_some(first)
     };
-    let shares: Vec<Option<usize>> = sites.iter().map(first).collect();
+    let shares: Vec<Option<usize>> = sites.iter().map(first_reader).collect();
     for (site, shares) in sites.iter_mut().zip(shares) {
         site.shares = shares;
     }
@@ -52,13 +52,13 @@ pub fn settle(
 }
 
 /// Who reads the caches of a graph.
-struct Readers<'r> {
+struct CacheReaders<'r> {
     graph: &'r Graph<'r>,
     beside: &'r BTreeMap<usize, Vec<Refused>>,
     claims: &'r Claims,
 }
 
-impl Readers<'_> {
+impl CacheReaders<'_> {
     /// Why the caches of `site`, one of `sites`, cannot become latents, with the node that is in the way.
     fn obstacle(&self, site: &Site, sites: &[Site]) -> Option<Refused> {
         let own = caches(site)?;

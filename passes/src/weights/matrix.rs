@@ -54,7 +54,7 @@ fn dequantized(model: &Model, mut integers: Array2<f64>, by: &Scales) -> Option<
         (2, 1, 1..) => ((blocks(cols), 1), rows * blocks(cols)),
         _ => return None,
     };
-    if scales.len() != counted || zeros.len() < counted {
+    if scales.len() != counted || zeros.len() != counted {
         return None;
     }
     for ((row, col), x) in integers.indexed_iter_mut() {

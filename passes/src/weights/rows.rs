@@ -64,9 +64,9 @@ pub fn projected(
                 rest
             }
             "MatMul" if !split && is_op(node, "MatMul") => {
-                let stored = Weight::of(graph, node.input.get(1)?)?;
+                let stored = Weight::of(graph, node.input.get(1)?);
                 // A product of quantized weights would be stored in full.
-                let stored = Some(stored).filter(|w| w.scales.is_none())?;
+                let stored = stored.filter(|w| w.scales.is_none())?;
                 let weight = matrix(model, &stored, false).filter(|w| w.ncols() == width)?;
                 let shape = facts.shape(first)?;
                 // Refuse a weight whose rows do not fit the input.

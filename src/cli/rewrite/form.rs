@@ -55,7 +55,7 @@ pub struct FormArgs {
     ///
     /// For the form absorbed. The past is latent in all cases. `latent`: as latents, like later steps; the default with
     /// --target matmul. `prompt`: as in the original model where they fill an empty cache, so that a prompt that is read
-    /// in one step loses nothing and takes no more time; the default with --target gqa and --keep-heads. `exact`: as in
+    /// in one step loses nothing and takes little more time; the default with --target gqa and --keep-heads. `exact`: as in
     /// the original model in every step; with --target matmul.
     #[arg(
         long,

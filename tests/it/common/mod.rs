@@ -10,9 +10,8 @@ use gqa2mla::runtime::{RuntimeKind, RuntimeOptions, Session, open};
 use gqa2mla::validate::compare::Comparison;
 use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla::validate::{ValidateOptions, validate};
-use gqa2mla_passes::forms::{Form, for_target};
+use gqa2mla_passes::forms::{Form, GroupedQuery};
 use gqa2mla_passes::onnx::{GraphProto, NodeProto};
-use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::pipeline::factorize::Factorize;
 use gqa2mla_passes::{RewriteError, RewriteOptions, Rewritten, by_weights, inspect, rewrite};
 use tempfile::TempDir;
@@ -29,7 +28,7 @@ pub const IN_BF16: &str = "dynamo18-llama-bf16";
 
 /// The form that keeps GroupQueryAttention.
 pub fn grouped() -> &'static dyn Form {
-    for_target(Target::Gqa).unwrap()
+    &GroupedQuery
 }
 
 /// The repository.

@@ -52,6 +52,7 @@ pub fn followed(
         return Err(format!("'{}' is not one position a row", positions.value));
     }
     are_positions(graph, facts, &positions.value, site.past.as_ref())?;
+    proof::any_number_of_rows(facts, &positions)?;
     proof::count_on(graph, &nodes, &positions)?;
     proof::count_on(graph, &tables, &positions)?;
     proof::rotate_by_position(graph, facts, &tables, &moved, length)?;

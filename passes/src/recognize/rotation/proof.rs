@@ -32,6 +32,25 @@ pub fn one_rotation(
     }
 }
 
+/// Proves that the rows of a batch cannot pass for channels: their number is not fixed, so that no axis of the batch has the
+/// size of an axis of frequencies.
+///
+/// # Errors
+/// The positions with their fixed number of rows.
+pub fn any_number_of_rows(facts: &Facts, positions: &Positions) -> Result<(), String> {
+    let rows = match positions.shape {
+        PositionsShape::Rows => facts.shape(&positions.value).and_then(<[TDim]>::first),
+        _ => None,
+    };
+    match rows.and_then(TDim::as_i64) {
+        Some(rows) if rows > 1 => Err(format!(
+            "'{}' has {rows} rows, which could be taken for frequencies",
+            positions.value
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Proves that, if `positions` has one element, the nodes that read it take it as the position of the first row and
 /// count on from there.
 ///
@@ -92,25 +111,13 @@ struct Tables<'t> {
 }
 
 impl Tables<'_> {
-    /// Whether a transpose leaves the axis of the batch where it is, so that the positions of its rows become no channels.
-    /// Tables of two axes, or of one row, have no such axis.
-    fn keeps_batch_first(&self, node: &NodeProto) -> bool {
-        let perm = attribute(node, "perm").map(|a| a.ints.as_slice());
-        let shape = node.input.first().and_then(|v| self.facts.shape(v));
-        let one_row = shape.and_then(<[TDim]>::first) == Some(&TDim::Val(1));
-        perm.is_some_and(|perm| perm.first() == Some(&0) || perm.len() == 2)
-            || one_row
-            || shape.is_some_and(|shape| shape.len() == 2)
-    }
-
     fn keeps_positions_apart(&self, node: &NodeProto) -> bool {
         let constant = |value: &String| is_constant(self.graph, self.facts, value);
         let first = node.input.first();
         match node.op_type() {
             _ if is_alias(node) => true,
             "Unsqueeze" | "Squeeze" | "Cast" | "CastLike" | "Cos" | "Sin" | "Expand"
-            | "Reshape" | "Neg" => true,
-            "Transpose" => self.keeps_batch_first(node),
+            | "Reshape" | "Transpose" | "Neg" => true,
             "Mul" | "Div" => self.scales(node),
             "MatMul" => self.scales(node) && self.is_outer_product(node),
             "Einsum" => self.scales(node) && sums_nothing(node),

@@ -144,6 +144,7 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
     };
     match convert {
         Some(ConvertError::Output(_)) => Exit::Usage,
+        Some(ConvertError::Rewritten(_)) => Exit::Nothing,
         Some(ConvertError::Rewrite { cause, .. }) => match **cause {
             RewriteError::Nothing(_) | RewriteError::Partial { .. } => Exit::Nothing,
             RewriteError::Rank { .. }

@@ -15,7 +15,7 @@ use crate::cli::escaped::in_line;
 use crate::cli::exit::Exit;
 use crate::cli::screen::{Screen, table};
 use crate::files::load::load;
-use crate::files::origin::MARK;
+use crate::files::origin::{REWRITTEN, is_rewritten};
 use crate::report::{counted, grouped};
 
 /// List every recognised attention, and every other one with the node and the reason.
@@ -77,16 +77,18 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
         .find(|o| o.domain().is_empty())
         .map_or(0, |o| o.version());
     let nodes = model.graph.as_ref().map_or(0, |g| g.node.len());
-    let mut text = format!(
-        "{path}: opset {opset}, {}, written by {} {}\n",
-        counted(nodes, "node"),
-        in_line(model.producer_name()),
-        in_line(model.producer_version())
-    );
-    if model.metadata_props.iter().any(|p| p.key() == MARK) {
-        text.push_str(
-            "rewritten by gqa2mla: to change its cache, rewrite the model that it was made from\n",
-        );
+    let producer = [model.producer_name(), model.producer_version()];
+    let producer: Vec<&str> = producer
+        .into_iter()
+        .filter(|word| !word.is_empty())
+        .collect();
+    let mut text = format!("{path}: opset {opset}, {}", counted(nodes, "node"));
+    if !producer.is_empty() {
+        text.push_str(&format!(", written by {}", in_line(&producer.join(" "))));
+    }
+    text.push('\n');
+    if is_rewritten(model) {
+        text.push_str(&format!("{REWRITTEN}\n"));
     }
     text.push_str(&format!(
         "{} of {} recognised",
@@ -117,7 +119,8 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
             text.push_str(&format!("in the {}\n", in_line(place)));
         }
     }
-    if !rejects.is_empty() {
+    // The reasons of a rewritten model are about nodes of the rewrite.
+    if !rejects.is_empty() && (why || !is_rewritten(model)) {
         text.push_str("\nnot recognised:\n");
         for reject in rejects {
             text.push_str(&format!("  {}\n", in_line(&reject.to_string())));

@@ -68,10 +68,7 @@ pub struct Compressor<'c> {
 pub fn analysis(model: &LoadedModel, options: &RewriteOptions) -> Result<Analysis, CompressError> {
     let (operators, target) = (options.operators.clone(), options.form.target());
     let analysis = Analysis::with(&model.model, operators, target);
-    Ok(analysis.map_err(|cause| ConvertError::Rewrite {
-        path: model.path.display().to_string(),
-        cause: Box::new(cause.into()),
-    })?)
+    Ok(analysis.map_err(|cause| ConvertError::of(model, cause.into()))?)
 }
 
 /// The attentions that a rewrite of `model` with `options` would rewrite, with their ranks.
@@ -83,10 +80,7 @@ pub fn planned(
     analysis: &Analysis,
     options: &RewriteOptions,
 ) -> Result<Vec<Planned>, CompressError> {
-    let refused = |cause: RewriteError| ConvertError::Rewrite {
-        path: model.path.display().to_string(),
-        cause: Box::new(cause),
-    };
+    let refused = |cause: RewriteError| ConvertError::of(model, cause);
     Ok(plan(&model.model, analysis, options).map_err(refused)?)
 }
 

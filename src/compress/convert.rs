@@ -12,7 +12,7 @@ use gqa2mla_passes::pipeline::rewrite_analysed;
 use gqa2mla_passes::{Analysis, RewriteError, RewriteOptions, Rewritten};
 
 use crate::files::load::{LoadError, LoadedModel};
-use crate::files::origin::mark;
+use crate::files::origin::{REWRITTEN, is_rewritten, mark};
 use crate::files::outputs::{OutputError, check_inputs};
 use crate::files::save::{DataFile, SaveError, output_path, write};
 use crate::files::staging::{Staging, StagingError};
@@ -37,6 +37,9 @@ pub enum ConvertError {
         /// The error of the rewrite.
         cause: Box<RewriteError>,
     },
+    /// Nothing is left to rewrite, because this tool has rewritten it.
+    #[error("{0}: {REWRITTEN}")]
+    Rewritten(String),
     /// The output could not be written.
     #[error(transparent)]
     Save(#[from] SaveError),
@@ -54,6 +57,20 @@ pub enum ConvertError {
         /// The I/O error.
         cause: std::io::Error,
     },
+}
+
+impl ConvertError {
+    /// The error of a rewrite of `model`.
+    pub fn of(model: &LoadedModel, cause: RewriteError) -> Self {
+        let path = model.path.display().to_string();
+        match cause {
+            RewriteError::Nothing(_) if is_rewritten(&model.model.proto) => Self::Rewritten(path),
+            cause => Self::Rewrite {
+                path,
+                cause: Box::new(cause),
+            },
+        }
+    }
 }
 
 /// A rewritten model in a staging folder; it is removed when dropped.
@@ -115,10 +132,7 @@ pub fn stage(
         progress: &mut progress,
     };
     let rewritten = rewrite_analysed(&mut model.model, analysis.clone(), options, callbacks);
-    let rewritten = rewritten.map_err(|cause| ConvertError::Rewrite {
-        path: model.path.display().to_string(),
-        cause: Box::new(cause),
-    })?;
+    let rewritten = rewritten.map_err(|cause| ConvertError::of(&model, cause))?;
     if let Some(note) = note(&rewritten) {
         let properties = &mut model.model.proto.metadata_props;
         properties.retain(|p| p.key() != note.key());

@@ -124,10 +124,7 @@ fn without_weights(
         progress: &mut |_, _| {},
     };
     let done = rewrite_analysed(&mut rewritten.model, analysis.clone(), options, callbacks);
-    done.map_err(|cause| ConvertError::Rewrite {
-        path: model.path.display().to_string(),
-        cause: Box::new(cause),
-    })?;
+    done.map_err(|cause| ConvertError::of(model, cause))?;
     Ok(rewritten)
 }
 

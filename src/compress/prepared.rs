@@ -106,7 +106,7 @@ impl Texts {
             // The loss depends on the position, so it is measured on sequences as long as the target context, if the
             // text permits.
             Some((fitted, held_out)) => Self {
-                fitted: Some(fitted),
+                fitted: Some(fitted.first(text.tokens)),
                 held_out: Some(held_out.in_sequences_of(context.positions)),
             },
             None => Self {

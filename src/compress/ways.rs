@@ -382,13 +382,14 @@ fn texts(
     model: &LoadedModel,
     request: &WaysRequest,
 ) -> Result<(Option<Text>, Text), CompressError> {
-    let read = |text: &TextRequest| text.read(model, text.tokens);
-    let fitted = request.text.as_ref().map(read).transpose()?;
+    let read = |text: &TextRequest, more: usize| text.read(model, text.tokens.saturating_add(more));
     if let Some(test) = &request.test {
-        return Ok((fitted, read(test)?));
+        let fitted = request.text.as_ref().map(|text| read(text, 0));
+        return Ok((fitted.transpose()?, read(test, 0)?));
     }
-    let whole = fitted.ok_or(CompressError::NoText)?;
+    let text = request.text.as_ref().ok_or(CompressError::NoText)?;
+    let whole = read(text, request.test_tokens)?;
     let parts = whole.hold_out(request.test_tokens);
     let (fitted, test) = parts.ok_or(CompressError::ShortText)?;
-    Ok((Some(fitted), test))
+    Ok((Some(fitted.first(text.tokens)), test))
 }

@@ -52,11 +52,11 @@ pub enum LoadError {
         advice: String,
     },
     /// The folder does not contain exactly one model.
-    #[error("{path}: expected one .onnx file in this folder, found {found}: name the file")]
+    #[error("{path}: expected one .onnx file in this folder, found {found}")]
     Folder {
         /// The folder.
         path: String,
-        /// The .onnx files in it.
+        /// The .onnx files in it, and what to do.
         found: String,
     },
     /// The file is not an ONNX model.
@@ -144,7 +144,7 @@ pub fn from_bytes(bytes: Bytes) -> Result<LoadedModel, LoadError> {
 
 /// The message for a file that may be a truncated model.
 fn cut_off(detail: &str) -> String {
-    format!("{detail}; if it is one, it is truncated: get it again")
+    format!("{detail}; a model that was copied in part ends like that: get it again")
 }
 
 fn load_from(source: Source, path: PathBuf) -> Result<LoadedModel, LoadError> {
@@ -264,7 +264,10 @@ fn model_file(path: &Path) -> Result<PathBuf, LoadError> {
                 .iter()
                 .filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()))
                 .collect();
-            Err(folder_error(path, names.join(", ")))
+            Err(folder_error(
+                path,
+                format!("{}: name the file", names.join(", ")),
+            ))
         }
     }
 }

@@ -22,6 +22,16 @@ pub const EXACT: &str = "exact";
 /// The tokens that fill an empty cache read each other's exact keys and values.
 pub const EXACT_PROMPT: &str = "exact_prompt";
 
+/// What to do with a model that this tool wrote.
+pub const REWRITTEN: &str =
+    "rewritten by gqa2mla: to change its cache, rewrite the model that it was made from";
+
+/// Whether this tool wrote `model`.
+#[must_use]
+pub fn is_rewritten(model: &ModelProto) -> bool {
+    model.metadata_props.iter().any(|p| p.key() == MARK)
+}
+
 /// Which tokens `model` approximates, as its metadata says.
 #[must_use]
 pub fn exact_tokens(model: &ModelProto) -> ExactTokens {

@@ -34,6 +34,19 @@ pub enum OutputError {
         /// The input folder.
         folder: String,
     },
+    /// The input folder lies in it.
+    #[error(
+        "{output}: the output would replace an input of this run, the folder {folder} inside of it: write to another path"
+    )]
+    Around {
+        /// The output folder.
+        output: String,
+        /// The input folder.
+        folder: String,
+    },
+    /// A file is where a folder is expected.
+    #[error("{0} is a file: an output is a folder, or a name that ends in .onnx")]
+    File(String),
     /// It would replace something that this tool did not write.
     #[error("{output}: {found} is there, which gqa2mla did not write: give --force to replace it")]
     Foreign {
@@ -122,11 +135,24 @@ pub fn check_other(
     })
 }
 
-/// Checks that neither `output`, an .onnx path, nor its data file would replace a file of `model`.
+/// Checks that no folder of the path `output` is a file.
 ///
 /// # Errors
-/// [`OutputError::Input`].
+/// [`OutputError::File`].
+fn check_folders(output: &Path) -> Result<(), OutputError> {
+    match output.ancestors().find(|folder| folder.is_file()) {
+        Some(file) => Err(OutputError::File(file.display().to_string())),
+        None => Ok(()),
+    }
+}
+
+/// Checks that neither `output`, an .onnx path, nor its data file would replace a file of `model`, and that its folder is no
+/// file.
+///
+/// # Errors
+/// [`OutputError::Input`] and [`OutputError::File`].
 pub fn check_inputs(model: &LoadedModel, output: &Path) -> Result<(), OutputError> {
+    check_folders(output.parent().unwrap_or(output))?;
     let data: Vec<&Path> = model.sources.values().map(|s| s.path()).collect();
     check_file(output, &[&model.path])?;
     check_file(output, &data)?;
@@ -169,8 +195,14 @@ pub fn check_folder(
     force: bool,
 ) -> Result<(), OutputError> {
     if let (Ok(read), Some(written)) = (fs::canonicalize(root), canonical(output)) {
-        if read.starts_with(&written) {
+        if read == written {
             return Err(is_input(output, root));
+        }
+        if read.starts_with(&written) {
+            return Err(OutputError::Around {
+                output: output.display().to_string(),
+                folder: root.display().to_string(),
+            });
         }
         if written.starts_with(&read) {
             return Err(OutputError::Inside {
@@ -179,6 +211,7 @@ pub fn check_folder(
             });
         }
     }
+    check_folders(output)?;
     for file in files {
         check_file(&output.join(file), &[&root.join(file)])?;
     }

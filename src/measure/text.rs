@@ -154,6 +154,14 @@ impl Text {
         self
     }
 
+    /// The first `tokens` tokens, in whole sequences: at least one, which becomes shorter if `tokens` are fewer.
+    #[must_use]
+    pub fn first(mut self, tokens: usize) -> Self {
+        self.ids.truncate(tokens.max(2));
+        let length = self.length;
+        self.in_sequences_of(length)
+    }
+
     /// Divides the text into a first part and a held-out last part: a third of it, at most `most` tokens. With fewer
     /// than three sequences, these become shorter. `None` if the text is too short.
     #[must_use]

@@ -138,28 +138,6 @@ fn a_broken_model_is_named_with_what_is_wrong_by_every_subcommand() {
 }
 
 #[test]
-fn an_output_that_cannot_be_written_is_named() {
-    let place = folder();
-    let file = place.path().join("file");
-    fs::write(&file, "in the way").unwrap();
-    for out in [file.join("model.onnx"), file.join("below/model.onnx")] {
-        let ran = with(&[&"rewrite", &fixture("optimum-llama"), &"-o", &out]);
-        assert_eq!(ran.code, 1, "{ran:?}");
-        assert!(
-            ran.stderr.contains(&file.display().to_string()),
-            "{}",
-            ran.stderr
-        );
-        assert!(
-            ran.stderr.contains("Not a directory") || ran.stderr.contains("File exists"),
-            "{}",
-            ran.stderr
-        );
-    }
-    assert_eq!(fs::read_to_string(&file).unwrap(), "in the way");
-}
-
-#[test]
 fn a_rank_that_does_not_fit_is_named_with_those_that_do() {
     let place = folder();
     let out = place.path().join("below/model.onnx");

@@ -238,3 +238,30 @@ fn token_ids_come_from_npy_files_as_well() {
         assert_eq!((read.ids.len(), read.length), (100, 50));
     }
 }
+
+/// The held-out part of the text comes on top.
+#[test]
+fn factors_are_fitted_to_as_many_tokens_as_asked() {
+    let place = folder();
+    for tokens in ["128", "256", "512"] {
+        let ran = with(&[
+            &"rewrite",
+            &fixture("optimum-llama"),
+            &"-o",
+            &place.path().join("out"),
+            &"--cache-ratio",
+            &"0.5",
+            &"--token-ids",
+            &root().join("fixtures/tokens.json"),
+            &"--length",
+            &"64",
+            &"--calibration-tokens",
+            &tokens,
+            &"--reconstruct",
+            &"0",
+            &"--force",
+        ]);
+        let read = format!("reading text: {tokens} tokens");
+        assert!(ran.stderr.contains(&read), "{ran:?}");
+    }
+}

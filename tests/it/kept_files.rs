@@ -172,3 +172,22 @@ fn times_of_a_model_without_a_cache_are_those_of_its_prompt() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stdout.contains("prefill of"), "{ran:?}");
 }
+
+#[test]
+fn a_file_is_no_output_folder() {
+    let place = folder();
+    let (file, model) = (place.path().join("file"), fixture("optimum-llama"));
+    std::fs::write(&file, "mine").unwrap();
+    let inside = file.join("out");
+    for input in [model.clone(), model.join("model.onnx")] {
+        for out in [&file, &inside, &file.join("below/model.onnx")] {
+            for more in ["--no-validate", "--dry-run"] {
+                let ran = with(&[&"rewrite", &input, &"-o", out, &more]);
+                assert_eq!(ran.code, 2, "{ran:?}");
+                let named = format!("{} is a file: an output is a folder", file.display());
+                assert!(ran.stderr.contains(&named), "{ran:?}");
+            }
+        }
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
+}

@@ -168,10 +168,14 @@ fn inspect_says_that_a_model_is_rewritten_already() {
         &"gqa",
     ]);
     assert_eq!(ran.code, 0, "{ran:?}");
+    let way_out =
+        "rewritten by gqa2mla: to change its cache, rewrite the model that it was made from";
     let told = with(&[&"inspect", &out]).stdout;
-    let way_out = "rewrite the model that it was made from";
     assert!(told.contains(way_out), "{told}");
-    assert!(told.contains("0 of 2 attentions recognised"), "{told}");
+    assert!(told.ends_with("0 of 2 attentions recognised\n"), "{told}");
+    let again = with(&[&"rewrite", &out, &"-o", &place.path().join("twice.onnx")]);
+    assert_eq!(again.code, 3, "{again:?}");
+    assert!(again.stderr.ends_with(&format!("{way_out}\n")), "{again:?}");
 }
 
 /// What stands between the two products, here a second softmax, concerns no cache: it stays, and the attention is one.

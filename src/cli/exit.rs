@@ -7,7 +7,7 @@ use gqa2mla_passes::forms::FormError;
 
 use crate::bench::BenchError;
 use crate::compress::convert::ConvertError;
-use crate::compress::error::{CompressError, FreeWidthsError};
+use crate::compress::error::{CompressError, FreeWidthsError, NoScales};
 use crate::files::outputs::OutputError;
 use crate::fit::context::LongContext;
 use crate::runtime::RuntimeError;
@@ -57,8 +57,11 @@ pub fn in_options(error: CompressError) -> anyhow::Error {
             return anyhow::anyhow!("{error}, or --force");
         }
         CompressError::ShortText | CompressError::ShortPromise { .. } => error.to_string(),
-        CompressError::NoScales(_) => "--cache-bits 8, 6 and 4 take their scales from a text: give --calibration STATS, --text or --token-ids, and --factors that are made from them"
+        CompressError::NoScales(NoScales::NoText) => "--cache-bits 8, 6 and 4 take their scales from a text: give --text FILE, --token-ids FILE or --calibration STATS"
             .to_owned(),
+        CompressError::NoScales(NoScales::Unread(factors)) => format!(
+            "--cache-bits 8, 6 and 4 take their scales from a text, and --factors {factors} does not read it: leave out --factors"
+        ),
         CompressError::FreeWidths(cause) => match cause {
             FreeWidthsError::NoBudget => {
                 "--layout free divides a budget: give it with --cache-ratio or --rank"

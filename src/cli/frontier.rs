@@ -5,7 +5,7 @@ use gqa2mla_passes::forms::{Form, KeptHeads};
 use crate::cli::verdict::{bad, good};
 use crate::compress::frontier::Point;
 use crate::compress::promise::{BrokenBy, Promise};
-use crate::report::{change, measured};
+use crate::report::{change, measured, short};
 
 /// The header of the lines of a comparison.
 pub fn ways_header() -> String {
@@ -26,11 +26,11 @@ pub fn of_way(point: &Point) -> String {
 fn numbers(point: &Point, rank: &str) -> String {
     let bits = point.bits.map_or_else(|| "-".to_owned(), |n| n.to_string());
     format!(
-        "{bits:>4} {rank:>5} {:>8} {:>7} {:>7} {:>6.4}",
+        "{bits:>4} {rank:>5} {:>8} {:>7} {:>7} {:>6}",
         measured(point.bytes),
         change(point.perplexity_increase),
         change(point.worst_perplexity_increase),
-        point.kl,
+        short(point.kl),
     )
 }
 

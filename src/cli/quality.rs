@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::cli::screen::table;
 use crate::fit::layer_errors::LayerError;
 use crate::measure::quality::Quality;
-use crate::report::{change, counted, grouped, measured};
+use crate::report::{change, counted, grouped, measured, short};
 
 /// A table of relative errors of scores and outputs of each layer: predicted by the spectra, and measured. Ends with an empty
 /// line. Layers are missing if a prompt, which they are measured in, loses nothing.
@@ -15,7 +15,7 @@ pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
             .to_owned();
     }
     let mut table = table(&["layer", "scores", "predicted", "outputs", "predicted"]);
-    let shown = |error: Option<f64>| error.map_or_else(|| "-".to_owned(), |e| format!("{e:.4}"));
+    let shown = |error: Option<f64>| error.map_or_else(|| "-".to_owned(), short);
     let predicted = |layer: usize, side: &str| {
         let mut known = made_by?["layers"].as_array()?.iter();
         let of_layer = known.find(|l| l["layer"] == layer)?;
@@ -42,8 +42,14 @@ pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
             table.add_row([&[layers][..], cells].concat());
         }
     }
+    let unknown = match rows.iter().any(|(_, cells)| cells.iter().any(|c| c == "-")) {
+        true => {
+            "; -: not known, because\nthe model has no such value or does not tell how it was made"
+        }
+        false => "",
+    };
     format!(
-        "{table}\nroot mean square errors, relative, in the running models, where\nthose of earlier layers are in those of later ones; predicted:\nof the layer alone, before any reconstruction, without rounding"
+        "{table}\nroot mean square errors, relative, in the running models, where\nthose of earlier layers are in those of later ones; predicted:\nof the layer alone, before any reconstruction, without rounding{unknown}\n\n"
     )
 }
 
@@ -51,11 +57,11 @@ pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
 pub fn quality_text(quality: &Quality) -> String {
     let positions = positions_text(quality);
     format!(
-        "perplexity {:.3} -> {:.3} ({}), KL {:.4}, top-1 agreement {:.3}, on {}, {}\nmeasured cache: {} -> {} bytes a token{positions}",
+        "perplexity {:.3} -> {:.3} ({}), KL {}, top-1 agreement {:.3}, on {}, {}\nmeasured cache: {} -> {} bytes a token{positions}",
         quality.original_perplexity,
         quality.rewritten_perplexity,
         change(quality.increase()),
-        quality.mean_kl,
+        short(quality.mean_kl),
         quality.top1_agreement,
         counted(quality.tokens, "token"),
         match quality.tokens_at_once {
@@ -69,8 +75,7 @@ pub fn quality_text(quality: &Quality) -> String {
 
 fn positions_text(quality: &Quality) -> String {
     if quality.positions.len() < 2 {
-        return "layers: not measured, because the model reads the tokens of a prompt exactly\n\n"
-            .to_owned();
+        return String::new();
     }
     let mut table = table(&[
         "positions",
@@ -88,7 +93,7 @@ fn positions_text(quality: &Quality) -> String {
             format!("{:.3}", bin.original_perplexity),
             format!("{:.3}", bin.rewritten_perplexity),
             change(bin.increase()),
-            format!("{:.4}", bin.mean_kl),
+            short(bin.mean_kl),
             format!("{:.3}", bin.top1_agreement),
         ]);
     }

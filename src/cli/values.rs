@@ -7,9 +7,15 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use crate::measure::npy;
 use crate::runtime::given::{GivenInput, GivenValue};
 
-/// Parses a share: `0.5` or `50%`.
+/// Parses a share: `0.5` or `50%`. A number above 1 without a percent sign is refused, because the sign was probably
+/// forgotten.
 pub fn share(text: &str) -> Result<f64, String> {
-    number(text).map(|(value, _)| value)
+    match number(text)? {
+        (value, false) if value > 1.0 => Err(format!(
+            "a share is at most 1: {text}%? Write {text}% for a percentage, or a share such as 0.5"
+        )),
+        (value, _) => Ok(value),
+    }
 }
 
 /// Parses the value of a model input: `NAME=2.5`, or `NAME=FILE.npy`.
@@ -100,6 +106,8 @@ mod tests {
         assert_eq!(share("0.5"), Ok(0.5));
         assert_eq!(share("50%"), Ok(0.5));
         assert!(share("half").is_err() && share("inf").is_err());
+        assert!(share("50").is_err_and(|said| said.contains("50%?")));
+        assert_eq!((share("1"), share("500%")), (Ok(1.0), Ok(5.0)));
     }
 
     #[test]

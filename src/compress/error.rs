@@ -109,12 +109,18 @@ pub enum CompressError {
     CannotRun(ValidateError),
 }
 
-/// An integer cache is requested, but there are neither statistics nor a text, from which its scales are computed.
+/// An integer cache is requested, but its scales cannot be computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the scales of a cache of integers come from a text: give statistics or a text, and factors that are made from them"
-)]
-pub struct NoScales;
+pub enum NoScales {
+    /// There are neither statistics nor a text.
+    #[error("the scales of a cache of integers come from a text: give a text or statistics")]
+    NoText,
+    /// The factorization does not read the statistics of the text.
+    #[error(
+        "the scales of a cache of integers come from the statistics of a text, which the factors '{0}' do not read: use others"
+    )]
+    Unread(&'static str),
+}
 
 /// Why layers cannot have separate ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -110,10 +110,9 @@ impl Request<'_> {
     /// The factorization, with the default applied.
     #[must_use]
     pub fn factorization(&self) -> Factorization {
-        let has_data = self.statistics.is_some() || self.text.is_some();
         match self.factorization {
             Some(factorization) => factorization,
-            None if has_data && !self.is_exact() => Factorization::Calibrated,
+            None if self.has_data() && !self.is_exact() => Factorization::Calibrated,
             None => Factorization::Weights,
         }
     }
@@ -131,10 +130,13 @@ impl Request<'_> {
     /// # Errors
     /// [`NoScales`] if scales cannot be computed.
     pub fn check_bits(&self) -> Result<(), NoScales> {
-        match self.options.bits == CacheBits::Model || self.scales_are_known() {
-            true => Ok(()),
-            false => Err(NoScales),
+        if self.options.bits == CacheBits::Model || self.scales_are_known() {
+            return Ok(());
         }
+        Err(match self.has_data() {
+            true => NoScales::Unread(self.factorization().name()),
+            false => NoScales::NoText,
+        })
     }
 
     /// Refuses statistics with so few tokens that factors would overfit them.
@@ -152,12 +154,17 @@ impl Request<'_> {
 
     /// Whether there are sampled rows of a text, which determine the range of integers.
     pub(crate) fn scales_are_known(&self) -> bool {
-        let has_data = self.statistics.is_some() || self.text.is_some();
         let reads = !matches!(
             self.factorization(),
             Factorization::Weights | Factorization::TransMla { .. }
         );
-        has_data && reads
+        self.has_data() && reads
+    }
+
+    /// Whether statistics or a text are given.
+    #[must_use]
+    pub fn has_data(&self) -> bool {
+        self.statistics.is_some() || self.text.is_some()
     }
 
     /// Refuses separate ranks if the rest of the request does not allow them. This check needs no model.

@@ -15,17 +15,38 @@ pub fn measured(number: f64) -> String {
     }
 }
 
-/// A change as a share of what was before: `+4.60%`. What rounds to zero has no minus.
+/// A loss or a relative error with four decimals. What rounds to zero has no minus.
+#[must_use]
+pub fn short(number: f64) -> String {
+    format!("{:.4}", without_minus(number, 10_000.0))
+}
+
+/// A change as a share of what was before: `+4.60%`, or as a factor from a doubling on: `x736`. What rounds to zero has
+/// no minus. At most 7 characters up to a factor of 100,000, and then 6 up to 1e99.
 #[must_use]
 pub fn change(share: f64) -> String {
-    let hundredths = (10_000.0 * share).round();
-    // Adding 0 to a negative zero makes it a positive one.
-    format!("{:+.2}%", hundredths / 100.0 + 0.0)
+    let factor = 1.0 + share;
+    match factor {
+        1e5.. => format!("x{factor:.0e}"),
+        100.0.. => format!("x{factor:.0}"),
+        10.0.. => format!("x{factor:.1}"),
+        // Here a percentage would be wider than the columns of tables.
+        2.0.. => format!("x{factor:.2}"),
+        _ => format!("{:+.2}%", without_minus(100.0 * share, 100.0)),
+    }
+}
+
+/// `number`, rounded to a multiple of 1 / `parts`. A negative zero is made positive.
+fn without_minus(number: f64, parts: f64) -> f64 {
+    match (parts * number).round() {
+        0.0 => 0.0,
+        _ => number,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{change, measured};
+    use super::{change, measured, short};
 
     #[test]
     fn measured_bytes_have_a_decimal_where_they_need_one() {
@@ -40,5 +61,21 @@ mod tests {
         assert_eq!(change(-0.001), "-0.10%");
         assert_eq!(change(0.046), "+4.60%");
         assert_eq!(change(f64::NAN), "NaN%");
+        assert_eq!(short(-0.000_04), "0.0000");
+        assert_eq!(short(-0.000_06), "-0.0001");
+        assert_eq!(short(0.25), "0.2500");
+        assert_eq!(short(f64::NAN), "NaN");
+    }
+
+    #[test]
+    fn a_huge_change_is_a_factor_that_fits_its_column() {
+        assert_eq!(change(0.99), "+99.00%");
+        assert_eq!(change(1.5), "x2.50");
+        assert_eq!(change(735.4233), "x736");
+        for power in 0..99 {
+            let text = change(10_f64.powi(power));
+            assert!(text.len() <= 7, "{text}");
+        }
+        assert_eq!(change(f64::INFINITY), "xinf");
     }
 }

@@ -8,7 +8,7 @@ use gqa2mla_passes::numbers::grouped;
 
 use crate::report::charts::{Chart, Ink, Line};
 use crate::report::error::ReportError;
-use crate::report::numbers::change;
+use crate::report::numbers::{change, short};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -23,7 +23,7 @@ pub fn html(report: &Value) -> Result<String, ReportError> {
     environment.add_filter("percent", |x: f64| format!("{:.1}%", 100.0 * x));
     environment.add_filter("change", change);
     environment.add_filter("small", |x: f64| format!("{x:.2e}"));
-    environment.add_filter("short", |x: f64| format!("{x:.4}"));
+    environment.add_filter("short", short);
     environment.add_filter("root", f64::sqrt);
     environment.add_template("page.html", PAGE)?;
     let models = report["models"].as_array().cloned().unwrap_or_default();

@@ -115,7 +115,7 @@ fn a_plan_is_refused_as_the_rewrite_is() {
     let below = foreign.join("out.onnx");
     for more in [&[][..], &["--dry-run"]] {
         let ran = rewrite_fixture("optimum-llama", &below, more);
-        assert_eq!(ran.code, 1, "{ran:?}");
+        assert_eq!(ran.code, 2, "{ran:?}");
         assert!(
             ran.stderr.contains(&foreign.display().to_string()),
             "{ran:?}"

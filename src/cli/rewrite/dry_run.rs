@@ -113,6 +113,12 @@ fn model_text(plan: &Plan, target: &str) -> String {
     let names = plan.written.iter().map(|path| path.display().to_string());
     let names = names.collect::<Vec<_>>().join(" and ");
     text.push_str(&format!("would write {names}\n"));
+    let there = plan.written.iter().filter(|path| path.exists());
+    let there: Vec<String> = there.map(|path| path.display().to_string()).collect();
+    if !there.is_empty() {
+        let there = there.join(" and ");
+        text.push_str(&format!("would replace {there}, which exists\n"));
+    }
     text
 }
 
@@ -141,6 +147,7 @@ pub fn as_json(plans: &[Plan], folder: Option<&ForeseenFolder>, target: &str) ->
             "cache_bits": foreseen.bits.number(), "rank_min": low, "rank_max": high,
             "cache_bytes_per_token_before": foreseen.bytes_before, "cache_bytes_per_token_after": foreseen.bytes_after,
             "layers": layers.collect::<Vec<_>>(), "written": plan.written,
+            "replaced": plan.written.iter().filter(|path| path.exists()).collect::<Vec<_>>(),
         })
     });
     let folder = folder.map(|folder| {

@@ -16,7 +16,7 @@ use crate::compress::run::Compression;
 use crate::compress::search::Search;
 use crate::compress::widths::{Widths, WidthsCompared};
 use crate::fit::reconstruct::ReconstructedLayer as Reconstructed;
-use crate::report::{change, counted, measured};
+use crate::report::{change, counted, measured, short};
 
 /// The text output for a model. `with_kept_heads` is the command line that rewrites it with `--keep-heads`.
 pub fn text(compression: &Compression, summary: &Summary, with_kept_heads: &str) -> String {
@@ -109,7 +109,7 @@ pub fn left_out(path: &Path, is_selected: bool) -> String {
 pub fn loss_text(promise: Promise, loss: f64) -> String {
     match promise {
         Promise::PerplexityIncrease(_) => change(loss),
-        Promise::Kl(_) => format!("{loss:.4} nats"),
+        Promise::Kl(_) => format!("{} nats", short(loss)),
     }
 }
 
@@ -171,8 +171,9 @@ fn widths_text(widths: WidthsCompared) -> String {
         Widths::Uniform => "uniform, as free is no better",
     };
     format!(
-        "layouts: KL {:.4} free, {:.4} uniform, on held-out text: kept {kept}\n",
-        widths.free_kl, widths.uniform_kl
+        "layouts: KL {} free, {} uniform, on held-out text: kept {kept}\n",
+        short(widths.free_kl),
+        short(widths.uniform_kl)
     )
 }
 

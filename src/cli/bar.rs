@@ -22,6 +22,7 @@ const BETWEEN_LINES: Duration = Duration::from_secs(30);
 /// The progress of a stage at one time.
 #[derive(Debug, Clone)]
 pub struct Moment {
+    within: String,
     stage: &'static str,
     detail: String,
     done: usize,
@@ -33,6 +34,7 @@ impl Moment {
     /// The progress `done` of `total` steps, one of which is called `unit`.
     pub fn of(stage: &'static str, done: usize, total: usize, unit: &'static str) -> Self {
         Self {
+            within: String::new(),
             stage,
             detail: String::new(),
             done,
@@ -46,8 +48,20 @@ impl Moment {
         Self { detail, ..self }
     }
 
+    /// The same progress with `row` printed before the name of the stage.
+    pub fn within(self, row: &str) -> Self {
+        let within = row.to_owned();
+        Self { within, ..self }
+    }
+
+    /// The name of the stage for a caller.
     fn name(&self) -> String {
         format!("{}{}", self.stage, self.detail)
+    }
+
+    /// The name of the stage on a terminal, with its row.
+    fn full_name(&self) -> String {
+        format!("{}{}", self.within, self.name())
     }
 }
 
@@ -146,7 +160,7 @@ impl Stages {
                 done => format!(" {},", counted(done, at.unit)),
             };
             let time = seconds(current.started.elapsed());
-            complain(&format!("{}:{done} {time}", at.name()));
+            complain(&format!("{}:{done} {time}", at.full_name()));
         }
     }
 }
@@ -183,7 +197,7 @@ impl Current {
         if let Some(bar) = &self.bar {
             bar.set_length(at.total as u64);
             bar.set_position(at.done as u64);
-            bar.set_message(at.name());
+            bar.set_message(at.full_name());
         }
         *locked(&self.at) = at;
     }
@@ -199,7 +213,7 @@ fn bar(at: &Moment) -> ProgressBar {
     if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style);
     }
-    bar.set_message(at.name());
+    bar.set_message(at.full_name());
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }
@@ -213,12 +227,12 @@ fn now_and_then(at: &Mutex<Moment>, started: Instant, ended: &Receiver<()>) {
 
 /// The line at the start of a stage, with the total number of steps.
 fn begun(at: &Moment) -> String {
-    format!("{}: {}", at.stage, counted(at.total, at.unit))
+    format!("{}{}: {}", at.within, at.stage, counted(at.total, at.unit))
 }
 
 /// The progress line of a stage: steps done, elapsed time and estimated remaining time.
 fn line(at: &Moment, started: Instant) -> String {
-    let (name, done) = (at.name(), grouped(at.done as u64));
+    let (name, done) = (at.full_name(), grouped(at.done as u64));
     let total = counted(at.total, at.unit);
     let elapsed = started.elapsed();
     let left = match at.done {

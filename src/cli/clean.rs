@@ -9,10 +9,10 @@ use crate::cli::exit::Exit;
 use crate::cli::screen::{Screen, size};
 use crate::files::interrupted::remove_work;
 
-/// Removes the kept work in `folder`, from which runs would resume.
-pub fn remove_unfinished(folder: &Path, screen: &Screen) -> anyhow::Result<Exit> {
+/// Removes the kept work in `folder` whose name begins with `prefix`, from which runs of the same command would resume.
+pub fn remove_unfinished(folder: &Path, prefix: &str, screen: &Screen) -> anyhow::Result<Exit> {
     let removed = match folder.is_dir() {
-        true => remove_work(folder).with_context(|| folder.display().to_string())?,
+        true => remove_work(folder, prefix).with_context(|| folder.display().to_string())?,
         false => Vec::new(),
     };
     screen.show(|| as_text(&removed, folder), || as_json(&removed));

@@ -1,20 +1,23 @@
 use std::path::{Path, PathBuf};
 
-use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use serde_json::{Value, json};
+use clap::{Args, ValueEnum as _};
 
 use crate::cli::bits::BitsArg;
 use crate::cli::clean::remove_unfinished;
+use crate::cli::compared::{as_json, notes};
 use crate::cli::exit::{Exit, by_option, in_options};
 use crate::cli::factors::FactorArgs;
-use crate::cli::frontier;
+use crate::cli::frontier::Ways;
 use crate::cli::runtime::RuntimeArgs;
 use crate::cli::screen::Screen;
 use crate::cli::text::text_source;
 use crate::cli::values::share;
 use crate::compress::request::TextRequest;
-use crate::compress::ways::{Compared, LeftOut, Way, WayMeasured, WaysRequest, compare_ways};
+use crate::compress::sizes::LeftOut;
+use crate::compress::way::Way;
+use crate::compress::ways::{WayMeasured, WaysRequest, compare_ways};
+use crate::files::interrupted::ROWS;
 use crate::files::load::load;
 use crate::report::{counted, measured};
 
@@ -45,19 +48,13 @@ pub struct Compare {
     /// Bits of a cached number to compare.
     ///
     /// 16 is the model's own floating-point type. 8, 6 and 4 are integers, which only the methods calibrated,
-    /// reconstructed and kept-heads support.
-    #[arg(
-        long,
-        value_enum,
-        value_delimiter = ',',
-        default_value = "16,8,6,4",
-        value_name = "BITS"
-    )]
+    /// reconstructed and kept-heads support. The default is all that a method supports.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "BITS")]
     bits: Vec<BitsArg>,
     /// Number of neighbouring RoPE frequencies that TransMLA treats as one (FreqFold).
     #[arg(long, default_value_t = 1, value_name = "N")]
     freq_fold: usize,
-    /// Remove the rows that stopped runs kept in this folder; compare nothing.
+    /// Remove the rows that stopped comparisons kept in this folder; compare nothing.
     #[arg(long)]
     clean: bool,
     #[command(flatten, next_help_heading = "Factors")]
@@ -97,30 +94,28 @@ fn way_parser() -> impl TypedValueParser<Value = Way> {
 impl Compare {
     pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         if self.clean {
-            return remove_unfinished(Path::new(HERE), screen);
+            return remove_unfinished(Path::new(HERE), ROWS, screen);
         }
         let model = load(&self.model)?;
         let mut begun = false;
         let mut row = |row: &WayMeasured| {
             if !begun {
                 begun = true;
-                screen.line(|| format!("{}\n{}", before(row), frontier::ways_header()));
+                screen.line(|| format!("{}\n{}", before(row), lines(row).header()));
             }
-            screen.line(|| frontier::of_way(&row.point));
+            screen.line(|| lines(row).line(&row.point));
         };
         let request = self.request()?;
-        let rows = compare_ways(&model, &request, &mut screen.observer(None), &mut row);
+        let rows = compare_ways(&model, &request, &mut screen.observer(), &mut row);
         let mut compared = rows.map_err(in_options)?;
         let left_out_by = |left: LeftOut| LeftOut {
             cause: by_option(left.cause),
             ..left
         };
         compared.left_out = compared.left_out.into_iter().map(left_out_by).collect();
-        let alike = |a: &LeftOut, b: &LeftOut| {
-            (a.way, a.bits) == (b.way, b.bits) && a.cause.to_string() == b.cause.to_string()
-        };
-        for group in compared.left_out.chunk_by(alike) {
-            screen.line(|| left_out(group));
+        let both_named = !self.ways.is_empty() && !self.bits.is_empty();
+        for note in notes(&compared, both_named) {
+            screen.line(|| note);
         }
         screen.data(|| as_json(&compared));
         Ok(Exit::Done)
@@ -137,7 +132,13 @@ impl Compare {
                 [] => Way::ALL.to_vec(),
                 named => named.to_vec(),
             },
-            bits: self.bits.iter().map(|&b| b.into()).collect(),
+            bits: match self.bits.as_slice() {
+                [] => BitsArg::value_variants()
+                    .iter()
+                    .map(|&b| b.into())
+                    .collect(),
+                named => named.iter().map(|&b| b.into()).collect(),
+            },
             freq_fold: self.freq_fold,
             context: self.factors.context(),
             takes_few_tokens: self.factors.force,
@@ -166,31 +167,9 @@ fn before(row: &WayMeasured) -> String {
     )
 }
 
-/// The line for a method that cannot be applied at the sizes of `group`, which all have the same reason.
-fn left_out(group: &[LeftOut]) -> String {
-    let Some(first) = group.first() else {
-        return String::new();
-    };
-    let (way, bits) = (first.way.name(), first.bits.number());
-    let bits = bits.map_or_else(String::new, |bits| format!(", {bits} bits"));
-    let ratios = group.iter().map(|left| format!("{}%", 100.0 * left.ratio));
-    let ratios = ratios.collect::<Vec<_>>().join(", ");
-    format!("left out: {way}{bits} at {ratios}: {}", first.cause)
-}
-
-fn as_json(compared: &Compared) -> Value {
-    let rows = compared.rows.iter().map(|row| {
-        json!({
-            "cache_ratio": row.ratio, "way": row.way.name(), "bits": row.point.bits, "quality": row.quality,
-            "perplexity_increase": row.quality.increase(),
-            "worst_perplexity_increase": row.quality.worst_increase(),
-        })
-    });
-    let left_out = compared.left_out.iter().map(|left| {
-        json!({
-            "cache_ratio": left.ratio, "way": left.way.name(), "bits": left.bits.number(),
-            "reason": left.cause.to_string(),
-        })
-    });
-    json!({ "rows": rows.collect::<Vec<_>>(), "left_out": left_out.collect::<Vec<_>>() })
+/// The lines of the table: all rows are measured on the same text.
+fn lines(row: &WayMeasured) -> Ways {
+    Ways {
+        by_position: row.quality.is_by_position(),
+    }
 }

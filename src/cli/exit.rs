@@ -10,6 +10,7 @@ use crate::compress::convert::ConvertError;
 use crate::compress::error::{CompressError, FreeWidthsError, NoScales};
 use crate::files::outputs::OutputError;
 use crate::fit::context::LongContext;
+use crate::fit::reach::TokenLimit;
 use crate::runtime::RuntimeError;
 use crate::serving::folder::FolderError;
 use crate::validate::ValidateError;
@@ -53,9 +54,14 @@ const CANNOT_RUN: &str = "the rewrite was not written because the models could n
 pub fn in_options(error: CompressError) -> anyhow::Error {
     let words = match error {
         CompressError::NoText => return no_text(),
-        CompressError::FewTokens { .. } => {
-            return anyhow::anyhow!("{error}, or --force");
+        CompressError::FewTokens(few) => {
+            let option = match few.limit {
+                TokenLimit::Request(needed) => format!(" (--calibration-tokens {needed})"),
+                TokenLimit::Statistics | TokenLimit::Text(_) => String::new(),
+            };
+            return anyhow::anyhow!("{few}{option}, or accept few with --force");
         }
+        CompressError::NoWay(_) => error.to_string(),
         CompressError::ShortText | CompressError::ShortPromise { .. } => error.to_string(),
         CompressError::NoScales(NoScales::NoText) => "--cache-bits 8, 6 and 4 take their scales from a text: give --text FILE, --token-ids FILE or --calibration STATS"
             .to_owned(),

@@ -4,60 +4,63 @@ use gqa2mla_passes::forms::{Form, KeptHeads};
 
 use crate::cli::verdict::{bad, good};
 use crate::compress::frontier::Point;
-use crate::compress::promise::{BrokenBy, Promise};
+use crate::compress::promise::BrokenBy;
 use crate::report::{change, measured, short};
 
-/// The header of the lines of a comparison.
-pub fn ways_header() -> String {
-    let way = "way";
-    format!("{way:<10} bits  rank    bytes  perpl.   worst     KL  top-1")
+/// The lines of a comparison.
+#[derive(Debug, Clone, Copy)]
+pub struct Ways {
+    /// Whether the loss was measured in several ranges of positions. The worst of one range is the loss itself.
+    pub by_position: bool,
 }
 
-/// The line of a method. A name that does not fit its column is on a line of its own.
-pub fn of_way(point: &Point) -> String {
-    let way = match point.way.len() > 10 {
-        true => format!("{}\n{:10}", point.way, ""),
-        false => format!("{:10}", point.way),
-    };
-    let rank = point.rank.to_string();
-    format!("{way} {}  {:>5.3}", numbers(point, &rank), point.top1)
+impl Ways {
+    /// The header.
+    pub fn header(self) -> String {
+        let worst = if self.by_position { "   worst" } else { "" };
+        let way = "way";
+        format!("{way:<10} bits  rank    bytes  perpl.{worst}     KL  top-1")
+    }
+
+    /// The line of a method. A name that does not fit its column is on a line of its own.
+    pub fn line(self, point: &Point) -> String {
+        let way = match point.way.len() > 10 {
+            true => format!("{}\n{:10}", point.way, ""),
+            false => format!("{:10}", point.way),
+        };
+        let rank = point.rank.to_string();
+        let numbers = numbers(point, &rank, self.by_position);
+        format!("{way} {numbers}  {:>5.3}", point.top1)
+    }
 }
 
-fn numbers(point: &Point, rank: &str) -> String {
+fn numbers(point: &Point, rank: &str, with_worst: bool) -> String {
     let bits = point.bits.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    let worst = match with_worst {
+        true => format!(" {:>7}", change(point.worst_perplexity_increase)),
+        false => String::new(),
+    };
     format!(
-        "{bits:>4} {rank:>5} {:>8} {:>7} {:>7} {:>6}",
+        "{bits:>4} {rank:>5} {:>8} {:>7}{worst} {:>6}",
         measured(point.bytes),
         change(point.perplexity_increase),
-        change(point.worst_perplexity_increase),
         short(point.kl),
     )
 }
 
-/// The lines of a search, or of a comparison if there is no promise.
+/// The lines of a search as it goes on.
+#[derive(Default)]
 pub struct Rows {
-    promised: bool,
     begun: bool,
 }
 
 impl Rows {
-    /// The lines of a search for `promise`.
-    pub fn of(promise: Option<Promise>) -> Self {
-        Self {
-            promised: promise.is_some(),
-            begun: false,
-        }
-    }
-
     /// The line of the next size, with the header before the first one.
     pub fn next(&mut self, point: &Point) -> String {
-        let (header, line) = match self.promised {
-            true => (searched_header(), searched(point, false)),
-            false => (ways_header(), of_way(point)),
-        };
+        let line = searched(point, false);
         match std::mem::replace(&mut self.begun, true) {
             true => line,
-            false => format!("{header}\n{line}"),
+            false => format!("{}\n{line}", searched_header()),
         }
     }
 }
@@ -92,12 +95,12 @@ pub fn searched(point: &Point, chosen: bool) -> String {
         (_, true) => good("kept, chosen"),
         (_, false) => good("kept"),
     };
-    format!("{}  {verdict}", numbers(point, &rank))
+    format!("{}  {verdict}", numbers(point, &rank, true))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Point, of_way, searched, searched_header, ways_header};
+    use super::{Point, Ways, searched, searched_header};
     use crate::cli::verdict::painted;
     use crate::compress::promise::BrokenBy;
 
@@ -123,9 +126,13 @@ mod tests {
             kl: true,
         };
         for way in ["plain", "reconstructed", "expanded-reconstructed"] {
-            let text = of_way(&point(way, both));
-            assert!(text.lines().all(|line| line.len() <= 60), "{text}");
-            assert_eq!(text.lines().last().map(str::len), Some(ways_header().len()));
+            for by_position in [true, false] {
+                let ways = Ways { by_position };
+                let text = ways.line(&point(way, both));
+                assert!(text.lines().all(|line| line.len() <= 60), "{text}");
+                assert_eq!(text.lines().last().map(str::len), Some(ways.header().len()));
+                assert_eq!(ways.header().contains("worst"), by_position);
+            }
         }
         let line = painted(&searched(&point("absorbed", both), true), false);
         assert!(

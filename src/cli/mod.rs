@@ -6,6 +6,7 @@ mod bits;
 mod calibrate;
 mod clean;
 mod compare;
+mod compared;
 mod completions;
 mod diff;
 mod escaped;

@@ -11,10 +11,9 @@ use crate::cli::bar::{Bar, Listener, Moment};
 use crate::cli::exit::Exit;
 use crate::cli::frontier::Rows;
 use crate::cli::manner::Manner;
-use crate::cli::stages::moment;
+use crate::cli::stages::{Shown, shown};
 use crate::cli::terminal::{complain, emit, emit_json};
 use crate::compress::events::Event;
-use crate::compress::promise::Promise;
 
 /// The destination of the output of a command.
 pub enum Screen {
@@ -149,14 +148,17 @@ impl Screen {
         move |done, total| bar.say(Moment::of(stage, done, total, unit))
     }
 
-    /// A callback that shows the progress of a compression, and the measured sizes of a search for `promise` or of a
-    /// comparison.
-    pub fn observer(&self, promise: Option<Promise>) -> impl FnMut(Event) + Send {
+    /// A callback that shows the progress of a compression and the measured sizes of a search, or the progress of a
+    /// comparison with the row that is computed.
+    pub fn observer(&self) -> impl FnMut(Event) + Send {
         let mut bar = self.bar();
-        let mut rows = Rows::of(promise);
-        move |event| match moment(event) {
-            Ok(moment) => bar.say(moment),
-            Err(point) => bar.above(|| self.complain(&rows.next(&point))),
+        let mut rows = Rows::default();
+        let mut row = String::new();
+        move |event| match shown(event) {
+            Shown::Moment(moment) => bar.say(moment.within(&row)),
+            Shown::Tried(point) => bar.above(|| self.complain(&rows.next(&point))),
+            Shown::Line(line) => bar.above(|| self.complain(&line)),
+            Shown::Row(begun) => row = begun,
         }
     }
 }

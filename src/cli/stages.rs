@@ -3,6 +3,7 @@
 use crate::cli::bar::Moment;
 use crate::compress::events::{Event, Stage};
 use crate::compress::frontier::Point;
+use crate::report::counted;
 
 /// The name of the validation stage with the runtime's graph optimizations on or off.
 pub fn validating(optimized: bool) -> &'static str {
@@ -15,11 +16,36 @@ pub fn validating(optimized: bool) -> &'static str {
 /// The message for the measurement of the errors of layers.
 pub const MEASURING_LAYERS: &str = "measuring layers";
 
-/// The progress that an event reports, or the measured size of the cache as `Err`.
-pub fn moment(event: Event) -> Result<Moment, Point> {
+/// What an event reports.
+pub enum Shown {
+    /// Progress of a stage.
+    Moment(Moment),
+    /// A measured size of the cache.
+    Tried(Point),
+    /// A line of its own.
+    Line(String),
+    /// The row of a comparison to which the next stages belong.
+    Row(String),
+}
+
+/// What `event` reports.
+pub fn shown(event: Event) -> Shown {
     let Event { stage, done, total } = event;
     let (name, unit) = match stage {
-        Stage::Tried(point) => return Err(point),
+        Stage::Tried(point) => return Shown::Tried(point),
+        Stage::Resumed => {
+            let rows = counted(total, "row");
+            return Shown::Line(format!(
+                "resumed {done} of {rows} from a run that was stopped"
+            ));
+        }
+        Stage::Row { way, bits, rank } => {
+            let way = way.name();
+            let bits = bits.number();
+            let bits = bits.map_or_else(String::new, |bits| format!(", {bits} bits"));
+            let row = format!("row {done} of {total} ({way}{bits}, rank {rank}): ");
+            return Shown::Row(row);
+        }
         Stage::Calibrating => ("reading text", "token"),
         Stage::Probing => ("probing widths of keys and values", "probe"),
         Stage::Recording => ("reading text for the reconstruction", "token"),
@@ -32,7 +58,7 @@ pub fn moment(event: Event) -> Result<Moment, Point> {
         Stage::ValidatingOptimized => (validating(true), "run"),
     };
     let moment = Moment::of(name, done, total, unit);
-    Ok(match stage {
+    Shown::Moment(match stage {
         Stage::Reconstructing { layers, error } => {
             let finished = layers * done / total.max(1);
             let layer = (finished + 1).min(layers);

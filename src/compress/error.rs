@@ -3,12 +3,13 @@
 use gqa2mla_passes::analysis::identity::SiteId;
 
 use crate::compress::convert::ConvertError;
+use crate::compress::way::Unmade;
 use crate::files::load::{LoadError, LoadedModel};
 use crate::files::staging::StagingError;
 use crate::files::tensors::ArraysError;
 use crate::fit::calibrate::CalibrateError;
 use crate::fit::context::LongContext;
-use crate::fit::reach::FEWEST;
+use crate::fit::reach::FewTokens;
 use crate::fit::reconstruct::error::ReconstructError;
 use crate::measure::text::TextError;
 use crate::validate::ValidateError;
@@ -67,13 +68,11 @@ pub enum CompressError {
     #[error("the text is too short to measure on a part of it: give one of some hundred tokens")]
     ShortText,
     /// The statistics have so few tokens that factors would overfit them.
-    #[error(
-        "the statistics hold {tokens_a_direction:.1} tokens for each direction of the cache, and at least {FEWEST} are needed: give more text"
-    )]
-    FewTokens {
-        /// Tokens per dimension of the cached rows.
-        tokens_a_direction: f64,
-    },
+    #[error(transparent)]
+    FewTokens(#[from] FewTokens),
+    /// No method of a comparison is made with any of the requested numbers of bits.
+    #[error("nothing can be compared: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    NoWay(Vec<Unmade>),
     /// The promise covers positions that the held-out text does not reach.
     #[error(
         "a promise for {asked} positions is measured on held-out text of that length, and a third of the text is {length} tokens: give more text, or promise for at most {length} positions"

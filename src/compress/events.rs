@@ -1,6 +1,9 @@
 //! Progress events of a compression.
 
+use gqa2mla_passes::factor::CacheBits;
+
 use crate::compress::frontier::Point;
+use crate::compress::way::Way;
 
 /// A stage of the work, whose steps are counted.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,6 +30,17 @@ pub enum Stage {
     Measuring,
     /// Measurement of the errors of each layer; steps are runs, one of each model.
     MeasuringLayers,
+    /// Rows of a comparison were read that a stopped run has measured; steps are rows, done those that were read.
+    Resumed,
+    /// A row of a comparison begins; steps are rows.
+    Row {
+        /// The method.
+        way: Way,
+        /// Bits of a cached number.
+        bits: CacheBits,
+        /// The largest rank of a latent.
+        rank: usize,
+    },
     /// The loss at one size of the cache was measured; one step.
     Tried(Point),
     /// Validation with the runtime's graph optimizations off; steps are runs of both models.

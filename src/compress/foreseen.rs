@@ -19,7 +19,6 @@ use crate::compress::request::Request;
 use crate::files::load::LoadedModel;
 use crate::files::save::DataFile;
 use crate::fit::factors::Factorization;
-use crate::fit::reach::Reach;
 
 /// The expected result of a compression.
 #[derive(Debug, Clone)]
@@ -54,7 +53,6 @@ pub fn foresee(model: &LoadedModel, request: &Request) -> Result<Foreseen, Compr
     if reads && statistics.is_none() && prepared.texts.fitted.is_none() {
         return Err(CompressError::NoText);
     }
-    request.check_reach(statistics.map(Reach::of))?;
     let nowhere = Destination {
         out: Path::new(""),
         data: DataFile::Inline,

@@ -9,7 +9,7 @@ use crate::measure::quality::Quality;
 /// A measured size of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Point {
-    /// The name of the form or, in a comparison, of the method ([`crate::compress::ways::Way`]).
+    /// The name of the form or, in a comparison, of the method ([`crate::compress::way::Way`]).
     pub way: &'static str,
     /// Bits of a cached number; `None` for the model's own type.
     pub bits: Option<u32>,

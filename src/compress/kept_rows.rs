@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use gqa2mla_passes::factor::CacheBits;
 use ndarray::{Array1, ArrayView1};
 
-use crate::files::interrupted::{WORK, Work, keep_work};
+use crate::files::interrupted::{ROWS, Work, keep_work};
 use crate::files::tensors::{Arrays, ArraysError};
 use crate::measure::quality::{Bin, Quality};
 
@@ -33,7 +33,7 @@ impl KeptRows {
     /// Opens the rows of a comparison with these `inputs` in the folder `parent`; without a folder, or where none can be made
     /// in it, rows are not kept. The folder's name has a checksum of the inputs, so that no run goes on from rows of others.
     pub fn open(parent: Option<&Path>, inputs: &str) -> Self {
-        let name = format!("{WORK}{:08x}", crc32fast::hash(inputs.as_bytes()));
+        let name = format!("{ROWS}{:08x}", crc32fast::hash(inputs.as_bytes()));
         let work = parent.and_then(|parent| keep_work(&parent.join(name)).ok());
         let rows = work.as_ref().and_then(|work| {
             let rows = Arrays::load(KIND, &rows_file(work)).ok()?;

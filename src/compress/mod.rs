@@ -20,6 +20,8 @@ pub mod promise;
 pub mod request;
 pub mod run;
 pub mod search;
+pub mod sizes;
+pub mod way;
 pub mod ways;
 pub mod widths;
 mod work;

@@ -65,6 +65,7 @@ impl<'f> Prepared<'f> {
             Some(text) => Texts::read(model, text, &context, request.is_exact())?,
             None => Texts::default(),
         };
+        request.check_reach(texts.fitted.as_ref(), (model, &analysis))?;
         if request.promise.is_some() {
             covers(texts.held_out()?, &context)?;
         }

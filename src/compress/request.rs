@@ -3,7 +3,7 @@
 use gqa2mla_passes::factor::CacheBits;
 use gqa2mla_passes::factor::reconstruct::Descent;
 use gqa2mla_passes::operators::Target;
-use gqa2mla_passes::{RankPlan, RewriteOptions};
+use gqa2mla_passes::{Analysis, RankPlan, RewriteOptions};
 
 use crate::compress::error::{CompressError, FreeWidthsError, NoScales};
 use crate::compress::promise::Promise;
@@ -11,7 +11,7 @@ use crate::compress::widths::Widths;
 use crate::files::load::LoadedModel;
 use crate::fit::context::Context;
 use crate::fit::factors::Factorization;
-use crate::fit::reach::Reach;
+use crate::fit::reach::{Reach, check_text};
 use crate::fit::statistics::ModelStatistics;
 use crate::measure::text::{Text, TextSource};
 use crate::runtime::RuntimeOptions;
@@ -35,6 +35,19 @@ pub struct TextRequest {
 }
 
 impl TextRequest {
+    /// Checks whether `fitted`, which was read of this text, has enough tokens for the attentions of `analysis`.
+    ///
+    /// # Errors
+    /// [`CompressError::FewTokens`].
+    pub(crate) fn check_reach(
+        &self,
+        fitted: &Text,
+        (model, analysis): (&LoadedModel, &Analysis),
+    ) -> Result<(), CompressError> {
+        let length = Context::fitted(self.length, model).map_err(CompressError::long(model))?;
+        Ok(check_text(fitted, (self.tokens, length), analysis)?)
+    }
+
     /// Reads at most `tokens` tokens of the text for `model`.
     ///
     /// # Errors
@@ -139,15 +152,21 @@ impl Request<'_> {
         })
     }
 
-    /// Refuses statistics with so few tokens that factors would overfit them.
+    /// Refuses statistics, given or to be made of the text `fitted`, with so few tokens that factors would overfit them.
     ///
     /// # Errors
     /// [`CompressError::FewTokens`].
-    pub(crate) fn check_reach(&self, reach: Option<Reach>) -> Result<(), CompressError> {
-        match reach.filter(Reach::is_too_short) {
-            Some(reach) if !self.takes_few_tokens => Err(CompressError::FewTokens {
-                tokens_a_direction: reach.tokens_a_direction,
-            }),
+    pub(crate) fn check_reach(
+        &self,
+        fitted: Option<&Text>,
+        subject: (&LoadedModel, &Analysis),
+    ) -> Result<(), CompressError> {
+        if self.takes_few_tokens || self.factorization() == Factorization::Weights {
+            return Ok(());
+        }
+        match (&self.statistics, &self.text, fitted) {
+            (Some(statistics), ..) => Ok(Reach::of(statistics).check()?),
+            (None, Some(asked), Some(fitted)) => asked.check_reach(fitted, subject),
             _ => Ok(()),
         }
     }

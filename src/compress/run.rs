@@ -127,7 +127,6 @@ fn attempt(
         compressor.statistics = request.statistics.as_ref().or(made.as_ref());
     }
     let reach = compressor.statistics.map(Reach::of);
-    request.check_reach(reach)?;
     let descent = request.descent(context.positions);
     compressor.reconstruction = texts.fitted.as_ref().zip(descent);
     let mut searched = None;

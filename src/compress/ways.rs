@@ -1,143 +1,29 @@
-//! Comparison of methods, each a factorization with a form: their losses at several cache sizes.
+//! Comparison of methods: their losses at several cache sizes.
 
 use std::path::{Path, PathBuf};
 
-use gqa2mla_passes::factor::{CacheBits, Ranks};
-use gqa2mla_passes::forms::{GroupedQuery, KeptHeads};
+use gqa2mla_passes::factor::CacheBits;
 use gqa2mla_passes::operators::Target;
-use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, RankPlan, RewriteOptions};
 
-use crate::compress::compressor::{Compressor, Destination, analysis};
-use crate::compress::convert::ConvertError;
+use crate::compress::compressor::{Compressor, Destination};
 use crate::compress::error::CompressError;
-use crate::compress::events::{Observer, Stage, steps};
+use crate::compress::events::{Event, Observer, Stage, steps};
 use crate::compress::frontier::Point;
 use crate::compress::kept_rows::KeptRows;
 use crate::compress::request::{TextRequest, descent};
+use crate::compress::sizes::{Analyses, LeftOut, Rounded, Size, Sizes};
+use crate::compress::way::{Unmade, Way};
 use crate::files::identity::identity;
 use crate::files::load::LoadedModel;
 use crate::files::save::DataFile;
 use crate::files::staging::Staging;
 use crate::fit::calibrate::{Analyzed, calibrate, checksum};
 use crate::fit::context::Context;
-use crate::fit::factors::Factorization;
 use crate::fit::reach::Reach;
 use crate::fit::statistics::ModelStatistics;
 use crate::measure::quality::Quality;
 use crate::measure::text::Text;
 use crate::runtime::RuntimeOptions;
-
-/// A method: a factorization combined with a form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// Factors from the weights only.
-    Weights,
-    /// Unweighted principal components of the cached rows.
-    Plain,
-    /// Principal components weighted by queries and o_proj.
-    Weighted,
-    /// Weighted principal components with bias correction of the means.
-    Calibrated,
-    /// As `Calibrated`, then local reconstruction.
-    Reconstructed,
-    /// As `Calibrated`, in the expanded form.
-    Expanded,
-    /// As `Calibrated`, in the expanded form, then local reconstruction.
-    ExpandedReconstructed,
-    /// TransMLA, in its own cache layout.
-    TransMla,
-    /// The KV heads without a latent, as integers of the model's own operator.
-    KeptHeads,
-}
-
-impl Way {
-    /// All methods in the order of their cost, followed by TransMLA and the heads without a latent for comparison.
-    pub const ALL: [Self; 9] = [
-        Self::Weights,
-        Self::Plain,
-        Self::Weighted,
-        Self::Calibrated,
-        Self::Reconstructed,
-        Self::Expanded,
-        Self::ExpandedReconstructed,
-        Self::TransMla,
-        Self::KeptHeads,
-    ];
-
-    /// The name on the command line and in tables.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Weights => "weights",
-            Self::Plain => "plain",
-            Self::Weighted => "weighted",
-            Self::Calibrated => "calibrated",
-            Self::Reconstructed => "reconstructed",
-            Self::Expanded => "expanded",
-            Self::ExpandedReconstructed => "expanded-reconstructed",
-            Self::TransMla => "transmla",
-            Self::KeptHeads => "kept-heads",
-        }
-    }
-
-    /// A description in one line.
-    #[must_use]
-    pub fn description(self) -> &'static str {
-        match self {
-            Self::Weights => "Factors from the weights alone",
-            Self::Plain => "Unweighted principal components of what is cached",
-            Self::Weighted => "Weighted by queries and o_proj",
-            Self::Calibrated => "Weighted, with means given back",
-            Self::Reconstructed => "Calibrated, then reconstructed layer by layer",
-            Self::Expanded => "Calibrated, in the expanded form",
-            Self::ExpandedReconstructed => "The same, reconstructed layer by layer",
-            Self::TransMla => "TransMLA's recipe, in its own cache layout",
-            Self::KeptHeads => "No latent: the heads as integers of GroupQueryAttention",
-        }
-    }
-
-    fn factorization(self, fold: usize) -> Factorization {
-        match self {
-            Self::Weights => Factorization::Weights,
-            Self::Plain => Factorization::Plain,
-            Self::Weighted => Factorization::Weighted,
-            Self::TransMla => Factorization::TransMla { fold },
-            _ => Factorization::Calibrated,
-        }
-    }
-
-    /// The form of this method for a cache of numbers of `bits`.
-    fn form(self, bits: CacheBits) -> &'static dyn Form {
-        match self {
-            Self::Expanded | Self::ExpandedReconstructed => &Expanded,
-            Self::TransMla => &Decoupled,
-            Self::KeptHeads => &KeptHeads,
-            _ if matches!(bits, CacheBits::Six | CacheBits::Four) => &GroupedQuery,
-            _ => &Absorbed,
-        }
-    }
-
-    /// The sizes to try: each a share of the cached elements, and the bits of an element. Integers are tried only with
-    /// the best factors, and also at full rank, where factors lose nothing.
-    fn sizes(self, ratios: &[f64], bits: &[CacheBits]) -> Vec<(f64, CacheBits)> {
-        let integers = bits.iter().filter(|&&bits| bits != CacheBits::Model);
-        let whole = integers.map(|&bits| (1.0, bits));
-        let narrow = |bits: CacheBits| ratios.iter().map(move |&ratio| (ratio, bits));
-        match self {
-            Self::KeptHeads => whole.filter(|(_, bits)| *bits != CacheBits::Six).collect(),
-            Self::Calibrated => whole.chain(bits.iter().copied().flat_map(narrow)).collect(),
-            Self::Reconstructed => bits.iter().copied().flat_map(narrow).collect(),
-            _ => {
-                let own = bits.iter().copied().filter(|&b| b == CacheBits::Model);
-                own.flat_map(narrow).collect()
-            }
-        }
-    }
-
-    fn reconstructs(self) -> bool {
-        matches!(self, Self::Reconstructed | Self::ExpandedReconstructed)
-    }
-}
 
 /// The options of a comparison.
 #[derive(Debug, Clone)]
@@ -207,24 +93,12 @@ pub struct WayMeasured {
     pub ratio: f64,
     /// The method.
     pub way: Way,
+    /// The operators of the rewritten attentions.
+    pub target: Target,
     /// The bytes of the cache, and the loss.
     pub point: Point,
     /// The measured quality.
     pub quality: Quality,
-}
-
-/// A method that cannot be applied to the model at one size, for example because it needs an operator that the model
-/// does not have.
-#[derive(Debug)]
-pub struct LeftOut {
-    /// The method.
-    pub way: Way,
-    /// Cached elements as a share of those of the original.
-    pub ratio: f64,
-    /// Bits of a cached number.
-    pub bits: CacheBits,
-    /// The reason.
-    pub cause: ConvertError,
 }
 
 /// The results of a comparison.
@@ -232,8 +106,12 @@ pub struct LeftOut {
 pub struct Compared {
     /// The measurements; at least one.
     pub rows: Vec<WayMeasured>,
-    /// The methods that could not be applied.
+    /// The sizes whose ranks are not the requested ones.
+    pub rounded: Vec<Rounded>,
+    /// The methods that cannot be applied to the model.
     pub left_out: Vec<LeftOut>,
+    /// The methods that are not tried with some of the requested bits.
+    pub unmade: Vec<Unmade>,
 }
 
 /// Compresses `model` by every method at every ratio and measures the results. The rewritten models are removed. `row`
@@ -247,21 +125,49 @@ pub fn compare_ways(
     observer: &mut Observer,
     row: &mut dyn FnMut(&WayMeasured),
 ) -> Result<Compared, CompressError> {
-    let (fitted, test) = texts(model, request)?;
-    let analysis_of = |form: &'static dyn Form| {
-        let options = RewriteOptions {
-            form,
-            ..RewriteOptions::default()
-        };
-        analysis(model, &options)
-    };
-    // There are two analyses: one with operators expanded into primitives, and one that keeps the operators that
-    // support integers.
-    let (spelled, fused) = (analysis_of(&Absorbed)?, analysis_of(&GroupedQuery)?);
+    let unmade = Unmade::of(&request.ways, &request.bits);
+    let wanted = request.ways.iter().flat_map(|&way| {
+        let sizes = way.sizes(&request.ratios, &request.bits);
+        sizes
+            .into_iter()
+            .map(move |(ratio, bits)| (way, ratio, bits))
+    });
+    let wanted: Vec<(Way, f64, CacheBits)> = wanted.collect();
+    if wanted.is_empty() {
+        return Err(CompressError::NoWay(unmade));
+    }
+    let analyses = Analyses::of(model)?;
     let context = Context::of(request.context, model).map_err(CompressError::long(model))?;
+    // What cannot be rewritten is known before the text is read.
+    let Sizes {
+        rows: sizes,
+        rounded,
+        mut left_out,
+    } = Sizes::plan(model, &analyses, context.positions, wanted.into_iter())?;
+    if sizes.is_empty() && !left_out.is_empty() {
+        return Err(left_out.swap_remove(0).cause.into());
+    }
+    let mut compared = Compared {
+        rows: Vec::new(),
+        rounded,
+        left_out,
+        unmade,
+    };
+    let (fitted, test) = texts(model, request)?;
+    match (&request.statistics, &request.text, &fitted) {
+        _ if request.takes_few_tokens => {}
+        (Some(statistics), ..) => Reach::of(statistics).check()?,
+        (None, Some(asked), Some(text)) => asked.check_reach(text, (model, &analyses.spelled))?,
+        _ => {}
+    }
     let test = test.in_sequences_of(context.positions);
     let inputs = request.inputs(model, (fitted.as_ref(), &test), context.positions)?;
     let mut kept = KeptRows::open(request.work.as_deref(), &inputs);
+    let found = |size: &&Size| kept.find(size.way.name(), size.bits, size.ratio).is_some();
+    let resumed = sizes.iter().filter(found).count();
+    if resumed > 0 {
+        steps(Stage::Resumed, observer)(resumed, sizes.len());
+    }
     let made = match (&request.statistics, &fitted) {
         (Some(_), _) => None,
         (None, None) => return Err(CompressError::NoText),
@@ -269,7 +175,7 @@ pub fn compare_ways(
             let progress = &mut steps(Stage::Calibrating, observer);
             let subject = Analyzed {
                 model,
-                analysis: &spelled,
+                analysis: &analyses.spelled,
             };
             let partial = kept.statistics();
             let made = calibrate(
@@ -286,13 +192,6 @@ pub fn compare_ways(
         }
     };
     let statistics = request.statistics.as_ref().or(made.as_ref());
-    let reach = statistics.map(Reach::of);
-    if let Some(reach) = reach.filter(Reach::is_too_short)
-        && !request.takes_few_tokens
-    {
-        let tokens_a_direction = reach.tokens_a_direction;
-        return Err(CompressError::FewTokens { tokens_a_direction });
-    }
     // Leftovers of a killed run are removed by the next run.
     let scratch = std::env::temp_dir().join(format!("compare-{}", std::process::id()));
     let scratch = Staging::file(&scratch)?;
@@ -302,79 +201,47 @@ pub fn compare_ways(
         data: DataFile::Beside,
         work: None,
     };
-    let mut compared = Compared::default();
-    let mut known: Vec<(Way, CacheBits, Vec<Ranks>)> = Vec::new();
-    for &way in &request.ways {
-        for (ratio, bits) in way.sizes(&request.ratios, &request.bits) {
-            let form = way.form(bits);
-            let reconstruction = fitted
-                .as_ref()
-                .zip(descent(request.reconstruction_steps, context.positions));
-            let compressor = Compressor {
-                model,
-                analysis: match form.target() {
-                    Target::Gqa => &fused,
-                    _ => &spelled,
-                },
-                destination: &destination,
-                statistics: statistics.filter(|_| way != Way::Weights),
-                factorization: way.factorization(request.freq_fold),
-                reconstruction: reconstruction.filter(|_| way.reconstructs()),
-                runtime: &request.runtime,
-            };
-            let options = RewriteOptions {
-                ranks: match form.keeps_heads() {
-                    true => RankPlan::Full,
-                    false => RankPlan::Ratio(ratio),
-                },
-                bits,
-                form,
-                context: Some(context.positions),
-                ..RewriteOptions::default()
-            };
-            let ranks = match compressor.check(&options) {
-                Ok(planned) => planned.iter().map(|site| site.ranks).collect(),
-                Err(CompressError::Convert(cause)) => {
-                    compared.left_out.push(LeftOut {
-                        way,
-                        ratio,
-                        bits,
-                        cause,
-                    });
-                    continue;
-                }
-                Err(other) => return Err(other),
-            };
-            let same = (way, bits, ranks);
-            if known.contains(&same) {
-                continue;
+    for (at, size) in sizes.iter().enumerate() {
+        let &Size {
+            way, ratio, bits, ..
+        } = size;
+        let rank = size.rank();
+        let quality = match kept.find(way.name(), bits, ratio) {
+            Some((_, finished)) => finished,
+            None => {
+                let stage = Stage::Row { way, bits, rank };
+                let (done, total) = (at + 1, sizes.len());
+                observer(Event { stage, done, total });
+                let reconstruction = fitted
+                    .as_ref()
+                    .zip(descent(request.reconstruction_steps, context.positions));
+                let compressor = Compressor {
+                    model,
+                    analysis: analyses.for_form(size.options.form),
+                    destination: &destination,
+                    statistics: statistics.filter(|_| way != Way::Weights),
+                    factorization: way.factorization(request.freq_fold),
+                    reconstruction: reconstruction.filter(|_| way.reconstructs()),
+                    runtime: &request.runtime,
+                };
+                let (_, quality) = compressor.measure(&size.options, &test, observer)?;
+                let finished = (rank, quality);
+                kept.keep((way.name(), bits, ratio), &finished)?;
+                finished.1
             }
-            known.push(same);
-            let (rank, quality) = match kept.find(way.name(), bits, ratio) {
-                Some(finished) => finished,
-                None => {
-                    let (done, quality) = compressor.measure(&options, &test, observer)?;
-                    let ranks = done.sites.iter().map(|s| s.ranks.key.max(s.ranks.value));
-                    let finished = (ranks.max().unwrap_or_default(), quality);
-                    kept.keep((way.name(), bits, ratio), &finished)?;
-                    finished
-                }
-            };
-            let made = WayMeasured {
-                ratio,
-                way,
-                point: Point::of(way.name(), bits, rank, &quality, None),
-                quality,
-            };
-            row(&made);
-            compared.rows.push(made);
-        }
+        };
+        let made = WayMeasured {
+            ratio,
+            way,
+            target: size.options.form.target(),
+            point: Point::of(way.name(), bits, rank, &quality, None),
+            quality,
+        };
+        row(&made);
+        compared.rows.push(made);
     }
     kept.finish();
-    match compared.rows.is_empty() && !compared.left_out.is_empty() {
-        true => Err(compared.left_out.swap_remove(0).cause.into()),
-        false => Ok(compared),
-    }
+    Ok(compared)
 }
 
 /// The text for fitting, if there is one, and the text for measuring.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use gqa2mla_passes::RewriteOptions;
 use gqa2mla_passes::factor::reconstruct::Descent;
 
-use crate::files::interrupted::WORK;
+use crate::files::interrupted::LAYERS;
 use crate::fit::factors::Factorization;
 use crate::fit::statistics::ModelStatistics;
 use crate::measure::text::Text;
@@ -39,7 +39,7 @@ impl WorkKey<'_> {
             self.text.length
         );
         hasher.update(inputs.as_bytes());
-        let name = format!("{WORK}{:08x}", hasher.finalize());
+        let name = format!("{LAYERS}{:08x}", hasher.finalize());
         match parent {
             Some(parent) if !parent.as_os_str().is_empty() => parent.join(name),
             _ => PathBuf::from(name),

@@ -23,8 +23,10 @@ static CLEARED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 pub const HIDDEN: &str = ".gqa2mla-stage-";
 /// Suffix of the names of staging folders, so that the folder of a model does not end in `.onnx`.
 pub const TEMPORARY: &str = ".tmp";
-/// Prefix of the names of folders of unfinished work.
-pub const WORK: &str = ".gqa2mla-work-";
+/// Prefix of the names of folders with finished layers of a rewrite.
+pub const LAYERS: &str = ".gqa2mla-work-layers-";
+/// Prefix of the names of folders with finished rows of a comparison.
+pub const ROWS: &str = ".gqa2mla-work-rows-";
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -102,18 +104,18 @@ pub fn unfinished() -> Vec<(PathBuf, u64)> {
     there.map(|folder| (folder.clone(), size(folder))).collect()
 }
 
-/// Removes the unfinished work of earlier runs in `folder`, except that of running processes. Returns the removed
-/// folders with their sizes in bytes.
+/// Removes the unfinished work of earlier runs in `folder` whose names begin with `prefix`, except that of running
+/// processes. Returns the removed folders with their sizes in bytes.
 ///
 /// # Errors
 /// I/O errors.
-pub fn remove_work(folder: &Path) -> std::io::Result<Vec<(PathBuf, u64)>> {
+pub fn remove_work(folder: &Path, prefix: &str) -> std::io::Result<Vec<(PathBuf, u64)>> {
     let mut removed = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let is_work = path
             .file_name()
-            .is_some_and(|n| n.to_string_lossy().starts_with(WORK));
+            .is_some_and(|n| n.to_string_lossy().starts_with(prefix));
         if is_work && path.is_dir() {
             let Some(_held) = hold(&path) else { continue };
             let bytes = size(&path);

@@ -130,6 +130,12 @@ impl Quality {
         (self.worst_kl() / KL_PER_LOSS).exp() - 1.0
     }
 
+    /// Whether several ranges of positions have enough tokens. The worst of one range is hardly more than the mean.
+    #[must_use]
+    pub fn is_by_position(&self) -> bool {
+        self.telling().count() > 1
+    }
+
     /// The ranges of positions with at least [`TELLING`] tokens.
     fn telling(&self) -> impl Iterator<Item = &Bin> {
         self.positions.iter().filter(|bin| bin.tokens >= TELLING)

@@ -58,6 +58,111 @@ fn a_comparison_of_nothing_is_refused() {
 }
 
 #[test]
+fn a_combination_that_no_model_takes_is_told_and_alone_it_is_refused() {
+    let ran = compare("genai-llama", &["--ways", "kept-heads", "--bits", "6"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{ran:?}");
+    let words = "kept-heads with 6 bits: ";
+    assert!(ran.stderr.contains(words), "{ran:?}");
+    assert!(!ran.stderr.contains("reading text"), "{ran:?}");
+    let both = ["--ways", "kept-heads,plain", "--bits", "16,6"];
+    let ran = compare(
+        "genai-llama",
+        &[&both[..], &["--cache-ratios", "50%"]].concat(),
+    );
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for words in [
+        "not compared: kept-heads with 16 bits: ",
+        "not compared: kept-heads with 6 bits: ",
+        "not compared: plain with 6 bits: ",
+    ] {
+        assert!(ran.stdout.contains(words), "{words}: {ran:?}");
+    }
+}
+
+/// GroupQueryAttention has a head size that is a multiple of 8.
+#[test]
+fn a_row_of_another_rank_than_asked_says_why_and_which_option_it_needs() {
+    let options = ["--ways", "calibrated", "--bits", "4"];
+    let ratio = ["--cache-ratios", "62.5%"];
+    let ran = compare("genai-llama", &[&options[..], &ratio].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for words in [
+        "62.5% at 4 bits: rank 16 in place of 20, ",
+        "multiple of 8",
+        "--target gqa",
+        "row 2 of 2 (calibrated, 4 bits, rank 16): rewriting: 2 attentions",
+    ] {
+        let told = [&ran.stdout[..], &ran.stderr].concat();
+        assert!(told.contains(words), "{words}: {ran:?}");
+    }
+    // All tokens stand in one range of positions.
+    assert!(!ran.stdout.contains("worst"), "{ran:?}");
+    let told = compare("genai-llama", &[&options[..], &ratio, &["--json"]].concat()).json();
+    assert_eq!(
+        json!([
+            told["rows"][1]["rank"],
+            told["rows"][1]["target"],
+            told["rounded"][0]["asked_rank"]
+        ]),
+        json!([16, "gqa", 20])
+    );
+}
+
+#[test]
+fn a_cache_that_the_key_of_transmla_fills_is_refused_by_its_size() {
+    let ran = compare(
+        "optimum-llama",
+        &["--ways", "transmla", "--cache-ratios", "10%"],
+    );
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.stderr.contains("more than 25.0%"), "{ran:?}");
+}
+
+/// Their number is known before the model reads any.
+#[test]
+fn too_few_tokens_are_told_before_they_are_read_with_how_many_are_enough() {
+    let ids = root().join("fixtures/tokens.json");
+    let place = folder();
+    let short = place.path().join("short.json");
+    let few: Vec<i64> = serde_json::from_slice(&fs::read(&ids).unwrap()).unwrap();
+    fs::write(&short, json!(few[..300]).to_string()).unwrap();
+    let (llama, out) = (fixture("optimum-llama"), place.path().join("out.onnx"));
+    let rewrite = |ids: &Path, more: &[&str]| {
+        let mut all: Vec<&dyn AsRef<Path>> =
+            vec![&"rewrite", &llama, &"-o", &out, &"--token-ids", &ids];
+        all.extend(
+            ["--rank", "16", "--reconstruct", "0"]
+                .iter()
+                .map(|m| m as &dyn AsRef<Path>),
+        );
+        all.extend(more.iter().map(|m| m as &dyn AsRef<Path>));
+        with(&all)
+    };
+    let cut = ["--calibration-tokens", "300"];
+    let by_option = [
+        rewrite(&ids, &cut),
+        compare(
+            "optimum-llama",
+            &["--calibration-tokens", "300", "--ways", "plain"],
+        ),
+    ];
+    for (ran, enough) in by_option.iter().zip(["512", "384"]) {
+        assert_eq!(ran.code, 1, "{ran:?}");
+        let words = format!("(--calibration-tokens {enough})");
+        assert!(ran.stderr.contains(&words), "{ran:?}");
+        assert!(!ran.stderr.contains("reading text"), "{ran:?}");
+    }
+    assert_eq!(rewrite(&ids, &["--calibration-tokens", "512"]).code, 0);
+    let ran = rewrite(&short, &[]);
+    assert!(
+        ran.code == 1 && ran.stderr.contains("give more text"),
+        "{ran:?}"
+    );
+    assert!(!ran.stderr.contains("reading text"), "{ran:?}");
+    assert_eq!(rewrite(&short, &["--force"]).code, 0);
+}
+
+#[test]
 fn ratios_of_the_same_ranks_are_measured_once() {
     let options = ["--ways", "plain", "--bits", "16", "--json"];
     let ratios = ["--cache-ratios", "0.5,0.501,0.75"];
@@ -137,6 +242,8 @@ fn a_stopped_comparison_goes_on_behind_its_last_row() {
         "{told}"
     );
     let rest = Ran::from(comparison(place.path(), &many).output().unwrap());
+    let resumed = "resumed 1 of 2 rows from a run that was stopped";
+    assert!(rest.stderr.contains(resumed), "{rest:?}");
     let apart = folder();
     let whole = Ran::from(comparison(apart.path(), &many).output().unwrap());
     assert_eq!((measured(&rest), measured(&whole)), (1, 2), "{rest:?}");
@@ -148,7 +255,20 @@ fn a_stopped_comparison_goes_on_behind_its_last_row() {
     );
     let (code, _, told) = stop("-INT");
     assert_eq!(code, Some(130), "{told}");
+    // What a rewrite has left is not a comparison's.
+    let layers = place.path().join(".gqa2mla-work-layers-0badcafe");
+    fs::create_dir(&layers).unwrap();
     let clean = Ran::from(comparison(place.path(), &["--clean"]).output().unwrap());
+    assert!(layers.is_dir(), "{clean:?}");
+    let ours = ["rewrite", "model.onnx", "-o", "out.onnx", "--clean"];
+    let of_rewrite = Ran::from(
+        command()
+            .current_dir(place.path())
+            .args(ours)
+            .output()
+            .unwrap(),
+    );
+    assert!(of_rewrite.code == 0 && !layers.exists(), "{of_rewrite:?}");
     assert_eq!(clean.code, 0, "{clean:?}");
     assert!(clean.stdout.contains(".gqa2mla-work-"), "{clean:?}");
     assert!(kept().iter().all(|n| !n.starts_with(".gqa2mla-work-")));

@@ -42,6 +42,11 @@ impl Form for Decoupled {
         None
     }
 
+    /// The rotated head.
+    fn numbers_beside_latent(&self, site: &Site) -> usize {
+        site.key.size
+    }
+
     fn largest_rank(&self, site: &Site) -> usize {
         site.cached_numbers()
     }

@@ -158,6 +158,11 @@ pub trait Form: Sync {
         1
     }
 
+    /// Numbers that are cached for each token beside the latents and count as part of the requested size.
+    fn numbers_beside_latent(&self, _: &Site) -> usize {
+        0
+    }
+
     /// The largest rank that `site` can have.
     fn largest_rank(&self, site: &Site) -> usize {
         site.full_rank()

@@ -123,6 +123,14 @@ fn check_model(
 
 fn check_ranks(site: &Site, ranks: Ranks, options: &RewriteOptions) -> Result<(), RewriteError> {
     let full = options.form.largest_rank(site);
+    let reserved = options.form.numbers_beside_latent(site);
+    if reserved > 0 && ranks.value == 0 {
+        let cause = FormError::Refused(format!(
+            "it caches {reserved} numbers of a token beside the latent, as many as the requested size or more: request more than {:.1}% of the original cache",
+            100.0 * reserved as f64 / site.cached_numbers().max(1) as f64
+        ));
+        return Err(RewriteError::form(site.layer, options.form, cause));
+    }
     let outside = |rank: &usize| *rank == 0 || *rank > full;
     match [ranks.key, ranks.value].into_iter().find(outside) {
         Some(rank) => Err(RewriteError::Rank {

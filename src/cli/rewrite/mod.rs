@@ -33,6 +33,7 @@ use crate::compress::request::Request;
 use crate::compress::run::compress;
 use crate::compress::widths::Widths;
 use crate::files::foreseen::check_file;
+use crate::files::interrupted::LAYERS;
 use crate::files::load::{LoadedModel, load};
 use crate::files::outputs::{OtherFile, check_model, check_other, check_outside};
 use crate::files::save::{DataFile, names_a_file, output_path};
@@ -130,7 +131,7 @@ impl Rewrite {
     pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         let started = Instant::now();
         if self.clean {
-            return remove_unfinished(&self.work_folder(), screen);
+            return remove_unfinished(&self.work_folder(), LAYERS, screen);
         }
         let request = self.request()?;
         request.check_widths().map_err(|e| in_options(e.into()))?;
@@ -170,10 +171,7 @@ impl Rewrite {
         ending: &mut Ending,
         screen: &Screen,
     ) -> anyhow::Result<PathBuf> {
-        let folder = rewrite_folder(
-            &self.folder_request(request),
-            &mut screen.observer(request.promise),
-        );
+        let folder = rewrite_folder(&self.folder_request(request), &mut screen.observer());
         let folder = folder.map_err(folder_in_options)?;
         ending.folder(&folder);
         for (file, compression) in &folder.models {
@@ -197,7 +195,7 @@ impl Rewrite {
             data: DataFile::Beside,
             work: None,
         };
-        let observer = &mut screen.observer(request.promise);
+        let observer = &mut screen.observer();
         let made = compress(&model, &destination, request, observer);
         let compression = made.map_err(in_options)?;
         ending.add(&model.path, &compression);

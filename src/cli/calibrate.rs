@@ -14,6 +14,7 @@ use crate::cli::screen::Screen;
 use crate::cli::text::TextArgs;
 use crate::cli::values::{length, output};
 use crate::files::foreseen::check_file;
+use crate::files::interrupted::keep_file;
 use crate::files::load::load;
 use crate::files::outputs::{OtherFile, check_inputs, check_other};
 use crate::fit::calibrate::{Analyzed, calibrate, store};
@@ -89,6 +90,7 @@ impl Calibrate {
         )?;
         let text = text.ok_or_else(crate::cli::exit::no_text)?;
         let analysis = Analysis::of(&model.model, Target::MatMul).with_context(|| shown.clone())?;
+        let unfinished = keep_file(&partial);
         let statistics = calibrate(
             Analyzed {
                 model: &model,
@@ -101,7 +103,7 @@ impl Calibrate {
         )
         .with_context(|| shown.clone())?;
         store::save(&statistics, &self.out)?;
-        let _ = std::fs::remove_file(&partial);
+        unfinished.remove();
         let reach = Reach::of(&statistics);
         let seconds = started.elapsed().as_secs_f64();
         let (out, layers) = (self.out.display().to_string(), statistics.layers.len());

@@ -37,6 +37,7 @@ mod values;
 mod verdict;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::time::Instant;
 
 use clap::error::ErrorKind;
@@ -165,7 +166,11 @@ impl Command {
             ));
         }
         screen.detail(|| format!("took {}", bar::seconds(started.elapsed())));
+        let left = interrupted::left();
         result.unwrap_or_else(|error| {
+            for (path, bytes) in left {
+                screen.complain(&kept(&path, bytes));
+            }
             let exit = exit_of(&error);
             let words = format!("{error:#}");
             screen.fail_as_data(&words, exit);
@@ -183,18 +188,41 @@ fn clear_when_stopped() -> std::io::Result<()> {
     std::thread::Builder::new().spawn(move || {
         if let Some(signal) = signals.forever().next() {
             interrupted::clear();
-            for (folder, bytes) in interrupted::unfinished() {
-                terminal::complain(&format!(
-                    "stopped; {} keeps what is done ({}): the same command goes on from there, and --clean removes it",
-                    folder.display(),
-                    screen::size(bytes)
-                ));
-            }
+            terminal::complain(&stopped());
             // Exits immediately, because exit handlers of libraries could conflict with running threads.
             low_level::exit(STOPPED + signal);
         }
     })?;
     Ok(())
+}
+
+/// What a stopped run leaves.
+fn stopped() -> String {
+    let published = interrupted::published();
+    let published = published
+        .iter()
+        .map(|path| format!("{} is complete", path.display()));
+    let unfinished = interrupted::unfinished();
+    let unfinished = unfinished.iter().map(|(path, bytes)| kept(path, *bytes));
+    let left: Vec<String> = published.chain(unfinished).collect();
+    match left.is_empty() {
+        true => "stopped; nothing was written".to_owned(),
+        false => format!("stopped; {}", left.join("\nstopped; ")),
+    }
+}
+
+/// What unfinished work at `path` is for.
+fn kept(path: &Path, bytes: u64) -> String {
+    let clean = if path.is_dir() {
+        ", and --clean removes it"
+    } else {
+        ""
+    };
+    format!(
+        "{} keeps what is done ({}): the same command goes on from there{clean}",
+        path.display(),
+        screen::size(bytes)
+    )
 }
 
 /// Writes a message of clap: help, version, or an error.

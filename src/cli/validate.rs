@@ -20,6 +20,7 @@ use crate::fit::calibrate::Analyzed;
 use crate::fit::context::Context;
 use crate::fit::layer_errors::layer_errors;
 use crate::measure::on_text::measure;
+use crate::validate::ValidateError;
 use crate::validate::ports::LanguageModel;
 use crate::validate::proof::prove;
 
@@ -72,7 +73,8 @@ impl Validate {
             &mut |optimized, done, total| {
                 bar.say(Moment::of(validating(optimized), done, total, "run"))
             },
-        )?;
+        )
+        .map_err(|error| about_both(error, &original, &rewritten))?;
         screen.show(|| proof_text(&proof, false), || proof_json(&proof));
         Ok(match proof.passed() {
             true => Exit::Done,
@@ -87,8 +89,9 @@ impl Validate {
         rewritten: &LoadedModel,
         screen: &Screen,
     ) -> anyhow::Result<Exit> {
-        let vocabulary = LanguageModel::of(&original.model.proto)?.vocabulary;
         let shown = || original.path.display().to_string();
+        let subject = LanguageModel::of(&original.model.proto).with_context(shown)?;
+        let vocabulary = subject.vocabulary;
         let length = Context::of(self.length, original).with_context(shown)?;
         let length = length.positions;
         let text = self
@@ -102,7 +105,8 @@ impl Validate {
             &text,
             &runtime,
             &mut screen.progress("reading text with both models", "token"),
-        )?;
+        )
+        .map_err(|error| about_both(error, original, rewritten))?;
         let first = text.sequences().next().unwrap_or_default();
         let analysis = Analysis::of(&original.model, Target::MatMul)
             .with_context(|| original.path.display().to_string())?;
@@ -116,7 +120,8 @@ impl Validate {
             first,
             &runtime,
             &mut screen.progress(MEASURING_LAYERS, "run"),
-        )?;
+        )
+        .with_context(|| incomparable(original, rewritten))?;
         let made_by = made_by(rewritten);
         screen.show(
             || {
@@ -135,6 +140,29 @@ impl Validate {
         );
         Ok(Exit::Done)
     }
+}
+
+/// The error of a comparison with the names of both models, unless it names the file or the option that it is about.
+fn about_both(
+    error: ValidateError,
+    original: &LoadedModel,
+    rewritten: &LoadedModel,
+) -> anyhow::Error {
+    match error {
+        ValidateError::Open { .. } | ValidateError::Token { .. } | ValidateError::Runtime(_) => {
+            error.into()
+        }
+        other => anyhow::Error::from(other).context(incomparable(original, rewritten)),
+    }
+}
+
+/// The beginning of the error of a comparison: both models.
+fn incomparable(original: &LoadedModel, rewritten: &LoadedModel) -> String {
+    format!(
+        "{} and {} cannot be compared",
+        original.path.display(),
+        rewritten.path.display()
+    )
 }
 
 /// The metadata entry of the rewritten model that describes how it was made.

@@ -10,10 +10,10 @@ use gqa2mla_passes::pipeline::patches::Callbacks;
 use gqa2mla_passes::pipeline::{Planned, rewrite_analysed};
 use gqa2mla_passes::{Analysis, RewriteOptions, SiteView};
 
-use crate::compress::compressor::{Compressor, Destination};
+use crate::compress::compressor::{Compressor, Destination, analysis};
 use crate::compress::convert::{ConvertError, unwritten};
 use crate::compress::error::CompressError;
-use crate::compress::prepared::Prepared;
+use crate::compress::prepared::{Prepared, options};
 use crate::compress::promise::Promise;
 use crate::compress::request::Request;
 use crate::files::load::LoadedModel;
@@ -37,8 +37,6 @@ pub struct Foreseen {
     pub bytes_before: u64,
     /// Bytes per token after the rewrite; for a promise, the most.
     pub bytes_after: u64,
-    /// The model as it would be, but for the numbers of its new weights.
-    pub rewritten: LoadedModel,
 }
 
 /// Checks `request` for `model` like a compression, and returns what it would do.
@@ -69,7 +67,7 @@ pub fn foresee(model: &LoadedModel, request: &Request) -> Result<Foreseen, Compr
     };
     let options = &prepared.options;
     let planned = compressor.check(options)?;
-    let rewritten = without_weights(model, &prepared.analysis, options, factorization)?;
+    without_weights(model, &prepared.analysis, options, factorization)?;
     let narrow = planned.iter().any(|p| options.form.loses(p.ranks, &p.site));
     let cached = || planned.iter().filter(|p| p.site.has_own_cache());
     let before = cached().map(|p| bits_of(p.site.cached_type, p.site.cached_numbers()));
@@ -90,8 +88,18 @@ pub fn foresee(model: &LoadedModel, request: &Request) -> Result<Foreseen, Compr
         bytes_before: before.sum::<u64>() / 8,
         bytes_after: after.sum::<u64>() / 8,
         planned,
-        rewritten,
     })
+}
+
+/// The model that a compression would write, but for the numbers of its new weights. No text is read.
+///
+/// # Errors
+/// A [`CompressError`] with which [`crate::compress::run::compress`] would refuse the request.
+pub fn foresee_graph(model: &LoadedModel, request: &Request) -> Result<LoadedModel, CompressError> {
+    let (_, options) = options(model, request)?;
+    let analysis = analysis(model, &options)?;
+    let factorization = request.factorization();
+    Ok(without_weights(model, &analysis, &options, factorization)?)
 }
 
 /// The graph of the rewritten model, made of factors without content: it has the interface that stacks would serve, and a

@@ -47,15 +47,7 @@ impl<'f> Prepared<'f> {
         if let Some(proof) = request.proof.as_ref().filter(|p| p.tokens.is_some()) {
             proof.check_tokens(&LanguageModel::of(&model.model.proto)?)?;
         }
-        let context = Context::of(request.options.context, model);
-        let context = context.map_err(CompressError::long(model))?;
-        let mut options = RewriteOptions {
-            context: Some(context.positions),
-            ..request.options.clone()
-        };
-        if matches!(request.factorization(), Factorization::TransMla { .. }) {
-            options.form = &Decoupled;
-        }
+        let (context, options) = options(model, request)?;
         let analysis = analysis(model, &options)?;
         // This check comes before the text is read. An exact rewrite is checked by the rewrite itself.
         if !request.is_exact() {
@@ -76,6 +68,26 @@ impl<'f> Prepared<'f> {
             texts,
         })
     }
+}
+
+/// The target context for `model`, and the options of its rewrite, with that context and the form of the factorization.
+///
+/// # Errors
+/// [`CompressError`] if the context is too long for the model.
+pub(super) fn options<'f>(
+    model: &LoadedModel,
+    request: &Request<'f>,
+) -> Result<(Context, RewriteOptions<'f>), CompressError> {
+    let context = Context::of(request.options.context, model);
+    let context = context.map_err(CompressError::long(model))?;
+    let mut options = RewriteOptions {
+        context: Some(context.positions),
+        ..request.options.clone()
+    };
+    if matches!(request.factorization(), Factorization::TransMla { .. }) {
+        options.form = &Decoupled;
+    }
+    Ok((context, options))
 }
 
 /// The part of the text for fitting, and the held-out part for measuring.

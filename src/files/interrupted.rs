@@ -14,8 +14,12 @@ use crate::files::lock::{Lock, lock};
 static STAGED: Mutex<BTreeMap<PathBuf, Vec<PathBuf>>> = Mutex::new(BTreeMap::new());
 /// Held while an output is published, so that the process does not end in between.
 static PUBLISHING: Mutex<()> = Mutex::new(());
-/// Folders of unfinished work, each locked by this process if the system supports it.
+/// Folders and files of unfinished work; folders are locked by this process if the system supports it.
 static UNFINISHED: Mutex<BTreeMap<PathBuf, Option<File>>> = Mutex::new(BTreeMap::new());
+/// Unfinished work that this process no longer continues, because it has failed.
+static LEFT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// Outputs that this process has published.
+static PUBLISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 /// Leftovers of earlier runs that this process has removed.
 static CLEARED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
@@ -48,6 +52,26 @@ pub fn publishing() -> MutexGuard<'static, ()> {
     locked(&PUBLISHING)
 }
 
+/// Records that an output has been published at `path`.
+pub fn has_published(path: &Path) {
+    let mut published = locked(&PUBLISHED);
+    if !published.iter().any(|known| known == path) {
+        published.push(path.to_path_buf());
+    }
+}
+
+/// The outputs that this process has published, without those inside of unfinished work.
+#[must_use]
+pub fn published() -> Vec<PathBuf> {
+    let unfinished = locked(&UNFINISHED);
+    let is_work = |path: &PathBuf| unfinished.keys().any(|work| path.starts_with(work));
+    let published = locked(&PUBLISHED);
+    let outputs = published
+        .iter()
+        .filter(|path| !is_work(path) && path.exists());
+    outputs.cloned().collect()
+}
+
 /// Removes all staging folders of this process, which is about to end. Waits until no output is being published.
 pub fn clear() {
     // Never released, because staging folders no longer exist for outputs that other threads would publish.
@@ -61,7 +85,7 @@ pub fn clear() {
     }
 }
 
-/// A folder of unfinished work. When this is dropped, the lock is released and the folder is kept for the next run.
+/// A folder or a file of unfinished work. When this is dropped, the lock is released and the work is kept for the next run.
 pub struct Work(PathBuf);
 
 /// Creates and registers a folder of unfinished work, from which the next run can resume.
@@ -77,6 +101,13 @@ pub fn keep_work(folder: &Path) -> std::io::Result<Work> {
     Ok(Work(folder.to_path_buf()))
 }
 
+/// Registers the path of a file of unfinished work, from which the next run can resume. It need not exist yet.
+#[must_use]
+pub fn keep_file(path: &Path) -> Work {
+    locked(&UNFINISHED).insert(path.to_path_buf(), None);
+    Work(path.to_path_buf())
+}
+
 impl Work {
     /// The folder.
     #[must_use]
@@ -84,24 +115,38 @@ impl Work {
         &self.0
     }
 
-    /// Removes the folder, since its work is done. One that cannot be removed is not an error: the output is complete.
+    /// Removes the work, since it is done. If it cannot be removed, that is not an error: the output is complete.
     pub fn remove(self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = match self.0.is_dir() {
+            true => fs::remove_dir_all(&self.0),
+            false => fs::remove_file(&self.0),
+        };
     }
 }
 
 impl Drop for Work {
     fn drop(&mut self) {
         locked(&UNFINISHED).remove(&self.0);
+        locked(&LEFT).push(self.0.clone());
     }
 }
 
-/// The existing folders of unfinished work of this process, each with its size in bytes.
+/// The existing unfinished work of this process, each with its size in bytes.
 #[must_use]
 pub fn unfinished() -> Vec<(PathBuf, u64)> {
-    let known = locked(&UNFINISHED);
-    let there = known.keys().filter(|folder| folder.is_dir());
-    there.map(|folder| (folder.clone(), size(folder))).collect()
+    existing(locked(&UNFINISHED).keys())
+}
+
+/// The existing work that this process has left since the last call because it failed, each with its size in bytes.
+#[must_use]
+pub fn left() -> Vec<(PathBuf, u64)> {
+    existing(std::mem::take(&mut *locked(&LEFT)).iter())
+}
+
+/// Those of `work` that exist, with their sizes in bytes.
+fn existing<'w>(work: impl Iterator<Item = &'w PathBuf>) -> Vec<(PathBuf, u64)> {
+    let there = work.filter(|path| path.exists());
+    there.map(|path| (path.clone(), size(path))).collect()
 }
 
 /// Removes the unfinished work of earlier runs in `folder` whose names begin with `prefix`, except that of running
@@ -138,9 +183,10 @@ pub fn cleared() -> Vec<PathBuf> {
     std::mem::take(&mut *locked(&CLEARED))
 }
 
-/// Total size of the files under `folder` in bytes.
-fn size(folder: &Path) -> u64 {
-    let files = WalkDir::new(folder).into_iter().filter_map(Result::ok);
+/// Size of a file, or total size of the files under a folder, in bytes.
+fn size(path: &Path) -> u64 {
+    let entries = WalkDir::new(path).into_iter().filter_map(Result::ok);
+    let files = entries.filter(|entry| entry.file_type().is_file());
     let lengths = files.filter_map(|entry| Some(entry.metadata().ok()?.len()));
     lengths.sum()
 }

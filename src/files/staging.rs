@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::files::copy::{copy_file, follow};
+use crate::files::interrupted::has_published;
 use crate::files::place::{Place, Unplaced};
 use crate::files::publish;
 use crate::files::rejected::keep_rejected;
@@ -238,6 +239,7 @@ impl Staging {
             StagedKind::Folder { .. } => swap::folder(staged, target, self.place.folder()),
         });
         published.map_err(failed(&self.target, "giving the output its name"))?;
+        has_published(&self.target);
         Ok(self.target.clone())
     }
 

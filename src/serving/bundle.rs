@@ -139,13 +139,18 @@ impl Bundle {
         })
     }
 
-    /// Takes the model `file`, one of [`Bundle::models`], out of the bundle, or loads it if it has been taken before.
+    /// Takes the models to rewrite out of the bundle, or loads them if they have been taken before.
     ///
     /// # Errors
-    /// [`LoadError`] if it has to be loaded again and cannot be read.
-    pub fn take(&mut self, file: &Path) -> Result<LoadedModel, LoadError> {
-        let loaded = self.loaded.remove(file);
-        loaded.map_or_else(|| load(&self.root.join(file)), Ok)
+    /// [`LoadError`] if one has to be loaded again and cannot be read.
+    pub fn take(&mut self) -> Result<Vec<(PathBuf, LoadedModel)>, LoadError> {
+        let mut loaded = std::mem::take(&mut self.loaded);
+        let models = self.models.iter().map(|file| {
+            let known = loaded.remove(file);
+            let model = known.map_or_else(|| load(&self.root.join(file)), Ok)?;
+            Ok((file.clone(), model))
+        });
+        models.collect()
     }
 
     /// The paths of all files of the new folder, with `/` as separator.

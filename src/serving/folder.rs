@@ -9,6 +9,7 @@ use crate::compress::compressor::Destination;
 use crate::compress::convert::ConvertError;
 use crate::compress::error::CompressError;
 use crate::compress::events::Observer;
+use crate::compress::foreseen::foresee_graph;
 use crate::compress::request::Request;
 use crate::compress::run::{Compression, compress};
 use crate::compress::widths::Widths;
@@ -180,6 +181,21 @@ impl<'f> Checked<'f> {
         })
     }
 
+    /// Checks, before anything is computed, whether the stacks can serve what is made of `models`. What the compression
+    /// itself refuses is left to it.
+    ///
+    /// # Errors
+    /// [`FolderError`].
+    pub fn check_served(&self, models: &[(PathBuf, LoadedModel)]) -> Result<(), FolderError> {
+        let mut expected = None;
+        for (_, model) in models {
+            if let Ok(after) = foresee_graph(model, &self.compression) {
+                self.edit(&mut expected, model, &after)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the configurations for the model that was made of `before`; those of all models of the folder have to agree.
     ///
     /// # Errors
@@ -231,12 +247,13 @@ pub fn rewrite_folder(
     observer: &mut Observer,
 ) -> Result<RewrittenFolder, FolderError> {
     let mut checked = Checked::of(request)?;
+    let originals = checked.bundle.take()?;
+    checked.check_served(&originals)?;
     let staging = Staging::folder(request.out, &checked.bundle.root)?;
     let mut models = Vec::new();
     let mut changed: Option<Edited> = None;
-    for file in &checked.bundle.models.clone() {
-        let model = checked.bundle.take(file)?;
-        let out = staging.path(&place(&checked.stacks, &checked.texts, file));
+    for (file, model) in originals {
+        let out = staging.path(&place(&checked.stacks, &checked.texts, &file));
         let destination = Destination {
             out: &out,
             data: data_file(&checked.stacks, &model),
@@ -244,7 +261,7 @@ pub fn rewrite_folder(
         };
         let compression = compress(&model, &destination, &checked.compression, observer)?;
         checked.edit(&mut changed, &model, compression.compressed.written()?)?;
-        models.push((file.clone(), compression));
+        models.push((file, compression));
     }
     let Checked {
         bundle,

@@ -42,9 +42,10 @@ pub struct ForeseenModel {
 pub fn foresee_folder(request: &FolderRequest) -> Result<ForeseenFolder, FolderError> {
     let mut checked = Checked::of(request)?;
     check_folder(request.out)?;
-    let (mut models, mut changed) = (Vec::new(), None);
-    for file in checked.bundle.models.clone() {
-        let model = checked.bundle.take(&file)?;
+    let originals = checked.bundle.take()?;
+    checked.check_served(&originals)?;
+    let mut models = Vec::new();
+    for (file, model) in originals {
         let path = place(&checked.stacks, &checked.texts, &file);
         let data = match data_file(&checked.stacks, &model) {
             // For several data files, only the first is listed, because their number depends on the weights.
@@ -54,7 +55,6 @@ pub fn foresee_folder(request: &FolderRequest) -> Result<ForeseenFolder, FolderE
             DataFile::Beside | DataFile::Inline => None,
         };
         let foreseen = foresee(&model, &checked.compression)?;
-        checked.edit(&mut changed, &model, &foreseen.rewritten)?;
         models.push(ForeseenModel {
             written: [path].into_iter().chain(data).collect(),
             foreseen,

@@ -134,6 +134,11 @@ fn a_plan_is_refused_as_the_rewrite_is() {
         );
         assert!(!out_folder.exists());
     }
+    // So it is told before anything is computed.
+    let bits = ["--cache-bits", "8", "--allow-partial", IDS[0], IDS[1]];
+    let early = rewrite_fixture("optimum-gptj", &out_folder, &bits);
+    assert_eq!(early.code, 1, "{early:?}");
+    assert!(!early.stderr.contains("reading text"), "{early:?}");
     // What a search finds is not known before it has searched.
     let searched = ["--max-kl", "0.1", IDS[0], IDS[1], "--dry-run", "--json"];
     let plan = rewrite_fixture("optimum-llama", &out, &searched).json();

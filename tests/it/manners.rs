@@ -293,3 +293,47 @@ fn a_search_tells_what_breaks_the_promise_and_what_keeps_it_as_cheaply() {
     }
     assert!(curve.iter().any(|point| point["keeps"] == false));
 }
+
+#[test]
+fn a_rewrite_counts_the_attentions_of_branches_as_inspect_does() {
+    let place = folder();
+    let out = place.path().join("out.onnx");
+    let ran = rewrite_fixture("merged-llama", &out, &["--no-validate"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stderr.contains("rewriting: 2 attentions"), "{ran:?}");
+}
+
+#[test]
+fn a_loss_that_no_text_has_measured_is_said_last_with_how_to_measure_it() {
+    let place = folder();
+    let out = place.path().join("out.onnx");
+    let last = |options: &[&str]| {
+        let ran = rewrite_fixture("optimum-llama", &out, options);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        ran.stdout.lines().last().map(str::to_owned).unwrap()
+    };
+    let told = last(&["--rank", "16"]);
+    assert!(told.contains("loss was not measured"), "{told}");
+    let (_, command) = told.split_once(": gqa2mla ").unwrap();
+    let command = command.strip_suffix(" --text FILE measures it").unwrap();
+    let words: Vec<&str> = command.split(' ').chain(IDS).collect();
+    assert_eq!(crate::common::run(words).code, 0, "{command}");
+    let measured = ["--rank", "16", "--reconstruct", "0", IDS[0], IDS[1]];
+    for options in [&measured[..], &[]] {
+        assert!(last(options).starts_with("wrote "));
+    }
+}
+
+#[test]
+fn models_that_cannot_be_compared_are_both_named() {
+    let (one, other) = (fixture("optimum-llama"), fixture("genai-gptoss"));
+    for more in [&[][..], &IDS] {
+        let mut arguments: Vec<&dyn AsRef<Path>> = vec![&"validate", &one, &other];
+        arguments.extend(more.iter().map(|m| m as &dyn AsRef<Path>));
+        let ran = with(&arguments);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        for path in [&one, &other] {
+            assert!(ran.stderr.contains(&path.display().to_string()), "{ran:?}");
+        }
+    }
+}

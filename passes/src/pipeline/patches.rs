@@ -1,6 +1,6 @@
 //! The patches of all graphs of a model, computed one attention at a time. The graphs are changed afterwards.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::analysis::identity::{CacheId, SiteId};
 use crate::analysis::placed::PlacedSite;
@@ -129,6 +129,11 @@ pub struct Patches<'a> {
     pub explained: Vec<Explained>,
 }
 
+/// What tells an attention from others: its cache, and which of the readers of this cache it is.
+fn attention(placed: &PlacedSite) -> (CacheId, usize) {
+    (placed.cache.clone(), placed.reader)
+}
+
 impl<'a> Patches<'a> {
     /// Makes the patches that rewrite all sites of `analysis`, and that restore the expanded operators of which no site
     /// is rewritten.
@@ -150,9 +155,14 @@ impl<'a> Patches<'a> {
             done: Vec::new(),
             explained: Vec::new(),
         };
+        // An attention that stands in several branches counts once.
+        let attentions: HashSet<_> = analysis.sites.iter().map(attention).collect();
+        let mut seen = HashSet::new();
         analysis.visit::<RewriteError>(model, &mut |view| {
             all.rewrite(view, callbacks)?;
-            (callbacks.progress)(all.done.len(), analysis.sites.len());
+            if seen.insert(attention(view.placed)) {
+                (callbacks.progress)(seen.len(), attentions.len());
+            }
             Ok(())
         })?;
         all.put_back_operators()?;

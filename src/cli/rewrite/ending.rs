@@ -31,6 +31,8 @@ pub struct Ending {
     pub with_kept_heads: String,
     /// Whether every model is accepted.
     pub accepted: bool,
+    /// Whether the loss of a model was not measured.
+    unmeasured: bool,
     text: String,
     models: Vec<Value>,
     reports: Vec<Value>,
@@ -55,6 +57,7 @@ impl Ending {
             explains: false,
             with_kept_heads: String::new(),
             accepted: true,
+            unmeasured: false,
             text: String::new(),
             models: Vec::new(),
             reports: Vec::new(),
@@ -102,6 +105,12 @@ impl Ending {
             let line = format!("{}: {} {old} -> {}\n", edit.file, edit.key, edit.new);
             self.folder_text.push_str(&line);
         }
+        for stack in &folder.stacks {
+            if folder.edits.iter().all(|edit| edit.file != stack.file()) {
+                let line = format!("{}: as it was\n", stack.file());
+                self.folder_text.push_str(&line);
+            }
+        }
         if !names.is_empty() {
             let line = format!("made for {}\n", names.join(", "));
             self.folder_text.push_str(&line);
@@ -134,6 +143,7 @@ impl Ending {
             let _ = writeln!(self.text, "\n{}\n", explanation.trim_end());
         }
         self.accepted &= compression.accepted;
+        self.unmeasured |= compression.is_lossy() && compression.quality.is_none();
         let named = |mut value: Value| {
             if let Some(value) = value.as_object_mut() {
                 value.insert("file".to_owned(), json!(file));
@@ -185,6 +195,10 @@ impl Ending {
         };
         let text = || {
             let closing = match self.accepted {
+                true if self.unmeasured => format!(
+                    "wrote {shown} in {seconds:.1} s\nits loss was not measured on a text: gqa2mla validate {} {shown} --text FILE measures it\n",
+                    self.input.display()
+                ),
                 true => format!("wrote {shown} in {seconds:.1} s\n"),
                 false => format!(
                     "{}; what was rejected is kept in {shown}\n",

@@ -1,5 +1,7 @@
 //! Runs that are stopped, and disks that do not take what is written.
 
+use std::io::{BufRead as _, BufReader};
+
 use super::*;
 
 /// A rewrite that takes long, into `out`; it has begun when this returns.
@@ -10,7 +12,7 @@ fn begun(place: &Path, out: &Path) -> Child {
         .args(["--reconstruct", "1000000", "-o"])
         .arg(out)
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     // The folder for the output is there first, then the one for the work.
@@ -30,14 +32,20 @@ fn a_rewrite_that_the_user_stops_leaves_only_its_work() {
     // Wherever it is: reading the text, in a library's threads, or descending.
     for (signal, code, wait) in [("-INT", 130, 0), ("-TERM", 143, 50), ("-INT", 130, 400)] {
         let place = folder();
-        let mut child = begun(place.path(), &place.path().join("out"));
+        let child = begun(place.path(), &place.path().join("out"));
         std::thread::sleep(Duration::from_millis(wait));
         let stopped = Command::new("kill")
             .args([signal, &child.id().to_string()])
             .status();
         assert!(stopped.unwrap().success());
-        let status = child.wait().unwrap();
-        assert_eq!(status.code(), Some(code), "{status:?}");
+        let ended = child.wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), Some(code), "{ended:?}");
+        let told = String::from_utf8_lossy(&ended.stderr);
+        let kept = told.lines().filter(|line| line.starts_with("stopped; "));
+        assert!(
+            kept.clone().count() == 1 && told.contains(".gqa2mla-work-layers-"),
+            "{told}"
+        );
         let names = fs::read_dir(place.path())
             .unwrap()
             .map(|e| e.unwrap().file_name());
@@ -133,4 +141,38 @@ fn a_folder_that_cannot_be_written_to_is_a_clear_error() {
             out.display()
         );
     }
+}
+
+/// The text is read by the model for some seconds before there is anything to keep.
+#[test]
+fn a_run_that_is_stopped_while_it_reads_says_that_nothing_was_written() {
+    let place = folder();
+    let many = place.path().join("many.json");
+    let ids: Vec<i64> = serde_json::from_slice(&fs::read("fixtures/tokens.json").unwrap()).unwrap();
+    fs::write(&many, serde_json::json!(ids.repeat(400)).to_string()).unwrap();
+    let mut child = command()
+        .args(["rewrite", "fixtures/optimum-llama", "--rank", "16"])
+        .args(["--calibration-tokens", "400000", "--token-ids"])
+        .arg(&many)
+        .arg("-o")
+        .arg(place.path().join("out.onnx"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let begun = lines.next().unwrap().unwrap();
+    assert!(begun.starts_with("reading text: "), "{begun}");
+    let id = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let told: Vec<String> = lines.map(Result::unwrap).collect();
+    assert_eq!(told, ["stopped; nothing was written"]);
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
 }

@@ -73,10 +73,16 @@ pub fn in_options(error: CompressError) -> anyhow::Error {
                 "--layout free divides a budget: give it with --cache-ratio or --rank"
             }
             FreeWidthsError::OneWidth => {
-                "--layout free gives keys and values widths of their own, and GroupQueryAttention has one: use --target matmul"
+                "--layout free gives keys and values widths of their own, and GroupQueryAttention has one: leave out --layout free"
+            }
+            FreeWidthsError::Promise => {
+                "--layout free divides a budget, which a promise does not give: leave out --layout free, or give --cache-ratio or --rank in place of --max-perplexity-increase and --max-kl"
+            }
+            FreeWidthsError::Heads => {
+                "--layout free divides ranks, and --keep-heads has none: leave out --layout free"
             }
             FreeWidthsError::OwnLayout => {
-                "--layout free has no meaning for transmla, whose layout is its own"
+                "--layout free has no meaning for --factors transmla, whose layout is its own: leave out --layout free"
             }
         }
         .to_owned(),

@@ -127,9 +127,17 @@ pub enum FreeWidthsError {
     /// There is no total cache size to be divided.
     #[error("free widths divide a budget: give a rank or a ratio of the cache")]
     NoBudget,
+    /// The ranks are the result of a search.
+    #[error(
+        "free widths divide a budget, and a promise has none: give a rank or a ratio of the cache in its place"
+    )]
+    Promise,
+    /// The KV heads are cached without a latent.
+    #[error("heads that are kept have no ranks: use uniform widths")]
+    Heads,
     /// `GroupQueryAttention` has one head size for keys and values.
     #[error(
-        "free widths differ between keys and values, and GroupQueryAttention has one width: use the target matmul"
+        "free widths differ between keys and values, and GroupQueryAttention has one width: use uniform widths"
     )]
     OneWidth,
     /// TransMLA has its own cache layout.

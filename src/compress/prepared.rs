@@ -34,7 +34,6 @@ impl<'f> Prepared<'f> {
     /// [`CompressError`] if the text cannot be read or the request does not fit the model.
     pub fn of(model: &LoadedModel, request: &Request<'f>) -> Result<Self, CompressError> {
         request.check_widths()?;
-        request.check_bits()?;
         if !request.runtime.given.is_empty() {
             let subject = LanguageModel::of(&model.model.proto)?;
             let fed = subject.interface.fed(&request.runtime.given);
@@ -53,6 +52,8 @@ impl<'f> Prepared<'f> {
         if !request.is_exact() {
             planned(model, &analysis, &options)?;
         }
+        // What the model excludes comes first, so that a text is not asked for in vain.
+        request.check_bits()?;
         let texts = match &request.text {
             Some(text) => Texts::read(model, text, &context, request.is_exact())?,
             None => Texts::default(),

@@ -194,14 +194,20 @@ impl Request<'_> {
         if self.widths == Widths::Uniform {
             return Ok(());
         }
-        if self.options.ranks == RankPlan::Full || self.promise.is_some() {
-            return Err(FreeWidthsError::NoBudget);
+        if self.options.form.keeps_heads() {
+            return Err(FreeWidthsError::Heads);
+        }
+        if matches!(self.factorization(), Factorization::TransMla { .. }) {
+            return Err(FreeWidthsError::OwnLayout);
         }
         if self.widths == Widths::Free && self.options.form.target() == Target::Gqa {
             return Err(FreeWidthsError::OneWidth);
         }
-        match self.factorization() {
-            Factorization::TransMla { .. } => Err(FreeWidthsError::OwnLayout),
+        if self.promise.is_some() {
+            return Err(FreeWidthsError::Promise);
+        }
+        match self.options.ranks {
+            RankPlan::Full => Err(FreeWidthsError::NoBudget),
             _ => Ok(()),
         }
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{fixture, folder, with};
+use crate::common::{IDS, fixture, folder, rewrite_fixture, with};
 
 #[test]
 fn models_in_other_formats_are_told_how_to_be_exported() {
@@ -130,4 +130,264 @@ fn half_the_cache_is_said_as_a_number_or_as_a_percentage() {
     };
     assert_eq!(half("50%"), half("0.5"));
     assert_eq!(half("0.5"), 256);
+}
+
+/// A model, options that are refused for it, and what the refusal offers: words of it, and the options when it is followed.
+type Refused = (
+    &'static str,
+    &'static [&'static str],
+    &'static [(&'static str, &'static [&'static str])],
+);
+
+const REFUSED: [Refused; 22] = [
+    (
+        "optimum-llama",
+        &["--cache-bits", "6"],
+        &[(
+            "use --cache-bits 8 with the target matmul",
+            &["--cache-bits", "8", "--target", "matmul"],
+        )],
+    ),
+    (
+        "optimum-llama",
+        &["--cache-bits", "6", "--target", "gqa"],
+        &[(
+            "use --cache-bits 8 with the target matmul",
+            &["--cache-bits", "8", "--target", "matmul"],
+        )],
+    ),
+    (
+        "optimum-llama",
+        &["--cache-bits", "4", "--keep-heads"],
+        &[(
+            "use --cache-bits 8 with the target matmul",
+            &["--cache-bits", "8", "--target", "matmul"],
+        )],
+    ),
+    (
+        "optimum-llama",
+        &["--cache-bits", "8", "--keep-heads"],
+        &[("leave out --keep-heads", &["--cache-bits", "8"])],
+    ),
+    (
+        "optimum-llama",
+        &["--keep-heads"],
+        &[("leave out --keep-heads", &[])],
+    ),
+    (
+        "optimum-llama",
+        &["--cache-bits", "6", "--form", "expanded"],
+        &[("leave out --cache-bits", &["--form", "expanded"])],
+    ),
+    (
+        "optimum-llama",
+        &["--cache-bits", "8", "--form", "expanded"],
+        &[
+            (
+                "use the form absorbed",
+                &["--cache-bits", "8", "--form", "absorbed"],
+            ),
+            ("leave out --cache-bits", &["--form", "expanded"]),
+        ],
+    ),
+    (
+        "optimum-llama",
+        &["--cache-bits", "4", "--new-tokens", "exact"],
+        &[("leave out --cache-bits", &["--new-tokens", "exact"])],
+    ),
+    (
+        "genai-llama",
+        &["--cache-bits", "6"],
+        &[
+            (
+                "use the target gqa",
+                &["--cache-bits", "6", "--target", "gqa"],
+            ),
+            ("or --cache-bits 8", &["--cache-bits", "8"]),
+        ],
+    ),
+    (
+        "genai-llama",
+        &["--cache-bits", "6", "--keep-heads"],
+        &[
+            (
+                "use --cache-bits 8 or 4",
+                &["--cache-bits", "8", "--keep-heads"],
+            ),
+            ("8 or 4", &["--cache-bits", "4", "--keep-heads"]),
+            (
+                "the target gqa in place of --keep-heads",
+                &["--cache-bits", "6", "--target", "gqa"],
+            ),
+        ],
+    ),
+    (
+        "genai-llama",
+        &["--keep-heads"],
+        &[("add --cache-bits 8", &["--keep-heads", "--cache-bits", "8"])],
+    ),
+    (
+        "genai-llama",
+        &["--cache-bits", "6", "--target", "gqa", "--form", "expanded"],
+        &[(
+            "leave out --form expanded",
+            &["--cache-bits", "6", "--target", "gqa"],
+        )],
+    ),
+    (
+        "genai-llama",
+        &["--target", "gqa", "--form", "expanded"],
+        &[
+            ("leave out --form expanded", &["--target", "gqa"]),
+            (
+                "use --target matmul",
+                &["--target", "matmul", "--form", "expanded"],
+            ),
+        ],
+    ),
+    (
+        "genai-llama",
+        &[
+            "--cache-bits",
+            "4",
+            "--target",
+            "gqa",
+            "--new-tokens",
+            "exact",
+        ],
+        &[(
+            "use --new-tokens prompt",
+            &[
+                "--cache-bits",
+                "4",
+                "--target",
+                "gqa",
+                "--new-tokens",
+                "prompt",
+            ],
+        )],
+    ),
+    (
+        "genai-llama",
+        &["--target", "gqa", "--new-tokens", "exact"],
+        &[
+            (
+                "use --new-tokens prompt",
+                &["--target", "gqa", "--new-tokens", "prompt"],
+            ),
+            (
+                "or --target matmul",
+                &["--target", "matmul", "--new-tokens", "exact"],
+            ),
+        ],
+    ),
+    (
+        "genai-llama",
+        &["--cache-bits", "4", "--target", "gqa", "--rank", "20"],
+        &[
+            (
+                "use --rank 16 or 24",
+                &["--cache-bits", "4", "--target", "gqa", "--rank", "16"],
+            ),
+            (
+                "or 24",
+                &["--cache-bits", "4", "--target", "gqa", "--rank", "24"],
+            ),
+        ],
+    ),
+    (
+        "genai-llama",
+        &["--layout", "free", "--target", "gqa", "--cache-bits", "6"],
+        &[(
+            "leave out --layout free",
+            &["--target", "gqa", "--cache-bits", "6"],
+        )],
+    ),
+    (
+        "genai-llama",
+        &["--layout", "free", "--keep-heads", "--cache-bits", "8"],
+        &[(
+            "leave out --layout free",
+            &["--keep-heads", "--cache-bits", "8"],
+        )],
+    ),
+    (
+        "optimum-llama",
+        &["--layout", "free"],
+        &[
+            (
+                "give it with --cache-ratio",
+                &["--layout", "free", "--cache-ratio", "50%"],
+            ),
+            ("or --rank", &["--layout", "free", "--rank", "16"]),
+        ],
+    ),
+    (
+        "optimum-llama",
+        &["--layout", "free", "--max-kl", "0.1"],
+        &[
+            ("leave out --layout free", &["--max-kl", "0.1"]),
+            (
+                "or --rank in place of",
+                &["--layout", "free", "--rank", "16"],
+            ),
+        ],
+    ),
+    (
+        "genai-llama",
+        &[
+            "--cache-io",
+            "inplace",
+            "--target",
+            "gqa",
+            "--cache-bits",
+            "6",
+        ],
+        &[(
+            "leave out --cache-io",
+            &["--target", "gqa", "--cache-bits", "6"],
+        )],
+    ),
+    (
+        "optimum-llama",
+        &["--cache-io", "inplace", "--new-tokens", "prompt"],
+        &[
+            (
+                "use --new-tokens latent",
+                &["--cache-io", "inplace", "--new-tokens", "latent"],
+            ),
+            (
+                "or --cache-io append",
+                &["--cache-io", "append", "--new-tokens", "prompt"],
+            ),
+        ],
+    ),
+];
+
+/// Whoever follows a refusal comes to a rewrite, and not to the next refusal.
+#[test]
+fn every_way_out_of_options_that_do_not_go_together_is_one() {
+    let place = folder();
+    let out = place.path().join("out.onnx");
+    let plan = |model: &str, options: &[&str]| {
+        rewrite_fixture(model, &out, &[options, &IDS, &["--dry-run"]].concat())
+    };
+    for (model, options, ways) in REFUSED {
+        let refused = plan(model, options);
+        assert_eq!(refused.code, 2, "{model} {options:?}: {refused:?}");
+        for (words, way) in ways {
+            assert!(refused.stderr.contains(words), "{words}: {refused:?}");
+            let followed = plan(model, way);
+            assert_eq!(followed.code, 0, "{model} {way:?}: {followed:?}");
+        }
+        // Bits that were not chosen are not spoken of.
+        let asked = options
+            .windows(2)
+            .find(|o| o[0] == "--cache-bits")
+            .map(|o| o[1]);
+        for bits in ["6", "4"].iter().filter(|bits| asked != Some(**bits)) {
+            let other = format!("integers of {bits} bits");
+            assert!(!refused.stderr.contains(&other), "{refused:?}");
+        }
+    }
 }

@@ -70,13 +70,21 @@ impl Form for GroupedQuery {
         }
         if ranks.key != ranks.value {
             return Err(FormError::Refused(format!(
-                "GroupQueryAttention holds keys and values of one width, and the ranks are {} and {}: use the uniform layout or the target matmul",
+                "GroupQueryAttention holds keys and values of one width, and the ranks are {} and {}: use the uniform layout",
                 ranks.key, ranks.value
             )));
         }
         if !ranks.key.is_multiple_of(RANK_STEP) {
+            let below = ranks.key / RANK_STEP * RANK_STEP;
+            let around = [below, below + RANK_STEP];
+            let fits = |rank: &&usize| (RANK_STEP..=view.site().full_rank()).contains(*rank);
+            let around: Vec<String> = around.iter().filter(fits).map(usize::to_string).collect();
+            let way_out = match around.is_empty() {
+                true => "use the target matmul".to_owned(),
+                false => format!("use --rank {}", around.join(" or ")),
+            };
             return Err(FormError::Refused(format!(
-                "rank {} is no multiple of {RANK_STEP}, as GroupQueryAttention needs: use another --rank or the target matmul",
+                "rank {} is no multiple of {RANK_STEP}, as GroupQueryAttention needs: {way_out}",
                 ranks.key
             )));
         }

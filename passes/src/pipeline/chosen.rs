@@ -14,7 +14,7 @@ use crate::operators::Target;
 use crate::pipeline::error::RewriteError;
 use crate::pipeline::options::RewriteOptions;
 use crate::recognize::reject::{Reason, Reject};
-use crate::recognize::site::Site;
+use crate::recognize::site::{Dialect, Site};
 
 /// The attentions that a rewrite changes. Branches that share a cache are all rewritten or all kept.
 #[derive(Debug)]
@@ -174,30 +174,66 @@ fn check_form(
     Ok(())
 }
 
-/// Refuses integers if the form or the element type of the attention does not support them.
+/// Refuses integers if the form or the attention does not support them. Each way out names options that fit the others:
+/// what the form excludes at any number of bits comes first, then what the attention excludes, then what the bits do.
 fn check_bits(site: &Site, options: &RewriteOptions) -> Result<(), FormError> {
     let refused = |what: &str| Err(FormError::Refused(what.to_owned()));
-    let form = options.form;
-    match options.bits {
+    let (form, bits) = (options.form, options.bits);
+    let has_operator = site.dialect == Dialect::GROUPED_QUERY;
+    let number = match bits {
+        CacheBits::Model if form.keeps_heads() && !has_operator => {
+            return refused(
+                "only GroupQueryAttention reads heads that are cached as integers: leave out --keep-heads",
+            );
+        }
         CacheBits::Model if form.keeps_heads() => {
-            refused("heads that are kept take fewer bytes in fewer bits alone: add --cache-bits 8")
+            return refused(
+                "heads that are kept take fewer bytes in fewer bits alone: add --cache-bits 8",
+            );
         }
-        CacheBits::Model => Ok(()),
-        CacheBits::Six | CacheBits::Four if form.target() != Target::Gqa => refused(
-            "integers of 4 bits are read by GroupQueryAttention alone: use --cache-bits 8, or, in a model that has this operator, the target gqa or --keep-heads",
+        CacheBits::Model => return Ok(()),
+        CacheBits::Eight => 8,
+        CacheBits::Six => 6,
+        CacheBits::Four => 4,
+    };
+    if form.exact_tokens() == ExactTokens::Step {
+        return refused(match bits {
+            CacheBits::Eight => {
+                "new tokens that are read as they are go with floating-point caches: leave out --new-tokens exact, or --cache-bits"
+            }
+            _ => {
+                "new tokens that are read as they are go with floating-point caches: leave out --cache-bits"
+            }
+        });
+    }
+    if form.rounds() == Rounds::Never {
+        return refused(match bits {
+            CacheBits::Eight => {
+                "it caches floating-point numbers: use the form absorbed, or leave out --cache-bits"
+            }
+            _ => "it caches floating-point numbers: leave out --cache-bits",
+        });
+    }
+    if !site.is_cached() {
+        return refused("it has no cache that could hold integers: export the model with a cache");
+    }
+    if bits == CacheBits::Eight {
+        return Ok(());
+    }
+    let alone = format!("integers of {number} bits are read by GroupQueryAttention alone");
+    if !has_operator {
+        return Err(FormError::Refused(format!(
+            "{alone}, and it is written as {}: use --cache-bits 8 with the target matmul",
+            site.dialect.name()
+        )));
+    }
+    match (bits, form.target()) {
+        (CacheBits::Six, _) if form.keeps_heads() => refused(
+            "6 bits are two integers for half of a latent's channels, and there is no latent: use --cache-bits 8 or 4, or the target gqa in place of --keep-heads",
         ),
-        CacheBits::Six if form.keeps_heads() => refused(
-            "second digits are those of a latent's first channels, and heads have no first ones: use --cache-bits 8 or 4, or leave out --keep-heads",
-        ),
-        _ if form.exact_tokens() == ExactTokens::Step => refused(
-            "new tokens that are read as they are go with floating-point caches: leave out --new-tokens exact, or --cache-bits",
-        ),
-        _ if form.rounds() == Rounds::Never => refused(
-            "it caches floating-point numbers: use the form absorbed, or leave out --cache-bits",
-        ),
-        _ if !site.is_cached() => {
-            refused("it has no cache that could hold integers: export the model with a cache")
-        }
-        CacheBits::Eight | CacheBits::Six | CacheBits::Four => Ok(()),
+        (_, Target::Gqa) => Ok(()),
+        (_, Target::MatMul) => Err(FormError::Refused(format!(
+            "{alone}: use the target gqa, or --cache-bits 8"
+        ))),
     }
 }

@@ -11,6 +11,9 @@ impl Dialect {
     /// MatMul, Softmax, MatMul with explicit repeat_kv. All other dialects are named after their operator.
     pub const MATMUL: Self = Self("matmul-softmax");
 
+    /// The operator of onnxruntime-genai's models, which alone reads integers of fewer than 8 bits.
+    pub const GROUPED_QUERY: Self = Self("GroupQueryAttention");
+
     /// The name.
     pub fn name(self) -> &'static str {
         self.0

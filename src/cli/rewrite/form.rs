@@ -141,14 +141,11 @@ impl FormArgs {
                     "--keep-heads keeps the operator that reads the heads: leave out --target matmul"
                         .to_owned(),
                 )),
-                (_, CacheBits::Model) => Err(UsageError(
-                    "--keep-heads saves bytes in fewer bits alone: add --cache-bits 8".to_owned(),
-                )),
                 _ if transmla => Err(UsageError(
                     "--keep-heads has no factors: leave out --factors transmla".to_owned(),
                 )),
                 _ => match self.new_tokens {
-                    Some(NewTokensArg::Exact) => Err(exact_in_the_operator()),
+                    Some(NewTokensArg::Exact) => Err(self.exact_in_the_operator()),
                     Some(NewTokensArg::Latent) => Ok(&KeptHeads),
                     _ => Ok(&KEPT_PROMPT),
                 },
@@ -159,11 +156,20 @@ impl FormArgs {
             return Err(UsageError(words.to_owned()));
         }
         match (self.target.unwrap_or(TargetArg::Matmul), self.new_tokens) {
-            (TargetArg::Gqa, _) if !absorbed => Err(UsageError(
-                "the target gqa caches what its operator reads, which is the form absorbed: use --target matmul"
-                    .to_owned(),
-            )),
-            (TargetArg::Gqa, Some(NewTokensArg::Exact)) => Err(exact_in_the_operator()),
+            (TargetArg::Gqa, _) if !absorbed => {
+                let option = match transmla {
+                    true => "--factors transmla",
+                    false => "--form expanded",
+                };
+                let or_matmul = match self.bits() {
+                    CacheBits::Model => ", or use --target matmul",
+                    _ => "",
+                };
+                Err(UsageError(format!(
+                    "--target gqa caches what its operator reads, which is the form absorbed: leave out {option}{or_matmul}"
+                )))
+            }
+            (TargetArg::Gqa, Some(NewTokensArg::Exact)) => Err(self.exact_in_the_operator()),
             (TargetArg::Gqa, Some(NewTokensArg::Latent)) => Ok(&GroupedQuery),
             (TargetArg::Gqa, _) => Ok(&GROUPED_PROMPT),
             (TargetArg::Matmul, _) if transmla => Ok(&Decoupled),
@@ -186,6 +192,18 @@ impl FormArgs {
         }
     }
 
+    /// The error of `--new-tokens exact` for an attention that stays an operator.
+    fn exact_in_the_operator(&self) -> UsageError {
+        // Exact new tokens go with floating-point caches, and heads are kept in the operator alone.
+        let or_matmul = match (self.bits(), self.keep_heads) {
+            (CacheBits::Model, false) => " or --target matmul",
+            _ => "",
+        };
+        UsageError(format!(
+            "the operator reads past and new tokens alike: use --new-tokens prompt{or_matmul}"
+        ))
+    }
+
     /// The option that selects the form.
     fn chosen_by(&self, transmla: bool) -> &'static str {
         if self.keep_heads {
@@ -206,10 +224,4 @@ impl FormArgs {
             "--form absorbed"
         }
     }
-}
-
-fn exact_in_the_operator() -> UsageError {
-    let words =
-        "the operator reads past and new tokens alike: use --new-tokens prompt or --target matmul";
-    UsageError(words.to_owned())
 }

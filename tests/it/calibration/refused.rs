@@ -45,7 +45,7 @@ fn what_does_not_belong_together_is_refused_and_nothing_is_written() {
             ]
             .concat(),
             2,
-            "--target matmul",
+            "leave out --layout free",
         ),
         (
             "dynamo18-llama",

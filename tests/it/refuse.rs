@@ -263,3 +263,54 @@ fn a_model_without_attention_has_nothing_to_rewrite() {
         "{ran:?}"
     );
 }
+
+/// Self-attention of an image encoder: no cache, no rotation, and keys that one Transpose turns into the product's operand.
+#[test]
+fn keys_that_one_transpose_makes_of_their_rows_are_told_as_that() {
+    use gqa2mla_passes::graph::build::{floats, int64_vector, value};
+    let name = |mut tensor: gqa2mla_passes::onnx::TensorProto, name: &str| {
+        tensor.name = Some(name.to_owned());
+        tensor
+    };
+    let weight = |letter: &str| name(floats(&[32, 32], &[0.1; 1024]), &format!("w{letter}"));
+    let mut nodes = Vec::new();
+    for (letter, perm) in [
+        ("q", [0, 2, 1, 3]),
+        ("k", [0, 2, 3, 1]),
+        ("v", [0, 2, 1, 3]),
+    ] {
+        let [weight, flat, rows, operand] =
+            ["w", "flat_", "rows_", ""].map(|prefix| format!("{prefix}{letter}"));
+        nodes.push(node("MatMul", &flat, &["x", &weight], &[&flat]));
+        nodes.push(node("Reshape", &rows, &[&flat, "split"], &[&rows]));
+        let transposed = node("Transpose", &operand, &[&rows], &[&operand]);
+        nodes.push(transposed.with_ints("perm", &perm));
+    }
+    nodes.push(node("MatMul", "scores", &["q", "k"], &["scores"]));
+    nodes.push(node("Softmax", "shares", &["scores"], &["shares"]).with_int("axis", -1));
+    nodes.push(node("MatMul", "heads", &["shares", "v"], &["heads"]));
+    let graph = GraphProto {
+        name: Some("encoder".to_owned()),
+        node: nodes,
+        initializer: vec![
+            weight("q"),
+            weight("k"),
+            weight("v"),
+            name(int64_vector("split", &[2, 5, 4, 8]), "split"),
+        ],
+        input: vec![value("x", 1, &[2, 5, 32])],
+        output: vec![value("heads", 1, &[2, 4, 5, 8])],
+        ..GraphProto::default()
+    };
+    let mut model = crate::common::loaded("optimum-llama").model;
+    model.proto.graph = Some(graph);
+    let found = gqa2mla_passes::inspect(&model).unwrap();
+    let told = found.rejects[0].to_string();
+    for words in [
+        "the key 'k' has shape [2, 4, 8, 5], by one Transpose of 'rows_k' [2, 5, 4, 8]",
+        "expected two",
+        "(node 'k')",
+    ] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+}

@@ -3,7 +3,7 @@
 use tract_data::prelude::TDim;
 
 use crate::facts::{Facts, shape_text as text};
-use crate::graph::{Graph, NodeId, is_op};
+use crate::graph::{Graph, NodeId, attribute, input_at, is_op, output_at};
 use crate::recognize::cache::{
     Refused, buffered, filled, growing, is_quantized, not_growing, second_reader,
 };
@@ -102,9 +102,37 @@ fn uncached(
     }
     match first {
         _ if is_quantized(graph, trail) => Err(not_growing(graph, facts, trail, role, end)),
-        Some(refused) if trail.stopped.is_none() => Err(refused),
+        Some(refused) if trail.stopped.is_none() => {
+            Err(transposed_at_once(graph, facts, trail, role).unwrap_or(refused))
+        }
         _ => Err(not_growing(graph, facts, trail, role, end)),
     }
+}
+
+/// The reason of an operand that one `Transpose` makes of rows [B, T, G, d], so that no value has their cached layout.
+fn transposed_at_once(
+    graph: &Graph,
+    facts: &Facts,
+    trail: &Trail,
+    role: Operand,
+) -> Option<Refused> {
+    let last = trail.steps.last()?.node;
+    let node = graph.node(last).filter(|node| is_op(node, "Transpose"))?;
+    let perm = attribute(node, "perm")?;
+    let (operand, rows) = (output_at(node, 0)?, input_at(node, 0)?);
+    (perm.ints == [0, 2, 3, 1]).then(|| {
+        let reason = Reason::OperandShape {
+            operand: role,
+            value: operand.to_owned(),
+            found: format!(
+                "{}, by one Transpose of '{rows}' {}",
+                text(facts.shape(operand).unwrap_or_default()),
+                text(facts.shape(rows).unwrap_or_default())
+            ),
+            expected: "two: the first gives [batch, kv_heads, length, head_size], as rows are cached, and the second exchanges its last axes".to_owned(),
+        };
+        (last, reason)
+    })
 }
 
 /// Composes the layout operators after `values[start]` and compares the result with repeat_kv.

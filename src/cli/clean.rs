@@ -6,8 +6,9 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use crate::cli::exit::Exit;
-use crate::cli::screen::{Screen, size};
+use crate::cli::screen::Screen;
 use crate::files::interrupted::remove_work;
+use crate::report::size;
 
 /// Removes the kept work in `folder` whose name begins with `prefix`, from which runs of the same command would resume.
 pub fn remove_unfinished(folder: &Path, prefix: &str, screen: &Screen) -> anyhow::Result<Exit> {

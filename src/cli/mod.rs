@@ -51,6 +51,7 @@ use manner::Manner;
 use screen::Screen;
 
 use crate::files::interrupted;
+use crate::report;
 use crate::runtime::RuntimeError;
 
 pub use exit::Exit;
@@ -221,7 +222,7 @@ fn kept(path: &Path, bytes: u64) -> String {
     format!(
         "{} keeps what is done ({}): the same command goes on from there{clean}",
         path.display(),
-        screen::size(bytes)
+        report::size(bytes)
     )
 }
 

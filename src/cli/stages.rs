@@ -54,6 +54,7 @@ pub fn shown(event: Event) -> Shown {
         Stage::Rewriting => ("rewriting", "attention"),
         Stage::Measuring => ("reading held-out text with both models", "token"),
         Stage::MeasuringLayers => (MEASURING_LAYERS, "run"),
+        Stage::Continuing => ("continuing a prompt with both models", "prompt"),
         Stage::Validating => (validating(false), "run"),
         Stage::ValidatingOptimized => (validating(true), "run"),
     };

@@ -30,6 +30,8 @@ pub enum Stage {
     Measuring,
     /// Measurement of the errors of each layer; steps are runs, one of each model.
     MeasuringLayers,
+    /// The continuation of one prompt by both models; one step.
+    Continuing,
     /// Rows of a comparison were read that a stopped run has measured; steps are rows, done those that were read.
     Resumed,
     /// A row of a comparison begins; steps are rows.

@@ -176,7 +176,7 @@ fn what_has_no_place_for_integers_is_refused_with_the_way_out() {
             "optimum-llama",
             &["--factors", "transmla"],
             2,
-            "--cache-bits 8, 6 and 4 take their scales from a text",
+            "leave out --cache-bits",
         ),
         (
             "optimum-llama",
@@ -227,7 +227,7 @@ fn integers_without_a_text_and_kept_heads_without_integers_are_wrong_usage() {
     let cases = [
         (
             &["--cache-bits", "8"][..],
-            "--calibration STATS, --text or --token-ids",
+            "--text FILE, --token-ids FILE or --calibration STATS",
         ),
         (&["--keep-heads"], "add --cache-bits 8"),
     ];

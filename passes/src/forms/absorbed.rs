@@ -71,7 +71,8 @@ impl Form for Absorbed {
         let (cast, values) = builder.latent(&site.value, 'v', site.output);
         builder.place(site.output, cast.into_iter().collect());
         let (name, output) = builder.names_of(site.score);
-        let nodes = builder.latent_score(&keys, &name, &output);
+        let mut nodes = builder.latent_score(&keys);
+        nodes.push(builder.scores_of_heads("score_B1xS", &name, &output));
         builder.place(site.score, nodes);
         let (name, output) = builder.names_of(site.output);
         let nodes = builder.latent_output(&values, &name, &output);
@@ -147,17 +148,11 @@ impl Builder<'_> {
         rows
     }
 
-    /// The nodes of the scores [B, H, T, S] with the latent rows `latent` [B, 1, S, r]: `output`, by the node `name`.
-    pub(super) fn latent_score(
-        &mut self,
-        latent: &str,
-        name: &str,
-        output: &str,
-    ) -> Vec<NodeProto> {
+    /// The nodes that compute `score_B1xS`: the scores of all heads with the latent rows `latent` [B, 1, S, r].
+    pub(super) fn latent_score(&mut self, latent: &str) -> Vec<NodeProto> {
         let site = self.site;
         let grouped = self.vector(&[0, site.kv_heads as i64, -1, site.key.size as i64]);
         let rows = self.vector(&[0, 1, -1, self.ranks.key as i64]);
-        let heads = self.vector(&[0, site.heads as i64, -1, 0]);
         let up = self.layout.name("w_uk");
         vec![
             self.unary("Reshape", "q_BGxd", &[&site.query, &grouped]),
@@ -169,12 +164,6 @@ impl Builder<'_> {
                 "MatMul",
                 "score_B1xS",
                 &[&self.name("q_B1xr"), &self.name("k_B1rS")],
-            ),
-            node(
-                "Reshape",
-                name,
-                &[&self.name("score_B1xS"), &heads],
-                &[output],
             ),
         ]
     }

@@ -8,7 +8,7 @@ use crate::analysis::SiteView;
 use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
 use crate::forms::choice::{Branch, choice};
-use crate::forms::latent_past::LatentPast;
+use crate::forms::latent_past::{CHOSEN_SCORE, LatentPast};
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
 use crate::forms::rounded::Rounds;
@@ -116,38 +116,25 @@ impl Builder<'_> {
     fn prompt_or_score(&mut self, keys: Rows) {
         let site = self.site;
         let (name, output) = self.names_of(site.score);
+        let own = self.own_score("prompt/", &keys.new);
         let Some(past) = &keys.past else {
-            let nodes = self.prompt_score(&keys.new, &name, &output);
+            let mut nodes = own;
+            nodes.push(self.scores_of_heads("prompt/score_BGxT", &name, &output));
             return self.place(site.score, nodes);
         };
-        let mut nodes = self.emptiness(past);
-        let (prompt, later) = (self.name("prompt/score"), self.name("later/score"));
         let (cast, latent) = keys.latent;
-        let ways = [
-            Branch {
-                nodes: self.prompt_score(&keys.new, &prompt, &prompt),
-                outputs: vec![prompt],
-            },
-            Branch {
-                nodes: cast
-                    .into_iter()
-                    .chain(self.latent_score(&latent, &later, &later))
-                    .collect(),
-                outputs: vec![later],
-            },
-        ];
-        let made = [(&*output, site.key.product_type)];
-        nodes.push(choice(&name, &made, &self.name("no_past"), ways));
+        let prompt = Branch {
+            nodes: own,
+            outputs: vec![self.name("prompt/score_BGxT")],
+        };
+        let later = Branch {
+            nodes: cast.into_iter().chain(self.latent_score(&latent)).collect(),
+            outputs: vec![self.name("score_B1xS")],
+        };
+        let mut nodes = self.emptiness(past);
+        nodes.push(self.chosen_score([prompt, later]));
+        nodes.push(self.scores_of_heads(CHOSEN_SCORE, &name, &output));
         self.place(site.score, nodes);
-    }
-
-    /// The nodes of the scores [B, H, T, T] of the rows `new` [B, G, T, d] alone: `output`, by the node `name`.
-    fn prompt_score(&mut self, new: &str, name: &str, output: &str) -> Vec<NodeProto> {
-        let heads = self.vector(&[0, self.site.heads as i64, -1, 0]);
-        let mut nodes = self.own_score("prompt/", new);
-        let score = self.name("prompt/score_BGxT");
-        nodes.push(node("Reshape", name, &[&score, &heads], &[output]));
-        nodes
     }
 
     /// The output of the value product: from the new rows alone in a prompt, and else from all latent rows.

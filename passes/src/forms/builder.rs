@@ -138,6 +138,12 @@ impl Builder<'_> {
         }
     }
 
+    /// The node that divides the scores `part`, [B, 1, H*T, S] or [B, G, (H/G)*T, S], by heads: [B, H, T, S].
+    pub fn scores_of_heads(&mut self, part: &str, node_name: &str, output: &str) -> NodeProto {
+        let shape = self.vector(&[0, self.site.heads as i64, -1, 0]);
+        node("Reshape", node_name, &[&self.name(part), &shape], &[output])
+    }
+
     /// A node with one output, both named after `part`.
     pub fn unary(&self, op: &str, part: &str, inputs: &[&str]) -> NodeProto {
         let name = self.name(part);

@@ -24,6 +24,9 @@ use crate::graph::patch::Patch;
 use crate::onnx::NodeProto;
 use crate::recognize::site::{Cache, Side};
 
+/// The scores [B, 1 or G, _, S] of either way, before they are divided by heads.
+pub(super) const CHOSEN_SCORE: &str = "score_chosen";
+
 /// The form `latent-past`: the option `--new-tokens exact`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LatentPast;
@@ -163,30 +166,34 @@ impl Builder<'_> {
     /// latter if there is no past.
     fn score_parts(&mut self, keys: &Parts) {
         let site = self.site;
-        let heads = self.vector(&[0, site.heads as i64, -1, 0]);
         let (name, output) = self.names_of(site.score);
-        let own = self.name("score_BGxT");
-        let mut nodes = self.own_score("", &keys.new);
         let Some(past) = &keys.past else {
-            nodes.push(node("Reshape", &name, &[&own, &heads], &[&output]));
+            let mut nodes = self.own_score("", &keys.new);
+            nodes.push(self.scores_of_heads("score_BGxT", &name, &output));
             return self.place(site.score, nodes);
         };
         let alone = Branch {
-            nodes: vec![self.unary("Reshape", "alone/score", &[&own, &heads])],
-            outputs: vec![self.name("alone/score")],
+            nodes: self.own_score("alone/", &keys.new),
+            outputs: vec![self.name("alone/score_BGxT")],
         };
-        let mut both = self.past_score(past);
-        both.push(self.unary("Reshape", "both/score", &[&self.name("score_B1xS"), &heads]));
+        let mut both = self.own_score("", &keys.new);
+        both.extend(self.past_score(past));
         let both = Branch {
             nodes: both,
-            outputs: vec![self.name("both/score")],
+            outputs: vec![self.name("score_B1xS")],
         };
-        nodes.extend(self.emptiness(past));
-        let empty = self.name("no_past");
-        let ways = [alone, both];
-        let made = [(&*output, site.key.product_type)];
-        nodes.push(choice(&name, &made, &empty, ways));
+        let mut nodes = self.emptiness(past);
+        nodes.push(self.chosen_score([alone, both]));
+        nodes.push(self.scores_of_heads(CHOSEN_SCORE, &name, &output));
         self.place(site.score, nodes);
+    }
+
+    /// The `If` that computes the scores by the first way if there is no past, and by the second way otherwise. They are
+    /// divided by heads afterwards: the runtime copies what a branch reshapes last.
+    pub(super) fn chosen_score(&self, ways: [Branch; 2]) -> NodeProto {
+        let chosen = self.name(CHOSEN_SCORE);
+        let made = [(&*chosen, self.site.key.product_type)];
+        choice(&chosen, &made, &self.name("no_past"), ways)
     }
 
     /// The nodes that compute `<prefix>score_BGxT`: the scores of the queries with the rows `new` [B, G, T, d] of this step.

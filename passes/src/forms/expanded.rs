@@ -235,8 +235,7 @@ impl Builder<'_> {
             nodes.push(node("Unsqueeze", &new, &[&flat, &one], &[&all]));
             return (nodes, all);
         };
-        nodes.push(node("Unsqueeze", &new, &[&flat, &one], &[&new]));
-        nodes.push(self.join(cache, past, &new));
+        nodes.extend(self.join(cache, past, &flat, &new));
         (nodes, all)
     }
 

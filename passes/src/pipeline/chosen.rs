@@ -150,6 +150,10 @@ fn check_form(
         let what = format!("layer {other} reads its cache too, which this form cannot serve");
         return Err(FormError::missing(&what));
     }
+    if view.site().has_static_cache() && !options.form.writes_static_caches() {
+        let what = "its cache is static, a buffer of which the form knows no position or length";
+        return Err(FormError::missing(what));
+    }
     options.form.check(view, ranks)?;
     if options.join == Join::InPlace {
         in_place::check(view, options.form)?;

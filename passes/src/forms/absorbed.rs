@@ -160,8 +160,11 @@ impl Builder<'_> {
     pub(super) fn cached(&mut self, side: &Side, cache: &Cache, letter: char, new: &str) -> String {
         let (nodes, rows) = match cache.appended_to() {
             Some(past) => {
-                let (mut nodes, flat) = self.flat(side, letter, &side.new);
-                nodes.extend(self.join(cache, past, &flat, new));
+                let (mut nodes, rows) = match cache.packed {
+                    None => (self.down(side, letter, &side.new, new), new.to_owned()),
+                    Some(_) => self.flat(side, letter, &side.new),
+                };
+                nodes.push(self.join(cache, past, &rows));
                 (nodes, side.new.clone())
             }
             None => {

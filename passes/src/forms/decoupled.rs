@@ -206,7 +206,7 @@ impl Builder<'_> {
     /// The node that adds `rows` to a cache.
     fn appended(&mut self, cache: &Cache, rows: &str) -> Option<NodeProto> {
         let past = cache.appended_to()?;
-        Some(self.joint(cache, past, rows))
+        Some(self.join(cache, past, rows))
     }
 
     fn latents(&mut self, rotation: &Rotation) -> Option<Vec<NodeProto>> {

@@ -235,7 +235,8 @@ impl Builder<'_> {
             nodes.push(node("Unsqueeze", &new, &[&flat, &one], &[&all]));
             return (nodes, all);
         };
-        nodes.extend(self.join(cache, past, &flat, &new));
+        nodes.push(node("Unsqueeze", &new, &[&flat, &one], &[&new]));
+        nodes.push(self.join(cache, past, &new));
         (nodes, all)
     }
 

@@ -100,21 +100,9 @@ fn tokens<'g>(graph: &Graph<'g>, facts: &Facts, site: &Site) -> Option<&'g str> 
 }
 
 impl Builder<'_> {
-    /// The nodes that compute all rows of `cache` from `past` and the new rows `flat` [B, T, r]. `new` names these rows as
-    /// [B, 1, T, r], which a cache of four axes holds.
-    pub fn join(&mut self, cache: &Cache, past: &str, flat: &str, new: &str) -> Vec<NodeProto> {
-        if cache.packed.is_some() {
-            return vec![self.joint(cache, past, flat)];
-        }
-        let one = self.vector(&[1]);
-        vec![
-            node("Unsqueeze", new, &[flat, &one], &[new]),
-            self.joint(cache, past, new),
-        ]
-    }
-
-    /// The node that joins `past` and `new`, which have the axes of `cache`.
-    pub fn joint(&mut self, cache: &Cache, past: &str, new: &str) -> NodeProto {
+    /// The node that computes all rows of `cache` from `past` and the new rows `new`: [B, 1, T, r], or [B, T, r] if the
+    /// cache has the heads on one axis.
+    pub fn join(&mut self, cache: &Cache, past: &str, new: &str) -> NodeProto {
         let replaced = self.graph.node(cache.append);
         let name = replaced.map_or("", NodeProto::name).to_owned();
         match (cache.kind, self.layout.join) {

@@ -100,7 +100,10 @@ impl Moment<'_> {
             }
             CacheKind::Static => {
                 let rows = port.rows(tokens);
-                bounded(&port.past, &port.shape(self.pads.len(), rows).unwrap_or_default())?;
+                bounded(
+                    &port.past,
+                    &port.shape(self.pads.len(), rows).unwrap_or_default(),
+                )?;
                 let held = cached.shape.get(axis).copied().unwrap_or(0);
                 Ok(cached.with_room(axis, rows.saturating_sub(held), Room::Stale)?)
             }

@@ -14,6 +14,8 @@
 //! A static cache may have the heads on one axis, [B, S, G*d]. Then its new rows are those of four axes that the
 //! expansion of operators (`operators/packed.rs`) puts in front of it.
 
+use tract_data::prelude::TDim;
+
 use crate::facts::{Facts, shapes};
 use crate::graph::{Graph, NodeId, attribute, input_at, int_attribute, is_op, output_at};
 use crate::onnx::NodeProto;
@@ -151,5 +153,19 @@ impl Append<'_> {
             Some(_) => (3, 1),
         };
         rank == sequence.0 && shapes::axis(self.axis, rank) == Some(sequence.1)
+    }
+
+    /// Whether the new rows may have the heads and sizes of the past rows, as `TensorScatter` requires.
+    pub fn fits(&self, facts: &Facts) -> bool {
+        let rows = self.packed.unwrap_or(self.new);
+        let alike = |a: &TDim, b: &TDim| a.as_i64().zip(b.as_i64()).is_none_or(|(a, b)| a == b);
+        match (facts.shape(self.past), facts.shape(rows)) {
+            _ if self.kind == CacheKind::Growing => true,
+            (Some([_, heads, _, size]), Some([_, own, _, width])) => {
+                alike(heads, own) && alike(size, width)
+            }
+            (Some([_, _, size]), Some([_, _, width])) => alike(size, width),
+            _ => false,
+        }
     }
 }

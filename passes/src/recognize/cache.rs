@@ -4,13 +4,13 @@ use std::collections::HashSet;
 
 use tract_data::prelude::TDim;
 
-use crate::facts::Facts;
+use crate::facts::{Facts, shape_text as text};
 use crate::graph::{Graph, NodeId, is_op, label};
 use crate::onnx::NodeProto;
+use crate::recognize::append::{Append, CacheKind, heads_of_packed, kind};
 use crate::recognize::pass_through::{self, makes};
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::site::Cache;
-use crate::recognize::append::{Append, CacheKind, heads_of_packed, kind};
 use crate::recognize::trail::Trail;
 
 /// A reason and the node that it is about.
@@ -35,6 +35,20 @@ pub fn with_past(
             operand: role,
             past: append.past.to_owned(),
             axis: append.axis,
+        };
+        return Err((append.node, reason));
+    }
+    if !append.fits(facts) {
+        let shape = |value: &str| {
+            facts
+                .shape(value)
+                .map_or_else(|| "unknown".to_owned(), text)
+        };
+        let reason = Reason::OperandShape {
+            operand: role,
+            value: append.new.to_owned(),
+            found: shape(append.new),
+            expected: format!("rows of the cache {}", shape(append.past)),
         };
         return Err((append.node, reason));
     }

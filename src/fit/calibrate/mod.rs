@@ -171,7 +171,9 @@ pub fn shown<'t>(
         [outer @ .., all] if layer.site.has_static_cache() => {
             let (written, expected) = wanted.split_last()?;
             let of_all = tensor.to_f32();
-            let of_written = of_all.chunks(*all).flat_map(|row| row.iter().take(*written));
+            let of_written = of_all
+                .chunks(*all)
+                .flat_map(|row| row.iter().take(*written));
             (outer == expected && all > written).then(|| of_written.copied().collect())
         }
         _ => None,

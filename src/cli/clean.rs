@@ -6,8 +6,9 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use crate::cli::exit::Exit;
-use crate::cli::screen::{Screen, size};
+use crate::cli::screen::Screen;
 use crate::files::interrupted::remove_work;
+use crate::report::size;
 
 /// Removes the kept work in `folder`, from which runs would resume.
 pub fn remove_unfinished(folder: &Path, screen: &Screen) -> anyhow::Result<Exit> {

@@ -49,6 +49,7 @@ use manner::Manner;
 use screen::Screen;
 
 use crate::files::interrupted;
+use crate::report;
 use crate::runtime::RuntimeError;
 
 pub use exit::Exit;
@@ -186,7 +187,7 @@ fn clear_when_stopped() -> std::io::Result<()> {
                 terminal::complain(&format!(
                     "stopped; {} keeps what is done ({}): the same command goes on from there, and --clean removes it",
                     folder.display(),
-                    screen::size(bytes)
+                    report::size(bytes)
                 ));
             }
             // Exits immediately, because exit handlers of libraries could conflict with running threads.

@@ -28,6 +28,7 @@ pub fn moment(event: Event) -> Result<Moment, Point> {
         Stage::Rewriting => ("rewriting", "attention"),
         Stage::Measuring => ("reading held-out text with both models", "token"),
         Stage::MeasuringLayers => (MEASURING_LAYERS, "run"),
+        Stage::Continuing => ("continuing a prompt with both models", "prompt"),
         Stage::Validating => (validating(false), "run"),
         Stage::ValidatingOptimized => (validating(true), "run"),
     };

@@ -27,6 +27,8 @@ pub enum Stage {
     Measuring,
     /// Measurement of the errors of each layer; steps are runs, one of each model.
     MeasuringLayers,
+    /// The continuation of one prompt by both models; one step.
+    Continuing,
     /// The loss at one size of the cache was measured; one step.
     Tried(Point),
     /// Validation with the runtime's graph optimizations off; steps are runs of both models.

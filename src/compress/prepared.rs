@@ -1,5 +1,9 @@
 //! A request that has been checked for a model, with the texts for fitting and measuring.
 
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
 use gqa2mla_passes::{Analysis, Decoupled, RewriteOptions};
 
 use crate::compress::compressor::{analysis, planned};
@@ -8,7 +12,7 @@ use crate::compress::request::{Request, TextRequest};
 use crate::files::load::LoadedModel;
 use crate::fit::context::{Context, ContextSource};
 use crate::fit::factors::Factorization;
-use crate::measure::text::Text;
+use crate::measure::text::{Text, TextSource};
 use crate::validate::ports::LanguageModel;
 use crate::validate::{ValidateError, Which};
 
@@ -77,6 +81,19 @@ impl<'f> Prepared<'f> {
     }
 }
 
+/// The text of a compression, in numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UsedText {
+    /// The files of the text or of its token ids.
+    pub files: Vec<PathBuf>,
+    /// Number of tokens for fitting.
+    pub fitted: usize,
+    /// Tokens of one sequence for fitting.
+    pub length: usize,
+    /// Number of held-out tokens.
+    pub held_out: usize,
+}
+
 /// The part of the text for fitting, and the held-out part for measuring.
 #[derive(Default)]
 pub(super) struct Texts {
@@ -113,6 +130,17 @@ impl Texts {
                 fitted: Some(whole),
                 held_out: None,
             },
+        })
+    }
+
+    /// The sizes of the texts, which were read from `source`; `None` if nothing was read.
+    pub fn used(&self, source: &TextSource) -> Option<UsedText> {
+        let fitted = self.fitted.as_ref()?;
+        Some(UsedText {
+            files: source.files().map(Path::to_path_buf).collect(),
+            fitted: fitted.ids.len(),
+            length: fitted.length,
+            held_out: self.held_out.as_ref().map_or(0, |text| text.ids.len()),
         })
     }
 

@@ -73,8 +73,8 @@ pub struct Request<'f> {
     pub runtime: RuntimeOptions,
     /// Options of the validation; `None`: no validation.
     pub proof: Option<ProofOptions>,
-    /// Whether to measure the errors of each layer by running both models.
-    pub measure_layers: bool,
+    /// Whether to measure what only a report shows: the errors of each layer, and the continuation of a prompt.
+    pub in_detail: bool,
 }
 
 impl Default for Request<'_> {
@@ -94,7 +94,7 @@ impl Default for Request<'_> {
                 ..RuntimeOptions::default()
             },
             proof: Some(ProofOptions::default()),
-            measure_layers: false,
+            in_detail: false,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::compress::compressed::Compressed;
 use crate::compress::compressor::{Compressor, Destination, analysis};
 use crate::compress::error::CompressError;
 use crate::compress::events::{Event, Observer, Stage, steps};
-use crate::compress::prepared::{Prepared, Texts};
+use crate::compress::prepared::{Prepared, Texts, UsedText};
 use crate::compress::promise::Promise;
 use crate::compress::request::Request;
 use crate::compress::search::{Search, Searcher};
@@ -23,8 +23,9 @@ use crate::fit::factors::Factorization;
 use crate::fit::layer_errors::{LayerError, layer_errors};
 use crate::fit::reach::Reach;
 use crate::fit::statistics::ModelStatistics;
+use crate::measure::continuation::{Continuation, continued};
 use crate::measure::quality::Quality;
-use crate::measure::text::Text;
+use crate::measure::text::{Text, TextSource};
 use crate::runtime::RuntimeOptions;
 use crate::validate::ValidateError;
 use crate::validate::ports::LanguageModel;
@@ -63,6 +64,10 @@ pub struct Compression {
     pub quality: Option<Result<Quality, CompressError>>,
     /// The errors of each layer, if requested, or the error of their measurement.
     pub layer_errors: Option<Result<Vec<LayerError>, CompressError>>,
+    /// The continuation of a prompt by both models, if requested and there is a text, or the error of the runs.
+    pub continuation: Option<Result<Continuation, CompressError>>,
+    /// The text, if one was read.
+    pub text: Option<UsedText>,
     /// Whether the model is accepted and should be published.
     pub accepted: bool,
 }
@@ -185,10 +190,17 @@ fn attempt(
     let rounding = (lossy && !narrow).then_some(Promise::Kl(rounded_kl(options.bits)));
     Ok(Compression {
         accepted: accepts(&verdict, held, request.promise.or(rounding), measured),
-        layer_errors: request.measure_layers.then(|| {
+        layer_errors: request.in_detail.then(|| {
             let tokens = texts.fitted.as_ref().and_then(|t| t.sequences().next());
             measured_layers(&compressor, &compressed, tokens, observer)
         }),
+        continuation: text_of(request, &texts)
+            .filter(|_| runs && request.in_detail)
+            .map(|(text, source)| continuation(&compressor, &compressed, text, source, observer)),
+        text: request
+            .text
+            .as_ref()
+            .and_then(|text| texts.used(&text.source)),
         compressed,
         context,
         reach,
@@ -266,6 +278,29 @@ fn validated(
         Err(error @ ValidateError::Token { .. }) => Err(error.into()),
         Err(error) => Err(CompressError::CannotRun(error)),
     }
+}
+
+/// The text whose beginning is continued, and its source: held-out text, if there is any.
+fn text_of<'t>(request: &'t Request, texts: &'t Texts) -> Option<(&'t Text, &'t TextSource)> {
+    let text = texts.held_out.as_ref().or(texts.fitted.as_ref());
+    text.zip(request.text.as_ref().map(|text| &text.source))
+}
+
+/// The continuation of the beginning of `text`.
+fn continuation(
+    compressor: &Compressor,
+    compressed: &Compressed,
+    text: &Text,
+    source: &TextSource,
+    observer: &mut Observer,
+) -> Result<Continuation, CompressError> {
+    let mut progress = steps(Stage::Continuing, observer);
+    progress(0, 1);
+    let (model, runtime) = (compressor.model, compressor.runtime);
+    let tokens = text.sequences().next().unwrap_or_default();
+    let made = continued(model, compressed.written()?, tokens, source, runtime)?;
+    progress(1, 1);
+    Ok(made)
 }
 
 /// The errors of each layer on `tokens`, or on random tokens.

@@ -1,5 +1,6 @@
 //! Measurement of the quality of a rewritten model on text.
 
+pub mod continuation;
 pub mod logits;
 pub mod npy;
 pub mod on_text;

@@ -26,6 +26,32 @@ pub enum TextSource {
     Ids(PathBuf),
 }
 
+impl TextSource {
+    /// The files of the text or of its token ids, without the tokenizer.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let files = match self {
+            Self::Text { files, .. } => files.as_slice(),
+            Self::Ids(file) => std::slice::from_ref(file),
+        };
+        files.iter().map(PathBuf::as_path)
+    }
+
+    /// The text of `ids`, special tokens included; `None` without a tokenizer, or if it cannot decode them.
+    #[must_use]
+    pub fn decode(&self, ids: &[i64]) -> Option<String> {
+        let Self::Text { tokenizer, .. } = self else {
+            return None;
+        };
+        let known = Tokenizer::from_file(tokenizer).ok()?;
+        let ids: Vec<u32> = ids
+            .iter()
+            .map(|&id| u32::try_from(id))
+            .collect::<Result<_, _>>()
+            .ok()?;
+        known.decode(&ids, false).ok()
+    }
+}
+
 /// A text, divided into independent sequences of equal length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text {

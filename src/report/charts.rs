@@ -1,5 +1,6 @@
 //! SVG charts with the colours of the page (light or dark).
 
+use minijinja::HtmlEscape;
 use plotters::prelude::*;
 
 use crate::report::error::ReportError;
@@ -45,6 +46,8 @@ pub struct Line {
     pub points: Vec<(f64, f64)>,
     /// Whether to draw dots instead of a line.
     pub dots: bool,
+    /// The texts that a browser shows over the dots, in their order; dots without a text have none.
+    pub names: Vec<String>,
 }
 
 /// The labels of the axes.
@@ -63,6 +66,11 @@ impl Chart {
         let mut svg = String::new();
         self.draw_into(lines, &mut svg)
             .map_err(|e| ReportError::Chart(e.to_string()))?;
+        let dots = lines.iter().filter(|line| line.dots);
+        svg = named(
+            &svg,
+            dots.flat_map(|l| (0..l.points.len()).map(|n| l.names.get(n))),
+        );
         for ink in Ink::ALL {
             let RGBColor(r, g, b) = ink.drawn();
             svg = svg.replace(&format!("#{r:02X}{g:02X}{b:02X}"), ink.on_page());
@@ -134,4 +142,21 @@ impl Chart {
         drop(chart);
         Ok(())
     }
+}
+
+/// `svg` with the next of `names` as the title of each circle.
+fn named<'n>(svg: &str, mut names: impl Iterator<Item = Option<&'n String>>) -> String {
+    let mut parts = svg.split("<circle ");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        text.push_str("<circle ");
+        match (names.next().flatten(), part.split_once("/>")) {
+            (Some(name), Some((circle, rest))) => {
+                let title = HtmlEscape(name);
+                text.push_str(&format!("{circle}><title>{title}</title></circle>{rest}"));
+            }
+            _ => text.push_str(part),
+        }
+    }
+    text
 }

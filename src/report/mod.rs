@@ -9,7 +9,7 @@ mod page;
 
 pub use error::ReportError;
 pub use gqa2mla_passes::numbers::{counted, grouped};
-pub use numbers::{change, measured, short};
+pub use numbers::{change, measured, short, size};
 pub use page::html;
 
 /// Version of the JSON schema: it changes if a key changes its meaning or is removed.

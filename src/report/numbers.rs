@@ -44,6 +44,16 @@ fn without_minus(number: f64, parts: f64) -> f64 {
     }
 }
 
+/// A number of bytes as text: `45.0 kB`.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{change, measured, short};

@@ -8,7 +8,7 @@ use gqa2mla_passes::numbers::grouped;
 
 use crate::report::charts::{Chart, Ink, Line};
 use crate::report::error::ReportError;
-use crate::report::numbers::{change, short};
+use crate::report::numbers::{change, measured, short, size};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -25,11 +25,35 @@ pub fn html(report: &Value) -> Result<String, ReportError> {
     environment.add_filter("small", |x: f64| format!("{x:.2e}"));
     environment.add_filter("short", short);
     environment.add_filter("root", f64::sqrt);
+    environment.add_filter("size", size);
+    environment.add_filter("measured", measured);
+    environment.add_filter("limit", limit);
+    environment.add_filter("passage", passage);
     environment.add_template("page.html", PAGE)?;
     let models = report["models"].as_array().cloned().unwrap_or_default();
     let drawn = models.iter().map(drawn).collect::<Result<Vec<_>, _>>()?;
     let page = environment.get_template("page.html")?;
     Ok(page.render(context! { report, drawn })?)
+}
+
+/// The limit of a promise: KL in nats, others in percent.
+fn limit(limit: f64, promise: &str) -> String {
+    match promise {
+        "KL" => format!("{limit} nats"),
+        _ => format!("{}%", 100.0 * limit),
+    }
+}
+
+/// The text of a passage, or its token ids.
+#[expect(clippy::needless_pass_by_value, reason = "the signature of a filter")]
+fn passage(passage: Shown) -> Result<String, minijinja::Error> {
+    let text = passage.get_attr("text")?;
+    if let Some(text) = text.as_str() {
+        return Ok(text.to_owned());
+    }
+    let tokens = passage.get_attr("tokens")?;
+    let ids: Vec<String> = tokens.try_iter()?.map(|id| format!("{id} ")).collect();
+    Ok(ids.concat())
 }
 
 /// The charts of one model, as SVG.
@@ -52,7 +76,14 @@ fn layers(model: &Value) -> &[Value] {
     layers.map_or(&[], Vec::as_slice)
 }
 
-/// The chart of the loss at each size that a search has tried.
+/// The name of a layer: its number and its module.
+fn layer_name(layer: &Value) -> String {
+    let module = layer["name"].as_str().unwrap_or_default();
+    format!("layer {}, {module}", layer["layer"])
+}
+
+/// The chart of the loss at each size that a search has tried. Dots of sizes that break the promise have the colour of
+/// values, the others that of keys.
 fn curve(model: &Value) -> Option<Result<String, ReportError>> {
     let search = model.get("search").filter(|s| s.is_object())?;
     let limit = search["limit"].as_f64()?;
@@ -62,29 +93,36 @@ fn curve(model: &Value) -> Option<Result<String, ReportError>> {
         100.0
     };
     let tried = search["curve"].as_array()?.iter();
-    let mut points: Vec<(f64, f64)> = tried
-        .filter_map(|p| Some((p["bytes"].as_f64()?, percent * p["loss"].as_f64()?)))
-        .collect();
-    points.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let (first, last) = (points.first()?.0, points.last()?.0);
-    let promised = vec![(first, percent * limit), (last, percent * limit)];
-    let lines = [
-        Line {
-            ink: Ink::Key,
-            points: points.clone(),
-            dots: false,
-        },
-        Line {
-            ink: Ink::Key,
-            points,
-            dots: true,
-        },
-        Line {
-            ink: Ink::Value,
-            points: promised,
-            dots: false,
-        },
+    let tried = tried.chain(search.get("kept_heads").filter(|heads| heads.is_object()));
+    let mut dots = [Ink::Key, Ink::Value].map(|ink| Line {
+        ink,
+        points: Vec::new(),
+        dots: true,
+        names: Vec::new(),
+    });
+    for point in tried {
+        let (bytes, loss) = (point["bytes"].as_f64()?, point["loss"].as_f64()?);
+        let [keeps, breaks] = &mut dots;
+        let line = match point["keeps"] == true {
+            true => keeps,
+            false => breaks,
+        };
+        line.points.push((bytes, percent * loss));
+        line.names.push(point_name(point));
+    }
+    let all = || dots.iter().flat_map(|line| &line.points).map(|p| p.0);
+    let ends = [
+        all().fold(f64::INFINITY, f64::min),
+        all().fold(f64::NEG_INFINITY, f64::max),
     ];
+    let promised = Line {
+        ink: Ink::Text,
+        points: ends.map(|bytes| (bytes, percent * limit)).to_vec(),
+        dots: false,
+        names: Vec::new(),
+    };
+    let [keeps, breaks] = dots;
+    let lines = [promised, keeps, breaks];
     let chart = Chart {
         across: "bytes a token",
         up: if percent > 1.0 {
@@ -97,10 +135,27 @@ fn curve(model: &Value) -> Option<Result<String, ReportError>> {
     Some(chart.draw(&lines))
 }
 
+/// The text of one size that a search has tried.
+fn point_name(point: &Value) -> String {
+    let rank = match point["way"] == "kept-heads" {
+        true => "heads as they are".to_owned(),
+        false => format!("rank {}", point["rank"]),
+    };
+    let bits = point["bits"].as_u64();
+    let bits = bits.map_or_else(String::new, |bits| format!(", {bits} bits"));
+    let number = |key: &str| point[key].as_f64().unwrap_or(f64::NAN);
+    format!(
+        "{rank}{bits}: {} bytes a token, perplexity {}, KL {}",
+        measured(number("bytes")),
+        change(number("perplexity_increase")),
+        short(number("kl"))
+    )
+}
+
 /// The chart of the singular values of every layer, relative to the largest, with a dot at the rank.
 fn spectra(model: &Value, side: &str, ink: Ink) -> Option<Result<String, ReportError>> {
     let mut lines = Vec::new();
-    let mut ends = Vec::new();
+    let (mut ends, mut names) = (Vec::new(), Vec::new());
     for layer in layers(model) {
         let spectrum = layer[format!("{side}_spectrum")].as_array()?;
         let largest = spectrum.first().and_then(Value::as_f64).unwrap_or(0.0);
@@ -120,11 +175,15 @@ fn spectra(model: &Value, side: &str, ink: Ink) -> Option<Result<String, ReportE
         let end = usize::try_from(rank)
             .ok()
             .and_then(|r| points.get(r.checked_sub(1)?));
-        ends.extend(end);
+        if let Some(end) = end {
+            ends.push(*end);
+            names.push(format!("{}: rank {rank}", layer_name(layer)));
+        }
         lines.push(Line {
             ink,
             points,
             dots: false,
+            names: Vec::new(),
         });
     }
     lines.retain(|line| !line.points.is_empty());
@@ -135,6 +194,7 @@ fn spectra(model: &Value, side: &str, ink: Ink) -> Option<Result<String, ReportE
         ink: Ink::Text,
         points: ends,
         dots: true,
+        names,
     });
     let chart = Chart {
         across: "direction",
@@ -153,6 +213,7 @@ fn ranks(model: &Value) -> Option<Result<String, ReportError>> {
             .filter_map(|l| Some((l["layer"].as_f64()?, l[side].as_f64()?)))
             .collect(),
         dots: true,
+        names: layers(model).iter().map(layer_name).collect(),
     };
     let (keys, values) = (line("key_rank", Ink::Key), line("value_rank", Ink::Value));
     // A uniform rank needs no chart.
@@ -172,13 +233,13 @@ fn ranks(model: &Value) -> Option<Result<String, ReportError>> {
 /// The chart of the error of each layer: predicted as a line, measured as dots.
 fn errors(
     model: &Value,
-    predicted: &str,
-    measured: &str,
+    predicted: &'static str,
+    measured: &'static str,
     ink: Ink,
 ) -> Option<Result<String, ReportError>> {
-    let points = |key: &str, of: fn(f64) -> f64| -> Vec<(f64, f64)> {
-        let known = layers(model).iter();
-        known
+    let known = |key: &'static str| layers(model).iter().filter(move |l| l[key].is_f64());
+    let points = |key: &'static str, of: fn(f64) -> f64| -> Vec<(f64, f64)> {
+        known(key)
             .filter_map(|l| Some((l["layer"].as_f64()?, of(l[key].as_f64()?))))
             .collect()
     };
@@ -186,11 +247,13 @@ fn errors(
         ink,
         points: points(predicted, f64::sqrt),
         dots: false,
+        names: Vec::new(),
     };
     let dots = Line {
         ink,
         points: points(measured, |e| e),
         dots: true,
+        names: known(measured).map(layer_name).collect(),
     };
     if line.points.iter().chain(&dots.points).all(|p| p.1 == 0.0) {
         return None;

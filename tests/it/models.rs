@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::common::{HALF, IN_BF16, SINGLE, compared, fixtures, in_ort, loaded, rewritten, root};
 use crate::serving::config_json::{IN_OPTIMUM, IN_TRANSFORMERS_JS};
 use crate::serving::genai::{IN_GENAI, RING_IN_GENAI};
+use crate::serving::whisper;
 use gqa2mla_passes::onnx::tensor_proto::DataType;
 use gqa2mla_passes::{RewriteError, RewriteOptions, inspect};
 
@@ -81,7 +82,8 @@ fn stacks(name: &str) -> String {
     if IN_OPTIMUM.contains(&name) {
         stacks.push("Optimum");
     }
-    if IN_TRANSFORMERS_JS.iter().any(|(known, _)| *known == name) {
+    let decoders = IN_TRANSFORMERS_JS.map(|(known, _)| known);
+    if decoders.contains(&name) || name == whisper::IN_TRANSFORMERS_JS {
         stacks.push("transformers.js");
     }
     stacks.join(", ")

@@ -216,7 +216,7 @@ fn shown(page: &Path, width: usize, dark: bool) -> Vec<[u8; 3]> {
     let scheme = if dark { 0 } else { 1 };
     browse(&[
         &format!("--blink-settings=preferredColorScheme={scheme}"),
-        &format!("--window-size={width},2400"),
+        &format!("--window-size={width},4800"),
         &format!("--screenshot={}", picture.display()),
         &format!("file://{}", page.display()),
     ]);

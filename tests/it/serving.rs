@@ -9,6 +9,8 @@ pub mod config_json;
 pub mod genai;
 #[path = "serving/triton.rs"]
 mod triton;
+#[path = "serving/whisper.rs"]
+pub mod whisper;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use tract_data::prelude::TDim;
 use crate::facts::shapes::axis;
 use crate::facts::{Fact, Facts};
 use crate::graph::verify::OperandError;
-use crate::graph::{attribute, int_attribute, is_op, label};
+use crate::graph::{attribute, input_at, int_attribute, is_op, label};
 use crate::onnx::NodeProto;
 
 /// Whether both sizes are constants and differ.
@@ -53,6 +53,15 @@ fn contradiction(facts: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<(u
     if is_op(node, "Reshape") {
         return reshaped(facts, node, shape(0)?);
     }
+    if is_op(node, "Split") {
+        return split(facts, node, shape(0)?);
+    }
+    if is_op(node, "Expand") {
+        let target = facts.integers(node.input.get(1)?)?;
+        let target: Vec<TDim> = target.iter().map(|&size| TDim::Val(size.max(1))).collect();
+        let fits = broadcast(shape(0), Some(&target));
+        return (!fits).then(|| (0, format!("what broadcasts with {}", text(&target))));
+    }
     if is_op(node, "Concat") {
         let first = shape(0)?;
         let at = axis(int_attribute(node, "axis", 0), first.len())?;
@@ -92,6 +101,22 @@ fn reshaped(facts: &Facts, node: &NodeProto, from: &[TDim]) -> Option<(usize, St
         false => all == rest,
     };
     (!fits).then(|| (0, format!("as many elements as {target:?}")))
+}
+
+/// The sizes of a `Split` must be as many as its outputs, and add up to the axis; only constants are compared.
+fn split(facts: &Facts, node: &NodeProto, from: &[TDim]) -> Option<(usize, String)> {
+    let sizes = match input_at(node, 1) {
+        Some(sizes) => facts.integers(sizes)?,
+        None => attribute(node, "split")?.ints.clone(),
+    };
+    let whole = from
+        .get(axis(int_attribute(node, "axis", 0), from.len())?)?
+        .as_i64();
+    let sum = sizes.iter().try_fold(0i64, |sum, &n| sum.checked_add(n));
+    let fits = sizes.len() == node.output.len()
+        && sizes.iter().all(|&n| n >= 0)
+        && whole.is_none_or(|whole| sum == Some(whole));
+    (!fits).then(|| (0, format!("an axis that is divided into {sizes:?}")))
 }
 
 /// Whether two shapes can be broadcast together; true if a shape is unknown.

@@ -314,6 +314,24 @@ mod tests {
     }
 
     #[test]
+    fn sizes_of_a_split_add_up_to_the_axis() {
+        let split = |sizes: &[i64]| {
+            patched(|patch| {
+                patch.initializer(int64_vector("sizes", sizes));
+                let product = node("MatMul", "product", &["x", "w"], &["y"]);
+                let parts = node("Split", "parts", &["y", "sizes"], &["a", "b"]);
+                patch.place(NodeId(0), vec![product, parts.with_int("axis", 1)])
+            })
+        };
+        assert!(split(&[3, 5]).is_ok());
+        for wrong in [&[1 << 40, 5][..], &[3, 4], &[-1, 9], &[3, 3, 2], &[8]] {
+            let error = split(wrong).unwrap_err();
+            let told = format!("an axis that is divided into {wrong:?}");
+            assert!(error.contains(&told), "{error}");
+        }
+    }
+
+    #[test]
     fn a_value_that_is_taken_over_keeps_its_type_and_sizes() {
         let error = patched(|patch| {
             let cast = node("Cast", "cast", &["x"], &["y"]).with_int("to", HALF.into());

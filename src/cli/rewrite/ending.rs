@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::bench::Benched;
 use crate::cli::bench::as_text;
 use crate::cli::exit::Exit;
+use crate::cli::rewrite::provenance::{self, sha256};
 use crate::cli::rewrite::report_file::ReportFile;
 use crate::cli::rewrite::shown;
 use crate::cli::rewrite::summary::Summary;
@@ -147,8 +148,13 @@ impl Ending {
         }
         self.models.push(named(data));
         if self.in_detail {
-            self.reports
-                .push(named(shown::detailed(compression, &summary)));
+            let mut report = named(shown::detailed(compression, &summary));
+            let staged = &compression.compressed.staged;
+            if let Some(report) = report.as_object_mut() {
+                let sums = [&staged.model.path, &staged.path()].map(|path| sha256(path).ok());
+                report.insert("sha256".to_owned(), json!(sums));
+            }
+            self.reports.push(report);
         }
     }
 
@@ -173,6 +179,7 @@ impl Ending {
         if let Some(file) = report {
             let data = ended(json!({
                 "schema": report::SCHEMA, "version": env!("CARGO_PKG_VERSION"),
+                "command": provenance::command(), "date": provenance::now(),
                 "input": self.input, "onnxruntime": used_runtime(), "models": self.reports,
             }));
             file.write(&data)?;

@@ -1,6 +1,7 @@
 mod dry_run;
 mod ending;
 mod form;
+mod provenance;
 mod report_file;
 mod serving;
 mod shown;
@@ -335,7 +336,7 @@ impl Rewrite {
             reconstruction_steps: self.factors.reconstruction_steps(),
             runtime: self.how.runtime(),
             proof: (!self.no_validate).then(|| self.how.options()),
-            measure_layers: self.report.is_some(),
+            in_detail: self.report.is_some(),
         })
     }
 }

@@ -89,9 +89,25 @@ pub fn detailed(compression: &Compression, summary: &Summary) -> Value {
         }
     }
     let why = measured.and_then(|m| m.as_ref().err());
+    let continuation = compression.continuation.as_ref();
+    let added = [
+        ("layers_not_measured", json!(why.map(ToString::to_string))),
+        (
+            "continuation",
+            json!(continuation.and_then(|c| c.as_ref().ok())),
+        ),
+        (
+            "not_continued",
+            json!(
+                continuation
+                    .and_then(|c| c.as_ref().err())
+                    .map(ToString::to_string)
+            ),
+        ),
+        ("text", json!(compression.text)),
+    ];
     if let Some(value) = value.as_object_mut() {
-        let why = json!(why.map(ToString::to_string));
-        value.insert("layers_not_measured".to_owned(), why);
+        value.extend(added.map(|(key, value)| (key.to_owned(), value)));
     }
     value
 }

@@ -151,8 +151,10 @@ fn check_form(
         return Err(FormError::missing(&what));
     }
     if view.site().has_static_cache() && !options.form.writes_static_caches() {
-        let what = "its cache is static, a buffer of which the form knows no position or length";
-        return Err(FormError::missing(what));
+        return Err(FormError::Refused(
+            "its cache is static, a buffer from whose shape the form cannot tell which rows hold tokens; use the form absorbed with --new-tokens latent, the default"
+                .to_owned(),
+        ));
     }
     options.form.check(view, ranks)?;
     if options.join == Join::InPlace {

@@ -10,7 +10,7 @@ use crate::runtime::tensor::Tensor;
 use crate::runtime::{BoundRun, OrtSession, Provider, Session, open_ort};
 use crate::validate::ValidateError;
 use crate::validate::feed::{Moment, bounded};
-use crate::validate::interface::{CachePort, Interface};
+use crate::validate::interface::{CacheKind, CachePort, Interface};
 use crate::validate::ports::LanguageModel;
 use crate::validate::runner::closed_by_trying;
 use crate::validate::scenario::Random;
@@ -141,10 +141,10 @@ impl BenchModel {
     }
 
     /// A past of zeros. If the operator shares its buffer with the present, it has the length of the present. Pasts
-    /// that the graph writes in place are extended by [`Moment::feeds`].
+    /// that the graph writes in place and static caches are extended by [`Moment::feeds`].
     fn cache(&self, cache: &CachePort, phase: Phase) -> Result<Tensor, ValidateError> {
         let shares = self.in_place.iter().any(|(past, _)| *past == cache.past);
-        let length = match shares && !cache.in_place {
+        let length = match shares && cache.kind == CacheKind::Growing {
             true => phase.past.saturating_add(phase.tokens),
             false => phase.past,
         };

@@ -3,7 +3,7 @@
 use gqa2mla_passes::graph::{Graph, input_at, is_contrib, is_op, output_at, subgraphs};
 use gqa2mla_passes::onnx::{ModelProto, NodeProto};
 
-use crate::validate::interface::{CachePort, Interface};
+use crate::validate::interface::{CacheKind, CachePort, Interface};
 
 /// An operator that appends new rows to the past in place if past and present are one buffer.
 const OPERATOR: &str = "GroupQueryAttention";
@@ -23,7 +23,8 @@ pub fn in_place(model: &ModelProto, interface: &Interface) -> Vec<(String, Strin
             return false;
         };
         let no_other = view.uses(&cache.past).iter().all(|read| read.node == id);
-        cache.in_place || no_other && continues(maker, &cache.past, &cache.present)
+        let by_graph = matches!(cache.kind, CacheKind::InPlace | CacheKind::Static);
+        by_graph || no_other && continues(maker, &cache.past, &cache.present)
     };
     let pairs = interface.caches.iter().filter(shares);
     pairs.map(|c| (c.past.clone(), c.present.clone())).collect()

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::files::load::LoadedModel;
+use crate::validate::ports::LanguageModel;
 
 /// The default context length in tokens.
 const UNTOLD: usize = 4096;
@@ -31,12 +32,12 @@ const KEYS: [(&str, &str); 6] = [
 /// The error of a request for more positions than the model has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{asked} positions are asked for, and the position tables of the model end after {held}: ask for at most {held}"
+    "{asked} positions are asked for, and the position tables or static caches of the model end after {held}: ask for at most {held}"
 )]
 pub struct LongContext {
     /// The requested number of positions.
     pub asked: usize,
-    /// The number of rows of the shortest position table.
+    /// The number of rows of the shortest position table or static cache.
     pub held: usize,
 }
 
@@ -126,9 +127,9 @@ impl Context {
     }
 }
 
-/// The number of positions for which every position table of the main graph has a row: the tables of cosines of
-/// attention operators and of `RotaryEmbedding`, and embeddings that are indexed by `position_ids`. `None` without such
-/// tables.
+/// The number of positions for which every position table and every static cache of the main graph has a row: the
+/// tables of cosines of attention operators and of `RotaryEmbedding`, embeddings that are indexed by `position_ids`, and
+/// the caches that `TensorScatter` writes. `None` without such tables and caches.
 fn held(model: &ModelProto) -> Option<usize> {
     let graph = Graph::new(model.graph.as_ref()?);
     let table = |node: &NodeProto| {
@@ -150,7 +151,10 @@ fn held(model: &ModelProto) -> Option<usize> {
             _ => None,
         }
     };
-    graph.nodes().filter_map(|(_, node)| table(node)).min()
+    let tables = graph.nodes().filter_map(|(_, node)| table(node)).min();
+    let interface = LanguageModel::of(model).ok().map(|model| model.interface);
+    let capacity = interface.and_then(|interface| interface.capacity());
+    tables.into_iter().chain(capacity).min()
 }
 
 /// The number at `key` of the configuration `file`, if it is plausible.

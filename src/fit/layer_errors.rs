@@ -62,15 +62,18 @@ pub fn layer_errors(
     let errors = all.map(|layer| {
         let pair = |quantity, value: &str| {
             let name = layer.outputs.get(&quantity)?;
-            Some((before.get(name)?.floats(), after.get(value)?.floats()))
+            let (before, after) = (before.get(name)?, after.get(value)?);
+            // A score for each cached row; those of a static cache that hold no token come last.
+            let rows = before.shape.last().copied().unwrap_or(1);
+            Some((before.floats(), after.floats(), rows))
         };
         let shifts = layer.scoring.is_some_and(|s| s.ignores_shifts());
         let scores = pair(Quantity::Scores, &layer.score);
         let outputs = pair(Quantity::Output, &layer.output);
         LayerError {
             layer: layer.site.layer,
-            scores: scores.map(|(a, b)| score_error(&a, &b, tokens.len(), shifts)),
-            outputs: outputs.map(|(a, b)| relative(&a, &b)),
+            scores: scores.map(|(a, b, rows)| score_error((&a, &b), rows, tokens.len(), shifts)),
+            outputs: outputs.map(|(a, b, _)| relative(&a, &b)),
         }
     });
     Ok(errors.collect())
@@ -107,11 +110,11 @@ fn same_values(
     Ok(session.run(&inputs)?.into_iter().collect())
 }
 
-/// The error over the causally visible positions. With `shifts`, a constant difference of the scores of a query does
-/// not count.
-fn score_error(a: &[f32], b: &[f32], length: usize, shifts: bool) -> f64 {
+/// The error over the causally visible positions of `length` tokens, with `width` scores for each query. With `shifts`,
+/// a constant difference of the scores of a query does not count.
+fn score_error((a, b): (&[f32], &[f32]), width: usize, length: usize, shifts: bool) -> f64 {
     let (mut off, mut whole) = (0.0, 0.0);
-    let rows = a.chunks(length.max(1)).zip(b.chunks(length.max(1)));
+    let rows = a.chunks(width.max(1)).zip(b.chunks(width.max(1)));
     for (row, (a, b)) in rows.enumerate() {
         let seen = row % length.max(1) + 1;
         let pairs = || {

@@ -135,6 +135,15 @@ impl Data {
     }
 }
 
+/// What new rows of a cache hold before the model writes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// NaN or the largest integer, so that a read of them shows in the results.
+    Unread,
+    /// Ones, as the rows of an earlier text: they are read, and hidden by the model's masks.
+    Stale,
+}
+
 /// A dense tensor. Any dimension may be 0; a scalar has an empty shape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {
@@ -224,12 +233,11 @@ impl Tensor {
         Self::from_floats(element, shape, vec![0.0; holds])
     }
 
-    /// The same tensor with `count` more rows at the end of `axis`. The new elements are NaN or the largest integer, so
-    /// that a read of them shows in the results.
+    /// The same tensor with `count` more rows at the end of `axis`, filled as `room` says.
     ///
     /// # Errors
     /// [`RuntimeError::ElementCount`] if the number of elements overflows.
-    pub fn with_room(self, axis: usize, count: usize) -> Result<Self, RuntimeError> {
+    pub fn with_room(self, axis: usize, count: usize, room: Room) -> Result<Self, RuntimeError> {
         let mut shape = self.shape;
         let (outer, inner) = (
             shape.iter().take(axis).product(),
@@ -246,19 +254,23 @@ impl Tensor {
             return Err(RuntimeError::ElementCount { shape, elements });
         }
         macro_rules! grown {
-            ($kind:ident, $values:expr, $unread:expr) => {
-                Data::$kind(with_gaps(&$values, outer, kept, (added, $unread)))
-            };
+            ($kind:ident, $values:expr, $unread:expr, $one:expr) => {{
+                let filling = match room {
+                    Room::Unread => $unread,
+                    Room::Stale => $one,
+                };
+                Data::$kind(with_gaps(&$values, outer, kept, (added, filling)))
+            }};
         }
         let data = match self.data {
-            Data::F32(v) => grown!(F32, v, f32::NAN),
-            Data::F16(v) => grown!(F16, v, f16::NAN),
-            Data::BF16(v) => grown!(BF16, v, bf16::NAN),
-            Data::I64(v) => grown!(I64, v, i64::MAX),
-            Data::I32(v) => grown!(I32, v, i32::MAX),
-            Data::I8(v) => grown!(I8, v, i8::MAX),
-            Data::U8(v) => grown!(U8, v, u8::MAX),
-            Data::Bool(v) => grown!(Bool, v, true),
+            Data::F32(v) => grown!(F32, v, f32::NAN, 1.0),
+            Data::F16(v) => grown!(F16, v, f16::NAN, f16::ONE),
+            Data::BF16(v) => grown!(BF16, v, bf16::NAN, bf16::ONE),
+            Data::I64(v) => grown!(I64, v, i64::MAX, 1),
+            Data::I32(v) => grown!(I32, v, i32::MAX, 1),
+            Data::I8(v) => grown!(I8, v, i8::MAX, 1),
+            Data::U8(v) => grown!(U8, v, u8::MAX, 1),
+            Data::Bool(v) => grown!(Bool, v, true, true),
         };
         Self::new(shape, data)
     }
@@ -313,30 +325,30 @@ impl Tensor {
     }
 }
 
-/// `values` in `count` blocks of `kept` elements, with `added` elements of the value `unread` appended to each block.
+/// `values` in `count` blocks of `kept` elements, with `added` elements of the value `filling` appended to each block.
 fn with_gaps<T: Copy>(
     values: &[T],
     count: usize,
     kept: usize,
-    (added, unread): (usize, T),
+    (added, filling): (usize, T),
 ) -> Vec<T> {
     let mut all = Vec::with_capacity(values.len() + count * added);
     for piece in 0..count {
         let own = values.get(piece * kept..(piece + 1) * kept);
         all.extend_from_slice(own.unwrap_or_default());
-        all.resize(all.len() + added, unread);
+        all.resize(all.len() + added, filling);
     }
     all
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Data, Tensor};
+    use super::{Data, Room, Tensor};
 
     #[test]
     fn room_is_made_behind_the_rows_of_every_sequence() {
         let cache = Tensor::new(vec![2, 1, 1, 2], Data::I8(vec![1, 2, 3, 4])).unwrap();
-        let grown = cache.with_room(2, 1).unwrap();
+        let grown = cache.with_room(2, 1, Room::Unread).unwrap();
         assert_eq!(grown.shape, [2, 1, 2, 2]);
         let last = i8::MAX;
         assert_eq!(
@@ -344,7 +356,7 @@ mod tests {
             Data::I8(vec![1, 2, last, last, 3, 4, last, last])
         );
         let empty = Tensor::new(vec![2, 1, 0, 2], Data::F32(Vec::new())).unwrap();
-        let grown = empty.with_room(2, 3).unwrap();
+        let grown = empty.with_room(2, 3, Room::Unread).unwrap();
         assert!(grown.floats().len() == 12 && grown.floats().iter().all(|x| x.is_nan()));
     }
 }

@@ -6,7 +6,7 @@ use crate::files::load::LoadedModel;
 use crate::serving::error::{ServingError, differing_widths};
 use crate::serving::stack::Stack;
 use crate::validate::ValidateError;
-use crate::validate::interface::{CachePort, Interface};
+use crate::validate::interface::{CacheKind, CachePort, Interface};
 use crate::validate::port::{AxisSize, Port};
 use crate::validate::ports::{LanguageModel, declared};
 
@@ -80,7 +80,7 @@ impl Latent {
             reason: reason.to_owned(),
         };
         let mut layers: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-        let of_text = |c: &&CachePort| c.length_axis.is_some() || c.ring;
+        let of_text = |c: &&CachePort| c.length_axis.is_some() || c.kind == CacheKind::Ring;
         let (mut first, mut open) = (None, false);
         for cache in self.after.caches.iter().filter(of_text) {
             let [_, AxisSize::Fixed(heads), _, AxisSize::Fixed(width)] = *cache.dims.as_slice()
@@ -106,7 +106,8 @@ impl Latent {
 
     /// Whether some caches are ring buffers, which have a constant size.
     pub(crate) fn has_rings(&self) -> bool {
-        self.after.caches.iter().any(|cache| cache.ring)
+        let mut caches = self.after.caches.iter();
+        caches.any(|cache| cache.kind == CacheKind::Ring)
     }
 }
 

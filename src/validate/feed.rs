@@ -1,9 +1,9 @@
 //! Generates the input tensors of a run from the roles of the inputs.
 
 use crate::runtime::RuntimeError;
-use crate::runtime::tensor::{ElementType, Tensor};
+use crate::runtime::tensor::{ElementType, Room, Tensor};
 use crate::validate::error::ValidateError;
-use crate::validate::interface::{Input, Interface};
+use crate::validate::interface::{CacheKind, CachePort, Input, Interface};
 use crate::validate::port::{AxisSize, Role};
 use crate::validate::scenario::Random;
 
@@ -41,7 +41,7 @@ pub struct Moment<'a> {
 
 impl Moment<'_> {
     /// All inputs of the model by name. `caches` are its pasts, in the order of [`Interface::caches`]; those that the
-    /// model writes in place are extended by T rows.
+    /// model writes in place are extended by T rows, and static ones to the number of rows of their buffer.
     ///
     /// # Errors
     /// [`ValidateError::Interface`] if a cache is missing.
@@ -65,17 +65,49 @@ impl Moment<'_> {
                     let cached = cached.ok_or_else(|| {
                         ValidateError::Interface(format!("cache {} was not started", input.name))
                     })?;
-                    let port = interface.caches.get(index).filter(|port| port.in_place);
-                    match port.and_then(|port| port.length_axis) {
-                        Some(axis) => cached.with_room(axis, self.length)?,
+                    match interface.caches.get(index) {
+                        Some(port) => self.with_room(port, cached)?,
                         None => cached,
                     }
+                }
+                (Role::AttentionMask, None) => {
+                    let of_rows = input.dims.last().and_then(|size| interface.static_of(size));
+                    let tokens = self.past + self.length;
+                    self.mask(input, of_rows.map_or(tokens, |cache| cache.rows(tokens)))?
                 }
                 _ => self.plain(input)?,
             };
             feeds.push((input.name.clone(), tensor));
         }
         Ok(feeds)
+    }
+
+    /// The cache `cached` of `port` with the rows into which the model writes the new tokens.
+    fn with_room(&self, port: &CachePort, cached: Tensor) -> Result<Tensor, ValidateError> {
+        let Some(axis) = port.length_axis else {
+            return Ok(cached);
+        };
+        let tokens = self.past + self.length;
+        match port.kind {
+            CacheKind::Growing | CacheKind::Ring => Ok(cached),
+            CacheKind::InPlace => Ok(cached.with_room(axis, self.length, Room::Unread)?),
+            CacheKind::Static if port.rows(tokens) < tokens => {
+                Err(ValidateError::Interface(format!(
+                    "cache {} has {} rows, and {tokens} tokens are fed: feed fewer, or export with a larger buffer",
+                    port.past,
+                    port.rows(tokens)
+                )))
+            }
+            CacheKind::Static => {
+                let rows = port.rows(tokens);
+                bounded(
+                    &port.past,
+                    &port.shape(self.pads.len(), rows).unwrap_or_default(),
+                )?;
+                let held = cached.shape.get(axis).copied().unwrap_or(0);
+                Ok(cached.with_room(axis, rows.saturating_sub(held), Room::Stale)?)
+            }
+        }
     }
 
     fn plain(&self, input: &Input) -> Result<Tensor, RuntimeError> {
@@ -87,7 +119,15 @@ impl Moment<'_> {
                 Tensor::from_integers(input.element, vec![batch, self.length], self.tokens)
             }
             Role::InputsEmbeds => self.embeddings(input),
-            Role::AttentionMask => self.mask(input),
+            Role::AttentionMask => self.mask(input, total),
+            Role::WriteIndices => {
+                let rows = vec![signed(self.past); batch];
+                Tensor::from_integers(input.element, vec![batch], &rows)
+            }
+            Role::WrittenRows => {
+                let rows = vec![signed(total); batch];
+                Tensor::from_integers(input.element, vec![batch], &rows)
+            }
             Role::PositionIds if input.dims.len() >= 2 => {
                 let row = |pads: &usize| {
                     slots
@@ -135,23 +175,23 @@ impl Moment<'_> {
     }
 
     /// The attention mask. A mask of rank 2 marks the slots that hold tokens. A mask of rank 4 has an element for every
-    /// query and key: booleans mark visible keys, floats are added to the scores.
-    fn mask(&self, input: &Input) -> Result<Tensor, RuntimeError> {
+    /// query and key: booleans mark visible keys, floats are added to the scores. It is `width` keys wide.
+    fn mask(&self, input: &Input, width: usize) -> Result<Tensor, RuntimeError> {
         let (batch, total) = (self.pads.len(), self.past + self.length);
         if input.dims.len() == 2 {
             let row = |pads: &usize| {
-                (0..total)
-                    .map(|at| i64::from(at >= *pads))
+                (0..width)
+                    .map(|at| i64::from(at >= *pads && at < total))
                     .collect::<Vec<_>>()
             };
             let mask: Vec<i64> = self.pads.iter().flat_map(row).collect();
-            return Tensor::from_integers(input.element, vec![batch, total], &mask);
+            return Tensor::from_integers(input.element, vec![batch, width], &mask);
         }
-        let shape = vec![batch, 1, self.length, total];
-        let mut seen = Vec::with_capacity(batch * self.length * total);
+        let shape = vec![batch, 1, self.length, width];
+        let mut seen = Vec::with_capacity(batch * self.length * width);
         for pads in self.pads {
             for query in self.past..total {
-                seen.extend((0..total).map(|key| i64::from(key >= *pads && key <= query)));
+                seen.extend((0..width).map(|key| i64::from(key >= *pads && key <= query)));
             }
         }
         if input.element.is_float() {

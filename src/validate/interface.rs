@@ -11,6 +11,9 @@ use crate::validate::pairing::{is_given, length_axis, pair};
 use crate::validate::port::{AxisSize, Port, Role};
 use crate::validate::roles::{batch_axis, element, plain_role, token_port, unknown};
 
+/// Number of rows that no token is written to, in the buffers of static caches that declare no number of rows.
+const SPARE_ROWS: usize = 3;
+
 /// An input and its role.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Input {
@@ -35,6 +38,20 @@ pub struct Unfed {
     pub reason: String,
 }
 
+/// How a model keeps a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheKind {
+    /// The present is the past with the new rows behind it; or a state of constant size, if it has no sequence axis.
+    Growing,
+    /// The model writes the new rows in place: the past input has the shape of the present, with space for the new rows
+    /// after the cached ones.
+    InPlace,
+    /// A ring buffer: it has a constant size, and the operator overwrites the oldest rows.
+    Ring,
+    /// A static cache: a buffer, into which the model writes the new rows where an input says.
+    Static,
+}
+
 /// One cache: a past input and its present output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachePort {
@@ -51,11 +68,8 @@ pub struct CachePort {
     /// The sequence axis, which grows with every token; `None` for a state of constant size, such as that of a
     /// convolution.
     pub length_axis: Option<usize>,
-    /// Whether the model writes the new rows in place: the past input has the shape of the present, with space for the
-    /// new rows after the cached ones.
-    pub in_place: bool,
-    /// Whether the cache is a ring buffer: it has a constant size, and the operator overwrites the oldest rows.
-    pub ring: bool,
+    /// How the model keeps it.
+    pub kind: CacheKind,
 }
 
 impl CachePort {
@@ -70,6 +84,16 @@ impl CachePort {
         open.map(|(axis, _)| axis)
             .filter(|axis| *axis != self.batch_axis && Some(*axis) != self.length_axis)
             .collect()
+    }
+
+    /// The number of rows of the buffer of a static cache, where it holds `tokens` tokens; the declared one, or one with
+    /// some more rows, as buffers have.
+    #[must_use]
+    pub fn rows(&self, tokens: usize) -> usize {
+        match self.length_axis.and_then(|axis| self.dims.get(axis)) {
+            Some(AxisSize::Fixed(rows)) => *rows,
+            _ => tokens.saturating_add(SPARE_ROWS),
+        }
     }
 
     /// The input's shape for a batch size and a number of cached tokens; `None` if another axis has no declared size.
@@ -149,8 +173,7 @@ impl Interface {
                     dims: past.dims.clone(),
                     batch_axis,
                     length_axis,
-                    in_place: false,
-                    ring: false,
+                    kind: CacheKind::Growing,
                 }),
                 Err(reason) => without_role(past, reason),
             }
@@ -227,7 +250,7 @@ impl Interface {
         for past in pasts {
             let mut caches = self.caches.iter_mut();
             if let Some(cache) = caches.find(|cache| cache.past == past) {
-                cache.in_place = true;
+                cache.kind = CacheKind::InPlace;
             }
         }
         self
@@ -241,13 +264,53 @@ impl Interface {
             let mut caches = self.caches.iter_mut();
             let cache = caches.find(|cache| cache.past == past);
             if let Some((cache, axis)) = cache.and_then(|c| c.length_axis.take().map(|a| (c, a))) {
-                cache.ring = true;
+                cache.kind = CacheKind::Ring;
                 if let Some(dim) = cache.dims.get_mut(axis) {
                     *dim = AxisSize::Fixed(rows);
                 }
             }
         }
         self
+    }
+
+    /// The same interface with the caches that `buffers` names by their past inputs marked as static caches, each with
+    /// the axis of its rows, possibly negative.
+    #[must_use]
+    pub fn held_in_buffers<'p>(mut self, buffers: impl Iterator<Item = (&'p str, i64)>) -> Self {
+        for (past, axis) in buffers {
+            let mut caches = self.caches.iter_mut();
+            let cache = caches.find(|cache| cache.past == past);
+            let place = |cache: &CachePort| {
+                let rank = i64::try_from(cache.dims.len()).unwrap_or(0);
+                usize::try_from(if axis < 0 { axis + rank } else { axis }).ok()
+            };
+            if let Some((axis, cache)) = cache.and_then(|c| Some((place(c)?, c))) {
+                cache.kind = CacheKind::Static;
+                cache.length_axis = Some(axis);
+            }
+        }
+        self
+    }
+
+    /// The number of tokens that all static caches hold; `None` if no declared number of rows limits it.
+    #[must_use]
+    pub fn capacity(&self) -> Option<usize> {
+        let buffers = self.caches.iter().filter(|c| c.kind == CacheKind::Static);
+        let declared = |cache: &CachePort| match cache.dims.get(cache.length_axis?) {
+            Some(AxisSize::Fixed(rows)) => Some(*rows),
+            _ => None,
+        };
+        buffers.filter_map(declared).min()
+    }
+
+    /// The static cache whose number of rows is declared as `size`.
+    #[must_use]
+    pub fn static_of(&self, size: &AxisSize) -> Option<&CachePort> {
+        let mut caches = self.caches.iter();
+        caches.find(|cache| {
+            let rows = cache.length_axis.and_then(|axis| cache.dims.get(axis));
+            cache.kind == CacheKind::Static && *size != AxisSize::Unknown && rows == Some(size)
+        })
     }
 
     /// Checks that every input has a value or that one can be generated.

@@ -35,6 +35,10 @@ pub enum Role {
     PositionIds,
     /// Indices of the cache slots of the new tokens, `[T]`.
     CachePosition,
+    /// The row of a static cache that the first new token of each sequence is written to, `[B]`.
+    WriteIndices,
+    /// The number of rows of a static cache that hold a token, those of the new tokens included, `[B]`.
+    WrittenRows,
     /// Whether there is a past, in models with merged decoders.
     UseCacheBranch,
     /// Encoder states, their caches, or their mask: the same in every run.

@@ -1,7 +1,7 @@
 //! The properties of a language model that validation needs, read from its graph.
 
 use gqa2mla_passes::forms::join::in_place;
-use gqa2mla_passes::graph::{Graph, int_attribute, is_contrib, is_op};
+use gqa2mla_passes::graph::{Graph, input_at, int_attribute, is_contrib, is_op};
 use gqa2mla_passes::onnx::{
     GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
 };
@@ -46,7 +46,8 @@ impl LanguageModel {
         let (inputs, outputs) = ports(graph, &view);
         let interface = Interface::of(&inputs, &outputs)?
             .written_in_place(in_place(model))
-            .held_in_rings(rings(&view));
+            .held_in_rings(rings(&view))
+            .held_in_buffers(buffers(&view));
         let operators = Operators::default();
         let counts_itself = graph
             .node
@@ -97,6 +98,16 @@ fn rings<'g>(graph: &Graph<'g>) -> impl Iterator<Item = (&'g str, usize)> {
         let window = usize::try_from(int_attribute(node, "local_window_size", 0)).unwrap_or(0);
         let pasts = node.input.iter().skip(3).take(2);
         pasts.map(move |past| (past.as_str(), window))
+    })
+}
+
+/// The past inputs into which `TensorScatter` writes new rows, each with the axis of its rows.
+fn buffers<'g>(graph: &Graph<'g>) -> impl Iterator<Item = (&'g str, i64)> {
+    let nodes = graph.nodes().map(|(_, node)| node);
+    let writes = nodes.filter(|node| is_op(node, "TensorScatter"));
+    writes.filter_map(|node| {
+        let past = graph.resolve(input_at(node, 0)?);
+        Some((past, int_attribute(node, "axis", -2)))
     })
 }
 

@@ -21,7 +21,13 @@ pub fn closed(mut interface: Interface, widths: &HashMap<String, [usize; 2]>) ->
         // The axes other than batch and length are the number of heads and the head size, in this order.
         let others = (0..cache.dims.len())
             .filter(|axis| *axis != cache.batch_axis && Some(*axis) != cache.length_axis);
-        let places: Vec<(usize, usize)> = others.zip(known.iter().copied()).collect();
+        let others: Vec<usize> = others.collect();
+        // A cache of three axes has the heads on one.
+        let sizes = match others.len() {
+            1 => vec![known.iter().product()],
+            _ => known.to_vec(),
+        };
+        let places: Vec<(usize, usize)> = others.into_iter().zip(sizes).collect();
         for (axis, extent) in places {
             if let Some(dim) = cache.dims.get_mut(axis).filter(|_| open.contains(&axis)) {
                 if let AxisSize::Symbol(symbol) = dim {

@@ -20,6 +20,10 @@ pub fn plain_role(port: &Port) -> Result<Option<Role>, String> {
         )
     } else if has("cache_position") {
         (Role::CachePosition, element.is_integer() && rank == 1)
+    } else if has("write_ind") {
+        (Role::WriteIndices, element.is_integer() && rank == 1)
+    } else if has("nonpad_kv_seqlen") {
+        (Role::WrittenRows, element.is_integer() && rank == 1)
     } else if has("use_cache") {
         (
             Role::UseCacheBranch,

@@ -4,7 +4,7 @@ use crate::runtime::tensor::Tensor;
 use crate::runtime::{RuntimeError, Session};
 use crate::validate::error::ValidateError;
 use crate::validate::feed::{Moment, bounded};
-use crate::validate::interface::{CachePort, Interface};
+use crate::validate::interface::{CacheKind, CachePort, Interface};
 
 /// A model in a scenario, with its current caches.
 pub struct Runner<'a> {
@@ -99,9 +99,11 @@ impl<'a> Runner<'a> {
     #[allow(clippy::cast_precision_loss)]
     pub fn cache_bytes_per_token(&self) -> f64 {
         let described = self.interface.caches.iter().zip(&self.caches);
-        let growing = described.filter(|(cache, _)| cache.length_axis.is_some());
-        let bytes: usize = growing.map(|(_, tensor)| tensor.byte_size()).sum();
-        bytes as f64 / (self.pads.len() * self.past).max(1) as f64
+        let of_tokens = described.filter_map(|(cache, tensor)| {
+            let rows = *tensor.shape.get(cache.length_axis?)?;
+            Some(tensor.byte_size() as f64 / (self.pads.len() * rows).max(1) as f64)
+        });
+        of_tokens.sum()
     }
 
     /// The runtime of the model.
@@ -141,7 +143,11 @@ pub fn closed_by_trying(
         match runner.step(&vec![0; interface.fixed_batch.unwrap_or(1)], 1) {
             Ok(_) => {
                 let kept = |(cache, tensor): (&CachePort, &Tensor)| {
-                    cache.shape(runner.pads.len(), 1).as_ref() == Some(&tensor.shape)
+                    let rows = match cache.kind {
+                        CacheKind::Static => cache.rows(1),
+                        _ => 1,
+                    };
+                    cache.shape(runner.pads.len(), rows).as_ref() == Some(&tensor.shape)
                 };
                 if runner.interface.caches.iter().zip(&runner.caches).all(kept) {
                     return Ok(runner.interface);

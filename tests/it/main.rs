@@ -52,6 +52,7 @@ mod runtime;
 mod scopes;
 mod serving;
 mod shared_caches;
+mod static_caches;
 #[cfg(feature = "train")]
 mod tune;
 mod untouched;

@@ -81,6 +81,7 @@ fn standard(facts: &Facts, model: &Model, node: &NodeProto, inputs: &[&Fact]) ->
         | "Ceil"
         | "ScatterND"
         | "ScatterElements"
+        | "TensorScatter"
         | "LayerNormalization"
         | "RMSNormalization"
         | "SimplifiedLayerNormalization"

@@ -75,6 +75,7 @@ fn standard(op: &str) -> Option<&'static [TypeConstraint]> {
         "Slice" => &[Any, INDEX],
         "ScatterElements" => &[Shared, INDEX, Shared],
         "ScatterND" => &[Shared, INT64, Shared],
+        "TensorScatter" => &[Shared, Shared, INT64],
         "Pad" => &[Shared, INT64, Shared, INDEX],
         // Query, key, value (possibly another float type), mask, past key, past value.
         "Attention" => &[Float, Float, Of(FLOATS), Any, Float, Of(FLOATS), Any],

@@ -43,6 +43,10 @@ impl Form for Absorbed {
         true
     }
 
+    fn writes_static_caches(&self) -> bool {
+        true
+    }
+
     fn check(&self, _: &SiteView, _: Ranks) -> Result<(), FormError> {
         Ok(())
     }
@@ -66,10 +70,10 @@ impl Form for Absorbed {
         let mut builder = Builder::new(self.name(), view, names, layout, ranks);
         let site = view.site();
         builder.narrow_caches();
-        let (cast, keys) = builder.latent(&site.key, 'k', site.score);
-        builder.place(site.score, cast.into_iter().collect());
-        let (cast, values) = builder.latent(&site.value, 'v', site.output);
-        builder.place(site.output, cast.into_iter().collect());
+        let (nodes, keys) = builder.latent(&site.key, 'k', site.score);
+        builder.place(site.score, nodes);
+        let (nodes, values) = builder.latent(&site.value, 'v', site.output);
+        builder.place(site.output, nodes);
         let (name, output) = builder.names_of(site.score);
         let mut nodes = builder.latent_score(&keys);
         nodes.push(builder.scores_of_heads("score_B1xS", &name, &output));
@@ -84,14 +88,14 @@ impl Form for Absorbed {
 }
 
 impl Builder<'_> {
-    /// Adds the latent rows [B, 1, S, r] of keys or values, cached if the original rows are. Returns the nodes that convert them
-    /// to the element type of the product, and the name of the result.
+    /// Adds the latent rows [B, 1, S, r] of keys or values, cached if the original rows are. Returns the nodes that convert the
+    /// cache to four axes and to the element type of the product, and the name of the result.
     pub(super) fn latent(
         &mut self,
         side: &Side,
         letter: char,
         product: NodeId,
-    ) -> (Option<NodeProto>, String) {
+    ) -> (Vec<NodeProto>, String) {
         let part = |p: &str| format!("{letter}_{p}");
         let new = self.name(&part("B1Tr"));
         let latent = match &side.cache {
@@ -105,28 +109,51 @@ impl Builder<'_> {
                 new
             }
         };
+        let (mut nodes, latent) = match &side.cache {
+            Some(cache) if cache.packed.is_some() => {
+                let (one, rows) = (self.vector(&[1]), part("packed_B1Sr"));
+                let unpacked = self.unary("Unsqueeze", &rows, &[&latent, &one]);
+                (vec![unpacked], self.name(&rows))
+            }
+            _ => (Vec::new(), latent),
+        };
         let stored = match side.cache {
             Some(_) => self.layout.cached_type(self.site),
             None => self.site.elem_type,
         };
         if stored == side.product_type {
-            return (None, latent);
+            return (nodes, latent);
         }
         let cast = self.unary("Cast", &part("B1Sr"), &[&latent]);
-        let cast = cast.with_int("to", side.product_type.into());
-        (Some(cast), self.name(&part("B1Sr")))
+        nodes.push(cast.with_int("to", side.product_type.into()));
+        (nodes, self.name(&part("B1Sr")))
     }
 
     /// The nodes that compute latent rows [B, 1, T, r], named `latent`, from `rows` [B, G, T, d].
     fn down(&mut self, side: &Side, letter: char, rows: &str, latent: &str) -> Vec<NodeProto> {
         let one = self.vector(&[1]);
-        let mut nodes = self.latent_rows(side, letter, rows);
-        let flat = self.name(&format!("{letter}_BTr"));
-        let (rounding, flat) = self.rounded(letter, flat);
-        nodes.extend(rounding);
+        let (mut nodes, flat) = self.flat(side, letter, rows);
         let name = self.name(&format!("{letter}_B1Tr"));
         nodes.push(node("Unsqueeze", &name, &[&flat, &one], &[latent]));
         nodes
+    }
+
+    /// The nodes that compute latent rows [B, T, r] from `rows` [B, G, T, d], as they are cached, and their name. New rows
+    /// that have the heads on one axis are read as they are.
+    fn flat(&mut self, side: &Side, letter: char, rows: &str) -> (Vec<NodeProto>, String) {
+        let latent = format!("{letter}_BTr");
+        let packed = side.cache.as_ref().and_then(|c| c.packed.as_deref());
+        let (mut nodes, flat) = match (packed, self.layout.find(&format!("w_d{letter}"))) {
+            (Some(packed), None) => (Vec::new(), packed.to_owned()),
+            (Some(packed), Some(down)) => {
+                let down = self.unary("MatMul", &latent, &[packed, down]);
+                (vec![down], self.name(&latent))
+            }
+            (None, _) => (self.latent_rows(side, letter, rows), self.name(&latent)),
+        };
+        let (rounding, flat) = self.rounded(letter, flat);
+        nodes.extend(rounding);
+        (nodes, flat)
     }
 
     /// Computes the cache of latent rows in place of the original append, under the name of the rows that the attention
@@ -134,8 +161,11 @@ impl Builder<'_> {
     pub(super) fn cached(&mut self, side: &Side, cache: &Cache, letter: char, new: &str) -> String {
         let (nodes, rows) = match cache.appended_to() {
             Some(past) => {
-                let mut nodes = self.down(side, letter, &side.new, new);
-                nodes.push(self.join(cache, past, new));
+                let (mut nodes, rows) = match cache.packed {
+                    None => (self.down(side, letter, &side.new, new), new.to_owned()),
+                    Some(_) => self.flat(side, letter, &side.new),
+                };
+                nodes.push(self.join(cache, past, &rows));
                 (nodes, side.new.clone())
             }
             None => {

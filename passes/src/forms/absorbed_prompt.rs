@@ -84,8 +84,8 @@ impl Form for AbsorbedPrompt {
 struct Rows {
     /// The past [B, 1, P, r], if there can be one, whose length tells a prompt.
     past: Option<String>,
-    /// Past and new latent rows [B, 1, S, r], and the node that converts them to the element type of the product.
-    latent: (Option<NodeProto>, String),
+    /// Past and new latent rows [B, 1, S, r], and the nodes that convert them to the element type of the product.
+    latent: (Vec<NodeProto>, String),
     /// The rows [B, G, T, d] of this step.
     new: String,
 }

@@ -250,12 +250,11 @@ impl Builder<'_> {
     }
 
     fn narrow(&mut self, cache: &Cache, rank: usize) {
-        let sizes = vec![
-            NewSize::Keep,
-            NewSize::Fixed(1),
-            NewSize::Keep,
-            NewSize::Fixed(self.layout.bits.elements(rank) as i64),
-        ];
+        let width = NewSize::Fixed(self.layout.bits.elements(rank) as i64);
+        let sizes = match cache.packed {
+            None => vec![NewSize::Keep, NewSize::Fixed(1), NewSize::Keep, width],
+            Some(_) => vec![NewSize::Keep, NewSize::Keep, width],
+        };
         self.retype(cache, sizes);
     }
 

@@ -10,6 +10,8 @@
 //! memory; otherwise the result is the same, at the cost of a copy. Indices count from the end of the buffer, so that
 //! they depend only on the shape of the token input and all caches share them. Nodes that read the length of a past get
 //! S - T instead of S.
+//!
+//! A static cache is written in place already. Its `TensorScatter` is kept, with latent rows in place of the heads.
 
 use crate::analysis::SiteView;
 use crate::facts::Facts;
@@ -19,6 +21,7 @@ use crate::forms::{Form, FormError};
 use crate::graph::build::node;
 use crate::graph::{Graph, NodeId, label};
 use crate::onnx::NodeProto;
+use crate::recognize::append::CacheKind;
 use crate::recognize::shape_reader::{ShapeReader, shape_readers};
 use crate::recognize::site::{Cache, Side, Site};
 
@@ -43,6 +46,9 @@ pub fn check(view: &SiteView, form: &dyn Form) -> Result<(), FormError> {
         let instead =
             "export the decoder with a past by itself, without merging, or use --cache-io append";
         return refused(&why, instead);
+    }
+    if site.has_static_cache() {
+        return Ok(());
     }
     let sides = [&site.key, &site.value];
     for cache in sides.map(|side| side.cache.as_ref()) {
@@ -94,25 +100,33 @@ fn tokens<'g>(graph: &Graph<'g>, facts: &Facts, site: &Site) -> Option<&'g str> 
 }
 
 impl Builder<'_> {
-    /// The node that computes all rows of `cache` from `past` and the new rows `new` [B, 1, T, r].
+    /// The node that computes all rows of `cache` from `past` and the new rows `new`: [B, 1, T, r], or [B, T, r] if the
+    /// cache has the heads on one axis.
     pub fn join(&mut self, cache: &Cache, past: &str, new: &str) -> NodeProto {
         let replaced = self.graph.node(cache.append);
         let name = replaced.map_or("", NodeProto::name).to_owned();
-        match self.layout.join {
-            Join::Append => {
+        match (cache.kind, self.layout.join) {
+            (CacheKind::Growing, Join::Append) => {
                 node("Concat", &name, &[past, new], &[&cache.joined]).with_int("axis", 2)
             }
-            Join::InPlace => {
+            (CacheKind::Growing, Join::InPlace) => {
                 let rows = self.last_rows();
                 node("ScatterND", &name, &[past, &rows, new], &[&cache.joined])
+            }
+            (CacheKind::Static, _) => {
+                let mut write = replaced.cloned().unwrap_or_default();
+                if let Some(rows) = write.input.get_mut(1) {
+                    new.clone_into(rows);
+                }
+                write
             }
         }
     }
 
     /// The new dimension name for the length of the past of `cache`, if the join changes that length.
     pub fn own_length(&self, cache: &Cache) -> Option<&'static str> {
-        let has_room = self.layout.join == Join::InPlace && cache.past.is_some();
-        has_room.then_some(LENGTH)
+        let grows = cache.past.is_some() && cache.kind == CacheKind::Growing;
+        (self.layout.join == Join::InPlace && grows).then_some(LENGTH)
     }
 
     /// The length P of the past, from `length` [1], the size of `value` on the sequence axis. If `value` is a past with
@@ -125,8 +139,9 @@ impl Builder<'_> {
         part: &str,
     ) -> (Option<NodeProto>, String) {
         let sides = [&self.site.key, &self.site.value];
-        let mut caches = sides.into_iter().filter_map(|side| side.cache.as_ref());
-        let is_past = caches.any(|cache| cache.past.as_deref() == Some(value));
+        let caches = sides.into_iter().filter_map(|side| side.cache.as_ref());
+        let mut growing = caches.filter(|cache| cache.kind == CacheKind::Growing);
+        let is_past = growing.any(|cache| cache.past.as_deref() == Some(value));
         if self.layout.join == Join::Append || !is_past {
             return (None, length.to_owned());
         }
@@ -141,9 +156,10 @@ impl Builder<'_> {
     /// The `Shape` nodes that read a past and must be replaced.
     pub fn past_readers(&self) -> Vec<ShapeReader> {
         let sides = [&self.site.key, &self.site.value];
-        let readers = sides.into_iter().map(|side| match self.layout.join {
-            Join::Append => self.readers_of_heads(side),
-            Join::InPlace => self.readers_of_lengths(side),
+        let has_room = self.layout.join == Join::InPlace && !self.site.has_static_cache();
+        let readers = sides.into_iter().map(|side| match has_room {
+            false => self.readers_of_heads(side),
+            true => self.readers_of_lengths(side),
         });
         readers.flatten().collect()
     }

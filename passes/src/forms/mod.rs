@@ -138,6 +138,12 @@ pub trait Form: Sync {
         false
     }
 
+    /// Whether the form puts latents into static caches, whose rows the exporter's graph writes into a buffer: its products
+    /// read the cache as a whole, and no position or length from it.
+    fn writes_static_caches(&self) -> bool {
+        false
+    }
+
     /// Why caches of this form cannot be written in place ([`Join::InPlace`]); `None` if the form appends with
     /// [`Builder::join`].
     fn hinders_in_place(&self) -> Option<Hindrance> {

@@ -9,9 +9,11 @@ use crate::graph::patch::Patch;
 use crate::graph::{Graph, NodeId, label};
 use crate::onnx::NodeProto;
 use crate::operators::operator::{Target, unsupported};
+use crate::operators::packed::{self, Packed};
 use crate::operators::primitives::Primitives;
+use crate::operators::second_transpose::{self, SecondTranspose};
 use crate::operators::table::Operators;
-use crate::operators::{fused_product, refused, second_transpose};
+use crate::operators::{fused_product, refused};
 use crate::recognize::reject::Reason;
 use crate::recognize::site::Dialect;
 
@@ -54,26 +56,43 @@ fn take(
     Ok(keys)
 }
 
-/// Expands the nodes of `graph` that are one of `operators`, every `FusedMatMul` of two computed values, and every
-/// second transpose of a cache (see `second_transpose`).
+/// A node around an attention that recognition follows in another spelling only.
+enum Respelled<'g> {
+    /// A second transpose of a cache.
+    Transpose(SecondTranspose<'g>),
+    /// A `FusedMatMul` of two computed values.
+    Product,
+    /// The write to a cache that has the heads on one axis.
+    Packed(Packed),
+}
+
+impl<'g> Respelled<'g> {
+    fn of(graph: &Graph<'g>, facts: &Facts, id: NodeId, node: &NodeProto) -> Option<Self> {
+        let transpose = second_transpose::candidate(graph, facts, id, node).map(Self::Transpose);
+        let product = || fused_product::is_candidate(graph, facts, node).then_some(Self::Product);
+        let packed = || packed::candidate(graph, facts, node).map(Self::Packed);
+        transpose.or_else(product).or_else(packed)
+    }
+
+    fn lower(&self, s: &mut Primitives, node: &NodeProto) -> Option<()> {
+        match self {
+            Self::Transpose(second) => second.lower(s, node),
+            Self::Product => fused_product::lower(s, node),
+            Self::Packed(packed) => packed.lower(s, node),
+        }
+    }
+}
+
+/// Expands the nodes of `graph` that are one of `operators`, and those that are [`Respelled`].
 pub fn lower(graph: &Graph, facts: &Arc<Facts>, operators: &Operators, target: Target) -> Lowered {
     let mut lowered = Lowered::default();
     let mut patch = TypedPatch::new("lowered", graph, facts);
     let mut shared = HashMap::new();
     for (id, node) in graph.nodes() {
-        if let Some(second) = second_transpose::candidate(graph, facts, id, node) {
-            let mut primitives = Primitives::new(graph, facts, node, &mut shared);
-            if second.lower(&mut primitives, node).is_some()
-                && let Ok(made) = take(&mut patch, id, primitives)
-            {
-                shared.extend(made);
-            }
-            continue;
-        }
-        if fused_product::is_candidate(graph, facts, node) {
+        if let Some(respelled) = Respelled::of(graph, facts, id, node) {
             let mut primitives = Primitives::new(graph, facts, node, &mut shared);
             // A product whose operands do not fit each other is not expanded.
-            if fused_product::lower(&mut primitives, node).is_some()
+            if respelled.lower(&mut primitives, node).is_some()
                 && let Ok(made) = take(&mut patch, id, primitives)
             {
                 shared.extend(made);

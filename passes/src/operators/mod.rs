@@ -7,7 +7,9 @@
 
 mod fused_product;
 mod lower;
+mod nonpad;
 mod operator;
+mod packed;
 mod primitives;
 mod refused;
 mod second_transpose;

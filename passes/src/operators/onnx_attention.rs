@@ -26,9 +26,9 @@ fn lower(s: &mut Primitives, node: &NodeProto, _: Target) -> Result<LoweredNode,
             "its scores (qk_matmul_output) are an output, which a latent product does not give: export without output_attentions",
         );
     }
-    if input(6).is_some() {
+    if input(6).is_some() && input(4).is_some() {
         return refuse(
-            "its cache is a static buffer (nonpad_kv_seqlen): export with a cache that grows by Concat, or with past_key and past_value",
+            "it has both a past and nonpad_kv_seqlen, of which the operator takes one: export with a cache that it appends to, or with one that TensorScatter writes",
         );
     }
     if int_attribute(node, "softmax_precision", 0) != 0
@@ -131,11 +131,13 @@ fn lower(s: &mut Primitives, node: &NodeProto, _: Target) -> Result<LoweredNode,
             (present_key.to_owned(), present_value.to_owned())
         }
         (None, None) => {
-            if let Some(present) = output(1) {
-                s.named("Identity", "present_k", &[&k_new], &[present], |n| n);
-            }
-            if let Some(present) = output(2) {
-                s.named("Identity", "present_v", &[&v_new], &[present], |n| n);
+            let read = |value: &&str| s.graph.is_output(value) || !s.graph.uses(value).is_empty();
+            let presents = [output(1).filter(read), output(2).filter(read)];
+            for (present, (part, new)) in presents.into_iter().zip([("k", &k_new), ("v", &v_new)]) {
+                if let Some(present) = present {
+                    let part = format!("present_{part}");
+                    s.named("Identity", &part, &[new], &[present], |n| n);
+                }
             }
             (k_new, v_new)
         }
@@ -152,7 +154,19 @@ fn lower(s: &mut Primitives, node: &NodeProto, _: Target) -> Result<LoweredNode,
             _ => return refuse("the type of its mask is not known"),
         });
     }
-    if int_attribute(node, "is_causal", 0) != 0 {
+    let causal = int_attribute(node, "is_causal", 0) != 0;
+    if let Some(lengths) = input(6) {
+        let (new, rows) = (input(0).unwrap_or_default(), input(1).unwrap_or_default());
+        let size = |value: &str, axis: usize| s.facts.shape(value)?.iter().nth_back(axis);
+        if input(3).is_some_and(|mask| size(mask, 0) != size(rows, 1)) {
+            return refuse(
+                "its mask may be shorter than its cache: export with a mask that has a column for each row of the cache",
+            );
+        }
+        // A sequence that has written nothing attends to nothing.
+        guard = true;
+        biases.push(s.written_bias(lengths, (new, rows), causal, elem_type));
+    } else if causal {
         let rows = s.size("T", &q, 2);
         let columns = s.size("S", &key, 2);
         let start = match input(4) {

@@ -139,6 +139,11 @@ impl<'g> Primitives<'g> {
         self.push(change(node(op, &name, inputs, outputs)));
     }
 
+    /// Adds `node`, which takes the place of the operator.
+    pub fn keep(&mut self, node: NodeProto) {
+        self.push(node);
+    }
+
     fn push(&mut self, mut node: NodeProto) {
         node.metadata_props
             .clone_from(&self.metadata.metadata_props);

@@ -158,6 +158,12 @@ fn check_form(
         let what = format!("layer {other} reads its cache too, which this form cannot serve");
         return Err(FormError::missing(&what));
     }
+    if view.site().has_static_cache() && !options.form.writes_static_caches() {
+        return Err(FormError::Refused(
+            "its cache is static, a buffer from whose shape the form cannot tell which rows hold tokens; use the form absorbed with --new-tokens latent, the default"
+                .to_owned(),
+        ));
+    }
     options.form.check(view, ranks)?;
     if options.join == Join::InPlace {
         in_place::check(view, options.form)?;

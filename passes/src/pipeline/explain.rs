@@ -42,7 +42,13 @@ impl Explained {
         };
         let nodes = view.graph.proto().node.iter();
         let own = nodes.filter(|n| belongs(n, site) && !lowered(n));
-        let mut before: Vec<String> = own.map(text::node).collect();
+        // A node that is only spelled anew for recognition is shown as the model has it.
+        let spelled = |node: &NodeProto| {
+            let mut all = analysis.lowered.iter();
+            let same = all.find(|o| o.scope == view.placed.scope && o.node.output == node.output);
+            same.map_or_else(|| text::node(node), |o| text::node(&o.node))
+        };
+        let mut before: Vec<String> = own.map(spelled).collect();
         before.extend(operator.map(|o| text::node(&o.node)));
         let new = patch.front.iter().chain(patch.replaced.values().flatten());
         let mut made: HashSet<String> = new.flat_map(|n| n.output.clone()).collect();

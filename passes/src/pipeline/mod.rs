@@ -24,6 +24,7 @@ use crate::graph::verify::{VerifyError, verify};
 use crate::onnx::stored::Model;
 use crate::operators::{Operators, Target};
 use crate::recognize::Recognized;
+use crate::recognize::append::CacheKind;
 use crate::recognize::reject::Reject;
 use crate::recognize::site::Site;
 use chosen::choose;
@@ -207,7 +208,9 @@ pub fn rewrite_analysed(
     }
     if options.join == Join::InPlace {
         let caches = analysis.sites.iter().flat_map(|placed| placed.caches());
-        let pasts = caches.filter_map(|(_, cache)| cache.past.as_deref());
+        // A static cache has no room for the new rows behind its own.
+        let growing = caches.filter(|(_, cache)| cache.kind == CacheKind::Growing);
+        let pasts = growing.filter_map(|(_, cache)| cache.past.as_deref());
         note_in_place(&mut model.proto, pasts);
     }
     let explanation = original.map(|before| Explanation::of(explained, &before, &model.proto));

@@ -4,13 +4,14 @@ use std::collections::HashSet;
 
 use tract_data::prelude::TDim;
 
-use crate::facts::{Facts, shapes};
+use crate::facts::{Facts, shape_text as text};
 use crate::graph::{Graph, NodeId, is_op, label};
 use crate::onnx::NodeProto;
+use crate::recognize::append::{Append, CacheKind, heads_of_packed, kind};
 use crate::recognize::pass_through::{self, makes};
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::site::Cache;
-use crate::recognize::trail::{Append, Trail};
+use crate::recognize::trail::Trail;
 
 /// A reason and the node that it is about.
 pub type Refused = (NodeId, Reason);
@@ -21,20 +22,33 @@ const WRITERS: [&str; 3] = ["ScatterND", "ScatterElements", "TensorScatter"];
 /// Most nodes that the search for the cause of a miss visits.
 const FARTHEST: usize = 500;
 
-/// Checks that a cache grows along axis 2 (the sequence axis), that its present is an output of the graph, and that no
+/// Checks that a cache joins new rows along the sequence axis, that its present is an output of the graph, and that no
 /// other node reads its past.
-pub fn growing(
+pub fn with_past(
     graph: &Graph,
     facts: &Facts,
     append: &Append,
     role: Operand,
 ) -> Result<Cache, Refused> {
-    let rank = facts.shape(append.past).map_or(0, <[TDim]>::len);
-    if rank != 4 || shapes::axis(append.axis, rank) != Some(2) {
+    if !append.is_along_the_sequence(facts) {
         let reason = Reason::CacheAxis {
             operand: role,
             past: append.past.to_owned(),
             axis: append.axis,
+        };
+        return Err((append.node, reason));
+    }
+    if !append.fits(facts) {
+        let shape = |value: &str| {
+            facts
+                .shape(value)
+                .map_or_else(|| "unknown".to_owned(), text)
+        };
+        let reason = Reason::OperandShape {
+            operand: role,
+            value: append.new.to_owned(),
+            found: shape(append.new),
+            expected: format!("rows of the cache {}", shape(append.past)),
         };
         return Err((append.node, reason));
     }
@@ -47,7 +61,7 @@ pub fn growing(
         return Err((append.node, reason));
     };
     let received = owned(&append.received);
-    // Besides the `Concat`, only `Shape` may read the past.
+    // Besides the node that joins, only `Shape` may read the past.
     for name in received.iter().map(String::as_str).chain([append.past]) {
         if graph.is_output(name) {
             let reason = Reason::OutputInside {
@@ -66,6 +80,8 @@ pub fn growing(
         }
     }
     Ok(Cache {
+        kind: append.kind,
+        packed: append.packed.map(str::to_owned),
         past: Some(append.past.to_owned()),
         received,
         joined: append.joined.to_owned(),
@@ -96,6 +112,8 @@ pub fn filled(graph: &Graph, facts: &Facts, trail: &Trail) -> Option<(usize, Cac
     let joined = *trail.values.get(start)?;
     let (append, _) = graph.producer(joined)?;
     let cache = Cache {
+        kind: CacheKind::Growing,
+        packed: None,
         past: None,
         received: Vec::new(),
         joined: joined.to_owned(),
@@ -105,7 +123,7 @@ pub fn filled(graph: &Graph, facts: &Facts, trail: &Trail) -> Option<(usize, Cac
     Some((start, cache))
 }
 
-/// The reason why an operand whose length is not the query's is not a growing cache.
+/// The reason why an operand whose length is not the query's is not a cache with a past.
 pub fn not_growing(
     graph: &Graph,
     facts: &Facts,
@@ -137,8 +155,7 @@ pub fn not_growing(
         return (id, reason);
     }
     if let Some((past, rank, heads)) = cache_behind(graph, facts, source, &appends) {
-        let latent = rank == Some(3) || heads == Some(1);
-        let reason = match latent {
+        let reason = match is_latent(rank, heads) {
             true => Reason::AlreadyLatent {
                 operand: role,
                 past,
@@ -164,8 +181,8 @@ pub fn is_quantized(graph: &Graph, trail: &Trail) -> bool {
     source.is_some_and(|(_, node)| is_op(node, "DequantizeLinear"))
 }
 
-/// The reason why the source of an operand is not a growing cache: it is written into a buffer of constant length (a
-/// static cache). `None` if it is not such a buffer.
+/// The reason why the source of an operand is not a cache with a past: it is written into a buffer that is not a
+/// graph input, or by an operator that need not write whole rows. `None` if it is not such a buffer.
 pub fn buffered(graph: &Graph, trail: &Trail, role: Operand) -> Option<Refused> {
     let source = trail.values.first()?;
     let (id, node) = graph.producer(source)?;
@@ -215,9 +232,14 @@ fn cross(role: Operand, source: &str) -> Reason {
 
 /// The past of a latent cache (one head, or no head axis) that `value` is computed from.
 pub fn latent_behind(graph: &Graph, facts: &Facts, value: &str) -> Option<String> {
-    let joins = |node: &NodeProto| appends(node) || is_op(node, "ScatterND");
+    let joins = |node: &NodeProto| kind(node).is_some() || is_op(node, "ScatterND");
     let (past, rank, heads) = cache_behind(graph, facts, value, &joins)?;
-    (rank == Some(3) || heads == Some(1)).then_some(past)
+    is_latent(rank, heads).then_some(past)
+}
+
+/// Whether a cache of this rank and number of heads holds latents: one head, or no axis of heads that a reader splits.
+fn is_latent(rank: Option<usize>, heads: Option<i64>) -> bool {
+    heads == Some(1) || rank == Some(3) && heads.is_none()
 }
 
 /// Whether `node` may be an append: a `Concat` of two inputs.
@@ -249,7 +271,10 @@ fn cache_behind(
                 .and_then(|i| pass_through::past(graph, facts, i))
         {
             let shape = facts.shape(past);
-            let heads = shape.and_then(|s| s.get(1)?.as_i64());
+            let heads = match shape {
+                Some([_, heads, _, _]) => heads.as_i64(),
+                _ => (node.output.first()).and_then(|o| heads_of_packed(graph, facts, o)),
+            };
             return Some((past.to_owned(), shape.map(<[TDim]>::len), heads));
         }
         let product = is_op(node, "MatMul")

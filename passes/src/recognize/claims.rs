@@ -1,4 +1,4 @@
-//! Growing caches that no attention, recognised or refused, reads. Each is reported as a reject, so that no cache is
+//! Caches that no attention, recognised or refused, reads. Each is reported as a reject, so that no cache is
 //! ignored silently.
 
 use std::collections::{HashMap, HashSet};
@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, is_alias, is_op, label};
 use crate::onnx::NodeProto;
+use crate::recognize::append::kind;
 use crate::recognize::reject::{Reason, Reject};
 
 /// Largest number of nodes that the search around one attention visits.
@@ -14,7 +15,7 @@ const FARTHEST: usize = 2000;
 /// The past inputs that belong to recognised or refused attentions.
 #[derive(Debug, Default)]
 pub struct Claims {
-    /// The past inputs of all growing caches of the graph.
+    /// The past inputs of all caches of the graph.
     growing: HashSet<String>,
     claimed: HashSet<String>,
     /// The past inputs of refused attentions, each with the last softmax that reads it and the layer number of the
@@ -23,7 +24,7 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// Finds the growing caches of `graph`; none is claimed yet.
+    /// Finds the caches of `graph`; none is claimed yet.
     pub fn of(graph: &Graph, facts: &Facts) -> Self {
         let pasts = graph.nodes().filter_map(|(_, node)| {
             let kept = kept_by_operator(graph, facts, node);
@@ -56,7 +57,7 @@ impl Claims {
     }
 
     /// Claims every graph input that the attention around `start` (a softmax or a fused operator) reads. Returns those
-    /// of them that are pasts of growing caches, sorted.
+    /// of them that are pasts of caches, sorted.
     pub fn add(&mut self, graph: &Graph, facts: &Facts, start: NodeId) -> Vec<String> {
         let mut found: HashSet<String> = HashSet::new();
         let mut seen = HashSet::new();
@@ -196,10 +197,8 @@ fn growing<'g>(
     facts: &Facts,
     node: &'g NodeProto,
 ) -> Option<(&'g str, &'g str)> {
-    let ([written, _], true) = (node.input.as_slice(), is_op(node, "Concat")) else {
-        return None;
-    };
-    let past = graph.resolve(written);
+    kind(node)?;
+    let past = graph.resolve(node.input.first()?);
     let rank = facts.shape(past).map_or(0, <[_]>::len);
     if graph.input(past).is_none() || rank < 3 {
         return None;

@@ -1,5 +1,6 @@
 //! Recognition of the attentions of a graph: each is proved, or refused with a reason.
 
+pub mod append;
 mod cache;
 pub mod candidate;
 mod claims;

@@ -14,7 +14,7 @@ use crate::recognize::reject::Reason;
 pub enum Element {
     /// A constant.
     Fixed(i64),
-    /// The size of this axis of the anchor (0: batch, 2: length).
+    /// The size of this axis of the anchor: its batch or its length.
     Axis(i64),
 }
 
@@ -23,14 +23,14 @@ pub enum Element {
 pub struct ShapeReader {
     /// The `Shape` node.
     pub node: NodeId,
-    /// A value of the rewritten graph with the batch on axis 0 and the length on axis 2.
+    /// A value of the rewritten graph with the batch on axis 0 and the length on the last axis but one.
     pub anchor: String,
     /// The elements of the output.
     pub elements: Vec<Element>,
 }
 
 /// The `Shape` nodes that read `value` and have to be replaced; `anchor` has the same batch size and length.
-/// `narrowed`: the value is kept, with other sizes on axes 1 and 3, so that readers of axes 0 and 2 only need no
+/// `narrowed`: the value is kept, with the sizes of its batch and length, so that readers of only these need no
 /// replacement.
 ///
 /// # Errors
@@ -57,7 +57,8 @@ pub fn shape_readers(
         let shape = facts.shape(value).ok_or_else(unclear)?;
         let range = shape_range(node, shape.len());
         let asked = node.output.first().map(String::as_str).unwrap_or_default();
-        if narrowed && looks_only_at(graph, facts, asked, range.clone()) {
+        let length = shape.len().saturating_sub(2);
+        if narrowed && looks_only_at(graph, facts, asked, length, range.clone()) {
             continue;
         }
         let kept = facts.shape(anchor).unwrap_or_default();
@@ -81,16 +82,22 @@ fn element(size: &TDim, anchor: &[TDim]) -> Option<Element> {
     if let Some(size) = size.as_i64() {
         return Some(Element::Fixed(size));
     }
-    [0, 2]
+    [0, anchor.len().saturating_sub(2)]
         .into_iter()
         .find(|&axis| anchor.get(axis) == Some(size))
         .map(|axis| Element::Axis(axis as i64))
 }
 
 /// Whether all readers of the shape vector `asked`, which has the sizes of the axes `range`, pick only batch and
-/// length.
-fn looks_only_at(graph: &Graph, facts: &Facts, asked: &str, range: std::ops::Range<usize>) -> bool {
-    let kept = |axis: usize| axis == 0 || axis == 2;
+/// length, the axes 0 and `length`.
+fn looks_only_at(
+    graph: &Graph,
+    facts: &Facts,
+    asked: &str,
+    length: usize,
+    range: std::ops::Range<usize>,
+) -> bool {
+    let kept = |axis: usize| axis == 0 || axis == length;
     if range.clone().all(kept) {
         return true;
     }

@@ -5,7 +5,7 @@ use tract_data::prelude::TDim;
 use crate::facts::{Facts, shape_text as text};
 use crate::graph::{Graph, NodeId, attribute, input_at, is_op, output_at};
 use crate::recognize::cache::{
-    Refused, buffered, filled, growing, is_quantized, not_growing, second_reader,
+    Refused, buffered, filled, is_quantized, not_growing, second_reader, with_past,
 };
 use crate::recognize::digits::{Digit, DigitMap};
 use crate::recognize::pass_through::makes;
@@ -42,7 +42,7 @@ pub fn prove<'a>(
     let filled = filled(graph, facts, &trail);
     let (start, mut proved) = match (&trail.append, filled) {
         (Some(append), _) => {
-            let kept = growing(graph, facts, append, role)?;
+            let kept = with_past(graph, facts, append, role)?;
             let mut proved = from_source(graph, facts, &trail, 0, role, &heads)?;
             proved.side.new = append.new.to_owned();
             proved.side.cache = Some(kept);
@@ -150,14 +150,28 @@ fn from_source(
         |s| s.node,
     );
     let shape = facts.shape(source).unwrap_or_default();
-    let (Some(elem_type), [batch, kv_heads, length, size]) = (facts.elem_type(source), shape)
+    let append = trail.append.as_ref().filter(|_| start == 0);
+    let heads_of = append.filter(|append| append.packed.is_some());
+    let heads_of = heads_of.and_then(|append| facts.shape(append.new));
+    let rows = match (heads_of, shape) {
+        // The heads are on one axis: [B, S, G*d] is read as [B, G, S, d].
+        (Some([_, kv_heads, _, size]), [batch, length, _]) => {
+            [batch, kv_heads, length, size].map(TDim::clone).to_vec()
+        }
+        _ => shape.to_vec(),
+    };
+    let (Some(elem_type), [batch, kv_heads, length, size]) =
+        (facts.elem_type(source), rows.as_slice())
     else {
         return Err((at, shape_reason(role, source, shape)));
     };
     let (Some(groups), Some(width)) = (kv_heads.as_i64(), size.as_i64()) else {
         return Err((at, shape_reason(role, source, shape)));
     };
-    let mut layout = DigitMap::of_source(shape);
+    let mut layout = DigitMap::of_source(&rows);
+    if let (Some(_), [b, g, t, x]) = (heads_of, layout.axes.as_slice()) {
+        layout.axes = vec![b.clone(), t.clone(), [g.clone(), x.clone()].concat()];
+    }
     for step in trail.steps.iter().skip(start) {
         let Some(node) = graph.node(step.node) else {
             continue;

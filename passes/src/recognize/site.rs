@@ -1,6 +1,7 @@
 //! The description of one attention, independent of the exporter.
 
 use crate::graph::NodeId;
+use crate::recognize::append::CacheKind;
 use crate::recognize::shape_reader::ShapeReader;
 
 /// The form of an attention in the graph, such as the operator `Attention`. Reports show the name.
@@ -20,21 +21,27 @@ impl Dialect {
     }
 }
 
-/// The cache of keys or values: a past input that grows to a present output along axis 2 of [B, G, length, size].
+/// The cache of keys or values: a past input and a present output [B, G, length, size]. The length is that of the past
+/// and new rows, or the capacity of a static cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
+    /// How the new rows join the past.
+    pub kind: CacheKind,
+    /// The new rows [B, T, G*size], if the cache has the heads on one axis: past, present and the values between are
+    /// then [B, length, G*size].
+    pub packed: Option<String>,
     /// Graph input [B, G, P, size]; `None` in a prefill graph, which only fills the cache.
     pub past: Option<String>,
-    /// The values between the past and the `Concat`, made by pass-through nodes, from the input of the `Concat` back.
-    /// Empty if the `Concat` reads the graph input itself.
+    /// The values between the past and `append`, made by pass-through nodes, from the input of `append` back. Empty if
+    /// `append` reads the graph input itself.
     pub received: Vec<String>,
     /// The rows [B, G, P+T, size] that the attention reads: the output of `append`.
     pub joined: String,
     /// The values between `joined` and the graph output, made by pass-through nodes, the graph output last. Empty if
     /// `joined` is the graph output itself.
     pub returned: Vec<String>,
-    /// The node that makes `joined`: the `Concat` of past and new rows; without a past, the node that makes the new
-    /// rows.
+    /// The node that makes `joined`: the `Concat` or `TensorScatter` of past and new rows; without a past, the node that
+    /// makes the new rows.
     pub append: NodeId,
 }
 
@@ -44,7 +51,7 @@ impl Cache {
         self.returned.last().unwrap_or(&self.joined)
     }
 
-    /// The first input of the `Concat`; `None` in a prefill graph.
+    /// The first input of `append`; `None` in a prefill graph.
     pub fn appended_to(&self) -> Option<&str> {
         let past = self.past.as_ref()?;
         Some(self.received.first().unwrap_or(past))
@@ -80,7 +87,8 @@ impl Fewer {
 pub struct Side {
     /// The new rows [B, G, T, size], as they enter the cache (or the repetition, if there is no cache).
     pub new: String,
-    /// The value [B, G, S, size] that the repetition starts from: the present, or `new` without a cache.
+    /// The value [B, G, S, size] that the repetition starts from: the present, or `new` without a cache. It is
+    /// [B, S, G*size] if the cache has the heads on one axis.
     pub source: String,
     /// The cache, if there is one.
     pub cache: Option<Cache>,
@@ -152,6 +160,13 @@ impl Site {
     /// Whether the attention has a KV cache.
     pub fn is_cached(&self) -> bool {
         self.key.cache.is_some()
+    }
+
+    /// Whether its cache is a buffer of constant length.
+    pub fn has_static_cache(&self) -> bool {
+        let sides = [&self.key, &self.value].into_iter();
+        let mut caches = sides.filter_map(|side| side.cache.as_ref());
+        caches.any(|cache| cache.kind == CacheKind::Static)
     }
 
     /// Whether it has a KV cache, and no earlier layer has the same.

@@ -2,10 +2,10 @@
 
 use crate::facts::Facts;
 use crate::facts::precision::is_float;
-use crate::graph::{Graph, NodeId, attribute, int_attribute, is_op};
+use crate::graph::{Graph, NodeId, attribute};
 use crate::onnx::NodeProto;
+use crate::recognize::append::{self, Append};
 use crate::recognize::digits::scalar;
-use crate::recognize::pass_through;
 use crate::recognize::reject::{Operand, Reason};
 
 /// One layout operator, and which of its inputs it rearranges.
@@ -17,23 +17,6 @@ pub struct TrailStep {
     pub input: usize,
 }
 
-/// The past input, the new rows and the `Concat` that joins them.
-#[derive(Debug, Clone)]
-pub struct Append<'a> {
-    /// The graph input.
-    pub past: &'a str,
-    /// The values between `past` and the `Concat`, from the input of the `Concat` back.
-    pub received: Vec<&'a str>,
-    /// The new rows.
-    pub new: &'a str,
-    /// The output of the `Concat`.
-    pub joined: &'a str,
-    /// The `Concat`.
-    pub node: NodeId,
-    /// The axis attribute of the `Concat`, possibly negative.
-    pub axis: i64,
-}
-
 /// The path from a source to the operand of a product.
 #[derive(Debug, Clone)]
 pub struct Trail<'a> {
@@ -41,13 +24,13 @@ pub struct Trail<'a> {
     pub values: Vec<&'a str>,
     /// The operators between them.
     pub steps: Vec<TrailStep>,
-    /// The `Concat` that makes the source, if the source is a growing cache.
+    /// The node that makes the source, if the source is a cache with a past.
     pub append: Option<Append<'a>>,
     /// The reason why the walk ended at a multiplication that is not by a constant scalar.
     pub stopped: Option<Reason>,
 }
 
-/// Follows `operand` back through layout operators, to a growing cache or to the last layout operator.
+/// Follows `operand` back through layout operators, to a cache with a past or to the last layout operator.
 pub fn trail<'a>(graph: &Graph<'a>, facts: &Facts, operand: &'a str, role: Operand) -> Trail<'a> {
     let mut values = vec![operand];
     let mut steps = Vec::new();
@@ -55,7 +38,7 @@ pub fn trail<'a>(graph: &Graph<'a>, facts: &Facts, operand: &'a str, role: Opera
     let mut stopped = None;
     let mut current = operand;
     while let Some((id, node)) = graph.producer(current) {
-        append = as_append(graph, facts, id, node);
+        append = append::append(graph, facts, id, node);
         if append.is_some() {
             break;
         }
@@ -86,30 +69,6 @@ pub fn trail<'a>(graph: &Graph<'a>, facts: &Facts, operand: &'a str, role: Opera
         append,
         stopped,
     }
-}
-
-/// A growing cache: a `Concat` of a graph input and another value.
-fn as_append<'a>(
-    graph: &Graph<'a>,
-    facts: &Facts,
-    id: NodeId,
-    node: &'a NodeProto,
-) -> Option<Append<'a>> {
-    if !is_op(node, "Concat") {
-        return None;
-    }
-    let [written, new] = node.input.as_slice() else {
-        return None;
-    };
-    let (past, received) = pass_through::past(graph, facts, written)?;
-    Some(Append {
-        past,
-        received,
-        new,
-        joined: node.output.first()?,
-        node: id,
-        axis: int_attribute(node, "axis", 0),
-    })
 }
 
 /// The input that `node` only rearranges or scales; `None` if `node` is any other operator.

@@ -150,7 +150,8 @@ pub fn widths(layers: &[ObservedLayer]) -> HashMap<String, [usize; 2]> {
     widths.flatten().collect()
 }
 
-/// One quantity of one layer, without the batch axis of one.
+/// One quantity of one layer, without the batch axis of one. Of a static cache only the rows that tokens are written to
+/// are returned.
 ///
 /// # Errors
 /// [`CalibrateError::Shape`] if it is missing, or its shape is not `[1]` followed by `expected`.
@@ -165,15 +166,24 @@ pub fn shown<'t>(
         .outputs
         .get(&quantity)
         .and_then(|name| outputs.get(name));
-    match tensor {
-        Some(tensor) if tensor.shape == wanted => Ok(tensor.floats()),
-        other => Err(CalibrateError::Shape {
-            layer: layer.site.layer,
-            quantity,
-            found: other.map(|t| t.shape.clone()).unwrap_or_default(),
-            expected: wanted,
-        }),
-    }
+    let rows = tensor.and_then(|tensor| match tensor.shape.as_slice() {
+        shape if shape == wanted => Some(tensor.floats()),
+        [outer @ .., all] if layer.site.has_static_cache() => {
+            let (written, expected) = wanted.split_last()?;
+            let of_all = tensor.to_f32();
+            let of_written = of_all
+                .chunks(*all)
+                .flat_map(|row| row.iter().take(*written));
+            (outer == expected && all > written).then(|| of_written.copied().collect())
+        }
+        _ => None,
+    });
+    rows.ok_or_else(|| CalibrateError::Shape {
+        layer: layer.site.layer,
+        quantity,
+        found: tensor.map(|t| t.shape.clone()).unwrap_or_default(),
+        expected: wanted.clone(),
+    })
 }
 
 /// Computes the statistics of `subject` on `text`. With `partial`, the sums are saved to this file after every

@@ -159,16 +159,16 @@ pub const CAUSES: [Cause; 27] = [
         ],
     ),
     (
-        "dynamo24-llama",
-        |g, _| written(g),
+        "static-llama",
+        |g, _| written_elsewhere(g, "present.0.key"),
         "cache-form",
-        &["is built by TensorScatter 'write_key'", "a static cache"],
+        &["is built by TensorScatter", "a static cache"],
     ),
     (
-        "dynamo24-llama",
-        |g, _| written_packed(g),
+        "mobius-llama",
+        |g, _| written_elsewhere(g, "updated_value_cache.0"),
         "cache-form",
-        &["is built by TensorScatter 'write_key'", "a static cache"],
+        &["is built by TensorScatter", "a static cache"],
     ),
     (
         "dynamo18-llama-mqa",

@@ -158,77 +158,13 @@ pub fn values_repeated_before(graph: &mut GraphProto, site: &Site) {
     graph.node[product.unwrap()].input[1] = joined;
 }
 
-/// The present is written by `TensorScatter` into a buffer (operator specification, opset 24).
-pub fn written(graph: &mut GraphProto) {
-    graph
-        .input
-        .push(value("write_indices", DataType::Int64.into(), &[2]));
-    for side in ["key", "value"] {
-        let present = format!("present.0.{side}");
-        let append = graph
-            .node
-            .iter_mut()
-            .find(|n| n.output == [present.as_str()]);
-        let append = append.unwrap();
-        append.op_type = Some("TensorScatter".to_owned());
-        append.name = Some(format!("write_{side}"));
-        append.attribute.clear();
-        append.input.push("write_indices".to_owned());
-    }
-}
-
-/// The same into a buffer of three axes, [batch, capacity, G*d], whose heads are split behind it.
-pub fn written_packed(graph: &mut GraphProto) {
-    written(graph);
-    graph.initializer.extend([
-        int64_vector("packed", &[0, -1, 32]),
-        int64_vector("split", &[0, -1, 2, 16]),
-    ]);
-    for side in ["key", "value"] {
-        let at = graph
-            .node
-            .iter()
-            .position(|n| n.name() == format!("write_{side}"));
-        let at = at.unwrap();
-        let [present, past] = ["present", "past_key_values"].map(|s| format!("{s}.0.{side}"));
-        let part = |p: &str| format!("{side}_{p}");
-        let turn = |from: &str, to: &str| {
-            node("Transpose", to, &[from], &[to]).with_ints("perm", &[0, 2, 1, 3])
-        };
-        let new = std::mem::replace(&mut graph.node[at].input[1], part("new"));
-        graph.node[at] = graph.node[at].clone().with_int("axis", 1);
-        let readers = graph.node.iter_mut().flat_map(|n| &mut n.input);
-        for reader in readers.filter(|i| **i == present) {
-            *reader = part("heads");
-        }
-        let behind = vec![
-            node(
-                "Reshape",
-                &part("split"),
-                &[&present, "split"],
-                &[&part("split")],
-            ),
-            turn(&part("split"), &part("heads")),
-        ];
-        graph.node.splice(at + 1..at + 1, behind);
-        let before = vec![
-            turn(&new, &part("rows")),
-            node(
-                "Reshape",
-                &part("new"),
-                &[&part("rows"), "packed"],
-                &[&part("new")],
-            ),
-        ];
-        graph.node.splice(at..at, before);
-        let packed = |name: &str| value(name, FLOAT, &[2, 64, 32]);
-        for info in graph.input.iter_mut().chain(&mut graph.output) {
-            if [&past, &present].contains(&&info.name().to_owned()) {
-                *info = packed(info.name());
-            }
-        }
-    }
-    graph.value_info.clear();
+/// The rows of a static cache are written into a buffer that is computed from the past.
+pub fn written_elsewhere(graph: &mut GraphProto, present: &str) {
+    let mut nodes = graph.node.iter_mut();
+    let write = nodes.find(|n| n.output == [present]).unwrap();
+    let past = std::mem::replace(&mut write.input[0], "negated".to_owned());
+    let other = node("Neg", "negate", &[&past], &["negated"]);
+    graph.node.insert(0, other);
 }
 
 /// Keys and values of the first layer come out under each other's name.

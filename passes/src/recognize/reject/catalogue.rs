@@ -64,7 +64,7 @@ impl Reason {
                 "nothing: one latent for keys and values needs the same KV heads on both sides"
             }
             Self::CacheAxis { .. } | Self::CacheForm { .. } => {
-                "export with a cache that grows by Concat along axis 2 of [batch, kv_heads, length, head_size], as transformers' DynamicCache does: not a static, sliding or paged one. With --cache-io inplace, the rewritten model writes it into a buffer"
+                "export with a cache that grows by Concat along axis 2 of [batch, kv_heads, length, head_size], as transformers' DynamicCache does, or with a static one that TensorScatter writes along the same axis: not a sliding or paged one. With --cache-io inplace, the rewritten model writes a growing cache into a buffer"
             }
             Self::CacheNotReturned { .. } => {
                 "name the concatenated key and value as outputs of the export"

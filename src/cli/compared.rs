@@ -61,9 +61,12 @@ fn rounded(one: &Rounded) -> String {
     )
 }
 
+/// Methods, each with its shares.
+type Methods = Vec<(String, Vec<String>)>;
+
 /// The lines for methods that cannot be applied to the model, one for each reason.
 fn left_out(left: &[LeftOut]) -> Vec<String> {
-    let mut groups: Vec<(String, Vec<(String, Vec<String>)>)> = Vec::new();
+    let mut groups: Vec<(String, Methods)> = Vec::new();
     for one in left {
         let what = match one.bits.number() {
             Some(bits) => format!("{} with {bits} bits", one.way.name()),
@@ -83,7 +86,7 @@ fn left_out(left: &[LeftOut]) -> Vec<String> {
             None => methods.push((what, vec![ratio])),
         }
     }
-    let line = |(why, methods): (String, Vec<(String, Vec<String>)>)| {
+    let line = |(why, methods): (String, Methods)| {
         let methods = methods
             .iter()
             .map(|(what, ratios)| format!("{what} at {}", ratios.join(", ")));

@@ -117,7 +117,7 @@ fn what_does_not_belong_together_is_refused_and_nothing_is_written() {
             "optimum-llama",
             vec!["--cache-ratio", "1.5"],
             2,
-            "cache ratio 1.5",
+            "a share is at most 1",
         ),
         ("optimum-llama", vec!["--max-kl=-1"], 2, "not negative"),
         (

@@ -293,7 +293,10 @@ fn sequences_end_where_the_position_tables_do() {
     assert_eq!(told.code, 0, "{told:?}");
     assert_eq!(told.json()["length"], json!(256));
     for (length, words) in [
-        ("300", "position tables or static caches of the model end after 256"),
+        (
+            "300",
+            "position tables or static caches of the model end after 256",
+        ),
         ("1", "expected a number of tokens, 2 or more"),
     ] {
         let ran = calibrate(&["--length", length]);

@@ -40,6 +40,13 @@ pub fn text(shape: &[TDim]) -> String {
 /// The position of an input that does not fit, and the shape that is expected of it.
 fn contradiction(facts: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<(usize, String)> {
     let shape = |position: usize| inputs.get(position)?.shape.as_deref();
+    let along = ["Concat", "Split", "Softmax", "LogSoftmax", "Gather"];
+    if along.iter().any(|op| is_op(node, op)) {
+        let (rank, at) = (shape(0)?.len(), attribute(node, "axis").map(|a| a.i()));
+        if let Some(at) = at.filter(|&at| axis(at, rank).is_none()) {
+            return Some((0, format!("an axis {at}")));
+        }
+    }
     if is_op(node, "MatMul") {
         let ([.., inner], [.., rows, _]) = (shape(0)?, shape(1)?) else {
             return None;

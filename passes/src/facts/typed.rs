@@ -332,6 +332,25 @@ mod tests {
     }
 
     #[test]
+    fn an_axis_is_one_of_the_operand() {
+        let joined = |axis: i64| {
+            patched(|patch| {
+                let product = node("MatMul", "product", &["x", "w"], &["y"]);
+                let join = node("Concat", "join", &["y", "y"], &["a"]);
+                patch.place(NodeId(0), vec![product, join.with_int("axis", axis)])
+            })
+        };
+        assert!(joined(-2).is_ok() && joined(1).is_ok());
+        for wrong in [-3, 2] {
+            let error = joined(wrong).unwrap_err();
+            assert!(
+                error.contains(&format!("expected an axis {wrong}")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
     fn a_value_that_is_taken_over_keeps_its_type_and_sizes() {
         let error = patched(|patch| {
             let cast = node("Cast", "cast", &["x"], &["y"]).with_int("to", HALF.into());

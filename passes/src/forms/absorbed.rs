@@ -78,9 +78,10 @@ impl Form for Absorbed {
         let mut nodes = builder.latent_score(&keys);
         nodes.push(builder.scores_of_heads("score_B1xS", &name, &output));
         builder.place(site.score, nodes);
-        let (name, output) = builder.names_of(site.output);
+        let (name, output) = builder.output_names();
         let nodes = builder.latent_output(&values, &name, &output);
         builder.place(site.output, nodes);
+        builder.guard_rows();
         builder.answer_shapes();
         builder.drop_paths();
         Ok(builder.finish()?)
@@ -210,7 +211,7 @@ impl Builder<'_> {
         let grouped = self.vector(&[0, site.kv_heads as i64, -1, self.ranks.value as i64]);
         let up = self.layout.name("w_uv");
         let mut nodes = vec![
-            self.unary("Reshape", "p_B1xS", &[&site.probabilities, &rows]),
+            self.unary("Reshape", "p_B1xS", &[self.probabilities(), &rows]),
             self.unary("MatMul", "out_B1xr", &[&self.name("p_B1xS"), latent]),
             self.unary("Reshape", "out_BGxr", &[&self.name("out_B1xr"), &grouped]),
             self.unary("MatMul", "out_BGxd", &[&self.name("out_BGxr"), up]),

@@ -74,6 +74,7 @@ impl Form for AbsorbedPrompt {
         let values = builder.rows(&site.value, 'v', site.output);
         builder.prompt_or_score(keys);
         builder.prompt_or_output(values);
+        builder.guard_rows();
         builder.answer_shapes();
         builder.drop_paths();
         Ok(builder.finish()?)
@@ -140,10 +141,10 @@ impl Builder<'_> {
     /// The output of the value product: from the new rows alone in a prompt, and else from all latent rows.
     fn prompt_or_output(&mut self, values: Rows) {
         let site = self.site;
-        let (name, output) = self.names_of(site.output);
+        let (name, output) = self.output_names();
         let heads = self.vector(&[0, site.heads as i64, -1, site.value.size as i64]);
         let own = |builder: &mut Self, name: &str, output: &str| {
-            let mut nodes = builder.own_output("prompt", &site.probabilities, &values.new);
+            let mut nodes = builder.own_output("prompt", builder.probabilities(), &values.new);
             let rows = builder.name("prompt/own_BGxd");
             nodes.push(node("Reshape", name, &[&rows, &heads], &[output]));
             nodes

@@ -99,6 +99,7 @@ impl Form for LatentPast {
         let values = builder.two_parts(&site.value, 'v', site.output);
         builder.score_parts(&keys);
         builder.output_parts(&values);
+        builder.guard_rows();
         builder.answer_shapes();
         builder.drop_paths();
         Ok(builder.finish()?)
@@ -253,9 +254,9 @@ impl Builder<'_> {
     /// their exact values; only the latter if there is no past.
     fn output_parts(&mut self, values: &Parts) {
         let site = self.site;
-        let (name, output) = self.names_of(site.output);
+        let (name, output) = self.output_names();
         let heads = self.vector(&[0, site.heads as i64, -1, site.value.size as i64]);
-        let mut alone = self.own_output("alone", &site.probabilities, &values.new);
+        let mut alone = self.own_output("alone", self.probabilities(), &values.new);
         let own = self.name("alone/own_BGxd");
         let Some(past) = &values.past else {
             alone.push(node("Reshape", &name, &[&own, &heads], &[&output]));
@@ -315,7 +316,7 @@ impl Builder<'_> {
             let gather = self.unary("Gather", part, &[&self.name(shape), axis]);
             gather.with_int("axis", 0)
         };
-        let rows = self.unary("Reshape", "p_B1xS", &[&self.site.probabilities, &one]);
+        let rows = self.unary("Reshape", "p_B1xS", &[self.probabilities(), &one]);
         let sizes = self.unary("Concat", "P_T", &[&self.name("P"), &self.name("T")]);
         let split = node(
             "Split",

@@ -33,6 +33,7 @@ forms! {
 mod builder;
 mod choice;
 mod folded;
+mod guard;
 pub(crate) mod in_place;
 pub mod join;
 mod layout;

@@ -21,6 +21,8 @@ use crate::common::{
 
 /// Four layers, of which 2 reads the cache of 0 and 3 that of 1.
 pub const SHARED: &str = "dynamo18-gemma3n";
+/// A model whose layers also differ in the width of their heads.
+pub const WIDTHS: &str = "dynamo18-gemma4";
 
 fn nodes(model: &mut LoadedModel) -> &mut Vec<NodeProto> {
     &mut model.model.proto.graph.as_mut().unwrap().node
@@ -167,6 +169,34 @@ fn a_shared_cache_is_written_in_place_as_others_are() {
     };
     let (before, after) = pair(SHARED, options);
     proved(SHARED, (&before, &after), SINGLE);
+}
+
+/// In Gemma 4, layers differ in the width of their heads, and later ones read the caches of earlier ones.
+#[test]
+fn caches_of_two_widths_keep_them_and_are_halved_each() {
+    let (before, after) = pair(WIDTHS, RewriteOptions::default());
+    proved(WIDTHS, (&before, &after), SINGLE);
+    let place = folder();
+    for (ratio, ranks, bytes) in [
+        ("1", "ranks 32 to 64", "768 -> 768"),
+        ("50%", "ranks 16 to 32", "768 -> 384"),
+    ] {
+        let out = place
+            .path()
+            .join(format!("{}.onnx", bytes.len() + ratio.len()));
+        let ran = with(&[
+            &"rewrite",
+            &fixture(WIDTHS),
+            &"-o",
+            &out,
+            &"--cache-ratio",
+            &ratio,
+        ]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        for told in ["H=4 G=2 d=16 to 32", ranks, bytes] {
+            assert!(ran.stdout.contains(told), "no '{told}' in {}", ran.stdout);
+        }
+    }
 }
 
 /// Errors of keys weigh as much as all queries that meet them, and those of values as much as all readers take.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::cli::rewrite::shown::{left_out, loss_text};
+use crate::cli::rewrite::summary::heads;
 use crate::compress::foreseen::Foreseen;
 use crate::files::save::output_path;
 use crate::report::{counted, grouped};
@@ -64,13 +65,7 @@ pub fn as_text(plans: &[Plan], folder: Option<&ForeseenFolder>, target: &str) ->
 
 fn model_text(plan: &Plan, target: &str) -> String {
     let foreseen = plan.foreseen;
-    let first = foreseen.planned.first().map(|p| &p.site);
-    let heads = first.map_or_else(String::new, |site| {
-        format!(
-            " (H={} G={} d={})",
-            site.heads, site.kv_heads, site.key.size
-        )
-    });
+    let heads = format!(" ({})", heads(foreseen.planned.iter().map(|p| &p.site)));
     let bits = match foreseen.bits.number() {
         Some(bits) => format!(", {bits} bits a cached number"),
         None => String::new(),

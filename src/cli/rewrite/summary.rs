@@ -5,13 +5,31 @@ use std::collections::{BTreeSet, HashSet};
 use gqa2mla_passes::forms::Join;
 use gqa2mla_passes::operators::checks_row_lengths;
 use gqa2mla_passes::pipeline::patches::RewrittenSite;
-use gqa2mla_passes::recognize::site::Side;
+use gqa2mla_passes::recognize::site::{Side, Site};
 use serde_json::{Value, json};
 
 use crate::cli::inspect::{bytes, rejects_json};
 use crate::compress::convert::Staged;
 use crate::compress::run::is_lossy;
 use crate::report::{counted, grouped};
+
+/// The heads of `sites`, as `H=8 G=2 d=16`; sizes that differ as their range.
+pub fn heads<'s>(sites: impl Iterator<Item = &'s Site>) -> String {
+    let sites: Vec<&Site> = sites.collect();
+    let range = |of: fn(&Site) -> usize| {
+        let sizes = || sites.iter().map(|site| of(site));
+        match (sizes().min(), sizes().max()) {
+            (Some(low), Some(high)) if low != high => format!("{low} to {high}"),
+            (low, _) => low.unwrap_or(0).to_string(),
+        }
+    };
+    format!(
+        "H={} G={} d={}",
+        range(|s| s.heads),
+        range(|s| s.kv_heads),
+        range(|s| s.key.size)
+    )
+}
 
 /// The summary of the rewrite of one model.
 pub struct Summary {
@@ -54,15 +72,12 @@ impl Summary {
             sites.iter().filter_map(|s| of(s)).fold(0.0, f64::max)
         };
         let cached = || sites.iter().filter(|s| s.site.has_own_cache());
-        let first = sites.first().map(|s| &s.site);
         Self {
             target,
             sites: sites.len(),
             rejects: rejects_json(&rewritten.rejects),
             not_rewritten: refused.len(),
-            heads: first.map_or_else(String::new, |s| {
-                format!("H={} G={} d={}", s.heads, s.kv_heads, s.key.size)
-            }),
+            heads: heads(sites.iter().map(|s| &s.site)),
             ranks: (ranks.clone().min().unwrap_or(0), ranks.max().unwrap_or(0)),
             bits: sites.iter().find_map(|s| s.bits.number()),
             join: rewritten.join,

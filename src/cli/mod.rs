@@ -108,7 +108,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let guessed = Manner::guess(&arguments);
     let exit = match parse(&arguments, guessed) {
-        Ok(Cli { command, manner }) => command.run(&Screen::Terminal(manner)),
+        Ok(Cli { command, manner }) => command.run(&arguments, &Screen::Terminal(manner)),
         Err(error) => usage(&error, &Screen::Terminal(guessed)),
     };
     match terminal::broken() {
@@ -134,23 +134,24 @@ pub fn call(
     arguments: impl IntoIterator<Item = OsString>,
     listener: impl FnMut(&str, usize, usize) + Send + 'static,
 ) -> (Exit, Told) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
     let screen = Screen::caller(Box::new(listener));
-    let exit = match Cli::try_parse_from(arguments) {
-        Ok(Cli { command, .. }) => command.run(&screen),
+    let exit = match Cli::try_parse_from(&arguments) {
+        Ok(Cli { command, .. }) => command.run(&arguments, &screen),
         Err(error) => usage(&error, &screen),
     };
     (exit, screen.told())
 }
 
 impl Command {
-    /// Runs the command, and writes its result or error to `screen`.
-    fn run(self, screen: &Screen) -> Exit {
+    /// Runs the command of the command line `arguments`, and writes its result or error to `screen`.
+    fn run(self, arguments: &[OsString], screen: &Screen) -> Exit {
         let started = Instant::now();
         let result = match self {
             Self::Inspect(command) => command.run(screen),
             Self::Calibrate(command) => command.run(screen),
             Self::Compare(command) => command.run(screen),
-            Self::Rewrite(command) => command.run(screen),
+            Self::Rewrite(command) => command.run(arguments, screen),
             Self::Tune(command) => command.run(screen),
             Self::Factors(command) => command.run(screen),
             Self::Validate(command) => command.run(screen),

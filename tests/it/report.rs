@@ -129,6 +129,8 @@ fn the_data_tells_what_is_true_of_the_rewrite() {
     let path = place.path().join("free.json");
     reported(&path, WAYS[2].1);
     let report: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let command = report["command"].as_str().unwrap();
+    assert!(command.starts_with("gqa2mla rewrite "), "{command}");
     let model = &report["models"][0];
     for layer in model["rewrite"]["layers"].as_array().unwrap() {
         for side in ["key", "value"] {

@@ -8,6 +8,7 @@ FOLDER is empty and holds what the calls write. Nothing but the last line is pri
 
 import ast
 import doctest
+import json
 import os
 import re
 import signal
@@ -62,6 +63,9 @@ def exit_codes_are_exceptions():
     assert isinstance(option, ValueError) and not option.message.startswith("error"), option
     path = raised(gqa2mla.UsageError, gqa2mla.rewrite, LLAMA, "-", no_validate=True)
     assert "standard output" in path.message, path
+    gqa2mla.rewrite(LLAMA, OUT / "reported", report=OUT / "report.json")
+    command = json.loads((OUT / "report.json").read_text())["command"]
+    assert command.startswith("gqa2mla rewrite ") and "--report" in command, command
     refused = raised(gqa2mla.NothingToRewrite, gqa2mla.rewrite, "fixtures/dynamo18-latent", OUT / "never")
     assert refused.exit_code == 3 and refused.report is None, refused
     # What is not recognised is a result of looking.

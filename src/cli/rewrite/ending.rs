@@ -1,5 +1,6 @@
 //! The final output of a rewrite: text or JSON, and the report.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -168,10 +169,12 @@ impl Ending {
         }
     }
 
-    /// Prints the output and writes the report. `output` is the path of the written model or folder.
+    /// Prints the output and writes the report. `output` is the path of the written model or folder, and `arguments` the
+    /// command line.
     pub fn finish(
         self,
         output: &Path,
+        arguments: &[OsString],
         screen: &Screen,
         report: Option<ReportFile>,
     ) -> anyhow::Result<Exit> {
@@ -189,7 +192,7 @@ impl Ending {
         if let Some(file) = report {
             let data = ended(json!({
                 "schema": report::SCHEMA, "version": env!("CARGO_PKG_VERSION"),
-                "command": provenance::command(), "date": provenance::now(),
+                "command": provenance::command(arguments), "date": provenance::now(),
                 "input": self.input, "onnxruntime": used_runtime(), "models": self.reports,
             }));
             file.write(&data)?;

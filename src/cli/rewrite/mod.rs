@@ -8,6 +8,7 @@ mod shown;
 mod size;
 mod summary;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -129,7 +130,8 @@ enum LayoutArg {
 }
 
 impl Rewrite {
-    pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
+    /// Runs the command of the command line `arguments`.
+    pub fn run(self, arguments: &[OsString], screen: &Screen) -> anyhow::Result<Exit> {
         let started = Instant::now();
         if self.clean {
             return remove_unfinished(&self.work_folder(), LAYERS, screen);
@@ -162,7 +164,7 @@ impl Rewrite {
                 }
             }
         }
-        ending.finish(&output, screen, report)
+        ending.finish(&output, arguments, screen, report)
     }
 
     /// Rewrites a folder to a folder; returns the path of the new one.

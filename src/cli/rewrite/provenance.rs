@@ -1,6 +1,6 @@
 //! The origin of a report: its command, its date, and the model files that it is about.
 
-use std::env;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -12,9 +12,9 @@ use sha2::{Digest, Sha256};
 /// Bytes that are read at once for a checksum.
 const CHUNK: usize = 1 << 20;
 
-/// The command line of this process, quoted for a shell, with the program's name in place of its path.
-pub fn command() -> String {
-    let arguments = env::args_os().skip(1);
+/// The command line `arguments`, quoted for a shell, with the program's name in place of its path.
+pub fn command(arguments: &[OsString]) -> String {
+    let arguments = arguments.iter().skip(1);
     let mut words = vec!["gqa2mla".to_owned()];
     words.extend(arguments.map(|word| word.to_string_lossy().into_owned()));
     let quoted = shlex::try_join(words.iter().map(String::as_str));

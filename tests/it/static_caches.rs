@@ -21,6 +21,12 @@ const LOOP: &str = include_str!("../python/static_cache.py");
 fn graph(model: &mut LoadedModel) -> &mut GraphProto {
     model.model.proto.graph.as_mut().unwrap()
 }
+/// Writes `present` into the negated rows of `past`.
+fn into_negated(graph: &mut GraphProto, past: &str, present: &str) {
+    let negated = node("Neg", "other", &[past], &["negated"]);
+    graph.node.insert(0, negated);
+    write(graph, present).input[0] = "negated".to_owned();
+}
 
 fn write<'g>(graph: &'g mut GraphProto, present: &str) -> &'g mut NodeProto {
     let mut nodes = graph.node.iter_mut();
@@ -223,23 +229,13 @@ const NEAR_MISSES: [NearMiss; 6] = [
     ),
     (
         "static-llama",
-        |g| {
-            let past = "past_key_values.0.key";
-            g.node
-                .insert(0, node("Neg", "other", &[past], &["negated"]));
-            write(g, "present.0.key").input[0] = "negated".to_owned();
-        },
+        |g| into_negated(g, "past_key_values.0.key", "present.0.key"),
         "cache-form",
         "a static cache",
     ),
     (
         "mobius-llama",
-        |g| {
-            let past = "key_cache.0";
-            g.node
-                .insert(0, node("Neg", "other", &[past], &["negated"]));
-            write(g, "updated_key_cache.0").input[0] = "negated".to_owned();
-        },
+        |g| into_negated(g, "key_cache.0", "updated_key_cache.0"),
         "cache-form",
         "a static cache",
     ),

@@ -104,6 +104,7 @@ fn calibrate(
 }
 
 #[test]
+#[ignore = "takes half a minute"]
 fn every_dialect_can_be_calibrated_and_its_cache_is_halved() {
     let place = folder();
     for name in recognised_fixtures() {

@@ -142,6 +142,7 @@ fn examples() -> Vec<String> {
 
 #[cfg(unix)]
 #[test]
+#[ignore = "takes half a minute"]
 fn every_example_of_the_help_works_as_it_stands() {
     // Where the repository's fixtures and its ONNX Runtime are, and the outputs land elsewhere.
     let place = folder();

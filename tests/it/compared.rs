@@ -192,6 +192,7 @@ fn measured(ran: &Ran) -> usize {
 }
 
 #[test]
+#[ignore = "takes half a minute"]
 fn a_stopped_comparison_goes_on_behind_its_last_row() {
     let place = folder();
     let kept = || -> Vec<String> {

@@ -201,14 +201,30 @@ fn the_genai_export_holds_what_is_claimed() {
     holds_what_is_claimed("genai-builder-fp32");
 }
 
-/// What a smaller cache may cost in contexts of 1,024: perplexity on the first 8 x 1,024 tokens of WikiText-2's test text, above the original's
-/// 31.2. Measured: +5.4% at three quarters, +21.2% at half in the expanded form, +22.6% at half with 300 steps of
-/// reconstruction; the margins are for other machines' rounding and for half as many steps.
-const LARGEST_INCREASE: [(&str, &[&str], f64); 3] = [
-    ("0.75", &[], 0.07),
-    ("0.5", &["--form", "expanded"], 0.24),
-    ("0.5", &["--reconstruct", "150"], 0.29),
+/// Options of a rewrite, the share of the cache that it leaves, and its largest increase of perplexity over the first 4,096
+/// tokens of WikiText-2's test text, read through the cache. The factors are fitted to 8,192 tokens.
+const SMALLER: [(&[&str], f64, f64); 3] = [
+    (&["--cache-bits", "8"], 0.25, 0.005),
+    (
+        &["--cache-ratio", "0.75", "--reconstruct", "30"],
+        0.75,
+        0.11,
+    ),
+    (
+        &[
+            "--cache-ratio",
+            "0.5",
+            "--form",
+            "expanded",
+            "--reconstruct",
+            "0",
+        ],
+        0.5,
+        0.25,
+    ),
 ];
+/// Largest increase in the last eighth of the positions, relative to that of all: the loss must not grow with the position.
+const LAST_EIGHTH: f64 = 1.5;
 
 #[test]
 #[ignore = "needs the trained models of ../shared"]
@@ -221,31 +237,28 @@ fn a_smaller_cache_costs_no_more_than_is_claimed() {
     let text = |name: &str| shared("models/wikitext2").join(name);
     let place = outputs(&folder);
     let (statistics, out) = (place.path().join("stats"), place.path().join("small.onnx"));
-    let ran = with(&[
-        &"calibrate",
-        &original,
-        &"--text",
-        &text("valid.txt"),
-        &"--tokenizer",
-        &tokenizer,
-        &"-o",
-        &statistics,
-    ]);
+    let fitted: Vec<PathBuf> = vec![
+        "--text".into(),
+        text("valid.txt"),
+        "--tokenizer".into(),
+        tokenizer.clone(),
+        "--calibration-tokens".into(),
+        "8192".into(),
+    ];
+    let mut calibrate: Vec<PathBuf> = vec!["calibrate".into(), original.clone()];
+    calibrate.extend(["-o".into(), statistics.clone()]);
+    calibrate.extend(fitted.clone());
+    let ran = crate::common::run(calibrate);
     assert_eq!(ran.code, 0, "{ran:?}");
-    for (ratio, more, limit) in LARGEST_INCREASE {
-        let mut arguments: Vec<PathBuf> = vec!["rewrite".into(), original.clone()];
-        arguments.extend(["-o".into(), out.clone(), "--no-validate".into()]);
-        arguments.extend(["--cache-ratio".into(), ratio.into()]);
-        arguments.extend(["--calibration".into(), statistics.clone()]);
-        arguments.extend(["--context".into(), "1024".into()]);
-        arguments.extend(more.iter().map(PathBuf::from));
-        // A descent reads the text again; the factors themselves need the statistics alone.
-        if more.contains(&"--reconstruct") {
-            arguments.extend(["--text".into(), text("valid.txt")]);
-            arguments.extend(["--tokenizer".into(), tokenizer.clone()]);
-        }
-        let ran = crate::common::run(arguments);
-        assert_eq!(ran.code, 0, "{ratio} {more:?}: {ran:?}");
+    for (options, kept, limit) in SMALLER {
+        let mut rewrite: Vec<PathBuf> = vec!["rewrite".into(), original.clone()];
+        rewrite.extend(["-o".into(), out.clone(), "--no-validate".into()]);
+        rewrite.extend(["--calibration".into(), statistics.clone()]);
+        rewrite.extend(["--context".into(), "4096".into()]);
+        rewrite.extend(options.iter().map(PathBuf::from));
+        rewrite.extend(fitted.clone());
+        let ran = crate::common::run(rewrite);
+        assert_eq!(ran.code, 0, "{options:?}: {ran:?}");
         let told = with(&[
             &"validate",
             &original,
@@ -254,18 +267,26 @@ fn a_smaller_cache_costs_no_more_than_is_claimed() {
             &text("test.txt"),
             &"--tokenizer",
             &tokenizer,
+            &"--test-tokens",
+            &"4096",
             &"--length",
-            &"1024",
+            &"4096",
             &"--json",
         ])
         .json();
-        let quality = |key: &str| told["quality"][key].as_f64().unwrap();
-        let base = quality("original_perplexity");
-        assert!((base - 31.2).abs() <= 0.1, "the original's is {base}");
+        let quality = &told["quality"];
         let increase = told["perplexity_increase"].as_f64().unwrap();
-        assert!(increase <= limit, "{ratio} {more:?}: {increase}");
-        let share = quality("rewritten_cache_bytes") / quality("original_cache_bytes");
-        assert_eq!(share, ratio.parse::<f64>().unwrap());
+        assert!(increase <= limit, "{options:?}: {increase}");
+        let bytes = |key: &str| quality[key].as_f64().unwrap();
+        let share = bytes("rewritten_cache_bytes") / bytes("original_cache_bytes");
+        assert_eq!(share, kept, "{options:?}");
+        let last = quality["positions"].as_array().unwrap().last().unwrap();
+        let perplexity = |key: &str| last[key].as_f64().unwrap();
+        let at_end = perplexity("rewritten_perplexity") / perplexity("original_perplexity") - 1.0;
+        assert!(
+            at_end <= LAST_EIGHTH * limit,
+            "{options:?}: {at_end} at the end"
+        );
         check("torch-dynamo-opset18", &out);
     }
 }

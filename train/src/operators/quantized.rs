@@ -1,11 +1,13 @@
-//! Quantized weights: they are frozen and dequantized to fp32 once; gradients flow through products with them.
+//! Quantized weights, which are frozen and dequantized to fp32 once; gradients flow through products with them. Rounding of
+//! activations to integers: gradients pass straight through it.
 
 use candle_core::{DType, Device, Tensor};
 use gqa2mla_passes::graph::label;
 use gqa2mla_passes::onnx::NodeProto;
 
 use crate::error::{OpError, invalid};
-use crate::operators::{Call, Computed, TrainOperator, axis, extent, missing};
+use crate::kernels::{map, zip};
+use crate::operators::{Call, Computed, TrainOperator, axis, extent, flows, missing};
 
 /// The domain of internal operators.
 const OWN: &str = "gqa2mla.train";
@@ -16,7 +18,8 @@ pub const OPERATORS: &[TrainOperator] = &[
         domain: OWN,
         ..missing(UNPACK, unpack)
     },
-    missing("DequantizeLinear", dequantize),
+    flows("DequantizeLinear", dequantize),
+    flows("QuantizeLinear", quantize),
 ];
 
 /// Expands `MatMulNBits` into the unpacking of its weight, which constant folding computes once, and a product. `None`
@@ -109,22 +112,51 @@ fn unpack(call: &Call) -> Result<Computed, OpError> {
 
 /// y = (x - zero point) scale, with one scale for all elements or one per index of an axis.
 fn dequantize(call: &Call) -> Result<Computed, OpError> {
+    let mut y = call.input(0)?.to_dtype(DType::F32)?;
+    if let Some(zero) = call.optional(2) {
+        y = y.broadcast_sub(&along(call, zero)?)?;
+    }
+    let scale = along(call, call.input(1)?)?;
+    let y = y.broadcast_mul(&scale)?;
+    Ok(call.made_of_first(y, move |grad| Ok(grad.broadcast_mul(&scale)?)))
+}
+
+/// y = round(x / scale) + zero point, limited to the integers of 8 bits, as fp32. The gradient is that of x / scale, and 0
+/// where y is limited (a straight-through estimator).
+fn quantize(call: &Call) -> Result<Computed, OpError> {
+    let scale = along(call, call.input(1)?)?;
+    let (least, most) = match call.optional(2).map(Tensor::dtype) {
+        Some(DType::I64) => (-128.0, 127.0),
+        _ => (0.0, 255.0),
+    };
+    let mut exact = call.input(0)?.to_dtype(DType::F32)?.broadcast_div(&scale)?;
+    if let Some(zero) = call.optional(2) {
+        // The zero point is an integer: rounding before or after it is the same.
+        exact = exact.broadcast_add(&along(call, zero)?)?;
+    }
+    let y = map(&exact, |x| x.round_ties_even().clamp(least, most))?;
+    Ok(call.made_of_first(y, move |grad| {
+        let passed = zip(grad, &exact, |g, x| {
+            if (least..=most).contains(&x) { g } else { 0.0 }
+        })?;
+        Ok(passed.broadcast_div(&scale)?)
+    }))
+}
+
+/// A scale or zero point of `call` in fp32, in the shape that broadcasts along its axis.
+fn along(call: &Call, values: &Tensor) -> Result<Tensor, OpError> {
     if call.int("block_size", 0) != 0 {
         return invalid("scales in blocks are not implemented");
     }
-    let (x, scale) = (call.input(0)?, call.input(1)?);
-    let at = axis(call.int("axis", 1), x.rank().max(2))?;
-    let along = |t: &Tensor| -> Result<Tensor, OpError> {
-        let t = t.to_dtype(DType::F32)?;
-        if t.elem_count() == 1 {
-            return Ok(t.reshape(())?);
-        }
-        let dims = (0..x.rank()).map(|axis| if axis == at { extent(t.dims(), 0) } else { 1 });
-        Ok(t.reshape(dims.collect::<Vec<_>>())?)
-    };
-    let mut y = x.to_dtype(DType::F32)?;
-    if let Some(zero) = call.optional(2) {
-        y = y.broadcast_sub(&along(zero)?)?;
+    let x = call.input(0)?;
+    let values = values.to_dtype(DType::F32)?;
+    if values.elem_count() == 1 {
+        return Ok(values.reshape(())?);
     }
-    Ok(y.broadcast_mul(&along(scale)?)?.into())
+    let at = axis(call.int("axis", 1), x.rank().max(2))?;
+    let dims = (0..x.rank()).map(|axis| match axis == at {
+        true => extent(values.dims(), 0),
+        false => 1,
+    });
+    Ok(values.reshape(dims.collect::<Vec<_>>())?)
 }

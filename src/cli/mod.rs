@@ -20,8 +20,10 @@ mod man;
 mod manner;
 mod print;
 mod proof;
+mod provenance;
 mod quality;
 mod reach;
+mod report_file;
 mod rewrite;
 mod runtime;
 mod screen;
@@ -152,6 +154,9 @@ impl Command {
             Self::Calibrate(command) => command.run(screen),
             Self::Compare(command) => command.run(screen),
             Self::Rewrite(command) => command.run(arguments, screen),
+            #[cfg(feature = "train")]
+            Self::Tune(command) => command.run(arguments, screen),
+            #[cfg(not(feature = "train"))]
             Self::Tune(command) => command.run(screen),
             Self::Factors(command) => command.run(screen),
             Self::Validate(command) => command.run(screen),

@@ -1,23 +1,29 @@
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::bar::Moment;
 use crate::cli::exit::{Exit, UsageError, no_text};
+use crate::cli::provenance;
+use crate::cli::report_file::ReportFile;
 use crate::cli::screen::Screen;
 use crate::cli::text::TextArgs;
 use crate::cli::values::{length, output};
 use crate::files::load::load;
 use crate::files::origin::mark;
-use crate::files::outputs::check_model;
+use crate::files::outputs::{OtherFile, check_model, check_other};
 use crate::files::save::{output_path, save};
 use crate::files::staging::Staging;
 use crate::fit::context::Context;
-use crate::report::{counted, grouped};
+use crate::measure::examples::examples;
+use crate::report::{self, counted, grouped};
+use crate::tune::course::Check;
 use crate::tune::run::{Ended, TrainProgress, TuneOptions, Tuned, tune};
+use crate::tune::samples::Samples;
 use crate::tune::select::Trainable;
 use crate::validate::ports::LanguageModel;
 
@@ -37,6 +43,9 @@ pub struct Tune {
     teacher: Option<PathBuf>,
     #[command(flatten)]
     text: TextArgs,
+    /// Examples instead of text: a file of JSON lines, each with "prompt" and "answer". The loss is that of the answers.
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["text", "token_ids"])]
+    examples: Option<PathBuf>,
     /// The output: a .onnx path, or a folder for the .onnx file.
     #[arg(short, long, value_name = "OUT", value_parser = output())]
     out: PathBuf,
@@ -53,7 +62,7 @@ pub struct Tune {
     /// first, which happens if the rewrite has lost little.
     #[arg(long, default_value_t = 5e-3, value_name = "RATE")]
     rate: f64,
-    /// Tokens per sequence.
+    /// Tokens per sequence; longer examples are left out.
     #[arg(long, default_value_t = 512, value_name = "L")]
     length: usize,
     /// Target context length in tokens: sequences are placed at random positions within it, if the model has position
@@ -72,6 +81,12 @@ pub struct Tune {
     /// Replace a model that gqa2mla did not write.
     #[arg(long)]
     force: bool,
+    /// Write the losses of the run, with charts: .html or .json; can be repeated.
+    #[arg(long, value_name = "FILE")]
+    report: Vec<PathBuf>,
+    /// The JSON report of another run, whose losses are added to the charts of --report; can be repeated.
+    #[arg(long, value_name = "FILE.json", requires = "report")]
+    beside: Vec<PathBuf>,
 }
 
 /// The loss of the training.
@@ -93,9 +108,14 @@ enum Train {
 }
 
 impl Tune {
-    pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
+    /// Runs the command of the command line `arguments`.
+    pub fn run(self, arguments: &[OsString], screen: &Screen) -> anyhow::Result<Exit> {
         let started = Instant::now();
         self.check()?;
+        let beside = self.beside.iter().map(|file| other_run(file));
+        let beside: Vec<Value> = beside.collect::<Result<_, _>>()?;
+        let reports = self.report.iter().map(|file| self.begin(file));
+        let reports: Vec<ReportFile> = reports.collect::<Result<_, _>>()?;
         let mut model = load(&self.model)?;
         let teacher = match (&self.teacher, self.objective) {
             (Some(path), Objective::Distill) => Some(load(path)?),
@@ -103,10 +123,7 @@ impl Tune {
         };
         let shown = model.path.display().to_string();
         let subject = LanguageModel::of(&model.model.proto).with_context(|| shown.clone())?;
-        let text = self
-            .text
-            .read(&self.model, subject.vocabulary, self.tokens, self.length)?
-            .ok_or_else(no_text)?;
+        let samples = self.samples(subject.vocabulary)?;
         let options = TuneOptions {
             trainable: match self.train {
                 Train::Factors => Trainable::Factors,
@@ -127,12 +144,13 @@ impl Tune {
         let mut partial = out.clone().into_os_string();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
-        let tokens_a_step = text.length * self.batch;
+        let sequences = samples.train.len() + samples.held_out.len();
+        let tokens_a_step = samples.tokens() * self.batch / sequences;
         let mut bar = screen.bar();
         let tuned = tune(
             &mut model,
             teacher.as_ref(),
-            &text,
+            &samples,
             &options,
             &partial,
             &mut |moment| {
@@ -146,17 +164,73 @@ impl Tune {
         let _ = std::fs::remove_file(&partial);
         let seconds = started.elapsed().as_secs_f64();
         let out = out.display().to_string();
+        let data = json!({
+            "model": shown, "teacher": self.teacher, "out": out, "seconds": seconds,
+            "objective": if teacher.is_some() { "distill" } else { "next-token" },
+            "sequences": samples.train.len(), "held_out": samples.held_out.len(),
+            "tokens": samples.tokens(), "length": samples.longest(), "tuned": tuned,
+        });
+        if !reports.is_empty() {
+            let mut data = data.clone();
+            let more = [
+                ("schema", json!(report::SCHEMA)),
+                ("version", json!(env!("CARGO_PKG_VERSION"))),
+                ("command", json!(provenance::command(arguments))),
+                ("date", json!(provenance::now())),
+                ("beside", json!(beside)),
+            ];
+            if let Some(object) = data.as_object_mut() {
+                object.extend(more.map(|(key, value)| (key.to_owned(), value)));
+            }
+            for file in reports {
+                file.write(&data, report::training_html)?;
+            }
+        }
         screen.show(
             || format!("{}\nwrote {out} in {seconds:.1} s", summary(&tuned)),
-            || {
-                json!({
-                    "model": shown, "out": out, "seconds": seconds,
-                    "objective": if teacher.is_some() { "distill" } else { "next-token" },
-                    "tokens": text.ids.len(), "length": text.length, "tuned": tuned,
-                })
-            },
+            || data.clone(),
         );
         Ok(Exit::Done)
+    }
+
+    /// Checks the path of the report.
+    fn begin(&self, file: &Path) -> anyhow::Result<ReportFile> {
+        let read = self.text.files().chain(self.examples.as_deref());
+        let read = read.chain(self.beside.iter().map(PathBuf::as_path));
+        let read: Vec<&Path> = read.chain([self.model.as_path()]).collect();
+        check_other(file, &read, OtherFile::Report, self.force)?;
+        ReportFile::begin(file)
+    }
+
+    /// The sequences of the text or of the examples.
+    fn samples(&self, vocabulary: usize) -> anyhow::Result<Samples> {
+        let Some(file) = &self.examples else {
+            let text = self
+                .text
+                .read(&self.model, vocabulary, self.tokens, self.length)?;
+            let text = text.ok_or_else(no_text)?;
+            let few = || {
+                anyhow::anyhow!(
+                    "the text has {}, and training needs at least 6: a part is held out to choose the best state",
+                    counted(text.ids.len(), "token")
+                )
+            };
+            return Samples::of_text(&text).ok_or_else(few);
+        };
+        let tokenizer = self.text.tokenizer(&self.model).ok_or_else(|| {
+            UsageError("examples need the model's tokenizer, and there is no tokenizer.json beside the model: give --tokenizer FILE".to_owned())
+        })?;
+        let read = examples(file, &tokenizer, vocabulary)?;
+        let all = read.len();
+        let fit = read.iter().filter(|e| e.ids.len() <= self.length).count();
+        Samples::of_examples(read, self.length).ok_or_else(|| {
+            anyhow::anyhow!(
+                "{}: {fit} of {} have at most {} tokens (--length), and training needs at least 3: a part is held out to choose the best state",
+                file.display(),
+                counted(all, "example"),
+                self.length
+            )
+        })
     }
 
     fn check(&self) -> Result<(), UsageError> {
@@ -182,6 +256,22 @@ impl Tune {
         }
         Ok(())
     }
+}
+
+/// The losses in the JSON report `file` of another run.
+fn other_run(file: &Path) -> anyhow::Result<Value> {
+    let shown = file.display().to_string();
+    let text = std::fs::read(file).with_context(|| shown.clone())?;
+    let data: Value = serde_json::from_slice(&text).with_context(|| shown.clone())?;
+    let tuned = data
+        .get("tuned")
+        .filter(|run| run.get("checks").is_some_and(Value::is_array));
+    let Some(tuned) = tuned else {
+        anyhow::bail!(
+            "{shown}: not the JSON report of a training run: write one with `gqa2mla tune --report FILE.json`"
+        );
+    };
+    Ok(json!({ "name": shown, "tuned": tuned }))
 }
 
 /// The message of the progress bar: loss, best held-out loss and speed.
@@ -213,6 +303,15 @@ fn summary(tuned: &Tuned) -> String {
         0 => "no step made the held-out loss lower: the model stays as it was (a lower --rate may help)".to_owned(),
         step => format!("held-out loss {first:.4} -> {:.4} nats at step {step}", tuned.best.loss),
     };
+    let right = |check: Option<&Check>| check.and_then(|check| check.right);
+    let answers = match (right(tuned.checks.first()), right(Some(&tuned.best))) {
+        (Some(before), Some(after)) => format!(
+            "\nright answers {:.1}% -> {:.1}% of the held-out examples",
+            100.0 * before,
+            100.0 * after
+        ),
+        _ => String::new(),
+    };
     let places = match tuned.positions {
         0 => "sequences begin at position 0: the model counts positions itself".to_owned(),
         all => format!(
@@ -221,7 +320,7 @@ fn summary(tuned: &Tuned) -> String {
         ),
     };
     format!(
-        "{} with {} numbers trained, {ended}\n{places}\n{kept}",
+        "{} with {} numbers trained, {ended}\n{places}\n{kept}{answers}",
         counted(tuned.tensors, "tensor"),
         grouped(tuned.elements as u64)
     )

@@ -75,7 +75,7 @@ pub enum OtherFile {
     Statistics,
     /// Factors of `factors export`.
     Factors,
-    /// The report of a rewrite, .html or .json.
+    /// The report of a rewrite or of a training run, .html or .json.
     Report,
 }
 
@@ -108,9 +108,8 @@ fn is_report(path: &Path) -> io::Result<bool> {
     let read = io::BufReader::new(fs::File::open(path)?);
     let data: Result<serde_json::Value, _> = serde_json::from_reader(read);
     Ok(data.is_ok_and(|data| {
-        ["schema", "version", "models"]
-            .iter()
-            .all(|k| data.get(k).is_some())
+        let has = |key: &str| data.get(key).is_some();
+        has("schema") && has("version") && (has("models") || has("tuned"))
     }))
 }
 

@@ -204,11 +204,11 @@ impl Text {
     }
 }
 
-fn tokenized(
-    files: &[PathBuf],
-    tokenizer: &Path,
-    vocabulary: usize,
-) -> Result<Vec<i64>, TextError> {
+/// The tokenizer in the file `tokenizer`, for a model with `vocabulary` tokens.
+///
+/// # Errors
+/// [`TextError`] if the file is no tokenizer, or that of another model.
+pub(super) fn known_tokenizer(tokenizer: &Path, vocabulary: usize) -> Result<Tokenizer, TextError> {
     let shown = tokenizer.display().to_string();
     let not_one = |detail: String| TextError::Tokenizer {
         path: shown.clone(),
@@ -227,24 +227,38 @@ fn tokenized(
             vocabulary,
         });
     }
+    Ok(known)
+}
+
+/// The UTF-8 text of `file`.
+///
+/// # Errors
+/// [`TextError`] if it cannot be read, or is not text.
+pub(super) fn read_text(file: &Path) -> Result<String, TextError> {
+    let path = file.display().to_string();
+    fs::read_to_string(file).map_err(|cause| match cause.kind() {
+        io::ErrorKind::InvalidData => TextError::Format {
+            path,
+            detail: "it is not UTF-8 text: give plain text, or token ids with --token-ids"
+                .to_owned(),
+        },
+        _ => TextError::Io { path, cause },
+    })
+}
+
+fn tokenized(
+    files: &[PathBuf],
+    tokenizer: &Path,
+    vocabulary: usize,
+) -> Result<Vec<i64>, TextError> {
+    let known = known_tokenizer(tokenizer, vocabulary)?;
     let mut ids = Vec::new();
     for file in files {
-        let path = file.display().to_string();
-        let text = fs::read_to_string(file).map_err(|cause| match cause.kind() {
-            io::ErrorKind::InvalidData => TextError::Format {
-                path: path.clone(),
-                detail: "it is not UTF-8 text: give plain text, or token ids with --token-ids"
-                    .to_owned(),
-            },
-            _ => TextError::Io {
-                path: path.clone(),
-                cause,
-            },
-        })?;
+        let text = read_text(file)?;
         let encoded = known
             .encode_fast(text, false)
             .map_err(|e| TextError::Format {
-                path,
+                path: file.display().to_string(),
                 detail: e.to_string(),
             })?;
         ids.extend(encoded.get_ids().iter().map(|&id| i64::from(id)));

@@ -11,12 +11,10 @@ use crate::report::error::ReportError;
 use crate::report::numbers::{change, measured, short, size};
 
 const PAGE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("style.css");
 
-/// The HTML page of `report`, the data of a JSON report.
-///
-/// # Errors
-/// [`ReportError`] if the data does not fit the template.
-pub fn html(report: &Value) -> Result<String, ReportError> {
+/// The environment of all pages: their filters, and their style.
+pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.add_filter("grouped", grouped);
@@ -29,6 +27,16 @@ pub fn html(report: &Value) -> Result<String, ReportError> {
     environment.add_filter("measured", measured);
     environment.add_filter("limit", limit);
     environment.add_filter("passage", passage);
+    environment.add_global("style", Shown::from_safe_string(STYLE.to_owned()));
+    environment
+}
+
+/// The HTML page of `report`, the data of a JSON report.
+///
+/// # Errors
+/// [`ReportError`] if the data does not fit the template.
+pub fn html(report: &Value) -> Result<String, ReportError> {
+    let mut environment = environment();
     environment.add_template("page.html", PAGE)?;
     let models = report["models"].as_array().cloned().unwrap_or_default();
     let drawn = models.iter().map(drawn).collect::<Result<Vec<_>, _>>()?;

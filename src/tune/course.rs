@@ -12,6 +12,9 @@ pub struct Check {
     pub step: usize,
     /// Mean loss, in nats.
     pub loss: f64,
+    /// Share of the answers of which every token is the most probable one; `None` for text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub right: Option<f64>,
 }
 
 /// The history of a run.

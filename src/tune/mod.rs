@@ -5,6 +5,7 @@ pub mod course;
 pub mod decoder;
 pub mod exchange;
 pub mod run;
+pub mod samples;
 pub mod select;
 pub mod steps;
 
@@ -52,16 +53,6 @@ pub enum TuneError {
         path: String,
         /// The reason, and what to do.
         detail: String,
-    },
-    /// The text is too short to hold out a part.
-    #[error(
-        "the text has {found} tokens, and training needs at least {needed}: a part is held out to choose the best state"
-    )]
-    Text {
-        /// Number of tokens.
-        found: usize,
-        /// Smallest number of tokens.
-        needed: usize,
     },
     /// The loss is not finite before training.
     #[error(

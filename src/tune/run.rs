@@ -9,11 +9,11 @@ use serde::Serialize;
 
 use crate::files::identity::identity;
 use crate::files::load::LoadedModel;
-use crate::measure::text::Text;
 use crate::tune::TuneError;
 use crate::tune::checkpoint;
 use crate::tune::course::{Check, Course};
 use crate::tune::decoder::{Decoder, lowered};
+use crate::tune::samples::Samples;
 use crate::tune::select::{Trainable, select};
 use crate::tune::steps::TrainRun;
 
@@ -80,34 +80,28 @@ pub struct TrainProgress {
     pub best: Option<f64>,
 }
 
-/// Largest number of held-out tokens. A check runs both models on them, and all checks together should take less than a
-/// quarter of the time of the steps.
-const HELD_OUT: usize = 2048;
 /// Number of checks of a run, in addition to the one before the first step.
 const CHECKS: usize = 8;
-/// Trains `model` on `text`: with a `teacher`, to match its next-token distribution
+
+/// Trains `model` on `samples`: with a `teacher`, to match its next-token distribution
 /// ([`gqa2mla_train::loss::distillation`]), without one, to predict the next token
 /// ([`gqa2mla_train::loss::next_token`]). The trained initializers are replaced by those of the best check, rounded to
 /// their type; if no check is better than the start, they are not changed.
 ///
-/// The state is saved to `partial` at every check, and a run with the same models, text and options resumes from there.
+/// The state is saved to `partial` at every check, and a run with the same models, sequences and options resumes from there.
 /// The result is deterministic.
 ///
 /// # Errors
-/// [`TuneError`]. Errors of models, text and options are found before the first step. `model` is unchanged then.
+/// [`TuneError`]. Errors of models and options are found before the first step. `model` is unchanged then.
 pub fn tune(
     model: &mut LoadedModel,
     teacher: Option<&LoadedModel>,
-    text: &Text,
+    samples: &Samples,
     options: &TuneOptions,
     partial: &Path,
     progress: &mut dyn FnMut(TrainProgress),
 ) -> Result<Tuned, TuneError> {
     let path = model.path.display().to_string();
-    let (train, held_out) = text.hold_out(HELD_OUT).ok_or(TuneError::Text {
-        found: text.ids.len(),
-        needed: 3 * 2,
-    })?;
     let graph = lowered(model)?;
     let trained = select(&graph.main, &graph.sources, options.trainable);
     if trained.is_empty() {
@@ -125,7 +119,7 @@ pub fn tune(
         });
     }
     let student = Decoder::new(model, &graph.main, &trained)?;
-    let settings = settings(model, teacher, text, options)?;
+    let settings = settings(model, teacher, samples, options)?;
     let teacher = match teacher {
         Some(teacher) => Some(Decoder::new(teacher, &lowered(teacher)?.main, &[])?),
         None => None,
@@ -137,8 +131,7 @@ pub fn tune(
     let run = TrainRun {
         student,
         teacher,
-        train,
-        held_out,
+        samples,
         context: positions,
         batch: options.batch,
         seed: options.seed,
@@ -186,6 +179,7 @@ pub fn tune(
     let best = state.course.best().unwrap_or(Check {
         step: 0,
         loss: f64::NAN,
+        right: None,
     });
     if best.step > 0 {
         write_back(model, &trained, &state.best)
@@ -202,22 +196,29 @@ pub fn tune(
     })
 }
 
-/// A text that identifies models, text and options. A run resumes only from a checkpoint with an equal text.
+/// A text that identifies models, sequences and options. A run resumes only from a checkpoint with an equal text.
 fn settings(
     model: &LoadedModel,
     teacher: Option<&LoadedModel>,
-    text: &Text,
+    samples: &Samples,
     options: &TuneOptions,
 ) -> Result<String, TuneError> {
-    let ids: Vec<u8> = text.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let mut hasher = crc32fast::Hasher::new();
+    for sample in samples.train.iter().chain(&samples.held_out) {
+        hasher.update(&sample.tokens.len().to_le_bytes());
+        hasher.update(&sample.counted.start.to_le_bytes());
+        sample
+            .tokens
+            .iter()
+            .for_each(|id| hasher.update(&id.to_le_bytes()));
+    }
     let teacher = teacher
         .map(|teacher| identity(&teacher.model))
         .transpose()?;
     Ok(format!(
-        "{} {teacher:?} {:08x} {} {options:?}",
+        "{} {teacher:?} {:08x} {options:?}",
         identity(&model.model)?,
-        crc32fast::hash(&ids),
-        text.length
+        hasher.finalize()
     ))
 }
 

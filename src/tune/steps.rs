@@ -5,26 +5,21 @@ use gqa2mla_train::adamw::Trained;
 use gqa2mla_train::error::TrainError;
 use gqa2mla_train::loss::{self, Loss};
 
-use crate::measure::text::Text;
 use crate::tune::TuneError;
 use crate::tune::checkpoint::TrainingState;
 use crate::tune::course::{Check, Course};
 use crate::tune::decoder::Decoder;
+use crate::tune::samples::{Sample, Samples};
 use crate::validate::scenario::Random;
 
-/// Number of positions at the start of a sequence that are not in the loss, because they have too little context.
-const WITHOUT_CONTEXT: usize = 16;
-
-/// Models and text of a run.
-pub struct TrainRun {
+/// Models and sequences of a run.
+pub struct TrainRun<'s> {
     /// The model in training.
     pub student: Decoder,
     /// The teacher of a distillation, if there is one.
     pub teacher: Option<Decoder>,
-    /// The training text.
-    pub train: Text,
-    /// The held-out text.
-    pub held_out: Text,
+    /// The sequences.
+    pub samples: &'s Samples,
     /// Target context length in tokens: sequences are placed at random positions within it.
     pub context: usize,
     /// Number of sequences per step.
@@ -33,7 +28,7 @@ pub struct TrainRun {
     pub seed: u64,
 }
 
-impl TrainRun {
+impl TrainRun<'_> {
     /// The state before the first step.
     ///
     /// # Errors
@@ -64,47 +59,64 @@ impl TrainRun {
             .map_err(|e| self.student.failed(e.into()))
     }
 
-    /// The loss of the student's `logits` on `tokens`, the first of which has the position `place`.
-    fn loss(&self, tokens: &[i64], place: usize, logits: &Tensor) -> Result<Loss, TuneError> {
-        let first = WITHOUT_CONTEXT.min(tokens.len() / 4);
+    /// The loss of the student's `logits` on `sample`, whose first token has the position `place`.
+    fn loss(&self, sample: &Sample, place: usize, logits: &Tensor) -> Result<Loss, TuneError> {
+        let Sample { tokens, counted } = sample;
         let failed = |cause| self.student.failed(cause);
         match &self.teacher {
             Some(teacher) => {
                 let target = teacher.logits(tokens, place, &[])?;
-                let counted: Vec<bool> = (0..tokens.len()).map(|at| at >= first).collect();
+                let counted: Vec<bool> =
+                    (0..tokens.len()).map(|at| counted.contains(&at)).collect();
                 loss::distillation(&target, logits, &counted).map_err(failed)
             }
             None => {
                 let targets = tokens.get(1..).unwrap_or_default();
-                let counts = |at: usize| at >= first && at < targets.len();
+                let counts = |at: usize| counted.contains(&at) && at < targets.len();
                 let counted: Vec<bool> = (0..tokens.len()).map(counts).collect();
                 loss::next_token(logits, targets, &counted).map_err(failed)
             }
         }
     }
 
-    /// Computes the mean loss on the held-out text, and records the state as the best one if it has improved.
+    /// Whether every counted token of `sample` is the most probable one.
+    fn is_right(&self, sample: &Sample, logits: &Tensor) -> Result<bool, TuneError> {
+        let chosen = logits.argmax(1).and_then(|ids| ids.to_vec1::<u32>());
+        let chosen = chosen.map_err(|e| self.student.failed(e.into()))?;
+        Ok(sample.counted.clone().all(|at| {
+            let (chosen, next) = (chosen.get(at), sample.tokens.get(at + 1));
+            chosen.is_some() && chosen.map(|&id| i64::from(id)) == next.copied()
+        }))
+    }
+
+    /// Computes the mean loss on the held-out sequences, and records the state as the best one if it has improved.
     ///
     /// # Errors
     /// [`TuneError::Program`] and [`TuneError::Interface`].
     pub fn check(&self, state: &mut TrainingState) -> Result<f64, TuneError> {
         let parameters = self.parameters(state)?;
         let mut losses = Vec::new();
-        let sequences = self.held_out.sequences();
+        let mut right = 0;
+        let held_out = &self.samples.held_out;
         // The sequences are placed at evenly spaced positions, the first one at position 0.
-        let apart = self.places() / sequences.len().max(1);
-        for (number, tokens) in sequences.enumerate() {
+        let apart = self.places() / held_out.len().max(1);
+        for (number, sample) in held_out.iter().enumerate() {
             let place = number * apart;
-            let logits = self.student.logits(tokens, place, &parameters)?;
-            losses.push(self.loss(tokens, place, &logits)?.mean);
+            let logits = self.student.logits(&sample.tokens, place, &parameters)?;
+            losses.push(self.loss(sample, place, &logits)?.mean);
+            if self.samples.answers {
+                right += usize::from(self.is_right(sample, &logits)?);
+            }
         }
-        let loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
+        let count = losses.len().max(1) as f64;
+        let loss = losses.iter().sum::<f64>() / count;
         if state.course.best().is_none_or(|best| loss < best.loss) {
             state.best = state.tensors.iter().map(|t| t.values.clone()).collect();
         }
         state.course.checks.push(Check {
             step: state.course.steps,
             loss,
+            right: self.samples.answers.then_some(right as f64 / count),
         });
         Ok(loss)
     }
@@ -121,15 +133,18 @@ impl TrainRun {
         let failed = |cause: TrainError| self.student.failed(cause);
         for number in 0..batch {
             let at = state.course.steps * batch + number;
-            let (tokens, place) = (self.sequence(at), self.place(at));
-            let inputs = self.student.inputs(tokens, place)?;
+            let Some(sample) = self.sample(at) else {
+                continue;
+            };
+            let place = self.place(at);
+            let inputs = self.student.inputs(&sample.tokens, place)?;
             let trace = self
                 .student
                 .program
                 .trace(&inputs, &parameters)
                 .map_err(failed)?;
             let logits = self.student.rows(trace.outputs.first())?;
-            let loss = self.loss(tokens, place, &logits)?;
+            let loss = self.loss(sample, place, &logits)?;
             mean += loss.mean / batch as f64;
             let shape = trace.outputs.first().map_or(&[][..], Tensor::dims);
             let grad = loss.grad.reshape(shape).map_err(|e| failed(e.into()))?;
@@ -152,7 +167,7 @@ impl TrainRun {
 
     /// The number of positions at which a sequence can start.
     fn places(&self) -> usize {
-        self.context.saturating_sub(self.train.length) + 1
+        self.context.saturating_sub(self.samples.longest()) + 1
     }
 
     /// The start position of sequence `number` of a run.
@@ -164,15 +179,14 @@ impl TrainRun {
     }
 
     /// Sequence `number` of a run: each epoch has all sequences in a random order that depends on the seed.
-    fn sequence(&self, number: usize) -> &[i64] {
-        let count = self.train.sequences().len().max(1);
+    fn sample(&self, number: usize) -> Option<&Sample> {
+        let count = self.samples.train.len().max(1);
         let (round, at) = ((number / count) as u64, number % count);
         let mut random = Random::new(self.seed.wrapping_add(round << 32));
         let mut order: Vec<usize> = (0..count).collect();
         for last in (1..count).rev() {
             order.swap(last, (random.next_u64() % (last as u64 + 1)) as usize);
         }
-        let chosen = order.get(at).copied().unwrap_or(0);
-        self.train.sequences().nth(chosen).unwrap_or_default()
+        self.samples.train.get(*order.get(at)?)
     }
 }

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::bench::Benched;
 use crate::cli::bench::as_text;
 use crate::cli::exit::Exit;
-use crate::cli::rewrite::provenance::{self, sha256};
-use crate::cli::rewrite::report_file::ReportFile;
+use crate::cli::provenance::{self, sha256};
+use crate::cli::report_file::ReportFile;
 use crate::cli::rewrite::shown;
 use crate::cli::rewrite::summary::Summary;
 use crate::cli::screen::Screen;
@@ -195,7 +195,7 @@ impl Ending {
                 "command": provenance::command(arguments), "date": provenance::now(),
                 "input": self.input, "onnxruntime": used_runtime(), "models": self.reports,
             }));
-            file.write(&data)?;
+            file.write(&data, report::html)?;
         }
         let data = || {
             ended(match self.models.as_slice() {

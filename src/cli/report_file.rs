@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::cli::escaped::{escaped, escaped_json};
 use crate::cli::exit::UsageError;
 use crate::files::staging::Staging;
-use crate::report;
+use crate::report::ReportError;
 
 /// A report file to be written at the end.
 pub struct ReportFile {
@@ -40,11 +40,15 @@ impl ReportFile {
         })
     }
 
-    /// Writes `data` as HTML or JSON, and publishes the file.
-    pub fn write(self, data: &Value) -> anyhow::Result<()> {
+    /// Writes `data` as JSON or as the HTML page `page`, and publishes the file.
+    pub fn write(
+        self,
+        data: &Value,
+        page: fn(&Value) -> Result<String, ReportError>,
+    ) -> anyhow::Result<()> {
         let shown = || self.path.display().to_string();
         let text = match self.page {
-            true => escaped(&report::html(data).with_context(shown)?).into_owned(),
+            true => escaped(&page(data).with_context(shown)?).into_owned(),
             false => escaped_json(&format!("{data:#}\n")).into_owned(),
         };
         let staging = Staging::file(&self.path)?;

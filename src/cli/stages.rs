@@ -51,6 +51,7 @@ pub fn shown(event: Event) -> Shown {
         Stage::Recording => ("reading text for the reconstruction", "token"),
         Stage::RecordingRewritten => ("reading text through rewritten layers", "token"),
         Stage::Reconstructing { .. } => ("reconstructing", "step"),
+        Stage::Distilling { .. } => ("distilling", "step"),
         Stage::Rewriting => ("rewriting", "attention"),
         Stage::Measuring => ("reading held-out text with both models", "token"),
         Stage::MeasuringLayers => (MEASURING_LAYERS, "run"),
@@ -64,6 +65,9 @@ pub fn shown(event: Event) -> Shown {
             let finished = layers * done / total.max(1);
             let layer = (finished + 1).min(layers);
             moment.with(format!(" layer {layer} of {layers}, error {error:.4}"))
+        }
+        Stage::Distilling { loss } if loss.is_finite() => {
+            moment.with(format!(", held-out loss {loss:.4}"))
         }
         _ => moment,
     })

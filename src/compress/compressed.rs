@@ -3,16 +3,31 @@
 use std::cell::OnceCell;
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use crate::compress::convert::{ConvertError, Staged};
 use crate::compress::error::CompressError;
 use crate::compress::events::{Observer, Stage, steps};
 use crate::files::interrupted::Work;
 use crate::files::load::{LoadError, LoadedModel, load};
+#[cfg(feature = "train")]
+use crate::files::save::DataFile;
 use crate::fit::reconstruct::ReconstructedLayer;
 use crate::measure::on_text::measure;
 use crate::measure::quality::Quality;
 use crate::measure::text::Text;
 use crate::runtime::RuntimeOptions;
+
+/// The result of a distillation from the original.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Distilled {
+    /// Number of steps.
+    pub steps: usize,
+    /// KL from the original on the part of the text that was held out of the steps, before them, in nats.
+    pub kl_before: f64,
+    /// The same for the state that is kept.
+    pub kl_after: f64,
+}
 
 /// A rewritten model in its staging folder, not published yet. Its files are removed when it is dropped.
 pub struct Compressed {
@@ -20,6 +35,8 @@ pub struct Compressed {
     pub staged: Staged,
     /// The result of the reconstruction of each layer; empty without reconstruction.
     pub outcomes: Vec<ReconstructedLayer>,
+    /// The result of the distillation, if there was one.
+    pub distilled: Option<Distilled>,
     /// The folder of finished layers, which is removed once the model is published.
     work: Option<Work>,
     /// The written model, loaded on first use.
@@ -35,6 +52,7 @@ impl Compressed {
         Self {
             staged,
             outcomes,
+            distilled: None,
             work,
             written: OnceCell::new(),
         }
@@ -50,6 +68,20 @@ impl Compressed {
         }
         let model = load(&self.staged.path())?;
         Ok(self.written.get_or_init(|| model))
+    }
+
+    /// Replaces the staged files by those of `model`, the same model with other weights.
+    ///
+    /// # Errors
+    /// [`ConvertError`].
+    #[cfg(feature = "train")]
+    pub(super) fn replace(
+        &mut self,
+        model: &LoadedModel,
+        data: &DataFile,
+    ) -> Result<(), ConvertError> {
+        self.written.take();
+        self.staged.replace(model, data)
     }
 
     /// Measures its quality against the `original` on `text`.

@@ -11,6 +11,8 @@ use gqa2mla_passes::pipeline::patches::Callbacks;
 use gqa2mla_passes::pipeline::rewrite_analysed;
 use gqa2mla_passes::{Analysis, RewriteError, RewriteOptions, Rewritten};
 
+#[cfg(feature = "train")]
+use crate::files::load::load;
 use crate::files::load::{LoadError, LoadedModel};
 use crate::files::origin::{REWRITTEN, is_rewritten, mark};
 use crate::files::outputs::{OutputError, check_inputs};
@@ -185,6 +187,29 @@ impl Staged {
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.staging.staged()
+    }
+
+    /// Replaces the staged files by those of `model`, which was loaded from them, with other weights.
+    ///
+    /// # Errors
+    /// [`ConvertError::Save`].
+    #[cfg(feature = "train")]
+    pub(super) fn replace(
+        &mut self,
+        model: &LoadedModel,
+        data: &DataFile,
+    ) -> Result<(), ConvertError> {
+        write(model, &self.staging, data)?;
+        let used = load(&self.path())?.sources;
+        for old in model
+            .sources
+            .keys()
+            .filter(|name| !used.contains_key(*name))
+        {
+            // A file that stays is published with the model; it costs space only.
+            let _ = fs::remove_file(self.staging.path(Path::new(old)));
+        }
+        Ok(())
     }
 
     /// Moves the model to its output path, which is returned.

@@ -55,6 +55,10 @@ pub enum CompressError {
         /// The error of the calibration.
         cause: Box<CalibrateError>,
     },
+    /// The rewritten model cannot be trained.
+    #[cfg(feature = "train")]
+    #[error(transparent)]
+    Distill(Box<crate::tune::TuneError>),
     /// The rewritten model cannot be read again.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -158,6 +162,13 @@ impl CompressError {
 impl From<ReconstructError> for CompressError {
     fn from(error: ReconstructError) -> Self {
         Self::Reconstruct(Box::new(error))
+    }
+}
+
+#[cfg(feature = "train")]
+impl From<crate::tune::TuneError> for CompressError {
+    fn from(error: crate::tune::TuneError) -> Self {
+        Self::Distill(Box::new(error))
     }
 }
 

@@ -24,6 +24,11 @@ pub enum Stage {
         /// Relative squared error of the attention's output after the last step.
         error: f64,
     },
+    /// Distillation of the rewritten model; steps are those of gradient descent.
+    Distilling {
+        /// The lowest held-out loss so far, in nats; not a number before the first.
+        loss: f64,
+    },
     /// Rewrite; steps are attentions.
     Rewriting,
     /// Measurement on held-out text; steps are tokens.

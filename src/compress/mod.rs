@@ -9,6 +9,8 @@ pub mod bisect;
 mod compressed;
 pub mod compressor;
 pub mod convert;
+#[cfg(feature = "train")]
+mod distill;
 pub mod error;
 pub mod events;
 pub mod foreseen;

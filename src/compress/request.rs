@@ -82,6 +82,9 @@ pub struct Request<'f> {
     pub text: Option<TextRequest>,
     /// Steps of local reconstruction per layer; 0: no reconstruction.
     pub reconstruction_steps: usize,
+    /// Steps of distillation from the original after the rewrite; 0: none.
+    #[cfg(feature = "train")]
+    pub distillation_steps: usize,
     /// Options of the runtime.
     pub runtime: RuntimeOptions,
     /// Options of the validation; `None`: no validation.
@@ -102,6 +105,8 @@ impl Default for Request<'_> {
             statistics: None,
             text: None,
             reconstruction_steps: 300,
+            #[cfg(feature = "train")]
+            distillation_steps: 0,
             runtime: RuntimeOptions {
                 optimize: true,
                 ..RuntimeOptions::default()

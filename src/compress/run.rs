@@ -9,6 +9,8 @@ use crate::compress::acceptance::{Held, Verdict, accepts};
 use crate::compress::allot::Sides;
 use crate::compress::compressed::Compressed;
 use crate::compress::compressor::{Compressor, Destination, analysis};
+#[cfg(feature = "train")]
+use crate::compress::distill::distil;
 use crate::compress::error::CompressError;
 use crate::compress::events::{Event, Observer, Stage, steps};
 use crate::compress::prepared::{Prepared, Texts, UsedText};
@@ -155,8 +157,10 @@ fn attempt(
         };
         searched = Some(found);
     }
-    let (compressed, widths, quality) =
-        rewritten(&compressor, &options, request, &texts, observer)?;
+    let made = rewritten(&compressor, &options, request, &texts, observer)?;
+    #[cfg(feature = "train")]
+    let made = distilled(made, &compressor, request, (&texts, &context), observer)?;
+    let (compressed, widths, quality) = made;
     let lossy = is_lossy(&compressed.staged.rewritten.sites);
     let verdict = match &request.proof {
         None => Verdict::NotValidated,
@@ -241,7 +245,7 @@ fn rewritten(
     request: &Request,
     texts: &Texts,
     observer: &mut Observer,
-) -> Result<(Compressed, Option<WidthsCompared>, Option<Quality>), CompressError> {
+) -> Result<Made, CompressError> {
     if request.widths == Widths::Uniform {
         return Ok((compressor.rewrite(options, observer)?, None, None));
     }
@@ -254,6 +258,29 @@ fn rewritten(
     let (made, compared, quality) =
         better_widths(compressor, options, sides, (fitted, held_out), observer)?;
     Ok((made, Some(compared), Some(quality)))
+}
+
+/// A rewritten model, the comparison of its widths, and its quality if it is known.
+type Made = (Compressed, Option<WidthsCompared>, Option<Quality>);
+
+/// Distils the rewritten model from the original, if this is requested: its quality is unknown then.
+#[cfg(feature = "train")]
+fn distilled(
+    (mut compressed, widths, quality): Made,
+    compressor: &Compressor,
+    request: &Request,
+    (texts, context): (&Texts, &Context),
+    observer: &mut Observer,
+) -> Result<Made, CompressError> {
+    if request.distillation_steps == 0 {
+        return Ok((compressed, widths, quality));
+    }
+    let text = texts.fitted.as_ref().ok_or(CompressError::NoText)?;
+    let models = (compressor.model, compressor.destination);
+    let steps = (request.distillation_steps, context.positions);
+    let distilled = distil(&mut compressed, models, text, steps, observer)?;
+    compressed.distilled = Some(distilled);
+    Ok((compressed, widths, None))
 }
 
 /// Validates by running both models. Failures that the rewritten model does not cause are errors, not verdicts.

@@ -111,6 +111,11 @@ fn every_key_of_the_data_is_in_its_documentation_and_the_other_way_round() {
         "--max-kl",
         "--layout free",
         "--bench",
+        // Of a distillation, which needs a build with training: its test is among those of `tune`.
+        "--distill",
+        "steps",
+        "kl_before",
+        "kl_after",
         "node",
         "code",
         "reason",

@@ -180,6 +180,33 @@ impl FormArgs {
         }
     }
 
+    /// Refuses forms that cannot be trained.
+    #[cfg(feature = "train")]
+    pub fn check_trainable(&self) -> Result<(), UsageError> {
+        let wrong = |detail: &str| Err(UsageError(format!("--distill {detail}")));
+        if self.keep_heads {
+            return wrong("trains the factors of latents: leave out --keep-heads");
+        }
+        if Join::from(self.cache_io) == Join::InPlace {
+            return wrong(
+                "cannot train a model that writes in place: leave out --cache-io inplace",
+            );
+        }
+        let gqa = self.target == Some(TargetArg::Gqa);
+        if gqa && self.bits() != CacheBits::Model {
+            return wrong(
+                "cannot train through the operator's integers: use --target matmul with --cache-bits 8",
+            );
+        }
+        match self.new_tokens {
+            None if gqa => wrong("cannot train the prompt's branch: give --new-tokens latent"),
+            Some(NewTokensArg::Prompt | NewTokensArg::Exact) => {
+                wrong("cannot train the prompt's branch: use --new-tokens latent")
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// How the new rows of a step are appended to the cache in `form`.
     pub fn join(&self, form: &dyn Form, transmla: bool) -> Result<Join, UsageError> {
         let join = Join::from(self.cache_io);

@@ -1,8 +1,6 @@
 mod dry_run;
 mod ending;
 mod form;
-mod provenance;
-mod report_file;
 mod serving;
 mod shown;
 mod size;
@@ -14,11 +12,12 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use gqa2mla_passes::RewriteOptions;
+#[cfg(feature = "train")]
+use gqa2mla_passes::{RankPlan, factor::CacheBits};
 
 use dry_run::Plan;
 use ending::Ending;
 use form::FormArgs;
-use report_file::ReportFile;
 use serving::ServingArg;
 use size::Size;
 
@@ -27,6 +26,7 @@ use crate::cli::clean::remove_unfinished;
 use crate::cli::exit::{Exit, UsageError, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::proof::ProofArgs;
+use crate::cli::report_file::ReportFile;
 use crate::cli::screen::Screen;
 use crate::cli::values::output;
 use crate::compress::compressor::Destination;
@@ -89,6 +89,18 @@ pub struct Rewrite {
     layout: LayoutArg,
     #[command(flatten, next_help_heading = "Factors")]
     factors: FactorArgs,
+    /// Steps of distillation from MODEL after the rewrite; 0: none.
+    ///
+    /// The factors of all layers are trained together on the text, to match the next-token distribution of MODEL.
+    /// `gqa2mla tune` has more options.
+    #[cfg(feature = "train")]
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "STEPS",
+        help_heading = "Factors"
+    )]
+    distill: usize,
     /// The only model to rewrite in a folder with several models.
     ///
     /// Other models with a cache are left out of the output.
@@ -309,10 +321,31 @@ impl Rewrite {
         format!("gqa2mla rewrite {model} -o {out} --cache-bits 8 --keep-heads{data}")
     }
 
+    /// Refuses a distillation that the other options exclude, before anything is computed.
+    #[cfg(feature = "train")]
+    fn check_distillation(&self) -> Result<(), UsageError> {
+        let wrong = |detail: &str| Err(UsageError(format!("--distill {detail}")));
+        if self.distill == 0 {
+            return Ok(());
+        }
+        if !self.factors.text.is_given() {
+            return wrong("trains on a text: give --text FILE or --token-ids FILE");
+        }
+        let every_rank = self.size.plan() == RankPlan::Full && self.size.promise().is_none();
+        if every_rank && self.form.bits() == CacheBits::Model {
+            return wrong(
+                "recovers a loss, and this rewrite is exact: give --cache-ratio, --rank, --cache-bits or a limit of the loss",
+            );
+        }
+        self.form.check_trainable()
+    }
+
     /// The request for the library.
     fn request(&self) -> anyhow::Result<Request<'static>> {
         let transmla = self.factors.is_transmla();
         let form = self.form.form(transmla)?;
+        #[cfg(feature = "train")]
+        self.check_distillation()?;
         Ok(Request {
             options: RewriteOptions {
                 ranks: self.size.plan(),
@@ -334,6 +367,8 @@ impl Rewrite {
             statistics: self.factors.statistics()?,
             text: self.factors.text(&self.model)?,
             reconstruction_steps: self.factors.reconstruction_steps(),
+            #[cfg(feature = "train")]
+            distillation_steps: self.distill,
             runtime: self.how.runtime(),
             proof: (!self.no_validate).then(|| self.how.options()),
             in_detail: self.report.is_some(),

@@ -30,6 +30,14 @@ pub fn text(compression: &Compression, summary: &Summary, with_kept_heads: &str)
     }
     text.push_str(&compression.widths.map(widths_text).unwrap_or_default());
     text.push_str(&outcomes_text(&compression.compressed.outcomes));
+    if let Some(distilled) = &compression.compressed.distilled {
+        text.push_str(&format!(
+            "distilled in {}: KL {} -> {} nats (held out of the training)\n",
+            counted(distilled.steps, "step"),
+            short(distilled.kl_before),
+            short(distilled.kl_after)
+        ));
+    }
     text.push_str(&match &compression.verdict {
         Verdict::Compared(proof) => format!("\n{}\n", proof_text(proof, summary.lossy)),
         Verdict::DoesNotRun(why) => format!("{why}\n"),
@@ -60,6 +68,7 @@ pub fn data(compression: &Compression, summary: &Summary) -> Value {
         "search": compression.search.as_ref().map(|s| search_json(s, summary.after)),
         "layouts": compression.widths.map(widths_json),
         "reconstruction": outcomes.map(outcome_json).collect::<Vec<_>>(),
+        "distillation": compression.compressed.distilled,
         "validation": validation,
         "quality": compression.quality.as_ref().and_then(|q| q.as_ref().ok()),
         "failure": failure,

@@ -1,0 +1,73 @@
+//! Distillation of a rewritten model from its original, before the model is validated and measured.
+
+use std::path::PathBuf;
+
+use crate::compress::compressed::{Compressed, Distilled};
+use crate::compress::compressor::Destination;
+use crate::compress::error::CompressError;
+use crate::compress::events::{Event, Observer, Stage};
+use crate::files::interrupted::keep_file;
+use crate::files::load::{LoadedModel, load};
+use crate::files::save::output_path;
+use crate::measure::text::Text;
+use crate::tune::run::{TrainProgress, TuneOptions, tune};
+use crate::tune::samples::Samples;
+use crate::tune::select::Trainable;
+
+/// Tokens of a sequence: long enough for most attention, and a step takes seconds.
+const LENGTH: usize = 512;
+/// Learning rate, relative to the root mean square of each tensor.
+const RATE: f64 = 5e-3;
+
+/// Trains the factors of `compressed` for `steps` steps on `text`, to match the next-token distribution of `original`, with
+/// sequences at random positions below `context`. The state is kept beside the output, so that a run that was stopped goes on
+/// from there.
+///
+/// # Errors
+/// [`CompressError`] if the model cannot be trained or written.
+pub(super) fn distil(
+    compressed: &mut Compressed,
+    (original, destination): (&LoadedModel, &Destination),
+    text: &Text,
+    (steps, context): (usize, usize),
+    observer: &mut Observer,
+) -> Result<Distilled, CompressError> {
+    let text = text.clone().in_sequences_of(LENGTH);
+    let samples = Samples::of_text(&text).ok_or(CompressError::ShortText)?;
+    let options = TuneOptions {
+        trainable: Trainable::Factors,
+        steps,
+        rate: RATE,
+        context,
+        batch: 1,
+        seed: 0,
+    };
+    let mut partial = output_path(&original.path, destination.out).into_os_string();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let work = keep_file(&partial);
+    let mut student = load(&compressed.staged.path())?;
+    let mut progress = |at: TrainProgress| {
+        let loss = at.best.unwrap_or(f64::NAN);
+        let (stage, done, total) = (Stage::Distilling { loss }, at.step, at.steps);
+        observer(Event { stage, done, total });
+    };
+    let teacher = Some(original);
+    let tuned = tune(
+        &mut student,
+        teacher,
+        &samples,
+        &options,
+        &partial,
+        &mut progress,
+    )?;
+    if tuned.best.step > 0 {
+        compressed.replace(&student, &destination.data)?;
+    }
+    work.remove();
+    Ok(Distilled {
+        steps: tuned.losses.len(),
+        kl_before: tuned.checks.first().map_or(f64::NAN, |check| check.loss),
+        kl_after: tuned.best.loss,
+    })
+}

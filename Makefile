@@ -21,13 +21,13 @@ demo: $(VENV)/runtime
 test: $(VENV)/tests $(VENV)/serving/ready tests/js/node_modules /usr/bin/chromium check
 ifeq ($(MODELS),none)
 	@echo "NOT RUN: the tests of trained models (MODELS=none):"
-	@$(CARGO) test --release --quiet --test it -- --list --ignored real_model:: a_trained_model exports_survive
-	$(CARGO) test --release --workspace --exclude gqa2mla-train -- --include-ignored --skip a_wheel_installed --skip real_model:: --skip a_trained_model --skip exports_survive
+	@$(CARGO) test --release --quiet --features train --test it -- --list --ignored real_model:: a_trained_model exports_survive
+	$(CARGO) test --release --workspace --features train -- --include-ignored --skip a_wheel_installed --skip real_model:: --skip a_trained_model --skip exports_survive
 else
-	GQA2MLA_SHARED=$(abspath $(MODELS)) $(CARGO) test --release --workspace --exclude gqa2mla-train -- --include-ignored --skip a_wheel_installed
+	GQA2MLA_SHARED=$(abspath $(MODELS)) $(CARGO) test --release --workspace --features train -- --include-ignored --skip a_wheel_installed
 endif
 	@# By itself: the build of the wheel takes every core.
-	$(CARGO) test --release --test it -- --include-ignored a_wheel_installed
+	$(CARGO) test --release --features train --test it -- --include-ignored a_wheel_installed
 	$(MAKE) lapack
 
 # The tests that take seconds and need no more than Python packages.
@@ -43,7 +43,7 @@ check:
 	$(CARGO) fmt --all --check
 	@# Files that a macro declares are not seen by cargo fmt.
 	rustfmt --check --edition 2024 passes/src/forms/*.rs passes/src/operators/*.rs
-	$(CARGO) clippy --release --workspace --exclude gqa2mla-train --all-targets -- -D warnings
+	$(CARGO) clippy --release --workspace --features train --all-targets -- -D warnings
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) deny; \
 		else echo "NOT RUN: cargo deny (cargo install cargo-deny --locked); CI runs it"; fi
 
@@ -51,9 +51,8 @@ check:
 deny:
 	$(CARGO) deny check
 
-# The trainer: its own crate, and the commands of the feature `train`. Its tensor library makes it a long build.
+# The trainer alone: its own crate, and the commands of the feature `train`.
 test-train: $(VENV)/tests
-	$(CARGO) clippy --release -p gqa2mla-train --all-targets -- -D warnings
 	$(CARGO) test --release -p gqa2mla-train
 	$(CARGO) test --release --features train --test it -- tune::
 

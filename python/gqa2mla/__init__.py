@@ -48,6 +48,7 @@ __all__ = [
     "inspect",
     "rewrite",
     "run",
+    "tune",
     "validate",
 ]
 
@@ -126,6 +127,21 @@ def bench(*models, progress=None, **options):
 def compare(model, *, progress=None, **options):
     """Compresses a model by several methods to several sizes, and measures the loss of each on a text."""
     return run("compare", model, progress=progress, **options)
+
+
+def tune(model, out, *, progress=None, **options):
+    """Trains the factors of a rewritten model on a text or on examples, to match its ``teacher`` or to predict the next token.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     made = gqa2mla.rewrite("fixtures/optimum-llama", folder + "/half.onnx", rank=16)
+    ...     told = gqa2mla.tune(
+    ...         folder + "/half.onnx", folder + "/tuned.onnx", teacher="fixtures/optimum-llama",
+    ...         token_ids="fixtures/tokens.json", length=32, steps=4,
+    ...     )
+    >>> len(told["tuned"]["losses"])
+    4
+    """
+    return run("tune", model, out=out, progress=progress, **options)
 
 
 def diff(before, after):

@@ -66,6 +66,7 @@ class RewriteOptions(FactorOptions, ProofOptions, total=False):
     new_tokens: Literal["latent", "prompt", "exact"]
     cache_io: Literal["append", "inplace"]
     layout: Literal["uniform", "free"]
+    distill: int
     file: Path
     serving: Literal["auto", "genai", "optimum", "transformers-js", "triton", "none"]
     report: Path
@@ -89,6 +90,22 @@ class ValidateOptions(TextOptions, ProofOptions, total=False):
     test_tokens: int
     length: int
 
+class TuneOptions(TextOptions, total=False):
+    teacher: Path
+    examples: Path
+    objective: Literal["distill", "next-token"]
+    train: Literal["factors", "kv"]
+    steps: int
+    rate: float
+    length: int
+    context: int
+    batch: int
+    tokens: int
+    seed: int
+    force: bool
+    report: Union[Path, Sequence[Path]]
+    beside: Union[Path, Sequence[Path]]
+
 class BenchOptions(RuntimeOptions, total=False):
     past: Lengths
     prefill: Lengths
@@ -104,5 +121,6 @@ def validate(
 ) -> Report: ...
 def bench(*models: Path, progress: Progress = None, **options: Unpack[BenchOptions]) -> Report: ...
 def compare(model: Path, *, progress: Progress = None, **options: Unpack[CompareOptions]) -> Report: ...
+def tune(model: Path, out: Path, *, progress: Progress = None, **options: Unpack[TuneOptions]) -> Report: ...
 def diff(before: Path, after: Path) -> Report: ...
 def run(command: str, *arguments: Path, progress: Progress = None, **options: Any) -> Any: ...

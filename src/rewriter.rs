@@ -60,6 +60,13 @@ impl<'f> Rewriter<'f> {
         self
     }
 
+    /// Gives every query head its own up-projections: more factors to train, with the same cache.
+    #[must_use]
+    pub fn per_head(mut self, own: bool) -> Self {
+        self.options.per_head = own;
+        self
+    }
+
     /// Rewrites the recognised attentions even if others are not recognised.
     #[must_use]
     pub fn allow_partial(mut self, allow: bool) -> Self {

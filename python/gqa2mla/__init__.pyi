@@ -65,6 +65,7 @@ class RewriteOptions(FactorOptions, ProofOptions, total=False):
     form: Literal["absorbed", "expanded"]
     new_tokens: Literal["latent", "prompt", "exact"]
     cache_io: Literal["append", "inplace"]
+    per_head: bool
     layout: Literal["uniform", "free"]
     distill: int
     file: Path

@@ -41,6 +41,7 @@ mod operators;
 mod outputs;
 mod packaging;
 mod partial;
+mod per_head;
 mod positions;
 mod print_and_diff;
 mod real_model;

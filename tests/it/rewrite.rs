@@ -168,6 +168,29 @@ fn caches_are_written_in_place_as_their_snapshots_say() {
     }
 }
 
+/// A block of the up-projections for every query head: read by products, beside exact new tokens, and by the operator; keys that
+/// are rebuilt, with heads that are split before the rotation, and after it.
+const PER_HEAD: [(&str, &dyn Form); 5] = [
+    ("optimum-llama", &Absorbed),
+    ("dynamo18-llama", &LatentPast),
+    ("genai-llama", &GroupedQuery),
+    ("dynamo23-llama", &Expanded),
+    ("genai-phi3", &Expanded),
+];
+
+#[test]
+fn every_query_head_has_its_own_factors_as_the_snapshots_say() {
+    for (name, form) in PER_HEAD {
+        let options = RewriteOptions {
+            form,
+            per_head: true,
+            ..RewriteOptions::default()
+        };
+        let done = rewritten(&mut loaded(name), options).unwrap();
+        snapshot(&format!("{name}.per-head"), &done.explain());
+    }
+}
+
 #[test]
 fn the_decoupled_form_is_as_its_snapshot_says() {
     let report = report("dynamo23-llama", &Decoupled);
@@ -284,6 +307,7 @@ fn every_snapshot_is_of_a_fixture_that_is_still_recognised() {
             .map(|(name, .., bits)| prompt_name(name, *bits)),
     );
     expected.extend(LATENT_PAST.iter().map(|name| format!("{name}.latent-past")));
+    expected.extend(PER_HEAD.iter().map(|(name, _)| format!("{name}.per-head")));
     expected.extend(IN_PLACE.iter().map(|(name, _)| format!("{name}.in-place")));
     expected.push("dynamo23-llama.decoupled".to_owned());
     expected.sort();

@@ -16,7 +16,7 @@ pub mod transmla;
 pub mod weighted;
 pub mod weights_only;
 
-use ndarray::{Array2, s};
+use ndarray::{Array2, Axis, s};
 
 pub use moments::{Moments, SideMoments};
 pub use rounding::{CacheBits, Rounding};
@@ -27,9 +27,9 @@ pub use weighted::SideFactors;
 /// The factors of one layer.
 #[derive(Debug, Clone)]
 pub struct Factors {
-    /// w_dk [G*d, r] and w_uk [G, d, r].
+    /// w_dk [G*d, r] and w_uk [G, d, r] ([H, d, r] after [`Made::for_every_head`]).
     pub key: SideFactors,
-    /// w_dv [G*dv, r] and w_uv [G, dv, r] (transposed in the graph).
+    /// w_dv [G*dv, r] and w_uv [G, dv, r], likewise (transposed in the graph).
     pub value: SideFactors,
     /// Bias correction [H, dv], added to the output of each head: the part of its mean that the latent loses.
     pub bias: Option<Array2<f64>>,
@@ -69,6 +69,23 @@ impl Made {
             Self::Rounded(_, rounding) => Some(rounding),
             Self::Latent(_) | Self::Decoupled(_) => None,
         }
+    }
+
+    /// The factors with a block of w_uk and w_uv for each of the H = `heads` query heads, equal to that of its KV head.
+    /// TransMLA's factors are unchanged.
+    #[must_use]
+    pub fn for_every_head(&self, heads: usize) -> Self {
+        let mut own = self.clone();
+        if let Self::Latent(factors) | Self::Rounded(factors, _) = &mut own {
+            for side in [&mut factors.key, &mut factors.value] {
+                let kv_heads = side.up.len_of(Axis(0));
+                let group = (heads / kv_heads.max(1)).max(1);
+                let last = kv_heads.saturating_sub(1);
+                let read: Vec<usize> = (0..heads).map(|head| (head / group).min(last)).collect();
+                side.up = side.up.select(Axis(0), &read);
+            }
+        }
+        own
     }
 }
 

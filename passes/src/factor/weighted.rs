@@ -20,7 +20,7 @@ const FLOOR: f64 = 1e-4;
 pub struct SideFactors {
     /// Cached rows to latent, [G*d, r].
     pub down: Array2<f64>,
-    /// Latent to each head, [G, d, r].
+    /// Latent to each head, [G, d, r], or [H, d, r] with a block for each query head.
     pub up: Array3<f64>,
     /// Weighted second moment along each eigenvector, largest first; `down` keeps the first r. Empty at full rank.
     pub spectrum: Array1<f64>,

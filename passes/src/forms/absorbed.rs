@@ -39,6 +39,10 @@ impl Form for Absorbed {
         None
     }
 
+    fn hinders_per_head(&self) -> Option<Hindrance> {
+        None
+    }
+
     fn serves_several_readers(&self) -> bool {
         true
     }
@@ -181,14 +185,13 @@ impl Builder<'_> {
 
     /// The nodes that compute `score_B1xS`: the scores of all heads with the latent rows `latent` [B, 1, S, r].
     pub(super) fn latent_score(&mut self, latent: &str) -> Vec<NodeProto> {
-        let site = self.site;
-        let grouped = self.vector(&[0, site.kv_heads as i64, -1, site.key.size as i64]);
+        let (split, queries) = self.queries_by_block();
         let rows = self.vector(&[0, 1, -1, self.ranks.key as i64]);
-        let up = self.layout.name("w_uk");
-        vec![
-            self.unary("Reshape", "q_BGxd", &[&site.query, &grouped]),
-            self.unary("MatMul", "q_BGxr", &[&self.name("q_BGxd"), up]),
-            self.unary("Reshape", "q_B1xr", &[&self.name("q_BGxr"), &rows]),
+        let (up, queries) = self.queries_up(&queries);
+        let mut nodes: Vec<NodeProto> = split.into_iter().collect();
+        nodes.extend([
+            up,
+            self.unary("Reshape", "q_B1xr", &[&queries, &rows]),
             self.unary("Transpose", "k_B1rS", &[latent])
                 .with_ints("perm", &[0, 1, 3, 2]),
             self.unary(
@@ -196,7 +199,8 @@ impl Builder<'_> {
                 "score_B1xS",
                 &[&self.name("q_B1xr"), &self.name("k_B1rS")],
             ),
-        ]
+        ]);
+        nodes
     }
 
     /// The nodes of the output of the value product with the latent rows `latent` [B, 1, S, r]: `output`, by the node `name`.
@@ -206,17 +210,14 @@ impl Builder<'_> {
         name: &str,
         output: &str,
     ) -> Vec<NodeProto> {
-        let site = self.site;
-        let rows = self.vector(&[0, 1, -1, 0]);
-        let grouped = self.vector(&[0, site.kv_heads as i64, -1, self.ranks.value as i64]);
-        let up = self.layout.name("w_uv");
+        let one = self.vector(&[0, 1, -1, 0]);
+        let (split, rows) = self.outputs_by_block(&self.name("out_B1xr"));
         let mut nodes = vec![
-            self.unary("Reshape", "p_B1xS", &[self.probabilities(), &rows]),
+            self.unary("Reshape", "p_B1xS", &[self.probabilities(), &one]),
             self.unary("MatMul", "out_B1xr", &[&self.name("p_B1xS"), latent]),
-            self.unary("Reshape", "out_BGxr", &[&self.name("out_B1xr"), &grouped]),
-            self.unary("MatMul", "out_BGxd", &[&self.name("out_BGxr"), up]),
+            split,
         ];
-        nodes.extend(self.heads_out(&self.name("out_BGxd"), name, output));
+        nodes.extend(self.outputs_up(&rows, name, output));
         nodes
     }
 }

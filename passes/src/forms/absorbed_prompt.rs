@@ -39,6 +39,10 @@ impl Form for AbsorbedPrompt {
         ))
     }
 
+    fn hinders_per_head(&self) -> Option<Hindrance> {
+        None
+    }
+
     fn exact_tokens(&self) -> ExactTokens {
         ExactTokens::Prompt
     }

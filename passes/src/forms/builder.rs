@@ -129,10 +129,21 @@ impl Builder<'_> {
     /// dv].
     pub fn heads_out(&mut self, rows: &str, node_name: &str, output: &str) -> Vec<NodeProto> {
         let shape = self.vector(&[0, self.site.heads as i64, -1, self.site.value.size as i64]);
+        self.with_bias("Reshape", &[rows, &shape], node_name, output)
+    }
+
+    /// The nodes that compute the output of the value product [B, H, T, dv] by the operator `op`, bias correction included.
+    pub fn with_bias(
+        &self,
+        op: &str,
+        inputs: &[&str],
+        node_name: &str,
+        output: &str,
+    ) -> Vec<NodeProto> {
         match self.layout.find("b_v") {
-            None => vec![node("Reshape", node_name, &[rows, &shape], &[output])],
+            None => vec![node(op, node_name, inputs, &[output])],
             Some(bias) => vec![
-                self.unary("Reshape", "out_BHTd", &[rows, &shape]),
+                self.unary(op, "out_BHTd", inputs),
                 node("Add", node_name, &[&self.name("out_BHTd"), bias], &[output]),
             ],
         }

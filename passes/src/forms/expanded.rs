@@ -10,13 +10,14 @@
 //! (TransMLA, arXiv 2502.07864, figure 1c.) If unrotated keys or values are not a plain projection of the layer input
 //! (normalized or quantized, for example), the projection is kept and w_dk or w_dv is applied to its result. The
 //! readers of the cached keys and values read K and V instead, so that the exporter's repetition, masks and products
-//! are kept. Positions of cached rows are computed from the mask, or are their indices; without a cache all rows are
+//! are kept. If every query head has factors of its own, K and V have H heads, and new products read them without a
+//! repetition. Positions of cached rows are computed from the mask, or are their indices; without a cache all rows are
 //! new and have the positions of the original.
 
-use ndarray::Array3;
+use ndarray::{Array3, Axis};
 
 use crate::analysis::SiteView;
-use crate::factor::{Made, Ranks};
+use crate::factor::{Made, Ranks, SideFactors};
 use crate::forms::builder::Builder;
 use crate::forms::folded::Projections;
 use crate::forms::layout::Layout;
@@ -45,12 +46,17 @@ impl Form for Expanded {
         None
     }
 
+    fn hinders_per_head(&self) -> Option<Hindrance> {
+        None
+    }
+
     fn check(&self, view: &SiteView, _: Ranks) -> Result<(), FormError> {
         known_rotation(view).map(|_| ())
     }
 
     /// The initializers of the absorbed form, but `w_uk` is [G, r, d], or [r, G*d] if heads are split after the
-    /// rotation. `w_ak` [E, r] and `w_av` [E, r], with biases, replace w_dk and w_dv if a projection is folded.
+    /// rotation (H in place of G if every query head has factors of its own). `w_ak` [E, r] and `w_av` [E, r], with biases,
+    /// replace w_dk and w_dv if a projection is folded.
     fn layout(
         &self,
         view: &SiteView,
@@ -59,15 +65,20 @@ impl Form for Expanded {
     ) -> Result<Layout, FormError> {
         let (site, factors) = (view.site(), factors.latent()?);
         let packed = known_rotation(view)?.is_some_and(|r| r.packed);
-        // The exporter's nodes, which scale keys and values, are kept, so the factors do not include the scales.
-        // Rebuilt rows have the element type of the cached rows, which they replace.
+        // The exporter's nodes, which scale keys and values, are kept, so the factors do not include the scales, unless
+        // new products read a block for each query head. Rebuilt rows have the element type of the cached rows.
         let cached = site.elem_type;
-        let up_key = factors.key.up.clone();
+        let up = |factors: &SideFactors, side: &Side| match factors.up.len_of(Axis(0)) {
+            blocks if blocks == site.kv_heads => factors.up.clone(),
+            _ => &factors.up * side.scale,
+        };
+        let up_key = up(&factors.key, &site.key);
         let up_key = match packed {
             true => side_by_side(up_key),
             false => up_key.permuted_axes([0, 2, 1]).into_dyn(),
         };
-        let up_value = factors.value.up.clone().permuted_axes([0, 2, 1]).into_dyn();
+        let up_value = up(&factors.value, &site.value);
+        let up_value = up_value.permuted_axes([0, 2, 1]).into_dyn();
         let projections = Projections::of(view);
         let mut layout = Layout::default();
         projections.add_key(&mut layout, names, cached, &factors.key)?;
@@ -144,6 +155,10 @@ impl Builder<'_> {
         let (more, values) = self.rebuilt(&latents, 'v', false);
         nodes.extend(more);
         self.put(&site.value, nodes);
+        if self.has_blocks_per_head() {
+            self.read_by_head(&keys, &values);
+            return Some(());
+        }
         self.read_rebuilt(&site.key, keys);
         self.read_rebuilt(&site.value, values);
         self.add_bias();
@@ -151,6 +166,24 @@ impl Builder<'_> {
             self.shape(&reader);
         }
         Some(())
+    }
+
+    /// Replaces both products by products with `keys` [B, H, S, d] and `values` [B, H, S, dv].
+    fn read_by_head(&mut self, keys: &str, values: &str) {
+        let site = self.site;
+        let turned = self.unary("Transpose", "k_BHdS", &[keys]);
+        self.place(site.score, vec![turned.with_ints("perm", &[0, 1, 3, 2])]);
+        let keys = self.cast(&site.key, "k_BHdS", &self.name("k_BHdS"), site.score);
+        let (name, output) = self.names_of(site.score);
+        let score = node("MatMul", &name, &[&site.query, &keys], &[&output]);
+        self.place(site.score, vec![score]);
+        let values = self.cast(&site.value, "v_BHSd", values, site.output);
+        let (name, output) = self.names_of(site.output);
+        let inputs = [site.probabilities.as_str(), &values];
+        let nodes = self.with_bias("MatMul", &inputs, &name, &output);
+        self.place(site.output, nodes);
+        self.answer_shapes();
+        self.drop_paths();
     }
 
     /// Redirects all readers of the rows of `side` to `rows`, also readers of the values between cache and graph
@@ -240,14 +273,16 @@ impl Builder<'_> {
         (nodes, all)
     }
 
-    /// The nodes that rebuild all rows from `latents`: [B, G, S, size], or [B, S, G*size] if `packed`.
+    /// The nodes that rebuild all rows from `latents`: [B, G, S, size], or [B, S, G*size] if `packed`; H in place of G if
+    /// every query head has factors of its own.
     fn rebuilt(&mut self, latents: &str, letter: char, packed: bool) -> (Vec<NodeProto>, String) {
         let up = match letter {
             'k' => self.layout.name("w_uk"),
             _ => self.layout.name("w_uv"),
         };
         if !packed {
-            let part = format!("{letter}_BGSd");
+            let heads = if self.has_blocks_per_head() { 'H' } else { 'G' };
+            let part = format!("{letter}_B{heads}Sd");
             let node = self.unary("MatMul", &part, &[latents, up]);
             return (vec![node], self.name(&part));
         }

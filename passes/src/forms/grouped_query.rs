@@ -11,7 +11,7 @@ use crate::forms::layout::{Layout, Reads, latents};
 use crate::forms::names::SiteNames;
 use crate::forms::operator_form::{OperatorForm, Step};
 use crate::forms::rounded::{Rounds, reading_integers};
-use crate::forms::{Form, FormError, RankPlan};
+use crate::forms::{Form, FormError, Hindrance, RankPlan};
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
 use crate::graph::{float_attribute, int_attribute};
@@ -37,6 +37,10 @@ impl Form for GroupedQuery {
 
     fn rounds(&self) -> Rounds {
         Rounds::AboutCentre
+    }
+
+    fn hinders_per_head(&self) -> Option<Hindrance> {
+        None
     }
 
     fn rank_step(&self) -> usize {
@@ -192,40 +196,33 @@ impl Builder<'_> {
         presents: &[String; 2],
         last: (&str, &str),
     ) -> Vec<NodeProto> {
-        let (site, layout) = (self.site, self.layout);
-        let (heads, groups, rank) = (
-            site.heads as i64,
-            site.kv_heads as i64,
-            layout.bits.channels(self.ranks.key) as i64,
-        );
+        let heads = self.site.heads as i64;
+        let rank = self.layout.bits.channels(self.ranks.key) as i64;
         let turn = |n: NodeProto| n.with_ints("perm", &[0, 2, 1, 3]);
-        let by_group = self.vector(&[0, groups, -1, site.key.size as i64]);
-        let by_head = self.vector(&[0, heads, -1, rank]);
+        let (by_block, queries) = self.queries_by_block();
+        let (up, queries) = self.queries_up(&queries);
+        let mut nodes: Vec<NodeProto> = by_block.into_iter().chain([up]).collect();
+        if !self.has_blocks_per_head() {
+            let by_head = self.vector(&[0, heads, -1, rank]);
+            nodes.push(self.unary("Reshape", "q_BHTr", &[&queries, &by_head]));
+        }
         let packed = self.vector(&[0, 0, heads * rank]);
         let split = self.vector(&[0, 0, heads, rank]);
-        let out_group = self.vector(&[0, groups, -1, rank]);
-        let mut nodes = vec![
-            self.unary("Reshape", "q_BGxd", &[&site.query, &by_group]),
-            self.unary(
-                "MatMul",
-                "q_BGxr",
-                &[&self.name("q_BGxd"), layout.name("w_uk")],
-            ),
-            self.unary("Reshape", "q_BHTr", &[&self.name("q_BGxr"), &by_head]),
+        nodes.extend([
             turn(self.unary("Transpose", "q_BTHr", &[&self.name("q_BHTr")])),
             self.unary("Reshape", "q_BTx", &[&self.name("q_BTHr"), &packed]),
             self.attention(old, rows, presents),
             self.unary("Reshape", "out_BTHr", &[&self.name("out_BTx"), &split]),
             turn(self.unary("Transpose", "out_BHTr", &[&self.name("out_BTHr")])),
-            self.unary("Reshape", "out_BGxr", &[&self.name("out_BHTr"), &out_group]),
-            self.unary(
-                "MatMul",
-                "out_BGxd",
-                &[&self.name("out_BGxr"), layout.name("w_uv")],
-            ),
-        ];
+        ]);
+        let mut outputs = self.name("out_BHTr");
+        if !self.has_blocks_per_head() {
+            let (by_block, rows) = self.outputs_by_block(&outputs);
+            nodes.push(by_block);
+            outputs = rows;
+        }
         let (node, output) = last;
-        nodes.extend(self.heads_out(&self.name("out_BGxd"), node, output));
+        nodes.extend(self.outputs_up(&outputs, node, output));
         nodes
     }
 

@@ -11,7 +11,7 @@ use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
 use crate::forms::operator_form::{OperatorForm, Step};
 use crate::forms::rounded::{Rounds, reading_integers};
-use crate::forms::{Form, FormError};
+use crate::forms::{Form, FormError, Hindrance};
 use crate::graph::patch::Patch;
 use crate::onnx::NodeProto;
 use crate::operators::Target;
@@ -35,6 +35,13 @@ impl Form for KeptHeads {
 
     fn keeps_heads(&self) -> bool {
         true
+    }
+
+    fn hinders_per_head(&self) -> Option<Hindrance> {
+        Some((
+            "heads that are kept have no factors",
+            "leave out --per-head",
+        ))
     }
 
     fn check(&self, view: &SiteView, _: Ranks) -> Result<(), FormError> {

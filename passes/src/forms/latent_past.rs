@@ -44,6 +44,10 @@ impl Form for LatentPast {
         true
     }
 
+    fn hinders_per_head(&self) -> Option<Hindrance> {
+        None
+    }
+
     fn hinders_in_place(&self) -> Option<Hindrance> {
         Some((
             "its products read the past without the new rows, which are in one buffer with it",
@@ -153,7 +157,7 @@ impl Builder<'_> {
     }
 
     /// Casts `rows` from the type of the cache to that of the product, if they differ. `part` names the result.
-    fn cast(&mut self, side: &Side, part: &str, rows: &str, product: NodeId) -> String {
+    pub(super) fn cast(&mut self, side: &Side, part: &str, rows: &str, product: NodeId) -> String {
         if self.site.elem_type == side.product_type {
             return rows.to_owned();
         }
@@ -229,10 +233,12 @@ impl Builder<'_> {
     fn past_score(&mut self, past: &str) -> Vec<NodeProto> {
         let rows = self.vector(&[0, 1, -1, self.ranks.key as i64]);
         let one = self.vector(&[0, 1, -1, 0]);
-        let up = self.layout.name("w_uk");
+        // By KV head, the queries are divided for the scores of the new tokens.
+        let (_, queries) = self.queries_by_block();
+        let (up, queries) = self.queries_up(&queries);
         vec![
-            self.unary("MatMul", "q_BGxr", &[&self.name("q_BGxd"), up]),
-            self.unary("Reshape", "q_B1xr", &[&self.name("q_BGxr"), &rows]),
+            up,
+            self.unary("Reshape", "q_B1xr", &[&queries, &rows]),
             self.unary("Transpose", "k_B1rP", &[past])
                 .with_ints("perm", &[0, 1, 3, 2]),
             self.unary(
@@ -270,11 +276,7 @@ impl Builder<'_> {
         let mut both = self.split(past);
         both.extend(self.own_output("both", &self.name("p_B1xT"), &values.new));
         both.extend(self.past_output(past));
-        both.push(self.unary(
-            "Reshape",
-            "both/out_BHTd",
-            &[&self.name("out_BGxd"), &heads],
-        ));
+        both.extend(self.sum_of_parts(&heads));
         let mut sum = self.name("both/out_BHTd");
         if let Some(bias) = self.layout.find("b_v") {
             both.extend(self.past_bias(bias));
@@ -336,20 +338,37 @@ impl Builder<'_> {
         ]
     }
 
-    /// The nodes that compute `out_BGxd`: the output of the past plus that of the new tokens.
+    /// The nodes that compute the output of the past, `past_BGxd`, or `past_BHTd` if every query head has factors of its own.
     fn past_output(&mut self, past: &str) -> Vec<NodeProto> {
-        let grouped = self.vector(&[0, self.site.kv_heads as i64, -1, self.ranks.value as i64]);
-        let up = self.layout.name("w_uv");
+        let (split, rows) = self.outputs_by_block(&self.name("out_B1xr"));
+        let part = match self.has_blocks_per_head() {
+            true => "past_BHTd",
+            false => "past_BGxd",
+        };
         vec![
             self.unary("MatMul", "out_B1xr", &[&self.name("p_B1xP"), past]),
-            self.unary("Reshape", "out_BGxr", &[&self.name("out_B1xr"), &grouped]),
-            self.unary("MatMul", "past_BGxd", &[&self.name("out_BGxr"), up]),
-            self.unary(
-                "Add",
-                "out_BGxd",
-                &[&self.name("past_BGxd"), &self.name("both/own_BGxd")],
-            ),
+            split,
+            self.unary("MatMul", part, &[&rows, self.layout.name("w_uv")]),
         ]
+    }
+
+    /// The nodes that compute `both/out_BHTd`: the output of the past plus that of the new tokens, with the shape `heads`.
+    fn sum_of_parts(&self, heads: &str) -> [NodeProto; 2] {
+        let own = self.name("both/own_BGxd");
+        match self.has_blocks_per_head() {
+            true => [
+                self.unary("Reshape", "own_BHTd", &[&own, heads]),
+                self.unary(
+                    "Add",
+                    "both/out_BHTd",
+                    &[&self.name("past_BHTd"), &self.name("own_BHTd")],
+                ),
+            ],
+            false => [
+                self.unary("Add", "out_BGxd", &[&self.name("past_BGxd"), &own]),
+                self.unary("Reshape", "both/out_BHTd", &[&self.name("out_BGxd"), heads]),
+            ],
+        }
     }
 
     /// The nodes that compute `bias_BHTd`: the bias correction times the sum of the probabilities of the past, because

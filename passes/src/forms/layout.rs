@@ -116,23 +116,51 @@ impl Layout {
         Ok(())
     }
 
-    /// The same initializers for the attention of `view`, which reads the cache too: only the bias of its outputs is its own.
-    ///
-    /// # Errors
-    /// [`TensorRange`] if a value is out of the range of the type.
-    pub fn for_reader(
-        &self,
-        names: &SiteNames,
-        view: &SiteView,
-        made: &Made,
-    ) -> Result<Self, FormError> {
-        let mut own = self.clone();
-        if self.find("b_v").is_some() {
-            own.add_output_bias(names, view, made.latent()?)?;
+    /// The shape of the initializer with the role `role`.
+    pub fn shape(&self, role: &str) -> Option<&[usize]> {
+        let (_, shape) = self.declared.get(self.find(role)?)?;
+        Some(shape)
+    }
+
+    /// Makes w_uk and w_uv initializers of this attention alone, if all attentions share them.
+    pub fn own_up_projections(&mut self, names: &SiteNames) {
+        for role in UP {
+            let Some(shared) = self.names.get(role).cloned() else {
+                continue;
+            };
+            let own = names.name(role);
+            for tensor in self.tensors.iter_mut().filter(|t| t.name() == shared) {
+                tensor.name = Some(own.clone());
+            }
+            if let Some(declared) = self.declared.remove(&shared) {
+                self.declared.insert(own.clone(), declared);
+            }
+            self.set(role, own);
         }
-        Ok(own)
+    }
+
+    /// These initializers, which another reader of the cache stored, with those of `own` that each reader has by itself: the
+    /// bias of its outputs, and w_uk and w_uv if they have a block for each of its query heads (`per_head`).
+    #[must_use]
+    pub fn for_reader(&self, own: &Self, per_head: bool) -> Self {
+        let mut layout = self.clone();
+        let roles = UP.into_iter().filter(|_| per_head).chain(["b_v"]);
+        for role in roles {
+            let Some(name) = own.names.get(role) else {
+                continue;
+            };
+            let tensors = own.tensors.iter().filter(|t| t.name() == name);
+            layout.tensors.extend(tensors.cloned());
+            let declared = own.declared.get(name).cloned();
+            layout.declared.extend(declared.map(|d| (name.clone(), d)));
+            layout.set(role, name.clone());
+        }
+        layout
     }
 }
+
+/// The roles of the up-projections.
+const UP: [&str; 2] = ["w_uk", "w_uv"];
 
 /// What reads a latent that is cached as integers, and so applies its scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +182,8 @@ pub enum Reads {
 /// s_k, s_v  [r]     scales of the latent channels, if they are cached as integers
 /// m_k, m_v  [r]     centres that are subtracted from latents before rounding
 /// ```
+///
+/// If every query head has factors of its own, w_uk is [H, d, r] and w_uv [H, r, dv].
 ///
 /// At full rank the latent is the concatenation of the heads. Then there is no w_d, and w_u, which only selects a head
 /// and scales it, is shared by all attentions of the same shape and scale.

@@ -44,6 +44,7 @@ mod rotate;
 mod rounded;
 mod shapes;
 mod tensors;
+mod up;
 
 use std::error::Error;
 use std::fmt;
@@ -158,6 +159,17 @@ pub trait Form: Sync {
                 "use --cache-io append",
             ),
         })
+    }
+
+    /// Why query heads cannot have factors of their own ([`RewriteOptions::per_head`]); `None` if the form reads the number
+    /// of blocks of w_uk and w_uv from its [`Layout`].
+    ///
+    /// [`RewriteOptions::per_head`]: crate::RewriteOptions::per_head
+    fn hinders_per_head(&self) -> Option<Hindrance> {
+        Some((
+            "its factors have one block for each KV head",
+            "leave out --per-head",
+        ))
     }
 
     /// Ranks are multiples of this.

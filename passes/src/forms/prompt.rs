@@ -18,7 +18,7 @@ use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
 use crate::forms::operator_form::OperatorForm;
 use crate::forms::rounded::Rounds;
-use crate::forms::{ExactTokens, Form, FormError, RankPlan};
+use crate::forms::{ExactTokens, Form, FormError, Hindrance, RankPlan};
 use crate::graph::input_at;
 use crate::graph::patch::Patch;
 use crate::onnx::{NodeProto, tensor_proto::DataType};
@@ -54,6 +54,10 @@ impl<F: OperatorForm> Form for ExactPrompt<F> {
 
     fn keeps_heads(&self) -> bool {
         self.0.keeps_heads()
+    }
+
+    fn hinders_per_head(&self) -> Option<Hindrance> {
+        self.0.hinders_per_head()
     }
 
     fn rank_step(&self) -> usize {

@@ -136,6 +136,10 @@ impl Builder<'_> {
                 // For rows with four axes the number of heads follows from the shape.
                 copy.attribute.retain(|a| a.name() != "num_heads");
             }
+            let heads = copy.attribute.iter_mut().find(|a| a.name() == "num_heads");
+            if let (Some(attribute), "RotaryEmbedding") = (heads, old.op_type()) {
+                attribute.i = Some(self.blocks() as i64);
+            }
             for output in copy.output.iter_mut().filter(|o| !o.is_empty()) {
                 let new = self.name(&format!("{tag}/{output}"));
                 names.insert(output.clone(), new.clone());
@@ -209,7 +213,8 @@ impl Builder<'_> {
     }
 }
 
-/// The target shape of a `Reshape` that merges or splits the last axes, for any number of positions.
+/// The target shape of a `Reshape` that merges or splits the last axes, for any number of positions, and of heads where these
+/// are merged with channels or split from them.
 fn any_length(facts: &Facts, node: &NodeProto) -> Option<Vec<i64>> {
     let from = facts.shape(node.input.first()?)?;
     let to = facts.shape(node.output.first()?)?;
@@ -218,6 +223,9 @@ fn any_length(facts: &Facts, node: &NodeProto) -> Option<Vec<i64>> {
     let mut target = vec![0; kept];
     for size in to.get(kept..)? {
         target.push(size.as_i64()?);
+    }
+    if let (2, Some(heads)) = (kept, target.get_mut(2)) {
+        *heads = -1;
     }
     Some(target)
 }

@@ -164,6 +164,11 @@ fn check_form(
                 .to_owned(),
         ));
     }
+    if let (Some((why, instead)), true) = (options.form.hinders_per_head(), options.per_head) {
+        return Err(FormError::Refused(format!(
+            "its query heads cannot have factors of their own: {why}; {instead}"
+        )));
+    }
     options.form.check(view, ranks)?;
     if options.join == Join::InPlace {
         in_place::check(view, options.form)?;

@@ -17,6 +17,9 @@ pub struct RewriteOptions<'f> {
     pub bits: CacheBits,
     /// How the new rows of a step are appended to the cache.
     pub join: Join,
+    /// Give every query head its own block of the up-projections w_uk and w_uv, equal at first to that of its KV head:
+    /// more factors to train, with the same cache.
+    pub per_head: bool,
     /// Leave attentions that are not recognised, or cannot take the form, as they are, and rewrite the others.
     pub allow_partial: bool,
     /// The target form.
@@ -41,6 +44,7 @@ impl Default for RewriteOptions<'_> {
             ranks: RankPlan::default(),
             bits: CacheBits::default(),
             join: Join::default(),
+            per_head: false,
             allow_partial: false,
             form: &Absorbed,
             one_width: false,

@@ -6,7 +6,7 @@ use crate::analysis::identity::{CacheId, SiteId};
 use crate::analysis::placed::PlacedSite;
 use crate::analysis::{Analysis, SiteView};
 use crate::factor::{CacheBits, Factors, Made, Ranks, SideFactors};
-use crate::forms::{Layout, Names, SiteNames, Store, integers};
+use crate::forms::{FormError, Layout, Names, SiteNames, Store, integers};
 use crate::graph::patch::Patch;
 use crate::graph::scopes::Scope;
 use crate::graph::{Graph, label};
@@ -186,12 +186,13 @@ impl<'a> Patches<'a> {
         let layout = match known.map(|(_, _, layout)| layout.clone()) {
             Some(layout) => layout,
             None => {
-                let made = match alike().next() {
-                    Some((_, _, layout)) => layout.for_reader(&names, view, &shared.factors),
-                    None => form.layout(view, &shared.factors, &names),
+                let own = self
+                    .layout(view, &shared.factors, &names)
+                    .map_err(refused)?;
+                let mut layout = match alike().next() {
+                    Some((_, _, first)) => first.for_reader(&own, self.options.per_head),
+                    None => own,
                 };
-                let mut layout = made.map_err(refused)?;
-                layout.join = self.options.join;
                 let main = self.by_scope.entry(Scope::default()).or_default();
                 for tensor in layout.tensors.drain(..) {
                     // Shared tensors are named by their content.
@@ -243,6 +244,27 @@ impl<'a> Patches<'a> {
             self.shared.insert(view.placed.cache.clone(), shared);
         }
         Ok(())
+    }
+
+    /// The initializers of the attention of `view` with `factors`, if it were the only reader of its cache.
+    fn layout(
+        &self,
+        view: &SiteView,
+        factors: &Made,
+        names: &SiteNames,
+    ) -> Result<Layout, FormError> {
+        let form = self.options.form;
+        let mut layout = match self.options.per_head {
+            false => form.layout(view, factors, names)?,
+            true => {
+                let factors = factors.for_every_head(view.site().heads);
+                let mut layout = form.layout(view, &factors, names)?;
+                layout.own_up_projections(names);
+                layout
+            }
+        };
+        layout.join = self.options.join;
+        Ok(layout)
     }
 
     fn factors(

@@ -72,6 +72,12 @@ pub struct FormArgs {
     /// for decode loops of your own that bind both.
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = CacheIoArg::Append, value_name = "append|inplace", help_heading = "Form")]
     cache_io: CacheIoArg,
+    /// Give every query head its own up-projections, equal at first to those of its KV head.
+    ///
+    /// The model computes the same and its cache has the same size; `gqa2mla tune` has more factors to train. The file
+    /// grows, and a step reads more weights.
+    #[arg(long, help_heading = "Form")]
+    per_head: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -216,6 +222,17 @@ impl FormArgs {
                 self.chosen_by(transmla)
             ))),
             None => Ok(join),
+        }
+    }
+
+    /// Whether every query head gets factors of its own in `form`.
+    pub fn per_head(&self, form: &dyn Form, transmla: bool) -> Result<bool, UsageError> {
+        match form.hinders_per_head().filter(|_| self.per_head) {
+            Some((why, instead)) => Err(UsageError(format!(
+                "--per-head does not go with {}: {why}; {instead}",
+                self.chosen_by(transmla)
+            ))),
+            None => Ok(self.per_head),
         }
     }
 

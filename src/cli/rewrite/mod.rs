@@ -352,6 +352,7 @@ impl Rewrite {
                 bits: self.form.bits(),
                 allow_partial: self.allow_partial,
                 join: self.form.join(form, transmla)?,
+                per_head: self.form.per_head(form, transmla)?,
                 form,
                 context: self.factors.context(),
                 ..RewriteOptions::default()

@@ -1,23 +1,23 @@
-//! The expanded form: the cache holds latents of unrotated keys and of values; keys and values are rebuilt from them.
+//! The expanded form: the cache holds latents of unrotated keys and of values, and keys are rebuilt from them.
 //!
 //! ```text
 //! c_k = x W_a          W_a = W_K w_dk; cached in place of the rotated keys
 //! K = rotate(C_k w_uk, positions 0..S)          all positions at every step
+//! score_h = q_h . K_j                           j = floor(h / s)
 //! c_v = x W_a'         W_a' = W_V w_dv; cached
-//! V = C_v w_uv
+//! out_h = (p_h C_v) w_uv[j]                     as in the absorbed form, because values are not rotated
 //! ```
 //!
 //! (TransMLA, arXiv 2502.07864, figure 1c.) If unrotated keys or values are not a plain projection of the layer input
-//! (normalized or quantized, for example), the projection is kept and w_dk or w_dv is applied to its result. The
-//! readers of the cached keys and values read K and V instead, so that the exporter's repetition, masks and products
-//! are kept. If every query head has factors of its own, K and V have H heads, and new products read them without a
-//! repetition. Positions of cached rows are computed from the mask, or are their indices; without a cache all rows are
-//! new and have the positions of the original.
+//! (normalized or quantized, for example), the projection is kept and w_dk or w_dv is applied to its result. The s query
+//! heads of a group are the rows of one product with its keys, which are not repeated. If every query head has factors of
+//! its own, K has H heads. Positions of cached rows are computed from the mask, or are their indices; without a cache all
+//! rows are new and have the positions of the original.
 
-use ndarray::{Array3, Axis};
+use ndarray::Array3;
 
 use crate::analysis::SiteView;
-use crate::factor::{Made, Ranks, SideFactors};
+use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
 use crate::forms::folded::Projections;
 use crate::forms::layout::Layout;
@@ -65,26 +65,20 @@ impl Form for Expanded {
     ) -> Result<Layout, FormError> {
         let (site, factors) = (view.site(), factors.latent()?);
         let packed = known_rotation(view)?.is_some_and(|r| r.packed);
-        // The exporter's nodes, which scale keys and values, are kept, so the factors do not include the scales, unless
-        // new products read a block for each query head. Rebuilt rows have the element type of the cached rows.
+        // Rebuilt keys have the element type of the cached rows.
         let cached = site.elem_type;
-        let up = |factors: &SideFactors, side: &Side| match factors.up.len_of(Axis(0)) {
-            blocks if blocks == site.kv_heads => factors.up.clone(),
-            _ => &factors.up * side.scale,
-        };
-        let up_key = up(&factors.key, &site.key);
+        let up_key = &factors.key.up * site.key.scale;
         let up_key = match packed {
             true => side_by_side(up_key),
             false => up_key.permuted_axes([0, 2, 1]).into_dyn(),
         };
-        let up_value = up(&factors.value, &site.value);
-        let up_value = up_value.permuted_axes([0, 2, 1]).into_dyn();
+        let up_value = (&factors.value.up * site.value.scale).permuted_axes([0, 2, 1]);
         let projections = Projections::of(view);
         let mut layout = Layout::default();
         projections.add_key(&mut layout, names, cached, &factors.key)?;
         layout.add(names, "w_uk", cached, &up_key)?;
         projections.add_value(&mut layout, names, cached, &factors.value)?;
-        layout.add(names, "w_uv", cached, &up_value)?;
+        layout.add(names, "w_uv", site.value.product_type, &up_value.into_dyn())?;
         layout.add_output_bias(names, view, factors)?;
         Ok(layout)
     }
@@ -124,11 +118,6 @@ fn side_by_side(up: Array3<f64>) -> ndarray::ArrayD<f64> {
         .map_or_else(|_| Array3::zeros((0, 0, 0)).into_dyn(), |a| a.into_dyn())
 }
 
-/// The value that holds all rows of `side`, past and new.
-fn all_rows(side: &Side) -> &str {
-    side.cache.as_ref().map_or(&side.new, |c| &c.joined)
-}
-
 impl Builder<'_> {
     /// Makes the whole patch; `None` if a `Reshape` of the rotation cannot be applied to another number of positions.
     fn expand(&mut self, rotation: Option<&Rotation>) -> Option<()> {
@@ -141,7 +130,7 @@ impl Builder<'_> {
         };
         let (more, latents) = self.append(&site.key, 'k', &rows, packed);
         nodes.extend(more);
-        let (more, mut keys) = self.rebuilt(&latents, 'k', packed);
+        let (more, mut keys) = self.rebuilt(&latents, packed);
         nodes.extend(more);
         if let Some(rotation) = rotation {
             let (more, rotated) = self.rotate(rotation, &keys)?;
@@ -149,65 +138,42 @@ impl Builder<'_> {
             keys = rotated;
         }
         self.put(&site.key, nodes);
+        self.grouped_score(&keys);
         let (mut nodes, rows) = self.new_rows(&site.value, 'v');
         let (more, latents) = self.append(&site.value, 'v', &rows, false);
         nodes.extend(more);
-        let (more, values) = self.rebuilt(&latents, 'v', false);
-        nodes.extend(more);
         self.put(&site.value, nodes);
-        if self.has_blocks_per_head() {
-            self.read_by_head(&keys, &values);
-            return Some(());
-        }
-        self.read_rebuilt(&site.key, keys);
-        self.read_rebuilt(&site.value, values);
-        self.add_bias();
-        for reader in self.past_readers() {
-            self.shape(&reader);
-        }
+        let latents = self.cast(&site.value, "v_B1Sr", &latents, site.output);
+        let (name, output) = self.output_names();
+        let nodes = self.latent_output(&latents, &name, &output);
+        self.place(site.output, nodes);
+        self.guard_rows();
+        self.answer_shapes();
+        self.drop_paths();
         Some(())
     }
 
-    /// Replaces both products by products with `keys` [B, H, S, d] and `values` [B, H, S, dv].
-    fn read_by_head(&mut self, keys: &str, values: &str) {
+    /// Replaces the score product by products of the query heads with the rebuilt `keys` [B, G, S, d] that each group
+    /// reads, or [B, H, S, d].
+    fn grouped_score(&mut self, keys: &str) {
         let site = self.site;
-        let turned = self.unary("Transpose", "k_BHdS", &[keys]);
-        self.place(site.score, vec![turned.with_ints("perm", &[0, 1, 3, 2])]);
-        let keys = self.cast(&site.key, "k_BHdS", &self.name("k_BHdS"), site.score);
+        let (split, queries) = self.queries_by_block();
+        let heads = if self.has_blocks_per_head() { 'H' } else { 'G' };
+        let turned = format!("k_B{heads}dS");
+        let keys = self.cast(&site.key, "k_BGSd", keys, site.score);
+        let transpose = self.unary("Transpose", &turned, &[&keys]);
+        let mut nodes = vec![transpose.with_ints("perm", &[0, 1, 3, 2])];
         let (name, output) = self.names_of(site.score);
-        let score = node("MatMul", &name, &[&site.query, &keys], &[&output]);
-        self.place(site.score, vec![score]);
-        let values = self.cast(&site.value, "v_BHSd", values, site.output);
-        let (name, output) = self.names_of(site.output);
-        let inputs = [site.probabilities.as_str(), &values];
-        let nodes = self.with_bias("MatMul", &inputs, &name, &output);
-        self.place(site.output, nodes);
-        self.answer_shapes();
-        self.drop_paths();
-    }
-
-    /// Redirects all readers of the rows of `side` to `rows`, also readers of the values between cache and graph
-    /// output.
-    fn read_rebuilt(&mut self, side: &Side, rows: String) {
-        let elem_type = self.facts().elem_type(all_rows(side));
-        let mut nodes = Vec::new();
-        for value in side.cache.iter().flat_map(|c| &c.returned) {
-            let other = self
-                .facts()
-                .elem_type(value)
-                .filter(|t| Some(*t) != elem_type);
-            let read = match other {
-                None => rows.clone(),
-                Some(to) => {
-                    let cast = self.unary("Cast", &format!("read/{value}"), &[&rows]);
-                    nodes.push(cast.with_int("to", to.into()));
-                    self.name(&format!("read/{value}"))
-                }
-            };
-            self.redirect(value, read);
+        let inputs = [queries.as_str(), &self.name(&turned)];
+        match split {
+            None => nodes.push(node("MatMul", &name, &inputs, &[&output])),
+            Some(split) => {
+                let product = self.unary("MatMul", "score_BGxS", &inputs);
+                nodes.extend([split, product]);
+                nodes.push(self.scores_of_heads("score_BGxS", &name, &output));
+            }
         }
-        self.redirect(all_rows(side), rows);
-        self.put(side, nodes);
+        self.place(site.score, nodes);
     }
 
     /// The new rows, and the nodes that make them if there is no past.
@@ -273,40 +239,21 @@ impl Builder<'_> {
         (nodes, all)
     }
 
-    /// The nodes that rebuild all rows from `latents`: [B, G, S, size], or [B, S, G*size] if `packed`; H in place of G if
-    /// every query head has factors of its own.
-    fn rebuilt(&mut self, latents: &str, letter: char, packed: bool) -> (Vec<NodeProto>, String) {
-        let up = match letter {
-            'k' => self.layout.name("w_uk"),
-            _ => self.layout.name("w_uv"),
-        };
+    /// The nodes that rebuild all keys from `latents`: [B, G, S, d], or [B, S, G*d] if `packed`; H in place of G if every
+    /// query head has factors of its own.
+    fn rebuilt(&mut self, latents: &str, packed: bool) -> (Vec<NodeProto>, String) {
+        let up = self.layout.name("w_uk");
         if !packed {
             let heads = if self.has_blocks_per_head() { 'H' } else { 'G' };
-            let part = format!("{letter}_B{heads}Sd");
+            let part = format!("k_B{heads}Sd");
             let node = self.unary("MatMul", &part, &[latents, up]);
             return (vec![node], self.name(&part));
         }
         let one = self.vector(&[1]);
-        let flat = format!("{letter}_BSr");
-        let part = format!("{letter}_BSx");
         let nodes = vec![
-            self.unary("Squeeze", &flat, &[latents, &one]),
-            self.unary("MatMul", &part, &[&self.name(&flat), up]),
+            self.unary("Squeeze", "k_BSr", &[latents, &one]),
+            self.unary("MatMul", "k_BSx", &[&self.name("k_BSr"), up]),
         ];
-        (nodes, self.name(&part))
-    }
-
-    /// Adds the bias correction, if there is one, to the output of the value product.
-    fn add_bias(&mut self) {
-        let product = self.site.output;
-        let (Some(bias), Some(mut reader)) = (self.layout.find("b_v"), self.reader(product)) else {
-            return;
-        };
-        let (name, output) = self.names_of(product);
-        let plain = self.name("out_BHTd");
-        reader.name = Some(plain.clone());
-        reader.output = vec![plain.clone()];
-        let sum = node("Add", &name, &[&plain, bias], &[&output]);
-        self.place(product, vec![reader, sum]);
+        (nodes, self.name("k_BSx"))
     }
 }

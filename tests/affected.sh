@@ -18,9 +18,11 @@ tests=$(awk '
 
 filters=$(grep -v '^-p_' <<<"$tests" | tr '\n' ' ' || true)
 crates=$(sed -n 's/^-p_/-p /p' <<<"$tests" | tr '\n' ' ')
+features=
+[[ " $filters " != *" tune:: "* ]] || features=" --features train"
 commands=()
 [ -z "${crates// /}" ] || commands+=("cargo test --release $crates")
-[ -z "${filters// /}" ] || commands+=("cargo test --release --test it -- layers:: $filters")
+[ -z "${filters// /}" ] || commands+=("cargo test --release$features --test it -- layers:: $filters")
 [ "${#commands[@]}" -gt 0 ] || commands+=("true   # nothing that differs from $base has tests")
 for command in "${commands[@]}"; do
     echo "$command"

@@ -134,7 +134,7 @@ def the_stub_names_every_option():
     def fields(name):
         return own[name].union(*map(fields, bases[name]))
 
-    for command in ("inspect", "calibrate", "rewrite", "compare", "validate", "bench"):
+    for command in ("inspect", "calibrate", "rewrite", "compare", "validate", "bench", "tune"):
         listed = gqa2mla.run(command, help=True).split("Options:", 1)[1]
         options = {name.replace("-", "_") for name in re.findall(r"^ {2,6}(?:-\w, )?--([a-z-]+)", listed, re.M)}
         # Nothing is printed in a call, so that nothing tells how to print.

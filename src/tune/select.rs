@@ -49,6 +49,7 @@ pub fn select(graph: &GraphProto, sources: &[String], what: Trainable) -> Vec<St
     if what == Trainable::KeysAndValues {
         let view = Graph::new(graph);
         let mut starts = sources.to_vec();
+        starts.extend(latent_rows(&chosen));
         for node in &graph.node {
             let down = |weight: &String| weight.ends_with("/w_dk") || weight.ends_with("/w_dv");
             if node.input.get(1).is_some_and(|w| is_factor(w) && down(w)) {
@@ -61,6 +62,19 @@ pub fn select(graph: &GraphProto, sources: &[String], what: Trainable) -> Vec<St
     all.filter(|name| chosen.contains(*name))
         .map(str::to_owned)
         .collect()
+}
+
+/// The names of the new latent rows of the attentions with the up-projections among `factors`. At full rank they are the
+/// keys and values themselves, without a product with w_dk or w_dv.
+fn latent_rows(factors: &BTreeSet<String>) -> impl Iterator<Item = String> {
+    let sides = [("w_uk", ["k_B1Tr", "k_BTr"]), ("w_uv", ["v_B1Tr", "v_BTr"])];
+    factors.iter().flat_map(move |factor| {
+        let found = sides
+            .iter()
+            .find_map(|(up, rows)| Some((factor.strip_suffix(up)?, rows)));
+        let names = found.map(|(of, rows)| rows.map(|rows| format!("{of}{rows}")));
+        names.into_iter().flatten()
+    })
 }
 
 /// The weights of the last products from which `value` is computed, and the biases that are added to these products.

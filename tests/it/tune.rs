@@ -405,6 +405,24 @@ fn keys_and_values_of_an_original_are_its_projections() {
     let ran = tune(&fixture("optimum-qwen2"), &out, &options);
     // W_K and W_V with their biases, in two layers.
     assert_eq!(ran.json()["tuned"]["tensors"], 8, "{ran:?}");
+
+    // At full rank no w_dk and w_dv is in front of them; w_uk and w_uv of each layer are trained with them.
+    let latent = place.path().join("latent.onnx");
+    let mut rewrite = command();
+    rewrite
+        .arg("rewrite")
+        .arg(fixture("optimum-qwen2"))
+        .arg("-o")
+        .arg(&latent);
+    assert!(
+        rewrite
+            .args(["--per-head", "--no-validate"])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let ran = tune(&latent, &out, &options);
+    assert_eq!(ran.json()["tuned"]["tensors"], 12, "{ran:?}");
 }
 
 #[test]

@@ -100,10 +100,11 @@ fn at_full_rank_nothing_is_lost_in_onnx_runtime() {
 /// Fixtures whose keys cannot be rotated once more: LongRoPE rotates rows of one cache by two tables, Cohere's angles are
 /// repeated by `NonZero` and `GatherND`, which are not followed, Qwen2-VL's follow from three positions of a token, and those
 /// of the quantized model are products of integers.
-const ROTATED_FOR_GOOD: [&str; 4] = [
+const ROTATED_FOR_GOOD: [&str; 5] = [
     "genai-longrope",
     "optimum-cohere",
     "dynamo18-qwen2_vl",
+    "dynamo18-llama4",
     "int8-llama",
 ];
 

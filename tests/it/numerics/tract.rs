@@ -6,7 +6,7 @@ use super::*;
 use crate::common::How;
 
 /// Models that tract cannot run, and a part of what it says.
-const NOT_IN_TRACT: [(&str, &str); 24] = [
+const NOT_IN_TRACT: [(&str, &str); 25] = [
     ("attention-past", "does not take boolean attention masks"),
     (IN_BF16, "Unknown DatumType Bfloat16"),
     ("dynamo23-llama", "does not take boolean attention masks"),
@@ -59,6 +59,7 @@ const NOT_IN_TRACT: [(&str, &str); 24] = [
         "merged-llama",
         "Failed analyse for node #29 \"optimum::if\"",
     ),
+    ("dynamo18-llama4", "TDim is not a number"),
     ("int8-llama", "Failed analyse for node #47 \"optimum::if\""),
     ("optimum-whisper", "optimum::if"),
     ("qdq_int4-llama", "Unknown DatumType Int4"),

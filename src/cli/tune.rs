@@ -58,10 +58,10 @@ pub struct Tune {
     /// Largest number of steps.
     #[arg(long, default_value_t = 100, value_name = "N")]
     steps: usize,
-    /// Largest change of a tensor in a step, relative to its root mean square. Use a lower rate if the loss rises at
-    /// first, which happens if the rewrite has lost little.
-    #[arg(long, default_value_t = 5e-3, value_name = "RATE")]
-    rate: f64,
+    /// Largest change of a tensor in a step, relative to its root mean square. The default is 0.005, and less where a
+    /// rewrite has lost little: with the square root of the KL from the teacher, if that is below 0.3 nats.
+    #[arg(long, value_name = "RATE")]
+    rate: Option<f64>,
     /// Tokens per sequence; longer examples are left out.
     #[arg(long, default_value_t = 512, value_name = "L")]
     length: usize,
@@ -251,7 +251,7 @@ impl Tune {
         if self.steps == 0 || self.batch == 0 || self.length < 2 {
             return wrong("--steps and --batch are at least 1, --length at least 2");
         }
-        if !(self.rate.is_finite() && self.rate > 0.0) {
+        if !self.rate.is_none_or(|rate| rate.is_finite() && rate > 0.0) {
             return wrong("--rate is above 0");
         }
         Ok(())

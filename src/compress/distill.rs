@@ -16,8 +16,6 @@ use crate::tune::select::Trainable;
 
 /// Tokens of a sequence: long enough for most attention, and a step takes seconds.
 const LENGTH: usize = 512;
-/// Learning rate, relative to the root mean square of each tensor.
-const RATE: f64 = 5e-3;
 
 /// Trains the factors of `compressed` for `steps` steps on `text`, to match the next-token distribution of `original`, with
 /// sequences at random positions below `context`. The state is kept beside the output, so that a run that was stopped goes on
@@ -37,7 +35,7 @@ pub(super) fn distil(
     let options = TuneOptions {
         trainable: Trainable::Factors,
         steps,
-        rate: RATE,
+        rate: None,
         context,
         batch: 1,
         seed: 0,

@@ -14,7 +14,7 @@ use crate::tune::exchange::{export, import};
 
 /// Export the factors of a rewritten model to a safetensors file, or import trained ones.
 ///
-/// Example: gqa2mla factors export out/model.onnx -o out/factors.safetensors
+/// Example: gqa2mla factors export out/half.onnx -o out/factors.safetensors
 #[derive(Debug, Args)]
 pub struct Factors {
     #[command(subcommand)]

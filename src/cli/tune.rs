@@ -33,7 +33,7 @@ use crate::validate::ports::LanguageModel;
 /// the text is held out; the state with the lowest loss on it is written, and a run that stops improving ends early. An
 /// interrupted run resumes if it is started again with the same options.
 ///
-/// Example: gqa2mla tune out/model.onnx --teacher fixtures/optimum-llama --token-ids fixtures/tokens.json -o out/tuned.onnx
+/// Example: gqa2mla tune out/half.onnx --teacher fixtures/optimum-llama --token-ids fixtures/tokens.json -o out/tuned.onnx
 #[derive(Debug, Args)]
 pub struct Tune {
     /// The model to train: a .onnx file, or a folder with one model.

@@ -1,0 +1,145 @@
+//! Distillation from the original: what it gains in ONNX Runtime, through integers, and as a part of a rewrite.
+
+use std::fs;
+use std::path::Path;
+
+use super::{half, held_out, ids, tune};
+use crate::common::{Ran, command, fixture, folder};
+
+/// Mean KL of the next-token distribution from the original's in ONNX Runtime, on the text that was trained on: random
+/// tokens have nothing in common that would carry over to others.
+fn divergence(original: &Path, rewritten: &Path) -> f64 {
+    let mut validate = command();
+    validate.arg("validate").arg(original).arg(rewritten);
+    validate
+        .arg("--token-ids")
+        .arg(ids())
+        .args(["--text-length", "32", "--json"]);
+    let ran: Ran = validate.output().unwrap().into();
+    assert_eq!(ran.code, 0, "{ran:?}");
+    ran.json()["quality"]["mean_kl"].as_f64().unwrap()
+}
+
+#[test]
+fn distilling_brings_a_smaller_cache_nearer_to_the_original() {
+    let place = folder();
+    for (name, form) in [
+        ("optimum-llama", "absorbed"),
+        ("optimum-llama", "expanded"),
+        ("dynamo18-qwen3", "absorbed"),
+        ("dynamo18-llama-fp16", "absorbed"),
+        ("genai-llama-int4", "absorbed"),
+    ] {
+        let original = fixture(name);
+        let model = half(name, place.path(), &["--form", form]);
+        let out = place.path().join("tuned.onnx");
+        let teacher = original.display().to_string();
+        // The positions that the divergence is measured at.
+        let context = ["--context", "64"];
+        let asked = ["--teacher", &teacher, "--steps", "60", "--rate", "0.01"];
+        let ran = tune(&model, &out, &[&asked[..], &context[..]].concat());
+        assert_eq!(ran.code, 0, "{name}: {ran:?}");
+        let (first, best) = held_out(&ran.json());
+        assert!(best < first, "{name}, {form}: held-out {first} to {best}");
+        let before = divergence(&original, &model);
+        let after = divergence(&original, &out);
+        assert!(
+            after < 0.95 * before,
+            "{name}, {form}: in ONNX Runtime {before} to {after}"
+        );
+    }
+}
+
+#[test]
+fn one_command_rewrites_distils_and_measures() {
+    let place = folder();
+    let out = place.path().join("out.onnx");
+    let rewrite = |more: &[&str]| {
+        let mut rewrite = command();
+        rewrite
+            .arg("rewrite")
+            .arg(fixture("optimum-llama"))
+            .arg("-o")
+            .arg(&out);
+        rewrite
+            .arg("--token-ids")
+            .arg(ids())
+            .args(["--length", "32", "--force"]);
+        rewrite.args(["--context", "64", "--reconstruct", "0", "--json"]);
+        Ran::from(rewrite.args(more).output().unwrap())
+    };
+    let half = ["--cache-ratio", "50%", "--factors", "plain"];
+    let plain = rewrite(&half).json();
+    let ran = rewrite(&[&half[..], &["--distill", "40"]].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let trained = ran.json();
+    let told = &trained["distillation"];
+    assert!(told["steps"].as_u64() > Some(0), "{told:#}");
+    assert!(
+        told["kl_after"].as_f64() < told["kl_before"].as_f64(),
+        "{told:#}"
+    );
+    assert!(plain["distillation"].is_null());
+    // Nothing but the model and its data is left, and the data is that of the trained model.
+    let left = fs::read_dir(place.path()).unwrap().count();
+    assert!(left <= 2, "{left} files");
+    for (more, told) in [
+        (&["--distill", "4"][..], "exact"),
+        (
+            &["--distill", "4", "--rank", "8", "--new-tokens", "prompt"][..],
+            "latent",
+        ),
+        (
+            &["--distill", "4", "--rank", "8", "--cache-io", "inplace"][..],
+            "inplace",
+        ),
+    ] {
+        let ran = rewrite(more);
+        assert_eq!(ran.code, 2, "{more:?}: {ran:?}");
+        assert!(ran.stderr.contains(told), "{more:?}: {ran:?}");
+    }
+}
+
+#[test]
+fn integers_are_trained_through_their_rounding() {
+    let place = folder();
+    let original = fixture("optimum-llama");
+    let model = place.path().join("integers.onnx");
+    let mut rewrite = command();
+    rewrite.arg("rewrite").arg(&original).arg("-o").arg(&model);
+    rewrite
+        .arg("--token-ids")
+        .arg(ids())
+        .args(["--length", "32", "--force"]);
+    rewrite.args([
+        "--cache-ratio",
+        "50%",
+        "--cache-bits",
+        "8",
+        "--factors",
+        "plain",
+    ]);
+    let ran = Ran::from(
+        rewrite
+            .args(["--context", "64", "--no-validate"])
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let out = place.path().join("tuned.onnx");
+    let teacher = original.display().to_string();
+    let options = [
+        "--teacher",
+        &teacher,
+        "--steps",
+        "40",
+        "--rate",
+        "0.01",
+        "--context",
+        "64",
+    ];
+    let ran = tune(&model, &out, &options);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let (before, after) = (divergence(&original, &model), divergence(&original, &out));
+    assert!(after < 0.95 * before, "in ONNX Runtime {before} to {after}");
+}

@@ -6,9 +6,8 @@
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
-use crate::common::{python, real_model as model, session, shared, with};
+use crate::common::{alone, python, real_model as model, session, shared, with};
 use gqa2mla::files::load::load;
 use gqa2mla::runtime::RuntimeKind;
 use gqa2mla::validate::greedy;
@@ -23,9 +22,6 @@ const WRITTEN: usize = 32;
 const CACHE_BYTES: u64 = 2 * 3 * 64 * 30 * 4;
 /// Resident memory that a rewrite may take: it grows with a layer, and the weights of this model are 545 MB.
 const LARGEST_RESIDENT: u64 = 150 << 20;
-
-/// One at a time: each test fills two cores and some gigabytes of disk.
-static ALONE: Mutex<()> = Mutex::new(());
 
 /// A folder for outputs, on the disk that holds the model.
 fn outputs(model: &Path) -> TempDir {
@@ -89,9 +85,7 @@ fn check(variant: &str, model: &Path) {
 }
 
 fn holds_what_is_claimed(variant: &str) {
-    let _alone = ALONE
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _alone = alone();
     let folder = model(variant);
     let original = folder.join("model.onnx");
 
@@ -159,6 +153,9 @@ fn holds_what_is_claimed(variant: &str) {
         "{variant}: the model says {words}"
     );
 
+    // An output takes 545 MB: the exact one has said what it has to say.
+    drop(place);
+    let place = outputs(&folder);
     let half = place.path().join("half.onnx");
     let ran = with(&[
         &"rewrite", &original, &"-o", &half, &"--rank", &"96", &"--json",
@@ -229,9 +226,7 @@ const LAST_EIGHTH: f64 = 1.5;
 #[test]
 #[ignore = "needs the trained models of ../shared"]
 fn a_smaller_cache_costs_no_more_than_is_claimed() {
-    let _alone = ALONE
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _alone = alone();
     let folder = model("torch-dynamo-opset18");
     let (original, tokenizer) = (folder.join("model.onnx"), folder.join("tokenizer.json"));
     let text = |name: &str| shared("models/wikitext2").join(name);
@@ -294,9 +289,7 @@ fn a_smaller_cache_costs_no_more_than_is_claimed() {
 #[test]
 #[ignore = "needs the trained models of ../shared"]
 fn threads_do_not_change_a_byte() {
-    let _alone = ALONE
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _alone = alone();
     for variant in ["torch-dynamo-opset18", "optimum-opset14"] {
         let folder = model(variant);
         let place = outputs(&folder);

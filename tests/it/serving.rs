@@ -16,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::common::{Ran, fixture, folder, loaded, real_model, root, run};
+use crate::common::{Ran, alone, fixture, folder, loaded, real_model, root, run};
 use gqa2mla::validate::interface::Input;
 use gqa2mla::validate::port::AxisSize;
 use gqa2mla::validate::ports::LanguageModel;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla::files::save::save;
@@ -274,6 +275,12 @@ pub fn python(script: &str, arguments: &[&Path]) -> String {
         ran.stdout, ran.stderr
     );
     ran.stdout
+}
+
+/// Held by a test that writes copies of a trained model: each fills two cores and more than a gigabyte of disk.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The folder of `variant`, put together if it is not there yet.

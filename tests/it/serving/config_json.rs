@@ -190,6 +190,7 @@ fn transformers_js_generates_the_same_in_a_browser() {
 #[test]
 #[ignore = "needs the serving stacks and the trained models of ../shared"]
 fn a_trained_model_writes_the_same_in_optimum_and_in_transformers_js() {
+    let _alone = alone();
     let original = real_model("optimum-opset14");
     let place = tempfile::tempdir_in(original.parent().unwrap()).unwrap();
     let out = place.path().join("out");
@@ -202,7 +203,7 @@ fn a_trained_model_writes_the_same_in_optimum_and_in_transformers_js() {
     let hub = place.path().join("hub");
     fs::create_dir_all(hub.join("onnx")).unwrap();
     for name in ["model.onnx", "model.onnx.data"] {
-        fs::copy(original.join(name), hub.join("onnx").join(name)).unwrap();
+        fs::hard_link(original.join(name), hub.join("onnx").join(name)).unwrap();
     }
     fs::copy(original.join("config.json"), hub.join("config.json")).unwrap();
     let served = place.path().join("served");

@@ -93,6 +93,7 @@ fn a_configuration_as_it_was_would_not_do_in_genai() {
 #[test]
 #[ignore = "needs the serving stacks and the trained models of ../shared"]
 fn a_trained_model_writes_the_same_in_genai_and_its_half_takes_half() {
+    let _alone = alone();
     let original = real_model("genai-builder-fp32");
     let place = tempfile::tempdir_in(original.parent().unwrap()).unwrap();
     let before = in_genai(&original, "64", REAL);
@@ -115,6 +116,7 @@ fn a_trained_model_writes_the_same_in_genai_and_its_half_takes_half() {
             [23_040.0, 23_040.0],
             "{target}"
         );
+        fs::remove_dir_all(&out).unwrap();
     }
 }
 

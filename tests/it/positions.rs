@@ -4,6 +4,8 @@
 use crate::common::{SINGLE, compared, in_ort, loaded, rewritten};
 use gqa2mla::files::load::LoadedModel;
 use gqa2mla_passes::graph::build::{int64_vector, node};
+use gqa2mla_passes::onnx::tensor_shape_proto::dimension::Value as Size;
+use gqa2mla_passes::onnx::type_proto::Value;
 use gqa2mla_passes::onnx::{GraphProto, NodeProto};
 use gqa2mla_passes::{Absorbed, Expanded, Form, RewriteError, RewriteOptions};
 
@@ -87,6 +89,13 @@ fn angles_that_mix_positions_are_refused_at_the_node() {
 fn a_transpose_that_makes_channels_of_the_rows_of_a_batch_is_refused() {
     let mut model = loaded("dynamo18-llama");
     let graph = model.model.proto.graph.as_mut().unwrap();
+    for input in &mut graph.input {
+        let kind = input.r#type.as_mut().unwrap().value.as_mut().unwrap();
+        let Value::TensorType(tensor) = kind else {
+            panic!("{kind:?}")
+        };
+        tensor.shape.as_mut().unwrap().dim[0].value = Some(Size::DimValue(8));
+    }
     let mut nodes = graph.node.iter_mut();
     let transpose = nodes.find(|n| n.name() == "node_transpose").unwrap();
     transpose.attribute[0].ints = vec![1, 2, 0];

@@ -37,6 +37,16 @@ fn shape_of(info: &ValueInfoProto) -> Option<&TensorShapeProto> {
     }
 }
 
+/// The name of each axis that `info` declares, where it has one.
+pub fn names(info: &ValueInfoProto) -> Vec<Option<&str>> {
+    let dims = shape_of(info).into_iter().flat_map(|shape| &shape.dim);
+    dims.map(|dim| match &dim.value {
+        Some(dimension::Value::DimParam(name)) => Some(name.as_str()),
+        _ => None,
+    })
+    .collect()
+}
+
 impl Facts {
     /// The fact that `info` declares. A size that is missing, negative or above [`LARGEST`] is unknown.
     pub(super) fn declared(&self, info: &ValueInfoProto) -> Fact {

@@ -1,14 +1,19 @@
 //! Sizes with different names that must be equal because the graph could not run otherwise.
 //!
-//! 1. The inputs of `Concat` have equal sizes on all axes but the concatenated one.
+//! 1. The inputs of `Concat` have equal sizes on all axes but the concatenated one. ONNX Runtime does not compare the sizes of
+//!    an input without elements, such as a cache before the first step: of a cache this equates names, but it makes no
+//!    number of a size that the caller chooses with the tokens.
 //! 2. All KV caches have the same past length, since each step appends the same number of tokens to each.
 //!
 //! Each round of inference uses the equalities that earlier rounds have found.
 
+use std::collections::HashSet;
+
 use tract_data::prelude::{Symbol, TDim};
 
+use crate::facts::declared;
 use crate::facts::shapes::axis;
-use crate::facts::values::{FRESH, Facts};
+use crate::facts::values::{Facts, is_named};
 use crate::graph::{Graph, int_attribute, is_op};
 use crate::onnx::NodeProto;
 
@@ -16,15 +21,37 @@ use crate::onnx::NodeProto;
 /// resolved.
 pub const ROUNDS: usize = 4;
 
+/// Tokens, masks and positions have fewer axes than a cache.
+const CACHE_AXES: usize = 3;
+
 /// The equalities that one inference round finds.
-#[derive(Debug, Default)]
-pub struct Equalities {
+#[derive(Debug)]
+pub struct Equalities<'a> {
     /// Each dimension name of the file with the size that it is equal to.
     pub found: Vec<(Symbol, TDim)>,
     past_length: Option<Symbol>,
+    /// Names of sizes that the caller chooses with the tokens.
+    chosen: HashSet<&'a str>,
 }
 
-impl Equalities {
+impl<'a> Equalities<'a> {
+    /// No equality yet in `graph`.
+    pub fn new(graph: &Graph<'a>) -> Self {
+        let inputs = graph
+            .reachable_inputs()
+            .filter_map(|name| graph.input(name));
+        let chosen = inputs
+            .map(declared::names)
+            .filter(|dims| dims.len() < CACHE_AXES)
+            .flatten()
+            .flatten();
+        Self {
+            found: Vec::new(),
+            past_length: None,
+            chosen: chosen.collect(),
+        }
+    }
+
     /// Records the equalities that `node` implies, if it is a `Concat` of two inputs.
     pub fn demanded_by(&mut self, facts: &Facts, graph: &Graph, node: &NodeProto) {
         if !is_op(node, "Concat") {
@@ -41,15 +68,13 @@ impl Equalities {
         else {
             return;
         };
+        let may_be_empty = graph.input(graph.resolve(first)).is_some();
         for (position, (a, b)) in a.iter().zip(b).enumerate() {
             if position != axis && a != b {
-                self.note(a, b);
+                self.note(a, b, may_be_empty);
             }
         }
-        let grows = || {
-            graph.input(graph.resolve(first)).is_some()
-                && node.output.iter().any(|o| graph.is_output(o))
-        };
+        let grows = || may_be_empty && node.output.iter().any(|o| graph.is_output(o));
         if let Some(TDim::Sym(length)) = a.get(axis)
             && grows()
         {
@@ -63,14 +88,18 @@ impl Equalities {
         }
     }
 
-    fn note(&mut self, a: &TDim, b: &TDim) {
+    fn note(&mut self, a: &TDim, b: &TDim, may_be_empty: bool) {
         // Only names from the file can be unified; fresh symbols are generated anew in every round.
         let named = |dim: &TDim| match dim {
-            TDim::Sym(symbol) if !symbol.to_string().starts_with(FRESH) => Some(symbol.clone()),
+            TDim::Sym(symbol) if is_named(dim) => Some(symbol.clone()),
             _ => None,
         };
         for (one, other) in [(a, b), (b, a)] {
             if let Some(symbol) = named(one).filter(|s| !other.symbols().contains(s)) {
+                let made_a_number = matches!(other, TDim::Val(_));
+                if may_be_empty && made_a_number && self.chosen.contains(&*symbol.to_string()) {
+                    return;
+                }
                 self.found.push((symbol, other.clone()));
                 return;
             }

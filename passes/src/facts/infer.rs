@@ -76,7 +76,7 @@ impl Facts {
             described.map(|info| (info.name(), info)).collect()
         });
         self.values.reserve(proto.node.len());
-        let mut equalities = Equalities::default();
+        let mut equalities = Equalities::new(graph);
         for (_, node) in graph.nodes() {
             equalities.demanded_by(self, graph, node);
             let mut inferred = node::infer(self, model, node).into_iter();

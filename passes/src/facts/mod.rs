@@ -46,4 +46,4 @@ pub use agree::text as shape_text;
 pub use attributes::{axes, shape_range};
 pub use contradicted::{WrongDeclaration, wrong_declaration};
 pub use fact::{Fact, Shape};
-pub use values::{Facts, OutputFacts, Rule, Rules};
+pub use values::{Facts, OutputFacts, Rule, Rules, is_named};

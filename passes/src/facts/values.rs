@@ -48,6 +48,12 @@ impl FromIterator<Rule> for Rules {
 /// First character of the names of fresh symbols; sizes in a file with such names are not trusted.
 pub const FRESH: char = '?';
 
+/// Whether `size` is a number, or computed of names that the file declares.
+pub fn is_named(size: &TDim) -> bool {
+    let symbols = size.symbols();
+    !symbols.iter().any(|s| s.to_string().starts_with(FRESH))
+}
+
 /// The facts of every value of a graph, and of its enclosing graphs.
 #[derive(Debug)]
 pub struct Facts {

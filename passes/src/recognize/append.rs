@@ -16,7 +16,7 @@
 
 use tract_data::prelude::TDim;
 
-use crate::facts::{Facts, shapes};
+use crate::facts::{Facts, is_named, shapes};
 use crate::graph::{Graph, NodeId, attribute, input_at, int_attribute, is_op, output_at};
 use crate::onnx::NodeProto;
 use crate::recognize::pass_through;
@@ -155,17 +155,23 @@ impl Append<'_> {
         rank == sequence.0 && shapes::axis(self.axis, rank) == Some(sequence.1)
     }
 
-    /// Whether the new rows may have the heads and sizes of the past rows, as `TensorScatter` requires.
+    /// Whether the new rows have the heads and sizes of the past rows, as `TensorScatter` requires, and `Concat` too,
+    /// once there are past rows: before, ONNX Runtime compares nothing. The batch of the new rows is no number where the
+    /// past has a name for it.
     pub fn fits(&self, facts: &Facts) -> bool {
         let rows = self.packed.unwrap_or(self.new);
-        let alike = |a: &TDim, b: &TDim| a.as_i64().zip(b.as_i64()).is_none_or(|(a, b)| a == b);
+        let numbers = |a: &TDim, b: &TDim| a.as_i64().zip(b.as_i64()).is_none_or(|(a, b)| a == b);
+        let growing = self.kind == CacheKind::Growing;
+        let alike = |a: &TDim, b: &TDim| {
+            let differ = growing && a.as_i64().is_some() != b.as_i64().is_some();
+            numbers(a, b) && !(differ && is_named(a) && is_named(b))
+        };
         match (facts.shape(self.past), facts.shape(rows)) {
-            _ if self.kind == CacheKind::Growing => true,
-            (Some([_, heads, _, size]), Some([_, own, _, width])) => {
-                alike(heads, own) && alike(size, width)
+            (Some([batch, heads, _, size]), Some([copies, own, _, width])) => {
+                alike(heads, own) && alike(size, width) && (!growing || alike(batch, copies))
             }
             (Some([_, _, size]), Some([_, _, width])) => alike(size, width),
-            _ => false,
+            _ => growing,
         }
     }
 }

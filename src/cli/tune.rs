@@ -65,6 +65,9 @@ pub struct Tune {
     /// Tokens per sequence; longer examples are left out.
     #[arg(long, default_value_t = 512, value_name = "L")]
     length: usize,
+    /// Tokens per step: of longer sequences, successive steps read successive chunks, with the tokens before in the cache.
+    #[arg(long, default_value_t = 512, value_name = "C")]
+    chunk: usize,
     /// Target context length in tokens: sequences are placed at random positions within it, if the model has position
     /// inputs; the default is the maximum in config.json or genai_config.json beside the model, or else 4096.
     #[arg(long, value_name = "N", value_parser = length)]
@@ -134,6 +137,7 @@ impl Tune {
             context: Context::of(self.context, &model)
                 .with_context(|| shown.clone())?
                 .positions,
+            chunk: self.chunk,
             batch: self.batch,
             seed: self.seed,
         };
@@ -145,7 +149,7 @@ impl Tune {
         partial.push(".partial");
         let partial = PathBuf::from(partial);
         let sequences = samples.train.len() + samples.held_out.len();
-        let tokens_a_step = samples.tokens() * self.batch / sequences;
+        let tokens_a_step = (samples.tokens() / sequences).min(self.chunk) * self.batch;
         let mut bar = screen.bar();
         let tuned = tune(
             &mut model,
@@ -248,8 +252,8 @@ impl Tune {
             }
             _ => {}
         }
-        if self.steps == 0 || self.batch == 0 || self.length < 2 {
-            return wrong("--steps and --batch are at least 1, --length at least 2");
+        if self.steps == 0 || self.batch == 0 || self.length < 2 || self.chunk < 2 {
+            return wrong("--steps and --batch are at least 1, --length and --chunk at least 2");
         }
         if !self.rate.is_none_or(|rate| rate.is_finite() && rate > 0.0) {
             return wrong("--rate is above 0");

@@ -18,7 +18,16 @@ use crate::validate::interface::Interface;
 use crate::validate::port::Role;
 use crate::validate::ports::LanguageModel;
 
-/// A compiled decoder that processes whole sequences with an empty cache.
+/// The tokens of a sequence that a model has read, as it caches them; by default none.
+#[derive(Debug, Clone, Default)]
+pub struct Past {
+    /// Their number.
+    pub tokens: usize,
+    /// The present outputs of the last run, in the order of the model's caches.
+    caches: Vec<Tensor>,
+}
+
+/// A compiled decoder that processes a sequence in one run, or chunk by chunk.
 #[derive(Debug)]
 pub struct Decoder {
     /// The compiled program.
@@ -73,7 +82,12 @@ impl Decoder {
         let mut interface = subject.interface;
         // The cache is empty, so its size does not matter.
         interface.close_open_axes(1);
-        let program = Program::compile(&model.model, graph, &[&interface.logits], trained);
+        let presents = interface.caches.iter().map(|port| port.present.as_str());
+        let outputs: Vec<&str> = [interface.logits.as_str()]
+            .into_iter()
+            .chain(presents)
+            .collect();
+        let program = Program::compile(&model.model, graph, &outputs, trained);
         let program = program.map_err(|cause| TuneError::Program {
             path: path.clone(),
             cause,
@@ -91,8 +105,14 @@ impl Decoder {
         self.interface.has(Role::PositionIds)
     }
 
-    /// The inputs of one run on `tokens`. The first token has the position `first` if the model has position inputs,
-    /// and else 0.
+    /// Whether it has caches, so that it can read a sequence in chunks.
+    #[must_use]
+    pub fn has_caches(&self) -> bool {
+        !self.interface.caches.is_empty()
+    }
+
+    /// The inputs of one run on `tokens`, which follow `past`. The first token of the sequence has the position `first`
+    /// if the model has position inputs, and else 0.
     ///
     /// # Errors
     /// [`TuneError::Interface`].
@@ -100,18 +120,27 @@ impl Decoder {
         &self,
         tokens: &[i64],
         first: usize,
+        past: &Past,
     ) -> Result<BTreeMap<String, Tensor>, TuneError> {
-        let fed = self.feeds(tokens, first);
+        let fed = self.feeds(tokens, first, past.tokens);
         let fed = fed.map_err(|cause| TuneError::Interface {
             path: self.path.clone(),
             cause,
         })?;
         let tensors = fed.into_iter().map(|(name, fed)| Ok((name, tensor(fed)?)));
-        let tensors = tensors.collect::<candle_core::Result<_>>();
-        tensors.map_err(|cause| self.failed(cause.into()))
+        let tensors = tensors.collect::<candle_core::Result<BTreeMap<_, _>>>();
+        let mut tensors = tensors.map_err(|cause| self.failed(cause.into()))?;
+        let ports = self.interface.caches.iter().zip(&past.caches);
+        tensors.extend(ports.map(|(port, cached)| (port.past.clone(), cached.clone())));
+        Ok(tensors)
     }
 
-    fn feeds(&self, tokens: &[i64], first: usize) -> Result<Vec<(String, Fed)>, ValidateError> {
+    fn feeds(
+        &self,
+        tokens: &[i64],
+        first: usize,
+        past: usize,
+    ) -> Result<Vec<(String, Fed)>, ValidateError> {
         let empty = |cache: &crate::validate::interface::CachePort| {
             let shape = cache.shape(1, 0).unwrap_or_default();
             Ok(Fed::zeros(cache.element, shape)?)
@@ -119,7 +148,7 @@ impl Decoder {
         let caches = self.interface.caches.iter().map(empty);
         let moment = Moment {
             pads: &[0],
-            past: 0,
+            past,
             length: tokens.len(),
             tokens,
         };
@@ -138,8 +167,17 @@ impl Decoder {
         Ok(feeds)
     }
 
-    /// The logits [T, V] of `tokens`, the first of which has the position `first`, for the given values of the
-    /// `parameters`.
+    /// What the model has read after a run on `tokens` further tokens that gave `outputs`.
+    #[must_use]
+    pub fn after(&self, past: &Past, tokens: usize, outputs: &[Tensor]) -> Past {
+        Past {
+            tokens: past.tokens + tokens,
+            caches: outputs.get(1..).unwrap_or_default().to_vec(),
+        }
+    }
+
+    /// The logits [T, V] of `tokens`, which follow `past`, for the given values of the `parameters`, and what the model has
+    /// read then. The first token of the sequence has the position `first`.
     ///
     /// # Errors
     /// As [`Decoder::inputs`], and [`TuneError::Program`].
@@ -147,11 +185,14 @@ impl Decoder {
         &self,
         tokens: &[i64],
         first: usize,
+        past: &Past,
         parameters: &[Tensor],
-    ) -> Result<Tensor, TuneError> {
-        let inputs = self.inputs(tokens, first)?;
+    ) -> Result<(Tensor, Past), TuneError> {
+        let inputs = self.inputs(tokens, first, past)?;
         let outputs = self.program.evaluate(&inputs, parameters);
-        self.rows(outputs.map_err(|cause| self.failed(cause))?.first())
+        let outputs = outputs.map_err(|cause| self.failed(cause))?;
+        let logits = self.rows(outputs.first())?;
+        Ok((logits, self.after(past, tokens.len(), &outputs)))
     }
 
     /// The output `logits` as [T, V].

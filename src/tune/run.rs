@@ -29,6 +29,10 @@ pub struct TuneOptions {
     /// Target context length in tokens. If the model has position inputs, sequences are placed at random positions
     /// within it; otherwise they start at position 0.
     pub context: usize,
+    /// Largest number of tokens of a sequence that a step reads. Of longer sequences, successive steps read successive
+    /// chunks; the tokens before are in the cache, and have no gradient. Examples, and sequences of models without caches, are
+    /// read in one run each.
+    pub chunk: usize,
     /// Number of sequences per step.
     pub batch: usize,
     /// Seed of the order of sequences.
@@ -136,11 +140,17 @@ pub fn tune(
         true => options.context,
         false => 0,
     };
+    let caches = |decoder: &Decoder| decoder.has_caches();
+    let in_chunks = !samples.answers && caches(&student) && teacher.as_ref().is_none_or(caches);
     let run = TrainRun {
         student,
         teacher,
         samples,
         context: positions,
+        chunk: match in_chunks {
+            true => options.chunk,
+            false => samples.longest(),
+        },
         batch: options.batch,
         seed: options.seed,
     };
@@ -161,7 +171,8 @@ pub fn tune(
             return Err(TuneError::NotFinite { path });
         }
     }
-    let every = options.steps.div_ceil(CHECKS).max(1);
+    // A run resumes at the start of a sequence: what was read of one is not in the checkpoint.
+    let every = options.steps.div_ceil(CHECKS).next_multiple_of(run.round());
     let first = state
         .course
         .checks
@@ -173,13 +184,14 @@ pub fn tune(
     });
     let descent = AdamOptions::new(options.steps, rate);
     let mut ended = Ended::Finished;
+    let mut pasts = Vec::new();
     while state.course.steps < options.steps {
         progress(moment(&state.course, options));
         if state.course.is_stuck() {
             ended = Ended::Early;
             break;
         }
-        let (loss, grads) = run.step(&state)?;
+        let (loss, grads) = run.step(&state, &mut pasts)?;
         let norm = adamw::step(&mut state.tensors, &grads, &descent, state.course.steps);
         if !loss.is_finite() || !norm.is_finite() {
             ended = Ended::NotFinite;

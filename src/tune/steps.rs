@@ -8,7 +8,7 @@ use gqa2mla_train::loss::{self, Loss};
 use crate::tune::TuneError;
 use crate::tune::checkpoint::TrainingState;
 use crate::tune::course::{Check, Course};
-use crate::tune::decoder::Decoder;
+use crate::tune::decoder::{Decoder, Past};
 use crate::tune::samples::{Sample, Samples};
 use crate::validate::scenario::Random;
 
@@ -22,10 +22,38 @@ pub struct TrainRun<'s> {
     pub samples: &'s Samples,
     /// Target context length in tokens: sequences are placed at random positions within it.
     pub context: usize,
+    /// Largest number of tokens of a sequence that a step reads: the steps of a longer sequence follow each other, and each
+    /// reads the tokens before its chunk from the cache, without a gradient.
+    pub chunk: usize,
     /// Number of sequences per step.
     pub batch: usize,
     /// Seed of the order of sequences.
     pub seed: u64,
+}
+
+/// What both models have read of a sequence.
+#[derive(Debug, Clone, Default)]
+pub struct Pasts {
+    student: Past,
+    teacher: Past,
+}
+
+/// Some successive tokens of a sequence.
+struct Chunk<'s> {
+    tokens: &'s [i64],
+    /// The tokens that the positions predict, as far as the sequence has them.
+    next: &'s [i64],
+    /// Whether each position is in the loss.
+    counted: Vec<bool>,
+    /// The position of the first token of the sequence.
+    place: usize,
+}
+
+impl Chunk<'_> {
+    /// Whether any position is in the loss.
+    fn counts(&self) -> bool {
+        self.counted.contains(&true)
+    }
 }
 
 impl TrainRun<'_> {
@@ -59,32 +87,43 @@ impl TrainRun<'_> {
             .map_err(|e| self.student.failed(e.into()))
     }
 
-    /// The loss of the student's `logits` on `sample`, whose first token has the position `place`.
-    fn loss(&self, sample: &Sample, place: usize, logits: &Tensor) -> Result<Loss, TuneError> {
-        let Sample { tokens, counted } = sample;
-        let failed = |cause| self.student.failed(cause);
-        match &self.teacher {
+    /// The loss of the student's `logits` on `chunk`, and its gradient; `None` if no position counts. The teacher reads the
+    /// chunk after `past`.
+    fn loss(
+        &self,
+        chunk: &Chunk,
+        logits: &Tensor,
+        past: &mut Past,
+    ) -> Result<Option<Loss>, TuneError> {
+        let target = match &self.teacher {
             Some(teacher) => {
-                let target = teacher.logits(tokens, place, &[])?;
-                let counted: Vec<bool> =
-                    (0..tokens.len()).map(|at| counted.contains(&at)).collect();
-                loss::distillation(&target, logits, &counted).map_err(failed)
+                let (target, read) = teacher.logits(chunk.tokens, chunk.place, past, &[])?;
+                *past = read;
+                Some(target)
             }
-            None => {
-                let targets = tokens.get(1..).unwrap_or_default();
-                let counts = |at: usize| counted.contains(&at) && at < targets.len();
-                let counted: Vec<bool> = (0..tokens.len()).map(counts).collect();
-                loss::next_token(logits, targets, &counted).map_err(failed)
-            }
+            None => None,
+        };
+        if !chunk.counts() {
+            return Ok(None);
         }
+        let loss = match target {
+            Some(target) => loss::distillation(&target, logits, &chunk.counted),
+            None => loss::next_token(logits, chunk.next, &chunk.counted),
+        };
+        Ok(Some(loss.map_err(|cause| self.student.failed(cause))?))
     }
 
-    /// Whether every counted token of `sample` is the most probable one.
-    fn is_right(&self, sample: &Sample, logits: &Tensor) -> Result<bool, TuneError> {
+    /// Whether every counted token of `chunk` is the most probable one.
+    fn is_right(&self, chunk: &Chunk, logits: &Tensor) -> Result<bool, TuneError> {
         let chosen = logits.argmax(1).and_then(|ids| ids.to_vec1::<u32>());
         let chosen = chosen.map_err(|e| self.student.failed(e.into()))?;
-        Ok(sample.counted.clone().all(|at| {
-            let (chosen, next) = (chosen.get(at), sample.tokens.get(at + 1));
+        let mut counted = chunk
+            .counted
+            .iter()
+            .enumerate()
+            .filter(|(_, counts)| **counts);
+        Ok(counted.all(|(at, _)| {
+            let (chosen, next) = (chosen.get(at), chunk.next.get(at));
             chosen.is_some() && chosen.map(|&id| i64::from(id)) == next.copied()
         }))
     }
@@ -95,56 +134,87 @@ impl TrainRun<'_> {
     /// [`TuneError::Program`] and [`TuneError::Interface`].
     pub fn check(&self, state: &mut TrainingState) -> Result<f64, TuneError> {
         let parameters = self.parameters(state)?;
-        let mut losses = Vec::new();
+        let (mut sum, mut count) = (0.0, 0);
         let mut right = 0;
         let held_out = &self.samples.held_out;
         // The sequences are placed at evenly spaced positions, the first one at position 0.
         let apart = self.places() / held_out.len().max(1);
         for (number, sample) in held_out.iter().enumerate() {
-            let place = number * apart;
-            let logits = self.student.logits(&sample.tokens, place, &parameters)?;
-            losses.push(self.loss(sample, place, &logits)?.mean);
-            if self.samples.answers {
-                right += usize::from(self.is_right(sample, &logits)?);
+            let mut pasts = Pasts::default();
+            let mut all_right = self.samples.answers;
+            for part in 0..self.chunks(sample) {
+                let chunk = self.chunk(sample, part, number * apart);
+                let student = &self.student;
+                let (logits, read) =
+                    student.logits(chunk.tokens, chunk.place, &pasts.student, &parameters)?;
+                pasts.student = read;
+                let Some(loss) = self.loss(&chunk, &logits, &mut pasts.teacher)? else {
+                    continue;
+                };
+                let counted = chunk.counted.iter().filter(|counts| **counts).count();
+                sum += loss.mean * counted as f64;
+                count += counted;
+                all_right = all_right && self.is_right(&chunk, &logits)?;
             }
+            right += usize::from(all_right);
         }
-        let count = losses.len().max(1) as f64;
-        let loss = losses.iter().sum::<f64>() / count;
+        let loss = sum / count.max(1) as f64;
         if state.course.best().is_none_or(|best| loss < best.loss) {
             state.best = state.tensors.iter().map(|t| t.values.clone()).collect();
         }
+        let share = right as f64 / held_out.len().max(1) as f64;
         state.course.checks.push(Check {
             step: state.course.steps,
             loss,
-            right: self.samples.answers.then_some(right as f64 / count),
+            right: self.samples.answers.then_some(share),
         });
         Ok(loss)
     }
 
-    /// The mean loss of the next batch, and its gradient with respect to every trained tensor.
+    /// The mean loss of the next batch, and its gradient with respect to every trained tensor. `pasts` has what the models
+    /// have read of each sequence of the batch; at the start of a sequence it is not read.
     ///
     /// # Errors
     /// [`TuneError::Program`] and [`TuneError::Interface`].
-    pub fn step(&self, state: &TrainingState) -> Result<(f64, Vec<Vec<f32>>), TuneError> {
+    pub fn step(
+        &self,
+        state: &TrainingState,
+        pasts: &mut Vec<Pasts>,
+    ) -> Result<(f64, Vec<Vec<f32>>), TuneError> {
         let parameters = self.parameters(state)?;
         let batch = self.batch.max(1);
+        let (sequence, part) = (
+            state.course.steps / self.round(),
+            state.course.steps % self.round(),
+        );
+        pasts.resize_with(batch, Pasts::default);
         let mut mean = 0.0;
         let mut sums: Vec<Vec<f32>> = Vec::new();
         let failed = |cause: TrainError| self.student.failed(cause);
-        for number in 0..batch {
-            let at = state.course.steps * batch + number;
+        for (number, past) in pasts.iter_mut().enumerate() {
+            let at = sequence * batch + number;
             let Some(sample) = self.sample(at) else {
                 continue;
             };
-            let place = self.place(at);
-            let inputs = self.student.inputs(&sample.tokens, place)?;
+            if part == 0 {
+                *past = Pasts::default();
+            }
+            let chunk = self.chunk(sample, part, self.place(at));
+            let inputs = self
+                .student
+                .inputs(chunk.tokens, chunk.place, &past.student)?;
             let trace = self
                 .student
                 .program
                 .trace(&inputs, &parameters)
                 .map_err(failed)?;
             let logits = self.student.rows(trace.outputs.first())?;
-            let loss = self.loss(sample, place, &logits)?;
+            past.student = self
+                .student
+                .after(&past.student, chunk.tokens.len(), &trace.outputs);
+            let Some(loss) = self.loss(&chunk, &logits, &mut past.teacher)? else {
+                continue;
+            };
             mean += loss.mean / batch as f64;
             let shape = trace.outputs.first().map_or(&[][..], Tensor::dims);
             let grad = loss.grad.reshape(shape).map_err(|e| failed(e.into()))?;
@@ -163,6 +233,38 @@ impl TrainRun<'_> {
             }
         }
         Ok((mean, sums))
+    }
+
+    /// Chunk `number` of `sample`, whose first token has the position `place`.
+    fn chunk<'s>(&self, sample: &'s Sample, number: usize, place: usize) -> Chunk<'s> {
+        let all = sample.tokens.as_slice();
+        let start = (number * self.chunk).min(all.len());
+        let end = (start + self.chunk).min(all.len());
+        // A teacher predicts what follows the last token; the text does not.
+        let predicted = all.len() - usize::from(self.teacher.is_none());
+        let counts = |at: usize| sample.counted.contains(&at) && at < predicted;
+        Chunk {
+            tokens: all.get(start..end).unwrap_or_default(),
+            next: all
+                .get(start + 1..all.len().min(end + 1))
+                .unwrap_or_default(),
+            counted: (start..end).map(counts).collect(),
+            place,
+        }
+    }
+
+    /// The number of chunks of `sample`.
+    fn chunks(&self, sample: &Sample) -> usize {
+        sample.tokens.len().div_ceil(self.chunk.max(1)).max(1)
+    }
+
+    /// The number of steps of a sequence. All sequences that are longer than a chunk have one length.
+    #[must_use]
+    pub fn round(&self) -> usize {
+        self.samples
+            .train
+            .first()
+            .map_or(1, |first| self.chunks(first))
     }
 
     /// The number of positions at which a sequence can start.

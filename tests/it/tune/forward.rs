@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla::runtime::RuntimeKind;
-use gqa2mla::tune::decoder::{Decoder, lowered};
+use gqa2mla::tune::decoder::{Decoder, Past, lowered};
 use gqa2mla::tune::select::factors;
 use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla::validate::runner::Runner;
@@ -45,8 +45,31 @@ fn decoder(model: &LoadedModel, trained: &[String]) -> Result<Decoder, String> {
 }
 
 fn logits(decoder: &Decoder, parameters: &[Tensor]) -> Vec<f32> {
-    let rows = decoder.logits(&TOKENS, 0, parameters).unwrap();
+    let rows = decoder
+        .logits(&TOKENS, 0, &Past::default(), parameters)
+        .unwrap()
+        .0;
     rows.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The logits of the same tokens, of which the second part reads the first from the cache.
+fn in_chunks(decoder: &Decoder) -> Vec<f32> {
+    let mut past = Past::default();
+    let mut all = Vec::new();
+    for chunk in TOKENS.chunks(TOKENS.len() - 3) {
+        let (rows, read) = decoder.logits(chunk, 0, &past, &[]).unwrap();
+        past = read;
+        all.extend(rows.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+    }
+    assert_eq!(past.tokens, TOKENS.len());
+    all
+}
+
+/// The largest difference of two numbers at one place.
+fn apart(ours: &[f32], theirs: &[f32]) -> f32 {
+    assert_eq!(ours.len(), theirs.len());
+    let pairs = ours.iter().zip(theirs);
+    pairs.fold(0f32, |m, (a, b)| m.max((a - b).abs()))
 }
 
 fn in_ort(model: &LoadedModel) -> Vec<f32> {
@@ -75,8 +98,7 @@ fn the_forward_pass_is_that_of_onnx_runtime_on_every_fixture() {
         let (ours, theirs) = (logits(&decoder, &[]), in_ort(&model));
         assert_eq!(ours.len(), theirs.len(), "{name}");
         let largest = theirs.iter().fold(0f32, |m, x| m.max(x.abs()));
-        let pairs = ours.iter().zip(&theirs);
-        let off = pairs.fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
+        let off = apart(&ours, &theirs) / largest;
         let halves = |t: &i32| *t == DataType::Float16 as i32;
         let graph = model.model.proto.graph.as_ref().unwrap();
         let types: Vec<i32> = graph.initializer.iter().map(|t| t.data_type()).collect();
@@ -91,6 +113,14 @@ fn the_forward_pass_is_that_of_onnx_runtime_on_every_fixture() {
         assert!(
             f64::from(off) < tolerance,
             "{name}: logits differ by {off} of the largest"
+        );
+        let off = match decoder.has_caches() {
+            true => apart(&in_chunks(&decoder), &ours) / largest,
+            false => 0.0,
+        };
+        assert!(
+            f64::from(off) < tolerance,
+            "{name}: read in two chunks, logits differ by {off} of the largest"
         );
         run += 1;
     }
@@ -120,10 +150,13 @@ fn the_gradient_of_a_whole_model_agrees_with_differences() {
             .map(|p| p.initial.clone())
             .collect();
         let loss = |parameters: &[Tensor]| {
-            let rows = decoder.logits(&TOKENS, 0, parameters).unwrap();
+            let rows = decoder
+                .logits(&TOKENS, 0, &Past::default(), parameters)
+                .unwrap()
+                .0;
             next_token(&rows, &TOKENS[1..], &counted()).unwrap()
         };
-        let inputs = decoder.inputs(&TOKENS, 0).unwrap();
+        let inputs = decoder.inputs(&TOKENS, 0, &Past::default()).unwrap();
         let trace = decoder.program.trace(&inputs, &stored).unwrap();
         let grad = loss(&stored).grad.reshape(trace.outputs[0].dims()).unwrap();
         let grads = trace.backward(vec![grad]).unwrap();
@@ -184,7 +217,10 @@ fn a_sequence_stands_anywhere_in_a_context() {
         let decoder = decoder(&loaded(name), &[]).unwrap();
         assert_eq!(decoder.takes_positions(), takes_positions, "{name}");
         let at = |first: usize| -> Vec<f32> {
-            let rows = decoder.logits(&TOKENS, first, &[]).unwrap();
+            let rows = decoder
+                .logits(&TOKENS, first, &Past::default(), &[])
+                .unwrap()
+                .0;
             rows.flatten_all().unwrap().to_vec1().unwrap()
         };
         let (start, later) = (at(0), at(3000));

@@ -207,7 +207,7 @@ impl Current {
 fn bar(at: &Moment) -> ProgressBar {
     let bar = ProgressBar::new(at.total as u64);
     let template = format!(
-        "{{msg}} [{{bar:20}}] {{human_pos}} of {{human_len}} {}s, {{elapsed}}, {{eta}} left",
+        "{{wide_msg}} [{{bar:10}}] {{human_pos}}/{{human_len}} {}s, {{per_sec}}, {{eta}} left",
         at.unit
     );
     if let Ok(style) = ProgressStyle::with_template(&template) {
@@ -239,10 +239,23 @@ fn line(at: &Moment, started: Instant) -> String {
         0 => String::new(),
         steps => {
             let left = at.total.saturating_sub(steps) as f64 / steps as f64;
-            format!(", about {} left", seconds(elapsed.mul_f64(left)))
+            format!(
+                ", {}, about {} left",
+                speed(steps as f64 / elapsed.as_secs_f64().max(1e-3)),
+                seconds(elapsed.mul_f64(left))
+            )
         }
     };
     format!("{name}: {done} of {total}, {}{left}", seconds(elapsed))
+}
+
+/// Steps in a second, or in a minute where they are few.
+fn speed(a_second: f64) -> String {
+    match a_second {
+        10.0.. => format!("{} a second", grouped(a_second as u64)),
+        1.0.. => format!("{a_second:.1} a second"),
+        _ => format!("{:.1} a minute", 60.0 * a_second),
+    }
 }
 
 /// A duration in seconds, or in minutes and seconds.
@@ -262,7 +275,7 @@ fn locked(at: &Mutex<Moment>) -> MutexGuard<'_, Moment> {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{Moment, begun, line, seconds};
+    use super::{Moment, begun, line, seconds, speed};
 
     #[test]
     fn a_line_tells_what_is_done_and_what_is_left() {
@@ -273,7 +286,7 @@ mod tests {
         };
         assert_eq!(
             line(&at(12_288), before),
-            "reading text: 12,288 of 16,384 tokens, 90 s, about 30 s left"
+            "reading text: 12,288 of 16,384 tokens, 90 s, 136 a second, about 30 s left"
         );
         assert_eq!(
             line(&at(0), before),
@@ -284,5 +297,8 @@ mod tests {
             "rewriting: 1 attention"
         );
         assert_eq!(seconds(Duration::from_secs(200)), "3 min 20 s");
+        assert_eq!(speed(12_345.6), "12,345 a second");
+        assert_eq!(speed(2.52), "2.5 a second");
+        assert_eq!(speed(0.05), "3.0 a minute");
     }
 }

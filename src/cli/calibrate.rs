@@ -43,7 +43,6 @@ pub struct Calibrate {
     /// 10 tokens for each cached number of a layer are enough.
     #[arg(
         long,
-        alias = "tokens",
         default_value_t = 16_384,
         value_name = "N",
         help_heading = "Text"

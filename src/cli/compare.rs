@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum as _};
 use crate::cli::bits::BitsArg;
 use crate::cli::clean::remove_unfinished;
 use crate::cli::compared::{as_json, notes};
-use crate::cli::exit::{Exit, by_option, in_options};
+use crate::cli::exit::{Exit, UsageError, by_option, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::frontier::Ways;
 use crate::cli::runtime::RuntimeArgs;
@@ -50,7 +50,7 @@ pub struct Compare {
     /// 16 is the model's own floating-point type. 8, 6 and 4 are integers, which only the methods calibrated,
     /// reconstructed and kept-heads support. The default is all that a method supports.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "BITS")]
-    bits: Vec<BitsArg>,
+    cache_bits: Vec<BitsArg>,
     /// Number of neighbouring RoPE frequencies that TransMLA treats as one (FreqFold).
     #[arg(long, default_value_t = 1, value_name = "N")]
     freq_fold: usize,
@@ -75,7 +75,7 @@ struct TestArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "test_token_ids")]
     test_text: Option<PathBuf>,
     /// Token ids for measuring: a JSON list, or a .npy file of integers.
-    #[arg(long, alias = "test-ids", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     test_token_ids: Option<PathBuf>,
     /// Measure on at most this many tokens.
     #[arg(long, default_value_t = 8192, value_name = "N")]
@@ -113,7 +113,7 @@ impl Compare {
             ..left
         };
         compared.left_out = compared.left_out.into_iter().map(left_out_by).collect();
-        let both_named = !self.ways.is_empty() && !self.bits.is_empty();
+        let both_named = !self.ways.is_empty() && !self.cache_bits.is_empty();
         for note in notes(&compared, both_named) {
             screen.line(|| note);
         }
@@ -123,6 +123,10 @@ impl Compare {
 
     /// The request for the library.
     fn request(&self) -> anyhow::Result<WaysRequest> {
+        if self.factors.factorization().is_some() {
+            let words = "--factors is for rewrite: name the methods to compare with --ways";
+            return Err(UsageError(words.to_owned()).into());
+        }
         let files: Vec<PathBuf> = self.test.test_text.iter().cloned().collect();
         let tokenizer = self.factors.text.tokenizer(&self.model);
         let test = text_source(&files, tokenizer, self.test.test_token_ids.as_deref())?;
@@ -132,7 +136,7 @@ impl Compare {
                 [] => Way::ALL.to_vec(),
                 named => named.to_vec(),
             },
-            bits: match self.bits.as_slice() {
+            bits: match self.cache_bits.as_slice() {
                 [] => BitsArg::value_variants()
                     .iter()
                     .map(|&b| b.into())

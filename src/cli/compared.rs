@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::compress::sizes::{LeftOut, Rounded};
 use crate::compress::way::{Way, width};
 use crate::compress::ways::{Compared, WayMeasured};
+use crate::report::{change, measured, short};
 
 /// The lines under the table. `both_named`: methods and bits were both chosen, so that every combination was meant.
 pub fn notes(compared: &Compared, both_named: bool) -> Vec<String> {
@@ -22,7 +23,33 @@ pub fn notes(compared: &Compared, both_named: bool) -> Vec<String> {
     let unmade = compared.unmade.iter();
     let unmade = unmade.filter(|one| both_named || !one.ways.iter().any(has_rows));
     lines.extend(unmade.map(|one| format!("not compared: {one}")));
+    lines.extend(least_lost(&compared.rows));
     lines
+}
+
+/// The lines about the row with the smallest KL at each size.
+fn least_lost(rows: &[WayMeasured]) -> Vec<String> {
+    let mut best: Vec<&WayMeasured> = Vec::new();
+    for row in rows {
+        match best.iter_mut().find(|known| known.ratio == row.ratio) {
+            Some(known) if known.point.kl > row.point.kl => *known = row,
+            Some(_) => {}
+            None => best.push(row),
+        }
+    }
+    let line = |row: &WayMeasured| {
+        let bits = row.point.bits.map(|bits| format!(" with {bits} bits"));
+        format!(
+            "least lost at {}: {}{}, {} bytes a token: perplexity {}, KL {}",
+            percent(row.ratio),
+            row.way.name(),
+            bits.unwrap_or_default(),
+            measured(row.point.bytes),
+            change(row.point.perplexity_increase),
+            short(row.point.kl)
+        )
+    };
+    best.into_iter().map(line).collect()
 }
 
 /// The line about rows that only `--target gqa` writes.

@@ -31,17 +31,14 @@ pub struct FactorArgs {
     #[command(flatten)]
     pub text: TextArgs,
     /// Fit factors to at most this many tokens of the text.
-    #[arg(
-        long,
-        alias = "text-tokens",
-        default_value_t = 16_384,
-        value_name = "N"
-    )]
-    calibration_tokens: usize,
+    ///
+    /// The default is 16384.
+    #[arg(long, value_name = "N")]
+    calibration_tokens: Option<usize>,
     /// Tokens per sequence of the text.
     ///
     /// The default is 1024, or the model's context if that is shorter.
-    #[arg(long, alias = "text-length", value_name = "L", value_parser = length)]
+    #[arg(long, value_name = "L", value_parser = length)]
     pub length: Option<usize>,
     /// Target context length in tokens.
     ///
@@ -56,8 +53,10 @@ pub struct FactorArgs {
     #[arg(long)]
     pub force: bool,
     /// Steps of local reconstruction per layer; 0: none.
-    #[arg(long, default_value_t = 300, value_name = "STEPS")]
-    reconstruct: usize,
+    ///
+    /// The default is 300.
+    #[arg(long, value_name = "STEPS")]
+    reconstruct: Option<usize>,
 }
 
 /// A factorization.
@@ -88,6 +87,11 @@ impl Method {
     }
 }
 
+/// Tokens of a text that factors are fitted to, if it has as many.
+const TOKENS: usize = 16_384;
+/// Steps of local reconstruction per layer.
+const STEPS: usize = 300;
+
 impl FactorArgs {
     /// The requested factorization.
     pub fn factorization(&self) -> Option<Factorization> {
@@ -106,7 +110,29 @@ impl FactorArgs {
 
     /// Steps of local reconstruction.
     pub fn reconstruction_steps(&self) -> usize {
-        self.reconstruct
+        self.reconstruct.unwrap_or(STEPS)
+    }
+
+    /// Refuses options that only apply to a text if none is given.
+    ///
+    /// # Errors
+    /// [`UsageError`] names the first such option.
+    pub fn check_used(&self) -> Result<(), UsageError> {
+        let given = [
+            ("--calibration-tokens", self.calibration_tokens.is_some()),
+            ("--length", self.length.is_some()),
+            (
+                "--reconstruct",
+                self.reconstruct.is_some_and(|steps| steps > 0),
+            ),
+        ];
+        if let (false, Some((name, _))) =
+            (self.text.is_given(), given.iter().find(|(_, given)| *given))
+        {
+            let words = format!("{name} is about a text: give --text FILE or --token-ids FILE");
+            return Err(UsageError(words));
+        }
+        Ok(())
     }
 
     /// The text for fitting, if one is given. The default tokenizer is the one beside `model`.
@@ -114,7 +140,7 @@ impl FactorArgs {
         let source = self.text.source(model)?;
         Ok(source.map(|source| TextRequest {
             source,
-            tokens: self.calibration_tokens,
+            tokens: self.calibration_tokens.unwrap_or(TOKENS),
             length: self.length,
         }))
     }

@@ -5,7 +5,7 @@ use gqa2mla_passes::forms::{Form, KeptHeads};
 use crate::cli::verdict::{bad, good};
 use crate::compress::frontier::Point;
 use crate::compress::promise::BrokenBy;
-use crate::report::{change, measured, short};
+use crate::report::{change, measured, percent, short};
 
 /// The lines of a comparison.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +30,7 @@ impl Ways {
         };
         let rank = point.rank.to_string();
         let numbers = numbers(point, &rank, self.by_position);
-        format!("{way} {numbers}  {:>5.3}", point.top1)
+        format!("{way} {numbers} {:>6}", percent(point.top1))
     }
 }
 

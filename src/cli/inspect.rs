@@ -101,6 +101,9 @@ fn as_text(path: &str, model: &ModelProto, found: &Inspection, why: bool) -> Str
             grouped(cache_bytes(sites))
         )),
         // Without a recognised attention, it is unknown whether there is a cache.
+        false if found.attentions() == 0 => text.push_str(
+            ": no softmax between two products and no attention operator was found, so there is no attention in a form that is known; --why lists what was passed over\n",
+        ),
         false if sites.is_empty() => text.push('\n'),
         false => text.push_str(", no cache\n"),
     }

@@ -44,9 +44,6 @@ use std::time::Instant;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-use signal_hook::low_level;
 
 use exit::exit_of;
 use manner::Manner;
@@ -191,15 +188,19 @@ impl Command {
 /// next run resumes.
 fn clear_when_stopped() -> std::io::Result<()> {
     crate::files::mapped::report_truncation()?;
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-    std::thread::Builder::new().spawn(move || {
-        if let Some(signal) = signals.forever().next() {
-            interrupted::clear();
-            terminal::complain(&stopped());
-            // Exits immediately, because exit handlers of libraries could conflict with running threads.
-            low_level::exit(STOPPED + signal);
-        }
-    })?;
+    #[cfg(unix)]
+    {
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        std::thread::Builder::new().spawn(move || {
+            if let Some(signal) = signals.forever().next() {
+                interrupted::clear();
+                terminal::complain(&stopped());
+                // Exits immediately, because exit handlers of libraries could conflict with running threads.
+                signal_hook::low_level::exit(STOPPED + signal);
+            }
+        })?;
+    }
     Ok(())
 }
 

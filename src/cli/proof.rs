@@ -8,7 +8,7 @@ use crate::cli::runtime::RuntimeArgs;
 use crate::cli::screen::table;
 use crate::cli::values::ratio;
 use crate::cli::verdict::{bad, good};
-use crate::report::measured;
+use crate::report::{measured, percent, small};
 use crate::runtime::RuntimeOptions;
 use crate::validate::proof::{Proof, ProofOptions};
 
@@ -18,7 +18,12 @@ pub struct ProofArgs {
     #[command(flatten)]
     runtime: RuntimeArgs,
     /// Token ids to use instead of random ones: 1,2,3.
-    #[arg(long, alias = "tokens", value_delimiter = ',', value_name = "IDS")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "IDS",
+        allow_negative_numbers = true
+    )]
     prompt_ids: Option<Vec<i64>>,
     /// Largest accepted logit difference, relative to the largest logit.
     ///
@@ -26,9 +31,9 @@ pub struct ProofArgs {
     /// of 8-bit integers, and 1 for one of 4-bit integers.
     #[arg(long, value_name = "RATIO", value_parser = ratio, allow_negative_numbers = true)]
     tolerance: Option<f64>,
-    /// Seed of the random token ids.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// Seed of the random token ids; the default is 0.
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 impl ProofArgs {
@@ -36,7 +41,7 @@ impl ProofArgs {
     pub fn options(&self) -> ProofOptions {
         ProofOptions {
             tokens: self.prompt_ids.clone(),
-            seed: self.seed,
+            seed: self.seed.unwrap_or(0),
             tolerance: self.tolerance,
         }
     }
@@ -46,13 +51,22 @@ impl ProofArgs {
     /// # Errors
     /// [`UsageError`] names the first such option.
     pub fn only_runs(&self) -> Result<(), UsageError> {
+        self.unused("a text is measured")
+    }
+
+    /// Refuses options of the comparison of logits if there is none, because of `why`.
+    ///
+    /// # Errors
+    /// [`UsageError`] names the first such option.
+    pub fn unused(&self, why: &str) -> Result<(), UsageError> {
         let given = [
             ("--tolerance", self.tolerance.is_some()),
             ("--prompt-ids", self.prompt_ids.is_some()),
+            ("--seed", self.seed.is_some()),
         ];
         match given.iter().find(|(_, given)| *given) {
             Some((name, _)) => Err(UsageError(format!(
-                "{name} is for the comparison of logits, and a text is measured: leave out one of them"
+                "{name} is for the comparison of logits, and {why}: leave out one of them"
             ))),
             None => Ok(()),
         }
@@ -75,9 +89,9 @@ pub fn proof_text(proof: &Proof, approximate: bool) -> String {
                 step.step.clone(),
                 step.tokens.to_string(),
                 step.past.to_string(),
-                format!("{:.2e}", step.ratio),
-                format!("{:.2e}", step.mean_kl),
-                format!("{:.3}", step.top1_agreement),
+                small(step.ratio),
+                small(step.mean_kl),
+                percent(step.top1_agreement),
             ]);
         }
         let scenario = steps.first().map_or("", |step| &step.scenario);
@@ -85,17 +99,17 @@ pub fn proof_text(proof: &Proof, approximate: bool) -> String {
     }
     for comparison in proof.comparisons() {
         text.push_str(&format!(
-            "{}: {} (largest difference {:.2e} of the largest logit, tolerance {:.0e}, KL {:.2e}, top-1 agreement {:.3})\n",
+            "{}: {} (largest difference {} of the largest logit, tolerance {}, KL {}, top-1 agreement {})\n",
             comparison.rewritten_runtime,
             match (comparison.passed(), approximate) {
                 (true, _) => good("passed"),
                 (false, true) => "differs, as an approximation does".to_owned(),
                 (false, false) => bad("FAILED"),
             },
-            comparison.max_ratio(),
-            comparison.tolerance,
-            comparison.mean_kl(),
-            comparison.top1_agreement(),
+            small(comparison.max_ratio()),
+            small(comparison.tolerance),
+            small(comparison.mean_kl()),
+            percent(comparison.top1_agreement()),
         ));
     }
     text.push_str(&format!(

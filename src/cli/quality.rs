@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::cli::screen::table;
 use crate::fit::layer_errors::LayerError;
 use crate::measure::quality::Quality;
-use crate::report::{change, counted, grouped, measured, short};
+use crate::report::{change, counted, grouped, measured, percent, short};
 
 /// A table of relative errors of scores and outputs of each layer: predicted by the spectra, and measured. Ends with an empty
 /// line. Layers are missing if a prompt, which they are measured in, loses nothing.
@@ -57,12 +57,12 @@ pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
 pub fn quality_text(quality: &Quality) -> String {
     let positions = positions_text(quality);
     format!(
-        "perplexity {:.3} -> {:.3} ({}), KL {}, top-1 agreement {:.3}, on {}, {}\nmeasured cache: {} -> {} bytes a token{positions}",
+        "perplexity {:.3} -> {:.3} ({}), KL {}, top-1 agreement {}, on {}, {}\nmeasured cache: {} -> {} bytes a token{positions}",
         quality.original_perplexity,
         quality.rewritten_perplexity,
         change(quality.increase()),
         short(quality.mean_kl),
-        quality.top1_agreement,
+        percent(quality.top1_agreement),
         counted(quality.tokens, "token"),
         match quality.tokens_at_once {
             1 => "read token by token: each sees all others through the cache".to_owned(),
@@ -94,7 +94,7 @@ fn positions_text(quality: &Quality) -> String {
             format!("{:.3}", bin.rewritten_perplexity),
             change(bin.increase()),
             short(bin.mean_kl),
-            format!("{:.3}", bin.top1_agreement),
+            percent(bin.top1_agreement),
         ]);
     }
     format!("\n\n{table}")

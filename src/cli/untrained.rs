@@ -14,10 +14,13 @@ pub struct Untrained {
     _rest: Vec<OsString>,
 }
 
+/// How to get a program with training.
+pub const UNTRAINED: &str =
+    "this gqa2mla is built without training: build it with --features train";
+
 impl Untrained {
     /// The error that says how to build the program with the command.
     pub fn run(self, _: &Screen) -> anyhow::Result<Exit> {
-        let words = "this gqa2mla is built without training: build it with --features train";
-        Err(UsageError(words.to_owned()).into())
+        Err(UsageError(UNTRAINED.to_owned()).into())
     }
 }

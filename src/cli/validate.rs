@@ -40,18 +40,12 @@ pub struct Validate {
     #[command(flatten, next_help_heading = "Text")]
     text: TextArgs,
     /// Measure on at most this many tokens of the text.
-    #[arg(
-        long,
-        alias = "text-tokens",
-        default_value_t = 8192,
-        value_name = "N",
-        help_heading = "Text"
-    )]
+    #[arg(long, default_value_t = 8192, value_name = "N", help_heading = "Text")]
     test_tokens: usize,
     /// Largest number of tokens per sequence of the text.
     ///
     /// The default is the maximum in config.json or genai_config.json beside the model, or else 4096.
-    #[arg(long, alias = "text-length", value_name = "L", value_parser = length, help_heading = "Text")]
+    #[arg(long, value_name = "L", value_parser = length, help_heading = "Text")]
     length: Option<usize>,
     #[command(flatten, next_help_heading = "Run")]
     how: ProofArgs,

@@ -258,5 +258,6 @@ fn texts(
     let whole = read(text, request.test_tokens)?;
     let parts = whole.hold_out(request.test_tokens);
     let (fitted, test) = parts.ok_or(CompressError::ShortText)?;
+    let test = test.first(request.test_tokens);
     Ok((Some(fitted.first(text.tokens)), test))
 }

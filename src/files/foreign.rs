@@ -3,6 +3,17 @@
 use std::fs;
 use std::path::Path;
 
+/// Beginnings of addresses of the Hugging Face hub.
+const HUB: [&str; 3] = [
+    "https://huggingface.co/",
+    "http://huggingface.co/",
+    "https://hf.co/",
+];
+
+/// Part of the metadata of every safetensors file that this tool writes, and the number of bytes in which it is looked for.
+const OURS: &[u8] = b"gqa2mla ";
+const HEAD: usize = 64 * 1024;
+
 /// Number of bytes that are examined to distinguish text from a model.
 const TELLING: usize = 512;
 
@@ -16,6 +27,11 @@ pub fn file(bytes: &[u8]) -> Option<String> {
     let safetensors = bytes.get(8) == Some(&b'{') && header < bytes.len() as u64;
     let found = if begins(b"GGUF") {
         "it is a GGUF file, which holds weights for llama.cpp and no graph"
+    } else if safetensors && is_of_ours(bytes) {
+        return Some(
+            "it is a file of numbers that gqa2mla wrote, such as statistics (--calibration) or factors: give the .onnx file"
+                .to_owned(),
+        );
     } else if safetensors {
         "it is a safetensors file, which holds weights and no graph"
     } else if begins(b"PK\x03\x04") || begins(b"\x80\x02") {
@@ -33,6 +49,12 @@ pub fn file(bytes: &[u8]) -> Option<String> {
         return text(bytes);
     };
     Some(format!("{found}: {}", export("MODEL")))
+}
+
+/// Whether the header of a safetensors file says that this tool wrote it.
+fn is_of_ours(bytes: &[u8]) -> bool {
+    let head = bytes.get(..bytes.len().min(HEAD)).unwrap_or_default();
+    head.windows(OURS.len()).any(|window| window == OURS)
 }
 
 /// The kind of text in `bytes` and what to do, as text for a message, if they are text. The first bytes of a model
@@ -62,6 +84,26 @@ fn text(bytes: &[u8]) -> Option<String> {
     Some(said.to_owned())
 }
 
+/// Whether a file of this name has the weights of a model for another framework, or a list of their files.
+#[must_use]
+pub fn holds_weights(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.strip_suffix(".index.json").unwrap_or(&name);
+    let (stem, ending) = name.rsplit_once('.').unwrap_or((name, ""));
+    let ending = ending.to_ascii_lowercase();
+    let named = [
+        "pytorch_model",
+        "adapter_model",
+        "openvino_",
+        "consolidated",
+    ];
+    match ending.as_str() {
+        "safetensors" | "gguf" | "h5" | "msgpack" | "pt" | "pth" | "ckpt" | "ot" | "tflite" => true,
+        "bin" | "xml" => named.iter().any(|known| stem.starts_with(known)),
+        _ => false,
+    }
+}
+
 /// The format of the weights in the folder at `path` and what to do, as text for a message, if they are in another
 /// format.
 #[must_use]
@@ -85,21 +127,26 @@ pub fn folder(path: &Path) -> Option<String> {
 #[must_use]
 pub fn hub_name(path: &Path) -> Option<String> {
     let text = path.to_str()?;
-    let (owner, name) = text.split_once('/')?;
     let plain = |part: &str| {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         !part.is_empty() && !part.starts_with('.') && part.chars().all(allowed)
     };
-    let file = name.ends_with(".onnx");
-    (plain(owner) && plain(name) && !file && !Path::new(owner).exists()).then(|| {
+    let address = HUB.iter().find_map(|hub| text.strip_prefix(hub));
+    let model = address.unwrap_or(text).trim_end_matches('/');
+    let named = match model.split_once('/') {
+        Some((owner, name)) => plain(owner) && plain(name) && !Path::new(owner).exists(),
+        None => plain(model) && !model.contains('.'),
+    };
+    (named && !model.ends_with(".onnx")).then(|| {
         format!(
             "there is no such file or folder. If it is a model of the Hugging Face hub, {}",
-            export(text)
+            export(model)
         )
     })
 }
 
-fn export(model: &str) -> String {
+/// Advice to export `model`, as text for a message.
+pub(super) fn export(model: &str) -> String {
     format!(
         "export it first, with `optimum-cli export onnx --model {model} FOLDER`, or for onnxruntime-genai with `python -m onnxruntime_genai.models.builder -m {model} -o FOLDER -p fp32 -e cpu`"
     )
@@ -109,7 +156,29 @@ fn export(model: &str) -> String {
 mod tests {
     use std::path::Path;
 
-    use super::{file, folder, hub_name};
+    use super::{file, folder, holds_weights, hub_name};
+
+    #[test]
+    fn weights_of_other_frameworks_are_known_by_their_names() {
+        let weights = [
+            "model.safetensors",
+            "model-00001-of-00002.safetensors",
+            "model.safetensors.index.json",
+            "pytorch_model.bin",
+            "original/consolidated.00.pth",
+            "tf_model.h5",
+            "openvino_model.xml",
+            "llama-Q4_K_M.gguf",
+        ];
+        assert!(weights.iter().all(|name| holds_weights(Path::new(name))));
+        let others = [
+            "config.json",
+            "tokenizer.model",
+            "model.onnx.data",
+            "vocab.bin",
+        ];
+        assert!(!others.iter().any(|name| holds_weights(Path::new(name))));
+    }
 
     #[test]
     fn files_of_other_formats_are_known_by_their_first_bytes() {

@@ -16,6 +16,10 @@ use crate::files::foreign;
 use crate::files::location::data_file;
 use crate::files::mapped::Source;
 
+/// How deep below a folder models are looked for, and how many are named, in a message.
+const DEEPEST: usize = 3;
+const MOST_NAMED: usize = 5;
+
 /// The newest supported IR version.
 const NEWEST_IR: i64 = 14;
 
@@ -50,6 +54,14 @@ pub enum LoadError {
         path: String,
         /// Its format, and what to do.
         advice: String,
+    },
+    /// The file is a model that would lose something.
+    #[error("{path}: {detail}")]
+    Newer {
+        /// The file.
+        path: String,
+        /// The reason, and what to do.
+        detail: String,
     },
     /// The folder does not contain exactly one model.
     #[error("{path}: expected one .onnx file in this folder, found {found}")]
@@ -159,13 +171,24 @@ fn load_from(source: Source, path: PathBuf) -> Result<LoadedModel, LoadError> {
     if let Some(advice) = foreign::file(source.bytes()) {
         return Err(not_onnx(advice));
     }
-    let mut proto = ModelProto::decode(source.bytes().clone())
-        .map_err(|e| not_onnx(cut_off(&e.to_string())))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_data = name.ends_with(".data") || name.ends_with("_data");
+    let mut proto = ModelProto::decode(source.bytes().clone()).map_err(|e| {
+        not_onnx(match is_data {
+            true => {
+                "it looks like the data file of a model: give the .onnx file beside it".to_owned()
+            }
+            false => cut_off(&e.to_string()),
+        })
+    })?;
     if proto.ir_version() > NEWEST_IR {
-        return Err(not_onnx(format!(
-            "it is of IR version {}, and fields newer than version {NEWEST_IR} would be lost: export with an older onnx",
-            proto.ir_version()
-        )));
+        return Err(LoadError::Newer {
+            path: shown,
+            detail: format!(
+                "the model is of IR version {}, and fields newer than version {NEWEST_IR} would be lost: export with an older onnx",
+                proto.ir_version()
+            ),
+        });
     }
     if proto.graph.is_none() {
         return Err(not_onnx(cut_off("it holds no graph")));
@@ -257,7 +280,7 @@ fn model_file(path: &Path) -> Result<PathBuf, LoadError> {
                 path: path.display().to_string(),
                 advice,
             },
-            None => folder_error(path, "none".to_owned()),
+            None => folder_error(path, nested(path)),
         }),
         many => {
             let names: Vec<String> = many
@@ -269,6 +292,23 @@ fn model_file(path: &Path) -> Result<PathBuf, LoadError> {
                 format!("{}: name the file", names.join(", ")),
             ))
         }
+    }
+}
+
+/// What there is in place of a model in the folder `path` and in its `onnx/`, and what to do.
+fn nested(path: &Path) -> String {
+    let below = walkdir::WalkDir::new(path)
+        .max_depth(DEEPEST)
+        .sort_by_file_name();
+    let below = below.into_iter().filter_map(Result::ok);
+    let models: Vec<String> = below
+        .filter(|e| e.path().extension() == Some(OsStr::new("onnx")))
+        .filter_map(|e| Some(e.path().strip_prefix(path).ok()?.display().to_string()))
+        .take(MOST_NAMED)
+        .collect();
+    match models.is_empty() {
+        true => format!("none: {}", foreign::export("MODEL")),
+        false => format!("none, but {}: name the file", models.join(", ")),
     }
 }
 

@@ -1,13 +1,11 @@
 //! Checks of output paths: an output never replaces an input of the same run, and without `force` replaces only files
 //! that this tool wrote.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use walkdir::WalkDir;
-
-use crate::files::interrupted::HIDDEN;
 use crate::files::load::LoadedModel;
 use crate::files::origin::{FileOrigin, is_data_name};
 
@@ -54,6 +52,18 @@ pub enum OutputError {
         output: String,
         /// What exists there.
         found: String,
+    },
+    /// Another model in the folder reads a data file that the output would replace.
+    #[error(
+        "{output}: {model} is there and reads {data}, which the output would replace: write to another folder, or give --force"
+    )]
+    Shared {
+        /// The output folder.
+        output: String,
+        /// The other model, relative to it.
+        model: String,
+        /// The data file, relative to it.
+        data: String,
     },
 }
 
@@ -214,14 +224,63 @@ pub fn check_folder(
     for file in files {
         check_file(&output.join(file), &[&root.join(file)])?;
     }
-    let replaced = files.iter().find(|file| output.join(file).exists());
-    match replaced {
-        Some(file) if !force && !is_ours(output) => Err(OutputError::Foreign {
+    if force {
+        return Ok(());
+    }
+    let there = models_beside(output, files);
+    let ours = !there.is_empty() && there.iter().all(|(_, origin)| origin.ours);
+    if let Some(file) = files
+        .iter()
+        .find(|file| output.join(file).exists() && !ours)
+    {
+        return Err(OutputError::Foreign {
             output: output.display().to_string(),
             found: file.display().to_string(),
-        }),
-        _ => Ok(()),
+        });
     }
+    // Another model may read a data file of the same name.
+    for (model, origin) in there.iter().filter(|(model, _)| !files.contains(model)) {
+        let taken = |file: &&PathBuf| {
+            let data = format!("{}.data", file.display());
+            let beside = |location: &String| model.with_file_name(location);
+            let mut read = origin.locations.iter().map(beside);
+            read.any(|read| read == Path::new(&data))
+        };
+        if let Some(file) = files.iter().find(taken) {
+            return Err(OutputError::Shared {
+                output: output.display().to_string(),
+                model: model.display().to_string(),
+                data: format!("{}.data", file.display()),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The models in the folders of those models among `files` that will lie in the folder `output`, relative to it.
+fn models_beside(output: &Path, files: &[PathBuf]) -> Vec<(PathBuf, FileOrigin)> {
+    let is_model = |path: &Path| path.extension().is_some_and(|x| x == "onnx");
+    let folders: BTreeSet<&Path> = files
+        .iter()
+        .filter(|file| is_model(file))
+        .filter_map(|file| file.parent())
+        .collect();
+    let entries = folders.into_iter().filter_map(|folder| {
+        let entries = fs::read_dir(output.join(folder)).ok()?;
+        Some(entries.filter_map(move |e| Some(folder.join(e.ok()?.file_name()))))
+    });
+    entries
+        .flatten()
+        .filter(|file| is_model(file))
+        .map(|file| {
+            let unread = FileOrigin {
+                ours: false,
+                locations: BTreeSet::new(),
+            };
+            let origin = FileOrigin::of(&output.join(&file)).unwrap_or(unread);
+            (file, origin)
+        })
+        .collect()
 }
 
 /// The canonical path of `path`, of which the last folders may not exist yet.
@@ -248,20 +307,6 @@ pub fn check_outside(output: &Path, root: &Path) -> Result<(), OutputError> {
         (Ok(file), Ok(root)) if file.starts_with(&root) => Err(is_input(output, &file)),
         _ => Ok(()),
     }
-}
-
-/// Whether a folder contains models, all of which this tool wrote.
-fn is_ours(folder: &Path) -> bool {
-    let hidden = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with(HIDDEN);
-    let entries = WalkDir::new(folder)
-        .into_iter()
-        .filter_entry(|e| e.depth() == 0 || !hidden(e.file_name()))
-        .filter_map(Result::ok);
-    let models: Vec<bool> = entries
-        .filter(|e| e.path().extension().is_some_and(|x| x == "onnx"))
-        .map(|e| FileOrigin::of(e.path()).is_ok_and(|o| o.ours))
-        .collect();
-    !models.is_empty() && models.iter().all(|ours| *ours)
 }
 
 fn is_input(output: &Path, input: &Path) -> OutputError {

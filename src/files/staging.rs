@@ -78,7 +78,9 @@ pub(super) fn failed(
 
 /// The error of an output folder that is a file.
 pub(super) fn over_a_file(target: &Path) -> StagingError {
-    failed(target, "writing a folder over a file")(io::ErrorKind::AlreadyExists.into())
+    let action =
+        "a folder cannot replace a file: the output is a new folder, or a name that ends in .onnx";
+    failed(target, action)(io::ErrorKind::AlreadyExists.into())
 }
 
 /// The error of an output file that is a folder.

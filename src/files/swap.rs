@@ -1,5 +1,5 @@
-//! Publishing of a staged folder: it is exchanged with the existing folder as a whole, and files that this tool did not
-//! write are carried over.
+//! Publishing of a staged folder: it is exchanged with the existing folder as a whole, and files of other outputs are
+//! carried over.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,8 +13,8 @@ use crate::files::interrupted::{HIDDEN, publishing};
 use crate::files::origin::FileOrigin;
 use crate::files::publish::{ASIDE, is_model, owned_data, parent, sync_folder};
 
-/// Moves the folder `staged` to `target`. An existing folder is exchanged with it as a whole; its files that this tool
-/// did not write are carried over.
+/// Moves the folder `staged` to `target`. An existing folder is exchanged with it as a whole; its files are carried over,
+/// but those of the same names and the data files of replaced models.
 pub fn folder(staged: &Path, target: &Path, place: &Path) -> io::Result<()> {
     if target.exists() {
         carry_over(target, staged)?;
@@ -49,14 +49,10 @@ pub fn into_folder(staged: &Path, target: &Path) -> io::Result<()> {
         }
     }
     files.sort_by_key(|file| is_model(file));
-    let old = written_in(target)?;
-    let replaced = files.iter().filter(|file| is_model(file));
-    let gone: BTreeSet<&PathBuf> = replaced
-        .chain(old.iter().filter(|file| is_model(file)))
-        .collect();
+    let old = replaced_data(target, staged)?;
     sync_tree(staged)?;
     let _guard = publishing();
-    for model in gone {
+    for model in files.iter().filter(|file| is_model(file)) {
         let path = target.join(model);
         if path.exists() {
             fs::remove_file(&path)?;
@@ -73,31 +69,35 @@ pub fn into_folder(staged: &Path, target: &Path) -> io::Result<()> {
     sync_tree(target)
 }
 
-/// The models of a folder that this tool wrote, and their data files, relative to it.
-fn written_in(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
-    let mut written = BTreeSet::new();
-    let staged = |e: &DirEntry| e.file_name().to_string_lossy().starts_with(HIDDEN);
-    for entry in WalkDir::new(folder)
+/// The data files in the folder `target` of models that this tool wrote and that models of `staged` replace, relative to
+/// it. Data files that another model refers to are left out.
+fn replaced_data(target: &Path, staged: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let (mut data, mut used) = (BTreeSet::new(), BTreeSet::new());
+    let hidden = |e: &DirEntry| e.file_name().to_string_lossy().starts_with(HIDDEN);
+    for entry in WalkDir::new(target)
         .into_iter()
-        .filter_entry(|e| !staged(e))
+        .filter_entry(|e| !hidden(e))
     {
         let entry = entry?;
         let path = entry.path();
-        let (true, Ok(relative)) = (is_model(path), path.strip_prefix(folder)) else {
+        let (true, Ok(relative)) = (is_model(path), path.strip_prefix(target)) else {
             continue;
         };
-        if FileOrigin::of(path).is_ok_and(|model| model.ours) {
-            let data = owned_data(path);
-            written.extend(data.iter().map(|d| relative.with_file_name(d)));
-            written.insert(relative.to_path_buf());
+        let beside = |name: &String| relative.with_file_name(name);
+        match FileOrigin::of(path) {
+            Ok(model) if model.ours && staged.join(relative).exists() => {
+                data.extend(owned_data(path).iter().map(beside));
+            }
+            Ok(model) => used.extend(model.locations.iter().map(beside)),
+            Err(_) => {}
         }
     }
-    Ok(written)
+    Ok(data.difference(&used).cloned().collect())
 }
 
-/// Links or copies into `staged` the files of `target` that `staged` does not have and that this tool did not write.
+/// Links or copies into `staged` the files of `target` that `staged` does not replace.
 fn carry_over(target: &Path, staged: &Path) -> io::Result<()> {
-    let written = written_in(target)?;
+    let replaced = replaced_data(target, staged)?;
     let mut entries = WalkDir::new(target).min_depth(1).into_iter();
     while let Some(entry) = entries.next() {
         let entry = entry?;
@@ -111,7 +111,7 @@ fn carry_over(target: &Path, staged: &Path) -> io::Result<()> {
                 fs::create_dir(&to)?;
                 fs::set_permissions(&to, entry.metadata()?.permissions())?;
             }
-        } else if fs::symlink_metadata(&to).is_err() && !written.contains(relative) {
+        } else if fs::symlink_metadata(&to).is_err() && !replaced.contains(relative) {
             link(path, &to)?;
         }
     }

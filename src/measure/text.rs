@@ -1,13 +1,16 @@
 //! Token ids, from text files with a tokenizer or from a file of ids.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use gqa2mla_passes::numbers::counted;
 use tokenizers::Tokenizer;
 
 use crate::measure::npy;
+
+/// Largest size of a text file in bytes. Special files such as /dev/zero have no end.
+const LONGEST: u64 = 1 << 30;
 
 /// Largest ratio of embedding rows to tokens of the tokenizer: exporters pad the embedding.
 const PADDED_VOCABULARY: f64 = 1.1;
@@ -236,14 +239,24 @@ pub(super) fn known_tokenizer(tokenizer: &Path, vocabulary: usize) -> Result<Tok
 /// [`TextError`] if it cannot be read, or is not text.
 pub(super) fn read_text(file: &Path) -> Result<String, TextError> {
     let path = file.display().to_string();
-    fs::read_to_string(file).map_err(|cause| match cause.kind() {
-        io::ErrorKind::InvalidData => TextError::Format {
+    let not_text = |path| TextError::Format {
+        path,
+        detail: "it is not UTF-8 text: give plain text, or token ids with --token-ids".to_owned(),
+    };
+    let mut text = String::new();
+    let opened = fs::File::open(file);
+    let read = opened.and_then(|file| file.take(LONGEST + 1).read_to_string(&mut text));
+    match read {
+        Ok(bytes) if bytes as u64 > LONGEST => Err(TextError::Format {
             path,
-            detail: "it is not UTF-8 text: give plain text, or token ids with --token-ids"
-                .to_owned(),
-        },
-        _ => TextError::Io { path, cause },
-    })
+            detail: "it has more than 1 GB: give a part of it".to_owned(),
+        }),
+        // UTF-16 has a zero byte in every Latin letter.
+        Ok(_) if text.contains('\0') => Err(not_text(path)),
+        Ok(_) => Ok(text),
+        Err(cause) if cause.kind() == io::ErrorKind::InvalidData => Err(not_text(path)),
+        Err(cause) => Err(TextError::Io { path, cause }),
+    }
 }
 
 fn tokenized(

@@ -11,7 +11,7 @@ mod training;
 
 pub use error::ReportError;
 pub use gqa2mla_passes::numbers::{counted, grouped};
-pub use numbers::{change, measured, short, size};
+pub use numbers::{change, measured, percent, short, size, small};
 pub use page::html;
 #[cfg(feature = "train")]
 pub use training::html as training_html;

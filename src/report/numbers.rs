@@ -21,6 +21,21 @@ pub fn short(number: f64) -> String {
     format!("{:.4}", without_minus(number, 10_000.0))
 }
 
+/// A KL or a difference of logits: with four decimals, or in powers of ten where fewer than two digits would be left.
+#[must_use]
+pub fn small(number: f64) -> String {
+    match number.abs() {
+        0.0 | 1e-3.. => short(number),
+        _ => format!("{number:.1e}"),
+    }
+}
+
+/// A share of all, such as an agreement: `97.5%`.
+#[must_use]
+pub fn percent(share: f64) -> String {
+    format!("{:.1}%", 100.0 * share)
+}
+
 /// A change as a share of what was before: `+4.60%`, or as a factor from a doubling on: `x736`. What rounds to zero has
 /// no minus. At most 7 characters up to a factor of 100,000, and then 6 up to 1e99.
 #[must_use]
@@ -56,7 +71,7 @@ pub fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{change, measured, short};
+    use super::{change, measured, percent, short, small};
 
     #[test]
     fn measured_bytes_have_a_decimal_where_they_need_one() {
@@ -74,6 +89,10 @@ mod tests {
         assert_eq!(short(-0.000_04), "0.0000");
         assert_eq!(short(-0.000_06), "-0.0001");
         assert_eq!(short(0.25), "0.2500");
+        assert_eq!(small(0.155), "0.1550");
+        assert_eq!(small(3.21e-13), "3.2e-13");
+        assert_eq!(small(0.0), "0.0000");
+        assert_eq!(percent(0.9754), "97.5%");
         assert_eq!(short(f64::NAN), "NaN");
     }
 

@@ -8,7 +8,7 @@ use gqa2mla_passes::numbers::grouped;
 
 use crate::report::charts::{Chart, Ink, Line};
 use crate::report::error::ReportError;
-use crate::report::numbers::{change, measured, short, size};
+use crate::report::numbers::{change, measured, percent, short, size, small};
 
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("style.css");
@@ -18,9 +18,9 @@ pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.add_filter("grouped", grouped);
-    environment.add_filter("percent", |x: f64| format!("{:.1}%", 100.0 * x));
+    environment.add_filter("percent", percent);
     environment.add_filter("change", change);
-    environment.add_filter("small", |x: f64| format!("{x:.2e}"));
+    environment.add_filter("small", small);
     environment.add_filter("short", short);
     environment.add_filter("root", f64::sqrt);
     environment.add_filter("size", size);

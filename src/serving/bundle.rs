@@ -1,6 +1,7 @@
 //! The files of a model folder: the models to rewrite, and the files to copy.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use gqa2mla_passes::recognize::reject::{Reason, Reject};
 use gqa2mla_passes::recognize::site::Site;
 use walkdir::WalkDir;
 
+use crate::files::foreign;
 use crate::files::load::{LoadError, LoadedModel, load};
 use crate::files::origin::is_marked;
 use crate::validate::ports::LanguageModel;
@@ -25,14 +27,52 @@ pub struct Bundle {
     pub root: PathBuf,
     /// Models with a KV cache, which are rewritten.
     pub models: Vec<PathBuf>,
-    /// Models with a KV cache that are neither rewritten nor copied: another one was selected, or this tool wrote them
-    /// beside the models of the folder.
-    pub left_out: Vec<PathBuf>,
-    /// Whether a model was selected.
-    pub is_selected: bool,
+    /// Files that are neither rewritten nor copied.
+    pub left_out: Vec<LeftOut>,
     /// Files to copy unchanged.
     pub others: Vec<PathBuf>,
     loaded: BTreeMap<PathBuf, LoadedModel>,
+}
+
+/// A file that the new folder does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its path, relative to the folder.
+    pub file: PathBuf,
+    /// Why.
+    pub why: WhyLeftOut,
+}
+
+/// Why a file is left out of the new folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhyLeftOut {
+    /// Another model with a KV cache was selected.
+    NotSelected,
+    /// This tool wrote the model, and there are others.
+    Rewritten,
+    /// It has the weights of the original for another framework, which the edited configuration does not fit.
+    OtherFramework,
+}
+
+impl LeftOut {
+    /// The paths of the files `left`.
+    #[must_use]
+    pub fn files(left: &[Self]) -> Vec<&Path> {
+        left.iter().map(|left| left.file.as_path()).collect()
+    }
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = match self.why {
+            WhyLeftOut::NotSelected => "",
+            WhyLeftOut::Rewritten => ", which gqa2mla wrote",
+            WhyLeftOut::OtherFramework => {
+                ", which has the original's weights for another framework"
+            }
+        };
+        write!(f, "{}{why}", self.file.display())
+    }
 }
 
 /// Why a folder cannot be read.
@@ -107,7 +147,11 @@ impl Bundle {
             let loaded = loaded_models.get(path);
             loaded.is_some_and(|l: &LoadedModel| is_marked(&l.model.proto))
         };
-        let (models, left_out) = match only {
+        let why = match only {
+            None => WhyLeftOut::Rewritten,
+            Some(_) => WhyLeftOut::NotSelected,
+        };
+        let (models, unwanted) = match only {
             None if concerned.iter().all(is_ours) => (concerned, Vec::new()),
             None => concerned.into_iter().partition(|path| !is_ours(path)),
             Some(asked) if concerned.iter().any(|c| c == asked) => {
@@ -122,20 +166,32 @@ impl Bundle {
                 });
             }
         };
+        let is_data = |path: &PathBuf| own_data.contains(path) || shared_data.contains(path);
+        let foreign: Vec<PathBuf> = files
+            .iter()
+            .filter(|path| foreign::holds_weights(path) && !is_data(path))
+            .cloned()
+            .collect();
         let goes_along = |path: &PathBuf| {
-            let replaced = models.contains(path) || left_out.contains(path);
-            !replaced && (!own_data.contains(path) || shared_data.contains(path))
+            let replaced = models.contains(path) || unwanted.contains(path);
+            let dropped = replaced || foreign.contains(path);
+            !dropped && (!own_data.contains(path) || shared_data.contains(path))
         };
+        let others = files.iter().filter(|path| goes_along(path)).cloned();
+        let others = others.collect();
+        let left = |why| move |file| LeftOut { file, why };
+        let left_out = unwanted.into_iter().map(left(why));
         Ok(Self {
             root: root.to_path_buf(),
-            others: files.into_iter().filter(goes_along).collect(),
+            others,
             loaded: loaded_models
                 .into_iter()
                 .filter(|(path, _)| models.contains(path))
                 .collect(),
             models,
-            left_out,
-            is_selected: only.is_some(),
+            left_out: left_out
+                .chain(foreign.into_iter().map(left(WhyLeftOut::OtherFramework)))
+                .collect(),
         })
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::compress::foreseen::{Foreseen, foresee};
 use crate::files::foreseen::check_folder;
 use crate::files::save::DataFile;
+use crate::serving::bundle::LeftOut;
 use crate::serving::edits::{data_file, place};
 use crate::serving::folder::{Checked, FolderError, FolderRequest};
 use crate::serving::stack::Stack;
@@ -18,10 +19,8 @@ pub struct ForeseenFolder {
     pub stacks: Vec<Stack>,
     /// Number of other files that would be copied, without configurations.
     pub copied: usize,
-    /// Models that would be neither rewritten nor copied.
-    pub left_out: Vec<PathBuf>,
-    /// Whether one model was selected, and therefore others left out.
-    pub is_selected: bool,
+    /// Files that would be neither rewritten nor copied.
+    pub left_out: Vec<LeftOut>,
 }
 
 /// The expected result for one model of a folder. Paths are relative to the folder.
@@ -68,6 +67,5 @@ pub fn foresee_folder(request: &FolderRequest) -> Result<ForeseenFolder, FolderE
         copied: others.filter(|file| !edited(file)).count(),
         stacks: checked.stacks,
         left_out: checked.bundle.left_out,
-        is_selected: checked.bundle.is_selected,
     })
 }

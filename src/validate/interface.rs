@@ -116,6 +116,8 @@ pub struct Interface {
     pub inputs: Vec<Input>,
     /// The inputs for which no value can be generated. The model can be rewritten, but not run.
     pub unfed: Vec<Unfed>,
+    /// The inputs with a default value, which is used where none is given.
+    pub defaults: Vec<Port>,
     /// The caches, in the order of their inputs; none in models that only read whole prompts.
     pub caches: Vec<CachePort>,
     /// Name of the output with the next-token logits, `[B, T, V]`.
@@ -211,6 +213,7 @@ impl Interface {
         Ok(Self {
             inputs: classified,
             unfed,
+            defaults: Vec::new(),
             caches,
             logits: logits.name.clone(),
             logits_element: element(logits)?,
@@ -224,8 +227,14 @@ impl Interface {
     /// [`ValidateError::Input`] names an input that the model does not have, or whose type is not supported.
     pub fn fed(mut self, given: &[GivenInput]) -> Result<Self, ValidateError> {
         for one in given {
-            if let Some(at) = self.unfed.iter().position(|u| u.port.name == one.name) {
-                let Unfed { port, .. } = self.unfed.remove(at);
+            let unfed = self.unfed.iter().position(|u| u.port.name == one.name);
+            let default = self.defaults.iter().position(|port| port.name == one.name);
+            let port = match (unfed, default) {
+                (Some(at), _) => Some(self.unfed.remove(at).port),
+                (None, Some(at)) => Some(self.defaults.remove(at)),
+                (None, None) => None,
+            };
+            if let Some(port) = port {
                 self.inputs.push(Input {
                     element: element(&port)?,
                     name: port.name,
@@ -242,6 +251,15 @@ impl Interface {
             known.value = Some(one.value.clone());
         }
         Ok(self)
+    }
+
+    /// The same interface with the inputs `ports`, which have default values.
+    #[must_use]
+    pub fn with_defaults(self, ports: Vec<Port>) -> Self {
+        Self {
+            defaults: ports,
+            ..self
+        }
     }
 
     /// The same interface with the caches that have the past inputs `pasts` marked as written in place.

@@ -1,9 +1,12 @@
 //! The properties of a language model that validation needs, read from its graph.
 
+use std::collections::HashSet;
+
 use gqa2mla_passes::forms::join::in_place;
-use gqa2mla_passes::graph::{Graph, input_at, int_attribute, is_contrib, is_op};
+use gqa2mla_passes::graph::{Graph, input_at, int_attribute, is_contrib, is_op, subgraphs};
 use gqa2mla_passes::onnx::{
-    GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
+    GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_proto::DataType,
+    tensor_shape_proto::dimension, type_proto,
 };
 use gqa2mla_passes::operators::Operators;
 
@@ -27,8 +30,8 @@ pub struct LanguageModel {
     /// Whether an operator computes cache lengths from the mask, so that padding must be on the right. This does not
     /// depend on position inputs, which determine the rotation of keys, not their cache slots.
     pub right_padded_only: bool,
-    /// Whether some activations are quantized to integers: a small difference may then become a whole quantization
-    /// step.
+    /// Whether some activations are quantized to integers, so that a small difference may become a whole quantization
+    /// step, or are computed in half precision, whatever the type of the logits.
     pub rounds_activations: bool,
 }
 
@@ -47,26 +50,16 @@ impl LanguageModel {
         let interface = Interface::of(&inputs, &outputs)?
             .written_in_place(in_place(model))
             .held_in_rings(rings(&view))
-            .held_in_buffers(buffers(&view));
+            .held_in_buffers(buffers(&view))
+            .with_defaults(defaults(graph, &view));
         let operators = Operators::default();
         let counts_itself = graph
             .node
             .iter()
             .any(|node| operators.counts_positions(node));
-        let rounds = |n: &NodeProto| {
-            let quantized = [
-                "DynamicQuantizeLinear",
-                "MatMulInteger",
-                "QLinearMatMul",
-                "QuantizeLinear",
-            ];
-            let by_blocks =
-                is_contrib(n, "MatMulNBits") && int_attribute(n, "accuracy_level", 0) == 4;
-            by_blocks || quantized.contains(&n.op_type()) || n.op_type() == "DynamicQuantizeMatMul"
-        };
         let vocabulary = vocabulary(&view, graph, &interface);
         Ok(Self {
-            rounds_activations: graph.node.iter().any(rounds),
+            rounds_activations: rounds_activations(model),
             vocabulary: vocabulary.unwrap_or(SMALL_VOCABULARY),
             vocabulary_is_known: vocabulary.is_some(),
             right_padded_only: counts_itself,
@@ -85,6 +78,65 @@ impl LanguageModel {
         interface.check_fed()?;
         Ok(Self { interface, ..self })
     }
+}
+
+/// Whether `model` rounds activations: see [`LanguageModel::rounds_activations`].
+fn rounds_activations(model: &ModelProto) -> bool {
+    let functions = model.functions.iter().flat_map(|f| &f.node);
+    let nodes: Vec<&NodeProto> = model
+        .graph
+        .iter()
+        .flat_map(|g| &g.node)
+        .chain(functions)
+        .collect();
+    let mut halves = HashSet::new();
+    model
+        .graph
+        .iter()
+        .for_each(|graph| add_halves(graph, &mut halves));
+    nodes.into_iter().any(|node| rounds(node, &halves))
+}
+
+/// Adds the names of the matrices in half precision among the initializers of `graph` and its subgraphs to `halves`.
+fn add_halves<'m>(graph: &'m GraphProto, halves: &mut HashSet<&'m str>) {
+    let half = [DataType::Float16 as i32, DataType::Bfloat16 as i32];
+    let matrices = graph
+        .initializer
+        .iter()
+        .filter(|t| t.dims.len() > 1 && half.contains(&t.data_type()));
+    halves.extend(matrices.map(|t| t.name()));
+    let inner = graph.node.iter().flat_map(subgraphs);
+    inner.for_each(|inner| add_halves(inner, halves));
+}
+
+/// Whether `node` or a node of its subgraphs rounds activations; `halves` are the matrices in half precision. Matrices that
+/// are converted before they are multiplied are only stored like that.
+fn rounds(node: &NodeProto, halves: &HashSet<&str>) -> bool {
+    let quantized = [
+        "DynamicQuantizeLinear",
+        "DynamicQuantizeMatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "QLinearMatMul",
+        "QuantizeLinear",
+    ];
+    let by_blocks =
+        is_contrib(node, "MatMulNBits") && int_attribute(node, "accuracy_level", 0) == 4;
+    let in_half = !is_op(node, "Cast")
+        && node
+            .input
+            .iter()
+            .any(|input| halves.contains(input.as_str()));
+    by_blocks
+        || in_half
+        || quantized.contains(&node.op_type())
+        || subgraphs(node).any(|inner| inner.node.iter().any(|node| rounds(node, halves)))
+}
+
+/// The inputs that have a default value.
+fn defaults(graph: &GraphProto, view: &Graph) -> Vec<Port> {
+    let default = |v: &&ValueInfoProto| view.input(v.name()).is_none();
+    graph.input.iter().filter(default).map(port).collect()
 }
 
 /// The past inputs that `GroupQueryAttention` uses as ring buffers, each with its smallest number of rows, the window.

@@ -31,7 +31,13 @@ fn compare(model: &str, more: &[&str]) -> Ran {
 
 #[test]
 fn a_way_that_the_model_cannot_take_is_told_with_its_reason() {
-    let options = ["--ways", "weights,kept-heads", "--bits", "16,8", "--json"];
+    let options = [
+        "--ways",
+        "weights,kept-heads",
+        "--cache-bits",
+        "16,8",
+        "--json",
+    ];
     let ran = compare(
         "optimum-llama",
         &[&options[..], &["--cache-ratios", "50%"]].concat(),
@@ -51,7 +57,10 @@ fn a_way_that_the_model_cannot_take_is_told_with_its_reason() {
 
 #[test]
 fn a_comparison_of_nothing_is_refused() {
-    let ran = compare("optimum-llama", &["--ways", "kept-heads", "--bits", "8"]);
+    let ran = compare(
+        "optimum-llama",
+        &["--ways", "kept-heads", "--cache-bits", "8"],
+    );
     assert_ne!(ran.code, 0, "{ran:?}");
     assert!(ran.stderr.contains("GroupQueryAttention"), "{ran:?}");
     assert_eq!(ran.stdout, "");
@@ -59,12 +68,15 @@ fn a_comparison_of_nothing_is_refused() {
 
 #[test]
 fn a_combination_that_no_model_takes_is_told_and_alone_it_is_refused() {
-    let ran = compare("genai-llama", &["--ways", "kept-heads", "--bits", "6"]);
+    let ran = compare(
+        "genai-llama",
+        &["--ways", "kept-heads", "--cache-bits", "6"],
+    );
     assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{ran:?}");
     let words = "kept-heads with 6 bits: ";
     assert!(ran.stderr.contains(words), "{ran:?}");
     assert!(!ran.stderr.contains("reading text"), "{ran:?}");
-    let both = ["--ways", "kept-heads,plain", "--bits", "16,6"];
+    let both = ["--ways", "kept-heads,plain", "--cache-bits", "16,6"];
     let ran = compare(
         "genai-llama",
         &[&both[..], &["--cache-ratios", "50%"]].concat(),
@@ -82,7 +94,7 @@ fn a_combination_that_no_model_takes_is_told_and_alone_it_is_refused() {
 /// GroupQueryAttention has a head size that is a multiple of 8.
 #[test]
 fn a_row_of_another_rank_than_asked_says_why_and_which_option_it_needs() {
-    let options = ["--ways", "calibrated", "--bits", "4"];
+    let options = ["--ways", "calibrated", "--cache-bits", "4"];
     let ratio = ["--cache-ratios", "62.5%"];
     let ran = compare("genai-llama", &[&options[..], &ratio].concat());
     assert_eq!(ran.code, 0, "{ran:?}");
@@ -164,7 +176,7 @@ fn too_few_tokens_are_told_before_they_are_read_with_how_many_are_enough() {
 
 #[test]
 fn ratios_of_the_same_ranks_are_measured_once() {
-    let options = ["--ways", "plain", "--bits", "16", "--json"];
+    let options = ["--ways", "plain", "--cache-bits", "16", "--json"];
     let ratios = ["--cache-ratios", "0.5,0.501,0.75"];
     let told = compare("optimum-llama", &[&options[..], &ratios[..]].concat()).json();
     assert_eq!(told["rows"].as_array().unwrap().len(), 2, "{told:#}");
@@ -179,7 +191,14 @@ fn comparison(place: &Path, more: &[&str]) -> Command {
         .arg(fixture("optimum-llama"))
         .arg("--token-ids")
         .arg(root().join("fixtures/tokens.json"))
-        .args(["--length", "128", "--test-tokens", "128", "--bits", "16"])
+        .args([
+            "--length",
+            "128",
+            "--test-tokens",
+            "128",
+            "--cache-bits",
+            "16",
+        ])
         .args(["--ways", "plain,reconstructed", "--cache-ratios", "50%"])
         .args(more);
     command

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::cli::rewrite::shown::{left_out, loss_text};
+use crate::cli::rewrite::shown::loss_text;
 use crate::cli::rewrite::summary::heads;
 use crate::compress::foreseen::Foreseen;
 use crate::files::save::output_path;
 use crate::report::{counted, grouped};
+use crate::serving::bundle::LeftOut;
 use crate::serving::foreseen::ForeseenFolder;
 
 /// The expected result for one model.
@@ -52,11 +53,8 @@ pub fn as_text(plans: &[Plan], folder: Option<&ForeseenFolder>, target: &str) ->
                 counted(folder.copied, "other file")
             ));
         }
-        for path in &folder.left_out {
-            text.push_str(&format!(
-                "would leave out {}\n",
-                left_out(path, folder.is_selected)
-            ));
+        for left in &folder.left_out {
+            text.push_str(&format!("would leave out {left}\n"));
         }
     }
     text.push_str("nothing was run or written (--dry-run)\n");
@@ -111,8 +109,7 @@ fn model_text(plan: &Plan, target: &str) -> String {
     let there = plan.written.iter().filter(|path| path.exists());
     let there: Vec<String> = there.map(|path| path.display().to_string()).collect();
     if !there.is_empty() {
-        let there = there.join(" and ");
-        text.push_str(&format!("would replace {there}, which exists\n"));
+        text.push_str(&format!("would replace {}\n", there.join(" and ")));
     }
     text
 }
@@ -150,7 +147,7 @@ pub fn as_json(plans: &[Plan], folder: Option<&ForeseenFolder>, target: &str) ->
         json!({
             "serving": stacks.clone().map(|s| s.name()).collect::<Vec<_>>(),
             "configurations": stacks.map(|s| s.file()).collect::<Vec<_>>(),
-            "copied": folder.copied, "left_out": folder.left_out,
+            "copied": folder.copied, "left_out": LeftOut::files(&folder.left_out),
         })
     });
     json!({ "dry_run": true, "models": models.collect::<Vec<_>>(), "folder": folder })

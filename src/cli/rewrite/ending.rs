@@ -19,6 +19,8 @@ use crate::cli::verdict::bad;
 use crate::compress::run::Compression;
 use crate::report;
 use crate::runtime;
+use crate::serving::Stack;
+use crate::serving::bundle::LeftOut;
 use crate::serving::folder::RewrittenFolder;
 
 /// The final output of a rewrite, collected for all models.
@@ -117,16 +119,28 @@ impl Ending {
             let line = format!("made for {}\n", names.join(", "));
             self.folder_text.push_str(&line);
         }
-        for path in &folder.bundle.left_out {
-            let path = shown::left_out(path, folder.bundle.is_selected);
-            let line = format!("left out: {path}\n");
+        for left in &folder.bundle.left_out {
+            let line = format!("left out: {left}\n");
             self.folder_text.push_str(&line);
         }
         self.several = folder.models.len() > 1;
         self.folder = Some(json!({
             "serving": names, "edits": folder.edits, "copied": folder.copied,
-            "left_out": folder.bundle.left_out,
+            "left_out": LeftOut::files(&folder.bundle.left_out),
         }));
+    }
+
+    /// Adds a note on the configuration of a serving stack beside the file `model`: a rewrite of a file edits none.
+    pub fn configurations_left(&mut self, model: &Path) {
+        let folder = model.parent().unwrap_or(model);
+        let file = Stack::Genai.file();
+        if folder.join(file).is_file() {
+            let line = format!(
+                "{file}: as it was, for the original; give the folder {} as MODEL, and a folder as OUT, to have it edited\n",
+                folder.display()
+            );
+            self.folder_text.push_str(&line);
+        }
     }
 
     /// Adds the result for one model.

@@ -28,6 +28,8 @@ use crate::cli::factors::FactorArgs;
 use crate::cli::proof::ProofArgs;
 use crate::cli::report_file::ReportFile;
 use crate::cli::screen::Screen;
+#[cfg(not(feature = "train"))]
+use crate::cli::untrained::UNTRAINED;
 use crate::cli::values::output;
 use crate::compress::compressor::Destination;
 use crate::compress::foreseen::foresee;
@@ -66,7 +68,7 @@ pub struct Rewrite {
     /// serving stack whose configuration would be edited. A rewrite that would be refused is
     /// refused with the same exit code; only errors that depend on weights, the runtime, free disk space or the text's content
     /// are not found.
-    #[arg(long, conflicts_with_all = ["clean", "report", "explain"])]
+    #[arg(long, conflicts_with_all = ["clean", "report", "explain", "bench"])]
     dry_run: bool,
     /// Remove the finished work that interrupted runs have kept beside OUT.
     ///
@@ -101,6 +103,10 @@ pub struct Rewrite {
         help_heading = "Factors"
     )]
     distill: usize,
+    /// Not available: this program was built without the feature `train`.
+    #[cfg(not(feature = "train"))]
+    #[arg(long, hide = true)]
+    distill: Option<String>,
     /// The only model to rewrite in a folder with several models.
     ///
     /// Other models with a cache are left out of the output.
@@ -214,6 +220,7 @@ impl Rewrite {
         let made = compress(&model, &destination, request, observer);
         let compression = made.map_err(in_options)?;
         ending.add(&model.path, &compression);
+        ending.configurations_left(&model.path);
         Ok(match compression.accepted {
             true => compression.compressed.publish()?,
             false => compression.compressed.reject()?,
@@ -346,6 +353,14 @@ impl Rewrite {
         let form = self.form.form(transmla)?;
         #[cfg(feature = "train")]
         self.check_distillation()?;
+        #[cfg(not(feature = "train"))]
+        if self.distill.is_some() {
+            return Err(UsageError(format!("--distill: {UNTRAINED}")).into());
+        }
+        self.factors.check_used()?;
+        if self.no_validate {
+            self.how.unused("--no-validate compares none")?;
+        }
         Ok(Request {
             options: RewriteOptions {
                 ranks: self.size.plan(),

@@ -1,7 +1,5 @@
 //! The result of a compression, as text and as JSON.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
 use crate::cli::frontier;
@@ -38,11 +36,6 @@ pub fn text(compression: &Compression, summary: &Summary, with_kept_heads: &str)
             short(distilled.kl_after)
         ));
     }
-    text.push_str(&match &compression.verdict {
-        Verdict::Compared(proof) => format!("\n{}\n", proof_text(proof, summary.lossy)),
-        Verdict::DoesNotRun(why) => format!("{why}\n"),
-        Verdict::NotValidated => "not validated (--no-validate)\n".to_owned(),
-    });
     match &compression.quality {
         Some(Ok(quality)) => {
             text.push_str(&format!("on held-out text: {}\n", quality_text(quality)));
@@ -50,6 +43,11 @@ pub fn text(compression: &Compression, summary: &Summary, with_kept_heads: &str)
         Some(Err(why)) => text.push_str(&format!("not measured on text: {why}\n")),
         None => {}
     }
+    text.push_str(&match &compression.verdict {
+        Verdict::Compared(proof) => format!("\n{}\n", proof_text(proof, summary.lossy)),
+        Verdict::DoesNotRun(why) => format!("{why}\n"),
+        Verdict::NotValidated => "not validated (--no-validate)\n".to_owned(),
+    });
     text
 }
 
@@ -119,15 +117,6 @@ pub fn detailed(compression: &Compression, summary: &Summary) -> Value {
         value.extend(added.map(|(key, value)| (key.to_owned(), value)));
     }
     value
-}
-
-/// A model of the folder that is left out: because another one was selected, or because of its origin.
-pub fn left_out(path: &Path, is_selected: bool) -> String {
-    let why = match is_selected {
-        true => "",
-        false => ", which gqa2mla wrote",
-    };
-    format!("{}{why}", path.display())
 }
 
 /// A loss as text, in the quantity that `promise` limits.

@@ -16,7 +16,7 @@ fn statistics_lose_less_than_weights_and_reconstruction_less_again() {
         let weights = lost(&["--factors", "weights"]);
         let calibrated = lost(&["--calibration", &statistics]);
         let ids = ids().display().to_string();
-        let text = ["--token-ids", &ids, "--text-length", LENGTH];
+        let text = ["--token-ids", &ids, "--length", LENGTH];
         let mut more = vec!["--calibration", &statistics, "--reconstruct", "150"];
         more.extend(text);
         let reconstructed = lost(&more);
@@ -41,7 +41,7 @@ fn the_expanded_form_is_reconstructed_through_its_rotation() {
     let told = |name: &str| {
         // The widest of these caches has seven tokens for each direction.
         let mut more = vec!["--form", "expanded", "--reconstruct", "150", "--force"];
-        more.extend(["--token-ids", &ids, "--text-length", LENGTH]);
+        more.extend(["--token-ids", &ids, "--length", LENGTH]);
         half(name, &out, &more)["reconstruction"].clone()
     };
     for name in [
@@ -84,7 +84,7 @@ fn a_search_keeps_its_promise_on_the_held_out_text() {
             &limit,
             &"--token-ids",
             &ids,
-            &"--text-length",
+            &"--length",
             &LENGTH,
             &"--reconstruct",
             &"0",
@@ -112,7 +112,7 @@ fn a_free_layout_spends_the_same_budget_and_loses_no_more_than_one_width_for_all
     let place = folder();
     let ids = ids().display().to_string();
     let name = "optimum-llama";
-    let data = ["--token-ids", &ids, "--text-length", LENGTH];
+    let data = ["--token-ids", &ids, "--length", LENGTH];
     let data = [&data[..], &["--reconstruct", "0"]].concat();
     let free = place.path().join("free.onnx");
     let told = half(name, &free, &[&data[..], &["--layout", "free"]].concat());
@@ -226,7 +226,7 @@ fn a_free_layout_of_a_full_cache_leaves_no_side_without_a_width() {
             "--reconstruct",
             "0",
         ];
-        let text = ["--token-ids", &ids, "--text-length", LENGTH];
+        let text = ["--token-ids", &ids, "--length", LENGTH];
         arguments.extend(options.iter().chain(&text).map(PathBuf::from));
         arguments.extend(["-o".into(), out.clone()]);
         let ran = run(arguments);

@@ -8,7 +8,7 @@ use super::*;
 fn begun(place: &Path, out: &Path) -> Child {
     let child = command()
         .args(["rewrite", "fixtures/optimum-llama", "--cache-ratio", "0.5"])
-        .args(["--token-ids", "fixtures/tokens.json", "--text-length", "64"])
+        .args(["--token-ids", "fixtures/tokens.json", "--length", "64"])
         .args(["--reconstruct", "1000000", "-o"])
         .arg(out)
         .stdout(Stdio::null())

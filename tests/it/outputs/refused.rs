@@ -1,5 +1,7 @@
 //! An input is never an output, and what another tool wrote is replaced only when the user says so.
 
+use gqa2mla::files::load::load;
+
 use super::*;
 
 /// Rewriting to `out` is refused as wrong usage, and no file in `place` has changed.
@@ -112,14 +114,39 @@ fn a_folder_keeps_what_no_rewrite_wrote() {
     let from = fixture("optimum-llama");
     let first = rewrite(&from, &out, &[]);
     assert_eq!(first.code, 0, "{first:?}");
-    // A model of this tool that the next rewrite does not make goes, and its data file with it.
-    fs::rename(out.join("model.onnx"), out.join("old.onnx")).unwrap();
+    // Models of other outputs stay, beside this one and below it.
+    let other = fixture("optimum-qwen2");
+    assert_eq!(rewrite(&other, &out.join("other.onnx"), &[]).code, 0);
+    assert_eq!(rewrite(&other, &out.join("deep/qwen"), &[]).code, 0);
     let second = rewrite(&from, &out, &[]);
     assert_eq!(second.code, 0, "{second:?}");
+    for model in ["other.onnx", "deep/qwen/model.onnx"] {
+        load(&out.join(model)).unwrap();
+    }
+    fs::remove_dir_all(out.join("deep/qwen")).unwrap();
+    for entry in fs::read_dir(&out).unwrap() {
+        let path = entry.unwrap().path();
+        if path
+            .file_name()
+            .unwrap()
+            .to_string_lossy()
+            .starts_with("other")
+        {
+            fs::remove_file(path).unwrap();
+        }
+    }
     assert_eq!(
         names(&out),
         ["config.json", "deep", "model.onnx", "model.onnx.data"]
     );
+    // This one would be left with the data file of the next output.
+    fs::rename(out.join("model.onnx"), out.join("old.onnx")).unwrap();
+    let shared = rewrite(&from, &out, &[]);
+    assert_eq!(shared.code, 2, "{shared:?}");
+    for words in ["old.onnx", "model.onnx.data", "--force"] {
+        assert!(shared.stderr.contains(words), "{}", shared.stderr);
+    }
+    fs::rename(out.join("old.onnx"), out.join("model.onnx")).unwrap();
     assert_eq!(
         fs::read_to_string(out.join("deep/notes.txt")).unwrap(),
         "mine"

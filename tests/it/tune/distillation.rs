@@ -14,7 +14,7 @@ fn divergence(original: &Path, rewritten: &Path) -> f64 {
     validate
         .arg("--token-ids")
         .arg(ids())
-        .args(["--text-length", "32", "--json"]);
+        .args(["--length", "32", "--json"]);
     let ran: Ran = validate.output().unwrap().into();
     assert_eq!(ran.code, 0, "{ran:?}");
     ran.json()["quality"]["mean_kl"].as_f64().unwrap()

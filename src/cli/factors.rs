@@ -23,7 +23,13 @@ pub struct FactorArgs {
     /// receive, and a bias correction. `transmla`: TransMLA's recipe in its own cache layout, for comparison; it drops
     /// rotation and is never exact. The default is `calibrated` if statistics or a text are given, and otherwise
     /// `weights`.
-    #[arg(long, value_enum, hide_possible_values = true, value_name = "METHOD")]
+    #[arg(
+        hide_short_help = true,
+        long,
+        value_enum,
+        hide_possible_values = true,
+        value_name = "METHOD"
+    )]
     factors: Option<Method>,
     /// Statistics of this model, made by `calibrate`.
     #[arg(long, value_name = "FILE")]
@@ -33,12 +39,12 @@ pub struct FactorArgs {
     /// Fit factors to at most this many tokens of the text.
     ///
     /// The default is 16384.
-    #[arg(long, value_name = "N")]
+    #[arg(hide_short_help = true, long, value_name = "N")]
     calibration_tokens: Option<usize>,
     /// Tokens per sequence of the text.
     ///
     /// The default is 1024, or the model's context if that is shorter.
-    #[arg(long, value_name = "L", value_parser = length)]
+    #[arg(hide_short_help = true, long, value_name = "L", value_parser = length)]
     pub length: Option<usize>,
     /// Target context length in tokens.
     ///

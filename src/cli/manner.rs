@@ -21,7 +21,7 @@ pub struct Manner {
     /// Colour verdicts.
     ///
     /// `auto` colours them on a terminal, unless the environment variable NO_COLOR is set.
-    #[arg(long, global = true, value_enum, hide_possible_values = true, default_value_t = Color::Auto, value_name = "auto|always|never")]
+    #[arg(hide_short_help = true, long, global = true, value_enum, hide_possible_values = true, default_value_t = Color::Auto, value_name = "auto|always|never")]
     pub color: Color,
 }
 

@@ -19,6 +19,7 @@ pub struct ProofArgs {
     runtime: RuntimeArgs,
     /// Token ids to use instead of random ones: 1,2,3.
     #[arg(
+        hide_short_help = true,
         long,
         value_delimiter = ',',
         value_name = "IDS",
@@ -29,10 +30,10 @@ pub struct ProofArgs {
     ///
     /// The default is 1e-3 in single precision, 2e-2 in half precision and for quantized activations, 1e-1 for a cache
     /// of 8-bit integers, and 1 for one of 4-bit integers.
-    #[arg(long, value_name = "RATIO", value_parser = ratio, allow_negative_numbers = true)]
+    #[arg(hide_short_help = true, long, value_name = "RATIO", value_parser = ratio, allow_negative_numbers = true)]
     tolerance: Option<f64>,
     /// Seed of the random token ids; the default is 0.
-    #[arg(long)]
+    #[arg(hide_short_help = true, long)]
     seed: Option<u64>,
 }
 

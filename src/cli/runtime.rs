@@ -16,10 +16,10 @@ pub struct RuntimeArgs {
     /// The runtime of the models.
     ///
     /// `auto`: ONNX Runtime if it is found, otherwise tract.
-    #[arg(long, value_enum, hide_possible_values = true, default_value_t = RuntimeChoice::Auto, value_name = "auto|ort|tract")]
+    #[arg(hide_short_help = true, long, value_enum, hide_possible_values = true, default_value_t = RuntimeChoice::Auto, value_name = "auto|ort|tract")]
     runtime: RuntimeChoice,
     /// ONNX Runtime's shared library, or its folder.
-    #[arg(long, value_name = "PATH")]
+    #[arg(hide_short_help = true, long, value_name = "PATH")]
     onnxruntime: Option<PathBuf>,
     /// ONNX Runtime's execution provider.
     ///
@@ -27,13 +27,13 @@ pub struct RuntimeArgs {
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = Device::Cpu, value_name = "cpu|cuda")]
     provider: Device,
     /// Threads of the runtime; 0: its default.
-    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1024))]
+    #[arg(hide_short_help = true, long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1024))]
     threads: u16,
     /// Value of a model input, the same in every run.
     ///
     /// A number, which fills the declared shape, or a .npy file. Needed for every input other than token ids, masks,
     /// positions and caches.
-    #[arg(long, value_name = "NAME=VALUE|FILE.npy", value_parser = given)]
+    #[arg(hide_short_help = true, long, value_name = "NAME=VALUE|FILE.npy", value_parser = given)]
     input: Vec<GivenInput>,
 }
 

@@ -1,6 +1,10 @@
 //! The JSON of every subcommand: what scripts rely on.
 
-use crate::common::{fixture, folder, with};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use crate::common::{IDS, fixture, folder, root, with};
 use serde_json::{Value, json};
 
 /// Asserts that `value` is an object that holds `keys`; more may come.
@@ -171,4 +175,68 @@ fn json_has_the_keys_that_scripts_rely_on() {
     let ran = with(&[&"--json", &"inspect", &place.path().join("missing.onnx")]);
     has(&ran.json(), &["status", "exit_code", "error"]);
     assert_eq!((ran.code, &ran.json()["exit_code"]), (1, &json!(1)));
+}
+
+/// The keys of `value` and of all objects in it.
+fn keys(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                found.insert(key.clone());
+                keys(value, found);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| keys(item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_key_is_in_the_documentation_of_its_command() {
+    let text = fs::read_to_string(root().join("docs/json.md")).unwrap();
+    let section = |name: &str| {
+        let from = text
+            .find(&format!("\n## {name}"))
+            .unwrap_or_else(|| panic!("no {name}"));
+        let rest = &text[from + 4..];
+        rest[..rest.find("\n## ").unwrap_or(rest.len())].to_owned()
+    };
+    let report = fs::read_to_string(root().join("docs/report.md")).unwrap();
+    let place = folder();
+    let at = |name: &str| place.path().join(name).display().to_string();
+    let llama = "fixtures/optimum-llama";
+    let (half, stats) = (at("half.onnx"), at("stats"));
+    let [ids, tokens] = IDS;
+    let commands: [(&str, Vec<&str>); 9] = [
+        ("inspect", vec![llama]),
+        ("inspect", vec!["fixtures/dynamo18-latent"]),
+        ("calibrate", vec![llama, ids, tokens, "-o", &stats]),
+        (
+            "rewrite",
+            vec![llama, "-o", &half, "--rank", "16", "--dry-run"],
+        ),
+        ("rewrite", vec![llama, "-o", &half, "--rank", "16"]),
+        ("validate", vec![llama, &half]),
+        ("validate", vec![llama, &half, ids, tokens]),
+        ("print", vec![llama]),
+        ("diff", vec![llama, &half]),
+    ];
+    for (command, arguments) in commands {
+        let mut all: Vec<&dyn AsRef<Path>> = vec![&command];
+        all.extend(arguments.iter().map(|a| a as &dyn AsRef<Path>));
+        all.push(&"--json");
+        let mut told = BTreeSet::new();
+        keys(&with(&all).json(), &mut told);
+        let name = if command == "diff" { "print" } else { command };
+        let documented = match command {
+            "rewrite" => section(name) + &report,
+            _ => section(name),
+        };
+        for key in told {
+            assert!(
+                documented.contains(&format!("`{key}`")),
+                "{command}: '{key}' is not in docs/json.md"
+            );
+        }
+    }
 }

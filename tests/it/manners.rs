@@ -21,7 +21,16 @@ const COMMANDS: [&str; 10] = [
 #[test]
 fn short_help_fits_a_screen_and_long_help_says_more() {
     for command in COMMANDS {
-        let (short, long) = (with(&[&command, &"-h"]), with(&[&command, &"--help"]));
+        let help = |option: &str| {
+            let mut told = crate::common::command();
+            Ran::from(
+                told.args([command, option])
+                    .env("COLUMNS", "80")
+                    .output()
+                    .unwrap(),
+            )
+        };
+        let (short, long) = (help("-h"), help("--help"));
         let lines = short.stdout.lines().count();
         assert!(lines < 80, "{command} -h has {lines} lines");
         assert!(long.stdout.lines().count() > lines, "{command}");

@@ -76,7 +76,7 @@ pub struct FormArgs {
     ///
     /// The model computes the same and its cache has the same size; `gqa2mla tune` has more factors to train. The file
     /// grows, and a step reads more weights.
-    #[arg(long, help_heading = "Form")]
+    #[arg(hide_short_help = true, long, help_heading = "Form")]
     per_head: bool,
 }
 

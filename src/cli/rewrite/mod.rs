@@ -73,7 +73,7 @@ pub struct Rewrite {
     /// Remove the finished work that interrupted runs have kept beside OUT.
     ///
     /// Nothing is rewritten. The next run would have resumed from that work.
-    #[arg(long)]
+    #[arg(hide_short_help = true, long)]
     clean: bool,
     /// Rewrite the recognised attentions even if others are not recognised or cannot be rewritten.
     #[arg(long)]
@@ -87,7 +87,7 @@ pub struct Rewrite {
     /// `uniform`: one rank for all, as serving stacks expect. `free`: separate ranks for the keys and the values of
     /// each layer with the same total cache size, chosen by the measured loss of each on the text. In a folder for
     /// onnxruntime-genai, the keys and the values of a layer have the same rank.
-    #[arg(long, value_enum, hide_possible_values = true, default_value_t = LayoutArg::Uniform, value_name = "uniform|free", help_heading = "Size")]
+    #[arg(hide_short_help = true, long, value_enum, hide_possible_values = true, default_value_t = LayoutArg::Uniform, value_name = "uniform|free", help_heading = "Size")]
     layout: LayoutArg,
     #[command(flatten, next_help_heading = "Factors")]
     factors: FactorArgs,
@@ -134,7 +134,7 @@ pub struct Rewrite {
     /// Print the first attention before and after the rewrite.
     ///
     /// This shows its nodes, its initializers, and the changed inputs and outputs.
-    #[arg(long, help_heading = "Output")]
+    #[arg(hide_short_help = true, long, help_heading = "Output")]
     explain: bool,
 }
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::cli::escaped::in_line;
 use crate::cli::exit::Exit;
 use crate::cli::screen::{Screen, table};
-use crate::files::load::load;
+use crate::files::load::{LoadError, load};
 use crate::files::origin::{REWRITTEN, is_rewritten};
 use crate::report::{counted, grouped};
 
@@ -23,7 +23,7 @@ use crate::report::{counted, grouped};
 /// Example: gqa2mla inspect fixtures/optimum-llama
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A .onnx file, or a folder with one model.
+    /// A .onnx file, or a folder with models.
     model: PathBuf,
     /// For each attention that is not recognised: the operand, the node, what was expected and found, and what to do.
     #[arg(long)]
@@ -32,19 +32,35 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
-        let loaded = load(&self.model)?;
-        let path = loaded.path.display().to_string();
-        let found = inspect(&loaded.model).with_context(|| path.clone())?;
-        let proto = &loaded.model.proto;
-        screen.show(
-            || as_text(&path, proto, &found, self.why),
-            || as_json(&path, proto, &found),
-        );
-        Ok(if found.sites.is_empty() || !found.rejects.is_empty() {
-            Exit::Nothing
-        } else {
-            Exit::Done
-        })
+        let models = match load(&self.model) {
+            Ok(one) => vec![one],
+            Err(LoadError::Folder { models, .. }) if !models.is_empty() => {
+                let models = models.iter().map(|path| load(path));
+                models.collect::<Result<_, _>>()?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let several = models.len() > 1;
+        let (mut texts, mut data) = (Vec::new(), Vec::new());
+        let mut exit = Exit::Done;
+        for model in models {
+            let path = model.path.display().to_string();
+            let found = inspect(&model.model).with_context(|| path.clone())?;
+            let proto = &model.model.proto;
+            texts.push(as_text(&path, proto, &found, self.why));
+            data.push(as_json(&path, proto, &found));
+            // Other models of a folder, such as an encoder, need not have an attention.
+            let is_other = several && found.attentions() == 0;
+            if !is_other && (found.sites.is_empty() || !found.rejects.is_empty()) {
+                exit = Exit::Nothing;
+            }
+        }
+        let only = |data: &[Value]| match data {
+            [one] => one.clone(),
+            several => json!({ "models": several }),
+        };
+        screen.show(|| texts.join("\n"), || only(&data));
+        Ok(exit)
     }
 }
 

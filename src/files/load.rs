@@ -70,6 +70,8 @@ pub enum LoadError {
         path: String,
         /// The .onnx files in it, and what to do.
         found: String,
+        /// The .onnx files in it.
+        models: Vec<PathBuf>,
     },
     /// The file is not an ONNX model.
     #[error("{path}: not an ONNX model: {detail}")]
@@ -280,41 +282,47 @@ fn model_file(path: &Path) -> Result<PathBuf, LoadError> {
                 path: path.display().to_string(),
                 advice,
             },
-            None => folder_error(path, nested(path)),
+            None => below(path),
         }),
         many => {
             let names: Vec<String> = many
                 .iter()
                 .filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()))
                 .collect();
-            Err(folder_error(
-                path,
-                format!("{}: name the file", names.join(", ")),
-            ))
+            Err(LoadError::Folder {
+                path: path.display().to_string(),
+                found: format!("{}: name the file", names.join(", ")),
+                models: models.clone(),
+            })
         }
     }
 }
 
-/// What there is in place of a model in the folder `path` and in its `onnx/`, and what to do.
-fn nested(path: &Path) -> String {
-    let below = walkdir::WalkDir::new(path)
+/// The error of the folder `path`, which has no model itself or in its `onnx/`: with the models deeper in it, or what to do.
+fn below(path: &Path) -> LoadError {
+    let entries = walkdir::WalkDir::new(path)
         .max_depth(DEEPEST)
         .sort_by_file_name();
-    let below = below.into_iter().filter_map(Result::ok);
-    let models: Vec<String> = below
-        .filter(|e| e.path().extension() == Some(OsStr::new("onnx")))
-        .filter_map(|e| Some(e.path().strip_prefix(path).ok()?.display().to_string()))
-        .take(MOST_NAMED)
+    let models: Vec<PathBuf> = entries
+        .into_iter()
+        .filter_map(Result::ok)
+        .map(walkdir::DirEntry::into_path)
+        .filter(|file| file.extension() == Some(OsStr::new("onnx")))
         .collect();
-    match models.is_empty() {
+    let names = models.iter().take(MOST_NAMED).filter_map(|file| {
+        let name = file.strip_prefix(path).ok()?;
+        Some(name.display().to_string())
+    });
+    let found = match models.is_empty() {
         true => format!("none: {}", foreign::export("MODEL")),
-        false => format!("none, but {}: name the file", models.join(", ")),
-    }
-}
-
-fn folder_error(path: &Path, found: String) -> LoadError {
+        false => format!(
+            "none, but {}: name the file",
+            names.collect::<Vec<_>>().join(", ")
+        ),
+    };
     LoadError::Folder {
         path: path.display().to_string(),
         found,
+        models,
     }
 }

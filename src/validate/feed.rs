@@ -75,6 +75,7 @@ impl Moment<'_> {
                     let tokens = self.past + self.length;
                     self.mask(input, of_rows.map_or(tokens, |cache| cache.rows(tokens)))?
                 }
+                (Role::Given, None) => self.given(interface, input)?,
                 _ => self.plain(input)?,
             };
             feeds.push((input.name.clone(), tensor));
@@ -169,8 +170,7 @@ impl Moment<'_> {
                 let rows: Vec<i64> = (0..batch).map(signed).collect();
                 Tensor::from_integers(input.element, vec![batch], &rows)
             }
-            Role::Given => self.given(input),
-            Role::Past(_) => Tensor::zeros(input.element, Vec::new()),
+            Role::Given | Role::Past(_) => Tensor::zeros(input.element, Vec::new()),
         }
     }
 
@@ -247,13 +247,19 @@ impl Moment<'_> {
 
     /// Random numbers in the declared shape of `input`. Undeclared sizes are equal, so that for example the two factors
     /// of an adapter fit each other.
-    fn given(&self, input: &Input) -> Result<Tensor, RuntimeError> {
+    fn given(&self, interface: &Interface, input: &Input) -> Result<Tensor, RuntimeError> {
+        let mut inputs = interface.inputs.iter();
+        let tokens = inputs.find(|i| i.role == Role::TokenIds);
+        let of_tokens = tokens.is_some_and(|tokens| tokens.dims == input.dims);
         let extent = |dim: &AxisSize| match dim {
             AxisSize::Fixed(extent) => *extent,
             AxisSize::Symbol(name) if name.to_lowercase().contains("batch") => self.pads.len(),
             AxisSize::Symbol(_) | AxisSize::Unknown => OPEN_EXTENT,
         };
-        let shape: Vec<usize> = input.dims.iter().map(extent).collect();
+        let shape: Vec<usize> = match of_tokens {
+            true => vec![self.pads.len(), self.length],
+            false => input.dims.iter().map(extent).collect(),
+        };
         let count = bounded(&input.name, &shape)?;
         if !input.element.is_float() {
             return Tensor::from_integers(input.element, shape, &vec![0; count]);

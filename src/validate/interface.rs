@@ -7,7 +7,7 @@
 use crate::runtime::given::{GivenInput, GivenValue};
 use crate::runtime::tensor::ElementType;
 use crate::validate::error::ValidateError;
-use crate::validate::pairing::{is_given, length_axis, pair};
+use crate::validate::pairing::{is_fixed, is_float, is_given, length_axis, pair};
 use crate::validate::port::{AxisSize, Port, Role};
 use crate::validate::roles::{batch_axis, element, plain_role, token_port, unknown};
 
@@ -152,9 +152,12 @@ impl Interface {
             .filter(|(_, r)| r.is_none())
             .map(|(port, _)| port)
             .collect();
-        let (given, pasts): (Vec<&Port>, Vec<&Port>) =
-            pasts.into_iter().partition(|port| is_given(port));
-        let paired = pair(&pasts, outputs)?;
+        let (mut given, pasts): (Vec<&Port>, Vec<&Port>) =
+            pasts.into_iter().partition(|port| is_given(port, tokens));
+        let mut paired = pair(&pasts, outputs)?;
+        // Floats of one size that no output continues, such as the pixels of an image.
+        let is_alone = |(port, _): &mut (&Port, &str)| is_float(port) && is_fixed(port);
+        given.extend(paired.lonely.extract_if(.., is_alone).map(|(port, _)| port));
         let mut without_role = |port: &Port, reason: &str| {
             unfed.push(Unfed {
                 port: port.clone(),
@@ -205,11 +208,15 @@ impl Interface {
                 value: None,
             });
         }
-        let fixed_batch = if let AxisSize::Fixed(batch) = batch {
-            Some(batch)
-        } else {
-            None
+        let of_rows = |input: &&Input| {
+            let roles = [Role::TokenIds, Role::AttentionMask, Role::PositionIds];
+            roles.contains(&input.role) && input.dims.len() == 2
         };
+        let mut batches = classified.iter().filter(of_rows).map(|i| i.dims.first());
+        let fixed_batch = batches.find_map(|batch| match batch {
+            Some(AxisSize::Fixed(batch)) => Some(*batch),
+            _ => None,
+        });
         Ok(Self {
             inputs: classified,
             unfed,
@@ -219,6 +226,16 @@ impl Interface {
             logits_element: element(logits)?,
             fixed_batch,
         })
+    }
+
+    /// The number of new tokens per row, if it is declared as a constant.
+    #[must_use]
+    pub fn fixed_length(&self) -> Option<usize> {
+        let tokens = self.inputs.iter().find(|i| i.role == Role::TokenIds)?;
+        match tokens.dims.get(1)? {
+            AxisSize::Fixed(length) => Some(*length),
+            _ => None,
+        }
     }
 
     /// The same interface with the values `given` for the inputs that they name.

@@ -143,10 +143,23 @@ fn signature(port: &Port) -> Vec<String> {
     kept
 }
 
-/// Whether `port` is a float input of a smaller rank than caches and states, such as the factors of an adapter: any
-/// values are suitable to compare two models. Integers may be counters, whose values cannot be guessed.
-pub fn is_given(port: &Port) -> bool {
-    is_float(port) && port.dims.len() < 3
+/// Whether any values of `port`, which has no role, are suitable to compare two models: floats of a smaller rank than caches
+/// and states, such as the factors of an adapter; flags of a known size; and integers of every token in the shape of the
+/// token ids `tokens`, such as segment ids. Other integers may be counters, whose values cannot be guessed.
+pub fn is_given(port: &Port, tokens: &Port) -> bool {
+    let of_tokens = port.dims.len() > 1 && port.dims == tokens.dims;
+    match ElementType::from_onnx(port.elem_type) {
+        Some(ElementType::Bool) => is_fixed(port),
+        Some(ElementType::I32 | ElementType::I64) => of_tokens,
+        _ => is_float(port) && port.dims.len() < 3,
+    }
+}
+
+/// Whether every axis of `port` has a constant size.
+pub fn is_fixed(port: &Port) -> bool {
+    port.dims
+        .iter()
+        .all(|dim| matches!(dim, AxisSize::Fixed(_)))
 }
 
 /// The axis of `past` that grows, or `None` for a state of constant size: the axis without a constant size, besides the
@@ -194,6 +207,6 @@ fn is_cached(port: &Port) -> bool {
     element.is_some_and(|e| e.is_float() || e.is_rounded())
 }
 
-fn is_float(port: &Port) -> bool {
+pub fn is_float(port: &Port) -> bool {
     ElementType::from_onnx(port.elem_type).is_some_and(ElementType::is_float)
 }

@@ -64,6 +64,15 @@ pub fn scenarios(interface: &Interface, options: &ScenarioOptions<'_>) -> Vec<Sc
         _ => plan.extend((1..=3).map(|at| (format!("step {at}"), 1))),
     }
     plan.push((format!("{BURST} tokens at once"), BURST));
+    // A file can fix the number of tokens of a run.
+    let fixed = |plan: Vec<(String, usize)>| match interface.fixed_length() {
+        Some(length) => plan.into_iter().map(|(name, _)| (name, length)).collect(),
+        None => plan,
+    };
+    if interface.fixed_length().is_some() {
+        plan.pop();
+    }
+    let plan = fixed(plan);
     let mut all = vec![source.scenario("one sequence", vec![0; batch], plan, cached)];
 
     if interface.fixed_batch.is_none() {
@@ -78,6 +87,7 @@ pub fn scenarios(interface: &Interface, options: &ScenarioOptions<'_>) -> Vec<Sc
             ("step 1".to_owned(), 1),
             ("step 2".to_owned(), 1),
         ];
+        let plan = fixed(plan);
         all.push(source.scenario(name, vec![pads, 0], plan, cached));
     }
     all

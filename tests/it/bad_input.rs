@@ -51,10 +51,6 @@ fn broken_models(place: &Path) -> Vec<Broken> {
     cut(&short_data.with_extension("onnx.data"), |length| length / 2);
     let no_data = copy("genai-qwen3", place);
     fs::remove_file(no_data.with_extension("onnx.data")).unwrap();
-    let several = place.join("several");
-    fs::create_dir(&several).unwrap();
-    fs::write(several.join("decoder.onnx"), "").unwrap();
-    fs::write(several.join("encoder.onnx"), "").unwrap();
     let none = place.join("none");
     fs::create_dir(&none).unwrap();
     vec![
@@ -88,15 +84,6 @@ fn broken_models(place: &Path) -> Vec<Broken> {
             "no data file",
             no_data,
             &["model.onnx.data", "cannot be used"],
-        ),
-        (
-            "a folder with several models",
-            several,
-            &[
-                "expected one .onnx file",
-                "decoder.onnx, encoder.onnx",
-                "name the file",
-            ],
         ),
         (
             "a folder without a model",

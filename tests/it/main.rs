@@ -24,6 +24,7 @@ mod folders;
 mod given;
 mod hostile;
 mod in_place;
+mod inputs;
 mod json;
 mod kept_files;
 mod layers;

@@ -346,3 +346,27 @@ fn models_that_cannot_be_compared_are_both_named() {
         }
     }
 }
+
+#[test]
+fn options_without_an_effect_are_refused_by_name() {
+    let place = folder();
+    let llama = fixture("optimum-llama");
+    let out = place.path().join("out.onnx");
+    let cases: [(&[&str], &str); 6] = [
+        (&["--reconstruct", "10"], "--reconstruct is about a text"),
+        (&["--length", "10"], "--length is about a text"),
+        (&["--calibration-tokens", "10"], "--calibration-tokens"),
+        (&["--no-validate", "--tolerance", "1e-3"], "--tolerance"),
+        (&["--no-validate", "--seed", "1"], "--seed"),
+        (&["--dry-run", "--bench"], "--bench"),
+    ];
+    for (options, words) in cases {
+        let ran = rewrite_fixture("optimum-llama", &out, options);
+        assert_eq!(ran.code, 2, "{options:?}: {ran:?}");
+        assert!(ran.stderr.contains(words), "{options:?}: {}", ran.stderr);
+        assert!(!out.exists());
+    }
+    let ran = with(&[&"compare", &llama, &IDS[0], &IDS[1], &"--factors", &"plain"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.stderr.contains("--ways"), "{}", ran.stderr);
+}

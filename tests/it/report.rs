@@ -292,7 +292,7 @@ fn the_page_is_readable_in_the_light_in_the_dark_and_on_a_phone() {
             (false, [255, 255, 255], [11, 99, 196]),
             (true, [21, 24, 28], [109, 176, 255]),
         ] {
-            for width in [1100, 500] {
+            for width in [1200, 800, 500] {
                 let pixels = shown(&page, width, dark);
                 assert_eq!(pixels[0], paper, "{name}, dark {dark}");
                 let close = |p: &[u8; 3]| p.iter().zip(key).all(|(a, b)| a.abs_diff(b) < 12);

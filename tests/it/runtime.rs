@@ -20,6 +20,7 @@ use gqa2mla::validate::{ValidateError, ValidateOptions, greedy, validate};
 
 const FLOAT: i32 = 1;
 const INT64: i32 = 7;
+const BOOL: i32 = 9;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

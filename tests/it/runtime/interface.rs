@@ -2,6 +2,7 @@
 
 use super::*;
 use gqa2mla::runtime::given::{GivenInput, GivenValue};
+use gqa2mla::validate::scenario::{ScenarioOptions, scenarios};
 
 #[test]
 fn caches_are_paired_by_name_in_any_order_and_spelling() {
@@ -93,6 +94,61 @@ fn the_factors_of_an_adapter_are_given_and_a_counter_is_not_guessed() {
     inputs.push(port("q_proj.lora_A.weight", FLOAT, &["40", "lora_r"]));
     let interface = Interface::of(&inputs, &outputs).unwrap();
     assert_eq!(interface.inputs.last().unwrap().role, Role::Given);
+}
+
+/// Of these, any values do; a cache that no output continues would have to be carried on.
+#[test]
+fn segment_ids_flags_and_pixels_are_filled_and_fixed_sizes_are_kept() {
+    let (mut inputs, outputs) = llama();
+    let ids = inputs[0].dims.clone();
+    let segments = Port {
+        dims: ids,
+        ..port("token_type_ids", INT64, &[])
+    };
+    inputs.extend([
+        segments,
+        port("is_first", BOOL, &["1"]),
+        port("pixel_values", FLOAT, &["1", "3", "8", "8"]),
+    ]);
+    let interface = Interface::of(&inputs, &outputs).unwrap();
+    interface.check_fed().unwrap();
+    let roles: Vec<Role> = interface
+        .inputs
+        .iter()
+        .rev()
+        .take(3)
+        .map(|i| i.role)
+        .collect();
+    assert_eq!(roles, [Role::Given; 3]);
+    inputs.push(port("past_of_another.key", FLOAT, &["b", "1", "p", "4"]));
+    assert!(
+        Interface::of(&inputs, &outputs)
+            .unwrap()
+            .check_fed()
+            .is_err()
+    );
+
+    // One token at a time, one row.
+    inputs.pop();
+    inputs[0].dims = vec![AxisSize::Fixed(1); 2];
+    let interface = Interface::of(&inputs, &outputs).unwrap();
+    assert_eq!(
+        (interface.fixed_batch, interface.fixed_length()),
+        (Some(1), Some(1))
+    );
+    let options = ScenarioOptions {
+        vocabulary: 9,
+        given: None,
+        seed: 0,
+        right_padded_only: false,
+    };
+    let all = scenarios(&interface, &options);
+    let lengths: Vec<usize> = all
+        .iter()
+        .flat_map(|s| &s.steps)
+        .map(|s| s.length)
+        .collect();
+    assert_eq!((all.len(), lengths), (1, vec![1; 4]));
 }
 
 #[test]

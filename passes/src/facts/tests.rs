@@ -1,5 +1,7 @@
 //! Inference on small graphs.
 
+mod operators;
+
 use crate::facts::scoped::ScopeFacts;
 use crate::facts::{Facts, Rules, agree};
 use crate::graph::build::{int64_vector, node, value};

@@ -12,6 +12,7 @@ use crate::recognize::pass_through::{self, makes};
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::site::Cache;
 use crate::recognize::trail::Trail;
+use crate::recognize::unknown_shape::unknown_shape;
 
 /// A reason and the node that it is about.
 pub type Refused = (NodeId, Reason);
@@ -30,6 +31,9 @@ pub fn with_past(
     append: &Append,
     role: Operand,
 ) -> Result<Cache, Refused> {
+    if let Some(reason) = unknown_shape(graph, facts, role, append.past) {
+        return Err((append.node, reason));
+    }
     if !append.is_along_the_sequence(facts) {
         let reason = Reason::CacheAxis {
             operand: role,
@@ -166,6 +170,10 @@ pub fn not_growing(
                 op: node.op_type().to_owned(),
             },
         };
+        return (id, reason);
+    }
+    // The length of a value of unknown shape may be that of the query.
+    if let Some(reason) = unknown_shape(graph, facts, role, source) {
         return (id, reason);
     }
     let builds = ["Concat", "Slice", "Where", "Pad"];

@@ -16,6 +16,7 @@ mod sharing;
 mod side;
 pub mod site;
 mod trail;
+mod unknown_shape;
 
 use std::collections::{BTreeMap, BTreeSet};
 

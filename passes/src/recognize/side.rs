@@ -13,6 +13,7 @@ use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::shape_reader::{ShapeReader, shape_readers};
 use crate::recognize::site::Side;
 use crate::recognize::trail::{Trail, trail};
+use crate::recognize::unknown_shape::unknown_shape;
 
 /// One operand of an attention product, proved to be `scale * repeat_kv(source)`.
 pub struct Proved {
@@ -163,10 +164,10 @@ fn from_source(
     let (Some(elem_type), [batch, kv_heads, length, size]) =
         (facts.elem_type(source), rows.as_slice())
     else {
-        return Err((at, shape_reason(role, source, shape)));
+        return Err((at, shape_reason((graph, facts), role, source)));
     };
     let (Some(groups), Some(width)) = (kv_heads.as_i64(), size.as_i64()) else {
-        return Err((at, shape_reason(role, source, shape)));
+        return Err((at, shape_reason((graph, facts), role, source)));
     };
     let mut layout = DigitMap::of_source(&rows);
     if let (Some(_), [b, g, t, x]) = (heads_of, layout.axes.as_slice()) {
@@ -203,14 +204,14 @@ fn from_source(
     })
 }
 
-fn shape_reason(role: Operand, value: &str, shape: &[TDim]) -> Reason {
-    Reason::OperandShape {
+fn shape_reason((graph, facts): (&Graph, &Facts), role: Operand, value: &str) -> Reason {
+    unknown_shape(graph, facts, role, value).unwrap_or_else(|| Reason::OperandShape {
         operand: role,
         value: value.to_owned(),
-        found: text(shape),
+        found: text(facts.shape(value).unwrap_or_default()),
         expected: "[batch, kv_heads, length, head_size] with constant kv_heads and head_size"
             .to_owned(),
-    }
+    })
 }
 
 /// Compares the layout with repeat_kv: (b, h, x, t) -> (b, floor(h / s), t, x) for keys, (b, h, t, x) -> (b, floor(h /

@@ -1,6 +1,7 @@
 //! Changes of exports, each of which causes one reason in the first layer: of every reason that the tables of near misses and
 //! of variants try less than twice.
 
+use gqa2mla_passes::graph::build::node;
 use gqa2mla_passes::onnx::GraphProto;
 use gqa2mla_passes::recognize::site::Site;
 
@@ -14,7 +15,7 @@ pub type Cause = (
     &'static [&'static str],
 );
 
-pub const CAUSES: [Cause; 27] = [
+pub const CAUSES: [Cause; 29] = [
     (
         "optimum-llama",
         |g, s| only_a_part(g, values(s), 2),
@@ -127,18 +128,36 @@ pub const CAUSES: [Cause; 27] = [
     ),
     (
         "dynamo18-llama",
-        queries_of_any_shape,
+        queries_of_any_size,
         "operand-shape",
         &[
-            "the query 'told_queries' has shape",
-            "[batch, heads, length, head_size]",
+            "the query 'cut_queries' has shape",
+            "constant heads and head_size",
         ],
     ),
     (
         "optimum-llama",
-        queries_of_any_shape,
+        queries_of_any_size,
         "operand-shape",
-        &["the query 'told_queries' has shape"],
+        &["the query 'cut_queries' has shape"],
+    ),
+    (
+        "dynamo18-llama",
+        queries_of_any_shape,
+        "unknown-shape",
+        &[
+            "the query 'told_queries' cannot be inferred",
+            "the output of Reshape 'told_queries' is unknown",
+        ],
+    ),
+    (
+        "optimum-llama",
+        |g, s| {
+            let lost = node("MeanVarianceNormalization", "lost", &[], &["lost"]);
+            wrap(g, (s.score.0, 0), lost);
+        },
+        "unknown-shape",
+        &["the output of MeanVarianceNormalization 'lost' is unknown"],
     ),
     (
         "dynamo18-llama",

@@ -109,6 +109,19 @@ pub fn queries_of_any_shape(graph: &mut GraphProto, site: &Site) {
     wrap(graph, (site.score.0, 0), told);
 }
 
+/// The queries have as many channels as the caller says.
+pub fn queries_of_any_size(graph: &mut GraphProto, site: &Site) {
+    graph
+        .input
+        .push(value("told", DataType::Int64.into(), &[1]));
+    let bounds = [("from", 0), ("axis", 3)];
+    graph
+        .initializer
+        .extend(bounds.map(|(name, n)| int64_vector(name, &[n])));
+    let cut = node("Slice", "cut", &["from", "told", "axis"], &["cut_queries"]);
+    wrap(graph, (site.score.0, 0), cut);
+}
+
 /// A `Shape` of the operand of keys, whose first axis is batch times heads there, is an output of the graph.
 pub fn asked(graph: &mut GraphProto, site: &Site) {
     let path = &site.key.path;

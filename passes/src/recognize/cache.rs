@@ -1,13 +1,11 @@
 //! Recognition of KV caches, and the reasons why something is not one.
 
-use std::collections::HashSet;
-
-use tract_data::prelude::TDim;
 
 use crate::facts::{Facts, shape_text as text};
 use crate::graph::{Graph, NodeId, is_op, label};
 use crate::onnx::NodeProto;
-use crate::recognize::append::{Append, CacheKind, heads_of_packed, kind};
+use crate::recognize::append::{Append, CacheKind};
+use crate::recognize::latent::{appends, cache_behind};
 use crate::recognize::pass_through::{self, makes};
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::site::Cache;
@@ -19,9 +17,6 @@ pub type Refused = (NodeId, Reason);
 
 /// Operators that write rows into a buffer.
 const WRITERS: [&str; 3] = ["ScatterND", "ScatterElements", "TensorScatter"];
-
-/// Most nodes that the search for the cause of a miss visits.
-const FARTHEST: usize = 500;
 
 /// Checks that a cache joins new rows along the sequence axis, that its present is an output of the graph, and that no
 /// other node reads its past.
@@ -158,15 +153,15 @@ pub fn not_growing(
         };
         return (id, reason);
     }
-    if let Some((past, rank, heads)) = cache_behind(graph, facts, source, &appends) {
-        let reason = match is_latent(rank, heads) {
+    if let Some(behind) = cache_behind(graph, facts, source, &appends) {
+        let reason = match behind.is_latent() {
             true => Reason::AlreadyLatent {
                 operand: role,
-                past,
+                past: behind.past,
             },
             false => Reason::ChangedAfterCaching {
                 operand: role,
-                past,
+                past: behind.past,
                 op: node.op_type().to_owned(),
             },
         };
@@ -236,65 +231,6 @@ fn cross(role: Operand, source: &str) -> Reason {
         operand: role,
         value: source.to_owned(),
     }
-}
-
-/// The past of a latent cache (one head, or no head axis) that `value` is computed from.
-pub fn latent_behind(graph: &Graph, facts: &Facts, value: &str) -> Option<String> {
-    let joins = |node: &NodeProto| kind(node).is_some() || is_op(node, "ScatterND");
-    let (past, rank, heads) = cache_behind(graph, facts, value, &joins)?;
-    is_latent(rank, heads).then_some(past)
-}
-
-/// Whether a cache of this rank and number of heads holds latents: one head, or no axis of heads that a reader splits.
-fn is_latent(rank: Option<usize>, heads: Option<i64>) -> bool {
-    heads == Some(1) || rank == Some(3) && heads.is_none()
-}
-
-/// Whether `node` may be an append: a `Concat` of two inputs.
-fn appends(node: &NodeProto) -> bool {
-    is_op(node, "Concat") && node.input.len() == 2
-}
-
-/// The cache among the ancestors of `value`, not searched beyond another attention's product: the name of its past, the
-/// rank of that tensor, and its number of heads. `joins` selects the nodes that may compute a present.
-fn cache_behind(
-    graph: &Graph,
-    facts: &Facts,
-    value: &str,
-    joins: &dyn Fn(&NodeProto) -> bool,
-) -> Option<(String, Option<usize>, Option<i64>)> {
-    let mut seen = HashSet::new();
-    let mut open = vec![value];
-    while let Some(value) = open.pop() {
-        if !seen.insert(value) || seen.len() > FARTHEST {
-            continue;
-        }
-        let Some((_, node)) = graph.producer(value) else {
-            continue;
-        };
-        if joins(node)
-            && let Some((past, _)) = node
-                .input
-                .first()
-                .and_then(|i| pass_through::past(graph, facts, i))
-        {
-            let shape = facts.shape(past);
-            let heads = match shape {
-                Some([_, heads, _, _]) => heads.as_i64(),
-                _ => (node.output.first()).and_then(|o| heads_of_packed(graph, facts, o)),
-            };
-            return Some((past.to_owned(), shape.map(<[TDim]>::len), heads));
-        }
-        let product = is_op(node, "MatMul")
-            && node
-                .input
-                .iter()
-                .all(|i| graph.initializer(graph.resolve(i)).is_none());
-        if !product {
-            open.extend(node.input.iter().map(String::as_str));
-        }
-    }
-    None
 }
 
 /// The reason that node `reader` also reads `value`.

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, is_contrib, is_op, is_standard};
 use crate::onnx::NodeProto;
-use crate::recognize::cache::latent_behind;
+use crate::recognize::latent::latent_behind;
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::site::Site;
 
@@ -125,8 +125,8 @@ fn obstacle(
         _ => Operand::Value,
     };
     // An operand with one head that all queries share, with the heads as rows: the form that a rewrite produces.
-    let cached = product.input.get(1 - reached.side.min(1));
-    if let Some(past) = cached.and_then(|v| latent_behind(graph, facts, v)) {
+    let cached = 1 - reached.side.min(1);
+    if let Some(past) = latent_behind(graph, facts, product, cached) {
         return Some((at, Reason::AlreadyLatent { operand, past }));
     }
     if at == reached.product {

@@ -5,6 +5,7 @@ mod cache;
 pub mod candidate;
 mod claims;
 pub mod digits;
+mod latent;
 pub mod matmul;
 mod module_name;
 pub mod pass_through;

@@ -15,7 +15,7 @@ pub type Cause = (
     &'static [&'static str],
 );
 
-pub const CAUSES: [Cause; 29] = [
+pub const CAUSES: [Cause; 30] = [
     (
         "optimum-llama",
         |g, s| only_a_part(g, values(s), 2),
@@ -60,6 +60,15 @@ pub const CAUSES: [Cause; 29] = [
     ),
     (
         "dynamo18-llama-eager",
+        |g, s| {
+            turned(g, (s.output.0, 0));
+        },
+        "scores-rearranged",
+        &["the probabilities pass Transpose", "'turned'"],
+    ),
+    // One KV head is no latent: nothing multiplies its rows.
+    (
+        "dynamo18-llama-mqa",
         |g, s| {
             turned(g, (s.output.0, 0));
         },

@@ -16,6 +16,7 @@ pub mod shape_reader;
 mod sharing;
 mod side;
 pub mod site;
+mod softmax;
 mod trail;
 mod unknown_shape;
 

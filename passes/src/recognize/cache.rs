@@ -1,10 +1,12 @@
 //! Recognition of KV caches, and the reasons why something is not one.
 
+use std::collections::HashSet;
 
 use crate::facts::{Facts, shape_text as text};
 use crate::graph::{Graph, NodeId, is_op, label};
 use crate::onnx::NodeProto;
-use crate::recognize::append::{Append, CacheKind};
+use crate::recognize::append::{Append, CacheKind, kind};
+use crate::recognize::candidate::is_product;
 use crate::recognize::latent::{appends, cache_behind};
 use crate::recognize::pass_through::{self, makes};
 use crate::recognize::reject::{Operand, Reason};
@@ -17,6 +19,9 @@ pub type Refused = (NodeId, Reason);
 
 /// Operators that write rows into a buffer.
 const WRITERS: [&str; 3] = ["ScatterND", "ScatterElements", "TensorScatter"];
+
+/// Most values that the search for a cache visits.
+const FARTHEST: usize = 2000;
 
 /// Checks that a cache joins new rows along the sequence axis, that its present is an output of the graph, and that no
 /// other node reads its past.
@@ -122,6 +127,37 @@ pub fn filled(graph: &Graph, facts: &Facts, trail: &Trail) -> Option<(usize, Cac
     Some((start, cache))
 }
 
+/// Whether `value` may be computed from a cache: from a graph input that other rows join or that has four axes. The search
+/// does not go beyond the product of another attention; a search that is too long finds a cache.
+pub fn may_be_cached(graph: &Graph, facts: &Facts, value: &str) -> bool {
+    let mut seen = HashSet::new();
+    let mut open = vec![value];
+    while let Some(value) = open.pop() {
+        if !seen.insert(value) {
+            continue;
+        }
+        if seen.len() > FARTHEST {
+            return true;
+        }
+        if graph.input(value).is_some() && facts.shape(value).is_none_or(|shape| shape.len() > 3) {
+            return true;
+        }
+        let Some((_, node)) = graph.producer(value) else {
+            continue;
+        };
+        let joins = kind(node).is_some() || WRITERS.iter().any(|op| is_op(node, op));
+        let first = node.input.first().filter(|_| joins);
+        if first.is_some_and(|first| pass_through::past(graph, facts, first).is_some()) {
+            return true;
+        }
+        let product = is_op(node, "MatMul") && is_product(graph, facts, node);
+        if !product && !is_op(node, "Shape") {
+            open.extend(node.input.iter().map(String::as_str));
+        }
+    }
+    false
+}
+
 /// The reason why an operand whose length is not the query's is not a cache with a past.
 pub fn not_growing(
     graph: &Graph,
@@ -132,7 +168,12 @@ pub fn not_growing(
 ) -> Refused {
     let source = trail.values.first().copied().unwrap_or_default();
     let produced = graph.producer(source);
-    if let Some(reason) = &trail.stopped {
+    // A scale does not matter where no cache is scaled.
+    if let Some(reason) = trail
+        .stopped
+        .as_ref()
+        .filter(|_| may_be_cached(graph, facts, source))
+    {
         return (produced.map_or(end, |(id, _)| id), reason.clone());
     }
     let Some((id, node)) = produced else {

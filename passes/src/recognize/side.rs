@@ -5,7 +5,7 @@ use tract_data::prelude::TDim;
 use crate::facts::{Facts, shape_text as text};
 use crate::graph::{Graph, NodeId, attribute, input_at, is_op, output_at};
 use crate::recognize::cache::{
-    Refused, buffered, filled, is_quantized, not_growing, second_reader, with_past,
+    Refused, buffered, filled, is_quantized, may_be_cached, not_growing, second_reader, with_past,
 };
 use crate::recognize::digits::{Digit, DigitMap};
 use crate::recognize::pass_through::makes;
@@ -103,11 +103,33 @@ fn uncached(
     }
     match first {
         _ if is_quantized(graph, trail) => Err(not_growing(graph, facts, trail, role, end)),
+        // Rows of another length than the query that no cache feeds, turned by one Transpose: another sequence.
+        Some(_) if is_other_sequence(graph, facts, trail, query) => {
+            Err(not_growing(graph, facts, trail, role, end))
+        }
         Some(refused) if trail.stopped.is_none() => {
             Err(transposed_at_once(graph, facts, trail, role).unwrap_or(refused))
         }
         _ => Err(not_growing(graph, facts, trail, role, end)),
     }
+}
+
+/// The rows [B, T, G, d] that the last node of the trail, one `Transpose`, turns into an operand [B, G, d, T].
+fn turned_rows<'a>(graph: &Graph<'a>, trail: &Trail) -> Option<(NodeId, &'a str, &'a str)> {
+    let last = trail.steps.last()?.node;
+    let node = graph.node(last).filter(|node| is_op(node, "Transpose"))?;
+    let turned = attribute(node, "perm").is_some_and(|perm| perm.ints == [0, 2, 3, 1]);
+    let (operand, rows) = (output_at(node, 0)?, input_at(node, 0)?);
+    turned.then_some((last, operand, rows))
+}
+
+/// Whether the operand is one `Transpose` of rows whose length is not the query's and that no cache feeds.
+fn is_other_sequence(graph: &Graph, facts: &Facts, trail: &Trail, query: &[TDim]) -> bool {
+    let Some((_, _, rows)) = turned_rows(graph, trail) else {
+        return false;
+    };
+    let length = facts.shape(rows).and_then(|shape| shape.get(1));
+    length.is_some() && length != query.get(2) && !may_be_cached(graph, facts, rows)
 }
 
 /// The reason of an operand that one `Transpose` makes of rows [B, T, G, d], so that no value has their cached layout.
@@ -117,11 +139,7 @@ fn transposed_at_once(
     trail: &Trail,
     role: Operand,
 ) -> Option<Refused> {
-    let last = trail.steps.last()?.node;
-    let node = graph.node(last).filter(|node| is_op(node, "Transpose"))?;
-    let perm = attribute(node, "perm")?;
-    let (operand, rows) = (output_at(node, 0)?, input_at(node, 0)?);
-    (perm.ints == [0, 2, 3, 1]).then(|| {
+    turned_rows(graph, trail).map(|(last, operand, rows)| {
         let reason = Reason::OperandShape {
             operand: role,
             value: operand.to_owned(),

@@ -1,5 +1,6 @@
 //! Inference on small graphs.
 
+mod branches;
 mod operators;
 
 use crate::facts::scoped::ScopeFacts;

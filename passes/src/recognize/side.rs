@@ -2,7 +2,7 @@
 
 use tract_data::prelude::TDim;
 
-use crate::facts::{Facts, shape_text as text};
+use crate::facts::{Facts, is_named, shape_text as text};
 use crate::graph::{Graph, NodeId, attribute, input_at, is_op, output_at};
 use crate::recognize::cache::{
     Refused, buffered, filled, is_quantized, may_be_cached, not_growing, second_reader, with_past,
@@ -128,8 +128,11 @@ fn is_other_sequence(graph: &Graph, facts: &Facts, trail: &Trail, query: &[TDim]
     let Some((_, _, rows)) = turned_rows(graph, trail) else {
         return false;
     };
-    let length = facts.shape(rows).and_then(|shape| shape.get(1));
-    length.is_some() && length != query.get(2) && !may_be_cached(graph, facts, rows)
+    let lengths = facts.shape(rows).and_then(|shape| shape.get(1));
+    let lengths = lengths.zip(query.get(2));
+    // A size without a name may be equal to any other.
+    let differ = lengths.is_some_and(|(a, b)| a != b && is_named(a) && is_named(b));
+    differ && !may_be_cached(graph, facts, rows)
 }
 
 /// The reason of an operand that one `Transpose` makes of rows [B, T, G, d], so that no value has their cached layout.

@@ -101,6 +101,8 @@ mod tests {
     use crate::onnx::stored::Model;
     use crate::onnx::{GraphProto, NodeProto, tensor_proto::DataType};
 
+    type Change = fn(&mut NodeProto);
+
     /// The definition, of x [2, 3, 4, 5].
     fn definition() -> Vec<NodeProto> {
         vec![
@@ -134,7 +136,7 @@ mod tests {
         assert!(is_softmax(vec![node("Softmax", "s", &["x"], &["p"])]));
         assert!(is_softmax(definition()));
         // The most of another axis, a sum without its axis, a quotient of other numbers.
-        let changes: [(usize, fn(&mut NodeProto)); 5] = [
+        let changes: [(usize, Change); 5] = [
             (0, |n| n.input[1] = "rows".to_owned()),
             (3, |n| n.input[1] = "rows".to_owned()),
             (3, |n| *n = n.clone().with_int("keepdims", 0)),

@@ -15,7 +15,7 @@ pub type Cause = (
     &'static [&'static str],
 );
 
-pub const CAUSES: [Cause; 30] = [
+pub const CAUSES: [Cause; 32] = [
     (
         "optimum-llama",
         |g, s| only_a_part(g, values(s), 2),
@@ -77,15 +77,25 @@ pub const CAUSES: [Cause; 30] = [
     ),
     (
         "dynamo18-llama-eager",
-        |g, _| {
-            let softmax = g.node.iter_mut().find(|n| n.op_type() == "Softmax");
-            softmax.unwrap().op_type = Some("Hardmax".to_owned());
-        },
+        without_softmax,
         "unknown-reader",
         &[
             "'past_key_values.0.key'",
             "a softmax, and a product with the values",
         ],
+    ),
+    // A Cast of the interface type, and a selection of beams, stand between the cache and the graph's inputs and outputs.
+    (
+        "keep_io-llama",
+        without_softmax,
+        "unknown-reader",
+        &["'past_key_values.0.key'"],
+    ),
+    (
+        "beams-llama",
+        without_softmax,
+        "unknown-reader",
+        &["'past_key_values.0.key'"],
     ),
     (
         "dynamo18-llama",

@@ -122,6 +122,12 @@ pub fn queries_of_any_size(graph: &mut GraphProto, site: &Site) {
     wrap(graph, (site.score.0, 0), cut);
 }
 
+/// The first attention is none that is known.
+pub fn without_softmax(graph: &mut GraphProto, _: &Site) {
+    let softmax = graph.node.iter_mut().find(|n| n.op_type() == "Softmax");
+    softmax.unwrap().op_type = Some("Hardmax".to_owned());
+}
+
 /// A `Shape` of the operand of keys, whose first axis is batch times heads there, is an output of the graph.
 pub fn asked(graph: &mut GraphProto, site: &Site) {
     let path = &site.key.path;

@@ -150,7 +150,7 @@ pub const CAUSES: [Cause; 32] = [
         queries_of_any_size,
         "operand-shape",
         &[
-            "the query 'cut_queries' has shape",
+            "the query 'told_queries' has shape",
             "constant heads and head_size",
         ],
     ),
@@ -158,7 +158,7 @@ pub const CAUSES: [Cause; 32] = [
         "optimum-llama",
         queries_of_any_size,
         "operand-shape",
-        &["the query 'cut_queries' has shape"],
+        &["the query 'told_queries' has shape"],
     ),
     (
         "dynamo18-llama",

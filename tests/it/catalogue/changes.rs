@@ -109,17 +109,17 @@ pub fn queries_of_any_shape(graph: &mut GraphProto, site: &Site) {
     wrap(graph, (site.score.0, 0), told);
 }
 
-/// The queries have as many channels as the caller says.
+/// The queries are an input of the graph, whose sizes are all names.
 pub fn queries_of_any_size(graph: &mut GraphProto, site: &Site) {
-    graph
-        .input
-        .push(value("told", DataType::Int64.into(), &[1]));
-    let bounds = [("from", 0), ("axis", 3)];
-    graph
-        .initializer
-        .extend(bounds.map(|(name, n)| int64_vector(name, &[n])));
-    let cut = node("Slice", "cut", &["from", "told", "axis"], &["cut_queries"]);
-    wrap(graph, (site.score.0, 0), cut);
+    let mut told = value("told_queries", FLOAT, &[0; 4]);
+    if let Some(Value::TensorType(tensor)) = &mut told.r#type.as_mut().unwrap().value {
+        let dims = tensor.shape.iter_mut().flat_map(|shape| &mut shape.dim);
+        for (dim, name) in dims.zip(["batch", "heads", "length", "size"]) {
+            dim.value = Some(Size::DimParam(name.to_owned()));
+        }
+    }
+    graph.input.push(told);
+    graph.node[site.score.0].input[0] = "told_queries".to_owned();
 }
 
 /// The first attention is none that is known.

@@ -48,6 +48,7 @@ mod print_and_diff;
 mod real_model;
 mod refuse;
 mod report;
+mod respelled;
 mod rewrite;
 mod rounded;
 mod runtime;

@@ -7,8 +7,8 @@ use crate::analysis::placed::{CacheOutput, OutputPlace, PlacedSite};
 use crate::facts::Facts;
 use crate::facts::scoped::ScopeFacts;
 use crate::graph::scopes::Scope;
-use crate::graph::{Graph, is_op, label};
-use crate::onnx::GraphProto;
+use crate::graph::{Graph, aliases, is_alias, is_op, label};
+use crate::onnx::{GraphProto, NodeProto};
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::shape_reader::shape_readers;
 
@@ -100,7 +100,8 @@ pub fn pasts_that_others_read(
     facts.for_each(main, &mut |scoped| {
         for ((operand, past), scopes) in &served {
             if !scopes.contains(scoped.scope)
-                && let Some(reason) = foreign_reader(scoped.graph, scoped.facts, *operand, past)
+                && let Some(reason) =
+                    foreign_reader(scoped.graph, scoped.facts, *operand, past, &|_| false)
             {
                 clashes.insert((*operand, past), reason);
             }
@@ -144,7 +145,16 @@ pub fn presents_that_others_read(
             let Some(value) = node.and_then(|n| n.output.get(place.position)) else {
                 continue;
             };
-            if let Some(reason) = foreign_reader(scoped.graph, scoped.facts, *operand, value) {
+            // Aliases in the main graph are followed to its outputs, as the change of the interface is.
+            let values = match scoped.scope.0.is_empty() {
+                true => aliases(scoped.graph.proto(), value),
+                false => vec![value.as_str()],
+            };
+            let readers = values.iter().find_map(|value| {
+                let passed_on = |node: &NodeProto| is_alias(node) && values.contains(&output(node));
+                foreign_reader(scoped.graph, scoped.facts, *operand, value, &passed_on)
+            });
+            if let Some(reason) = readers {
                 refused.extend(sites.iter().map(|position| (*position, reason.clone())));
             }
         }
@@ -154,13 +164,25 @@ pub fn presents_that_others_read(
     refused
 }
 
-/// A node of a graph without a site that computes with `past`, or needs a size of it that changes.
-fn foreign_reader(graph: &Graph, facts: &Facts, operand: Operand, past: &str) -> Option<Reason> {
+/// The first output of `node`.
+fn output(node: &NodeProto) -> &str {
+    node.output.first().map_or("", String::as_str)
+}
+
+/// A node of a graph without a site that computes with `past`, or needs a size of it that changes. Nodes that `passed_on`
+/// accepts do neither.
+fn foreign_reader(
+    graph: &Graph,
+    facts: &Facts,
+    operand: Operand,
+    past: &str,
+    passed_on: &dyn Fn(&NodeProto) -> bool,
+) -> Option<Reason> {
     for usage in graph.uses(past) {
         let node = graph.node(usage.node)?;
         // Uses in subgraphs of the node are checked when those are visited.
         let captured = usage.input.is_none();
-        if !captured && !is_op(node, "Shape") {
+        if !captured && !is_op(node, "Shape") && !passed_on(node) {
             return Some(Reason::SecondReader {
                 operand,
                 value: past.to_owned(),

@@ -12,6 +12,7 @@ use crate::analysis::identity::{CacheId, SiteId};
 use crate::analysis::view::SiteView;
 use crate::factor::readers::Readers;
 use crate::factor::rope::Rope;
+use crate::facts::Facts;
 use crate::graph::build::{int64_vector, node, vector_name};
 use crate::graph::cleanup::{Live, cleanup};
 use crate::graph::scopes::Scope;
@@ -196,7 +197,8 @@ impl Views {
                 _ => format!("observed/{number}/reader{reader}/{quantity:?}"),
             };
             let rotated = seen.rotation();
-            let made = source(seen.graph, site, rotated, quantity, &shown, &mut view.nodes);
+            let inside = (seen.graph, seen.facts.as_ref());
+            let made = source(inside, site, rotated, quantity, &shown, &mut view.nodes);
             let Some((value, elem_type)) = made else {
                 continue;
             };
@@ -239,7 +241,7 @@ fn output_of(graph: &Graph, id: NodeId) -> String {
 
 /// The value that holds `quantity` and its element type. Nodes that compute it are appended to `nodes`.
 fn source(
-    graph: &Graph,
+    (graph, facts): (&Graph, &Facts),
     site: &Site,
     rotated: &Rotated,
     quantity: Quantity,
@@ -265,7 +267,7 @@ fn source(
         Quantity::Scores => (output(site.score)?, site.key.product_type),
         Quantity::Output => (output(site.output)?, site.value.product_type),
         Quantity::FirstHeadScores => {
-            let scores = masked_scores(graph, site)?;
+            let scores = masked_scores(graph, facts, site)?;
             let (value, index) = (part("head"), FIRST);
             nodes.push(node("Gather", &value, &[scores, index], &[&value]).with_int("axis", 1));
             nodes.push(

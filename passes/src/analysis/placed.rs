@@ -1,9 +1,9 @@
 //! An attention with the scope of its graph, and its caches as the enclosing graphs name them.
 
 use crate::analysis::identity::{CacheId, SiteId};
-use crate::graph::label;
 use crate::graph::patch::Patch;
 use crate::graph::scopes::Scope;
+use crate::graph::{aliases, label};
 use crate::onnx::GraphProto;
 use crate::operators::OperatorOrigin;
 use crate::recognize::reject::{Operand, Reason, Reject};
@@ -132,12 +132,24 @@ impl PlacedSite {
 
     /// For each cache, the names of its past and present among the model's inputs and outputs.
     pub fn model_names(&self, main: &GraphProto) -> Vec<(Option<String>, String)> {
-        self.caches()
-            .map(|(_, c)| {
-                let present = CacheId::outermost(main, &self.scope, c.present());
-                (c.past.clone(), present.value)
-            })
-            .collect()
+        let mut names = Vec::new();
+        for (_, cache) in self.caches() {
+            let present = CacheId::outermost(main, &self.scope, cache.present());
+            let all = match present.scope.0.is_empty() {
+                true => aliases(main, &present.value),
+                false => vec![present.value.as_str()],
+            };
+            let is_output = |name: &str| main.output.iter().any(|o| o.name() == name);
+            let (outputs, inner): (Vec<&str>, Vec<&str>) =
+                all.into_iter().partition(|name| is_output(name));
+            let shown = match outputs.is_empty() {
+                true => inner,
+                false => outputs,
+            };
+            let past = || cache.past.clone();
+            names.extend(shown.into_iter().map(|name| (past(), name.to_owned())));
+        }
+        names
     }
 
     /// Distributes the interface changes of `patch`, a patch of the site's graph, to all graphs that have the value as
@@ -151,18 +163,27 @@ impl PlacedSite {
             let mut scope = self.scope.clone();
             let mut own = true;
             while let Some(graph) = scope.get(main) {
-                let here = graph
-                    .input
-                    .iter()
-                    .chain(&graph.output)
-                    .any(|v| v.name() == name);
-                if here {
-                    let mut change = Patch::default();
-                    change.interface.insert(name.clone(), new.clone());
-                    match own {
-                        true => patch.interface.extend(change.interface),
-                        false => outer.push((scope.clone(), change)),
+                let is_here = |name: &str| {
+                    let mut interface = graph.input.iter().chain(&graph.output);
+                    interface.any(|v| v.name() == name)
+                };
+                // The forms follow the aliases of the site's own graph.
+                let names = match own || !scope.0.is_empty() {
+                    true => vec![name.as_str()],
+                    false => aliases(graph, &name),
+                };
+                let mut change = Patch::default();
+                for name in &names {
+                    if is_here(name) {
+                        change.interface.insert((*name).to_owned(), new.clone());
+                    } else if names.len() > 1 {
+                        change.stale.insert((*name).to_owned());
                     }
+                }
+                match own {
+                    true => patch.interface.extend(change.interface),
+                    false if change.interface.is_empty() => {}
+                    false => outer.push((scope.clone(), change)),
                 }
                 let Some((around, step)) = scope.around() else {
                     break;

@@ -7,29 +7,69 @@ use crate::graph::{is_op, subgraphs};
 use crate::onnx::stored::Model;
 use crate::onnx::{GraphProto, NodeProto};
 
+/// Most nodes that are followed from the output of a branch to a constant.
+const FARTHEST: usize = 16;
+
 /// The facts of the outputs of `node`, an `If`. If both branches return a constant, such as the two RoPE tables that
-/// LongRoPE chooses from, they are the common type and the sizes that are equal. All other outputs are unknown.
+/// LongRoPE chooses from, or a value of the enclosing graph, they are the common type and the sizes that are equal. All
+/// other outputs are unknown.
 pub fn agreed(facts: &Facts, model: &Model, node: &NodeProto) -> Vec<Fact> {
-    let branches: Vec<&GraphProto> = subgraphs(node).collect();
-    let [one, other] = branches.as_slice() else {
-        return Vec::new();
-    };
-    let outputs = one.output.iter().zip(&other.output);
-    let both = outputs.map(|(a, b)| {
-        let (a, b) = (given(model, one, a.name())?, given(model, other, b.name())?);
-        common(facts, &a, &b)
-    });
-    both.map(Option::unwrap_or_default).collect()
+    let known = Known { facts, model };
+    let outputs = 0..node.output.len();
+    outputs
+        .map(|at| known.of_if(&[], node, at, FARTHEST).unwrap_or_default())
+        .collect()
 }
 
-/// The fact of the output `value` of `branch`, if it is a constant.
-fn given(model: &Model, branch: &GraphProto, value: &str) -> Option<Fact> {
-    if let Some(tensor) = branch.initializer.iter().find(|t| t.name() == value) {
-        return Some(of_tensor(model, tensor));
+/// What is known around an `If`.
+struct Known<'k> {
+    facts: &'k Facts,
+    model: &'k Model,
+}
+
+impl Known<'_> {
+    /// The fact of the output `at` of `node`, an `If` in the innermost of the branches `around`.
+    fn of_if(
+        &self,
+        around: &[&GraphProto],
+        node: &NodeProto,
+        at: usize,
+        left: usize,
+    ) -> Option<Fact> {
+        let branches: Vec<&GraphProto> = subgraphs(node).collect();
+        let [one, other] = branches.as_slice() else {
+            return None;
+        };
+        let of = |branch: &GraphProto| {
+            let output = branch.output.get(at)?;
+            self.given(&[around, &[branch]].concat(), output.name(), left)
+        };
+        common(self.facts, &of(one)?, &of(other)?)
     }
-    let makes = |n: &&NodeProto| n.output.iter().any(|o| o == value);
-    let node = branch.node.iter().find(makes)?;
-    is_op(node, "Constant").then(|| constant(model, node))?
+
+    /// The fact of `value` in the innermost of the branches `around`, if it is a constant or an alias of one, the output of
+    /// an `If` of such values, or a value of the graph around all branches.
+    fn given(&self, around: &[&GraphProto], value: &str, left: usize) -> Option<Fact> {
+        let left = left.checked_sub(1)?;
+        let Some((branch, outside)) = around.split_last() else {
+            let fact = self.facts.get(value);
+            return fact.shape.is_some().then(|| fact.clone());
+        };
+        if let Some(tensor) = branch.initializer.iter().find(|t| t.name() == value) {
+            return Some(of_tensor(self.model, tensor));
+        }
+        let position = |n: &NodeProto| n.output.iter().position(|o| o == value);
+        let made = branch.node.iter().find_map(|n| Some((n, position(n)?)));
+        match made {
+            None => self.given(outside, value, left),
+            Some((node, _)) if is_op(node, "Constant") => constant(self.model, node),
+            Some((node, _)) if is_op(node, "Identity") => {
+                self.given(around, node.input.first()?, left)
+            }
+            Some((node, at)) if is_op(node, "If") => self.of_if(around, node, at, left),
+            Some(_) => None,
+        }
+    }
 }
 
 /// The facts that `a` and `b` have in common. Sizes that differ become a fresh symbol; the elements are unknown,

@@ -36,11 +36,15 @@ pub fn reduced(facts: &Facts, node: &NodeProto, input: &Fact) -> Option<Fact> {
     let sizes = input.shape.as_deref()?;
     let keep = int_attribute(node, "keepdims", 1) != 0;
     let named = input_at(node, 1).is_some() || attribute(node, "axes").is_some();
-    let mut gone = vec![!named; sizes.len()];
-    if named {
-        for a in axes(facts, node)? {
-            *gone.get_mut(axis(a, sizes.len())?)? = true;
-        }
+    let named = match named {
+        true => axes(facts, node)?,
+        false => Vec::new(),
+    };
+    // Without axes, or with an empty list of them, all axes are reduced, unless an attribute says that none is.
+    let all = named.is_empty() && int_attribute(node, "noop_with_empty_axes", 0) == 0;
+    let mut gone = vec![all; sizes.len()];
+    for a in named {
+        *gone.get_mut(axis(a, sizes.len())?)? = true;
     }
     let left = |(size, gone): (&TDim, bool)| match (gone, keep) {
         (false, _) => Some(size.clone()),

@@ -3,7 +3,8 @@
 use tract_data::prelude::TDim;
 
 use crate::facts::contract::matmul;
-use crate::facts::{Fact, Facts, shapes};
+use crate::facts::windows::convolved;
+use crate::facts::{Fact, Facts, Shape, shapes};
 use crate::graph::int_attribute;
 use crate::onnx::NodeProto;
 
@@ -58,16 +59,25 @@ pub fn contrib(facts: &Facts, node: &NodeProto, inputs: &[&Fact]) -> Option<Vec<
         )]),
         // The output has the type of the scales.
         "MatMulIntegerToFloat" | "GatherBlockQuantized" => {
-            Some(vec![Fact::new(inputs.get(2)?.elem_type, None)])
+            let shape = match node.op_type() {
+                "MatMulIntegerToFloat" => product(facts, first, inputs.get(1)?),
+                _ => None,
+            };
+            Some(vec![Fact::new(inputs.get(2)?.elem_type, shape)])
         }
-        "DynamicQuantizeMatMul" => {
-            let shapes = first.shape.as_ref().zip(inputs.get(1)?.shape.as_ref());
-            let shape = shapes.and_then(|(a, b)| matmul(facts, a, b));
-            Some(vec![like_first(shape)])
-        }
-        "BiasAdd" | "BiasSoftmax" | "FusedGemm" | "MoE" | "QMoE" | "FusedConv" => {
-            Some(vec![like_first(None)])
-        }
+        "DynamicQuantizeMatMul" => Some(vec![like_first(product(facts, first, inputs.get(1)?))]),
+        "FusedConv" => Some(vec![like_first(convolved(
+            facts,
+            node,
+            first,
+            inputs.get(1)?,
+        ))]),
+        "BiasAdd" | "BiasSoftmax" | "FusedGemm" | "MoE" | "QMoE" => Some(vec![like_first(None)]),
         _ => Some(Vec::new()),
     }
+}
+
+/// The shape of the matrix product of `a` and `b`.
+fn product(facts: &Facts, a: &Fact, b: &Fact) -> Option<Shape> {
+    matmul(facts, a.shape.as_deref()?, b.shape.as_deref()?)
 }

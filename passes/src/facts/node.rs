@@ -4,8 +4,10 @@ use crate::facts::constant::{constant, constant_of_shape, range};
 use crate::facts::content;
 use crate::facts::contract::{gemm, matmul, reduced};
 use crate::facts::contrib::contrib;
+use crate::facts::einsum::einsum;
 use crate::facts::elementwise::{choose, elementwise};
-use crate::facts::{Fact, Facts, arrange, branches, cut};
+use crate::facts::windows::{convolved, pooled, pooled_whole, transposed};
+use crate::facts::{Fact, Facts, arrange, branches, cut, picked};
 use crate::graph::attribute;
 use crate::onnx::stored::Model;
 use crate::onnx::{NodeProto, tensor_proto::DataType};
@@ -86,10 +88,34 @@ fn standard(facts: &Facts, model: &Model, node: &NodeProto, inputs: &[&Fact]) ->
         | "RMSNormalization"
         | "SimplifiedLayerNormalization"
         | "RotaryEmbedding"
-        | "LpNormalization" => like_first(first.elem_type),
+        | "LpNormalization"
+        | "LogSoftmax"
+        | "Hardmax"
+        | "PRelu"
+        | "Celu"
+        | "Softsign"
+        | "ThresholdedRelu"
+        | "Shrink"
+        | "Tan"
+        | "Asin"
+        | "Acos"
+        | "Atan"
+        | "Sinh"
+        | "Cosh"
+        | "Asinh"
+        | "Acosh"
+        | "Atanh"
+        | "BitwiseNot"
+        | "ReverseSequence"
+        | "BatchNormalization"
+        | "InstanceNormalization"
+        | "GroupNormalization"
+        | "LRN" => like_first(first.elem_type),
         "IsNaN" | "IsInf" => like_first(BOOL),
-        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Mod" | "BitwiseAnd"
-        | "BitwiseOr" => elementwise(facts, op, first.elem_type, inputs),
+        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Sum" | "Mean" | "Mod"
+        | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" | "BitShift" => {
+            elementwise(facts, op, first.elem_type, inputs)
+        }
         "And" | "Or" | "Xor" | "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" => {
             elementwise(facts, op, BOOL, inputs)
         }
@@ -120,10 +146,32 @@ fn standard(facts: &Facts, model: &Model, node: &NodeProto, inputs: &[&Fact]) ->
             Fact::new(first.elem_type, Some(shape))
         }
         "Gemm" => gemm(node, first, second()?)?,
-        "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL2" => {
+        "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1"
+        | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceSumSquare" => {
             reduced(facts, node, first)?
         }
-        "ArgMax" | "ArgMin" => Fact::new(INT64, None),
+        "ArgMax" | "ArgMin" => picked::arg_max(node, first),
+        "OneHot" => picked::one_hot(facts, node, inputs)?,
+        "TopK" => return Some(picked::top_k(facts, node, first)),
+        "Pad" => Fact::new(first.elem_type, picked::padded(facts, node, first)),
+        "Compress" => Fact::new(first.elem_type, picked::compress(facts, node, first)),
+        "Resize" | "Upsample" => Fact::new(first.elem_type, picked::resized(facts, first)),
+        "Einsum" => Fact::new(first.elem_type, einsum(facts, node, inputs)),
+        "Conv" => Fact::new(first.elem_type, convolved(facts, node, first, second()?)),
+        "ConvInteger" => {
+            let shape = convolved(facts, node, first, second()?);
+            Fact::new(Some(DataType::Int32 as i32), shape)
+        }
+        "ConvTranspose" => Fact::new(first.elem_type, transposed(facts, node, first, second()?)),
+        "AveragePool" | "LpPool" => Fact::new(first.elem_type, pooled(facts, node, first)),
+        "MaxPool" => {
+            let shape = pooled(facts, node, first);
+            let indices = Fact::new(INT64, shape.clone());
+            return Some(vec![Fact::new(first.elem_type, shape), indices]);
+        }
+        "GlobalAveragePool" | "GlobalMaxPool" | "GlobalLpPool" => {
+            Fact::new(first.elem_type, pooled_whole(first))
+        }
         "NonZero" => cut::non_zero(facts, first),
         "GatherND" => cut::gather_nd(node, inputs),
         "MatMulInteger" => {
@@ -140,16 +188,6 @@ fn standard(facts: &Facts, model: &Model, node: &NodeProto, inputs: &[&Fact]) ->
                 scalar(DataType::Uint8),
             ]);
         }
-        "TopK" => {
-            return Some(vec![
-                Fact::new(first.elem_type, None),
-                Fact::new(INT64, None),
-            ]);
-        }
-        "Einsum" | "Conv" | "ConvTranspose" | "Pad" | "Compress" | "LogSoftmax" | "Hardmax"
-        | "PRelu" | "GroupNormalization" | "BatchNormalization" | "AveragePool" | "MaxPool"
-        | "ReduceL1" | "ReduceLogSumExp" | "ReduceSumSquare" | "ReduceLogSum" | "BitwiseXor"
-        | "BitwiseNot" | "BitShift" | "Sum" | "Mean" | "Resize" => Fact::new(first.elem_type, None),
         _ => return Some(Vec::new()),
     };
     Some(vec![fact])

@@ -1,5 +1,8 @@
 //! Inference on small graphs.
 
+mod branches;
+mod operators;
+
 use crate::facts::scoped::ScopeFacts;
 use crate::facts::{Facts, Rules, agree};
 use crate::graph::build::{int64_vector, node, value};

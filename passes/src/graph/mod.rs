@@ -214,6 +214,18 @@ pub fn is_alias(node: &NodeProto) -> bool {
     is_op(node, "Identity") || (is_op(node, "Concat") && node.input.len() == 1)
 }
 
+/// `value` and its aliases in `graph`, each after the value that it is an alias of.
+pub fn aliases<'g>(graph: &'g GraphProto, value: &'g str) -> Vec<&'g str> {
+    let mut names = vec![value];
+    for node in graph.node.iter().filter(|node| is_alias(node)) {
+        let (from, to) = (input_at(node, 0), output_at(node, 0));
+        if let (Some(to), true) = (to, from.is_some_and(|from| names.contains(&from))) {
+            names.push(to);
+        }
+    }
+    names
+}
+
 /// Whether `node` is an operator of the default ONNX domain.
 pub fn is_standard(node: &NodeProto) -> bool {
     matches!(node.domain(), "" | "ai.onnx")

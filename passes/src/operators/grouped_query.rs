@@ -11,6 +11,7 @@ use crate::facts::{Fact, Facts};
 use crate::graph::{float_attribute, input_at, int_attribute, output_at};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
 use crate::operators::primitives::{Core, Primitives};
+use crate::operators::row_positions::{given_positions, lengths, row_positions};
 use crate::operators::{LoweredNode, Operator, Target, unsupported};
 use crate::recognize::reject::Reason;
 
@@ -53,11 +54,6 @@ fn lower(s: &mut Primitives, node: &NodeProto, target: Target) -> Result<Lowered
             "do_rotary is neither 0 nor 1, the two values that ONNX Runtime defines: set one of them",
         );
     }
-    if input(9).is_some() {
-        return refuse(
-            "its position_ids are given one by one, which its kernels read differently: export with positions from seqlens_k",
-        );
-    }
     if int_attribute(node, "causal", 1) == 0 {
         return refuse(
             "it is bidirectional (causal = 0), so that no token can be decoded from a cache: leave this model as it is",
@@ -76,7 +72,13 @@ fn lower(s: &mut Primitives, node: &NodeProto, target: Target) -> Result<Lowered
     let (Some(past_key), Some(past_value), Some(present_key), Some(present_value)) =
         (input(3), input(4), output(1), output(2))
     else {
-        return refuse("it has no past and present: export with a cache");
+        let reads_another = input(3).is_some() && output(1).is_none();
+        return refuse(match reads_another {
+            true => {
+                "it reads a past and returns no present, as a layer that shares the keys and values of another: export it with presents of its own, or leave both layers with --allow-partial"
+            }
+            false => "it has no past and present: export with a cache",
+        });
     };
     let (heads, kv_heads) = (
         int_attribute(node, "num_heads", 0),
@@ -145,9 +147,15 @@ fn lower(s: &mut Primitives, node: &NodeProto, target: Target) -> Result<Lowered
                     "the width of its cos_cache is not constant: export with cos_cache as an initializer",
                 );
             };
-            let positions = match target {
-                Target::MatMul => start(s, query, past_key, seqlens),
-                Target::Gqa => row_positions(s, query, seqlens),
+            let positions = match (input(9), input(6), target) {
+                (Some(given), Some(total), _) => given_positions(s, query, total, given),
+                (Some(_), None, _) => {
+                    return refuse(
+                        "total_sequence_length is missing, which the operator requires: export the model again",
+                    );
+                }
+                (None, _, Target::MatMul) => start(s, query, past_key, seqlens),
+                (None, _, Target::Gqa) => row_positions(s, query, seqlens),
             };
             let mut rotate = |part: &str, x: &str, heads: i64| {
                 s.with(
@@ -243,17 +251,6 @@ fn lower(s: &mut Primitives, node: &NodeProto, target: Target) -> Result<Lowered
     })
 }
 
-/// A text for the lengths that an operator uses. Operators with equal lengths have equal texts, and share masks and
-/// checks.
-fn lengths(s: &Primitives, query: &str, past: &str, seqlens: &str) -> String {
-    let size =
-        |value: &str, axis: usize| match s.facts.shape(value).and_then(|shape| shape.get(axis)) {
-            Some(size) => size.to_string(),
-            None => value.to_owned(),
-        };
-    format!("{} {} {seqlens}", size(query, 1), size(past, 2))
-}
-
 /// The position P of the first new token, as a vector of one element. The run fails if a row is not P + T long.
 fn start(s: &mut Primitives, query: &str, past: &str, seqlens: &str) -> String {
     let key = format!("start {}", lengths(s, query, past, seqlens));
@@ -285,27 +282,6 @@ fn start(s: &mut Primitives, query: &str, past: &str, seqlens: &str) -> String {
             n.with_int("to", int64 as i64)
         });
         s.op("Add", "start", &[&old, &zero])
-    })
-}
-
-/// The positions [B, T] of the new tokens: row b begins at max(0, seqlens_k[b] + 1 - T).
-fn row_positions(s: &mut Primitives, query: &str, seqlens: &str) -> String {
-    let key = format!("positions {} {seqlens}", lengths(s, query, query, seqlens));
-    s.shared(&key, |s| {
-        let int64 = DataType::Int64;
-        let new = s.size("positions/T", query, 1);
-        let (one, column, none) = (s.vector(&[1]), s.vector(&[-1, 1]), s.vector(&[]));
-        let (zero, step) = (s.scalar(int64 as i32, 0.0), s.scalar(int64 as i32, 1.0));
-        let last = s.with("Cast", "positions/seqlens", &[seqlens], |n| {
-            n.with_int("to", int64 as i64)
-        });
-        let held = s.op("Add", "positions/row_lengths", &[&last, &one]);
-        let first = s.op("Sub", "positions/first", &[&held, &new]);
-        let first = s.op("Max", "positions/from_zero", &[&first, &zero]);
-        let first = s.op("Reshape", "positions/column", &[&first, &column]);
-        let count = s.op("Reshape", "positions/count", &[&new, &none]);
-        let steps = s.op("Range", "positions/steps", &[&zero, &count, &step]);
-        s.op("Add", "positions", &[&first, &steps])
     })
 }
 

@@ -12,6 +12,7 @@ mod operator;
 mod packed;
 mod primitives;
 mod refused;
+mod row_positions;
 mod second_transpose;
 mod table;
 

@@ -2,16 +2,17 @@
 
 use std::collections::HashSet;
 
-use tract_data::prelude::TDim;
-
 use crate::facts::{Facts, shape_text as text};
 use crate::graph::{Graph, NodeId, is_op, label};
 use crate::onnx::NodeProto;
-use crate::recognize::append::{Append, CacheKind, heads_of_packed, kind};
+use crate::recognize::append::{Append, CacheKind, kind};
+use crate::recognize::candidate::is_product;
+use crate::recognize::latent::{appends, cache_behind};
 use crate::recognize::pass_through::{self, makes};
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::site::Cache;
 use crate::recognize::trail::Trail;
+use crate::recognize::unknown_shape::unknown_shape;
 
 /// A reason and the node that it is about.
 pub type Refused = (NodeId, Reason);
@@ -19,8 +20,8 @@ pub type Refused = (NodeId, Reason);
 /// Operators that write rows into a buffer.
 const WRITERS: [&str; 3] = ["ScatterND", "ScatterElements", "TensorScatter"];
 
-/// Most nodes that the search for the cause of a miss visits.
-const FARTHEST: usize = 500;
+/// Most values that the search for a cache visits.
+const FARTHEST: usize = 2000;
 
 /// Checks that a cache joins new rows along the sequence axis, that its present is an output of the graph, and that no
 /// other node reads its past.
@@ -30,6 +31,9 @@ pub fn with_past(
     append: &Append,
     role: Operand,
 ) -> Result<Cache, Refused> {
+    if let Some(reason) = unknown_shape(graph, facts, role, append.past) {
+        return Err((append.node, reason));
+    }
     if !append.is_along_the_sequence(facts) {
         let reason = Reason::CacheAxis {
             operand: role,
@@ -123,6 +127,37 @@ pub fn filled(graph: &Graph, facts: &Facts, trail: &Trail) -> Option<(usize, Cac
     Some((start, cache))
 }
 
+/// Whether `value` may be computed from a cache: from a graph input that other rows join or that has four axes. The search
+/// does not go beyond the product of another attention; a search that is too long finds a cache.
+pub fn may_be_cached(graph: &Graph, facts: &Facts, value: &str) -> bool {
+    let mut seen = HashSet::new();
+    let mut open = vec![value];
+    while let Some(value) = open.pop() {
+        if !seen.insert(value) {
+            continue;
+        }
+        if seen.len() > FARTHEST {
+            return true;
+        }
+        if graph.input(value).is_some() && facts.shape(value).is_none_or(|shape| shape.len() > 3) {
+            return true;
+        }
+        let Some((_, node)) = graph.producer(value) else {
+            continue;
+        };
+        let joins = kind(node).is_some() || WRITERS.iter().any(|op| is_op(node, op));
+        let first = node.input.first().filter(|_| joins);
+        if first.is_some_and(|first| pass_through::past(graph, facts, first).is_some()) {
+            return true;
+        }
+        let product = is_op(node, "MatMul") && is_product(graph, facts, node);
+        if !product && !is_op(node, "Shape") {
+            open.extend(node.input.iter().map(String::as_str));
+        }
+    }
+    false
+}
+
 /// The reason why an operand whose length is not the query's is not a cache with a past.
 pub fn not_growing(
     graph: &Graph,
@@ -133,7 +168,12 @@ pub fn not_growing(
 ) -> Refused {
     let source = trail.values.first().copied().unwrap_or_default();
     let produced = graph.producer(source);
-    if let Some(reason) = &trail.stopped {
+    // A scale does not matter where no cache is scaled.
+    if let Some(reason) = trail
+        .stopped
+        .as_ref()
+        .filter(|_| may_be_cached(graph, facts, source))
+    {
         return (produced.map_or(end, |(id, _)| id), reason.clone());
     }
     let Some((id, node)) = produced else {
@@ -154,18 +194,22 @@ pub fn not_growing(
         };
         return (id, reason);
     }
-    if let Some((past, rank, heads)) = cache_behind(graph, facts, source, &appends) {
-        let reason = match is_latent(rank, heads) {
+    if let Some(behind) = cache_behind(graph, facts, source, &appends) {
+        let reason = match behind.is_latent() {
             true => Reason::AlreadyLatent {
                 operand: role,
-                past,
+                past: behind.past,
             },
             false => Reason::ChangedAfterCaching {
                 operand: role,
-                past,
+                past: behind.past,
                 op: node.op_type().to_owned(),
             },
         };
+        return (id, reason);
+    }
+    // The length of a value of unknown shape may be that of the query.
+    if let Some(reason) = unknown_shape(graph, facts, role, source) {
         return (id, reason);
     }
     let builds = ["Concat", "Slice", "Where", "Pad"];
@@ -228,65 +272,6 @@ fn cross(role: Operand, source: &str) -> Reason {
         operand: role,
         value: source.to_owned(),
     }
-}
-
-/// The past of a latent cache (one head, or no head axis) that `value` is computed from.
-pub fn latent_behind(graph: &Graph, facts: &Facts, value: &str) -> Option<String> {
-    let joins = |node: &NodeProto| kind(node).is_some() || is_op(node, "ScatterND");
-    let (past, rank, heads) = cache_behind(graph, facts, value, &joins)?;
-    is_latent(rank, heads).then_some(past)
-}
-
-/// Whether a cache of this rank and number of heads holds latents: one head, or no axis of heads that a reader splits.
-fn is_latent(rank: Option<usize>, heads: Option<i64>) -> bool {
-    heads == Some(1) || rank == Some(3) && heads.is_none()
-}
-
-/// Whether `node` may be an append: a `Concat` of two inputs.
-fn appends(node: &NodeProto) -> bool {
-    is_op(node, "Concat") && node.input.len() == 2
-}
-
-/// The cache among the ancestors of `value`, not searched beyond another attention's product: the name of its past, the
-/// rank of that tensor, and its number of heads. `joins` selects the nodes that may compute a present.
-fn cache_behind(
-    graph: &Graph,
-    facts: &Facts,
-    value: &str,
-    joins: &dyn Fn(&NodeProto) -> bool,
-) -> Option<(String, Option<usize>, Option<i64>)> {
-    let mut seen = HashSet::new();
-    let mut open = vec![value];
-    while let Some(value) = open.pop() {
-        if !seen.insert(value) || seen.len() > FARTHEST {
-            continue;
-        }
-        let Some((_, node)) = graph.producer(value) else {
-            continue;
-        };
-        if joins(node)
-            && let Some((past, _)) = node
-                .input
-                .first()
-                .and_then(|i| pass_through::past(graph, facts, i))
-        {
-            let shape = facts.shape(past);
-            let heads = match shape {
-                Some([_, heads, _, _]) => heads.as_i64(),
-                _ => (node.output.first()).and_then(|o| heads_of_packed(graph, facts, o)),
-            };
-            return Some((past.to_owned(), shape.map(<[TDim]>::len), heads));
-        }
-        let product = is_op(node, "MatMul")
-            && node
-                .input
-                .iter()
-                .all(|i| graph.initializer(graph.resolve(i)).is_none());
-        if !product {
-            open.extend(node.input.iter().map(String::as_str));
-        }
-    }
-    None
 }
 
 /// The reason that node `reader` also reads `value`.

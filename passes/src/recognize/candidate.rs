@@ -6,9 +6,10 @@ use std::collections::HashSet;
 use crate::facts::Facts;
 use crate::graph::{Graph, NodeId, is_contrib, is_op, is_standard};
 use crate::onnx::NodeProto;
-use crate::recognize::cache::latent_behind;
+use crate::recognize::latent::latent_behind;
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::site::Site;
+use crate::recognize::softmax::softmax;
 
 /// The domain of ONNX Runtime's own operators.
 const MICROSOFT: &str = "com.microsoft";
@@ -16,7 +17,7 @@ const MICROSOFT: &str = "com.microsoft";
 /// A softmax with the score product before it and the value product after it.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate {
-    /// The softmax.
+    /// The node that makes the probabilities: the softmax, or the last of those that define it.
     pub softmax: NodeId,
     /// The product of queries and keys.
     pub score: NodeId,
@@ -61,14 +62,12 @@ pub fn candidate(
     id: NodeId,
     node: &NodeProto,
 ) -> Option<Result<Candidate, (NodeId, Reason)>> {
-    if !is_op(node, "Softmax") {
-        return None;
-    }
-    let scores = plain_first(scores(graph, facts, node));
+    let softmax = softmax(graph, facts, node)?;
+    let scores = plain_first(scores(graph, facts, softmax.scores));
     if scores.is_empty() {
         return None;
     }
-    let products = plain_first(value_products(graph, facts, node));
+    let products = plain_first(value_products(graph, facts, softmax.probabilities));
     match (scores.as_slice(), products.as_slice()) {
         // A softmax without a value product is no attention: it selects experts or tokens.
         (_, []) => None,
@@ -125,8 +124,8 @@ fn obstacle(
         _ => Operand::Value,
     };
     // An operand with one head that all queries share, with the heads as rows: the form that a rewrite produces.
-    let cached = product.input.get(1 - reached.side.min(1));
-    if let Some(past) = cached.and_then(|v| latent_behind(graph, facts, v)) {
+    let cached = 1 - reached.side.min(1);
+    if let Some(past) = latent_behind(graph, facts, product, cached) {
         return Some((at, Reason::AlreadyLatent { operand, past }));
     }
     if at == reached.product {
@@ -142,12 +141,11 @@ fn obstacle(
     Some((at, Reason::Rearranged { what, op }))
 }
 
-/// The products of two computed values from which the input of `softmax` is computed.
-fn scores(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<Reached> {
+/// The products of two computed values from which `scores`, the input of a softmax, are computed.
+fn scores(graph: &Graph, facts: &Facts, scores: &str) -> Vec<Reached> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();
-    let mut open: Vec<(&str, Option<NodeId>)> = Vec::new();
-    open.extend(softmax.input.first().map(|i| (i.as_str(), None)));
+    let mut open: Vec<(&str, Option<NodeId>)> = vec![(scores, None)];
     while let Some((value, obstacle)) = open.pop() {
         if !seen.insert(value) {
             continue;
@@ -175,12 +173,11 @@ fn scores(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<Reached> {
     found
 }
 
-/// The products that read the output of `softmax`, directly or through other operators.
-fn value_products(graph: &Graph, facts: &Facts, softmax: &NodeProto) -> Vec<Reached> {
+/// The products that read `probabilities`, the output of a softmax, directly or through other operators.
+fn value_products(graph: &Graph, facts: &Facts, probabilities: &str) -> Vec<Reached> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();
-    let mut open: Vec<(&str, Option<NodeId>)> = Vec::new();
-    open.extend(softmax.output.first().map(|o| (o.as_str(), None)));
+    let mut open: Vec<(&str, Option<NodeId>)> = vec![(probabilities, None)];
     while let Some((value, obstacle)) = open.pop() {
         for usage in graph.uses(value) {
             let (Some(input), Some(node)) = (usage.input, graph.node(usage.node)) else {

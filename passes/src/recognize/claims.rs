@@ -4,9 +4,10 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::facts::Facts;
-use crate::graph::{Graph, NodeId, is_alias, is_op, label};
+use crate::graph::{Graph, NodeId, is_op, label};
 use crate::onnx::NodeProto;
 use crate::recognize::append::kind;
+use crate::recognize::pass_through;
 use crate::recognize::reject::{Reason, Reject};
 
 /// Largest number of nodes that the search around one attention visits.
@@ -95,8 +96,8 @@ impl Claims {
             let projected = node.input.first().and_then(|i| graph.producer(i));
             let past = projected
                 .filter(|(_, n)| is_op(n, "Concat"))
-                .and_then(|(_, n)| n.input.first());
-            found.extend(past.map(|p| graph.resolve(p).to_owned()));
+                .and_then(|(_, n)| pass_through::past(graph, facts, n.input.first()?));
+            found.extend(past.map(|(past, _)| past.to_owned()));
         }
         self.claimed.extend(found.iter().cloned());
         let caches = found.into_iter();
@@ -198,18 +199,14 @@ fn growing<'g>(
     node: &'g NodeProto,
 ) -> Option<(&'g str, &'g str)> {
     kind(node)?;
-    let past = graph.resolve(node.input.first()?);
+    let (past, _) = pass_through::past(graph, facts, node.input.first()?)?;
     let rank = facts.shape(past).map_or(0, <[_]>::len);
-    if graph.input(past).is_none() || rank < 3 {
+    if rank < 3 {
         return None;
     }
     let present = node.output.first()?;
-    let renamed = |u: &crate::graph::Use| {
-        let reader = graph.node(u.node).filter(|n| is_alias(n));
-        reader.is_some_and(|n| n.output.iter().any(|o| graph.is_output(o)))
-    };
-    (graph.is_output(present) || graph.uses(present).iter().any(renamed))
-        .then_some((past, present.as_str()))
+    pass_through::present(graph, facts, present)?;
+    Some((past, present.as_str()))
 }
 
 /// The nodes that depend on `node`, up to and including the next products and projections.

@@ -16,6 +16,7 @@ use crate::recognize::module_name::module_of;
 use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::side::{Proved, prove};
 use crate::recognize::site::{Dialect, Side, Site};
+use crate::recognize::unknown_shape::unknown_shape;
 
 /// Proves that `candidate` is an attention over a repeated cache. Returns it with the nodes beside it that read its caches
 /// (see [`Proved::beside`]).
@@ -43,7 +44,7 @@ pub fn recognize(
     else {
         return Err((softmax, Reason::ScoreProducts { count: 0 }));
     };
-    let (query_shape, heads) = query_shape(facts, query).map_err(at(score))?;
+    let (query_shape, heads) = query_shape(graph, facts, query).map_err(at(score))?;
     let key = prove(graph, facts, (score, keys), Operand::Key, &query_shape)?;
     let value = prove(graph, facts, (output, values), Operand::Value, &query_shape)?;
     if key.kv_heads != value.kv_heads {
@@ -56,14 +57,14 @@ pub fn recognize(
     if key.side.cache.is_some() != value.side.cache.is_some() {
         return Err((output, Reason::HalfCached));
     }
-    same_batch(facts, query, &key, &query_shape).map_err(at(score))?;
-    same_heads(facts, probabilities, &query_shape).map_err(at(output))?;
+    same_batch((graph, facts), query, &key, &query_shape).map_err(at(score))?;
+    same_heads((graph, facts), probabilities, &query_shape).map_err(at(output))?;
     let types = (facts.elem_type(query), facts.elem_type(probabilities));
     let (elem_type, (Some(score_type), Some(value_type)), true) =
         (key.elem_type, types, key.elem_type == value.elem_type)
     else {
         let reason = operand_shape(
-            facts,
+            (graph, facts),
             Operand::Query,
             query,
             "a known element type, the same for keys and values",
@@ -74,7 +75,12 @@ pub fn recognize(
         .into_iter()
         .all(is_float)
     {
-        let reason = operand_shape(facts, Operand::Query, query, "a floating-point type");
+        let reason = operand_shape(
+            (graph, facts),
+            Operand::Query,
+            query,
+            "a floating-point type",
+        );
         return Err((score, reason));
     }
     let at_interface = key
@@ -109,31 +115,34 @@ pub fn recognize(
     Ok((site, beside))
 }
 
-fn operand_shape(facts: &Facts, operand: Operand, value: &str, expected: &str) -> Reason {
-    Reason::OperandShape {
+fn operand_shape(
+    (graph, facts): (&Graph, &Facts),
+    operand: Operand,
+    value: &str,
+    expected: &str,
+) -> Reason {
+    unknown_shape(graph, facts, operand, value).unwrap_or_else(|| Reason::OperandShape {
         operand,
         value: value.to_owned(),
-        found: facts
-            .shape(value)
-            .map_or_else(|| "unknown".to_owned(), text),
+        found: text(facts.shape(value).unwrap_or_default()),
         expected: expected.to_owned(),
-    }
+    })
 }
 
-fn query_shape(facts: &Facts, query: &str) -> Result<(Vec<TDim>, usize), Reason> {
+fn query_shape(graph: &Graph, facts: &Facts, query: &str) -> Result<(Vec<TDim>, usize), Reason> {
     let shape = facts.shape(query).unwrap_or_default();
     match shape {
         [_, heads, _, size] => match (heads.as_i64(), size.as_i64()) {
             (Some(heads), Some(_)) if heads > 0 => Ok((shape.to_vec(), heads as usize)),
             _ => Err(operand_shape(
-                facts,
+                (graph, facts),
                 Operand::Query,
                 query,
                 "[batch, heads, length, head_size] with constant heads and head_size",
             )),
         },
         _ => Err(operand_shape(
-            facts,
+            (graph, facts),
             Operand::Query,
             query,
             "[batch, heads, length, head_size]",
@@ -144,7 +153,7 @@ fn query_shape(facts: &Facts, query: &str) -> Result<(Vec<TDim>, usize), Reason>
 /// Checks that query and keys have the same batch size: the products would broadcast, but the rewrite flattens the
 /// batch axis.
 fn same_batch(
-    facts: &Facts,
+    (graph, facts): (&Graph, &Facts),
     query: &str,
     key: &Proved,
     query_shape: &[TDim],
@@ -153,18 +162,27 @@ fn same_batch(
         return Ok(());
     }
     let expected = format!("[{}, heads, length, head_size] as the keys have", key.batch);
-    Err(operand_shape(facts, Operand::Query, query, &expected))
+    Err(operand_shape(
+        (graph, facts),
+        Operand::Query,
+        query,
+        &expected,
+    ))
 }
 
 /// Checks that the probabilities are those of all query heads.
-fn same_heads(facts: &Facts, probabilities: &str, query_shape: &[TDim]) -> Result<(), Reason> {
+fn same_heads(
+    (graph, facts): (&Graph, &Facts),
+    probabilities: &str,
+    query_shape: &[TDim],
+) -> Result<(), Reason> {
     let shape = facts.shape(probabilities).unwrap_or_default();
     if shape.len() == 4 && shape.get(1) == query_shape.get(1) {
         return Ok(());
     }
     let expected = "the probabilities of all query heads, [batch, heads, length, past + length]";
     Err(operand_shape(
-        facts,
+        (graph, facts),
         Operand::Probabilities,
         probabilities,
         expected,

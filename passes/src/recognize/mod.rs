@@ -5,6 +5,7 @@ mod cache;
 pub mod candidate;
 mod claims;
 pub mod digits;
+mod latent;
 pub mod matmul;
 mod module_name;
 pub mod pass_through;
@@ -15,7 +16,9 @@ pub mod shape_reader;
 mod sharing;
 mod side;
 pub mod site;
+mod softmax;
 mod trail;
+mod unknown_shape;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -5,10 +5,11 @@
 //! probabilities sum to one.
 
 use crate::facts::Facts;
-use crate::graph::{Graph, NodeId, int_attribute, is_op};
+use crate::graph::{Graph, NodeId, is_op};
 use crate::onnx::NodeProto;
 use crate::recognize::digits::scalar;
 use crate::recognize::site::Site;
+use crate::recognize::softmax::softmax_of;
 
 /// `softmax(mask(cap * tanh(scale * score / cap)))`, with probabilities that sum to one.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,7 +33,6 @@ enum Effect {
     Tanh,
     Mask,
     None,
-    Softmax,
 }
 
 /// Recognises the nodes from the score product of `site` to its probabilities; `None` if there are others, such as an
@@ -42,7 +42,10 @@ pub fn scoring(graph: &Graph, facts: &Facts, site: &Site) -> Option<Scoring> {
     let (mut before, mut after) = (1.0, 1.0);
     let (mut bent, mut masked) = (false, false);
     // The graph has no cycles, so the loop ends.
-    loop {
+    let softmax = loop {
+        if let Some(softmax) = softmax_of(graph, facts, value) {
+            break softmax.probabilities;
+        }
         let (node, position) = only_reader(graph, value)?;
         match effect(facts, node, position)? {
             // No exporter scales after the mask.
@@ -53,11 +56,9 @@ pub fn scoring(graph: &Graph, facts: &Facts, site: &Site) -> Option<Scoring> {
             Effect::Tanh => bent = true,
             Effect::Mask => masked = true,
             Effect::None => {}
-            Effect::Softmax => break,
         }
         value = node.output.first()?;
-    }
-    let softmax = only_reader(graph, value)?.0.output.first()?;
+    };
     sums_to_one(graph, facts, softmax, &site.probabilities)?;
     if !bent {
         return Some(Scoring {
@@ -73,13 +74,13 @@ pub fn scoring(graph: &Graph, facts: &Facts, site: &Site) -> Option<Scoring> {
 }
 
 /// The input of the softmax of `site`: the scores after scale, softcap and mask.
-pub fn masked_scores<'g>(graph: &Graph<'g>, site: &Site) -> Option<&'g str> {
+pub fn masked_scores<'g>(graph: &Graph<'g>, facts: &Facts, site: &Site) -> Option<&'g str> {
     let mut value = first_output(graph, site.score)?;
     loop {
-        let (node, _) = only_reader(graph, value)?;
-        if is_op(node, "Softmax") {
+        if softmax_of(graph, facts, value).is_some() {
             return Some(value);
         }
+        let (node, _) = only_reader(graph, value)?;
         value = node.output.first()?;
     }
 }
@@ -109,7 +110,6 @@ fn effect(facts: &Facts, node: &NodeProto, position: usize) -> Option<Effect> {
         // The scores are the second or third input; the condition is the first.
         "Where" if position > 0 => Effect::Mask,
         "Cast" | "Identity" => Effect::None,
-        "Softmax" if matches!(int_attribute(node, "axis", -1), -1 | 3) => Effect::Softmax,
         _ => return None,
     })
 }

@@ -2,10 +2,10 @@
 
 use tract_data::prelude::TDim;
 
-use crate::facts::{Facts, shape_text as text};
+use crate::facts::{Facts, is_named, shape_text as text};
 use crate::graph::{Graph, NodeId, attribute, input_at, is_op, output_at};
 use crate::recognize::cache::{
-    Refused, buffered, filled, is_quantized, not_growing, second_reader, with_past,
+    Refused, buffered, filled, is_quantized, may_be_cached, not_growing, second_reader, with_past,
 };
 use crate::recognize::digits::{Digit, DigitMap};
 use crate::recognize::pass_through::makes;
@@ -13,6 +13,7 @@ use crate::recognize::reject::{Operand, Reason};
 use crate::recognize::shape_reader::{ShapeReader, shape_readers};
 use crate::recognize::site::Side;
 use crate::recognize::trail::{Trail, trail};
+use crate::recognize::unknown_shape::unknown_shape;
 
 /// One operand of an attention product, proved to be `scale * repeat_kv(source)`.
 pub struct Proved {
@@ -102,11 +103,36 @@ fn uncached(
     }
     match first {
         _ if is_quantized(graph, trail) => Err(not_growing(graph, facts, trail, role, end)),
+        // Rows of another length than the query that no cache feeds, turned by one Transpose: another sequence.
+        Some(_) if is_other_sequence(graph, facts, trail, query) => {
+            Err(not_growing(graph, facts, trail, role, end))
+        }
         Some(refused) if trail.stopped.is_none() => {
             Err(transposed_at_once(graph, facts, trail, role).unwrap_or(refused))
         }
         _ => Err(not_growing(graph, facts, trail, role, end)),
     }
+}
+
+/// The rows [B, T, G, d] that the last node of the trail, one `Transpose`, turns into an operand [B, G, d, T].
+fn turned_rows<'a>(graph: &Graph<'a>, trail: &Trail) -> Option<(NodeId, &'a str, &'a str)> {
+    let last = trail.steps.last()?.node;
+    let node = graph.node(last).filter(|node| is_op(node, "Transpose"))?;
+    let turned = attribute(node, "perm").is_some_and(|perm| perm.ints == [0, 2, 3, 1]);
+    let (operand, rows) = (output_at(node, 0)?, input_at(node, 0)?);
+    turned.then_some((last, operand, rows))
+}
+
+/// Whether the operand is one `Transpose` of rows whose length is not the query's and that no cache feeds.
+fn is_other_sequence(graph: &Graph, facts: &Facts, trail: &Trail, query: &[TDim]) -> bool {
+    let Some((_, _, rows)) = turned_rows(graph, trail) else {
+        return false;
+    };
+    let lengths = facts.shape(rows).and_then(|shape| shape.get(1));
+    let lengths = lengths.zip(query.get(2));
+    // A size without a name may be equal to any other.
+    let differ = lengths.is_some_and(|(a, b)| a != b && is_named(a) && is_named(b));
+    differ && !may_be_cached(graph, facts, rows)
 }
 
 /// The reason of an operand that one `Transpose` makes of rows [B, T, G, d], so that no value has their cached layout.
@@ -116,11 +142,7 @@ fn transposed_at_once(
     trail: &Trail,
     role: Operand,
 ) -> Option<Refused> {
-    let last = trail.steps.last()?.node;
-    let node = graph.node(last).filter(|node| is_op(node, "Transpose"))?;
-    let perm = attribute(node, "perm")?;
-    let (operand, rows) = (output_at(node, 0)?, input_at(node, 0)?);
-    (perm.ints == [0, 2, 3, 1]).then(|| {
+    turned_rows(graph, trail).map(|(last, operand, rows)| {
         let reason = Reason::OperandShape {
             operand: role,
             value: operand.to_owned(),
@@ -163,10 +185,10 @@ fn from_source(
     let (Some(elem_type), [batch, kv_heads, length, size]) =
         (facts.elem_type(source), rows.as_slice())
     else {
-        return Err((at, shape_reason(role, source, shape)));
+        return Err((at, shape_reason((graph, facts), role, source)));
     };
     let (Some(groups), Some(width)) = (kv_heads.as_i64(), size.as_i64()) else {
-        return Err((at, shape_reason(role, source, shape)));
+        return Err((at, shape_reason((graph, facts), role, source)));
     };
     let mut layout = DigitMap::of_source(&rows);
     if let (Some(_), [b, g, t, x]) = (heads_of, layout.axes.as_slice()) {
@@ -203,14 +225,14 @@ fn from_source(
     })
 }
 
-fn shape_reason(role: Operand, value: &str, shape: &[TDim]) -> Reason {
-    Reason::OperandShape {
+fn shape_reason((graph, facts): (&Graph, &Facts), role: Operand, value: &str) -> Reason {
+    unknown_shape(graph, facts, role, value).unwrap_or_else(|| Reason::OperandShape {
         operand: role,
         value: value.to_owned(),
-        found: text(shape),
+        found: text(facts.shape(value).unwrap_or_default()),
         expected: "[batch, kv_heads, length, head_size] with constant kv_heads and head_size"
             .to_owned(),
-    }
+    })
 }
 
 /// Compares the layout with repeat_kv: (b, h, x, t) -> (b, floor(h / s), t, x) for keys, (b, h, t, x) -> (b, floor(h /

@@ -1,6 +1,7 @@
 //! Changes of exports, each of which causes one reason in the first layer: of every reason that the tables of near misses and
 //! of variants try less than twice.
 
+use gqa2mla_passes::graph::build::node;
 use gqa2mla_passes::onnx::GraphProto;
 use gqa2mla_passes::recognize::site::Site;
 
@@ -14,7 +15,7 @@ pub type Cause = (
     &'static [&'static str],
 );
 
-pub const CAUSES: [Cause; 27] = [
+pub const CAUSES: [Cause; 32] = [
     (
         "optimum-llama",
         |g, s| only_a_part(g, values(s), 2),
@@ -65,17 +66,36 @@ pub const CAUSES: [Cause; 27] = [
         "scores-rearranged",
         &["the probabilities pass Transpose", "'turned'"],
     ),
+    // One KV head is no latent: nothing multiplies its rows.
+    (
+        "dynamo18-llama-mqa",
+        |g, s| {
+            turned(g, (s.output.0, 0));
+        },
+        "scores-rearranged",
+        &["the probabilities pass Transpose", "'turned'"],
+    ),
     (
         "dynamo18-llama-eager",
-        |g, _| {
-            let softmax = g.node.iter_mut().find(|n| n.op_type() == "Softmax");
-            softmax.unwrap().op_type = Some("Hardmax".to_owned());
-        },
+        without_softmax,
         "unknown-reader",
         &[
             "'past_key_values.0.key'",
             "a softmax, and a product with the values",
         ],
+    ),
+    // A Cast of the interface type, and a selection of beams, stand between the cache and the graph's inputs and outputs.
+    (
+        "keep_io-llama",
+        without_softmax,
+        "unknown-reader",
+        &["'past_key_values.0.key'"],
+    ),
+    (
+        "beams-llama",
+        without_softmax,
+        "unknown-reader",
+        &["'past_key_values.0.key'"],
     ),
     (
         "dynamo18-llama",
@@ -127,18 +147,36 @@ pub const CAUSES: [Cause; 27] = [
     ),
     (
         "dynamo18-llama",
-        queries_of_any_shape,
+        queries_of_any_size,
         "operand-shape",
         &[
             "the query 'told_queries' has shape",
-            "[batch, heads, length, head_size]",
+            "constant heads and head_size",
         ],
     ),
     (
         "optimum-llama",
-        queries_of_any_shape,
+        queries_of_any_size,
         "operand-shape",
         &["the query 'told_queries' has shape"],
+    ),
+    (
+        "dynamo18-llama",
+        queries_of_any_shape,
+        "unknown-shape",
+        &[
+            "the query 'told_queries' cannot be inferred",
+            "the output of Reshape 'told_queries' is unknown",
+        ],
+    ),
+    (
+        "optimum-llama",
+        |g, s| {
+            let lost = node("MeanVarianceNormalization", "lost", &[], &["lost"]);
+            wrap(g, (s.score.0, 0), lost);
+        },
+        "unknown-shape",
+        &["the output of MeanVarianceNormalization 'lost' is unknown"],
     ),
     (
         "dynamo18-llama",

@@ -109,6 +109,25 @@ pub fn queries_of_any_shape(graph: &mut GraphProto, site: &Site) {
     wrap(graph, (site.score.0, 0), told);
 }
 
+/// The queries are an input of the graph, whose sizes are all names.
+pub fn queries_of_any_size(graph: &mut GraphProto, site: &Site) {
+    let mut told = value("told_queries", FLOAT, &[0; 4]);
+    if let Some(Value::TensorType(tensor)) = &mut told.r#type.as_mut().unwrap().value {
+        let dims = tensor.shape.iter_mut().flat_map(|shape| &mut shape.dim);
+        for (dim, name) in dims.zip(["batch", "heads", "length", "size"]) {
+            dim.value = Some(Size::DimParam(name.to_owned()));
+        }
+    }
+    graph.input.push(told);
+    graph.node[site.score.0].input[0] = "told_queries".to_owned();
+}
+
+/// The first attention is none that is known.
+pub fn without_softmax(graph: &mut GraphProto, _: &Site) {
+    let softmax = graph.node.iter_mut().find(|n| n.op_type() == "Softmax");
+    softmax.unwrap().op_type = Some("Hardmax".to_owned());
+}
+
 /// A `Shape` of the operand of keys, whose first axis is batch times heads there, is an output of the graph.
 pub fn asked(graph: &mut GraphProto, site: &Site) {
     let path = &site.key.path;

@@ -25,6 +25,7 @@ impl Reason {
             Self::Quantized { .. } => "quantized-products",
             Self::AlreadyLatent { .. } => "already-latent",
             Self::OperandShape { .. } => "operand-shape",
+            Self::UnknownShape { .. } => "unknown-shape",
             Self::ValueProducts { .. } => "value-products",
             Self::ScoreProducts { .. } => "score-products",
             Self::ShapeReader { .. } => "shape-reader",
@@ -82,6 +83,9 @@ impl Reason {
             Self::AlreadyLatent { .. } => "nothing: the model is what a rewrite would make of it",
             Self::OperandShape { .. } => {
                 "export with a constant number of heads and a constant head size, as [batch, heads, length, head_size]"
+            }
+            Self::UnknownShape { .. } => {
+                "declare the shape of that value: python -m onnxruntime.tools.symbolic_shape_infer writes the shapes of inner values into the model"
             }
             Self::ValueProducts { .. } | Self::ScoreProducts { .. } => {
                 "export with one product of queries and keys, one softmax and one product with the values in each attention"

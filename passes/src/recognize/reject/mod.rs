@@ -255,6 +255,16 @@ pub enum Reason {
         /// The expected shape or type.
         expected: String,
     },
+    /// An operand whose shape is not known.
+    #[error("the shape of the {operand} '{value}' cannot be inferred: {cause}")]
+    UnknownShape {
+        /// Query, key, value or probabilities.
+        operand: Operand,
+        /// Name of the value.
+        value: String,
+        /// The node or the graph input at which the shape is lost.
+        cause: String,
+    },
     /// The probabilities are multiplied with several operands, or from the right.
     #[error("{}, expected one product of probabilities and values", products(*.count))]
     ValueProducts {

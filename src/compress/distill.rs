@@ -14,10 +14,9 @@ use crate::tune::run::{TrainProgress, TuneOptions, tune};
 use crate::tune::samples::Samples;
 use crate::tune::select::Trainable;
 
-/// Largest number of tokens of a sequence; shorter where the context is.
-const LONGEST: usize = 4096;
-/// Tokens of a step, so that it takes seconds.
-const CHUNK: usize = 512;
+/// Tokens of a sequence and of a step, so that it takes seconds. Sequences of 4,096 tokens, read in chunks of as many, take
+/// twice the time for a gain that as many more steps bring too (docs/trials.md).
+const LENGTH: usize = 512;
 
 /// Trains the factors of `compressed` for `steps` steps on `text`, to match the next-token distribution of `original`, with
 /// sequences at random positions below `context`. The state is kept beside the output, so that a run that was stopped goes on
@@ -32,14 +31,14 @@ pub(super) fn distil(
     (steps, context): (usize, usize),
     observer: &mut Observer,
 ) -> Result<Distilled, CompressError> {
-    let text = text.clone().in_sequences_of(LONGEST.min(context));
+    let text = text.clone().in_sequences_of(LENGTH);
     let samples = Samples::of_text(&text).ok_or(CompressError::ShortText)?;
     let options = TuneOptions {
         trainable: Trainable::Factors,
         steps,
         rate: None,
         context,
-        chunk: CHUNK,
+        chunk: LENGTH,
         batch: 1,
         seed: 0,
     };

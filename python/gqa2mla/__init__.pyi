@@ -81,7 +81,7 @@ class CompareOptions(FactorOptions, RuntimeOptions, total=False):
     clean: bool
     cache_ratios: Union[Share, Sequence[Share]]
     ways: Union[str, Sequence[str]]
-    bits: Union[int, Sequence[int]]
+    cache_bits: Union[int, Sequence[int]]
     freq_fold: int
     test_text: Path
     test_token_ids: Path
@@ -99,6 +99,7 @@ class TuneOptions(TextOptions, total=False):
     steps: int
     rate: float
     length: int
+    chunk: int
     context: int
     batch: int
     tokens: int

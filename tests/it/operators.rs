@@ -2,7 +2,7 @@
 
 mod ragged;
 
-use crate::common::{SINGLE, compared, grouped, in_ort, loaded, rewritten};
+use crate::common::{SINGLE, compared, exact_after, grouped, in_ort, loaded, rewritten};
 use gqa2mla::files::load::LoadedModel;
 use gqa2mla_passes::onnx::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType};
 use gqa2mla_passes::{Absorbed, Form, RewriteOptions};
@@ -38,22 +38,7 @@ type Change = fn(&mut GraphProto);
 
 /// Changes the fixture, and holds the rewrite to exactness and to having changed something.
 fn holds(fixture: &str, what: &str, change: Change, form: &dyn Form) {
-    let mut before = loaded(fixture);
-    change(graph(&mut before));
-    let mut after = loaded(fixture);
-    change(graph(&mut after));
-    let options = RewriteOptions {
-        form,
-        ..RewriteOptions::default()
-    };
-    rewritten(&mut after, options).unwrap_or_else(|error| panic!("{fixture}, {what}: {error}"));
-    let comparison = compared(&before, &after, in_ort(SINGLE))
-        .unwrap_or_else(|error| panic!("{fixture}, {what}: {error}"));
-    assert!(
-        comparison.passed(),
-        "{fixture}, {what}: {:e}",
-        comparison.max_ratio()
-    );
+    let (before, _) = exact_after(fixture, what, change, form);
     // An attribute that changes nothing would prove nothing.
     let effect = compared(&loaded(fixture), &before, in_ort(SINGLE)).unwrap();
     assert!(

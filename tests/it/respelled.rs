@@ -1,7 +1,7 @@
 //! Operators that an exporter or a runtime writes around the caches, or in place of others: the attention is the same, and so
 //! are the logits.
 
-use crate::common::{SINGLE, compared, grouped, in_ort, loaded, rewritten};
+use crate::common::{SINGLE, compared, exact_after, grouped, in_ort, loaded, rewritten};
 use gqa2mla::files::load::LoadedModel;
 use gqa2mla_passes::graph::build::{floats, int64_vector, node};
 use gqa2mla_passes::onnx::{GraphProto, NodeProto};
@@ -13,23 +13,8 @@ fn graph(model: &mut LoadedModel) -> &mut GraphProto {
 
 /// Both layers of the changed fixture are rewritten to `form`, and nothing is lost.
 fn holds(fixture: &str, change: fn(&mut GraphProto), form: &dyn Form) {
-    let mut before = loaded(fixture);
-    change(graph(&mut before));
-    let mut after = loaded(fixture);
-    change(graph(&mut after));
-    let options = RewriteOptions {
-        form,
-        ..RewriteOptions::default()
-    };
-    let done = rewritten(&mut after, options).unwrap_or_else(|error| panic!("{fixture}: {error}"));
+    let (_, done) = exact_after(fixture, "respelled", change, form);
     assert_eq!(done.sites.len(), 2, "{fixture}");
-    let comparison = compared(&before, &after, in_ort(SINGLE))
-        .unwrap_or_else(|error| panic!("{fixture}: {error}"));
-    assert!(
-        comparison.passed(),
-        "{fixture}: {:e}",
-        comparison.max_ratio()
-    );
 }
 
 /// Every Softmax, in the five operators that define it.

@@ -1,3 +1,4 @@
+mod distill;
 mod dry_run;
 mod ending;
 mod form;
@@ -12,9 +13,8 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use gqa2mla_passes::RewriteOptions;
-#[cfg(feature = "train")]
-use gqa2mla_passes::{RankPlan, factor::CacheBits};
 
+use distill::DistillArgs;
 use dry_run::Plan;
 use ending::Ending;
 use form::FormArgs;
@@ -28,8 +28,6 @@ use crate::cli::factors::FactorArgs;
 use crate::cli::proof::ProofArgs;
 use crate::cli::report_file::ReportFile;
 use crate::cli::screen::Screen;
-#[cfg(not(feature = "train"))]
-use crate::cli::untrained::UNTRAINED;
 use crate::cli::values::output;
 use crate::compress::compressor::Destination;
 use crate::compress::foreseen::foresee;
@@ -91,22 +89,8 @@ pub struct Rewrite {
     layout: LayoutArg,
     #[command(flatten, next_help_heading = "Factors")]
     factors: FactorArgs,
-    /// Steps of distillation from MODEL after the rewrite; 0: none.
-    ///
-    /// The factors of all layers are trained together on the text, to match the next-token distribution of MODEL.
-    /// `gqa2mla tune` has more options.
-    #[cfg(feature = "train")]
-    #[arg(
-        long,
-        default_value_t = 0,
-        value_name = "STEPS",
-        help_heading = "Factors"
-    )]
-    distill: usize,
-    /// Not available: this program was built without the feature `train`.
-    #[cfg(not(feature = "train"))]
-    #[arg(long, hide = true)]
-    distill: Option<String>,
+    #[command(flatten, next_help_heading = "Factors")]
+    distill: DistillArgs,
     /// The only model to rewrite in a folder with several models.
     ///
     /// Other models with a cache are left out of the output.
@@ -328,35 +312,11 @@ impl Rewrite {
         format!("gqa2mla rewrite {model} -o {out} --cache-bits 8 --keep-heads{data}")
     }
 
-    /// Refuses a distillation that the other options exclude, before anything is computed.
-    #[cfg(feature = "train")]
-    fn check_distillation(&self) -> Result<(), UsageError> {
-        let wrong = |detail: &str| Err(UsageError(format!("--distill {detail}")));
-        if self.distill == 0 {
-            return Ok(());
-        }
-        if !self.factors.text.is_given() {
-            return wrong("trains on a text: give --text FILE or --token-ids FILE");
-        }
-        let every_rank = self.size.plan() == RankPlan::Full && self.size.promise().is_none();
-        if every_rank && self.form.bits() == CacheBits::Model {
-            return wrong(
-                "recovers a loss, and this rewrite is exact: give --cache-ratio, --rank, --cache-bits or a limit of the loss",
-            );
-        }
-        self.form.check_trainable()
-    }
-
     /// The request for the library.
     fn request(&self) -> anyhow::Result<Request<'static>> {
         let transmla = self.factors.is_transmla();
         let form = self.form.form(transmla)?;
-        #[cfg(feature = "train")]
-        self.check_distillation()?;
-        #[cfg(not(feature = "train"))]
-        if self.distill.is_some() {
-            return Err(UsageError(format!("--distill: {UNTRAINED}")).into());
-        }
+        self.distill.check(&self.size, &self.form, &self.factors)?;
         self.factors.check_used()?;
         if self.no_validate {
             self.how.unused("--no-validate compares none")?;
@@ -384,7 +344,7 @@ impl Rewrite {
             text: self.factors.text(&self.model)?,
             reconstruction_steps: self.factors.reconstruction_steps(),
             #[cfg(feature = "train")]
-            distillation_steps: self.distill,
+            distillation_steps: self.distill.steps,
             runtime: self.how.runtime(),
             proof: (!self.no_validate).then(|| self.how.options()),
             in_detail: self.report.is_some(),

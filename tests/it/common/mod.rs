@@ -132,6 +132,33 @@ pub fn in_ort(tolerance: f64) -> How {
     }
 }
 
+/// Changes the fixture, rewrites it to `form`, and asserts that nothing is lost in ONNX Runtime. Gives the changed original
+/// and what was done.
+pub fn exact_after(
+    fixture: &str,
+    what: &str,
+    change: fn(&mut GraphProto),
+    form: &dyn Form,
+) -> (LoadedModel, Rewritten) {
+    let mut before = loaded(fixture);
+    change(before.model.proto.graph.as_mut().unwrap());
+    let mut after = before.clone();
+    let options = RewriteOptions {
+        form,
+        ..RewriteOptions::default()
+    };
+    let done = rewritten(&mut after, options);
+    let done = done.unwrap_or_else(|error| panic!("{fixture}, {what}: {error}"));
+    let comparison = compared(&before, &after, in_ort(SINGLE))
+        .unwrap_or_else(|error| panic!("{fixture}, {what}: {error}"));
+    assert!(
+        comparison.passed(),
+        "{fixture}, {what}: {:e}",
+        comparison.max_ratio()
+    );
+    (before, done)
+}
+
 /// Exchanges the blocks of KV heads 0 and 1 of the up-projection of the first layer's keys.
 pub fn exchange_two_heads(model: &mut LoadedModel) {
     let graph = model.model.proto.graph.as_mut().unwrap();

@@ -62,10 +62,12 @@ pub fn slice(facts: &Facts, node: &NodeProto, input: &Fact) -> Option<Fact> {
     for (((start, end), at), step) in starts.iter().zip(&ends).zip(&axes).zip(&steps) {
         let at = axis(at.as_i64()?, shape.len())?;
         let size = shape.get(at)?.clone();
-        let length = (*step == TDim::Val(1))
-            .then(|| shapes::slice_length(&size, start, end))
-            .flatten();
-        if let (1, Some(length), Some(from)) = (shape.len(), &length, shapes::bound(&size, start))
+        let length = match *step == TDim::Val(1) {
+            true => shapes::slice_length(&size, start, end),
+            false => shapes::strided_length(&size, start, end, step),
+        };
+        if let (1, TDim::Val(1), Some(length), Some(from)) =
+            (shape.len(), step, &length, shapes::bound(&size, start))
             && let (Some(from), Some(length)) = (from.as_i64(), length.as_i64())
             && length <= content::LONGEST as i64
         {

@@ -65,6 +65,13 @@ pub fn reshape(
         && let Some(slot) = sizes.get(open)
         && slot.is_none()
     {
+        let zero = |size: &TDim| size.as_i64() == Some(0);
+        if input.iter().any(zero) && !sizes.iter().flatten().any(zero) {
+            if let Some(slot) = sizes.get_mut(open) {
+                *slot = Some(TDim::Val(0));
+            }
+            return Some(sizes);
+        }
         let mut rest = SizeFactors::of_product(input);
         let known = sizes
             .iter()
@@ -143,6 +150,29 @@ pub fn slice_length(size: &TDim, start: &TDim, end: &TDim) -> Option<TDim> {
         Some(n) => Some(TDim::Val(n.max(0))),
         None => dim::never_negative(&length).then_some(length),
     }
+}
+
+/// Number of elements that `Slice` takes in steps of `step`, which may be negative; `None` if one operand is no number.
+pub fn strided_length(size: &TDim, start: &TDim, end: &TDim, step: &TDim) -> Option<TDim> {
+    let (size, step) = (size.as_i64()?, step.as_i64().filter(|&step| step != 0)?);
+    // The index before the first element of an axis is -1 after clamping, and the end of a backward slice.
+    let (low, high) = match step > 0 {
+        true => (0, size),
+        false => (-1, size - 1),
+    };
+    let at = |at: i64| match at < 0 {
+        true => at.saturating_add(size).clamp(low, high.max(low)),
+        false => at.clamp(low, high.max(low)),
+    };
+    let (from, to) = (at(start.as_i64()?), at(end.as_i64()?));
+    let (distance, step) = match step > 0 {
+        true => (to - from, step),
+        false => (from - to, step.checked_neg()?),
+    };
+    Some(TDim::Val(match distance > 0 {
+        true => (distance - 1) / step + 1,
+        false => 0,
+    }))
 }
 
 /// A start or end of `Slice` as an index from the front, clamped to an axis of `size` elements; `None` if the symbols

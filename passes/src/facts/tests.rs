@@ -76,6 +76,41 @@ fn a_reshape_by_sizes_of_its_input_is_followed() {
 }
 
 #[test]
+fn a_slice_in_steps_has_a_length_and_a_reshape_of_nothing_has_no_heads() {
+    // (start, end, step) of an axis of 10, and numpy's len(x[start:end:step])
+    let slices = [
+        (0, 10, 3, 4),
+        (1, -1, 4, 2),
+        (8, 1, 5, 0),
+        (-1, -100, -1, 10),
+        (7, 2, -2, 3),
+        (2, 7, -1, 0),
+    ];
+    for (start, end, step, length) in slices {
+        let graph = graph(
+            vec![input("x", &["batch", "T", "10"])],
+            vec![
+                int64_vector("starts", &[start]),
+                int64_vector("ends", &[end]),
+                int64_vector("axes", &[2]),
+                int64_vector("steps", &[step]),
+                int64_vector("heads", &[0, 0, -1, 1]),
+            ],
+            vec![
+                node(
+                    "Slice",
+                    "slice",
+                    &["x", "starts", "ends", "axes", "steps"],
+                    &["y"],
+                ),
+                node("Reshape", "reshape", &["y", "heads"], &["z"]),
+            ],
+        );
+        assert_eq!(shape(&graph, "z"), format!("[batch, T, {length}, 1]"));
+    }
+}
+
+#[test]
 fn what_a_concat_joins_agrees_on_the_other_axes() {
     let graph = graph(
         vec![

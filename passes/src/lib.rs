@@ -28,7 +28,7 @@ pub mod recognize;
 pub mod weights;
 
 pub use analysis::{Analysis, SiteView};
-pub use forms::{Absorbed, Decoupled, Expanded, Form, LatentPast, RankPlan};
+pub use forms::{Absorbed, Decoupled, Expanded, Form, Joint, LatentPast, RankPlan};
 pub use pipeline::error::RewriteError;
 pub use pipeline::factorize::by_weights;
 pub use pipeline::options::RewriteOptions;

@@ -108,6 +108,8 @@ enum Train {
     Factors,
     /// The projections of keys and values, W_K and W_V, and the factors of a rewrite if there are any.
     Kv,
+    /// The weights of all layers, with a tenth of the rate, and the factors of a rewrite if there are any.
+    Layers,
 }
 
 impl Tune {
@@ -131,6 +133,7 @@ impl Tune {
             trainable: match self.train {
                 Train::Factors => Trainable::Factors,
                 Train::Kv => Trainable::KeysAndValues,
+                Train::Layers => Trainable::Layers,
             },
             steps: self.steps,
             rate: self.rate,

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use gqa2mla_passes::factor::reconstruct::Descent;
 use gqa2mla_passes::factor::{CacheBits, Made};
+use gqa2mla_passes::forms::CachedKeys;
 use gqa2mla_passes::pipeline::factorize::Wanted;
 use gqa2mla_passes::pipeline::{Planned, plan};
+use gqa2mla_passes::recognize::rotation::Rotated;
 use gqa2mla_passes::{
     Analysis, RankPlan, RewriteError, RewriteOptions, Rewritten, SiteView, by_weights,
 };
@@ -21,7 +23,7 @@ use crate::files::interrupted::keep_work;
 use crate::files::load::LoadedModel;
 use crate::files::save::{DataFile, output_path};
 use crate::fit::calibrate::{Analyzed, CalibrateError};
-use crate::fit::factors::{Factorization, decoupled, from_moments, moments};
+use crate::fit::factors::{Factorization, decoupled, from_moments, joint_of, moments};
 use crate::fit::reconstruct::error::ReconstructError;
 use crate::fit::reconstruct::{self, Job, Reconstruction};
 use crate::fit::rounding::RoundingInputs;
@@ -139,7 +141,7 @@ impl Compressor<'_> {
         };
         let is_narrow = planned.iter().any(|p| options.form.loses(p.ranks, &p.site));
         let is_lossy = is_narrow || options.bits != CacheBits::Model;
-        let reconstructs = is_narrow && options.form.is_exact_at_full_rank();
+        let reconstructs = is_narrow && options.form.is_reconstructed();
         let (mut done, mut unfinished) = (None, None);
         if let (Some((text, descent)), Some(statistics), true) =
             (self.reconstruction, self.statistics, reconstructs)
@@ -215,6 +217,23 @@ impl Compressor<'_> {
             options.form.cached_keys(),
             options.positions(),
         );
+        let rows = RoundingInputs {
+            scoring: scoring.as_ref(),
+            statistics: sums,
+            moments: &moments,
+        };
+        if options.form.cached_keys() == CachedKeys::WithValues {
+            let centred = scoring.is_some() && self.factorization == Factorization::Calibrated;
+            let made = joint_of(site, (&moments, centred), sums, wanted.ranks)?;
+            let made = made.ok_or("its statistics hold no keys before rotation")?;
+            if wanted.bits == CacheBits::Model {
+                return Ok(Made::Joint(made.into()));
+            }
+            let rotated = *view.rotation() != Rotated::No;
+            let made = rows.rounded_together(made, rotated);
+            let missing = "the range of its keys before rotation is not known, because its rotation is none that the calibration follows: leave out --cache-bits";
+            return made.ok_or_else(|| missing.into());
+        }
         let ready = done.map(|d| d.factors(view.id())).transpose()?;
         let factors = match ready.flatten() {
             Some(factors) => factors,
@@ -223,11 +242,6 @@ impl Compressor<'_> {
         if wanted.bits == CacheBits::Model {
             return Ok(factors.into());
         }
-        let rows = RoundingInputs {
-            scoring: scoring.as_ref(),
-            statistics: sums,
-            moments: &moments,
-        };
         let positions = options.positions();
         Ok(rows.rounded(factors, wanted.bits, options.form, positions)?)
     }

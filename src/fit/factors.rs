@@ -1,5 +1,6 @@
 //! The factorizations of a model's layers.
 
+use gqa2mla_passes::factor::joint::{JointFactors, joint};
 use gqa2mla_passes::factor::statistics::Recipe;
 use gqa2mla_passes::factor::transmla::{DecoupledFactors, Joint, transmla};
 use gqa2mla_passes::factor::{Factors, Moments, Ranks, SpectralError, Statistics, factor};
@@ -48,8 +49,9 @@ impl Factorization {
         Recipe {
             weighted: matches!(self, Self::Weighted | Self::Calibrated),
             centred_keys: calibrated && scoring.is_some_and(Scoring::ignores_shifts),
-            received_values: calibrated && scoring.is_some(),
-            unrotated: keys == CachedKeys::Unrotated,
+            // The moments of keys and values together give every token the same weight.
+            received_values: calibrated && scoring.is_some() && keys != CachedKeys::WithValues,
+            unrotated: keys.are_unrotated(),
             positions,
         }
     }
@@ -96,6 +98,24 @@ pub fn decoupled(
         interleaved: rotation.interleaved,
     };
     transmla(&joint, fold, ranks.value).map(Some)
+}
+
+/// Factors of one latent of keys and values, whose errors are weighted as `moments` has it; `None` if the statistics lack the
+/// keys before rotation. If `centred`, a bias restores the means; valid if the probabilities of each query sum to one.
+///
+/// # Errors
+/// [`SpectralError`] if the moments are not finite.
+pub fn joint_of(
+    site: &Site,
+    (moments, centred): (&Moments, bool),
+    statistics: &Statistics,
+    ranks: Ranks,
+) -> Result<Option<JointFactors>, SpectralError> {
+    let heads = (statistics.received.len(), site.kv_heads);
+    let moments = statistics.joint(moments, centred);
+    moments
+        .map(|moments| joint(&moments, heads, ranks))
+        .transpose()
 }
 
 /// Factors of one attention from its moments.

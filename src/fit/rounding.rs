@@ -2,11 +2,12 @@
 
 use gqa2mla_passes::factor::rounding::Levels;
 use gqa2mla_passes::factor::{
-    CacheBits, Factors, Made, Moments, Rounding, SideFactors, SpectralError, Statistics,
+    CacheBits, Factors, JointFactors, Made, Moments, Rounding, SideFactors, SpectralError,
+    Statistics,
 };
-use gqa2mla_passes::forms::{Form, Rounds};
+use gqa2mla_passes::forms::{CachedKeys, Form, Rounds};
 use gqa2mla_passes::recognize::scoring::Scoring;
-use ndarray::Array2;
+use ndarray::{Array2, Axis, concatenate};
 
 /// What the integers of one cache are made of.
 pub struct RoundingInputs<'r> {
@@ -19,6 +20,28 @@ pub struct RoundingInputs<'r> {
 }
 
 impl RoundingInputs<'_> {
+    /// Factors of one latent of keys and values, which is cached as 8-bit integers; `None` if the sampled keys cannot be
+    /// rotated back, because their rotation is not known.
+    #[must_use]
+    pub fn rounded_together(&self, factors: JointFactors, rotated: bool) -> Option<Made> {
+        let sample = &self.statistics.sample;
+        let keys = match &self.statistics.position_free {
+            Some(sums) => sample.keys_unrotated(&sums.rope),
+            None if rotated => return None,
+            None => sample.keys(),
+        };
+        let rows = concatenate![Axis(1), keys, sample.values()];
+        let centred = self.scoring.is_some();
+        let levels = |side: &SideFactors| Levels::of_eight_bits(&rows.dot(&side.down), centred);
+        let rounding = Rounding {
+            bits: CacheBits::Eight,
+            key: levels(&factors.key),
+            value: levels(&factors.value),
+        };
+        let factors = factors.giving_back(&rounding, self.statistics.received.len());
+        Some(Made::JointRounded(factors.into(), rounding.into()))
+    }
+
     /// `factors` with latents cached as integers of `bits`, in the way that `form` supports. Scales are valid for a
     /// context of `positions` positions: sampled keys are rotated to random positions of it.
     ///
@@ -38,9 +61,10 @@ impl RoundingInputs<'_> {
             false => factors,
         };
         let sample = &self.statistics.sample;
-        let keys = match &self.statistics.position_free {
-            Some(sums) => sample.keys_over(&sums.rope, positions),
-            None => sample.keys(),
+        let keys = match (&self.statistics.position_free, form.cached_keys()) {
+            (Some(sums), CachedKeys::Rotated) => sample.keys_over(&sums.rope, positions),
+            (Some(sums), _) => sample.keys_unrotated(&sums.rope),
+            (None, _) => sample.keys(),
         };
         // Keys can be centred if a constant shift of the scores cancels in the softmax. Values can be centred if the
         // probabilities sum to one, because the bias correction of the outputs then restores the centre.

@@ -43,14 +43,20 @@ pub struct TrainableGraph {
     pub main: GraphProto,
     /// The new keys and values [B, G, T, size] of every recognised attention.
     pub sources: Vec<String>,
+    /// The output of the logits.
+    pub logits: String,
 }
 
 /// The main graph of `model` with attention operators expanded into primitives.
 ///
 /// # Errors
-/// [`TuneError::Analysis`].
+/// [`TuneError::Interface`] and [`TuneError::Analysis`].
 pub fn lowered(model: &LoadedModel) -> Result<TrainableGraph, TuneError> {
     let path = model.path.display().to_string();
+    let subject = LanguageModel::of(&model.model.proto).map_err(|cause| TuneError::Interface {
+        path: path.clone(),
+        cause,
+    })?;
     let analysis = Analysis::of(&model.model, Target::MatMul);
     let analysis = analysis.map_err(|cause| TuneError::Analysis { path, cause })?;
     let sides = analysis
@@ -60,6 +66,7 @@ pub fn lowered(model: &LoadedModel) -> Result<TrainableGraph, TuneError> {
     Ok(TrainableGraph {
         sources: sides.map(|side| side.new.clone()).collect(),
         main: analysis.main,
+        logits: subject.interface.logits,
     })
 }
 

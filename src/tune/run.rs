@@ -115,7 +115,12 @@ pub fn tune(
 ) -> Result<Tuned, TuneError> {
     let path = model.path.display().to_string();
     let graph = lowered(model)?;
-    let trained = select(&graph.main, &graph.sources, options.trainable);
+    let trained = select(
+        &graph.main,
+        &graph.sources,
+        &graph.logits,
+        options.trainable,
+    );
     if trained.is_empty() {
         return Err(TuneError::Nothing {
             path,
@@ -126,6 +131,7 @@ pub fn tune(
                 Trainable::KeysAndValues => {
                     "no weight that makes keys or values was found: are they quantized?"
                 }
+                Trainable::Layers => "no weight of a product was found: are they quantized?",
             }
             .to_owned(),
         });
@@ -144,6 +150,7 @@ pub fn tune(
     let in_chunks = !samples.answers && caches(&student) && teacher.as_ref().is_none_or(caches);
     let run = TrainRun {
         student,
+        trainable: options.trainable,
         teacher,
         samples,
         context: positions,

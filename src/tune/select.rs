@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use gqa2mla_passes::graph::{Graph, is_op};
-use gqa2mla_passes::onnx::GraphProto;
+use gqa2mla_passes::onnx::{GraphProto, tensor_proto::DataType};
+
+/// The element types of weights that can be trained.
+const FLOATS: [DataType; 3] = [DataType::Float, DataType::Float16, DataType::Bfloat16];
 
 /// The part of a model that is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,11 +15,28 @@ pub enum Trainable {
     Factors,
     /// W_K and W_V, and the factors, if there are any.
     KeysAndValues,
+    /// The weights of all products except those of the logits, and the factors, if there are any.
+    Layers,
+}
+
+/// The change of a weight of the original in a step, relative to that of a factor, if all layers are trained. Measured for
+/// half of the rank: a tenth and a fifth lose as little, three fifths nearly twice as much.
+const SHARE_OF_WEIGHTS: f64 = 0.1;
+
+impl Trainable {
+    /// The change of the initializer `name` in a step, relative to that of a factor.
+    #[must_use]
+    pub fn share(self, name: &str) -> f64 {
+        match self == Self::Layers && !is_factor(name) {
+            true => SHARE_OF_WEIGHTS,
+            false => 1.0,
+        }
+    }
 }
 
 /// The last parts of the names of factors; the part before is `mla`, with a number if a model was rewritten repeatedly.
-const FACTORS: [&str; 9] = [
-    "w_dk", "w_uk", "w_dv", "w_uv", "w_ak", "w_av", "b_ak", "b_av", "b_v",
+const FACTORS: [&str; 10] = [
+    "w_dk", "w_uk", "w_dv", "w_uv", "w_ak", "w_av", "b_ak", "b_av", "b_k", "b_v",
 ];
 
 /// Whether `name` is that of a factor of a rewrite: `<old name>/mla/w_uk`.
@@ -42,12 +62,22 @@ pub fn factors(graph: &GraphProto) -> Vec<String> {
 }
 
 /// The initializers of `graph` that `what` selects, in graph order. `sources` are the new keys and values of attentions
-/// that are not rewritten.
+/// that are not rewritten; `logits` is the output of this name.
 #[must_use]
-pub fn select(graph: &GraphProto, sources: &[String], what: Trainable) -> Vec<String> {
+pub fn select(
+    graph: &GraphProto,
+    sources: &[String],
+    logits: &str,
+    what: Trainable,
+) -> Vec<String> {
     let mut chosen: BTreeSet<String> = factors(graph).into_iter().collect();
+    let view = Graph::new(graph);
+    if what == Trainable::Layers {
+        let of_logits = projections(&view, logits);
+        let weights = product_weights(&view);
+        chosen.extend(weights.filter(|weight| !of_logits.contains(weight)));
+    }
     if what == Trainable::KeysAndValues {
-        let view = Graph::new(graph);
         let mut starts = sources.to_vec();
         starts.extend(latent_rows(&chosen));
         for node in &graph.node {
@@ -62,6 +92,26 @@ pub fn select(graph: &GraphProto, sources: &[String], what: Trainable) -> Vec<St
     all.filter(|name| chosen.contains(*name))
         .map(str::to_owned)
         .collect()
+}
+
+/// The stored matrices that products multiply by, unless another operator reads them too, as `Gather` reads embeddings.
+/// Constants that all rewritten layers share are no weights; their names begin with `mla/`.
+fn product_weights<'a>(graph: &'a Graph) -> impl Iterator<Item = String> {
+    let products = graph
+        .nodes()
+        .filter(|(_, node)| is_op(node, "MatMul") || is_op(node, "Gemm"));
+    products.filter_map(|(_, node)| {
+        let stored = graph.initializer(graph.resolve(node.input.get(1)?))?;
+        let uses = graph.uses(stored.name()).iter();
+        let mut readers = uses.filter_map(|usage| graph.node(usage.node));
+        let alone = readers.all(|reader| is_op(reader, "MatMul") || is_op(reader, "Gemm"));
+        let floats = FLOATS
+            .iter()
+            .any(|&float| float as i32 == stored.data_type());
+        let matrix = stored.dims.iter().filter(|&&size| size > 1).count() == 2;
+        let of_all_layers = stored.name().starts_with("mla/");
+        (alone && floats && matrix && !of_all_layers).then(|| stored.name().to_owned())
+    })
 }
 
 /// The names of the new latent rows of the attentions with the up-projections among `factors`. At full rank they are the

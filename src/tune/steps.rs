@@ -10,12 +10,15 @@ use crate::tune::checkpoint::TrainingState;
 use crate::tune::course::{Check, Course};
 use crate::tune::decoder::{Decoder, Past};
 use crate::tune::samples::{Sample, Samples};
+use crate::tune::select::Trainable;
 use crate::validate::scenario::Random;
 
 /// Models and sequences of a run.
 pub struct TrainRun<'s> {
     /// The model in training.
     pub student: Decoder,
+    /// The tensors that are trained.
+    pub trainable: Trainable,
     /// The teacher of a distillation, if there is one.
     pub teacher: Option<Decoder>,
     /// The sequences.
@@ -65,9 +68,9 @@ impl TrainRun<'_> {
         let mut tensors = Vec::new();
         for parameter in self.student.program.parameters() {
             let values = parameter.initial.flatten_all().and_then(|t| t.to_vec1());
-            tensors.push(Trained::new(
-                values.map_err(|e| self.student.failed(e.into()))?,
-            ));
+            let values = values.map_err(|e| self.student.failed(e.into()))?;
+            let share = self.trainable.share(&parameter.name);
+            tensors.push(Trained::new(values, share));
         }
         Ok(TrainingState {
             best: tensors.iter().map(|t| t.values.clone()).collect(),

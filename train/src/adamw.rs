@@ -55,7 +55,7 @@ pub struct Trained {
     pub mean: Vec<f32>,
     /// Running mean of their squares.
     pub square: Vec<f32>,
-    /// Its initial root mean square.
+    /// The unit of a step: its initial root mean square, times the share that it was made with.
     pub scale: f64,
 }
 
@@ -63,15 +63,16 @@ pub struct Trained {
 const SMALLEST_SCALE: f64 = 1e-3;
 
 impl Trained {
-    /// A tensor that starts at `values`.
+    /// A tensor that starts at `values`, and whose steps are `share` times as large as those of other tensors.
     #[must_use]
-    pub fn new(values: Vec<f32>) -> Self {
+    pub fn new(values: Vec<f32>, share: f64) -> Self {
         let squares: f64 = values.iter().map(|&v| f64::from(v).powi(2)).sum();
         let zeros = vec![0.0; values.len()];
         Self {
             scale: (squares / values.len().max(1) as f64)
                 .sqrt()
-                .max(SMALLEST_SCALE),
+                .max(SMALLEST_SCALE)
+                * share,
             mean: zeros.clone(),
             square: zeros,
             values,

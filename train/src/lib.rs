@@ -34,7 +34,7 @@
 //! let inputs = BTreeMap::from([("x".to_owned(), x)]);
 //!
 //! let descent = adamw::AdamOptions::new(20, 0.5);
-//! let mut tensors = [adamw::Trained::new(vec![0.1, 0.2])];
+//! let mut tensors = [adamw::Trained::new(vec![0.1, 0.2], 1.0)];
 //! let mut losses = Vec::new();
 //! for step in 0..20 {
 //!     let w = Tensor::from_slice(&tensors[0].values, (1, 2), &Device::Cpu)?;

@@ -3,6 +3,7 @@
 pub mod blank;
 mod dense;
 mod even;
+pub mod joint;
 pub mod moments;
 pub mod position_free;
 pub mod readers;
@@ -18,6 +19,7 @@ pub mod weights_only;
 
 use ndarray::{Array2, Axis, s};
 
+pub use joint::JointFactors;
 pub use moments::{Moments, SideMoments};
 pub use rounding::{CacheBits, Rounding};
 pub use spectral::SpectralError;
@@ -42,23 +44,39 @@ pub enum Made {
     Latent(Factors),
     /// The same, with the latents cached as integers.
     Rounded(Factors, Box<Rounding>),
+    /// One latent for keys before rotation and values together.
+    Joint(Box<JointFactors>),
+    /// The same, cached as integers.
+    JointRounded(Box<JointFactors>, Box<Rounding>),
     /// TransMLA's factors: one rotated head, and one latent of all other components.
     Decoupled(transmla::DecoupledFactors),
 }
 
-/// The error of a form that is given TransMLA factors.
+/// The error of a form that is given factors of another form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the factors are TransMLA's, which only its own layout takes")]
+#[error("the factors are those of another form")]
 pub struct NotLatent;
 
 impl Made {
-    /// The factors of keys and values.
+    /// The factors of a latent of keys and one of values.
     ///
     /// # Errors
-    /// [`NotLatent`] if the factors are TransMLA's.
+    /// [`NotLatent`] if the factors are those of another form.
     pub fn latent(&self) -> Result<&Factors, NotLatent> {
         match self {
             Self::Latent(factors) | Self::Rounded(factors, _) => Ok(factors),
+            Self::Joint(_) | Self::JointRounded(..) | Self::Decoupled(_) => Err(NotLatent),
+        }
+    }
+
+    /// The factors of one latent of keys and values; two latents are parts of one.
+    ///
+    /// # Errors
+    /// [`NotLatent`] if the factors are TransMLA's.
+    pub fn joint(&self) -> Result<JointFactors, NotLatent> {
+        match self {
+            Self::Latent(factors) | Self::Rounded(factors, _) => Ok(factors.into()),
+            Self::Joint(factors) | Self::JointRounded(factors, _) => Ok((**factors).clone()),
             Self::Decoupled(_) => Err(NotLatent),
         }
     }
@@ -66,8 +84,8 @@ impl Made {
     /// The integer format of the latents, if they are cached as integers.
     pub fn rounding(&self) -> Option<&Rounding> {
         match self {
-            Self::Rounded(_, rounding) => Some(rounding),
-            Self::Latent(_) | Self::Decoupled(_) => None,
+            Self::Rounded(_, rounding) | Self::JointRounded(_, rounding) => Some(rounding),
+            Self::Latent(_) | Self::Joint(_) | Self::Decoupled(_) => None,
         }
     }
 
@@ -76,8 +94,22 @@ impl Made {
     #[must_use]
     pub fn for_every_head(&self, heads: usize) -> Self {
         let mut own = self.clone();
-        if let Self::Latent(factors) | Self::Rounded(factors, _) = &mut own {
-            for side in [&mut factors.key, &mut factors.value] {
+        let sides = match &mut own {
+            Self::Latent(factors) | Self::Rounded(factors, _) => {
+                Some([&mut factors.key, &mut factors.value])
+            }
+            Self::Joint(factors) | Self::JointRounded(factors, _) => {
+                factors.key_bias = factors.key_bias.as_ref().map(|bias| {
+                    let group = (heads / bias.nrows().max(1)).max(1);
+                    let read: Vec<usize> = (0..heads).map(|head| head / group).collect();
+                    bias.select(Axis(0), &read)
+                });
+                Some([&mut factors.key, &mut factors.value])
+            }
+            Self::Decoupled(_) => None,
+        };
+        if let Some(sides) = sides {
+            for side in sides {
                 let kv_heads = side.up.len_of(Axis(0));
                 let group = (heads / kv_heads.max(1)).max(1);
                 let last = kv_heads.saturating_sub(1);

@@ -71,6 +71,18 @@ impl Sample {
         matrix(self.rows.values().map(|row| row.key.as_slice()))
     }
 
+    /// The keys [n, G*d] before rotation by `rope`.
+    #[must_use]
+    pub fn keys_unrotated(&self, rope: &Rope) -> Array2<f64> {
+        let back = |row: &Row| {
+            let (mut key, width) = (row.key.clone(), row.key.len());
+            rope.rotate(&mut key, width, &|_| -(row.position as f64));
+            key
+        };
+        let rows: Vec<Vec<f32>> = self.rows.values().map(back).collect();
+        matrix(rows.iter().map(Vec::as_slice))
+    }
+
     /// The keys [n, G*d], each rotated to several random positions below `positions`. First tokens keep position 0,
     /// because no sequence has them elsewhere.
     #[must_use]

@@ -3,6 +3,7 @@
 
 use ndarray::{Array1, Array2, ArrayView2, ArrayView3, Axis};
 
+use crate::factor::joint::JointMoments;
 use crate::factor::moments::{Moments, SideMoments};
 use crate::factor::position_free::PositionFree;
 use crate::factor::rope::Rope;
@@ -36,8 +37,12 @@ pub struct Statistics {
     pub key_square: Array2<f64>,
     /// Sum of k kᵀ of unrotated keys, [n, n], if the rotation is recognised.
     pub unrotated_square: Option<Array2<f64>>,
+    /// Sum of unrotated k, `[n]`.
+    pub unrotated_sum: Option<Array1<f64>>,
     /// Sum of k vᵀ with unrotated k, [n, m].
     pub unrotated_value: Option<Array2<f64>>,
+    /// Sum of v, `[m]`.
+    pub value_sum: Array1<f64>,
     /// Sum of v vᵀ, [m, m].
     pub value_square: Array2<f64>,
     /// Sum of q qᵀ over the heads of each group, one [d, d] per KV head.
@@ -91,7 +96,9 @@ impl Statistics {
             key_sum: Array1::zeros(n),
             key_square: Array2::zeros((n, n)),
             unrotated_square: unrotated.then(|| Array2::zeros((n, n))),
+            unrotated_sum: unrotated.then(|| Array1::zeros(n)),
             unrotated_value: unrotated.then(|| Array2::zeros((n, m))),
+            value_sum: Array1::zeros(m),
             value_square: Array2::zeros((m, m)),
             query_square: vec![Array2::zeros((key_size, key_size)); kv_heads],
             position_free: None,
@@ -127,10 +134,14 @@ impl Statistics {
         self.tokens += keys.nrows() as f64;
         self.key_sum += &keys.sum_axis(Axis(0));
         self.key_square += &keys.t().dot(&keys);
+        self.value_sum += &values.sum_axis(Axis(0));
         self.value_square += &values.t().dot(&values);
-        if let (Some(sum), Some(rows)) = (&mut self.unrotated_square, &seen.unrotated) {
+        if let (Some(square), Some(rows)) = (&mut self.unrotated_square, &seen.unrotated) {
             let rows = rows.mapv(f64::from);
-            *sum += &rows.t().dot(&rows);
+            *square += &rows.t().dot(&rows);
+            if let Some(sum) = &mut self.unrotated_sum {
+                *sum += &rows.sum_axis(Axis(0));
+            }
             if let Some(cross) = &mut self.unrotated_value {
                 *cross += &rows.t().dot(&values);
             }
@@ -195,6 +206,8 @@ impl Statistics {
                 .unrotated_value
                 .as_ref()
                 .is_none_or(|s| s.dim() == (n, m))
+            && self.unrotated_sum.as_ref().is_none_or(|s| s.len() == n)
+            && self.value_sum.len() == m
             && self.value_square.dim() == (m, m)
             && self.squared_square.dim() == (m, m)
             && self.received_value.dim() == (heads, m)
@@ -205,7 +218,12 @@ impl Statistics {
 
     /// Whether all sums are finite.
     pub fn is_finite(&self) -> bool {
-        let vectors = [&self.key_sum, &self.received, &self.squared];
+        let vectors = [
+            &self.key_sum,
+            &self.value_sum,
+            &self.received,
+            &self.squared,
+        ];
         let matrices = [
             &self.key_square,
             &self.value_square,
@@ -214,7 +232,8 @@ impl Statistics {
             &self.squared_square,
         ];
         let free = self.position_free.as_ref();
-        vectors.iter().all(|v| v.iter().all(|x| x.is_finite()))
+        let mut vectors = vectors.into_iter().chain(&self.unrotated_sum);
+        vectors.all(|v| v.iter().all(|x| x.is_finite()))
             && free.is_none_or(PositionFree::is_finite)
             && matrices
                 .into_iter()
@@ -265,6 +284,34 @@ impl Statistics {
             },
             mean_output: value_mean,
         }
+    }
+
+    /// The moments of unrotated keys and of values together, for attentions whose errors are weighted as `moments` has it;
+    /// `None` if the keys before rotation are not known. If `centred`, the means are left out, which a bias restores.
+    #[must_use]
+    pub fn joint(&self, moments: &Moments, centred: bool) -> Option<JointMoments> {
+        let (square, sum, cross) = (
+            self.unrotated_square.as_ref()?,
+            self.unrotated_sum.as_ref()?,
+            self.unrotated_value.as_ref()?,
+        );
+        let tokens = self.tokens.max(1.0);
+        let part = |all: &Array2<f64>, a: &Array1<f64>, b: &Array1<f64>| match centred {
+            true => all / tokens - outer(a, b) / tokens.powi(2),
+            false => all / tokens,
+        };
+        let side = |cached, weight: &SideMoments| SideMoments {
+            cached,
+            weight: weight.weight.clone(),
+            measured: true,
+        };
+        let value = &self.value_sum;
+        Some(JointMoments {
+            key: side(part(square, sum, sum), &moments.key),
+            value: side(part(&self.value_square, value, value), &moments.value),
+            cross: part(cross, sum, value),
+            means: centred.then(|| (sum / tokens, value / tokens)),
+        })
     }
 
     /// Mean over queries of `sum p v` over all cached values, [H, m]: the mean output of each head before the selection

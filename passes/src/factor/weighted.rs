@@ -93,6 +93,20 @@ pub fn factors(
     if rank >= full {
         return Ok(whole(full, kv_heads, rank));
     }
+    let (down, stacked, spectrum) = principal(moments, rank)?;
+    let mut up = Array3::zeros((kv_heads, size, rank));
+    for (head, mut block) in up.outer_iter_mut().enumerate() {
+        block.assign(&stacked.slice(s![head * size..(head + 1) * size, ..]));
+    }
+    Ok(SideFactors { down, up, spectrum })
+}
+
+/// The first `rank` weighted principal components of rows of n channels: w_d [n, r], w_u [n, r], and the weighted second
+/// moment along each of the n directions, largest first.
+pub fn principal(
+    moments: &SideMoments,
+    rank: usize,
+) -> Result<(Array2<f64>, Array2<f64>, Array1<f64>), SpectralError> {
     let roots = SideRoots::of(moments)?;
     let left = roots.times(&moments.cached.view());
     let weighted = roots.times(&left.t());
@@ -107,15 +121,7 @@ pub fn factors(
     let kept = eigen.vectors.slice(s![.., ..rank]);
     let down = &roots.times(&kept) * &scale;
     let stacked = &roots.inverse_times(&kept) / &scale;
-    let mut up = Array3::zeros((kv_heads, size, rank));
-    for (head, mut block) in up.outer_iter_mut().enumerate() {
-        block.assign(&stacked.slice(s![head * size..(head + 1) * size, ..]));
-    }
-    Ok(SideFactors {
-        down,
-        up,
-        spectrum: values,
-    })
+    Ok((down, stacked, values))
 }
 
 /// Identity factors for the full rank, which do not even cause rounding errors. Columns beyond the full rank are zero.

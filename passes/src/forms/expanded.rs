@@ -17,12 +17,12 @@
 use ndarray::Array3;
 
 use crate::analysis::SiteView;
-use crate::factor::{Made, Ranks};
+use crate::factor::{CacheBits, Made, Ranks};
 use crate::forms::builder::Builder;
 use crate::forms::folded::Projections;
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
-use crate::forms::{CachedKeys, Form, FormError, Hindrance};
+use crate::forms::{CachedKeys, Form, FormError, Hindrance, Rounds};
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
 use crate::onnx::NodeProto;
@@ -50,6 +50,10 @@ impl Form for Expanded {
         None
     }
 
+    fn rounds(&self) -> Rounds {
+        Rounds::AboutZero
+    }
+
     fn check(&self, view: &SiteView, _: Ranks) -> Result<(), FormError> {
         known_rotation(view).map(|_| ())
     }
@@ -63,15 +67,16 @@ impl Form for Expanded {
         factors: &Made,
         names: &SiteNames,
     ) -> Result<Layout, FormError> {
-        let (site, factors) = (view.site(), factors.latent()?);
+        let (site, rounding) = (view.site(), factors.rounding());
+        let factors = match rounding {
+            Some(rounding) => &factors.latent()?.reading_integers(rounding),
+            None => factors.latent()?,
+        };
         let packed = known_rotation(view)?.is_some_and(|r| r.packed);
         // Rebuilt keys have the element type of the cached rows.
         let cached = site.elem_type;
         let up_key = &factors.key.up * site.key.scale;
-        let up_key = match packed {
-            true => side_by_side(up_key),
-            false => up_key.permuted_axes([0, 2, 1]).into_dyn(),
-        };
+        let up_key = up_of_keys(up_key, packed);
         let up_value = (&factors.value.up * site.value.scale).permuted_axes([0, 2, 1]);
         let projections = Projections::of(view);
         let mut layout = Layout::default();
@@ -79,7 +84,10 @@ impl Form for Expanded {
         layout.add(names, "w_uk", cached, &up_key)?;
         projections.add_value(&mut layout, names, cached, &factors.value)?;
         layout.add(names, "w_uv", site.value.product_type, &up_value.into_dyn())?;
-        layout.add_output_bias(names, view, factors)?;
+        layout.add_output_bias(names, view, factors.bias.as_ref())?;
+        if let Some(rounding) = rounding {
+            layout.add_rounding(names, site, rounding)?;
+        }
         Ok(layout)
     }
 
@@ -99,13 +107,21 @@ impl Form for Expanded {
 }
 
 /// The rotation of the keys, which the form applies at all positions; `None` if keys are not rotated.
-fn known_rotation<'v>(view: &'v SiteView) -> Result<Option<&'v Rotation>, FormError> {
+pub(super) fn known_rotation<'v>(view: &'v SiteView) -> Result<Option<&'v Rotation>, FormError> {
     match view.rotation() {
         Rotated::By(rotation) => Ok(Some(rotation)),
         Rotated::No => Ok(None),
         Rotated::Unknown(missing) => Err(FormError::missing(&format!(
             "the rotation of its keys is not recognised: {missing}"
         ))),
+    }
+}
+
+/// w_uk [G, d, r] as the rows of heads read it: [G, r, d], or [r, G*d] if heads are split after the rotation (`packed`).
+pub(super) fn up_of_keys(up: Array3<f64>, packed: bool) -> ndarray::ArrayD<f64> {
+    match packed {
+        true => side_by_side(up),
+        false => up.permuted_axes([0, 2, 1]).into_dyn(),
     }
 }
 
@@ -130,6 +146,8 @@ impl Builder<'_> {
         };
         let (more, latents) = self.append(&site.key, 'k', &rows, packed);
         nodes.extend(more);
+        let (more, latents) = self.floats("k_B1Sr", latents);
+        nodes.extend(more);
         let (more, mut keys) = self.rebuilt(&latents, packed);
         nodes.extend(more);
         if let Some(rotation) = rotation {
@@ -142,6 +160,8 @@ impl Builder<'_> {
         let (mut nodes, rows) = self.new_rows(&site.value, 'v');
         let (more, latents) = self.append(&site.value, 'v', &rows, false);
         nodes.extend(more);
+        let (more, latents) = self.floats("v_B1Sr", latents);
+        nodes.extend(more);
         self.put(&site.value, nodes);
         let latents = self.cast(&site.value, "v_B1Sr", &latents, site.output);
         let (name, output) = self.output_names();
@@ -153,9 +173,21 @@ impl Builder<'_> {
         Some(())
     }
 
+    /// The node that converts cached integers `latents` to the element type of the rows, and the name of the result;
+    /// `latents` themselves if they are floating-point numbers.
+    pub(super) fn floats(&self, part: &str, latents: String) -> (Option<NodeProto>, String) {
+        if self.layout.bits == CacheBits::Model {
+            return (None, latents);
+        }
+        let part = format!("{part}_float");
+        let cast = self.unary("Cast", &part, &[&latents]);
+        let cast = cast.with_int("to", self.site.elem_type.into());
+        (Some(cast), self.name(&part))
+    }
+
     /// Replaces the score product by products of the query heads with the rebuilt `keys` [B, G, S, d] that each group
     /// reads, or [B, H, S, d].
-    fn grouped_score(&mut self, keys: &str) {
+    pub(super) fn grouped_score(&mut self, keys: &str) {
         let site = self.site;
         let (split, queries) = self.queries_by_block();
         let heads = if self.has_blocks_per_head() { 'H' } else { 'G' };
@@ -177,7 +209,7 @@ impl Builder<'_> {
     }
 
     /// The new rows, and the nodes that make them if there is no past.
-    fn new_rows(&self, side: &Side, letter: char) -> (Vec<NodeProto>, String) {
+    pub(super) fn new_rows(&self, side: &Side, letter: char) -> (Vec<NodeProto>, String) {
         match &side.cache {
             Some(cache) if cache.past.is_none() => self.first_rows(cache, letter),
             _ => (Vec::new(), side.new.clone()),
@@ -185,7 +217,7 @@ impl Builder<'_> {
     }
 
     /// Places `nodes` at the append to the cache of `side`, or without a cache before the first reader of its rows.
-    fn put(&mut self, side: &Side, nodes: Vec<NodeProto>) {
+    pub(super) fn put(&mut self, side: &Side, nodes: Vec<NodeProto>) {
         let at = match &side.cache {
             Some(cache) => Some(cache.append),
             None => self.graph.uses(&side.new).iter().map(|u| u.node).min(),
@@ -197,7 +229,7 @@ impl Builder<'_> {
 
     /// The nodes that compute the new latent rows and append them to the past, if there is one, and the name of the
     /// value [B, 1, S, r] that holds all rows.
-    fn append(
+    pub(super) fn append(
         &mut self,
         side: &Side,
         letter: char,
@@ -221,7 +253,9 @@ impl Builder<'_> {
             (None, _) => self.latent_rows(side, letter, rows),
         };
         let one = self.vector(&[1]);
-        let (flat, new) = (self.name(&part("BTr")), self.name(&part("B1Tr")));
+        let (more, flat) = self.rounded(letter, self.name(&part("BTr")));
+        nodes.extend(more);
+        let new = self.name(&part("B1Tr"));
         let all = match &side.cache {
             None => new.clone(),
             Some(cache) => cache.joined.clone(),
@@ -241,19 +275,26 @@ impl Builder<'_> {
 
     /// The nodes that rebuild all keys from `latents`: [B, G, S, d], or [B, S, G*d] if `packed`; H in place of G if every
     /// query head has factors of its own.
-    fn rebuilt(&mut self, latents: &str, packed: bool) -> (Vec<NodeProto>, String) {
-        let up = self.layout.name("w_uk");
-        if !packed {
-            let heads = if self.has_blocks_per_head() { 'H' } else { 'G' };
-            let part = format!("k_B{heads}Sd");
-            let node = self.unary("MatMul", &part, &[latents, up]);
-            return (vec![node], self.name(&part));
-        }
-        let one = self.vector(&[1]);
-        let nodes = vec![
-            self.unary("Squeeze", "k_BSr", &[latents, &one]),
-            self.unary("MatMul", "k_BSx", &[&self.name("k_BSr"), up]),
-        ];
-        (nodes, self.name("k_BSx"))
+    pub(super) fn rebuilt(&mut self, latents: &str, packed: bool) -> (Vec<NodeProto>, String) {
+        let up = self.layout.name("w_uk").to_owned();
+        let (mut nodes, latents, part) = match packed {
+            false => {
+                let heads = if self.has_blocks_per_head() { 'H' } else { 'G' };
+                (Vec::new(), latents.to_owned(), format!("k_B{heads}Sd"))
+            }
+            true => {
+                let one = self.vector(&[1]);
+                let squeeze = self.unary("Squeeze", "k_BSr", &[latents, &one]);
+                (vec![squeeze], self.name("k_BSr"), "k_BSx".to_owned())
+            }
+        };
+        let Some(bias) = self.layout.find("b_k") else {
+            nodes.push(self.unary("MatMul", &part, &[&latents, &up]));
+            return (nodes, self.name(&part));
+        };
+        let product = format!("{part}/product");
+        nodes.push(self.unary("MatMul", &product, &[&latents, &up]));
+        nodes.push(self.unary("Add", &part, &[&self.name(&product), bias]));
+        (nodes, self.name(&part))
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ndarray::{Array2, ArrayD, Axis};
 
 use crate::analysis::SiteView;
-use crate::factor::{CacheBits, Factors, Made};
+use crate::factor::{CacheBits, Made};
 use crate::forms::FormError;
 use crate::forms::join::Join;
 use crate::forms::names::SiteNames;
@@ -96,7 +96,7 @@ impl Layout {
         all.map(|(name, (elem_type, shape))| (name.as_str(), *elem_type, shape.as_slice()))
     }
 
-    /// Adds the bias correction `b_v` [H, 1, dv] of the outputs, if the factors have one: of all heads that read the cache,
+    /// Adds the bias correction `b_v` [H, 1, dv] of the outputs, if there is one: of all heads that read the cache,
     /// the attention's own.
     ///
     /// # Errors
@@ -105,9 +105,9 @@ impl Layout {
         &mut self,
         names: &SiteNames,
         view: &SiteView,
-        factors: &Factors,
+        bias: Option<&Array2<f64>>,
     ) -> Result<(), TensorRange> {
-        if let Some(bias) = &factors.bias {
+        if let Some(bias) = bias {
             let side = &view.site().value;
             let own = bias.select(Axis(0), &view.reading_heads().of(view.placed.reader));
             let by_head = (own * side.scale).insert_axis(Axis(1));
@@ -228,7 +228,7 @@ pub fn latents(
             layout.add(names, up, side.product_type, &values)?;
         }
     }
-    layout.add_output_bias(names, view, &factors)?;
+    layout.add_output_bias(names, view, factors.bias.as_ref())?;
     if let Some(rounding) = made.rounding() {
         layout.add_rounding(names, site, rounding)?;
     }

@@ -23,6 +23,7 @@ forms! {
     absorbed: Absorbed,
     grouped_query: GroupedQuery,
     expanded: Expanded,
+    joint: Joint,
     latent_past: LatentPast,
     decoupled: Decoupled,
     kept: KeptHeads,
@@ -80,6 +81,16 @@ pub enum CachedKeys {
     Rotated,
     /// Keys before RoPE; the form rotates them when they are read.
     Unrotated,
+    /// Keys before RoPE, in one latent with the values.
+    WithValues,
+}
+
+impl CachedKeys {
+    /// Whether they are keys before RoPE.
+    #[must_use]
+    pub fn are_unrotated(self) -> bool {
+        self != Self::Rotated
+    }
 }
 
 /// Why an option cannot be used with a form, and what to do instead.
@@ -117,6 +128,11 @@ pub trait Form: Sync {
     /// Whether the rewritten model computes the same function at full rank.
     fn is_exact_at_full_rank(&self) -> bool {
         true
+    }
+
+    /// Whether its factors can be fitted layer by layer to the outputs of the original's attention.
+    fn is_reconstructed(&self) -> bool {
+        self.is_exact_at_full_rank()
     }
 
     /// How the form caches integers, if they are requested.
@@ -272,7 +288,7 @@ pub enum FormError {
     /// A factor is out of the range of the model's element type.
     #[error(transparent)]
     Range(#[from] TensorRange),
-    /// The factors are TransMLA's, which the form does not take.
+    /// The factors are those of another form.
     #[error(transparent)]
     Factors(#[from] NotLatent),
     /// The patch contradicts the types or shapes of the graph. The model is unchanged.

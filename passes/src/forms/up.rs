@@ -41,10 +41,16 @@ impl Builder<'_> {
         (product, self.name(part))
     }
 
+    /// The number of latent channels that w_uv reads.
+    fn rank_of_outputs(&self) -> usize {
+        let shape = self.layout.shape("w_uv").unwrap_or_default();
+        shape.get(1).copied().unwrap_or_default()
+    }
+
     /// The node that divides `rows` [B, 1, H*T, r], the products of the probabilities and the latents, by the blocks of w_uv,
     /// and the name of the result: [B, G, s*T, r], or [B, H, T, r].
     pub fn outputs_by_block(&mut self, rows: &str) -> (NodeProto, String) {
-        let rank = self.layout.bits.channels(self.ranks.value);
+        let rank = self.rank_of_outputs();
         let shape = self.vector(&[0, self.blocks() as i64, -1, rank as i64]);
         let part = match self.has_blocks_per_head() {
             true => "out_BHTr",

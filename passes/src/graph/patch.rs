@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::graph::build::{NewType, retyped};
-use crate::graph::{Graph, NodeId};
+use crate::graph::{Graph, NodeId, order};
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
 
 /// The changes to one graph: replaced nodes, new initializers, and new types and shapes of graph inputs and outputs.
@@ -127,6 +127,8 @@ pub fn apply(patch: Patch, proto: &mut GraphProto) -> Result<(), PatchError> {
     proto
         .value_info
         .retain(|info| !interface.contains_key(info.name()) && !stale.contains(info.name()));
+    // A replacement may read what is computed behind the node that it replaces.
+    order::sort(proto);
     Ok(())
 }
 

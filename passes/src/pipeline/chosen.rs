@@ -6,9 +6,7 @@ use crate::analysis::identity::CacheId;
 use crate::analysis::placed::PlacedSite;
 use crate::analysis::{Analysis, SiteView};
 use crate::factor::{CacheBits, Ranks};
-use crate::forms::{
-    CachedKeys, ExactTokens, FormError, Join, OLDEST_OPSET, RankPlan, Rounds, in_place,
-};
+use crate::forms::{ExactTokens, FormError, Join, OLDEST_OPSET, RankPlan, Rounds, in_place};
 use crate::onnx::stored::Model;
 use crate::operators::Target;
 use crate::pipeline::error::RewriteError;
@@ -173,7 +171,7 @@ fn check_form(
     if options.join == Join::InPlace {
         in_place::check(view, options.form)?;
     }
-    if options.form.cached_keys() == CachedKeys::Unrotated {
+    if options.form.cached_keys().are_unrotated() {
         let own = view.rotation_fingerprint();
         let cache = view.placed.cache.clone();
         let first = rotations.entry(cache).or_insert(own.clone());

@@ -82,6 +82,13 @@ impl Expected {
     fn of_both(factors: &Made) -> (Self, Self) {
         match factors {
             Made::Latent(f) | Made::Rounded(f, _) => (Self::of(&f.key), Self::of(&f.value)),
+            Made::Joint(f) | Made::JointRounded(f, _) => {
+                let both = Self {
+                    spectrum: f.spectrum.to_vec(),
+                    loss: Some(f.predicted_error()),
+                };
+                (both.clone(), both)
+            }
             Made::Decoupled(_) => Default::default(),
         }
     }

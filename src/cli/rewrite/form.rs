@@ -5,7 +5,7 @@ use gqa2mla_passes::factor::CacheBits;
 use gqa2mla_passes::forms::{
     AbsorbedPrompt, GROUPED_PROMPT, GroupedQuery, Join, KEPT_PROMPT, KeptHeads,
 };
-use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, LatentPast};
+use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, Joint, LatentPast};
 
 use crate::cli::bits::BitsArg;
 use crate::cli::exit::UsageError;
@@ -48,8 +48,9 @@ pub struct FormArgs {
     /// Whether the latents of keys are computed after or before RoPE.
     ///
     /// `absorbed`: latents of rotated keys, fastest to decode. `expanded`: latents of keys before rotation, from which
-    /// keys are rebuilt at every step; more accurate at a given size, and slower.
-    #[arg(long, value_enum, hide_possible_values = true, default_value_t = FormArg::Absorbed, value_name = "absorbed|expanded", help_heading = "Form")]
+    /// keys are rebuilt at every step; more accurate at a given size, and slower. `joint`: as `expanded`, with one latent of
+    /// keys and values together; most accurate, and slowest.
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = FormArg::Absorbed, value_name = "absorbed|expanded|joint", help_heading = "Form")]
     form: FormArg,
     /// How the new tokens of a step read each other's keys and values.
     ///
@@ -90,6 +91,18 @@ enum TargetArg {
 enum FormArg {
     Absorbed,
     Expanded,
+    Joint,
+}
+
+impl FormArg {
+    /// The option that selects it.
+    fn option(self) -> &'static str {
+        match self {
+            Self::Absorbed => "--form absorbed",
+            Self::Expanded => "--form expanded",
+            Self::Joint => "--form joint",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -165,7 +178,7 @@ impl FormArgs {
             (TargetArg::Gqa, _) if !absorbed => {
                 let option = match transmla {
                     true => "--factors transmla",
-                    false => "--form expanded",
+                    false => self.form.option(),
                 };
                 let or_matmul = match self.bits() {
                     CacheBits::Model => ", or use --target matmul",
@@ -179,7 +192,8 @@ impl FormArgs {
             (TargetArg::Gqa, Some(NewTokensArg::Latent)) => Ok(&GroupedQuery),
             (TargetArg::Gqa, _) => Ok(&GROUPED_PROMPT),
             (TargetArg::Matmul, _) if transmla => Ok(&Decoupled),
-            (TargetArg::Matmul, _) if !absorbed => Ok(&Expanded),
+            (TargetArg::Matmul, _) if self.form == FormArg::Expanded => Ok(&Expanded),
+            (TargetArg::Matmul, _) if self.form == FormArg::Joint => Ok(&Joint),
             (TargetArg::Matmul, Some(NewTokensArg::Exact)) => Ok(&LatentPast),
             (TargetArg::Matmul, Some(NewTokensArg::Prompt)) => Ok(&AbsorbedPrompt),
             (TargetArg::Matmul, _) => Ok(&Absorbed),
@@ -262,10 +276,8 @@ impl FormArgs {
             "--factors transmla"
         } else if self.target == Some(TargetArg::Gqa) {
             "--target gqa"
-        } else if self.form == FormArg::Expanded {
-            "--form expanded"
         } else {
-            "--form absorbed"
+            self.form.option()
         }
     }
 }

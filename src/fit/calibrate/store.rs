@@ -14,7 +14,7 @@ use crate::files::tensors::{Arrays, ArraysError};
 use crate::fit::statistics::ModelStatistics;
 
 /// Kind and version of the file.
-const KIND: &str = "gqa2mla statistics 3";
+const KIND: &str = "gqa2mla statistics 4";
 
 /// Writes `statistics` to `path` atomically.
 ///
@@ -41,9 +41,13 @@ pub fn save(statistics: &ModelStatistics, path: &Path) -> Result<(), ArraysError
         if let Some(square) = &sums.unrotated_square {
             file.put(&name("unrotated_square"), &square.view());
         }
+        if let Some(sum) = &sums.unrotated_sum {
+            file.put(&name("unrotated_sum"), &sum.view());
+        }
         if let Some(cross) = &sums.unrotated_value {
             file.put(&name("unrotated_value"), &cross.view());
         }
+        file.put(&name("value_sum"), &sums.value_sum.view());
         file.put(&name("value_square"), &sums.value_square.view());
         file.put(&name("received"), &sums.received.view());
         file.put(&name("received_value"), &sums.received_value.view());
@@ -119,7 +123,9 @@ fn layer(file: &Arrays, position: usize) -> Result<Statistics, String> {
         key_sum,
         key_square: file.get(&name("key_square"))?,
         unrotated_square: file.get(&name("unrotated_square")).ok(),
+        unrotated_sum: file.get(&name("unrotated_sum")).ok(),
         unrotated_value: file.get(&name("unrotated_value")).ok(),
+        value_sum: file.get(&name("value_sum"))?,
         value_square: file.get(&name("value_square"))?,
         position_free: position_free(file, &name("position_free"))?,
         query_square,

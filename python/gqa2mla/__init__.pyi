@@ -62,7 +62,7 @@ class RewriteOptions(FactorOptions, ProofOptions, total=False):
     keep_heads: bool
     allow_partial: bool
     target: Literal["matmul", "gqa"]
-    form: Literal["absorbed", "expanded"]
+    form: Literal["absorbed", "expanded", "joint"]
     new_tokens: Literal["latent", "prompt", "exact"]
     cache_io: Literal["append", "inplace"]
     per_head: bool
@@ -95,7 +95,7 @@ class TuneOptions(TextOptions, total=False):
     teacher: Path
     examples: Path
     objective: Literal["distill", "next-token"]
-    train: Literal["factors", "kv"]
+    train: Literal["factors", "kv", "layers"]
     steps: int
     rate: float
     length: int

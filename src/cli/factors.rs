@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
+use gqa2mla_passes::Form;
+
 use crate::cli::exit::UsageError;
 use crate::cli::text::TextArgs;
 use crate::cli::values::length;
@@ -117,6 +119,21 @@ impl FactorArgs {
     /// Steps of local reconstruction.
     pub fn reconstruction_steps(&self) -> usize {
         self.reconstruct.unwrap_or(STEPS)
+    }
+
+    /// Refuses a reconstruction in a form that has none.
+    ///
+    /// # Errors
+    /// [`UsageError`].
+    pub fn check_reconstructed(&self, form: &dyn Form) -> Result<(), UsageError> {
+        let asked = self.reconstruct.is_some_and(|steps| steps > 0);
+        match asked && !form.is_reconstructed() {
+            true => Err(UsageError(
+                "--reconstruct fits factors of two separate latents: leave it out with --form joint and --factors transmla"
+                    .to_owned(),
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Refuses options that only apply to a text if none is given.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use gqa2mla_passes::factor::CacheBits;
 use gqa2mla_passes::forms::{GroupedQuery, KeptHeads};
-use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form};
+use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, Joint};
 
 use crate::fit::factors::Factorization;
 
@@ -25,6 +25,8 @@ pub enum Way {
     Expanded,
     /// As `Calibrated`, in the expanded form, then local reconstruction.
     ExpandedReconstructed,
+    /// As `Calibrated`, with one latent of keys and values, in the joint form.
+    Joint,
     /// TransMLA, in its own cache layout.
     TransMla,
     /// The KV heads without a latent, as integers of the model's own operator.
@@ -33,7 +35,7 @@ pub enum Way {
 
 impl Way {
     /// All methods in the order of their cost, followed by TransMLA and the heads without a latent for comparison.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Weights,
         Self::Plain,
         Self::Weighted,
@@ -41,6 +43,7 @@ impl Way {
         Self::Reconstructed,
         Self::Expanded,
         Self::ExpandedReconstructed,
+        Self::Joint,
         Self::TransMla,
         Self::KeptHeads,
     ];
@@ -56,6 +59,7 @@ impl Way {
             Self::Reconstructed => "reconstructed",
             Self::Expanded => "expanded",
             Self::ExpandedReconstructed => "expanded-reconstructed",
+            Self::Joint => "joint",
             Self::TransMla => "transmla",
             Self::KeptHeads => "kept-heads",
         }
@@ -72,6 +76,7 @@ impl Way {
             Self::Reconstructed => "Calibrated, then reconstructed layer by layer",
             Self::Expanded => "Calibrated, in the expanded form",
             Self::ExpandedReconstructed => "The same, reconstructed layer by layer",
+            Self::Joint => "Calibrated, with one latent of keys and values",
             Self::TransMla => "TransMLA's recipe, in its own cache layout",
             Self::KeptHeads => "No latent: the heads as integers of GroupQueryAttention",
         }
@@ -91,6 +96,7 @@ impl Way {
     pub(super) fn form(self, bits: CacheBits) -> &'static dyn Form {
         match self {
             Self::Expanded | Self::ExpandedReconstructed => &Expanded,
+            Self::Joint => &Joint,
             Self::TransMla => &Decoupled,
             Self::KeptHeads => &KeptHeads,
             _ if matches!(bits, CacheBits::Six | CacheBits::Four) => &GroupedQuery,
@@ -108,9 +114,10 @@ impl Way {
                 "6 bits are two integers for half of a latent's channels, and there is no latent: 8 and 4 bits can be compared",
             ),
             (Self::KeptHeads | Self::Calibrated | Self::Reconstructed, _)
+            | (Self::Joint, CacheBits::Eight)
             | (_, CacheBits::Model) => Ok(()),
             _ => Err(
-                "integers are compared with the best factors alone: calibrated, reconstructed and kept-heads",
+                "integers are compared with the best factors alone: calibrated, reconstructed and kept-heads, and joint with 8 bits",
             ),
         }
     }

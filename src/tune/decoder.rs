@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 use gqa2mla_passes::analysis::Analysis;
-use gqa2mla_passes::onnx::GraphProto;
+use gqa2mla_passes::onnx::{GraphProto, NodeProto};
 use gqa2mla_passes::operators::Target;
 use gqa2mla_train::error::TrainError;
 use gqa2mla_train::program::Program;
@@ -45,6 +45,9 @@ pub struct TrainableGraph {
     pub sources: Vec<String>,
     /// The output of the logits.
     pub logits: String,
+    /// Whether keys are rebuilt from latents and rotated to the positions of their rows, counted from 0, whatever the position
+    /// inputs are.
+    pub counts_positions: bool,
 }
 
 /// The main graph of `model` with attention operators expanded into primitives.
@@ -65,9 +68,16 @@ pub fn lowered(model: &LoadedModel) -> Result<TrainableGraph, TuneError> {
         .flat_map(|p| [&p.site.key, &p.site.value]);
     Ok(TrainableGraph {
         sources: sides.map(|side| side.new.clone()).collect(),
+        counts_positions: analysis.main.node.iter().any(counts_positions),
         main: analysis.main,
         logits: subject.interface.logits,
     })
+}
+
+/// Whether `node` computes the positions of all cached rows, in a form that caches keys before rotation.
+fn counts_positions(node: &NodeProto) -> bool {
+    let name = node.name();
+    name.contains("/mla") && name.ends_with("/positions/all")
 }
 
 impl Decoder {

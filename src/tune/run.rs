@@ -26,7 +26,7 @@ pub struct TuneOptions {
     pub steps: usize,
     /// Peak learning rate, relative to each tensor's root mean square; `None`: one that fits the loss before training.
     pub rate: Option<f64>,
-    /// Target context length in tokens. If the model has position inputs, sequences are placed at random positions
+    /// Target context length in tokens. If the model takes all positions from inputs, sequences are placed at random positions
     /// within it; otherwise they start at position 0.
     pub context: usize,
     /// Largest number of tokens of a sequence that a step reads. Of longer sequences, successive steps read successive
@@ -59,7 +59,7 @@ pub struct Tuned {
     /// Number of their elements.
     pub elements: usize,
     /// Number of positions within which sequences were placed; 0 if all started at position 0, because the model
-    /// computes positions itself.
+    /// computes positions itself, those of all tokens or those of rebuilt keys.
     pub positions: usize,
     /// The peak learning rate.
     pub rate: f64,
@@ -142,7 +142,7 @@ pub fn tune(
         Some(teacher) => Some(Decoder::new(teacher, &lowered(teacher)?.main, &[])?),
         None => None,
     };
-    let positions = match student.takes_positions() {
+    let positions = match student.takes_positions() && !graph.counts_positions {
         true => options.context,
         false => 0,
     };

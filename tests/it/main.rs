@@ -25,6 +25,7 @@ mod given;
 mod hostile;
 mod in_place;
 mod inputs;
+mod joint;
 mod json;
 mod kept_files;
 mod layers;

@@ -18,9 +18,12 @@ use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla::runtime::RuntimeKind;
 use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla::validate::runner::Runner;
+use gqa2mla_passes::forms::CachedKeys;
 use gqa2mla_passes::onnx::tensor_proto::DataType;
 use gqa2mla_passes::pipeline::plan;
-use gqa2mla_passes::{Absorbed, Analysis, Expanded, Form, RankPlan, RewriteOptions, inspect};
+use gqa2mla_passes::{
+    Absorbed, Analysis, Expanded, Form, Joint, RankPlan, RewriteOptions, inspect,
+};
 
 const FLOAT: i32 = DataType::Float as i32;
 const FLOAT16: i32 = DataType::Float16 as i32;
@@ -124,15 +127,27 @@ fn keys_that_cannot_be_rotated_once_more_are_refused_in_the_expanded_form() {
 
 #[test]
 fn the_expanded_form_loses_nothing_at_full_rank_and_halves_the_cache_at_half() {
+    exact_at_full_rank_alone(&Expanded);
+}
+
+#[test]
+fn the_joint_form_loses_nothing_at_full_rank_and_halves_the_cache_at_half() {
+    exact_at_full_rank_alone(&Joint);
+}
+
+fn exact_at_full_rank_alone(form: &dyn Form) {
     let mut names = runnable();
     // Where several layers read one cache the form is refused, see `shared_caches`, and for static caches too.
     names.retain(|name| !ROTATED_FOR_GOOD.contains(&name.as_str()) && name != SHARED);
     names.retain(|name| !STATIC.contains(&name.as_str()));
+    // A latent of both sides is one of what is cached.
+    let caches = |name: &String| inspect(&loaded(name).model).unwrap().sites[0].is_cached();
+    names.retain(|name| form.cached_keys() != CachedKeys::WithValues || caches(name));
     for name in names {
         let full = measures(&name).1;
         for (rank, exact) in [(full, true), (full / 2, false)] {
             let options = RewriteOptions {
-                form: &Expanded,
+                form,
                 ..to_rank(rank)
             };
             let before = loaded(&name);
@@ -157,7 +172,7 @@ fn the_expanded_form_loses_nothing_at_full_rank_and_halves_the_cache_at_half() {
 #[test]
 fn one_attention_alone_can_be_rewritten() {
     for name in ["optimum-llama", "genai-llama", "merged-llama"] {
-        for form in [&Absorbed as &dyn Form, &Expanded] {
+        for form in [&Absorbed as &dyn Form, &Expanded, &Joint] {
             let before = loaded(name);
             let options = RewriteOptions {
                 form,

@@ -4,7 +4,7 @@ use gqa2mla::files::load::LoadedModel;
 use gqa2mla_passes::forms::{AbsorbedPrompt, GROUPED_PROMPT, GroupedQuery, Join, KeptHeads};
 use gqa2mla_passes::onnx::TensorProto;
 use gqa2mla_passes::{
-    Absorbed, Decoupled, Expanded, Form, LatentPast, RankPlan, RewriteOptions, inspect,
+    Absorbed, Decoupled, Expanded, Form, Joint, LatentPast, RankPlan, RewriteOptions, inspect,
 };
 
 use crate::common::{
@@ -52,7 +52,10 @@ const EXPANDED: [&str; 13] = [
 ];
 
 /// With the operator, and with new tokens as they are.
-const OTHERS: [(&str, &dyn Form); 8] = [
+const OTHERS: [(&str, &dyn Form); 11] = [
+    ("optimum-llama", &Joint),
+    ("genai-phi3", &Joint),
+    ("merged-llama", &Joint),
     ("genai-llama", &GroupedQuery),
     ("genai-gptoss", &GroupedQuery),
     ("genai-llama", &GROUPED_PROMPT),
@@ -129,6 +132,8 @@ fn caches_are_written_in_place() {
         ("optimum-llama", &Expanded),
         ("dynamo23-llama", &Expanded),
         ("genai-phi3", &Expanded),
+        ("optimum-llama", &Joint),
+        ("genai-phi3", &Joint),
     ] {
         let options = RewriteOptions {
             join: Join::InPlace,

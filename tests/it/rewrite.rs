@@ -5,13 +5,14 @@ use crate::common::{
 };
 use gqa2mla_passes::factor::Made;
 use gqa2mla_passes::factor::rounding::{CacheBits, Levels, Rounding};
-use gqa2mla_passes::factor::transmla::{Joint, transmla};
+use gqa2mla_passes::factor::transmla::{Joint as JointMoments, transmla};
 use gqa2mla_passes::forms::{
     AbsorbedPrompt, GROUPED_PROMPT, GroupedQuery, Join, KEPT_PROMPT, KeptHeads, Rounds,
 };
 use gqa2mla_passes::pipeline::factorize::Wanted;
 use gqa2mla_passes::{
-    Absorbed, Decoupled, Expanded, Form, LatentPast, RankPlan, RewriteOptions, SiteView, by_weights,
+    Absorbed, Decoupled, Expanded, Form, Joint, LatentPast, RankPlan, RewriteOptions, SiteView,
+    by_weights,
 };
 use ndarray::{Array1, Array2};
 use std::path::Path;
@@ -26,7 +27,7 @@ fn of_white_rows(
         site.kv_heads * site.key.size,
         site.kv_heads * site.value.size,
     );
-    let joint = Joint {
+    let joint = JointMoments {
         key: &Array2::eye(n),
         value: &Array2::eye(m),
         cross: &Array2::zeros((n, m)),
@@ -136,6 +137,17 @@ fn the_expanded_form_rebuilds_and_rotates_as_its_snapshots_say() {
     }
 }
 
+/// One latent of keys and values: with heads that are split after the rotation, in two branches that share their caches, with
+/// values wider than keys.
+const JOINT: [&str; 4] = ["optimum-llama", "genai-phi3", "merged-llama", "dynamo18-dv"];
+
+#[test]
+fn keys_and_values_have_one_latent_as_the_snapshots_say() {
+    for name in JOINT {
+        snapshot(&format!("{name}.joint"), &report(name, &Joint));
+    }
+}
+
 /// Scores of past and new tokens in fp32; a constant factor of the keys; a cache that one branch fills first.
 const LATENT_PAST: [&str; 3] = ["dynamo18-llama", "optimum-llama", "merged-llama"];
 
@@ -199,7 +211,7 @@ fn the_decoupled_form_is_as_its_snapshot_says() {
 
 /// Integers: without a product on the way down, with one, in half precision, cast on the way to the interface, and read by
 /// the operator with and without a latent.
-const ROUNDED: [(&str, &dyn Form, RankPlan, CacheBits); 9] = [
+const ROUNDED: [(&str, &dyn Form, RankPlan, CacheBits); 11] = [
     ("optimum-llama", &Absorbed, RankPlan::Full, CacheBits::Eight),
     (
         "dynamo23-llama-gqa",
@@ -229,6 +241,18 @@ const ROUNDED: [(&str, &dyn Form, RankPlan, CacheBits); 9] = [
     ),
     ("genai-qwen2", &KeptHeads, RankPlan::Full, CacheBits::Four),
     ("genai-llama", &GroupedQuery, RankPlan::Full, CacheBits::Six),
+    (
+        "dynamo23-llama",
+        &Expanded,
+        RankPlan::Uniform(16),
+        CacheBits::Eight,
+    ),
+    (
+        "genai-phi3",
+        &Joint,
+        RankPlan::Uniform(16),
+        CacheBits::Eight,
+    ),
 ];
 
 fn rounded_name(name: &str, bits: CacheBits) -> String {
@@ -296,6 +320,7 @@ fn every_snapshot_is_of_a_fixture_that_is_still_recognised() {
     let mut expected = recognised_fixtures();
     expected.extend(KEEP_THE_OPERATOR.iter().map(|name| format!("{name}.gqa")));
     expected.extend(REBUILT.iter().map(|name| format!("{name}.expanded")));
+    expected.extend(JOINT.iter().map(|name| format!("{name}.joint")));
     expected.extend(
         ROUNDED
             .iter()

@@ -166,13 +166,7 @@ fn refused(name: &str, more: &[&str]) -> Ran {
 
 #[test]
 fn what_has_no_place_for_integers_is_refused_with_the_way_out() {
-    let cases: [(&str, &[&str], i32, &str); 6] = [
-        (
-            "optimum-llama",
-            &["--form", "expanded"],
-            2,
-            "use the form absorbed, or leave out --cache-bits",
-        ),
+    let cases: [(&str, &[&str], i32, &str); 5] = [
         (
             "optimum-llama",
             &["--factors", "transmla"],

@@ -177,18 +177,18 @@ const REFUSED: [Refused; 22] = [
     (
         "optimum-llama",
         &["--cache-bits", "6", "--form", "expanded"],
-        &[("leave out --cache-bits", &["--form", "expanded"])],
+        &[(
+            "use --cache-bits 8",
+            &["--cache-bits", "8", "--form", "expanded"],
+        )],
     ),
     (
-        "optimum-llama",
-        &["--cache-bits", "8", "--form", "expanded"],
-        &[
-            (
-                "use the form absorbed",
-                &["--cache-bits", "8", "--form", "absorbed"],
-            ),
-            ("leave out --cache-bits", &["--form", "expanded"]),
-        ],
+        "genai-llama",
+        &["--cache-bits", "4", "--form", "joint"],
+        &[(
+            ": use --cache-bits 8\n",
+            &["--cache-bits", "8", "--form", "joint"],
+        )],
     ),
     (
         "optimum-llama",

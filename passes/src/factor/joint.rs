@@ -10,7 +10,7 @@ use ndarray::{Array1, Array2, Array3, Axis, concatenate, s};
 
 use crate::factor::moments::SideMoments;
 use crate::factor::spectral::SpectralError;
-use crate::factor::weighted::{self, SideFactors, principal};
+use crate::factor::weighted::{self, Principal, SideFactors, principal};
 use crate::factor::{Factors, Ranks, Rounding};
 
 /// Factors of one latent c [R] of keys and values, R = r_k + r_v; n = G*d, m = G*dv.
@@ -163,7 +163,7 @@ pub fn joint(
         weight: Some(weight.concat()),
         measured: true,
     };
-    let (down, up, spectrum) = principal(&both, rank)?;
+    let Principal { down, up, spectrum } = principal(&both, rank)?;
     let parts = |first: usize, end: usize, size: usize| {
         let mut heads = Array3::zeros((kv_heads, size, rank));
         let rows = up.slice(s![first..end, ..]);

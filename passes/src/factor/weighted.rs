@@ -93,7 +93,11 @@ pub fn factors(
     if rank >= full {
         return Ok(whole(full, kv_heads, rank));
     }
-    let (down, stacked, spectrum) = principal(moments, rank)?;
+    let Principal {
+        down,
+        up: stacked,
+        spectrum,
+    } = principal(moments, rank)?;
     let mut up = Array3::zeros((kv_heads, size, rank));
     for (head, mut block) in up.outer_iter_mut().enumerate() {
         block.assign(&stacked.slice(s![head * size..(head + 1) * size, ..]));
@@ -101,12 +105,22 @@ pub fn factors(
     Ok(SideFactors { down, up, spectrum })
 }
 
-/// The first `rank` weighted principal components of rows of n channels: w_d [n, r], w_u [n, r], and the weighted second
-/// moment along each of the n directions, largest first.
-pub fn principal(
-    moments: &SideMoments,
-    rank: usize,
-) -> Result<(Array2<f64>, Array2<f64>, Array1<f64>), SpectralError> {
+/// Weighted principal components of rows of n channels.
+#[derive(Debug, Clone)]
+pub struct Principal {
+    /// Rows to latent, w_d [n, r].
+    pub down: Array2<f64>,
+    /// Latent to rows, w_u [n, r].
+    pub up: Array2<f64>,
+    /// Weighted second moment along each of the n directions, largest first.
+    pub spectrum: Array1<f64>,
+}
+
+/// The first `rank` weighted principal components.
+///
+/// # Errors
+/// [`SpectralError`] if the moments are not finite.
+pub fn principal(moments: &SideMoments, rank: usize) -> Result<Principal, SpectralError> {
     let roots = SideRoots::of(moments)?;
     let left = roots.times(&moments.cached.view());
     let weighted = roots.times(&left.t());
@@ -120,8 +134,12 @@ pub fn principal(
     let scale = scale.slice(s![..rank]);
     let kept = eigen.vectors.slice(s![.., ..rank]);
     let down = &roots.times(&kept) * &scale;
-    let stacked = &roots.inverse_times(&kept) / &scale;
-    Ok((down, stacked, values))
+    let up = &roots.inverse_times(&kept) / &scale;
+    Ok(Principal {
+        down,
+        up,
+        spectrum: values,
+    })
 }
 
 /// Identity factors for the full rank, which do not even cause rounding errors. Columns beyond the full rank are zero.

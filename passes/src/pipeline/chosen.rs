@@ -241,6 +241,9 @@ fn check_bits(site: &Site, options: &RewriteOptions) -> Result<(), FormError> {
             "6 bits are two integers for half of a latent's channels, and there is no latent: use --cache-bits 8 or 4, or the target gqa in place of --keep-heads",
         ),
         (_, Target::Gqa) => Ok(()),
+        (_, Target::MatMul) if form.cached_keys().are_unrotated() => {
+            Err(FormError::Refused(format!("{alone}: use --cache-bits 8")))
+        }
         (_, Target::MatMul) => Err(FormError::Refused(format!(
             "{alone}: use the target gqa, or --cache-bits 8"
         ))),

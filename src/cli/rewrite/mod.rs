@@ -318,6 +318,7 @@ impl Rewrite {
         let form = self.form.form(transmla)?;
         self.distill.check(&self.size, &self.form, &self.factors)?;
         self.factors.check_used()?;
+        self.factors.check_reconstructed(form)?;
         if self.no_validate {
             self.how.unused("--no-validate compares none")?;
         }

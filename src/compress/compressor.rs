@@ -225,7 +225,7 @@ impl Compressor<'_> {
         if options.form.cached_keys() == CachedKeys::WithValues {
             let centred = scoring.is_some() && self.factorization == Factorization::Calibrated;
             let made = joint_of(site, (&moments, centred), sums, wanted.ranks)?;
-            let made = made.ok_or("its statistics hold no keys before rotation")?;
+            let made = made.ok_or("the statistics hold no keys before rotation, because the rotation was not recognised: use the form absorbed")?;
             if wanted.bits == CacheBits::Model {
                 return Ok(Made::Joint(made.into()));
             }

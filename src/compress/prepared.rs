@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use gqa2mla_passes::{Analysis, Decoupled, RewriteOptions};
+use gqa2mla_passes::forms::{CachedKeys, FormError};
+use gqa2mla_passes::pipeline::Planned;
+use gqa2mla_passes::{Analysis, Decoupled, RewriteError, RewriteOptions};
 
 use crate::compress::compressor::{analysis, planned};
+use crate::compress::convert::ConvertError;
 use crate::compress::error::CompressError;
 use crate::compress::request::{Request, TextRequest};
 use crate::files::load::LoadedModel;
@@ -54,7 +57,10 @@ impl<'f> Prepared<'f> {
         let analysis = analysis(model, &options)?;
         // This check comes before the text is read. An exact rewrite is checked by the rewrite itself.
         if !request.is_exact() {
-            planned(model, &analysis, &options)?;
+            let planned = planned(model, &analysis, &options)?;
+            if request.has_data() && request.factorization() != Factorization::Weights {
+                check_recorded(model, &planned, &options)?;
+            }
         }
         // What the model excludes comes first, so that a text is not asked for in vain.
         request.check_bits()?;
@@ -93,6 +99,26 @@ pub(super) fn options<'f>(
         options.form = &Decoupled;
     }
     Ok((context, options))
+}
+
+/// Refuses a form whose factors need keys before rotation where these cannot be recorded.
+fn check_recorded(
+    model: &LoadedModel,
+    planned: &[Planned],
+    options: &RewriteOptions,
+) -> Result<(), CompressError> {
+    let needs = options.form.cached_keys() == CachedKeys::WithValues;
+    let hidden = |p: &&Planned| p.site.within.is_some();
+    match planned.iter().filter(|_| needs).find(hidden) {
+        None => Ok(()),
+        Some(hidden) => {
+            let cause = FormError::missing(
+                "its keys before rotation stand in a branch, where they cannot be recorded; export the decoder with a past by itself, without merging",
+            );
+            let cause = RewriteError::form(hidden.site.layer, options.form, cause);
+            Err(ConvertError::of(model, cause).into())
+        }
+    }
 }
 
 /// The text of a compression, in numbers.

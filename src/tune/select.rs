@@ -96,7 +96,7 @@ pub fn select(
 
 /// The stored matrices that products multiply by, unless another operator reads them too, as `Gather` reads embeddings.
 /// Constants that all rewritten layers share are no weights; their names begin with `mla/`.
-fn product_weights<'a>(graph: &'a Graph) -> impl Iterator<Item = String> {
+fn product_weights(graph: &Graph) -> impl Iterator<Item = String> {
     let products = graph
         .nodes()
         .filter(|(_, node)| is_op(node, "MatMul") || is_op(node, "Gemm"));

@@ -131,6 +131,30 @@ fn it_has_no_reconstruction() {
 }
 
 #[test]
+fn keys_in_a_branch_are_refused_before_a_text_is_read() {
+    let out = folder().path().join("out.onnx");
+    let ran = with(&[
+        &"rewrite",
+        &fixture("merged-llama"),
+        &"-o",
+        &out,
+        &"--cache-ratio",
+        &"50%",
+        &"--form",
+        &"joint",
+        &"--token-ids",
+        &root().join("fixtures/tokens.json"),
+    ]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(
+        ran.stderr
+            .contains("without merging; use the form absorbed"),
+        "{ran:?}"
+    );
+    assert!(!ran.stderr.contains("reading text"), "{ran:?}");
+}
+
+#[test]
 fn a_model_without_a_cache_is_refused_with_the_way_out() {
     let options = RewriteOptions {
         form: &Joint as &dyn Form,

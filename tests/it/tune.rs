@@ -203,6 +203,43 @@ fn keys_and_values_of_an_original_are_its_projections() {
     assert_eq!(ran.json()["tuned"]["tensors"], 12, "{ran:?}");
 }
 
+/// The seven products of each of two layers, and not those of embeddings and logits, nor the zeros and ones that select heads at
+/// full rank; quantized weights stay as they are.
+#[test]
+fn the_weights_of_all_layers_are_trained_beside_the_factors() {
+    let place = folder();
+    let out = place.path().join("tuned.onnx");
+    let exact = place.path().join("exact.onnx");
+    let ran = run([
+        "rewrite",
+        &fixture("dynamo18-llama").display().to_string(),
+        "-o",
+        &exact.display().to_string(),
+        "--no-validate",
+    ]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let tensors = |model: &Path, train: &str| {
+        let options = [
+            "--objective",
+            "next-token",
+            "--train",
+            train,
+            "--steps",
+            "1",
+        ];
+        let ran = tune(model, &out, &options);
+        assert_eq!(ran.code, 0, "{}: {ran:?}", model.display());
+        ran.json()["tuned"]["tensors"].as_u64().unwrap()
+    };
+    for model in [fixture("optimum-llama"), fixture("dynamo18-smollm3"), exact] {
+        assert_eq!(tensors(&model, "layers"), 14, "{}", model.display());
+    }
+    let own = half("optimum-llama", place.path(), &[]);
+    assert_eq!(tensors(&own, "layers"), tensors(&own, "factors") + 14);
+    let frozen = half("genai-llama-int4", place.path(), &[]);
+    assert_eq!(tensors(&frozen, "layers"), tensors(&frozen, "factors"));
+}
+
 #[test]
 fn factors_go_out_and_come_back() {
     let place = folder();

@@ -56,6 +56,24 @@ fn distilling_brings_a_smaller_cache_nearer_to_the_original() {
 }
 
 #[test]
+fn the_weights_of_the_layers_bring_it_nearer_than_the_factors_alone() {
+    let place = folder();
+    let original = fixture("optimum-llama");
+    let model = half("optimum-llama", place.path(), &[]);
+    let teacher = original.display().to_string();
+    let distilled = |train: &str| {
+        let out = place.path().join(format!("{train}.onnx"));
+        let asked = ["--teacher", &teacher, "--steps", "60", "--rate", "0.01"];
+        let more = ["--context", "64", "--train", train];
+        let ran = tune(&model, &out, &[&asked[..], &more[..]].concat());
+        assert_eq!(ran.code, 0, "{ran:?}");
+        divergence(&original, &out)
+    };
+    let (factors, layers) = (distilled("factors"), distilled("layers"));
+    assert!(layers < factors, "{layers} against {factors}");
+}
+
+#[test]
 fn one_command_rewrites_distils_and_measures() {
     let place = folder();
     let out = place.path().join("out.onnx");

@@ -3,6 +3,8 @@
 
 #[path = "mutations/deliberate.rs"]
 mod deliberate;
+#[path = "mutations/new_rows.rs"]
+mod new_rows;
 #[path = "mutations/unstable.rs"]
 mod unstable;
 
@@ -174,18 +176,6 @@ fn every_deliberate_change_has_its_fate() {
         change(graph, &places);
         assert_eq!(fate(model, what, TOLERANCE), expected, "{what}");
     }
-}
-
-/// The first step of such a model runs for every batch, since ONNX Runtime does not compare the sizes of an empty past.
-#[test]
-fn rows_of_a_fixed_batch_are_refused_where_the_caller_chooses_it() {
-    let mut model = base("optimum-mistral");
-    let sizes = "/model/layers.1/self_attn/Concat_2_output_0";
-    let mut nodes = graph(&mut model).node.iter_mut();
-    let concat = nodes.find(|n| n.output[0] == sizes).unwrap();
-    concat.input.swap(0, 3);
-    let fate = fate(model, "a batch of 16", TOLERANCE);
-    assert_eq!(fate, Fate::Refused);
 }
 
 /// A small reproducible generator (SplitMix64).

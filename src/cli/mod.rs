@@ -188,6 +188,7 @@ impl Command {
 /// next run resumes.
 fn clear_when_stopped() -> std::io::Result<()> {
     crate::files::mapped::report_truncation()?;
+    crate::runtime::report_aborts()?;
     #[cfg(unix)]
     {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};

@@ -90,6 +90,7 @@ impl BoundRun<'_> {
     /// # Errors
     /// [`RuntimeError::Run`] with the runtime's message.
     pub fn run(&mut self) -> Result<(), RuntimeError> {
+        let _running = self.session.running();
         let (session, binding) = (self.session.inner_mut(), &self.binding);
         let ran = catch_unwind(AssertUnwindSafe(|| {
             session

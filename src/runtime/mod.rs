@@ -3,6 +3,7 @@
 //! ONNX Runtime is what serves models in production, so validation should use it; its shared library is loaded at run
 //! time. tract is built in, unless the feature `tract` is off, and runs simple graphs if ONNX Runtime is not installed.
 
+mod aborted;
 mod bound;
 mod error;
 pub mod given;
@@ -17,6 +18,7 @@ pub mod tensor;
 #[cfg(feature = "tract")]
 mod tract;
 
+pub use aborted::report_aborts;
 pub use bound::BoundRun;
 pub use error::RuntimeError;
 pub use library::{Used, used};

@@ -10,6 +10,7 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session as OrtSessionInner, SessionInputValue};
 use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 
+use crate::runtime::aborted::Running;
 use crate::runtime::error::{RuntimeError, panic_message};
 use crate::runtime::library::{guarded, load};
 use crate::runtime::locate::{Surroundings, locate};
@@ -55,7 +56,9 @@ pub fn open(
         Provider::Cpu => None,
         Provider::Cuda => Some(Profile::new().map_err(|error| failed(error.to_string()))?),
     };
+    let running = Running::of(model);
     let opened = guarded(|| commit(&environment, model, messages, options, profile.as_ref()));
+    drop(running);
     let session = opened.map_err(failed)?;
     let device = match options.provider {
         Provider::Cpu => "CPU",
@@ -140,6 +143,11 @@ impl OrtSession {
         &self.session
     }
 
+    /// To be kept while the session runs.
+    pub(super) fn running(&self) -> Running {
+        Running::of(&self.model)
+    }
+
     /// The session itself, to run it.
     pub(super) fn inner_mut(&mut self) -> &mut OrtSessionInner {
         &mut self.session
@@ -185,10 +193,12 @@ impl Session for OrtSession {
                 .map_err(|error| failed(&self.model, format!("input {name}: {error}")))?;
             values.push((Cow::Borrowed(name.as_str()), value));
         }
+        let running = Running::of(&self.model);
         let session = &mut self.session;
         let outputs = catch_unwind(AssertUnwindSafe(move || session.run(values)))
             .map_err(|payload| failed(&self.model, panic_message(&*payload)))?
             .map_err(|error| failed(&self.model, error.to_string()))?;
+        drop(running);
         let copied = outputs
             .iter()
             .map(|(name, value)| Ok((name.to_owned(), copy(name, &value, &self.model)?)));

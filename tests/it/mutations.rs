@@ -3,6 +3,8 @@
 
 #[path = "mutations/deliberate.rs"]
 mod deliberate;
+#[path = "mutations/new_rows.rs"]
+mod new_rows;
 #[path = "mutations/unstable.rs"]
 mod unstable;
 
@@ -12,7 +14,7 @@ use std::path::Path;
 use deliberate::{mutations, places};
 use gqa2mla::files::load::{LoadedModel, load};
 use gqa2mla::files::save::save;
-use gqa2mla::runtime::{RuntimeKind, RuntimeOptions, Session, open};
+use gqa2mla::runtime::{RuntimeKind, RuntimeOptions, Session, open, report_aborts};
 use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla::validate::{ValidateOptions, validate};
 use gqa2mla_passes::onnx::{GraphProto, tensor_proto::DataType};
@@ -85,6 +87,8 @@ fn session(path: &Path) -> Result<Box<dyn Session>, String> {
 fn fate(model: LoadedModel, what: &str, tolerance: f64) -> Fate {
     let folder = tempfile::tempdir().unwrap();
     let original = folder.path().join("original.onnx");
+    // Where ONNX Runtime ends the process, the folder stays.
+    std::fs::write(folder.path().join("change.txt"), what).unwrap();
     save(&model, &original).unwrap();
     let before = LanguageModel::of(&model.model.proto).unwrap();
     let mut changed = load(&original).unwrap();
@@ -174,18 +178,6 @@ fn every_deliberate_change_has_its_fate() {
         change(graph, &places);
         assert_eq!(fate(model, what, TOLERANCE), expected, "{what}");
     }
-}
-
-/// The first step of such a model runs for every batch, since ONNX Runtime does not compare the sizes of an empty past.
-#[test]
-fn rows_of_a_fixed_batch_are_refused_where_the_caller_chooses_it() {
-    let mut model = base("optimum-mistral");
-    let sizes = "/model/layers.1/self_attn/Concat_2_output_0";
-    let mut nodes = graph(&mut model).node.iter_mut();
-    let concat = nodes.find(|n| n.output[0] == sizes).unwrap();
-    concat.input.swap(0, 3);
-    let fate = fate(model, "a batch of 16", TOLERANCE);
-    assert_eq!(fate, Fate::Refused);
 }
 
 /// A small reproducible generator (SplitMix64).
@@ -300,6 +292,7 @@ fn random_changes_of_any_other_export_never_give_a_silent_wrong_answer() {
 #[ignore = "takes a minute, or as long as it is asked to"]
 fn several_random_changes_never_give_a_silent_wrong_answer() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().unwrap());
+    report_aborts().unwrap();
     let first: u64 = number("GQA2MLA_FUZZ_SEED").unwrap_or(0);
     let count: u64 = number("GQA2MLA_FUZZ_PAIRS").unwrap_or(100);
     let names = bases();

@@ -1,5 +1,6 @@
 //! Every attribute and optional input of an attention operator that is lowered, against ONNX Runtime's own kernel.
 
+mod one_axis;
 mod ragged;
 
 use crate::common::{SINGLE, compared, exact_after, grouped, in_ort, loaded, rewritten};

@@ -1,8 +1,8 @@
 //! Sizes with different names that must be equal because the graph could not run otherwise.
 //!
 //! 1. The inputs of `Concat` have equal sizes on all axes but the concatenated one. ONNX Runtime does not compare the sizes of
-//!    an input without elements, such as a cache before the first step: of a cache this equates names, but it makes no
-//!    number of a size that the caller chooses with the tokens.
+//!    an input without elements, such as a cache before the first step: of a cache this equates names, but it makes
+//!    neither a number nor a nameless size of a size that the caller chooses with the tokens.
 //! 2. All KV caches have the same past length, since each step appends the same number of tokens to each.
 //!
 //! Each round of inference uses the equalities that earlier rounds have found.
@@ -96,8 +96,9 @@ impl<'a> Equalities<'a> {
         };
         for (one, other) in [(a, b), (b, a)] {
             if let Some(symbol) = named(one).filter(|s| !other.symbols().contains(s)) {
-                let made_a_number = matches!(other, TDim::Val(_));
-                if may_be_empty && made_a_number && self.chosen.contains(&*symbol.to_string()) {
+                // A number, or a size that only the graph knows.
+                let fixed = matches!(other, TDim::Val(_)) || !is_named(other);
+                if may_be_empty && fixed && self.chosen.contains(&*symbol.to_string()) {
                     return;
                 }
                 self.found.push((symbol, other.clone()));

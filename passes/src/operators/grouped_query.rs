@@ -147,6 +147,13 @@ fn lower(s: &mut Primitives, node: &NodeProto, target: Target) -> Result<Lowered
                     "the width of its cos_cache is not constant: export with cos_cache as an initializer",
                 );
             };
+            // ONNX Runtime does not check their axes, and `std::terminate` ends the process where there is one axis.
+            let odd = |given| s.facts.shape(given).is_some_and(|shape| shape.len() != 2);
+            if input(9).is_some_and(odd) {
+                return refuse(
+                    "its position_ids do not have the two axes [batch, length] that the operator requires: export the model again",
+                );
+            }
             let positions = match (input(9), input(6), target) {
                 (Some(given), Some(total), _) => given_positions(s, query, total, given),
                 (Some(_), None, _) => {

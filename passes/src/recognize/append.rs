@@ -155,22 +155,20 @@ impl Append<'_> {
         rank == sequence.0 && shapes::axis(self.axis, rank) == Some(sequence.1)
     }
 
-    /// Whether the new rows have the heads and sizes of the past rows, as `TensorScatter` requires, and `Concat` too,
-    /// once there are past rows: before, ONNX Runtime compares nothing. The batch of the new rows is no number where the
-    /// past has a name for it.
+    /// Whether the new rows are proved to have the heads and sizes of the past rows, as `TensorScatter` requires, and
+    /// `Concat` too, once there are past rows: before, ONNX Runtime compares nothing. A growing cache whose batch has a name
+    /// or a number has rows of the same batch.
     pub fn fits(&self, facts: &Facts) -> bool {
         let rows = self.packed.unwrap_or(self.new);
-        let numbers = |a: &TDim, b: &TDim| a.as_i64().zip(b.as_i64()).is_none_or(|(a, b)| a == b);
         let growing = self.kind == CacheKind::Growing;
-        let alike = |a: &TDim, b: &TDim| {
-            let differ = growing && a.as_i64().is_some() != b.as_i64().is_some();
-            numbers(a, b) && !(differ && is_named(a) && is_named(b))
-        };
+        // Heads or sizes of a cache that are no numbers are refused for that.
+        let proved = |past: &TDim, new: &TDim| past.as_i64().is_none() || past == new;
         match (facts.shape(self.past), facts.shape(rows)) {
             (Some([batch, heads, _, size]), Some([copies, own, _, width])) => {
-                alike(heads, own) && alike(size, width) && (!growing || alike(batch, copies))
+                let batches = !growing || batch == copies || !is_named(batch);
+                proved(heads, own) && proved(size, width) && batches
             }
-            (Some([_, _, size]), Some([_, _, width])) => alike(size, width),
+            (Some([_, _, size]), Some([_, _, width])) => proved(size, width),
             _ => growing,
         }
     }

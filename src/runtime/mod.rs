@@ -14,6 +14,7 @@ mod open;
 mod ort;
 mod placement;
 mod session;
+mod telemetry;
 pub mod tensor;
 #[cfg(feature = "tract")]
 mod tract;
@@ -25,3 +26,4 @@ pub use library::{Used, used};
 pub use open::{open, open_messages, open_ort, version};
 pub use ort::OrtSession;
 pub use session::{Provider, RuntimeKind, RuntimeOptions, Session};
+pub use telemetry::without_telemetry;

@@ -1,6 +1,7 @@
 //! How the library is found and loaded.
 
 use super::*;
+use crate::common::command;
 
 #[test]
 fn a_named_library_that_is_missing_is_an_error_that_names_it() {
@@ -54,6 +55,23 @@ fn a_library_that_is_not_onnx_runtime_is_an_error_and_no_panic() {
         "{error}"
     );
     assert!(error.to_string().contains("libonnxruntime.so"), "{error}");
+}
+
+/// ONNX Runtime would write the events to the cache folder of the user.
+#[test]
+fn the_command_runs_without_the_telemetry_of_onnx_runtime() {
+    let cache = tempfile::tempdir().unwrap();
+    let model = fixture("optimum-llama");
+    let done = command()
+        .env_remove("ORT_DISABLE_TELEMETRY")
+        .env("XDG_CACHE_HOME", cache.path())
+        .args(["validate", "--runtime", "ort"])
+        .args([&model, &model])
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let written = fs::read_dir(cache.path()).unwrap().count();
+    assert_eq!(written, 0);
 }
 
 /// An environment in `folder` that holds two versions of a library which are no libraries.

@@ -5,6 +5,8 @@
 mod deliberate;
 #[path = "mutations/new_rows.rs"]
 mod new_rows;
+#[path = "mutations/not_finite.rs"]
+mod not_finite;
 #[path = "mutations/unstable.rs"]
 mod unstable;
 
@@ -19,6 +21,7 @@ use gqa2mla::validate::ports::LanguageModel;
 use gqa2mla::validate::{ValidateOptions, validate};
 use gqa2mla_passes::onnx::{GraphProto, tensor_proto::DataType};
 use gqa2mla_passes::{RewriteOptions, by_weights, rewrite};
+use not_finite::Watched;
 
 /// Largest logit difference of an exact rewrite in fp32, relative to the largest logit: rounding is 1e-6, and every
 /// mutation that means something moves logits by more than 1e-3.
@@ -65,6 +68,8 @@ enum Fate {
     Broken,
     /// A rounding of the mutated original's weights throws its logits as far off as the rewrite does.
     Unstable,
+    /// The mutated original caches a number that is not finite.
+    NotFinite,
 }
 
 fn base(name: &str) -> LoadedModel {
@@ -107,7 +112,7 @@ fn fate(model: LoadedModel, what: &str, tolerance: f64) -> Fate {
         );
         return Fate::Refused;
     }
-    let Ok(mut first) = session(&original) else {
+    let Ok(mut first) = Watched::open(&original, &before.interface) else {
         return Fate::Broken;
     };
     let rewritten = folder.path().join("rewritten.onnx");
@@ -123,7 +128,7 @@ fn fate(model: LoadedModel, what: &str, tolerance: f64) -> Fate {
         tolerance: Some(tolerance),
     };
     let compared = validate(
-        first.as_mut(),
+        &mut first,
         second.as_mut(),
         &before.interface,
         &after.interface,
@@ -136,6 +141,9 @@ fn fate(model: LoadedModel, what: &str, tolerance: f64) -> Fate {
         Ok(comparison) => {
             let mut numbers = comparison.steps.iter().filter(|s| s.positions > 0);
             let passed = numbers.all(|s| s.passed(tolerance));
+            if !passed && first.saw_any {
+                return Fate::NotFinite;
+            }
             if !passed && unstable::explains(&model, folder.path(), comparison.max_ratio()) {
                 return Fate::Unstable;
             }

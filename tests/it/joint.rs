@@ -106,52 +106,37 @@ fn rows_of_both_are_written_in_place_as_well() {
     }
 }
 
+/// Half of the cache in the form joint, refused as wrong usage; what standard error says.
+fn refused(name: &str, more: &[&str]) -> String {
+    let (place, ids) = (folder(), root().join("fixtures/tokens.json"));
+    let (model, out) = (fixture(name), place.path().join("out.onnx"));
+    let mut arguments: Vec<&dyn AsRef<Path>> = vec![&"rewrite", &model, &"-o", &out];
+    arguments.extend(
+        ["--cache-ratio", "50%", "--form", "joint"]
+            .iter()
+            .map(|w| w as &dyn AsRef<Path>),
+    );
+    arguments.extend([&"--token-ids" as &dyn AsRef<Path>, &ids]);
+    arguments.extend(more.iter().map(|word| word as &dyn AsRef<Path>));
+    let ran = with(&arguments);
+    assert_eq!(ran.code, 2, "{name}: {ran:?}");
+    ran.stderr
+}
+
 #[test]
 fn it_has_no_reconstruction() {
-    let out = folder().path().join("out.onnx");
-    let ran = with(&[
-        &"rewrite",
-        &fixture("optimum-llama"),
-        &"-o",
-        &out,
-        &"--cache-ratio",
-        &"50%",
-        &"--form",
-        &"joint",
-        &"--token-ids",
-        &root().join("fixtures/tokens.json"),
-        &"--reconstruct",
-        &"9",
-    ]);
-    assert_eq!(ran.code, 2, "{ran:?}");
-    assert!(
-        ran.stderr.contains("leave it out with --form joint"),
-        "{ran:?}"
-    );
+    let told = refused("optimum-llama", &["--reconstruct", "9"]);
+    assert!(told.contains("leave it out with --form joint"), "{told}");
 }
 
 #[test]
 fn keys_in_a_branch_are_refused_before_a_text_is_read() {
-    let out = folder().path().join("out.onnx");
-    let ran = with(&[
-        &"rewrite",
-        &fixture("merged-llama"),
-        &"-o",
-        &out,
-        &"--cache-ratio",
-        &"50%",
-        &"--form",
-        &"joint",
-        &"--token-ids",
-        &root().join("fixtures/tokens.json"),
-    ]);
-    assert_eq!(ran.code, 2, "{ran:?}");
+    let told = refused("merged-llama", &[]);
     assert!(
-        ran.stderr
-            .contains("without merging; use the form absorbed"),
-        "{ran:?}"
+        told.contains("without merging; use the form absorbed"),
+        "{told}"
     );
-    assert!(!ran.stderr.contains("reading text"), "{ran:?}");
+    assert!(!told.contains("reading text"), "{told}");
 }
 
 #[test]

@@ -148,13 +148,8 @@ impl Builder<'_> {
         nodes.extend(more);
         let (more, latents) = self.floats("k_B1Sr", latents);
         nodes.extend(more);
-        let (more, mut keys) = self.rebuilt(&latents, packed);
+        let (more, keys) = self.rotated_keys(rotation, &latents)?;
         nodes.extend(more);
-        if let Some(rotation) = rotation {
-            let (more, rotated) = self.rotate(rotation, &keys)?;
-            nodes.extend(more);
-            keys = rotated;
-        }
         self.put(&site.key, nodes);
         self.grouped_score(&keys);
         let (mut nodes, rows) = self.new_rows(&site.value, 'v');
@@ -163,14 +158,38 @@ impl Builder<'_> {
         let (more, latents) = self.floats("v_B1Sr", latents);
         nodes.extend(more);
         self.put(&site.value, nodes);
-        let latents = self.cast(&site.value, "v_B1Sr", &latents, site.output);
+        self.outputs_of("v_B1Sr", &latents);
+        Some(())
+    }
+
+    /// The nodes that rebuild all keys from `latents` and rotate them, and the name of the result; `None` if the rotation cannot
+    /// be applied to another number of positions.
+    pub(super) fn rotated_keys(
+        &mut self,
+        rotation: Option<&Rotation>,
+        latents: &str,
+    ) -> Option<(Vec<NodeProto>, String)> {
+        let packed = rotation.is_some_and(|r| r.packed);
+        let (mut nodes, keys) = self.rebuilt(latents, packed);
+        let Some(rotation) = rotation else {
+            return Some((nodes, keys));
+        };
+        let (more, rotated) = self.rotate(rotation, &keys)?;
+        nodes.extend(more);
+        Some((nodes, rotated))
+    }
+
+    /// Replaces the value product by products with `latents` [B, 1, S, r], which are called `part`, and all else that reads the
+    /// old caches.
+    pub(super) fn outputs_of(&mut self, part: &str, latents: &str) {
+        let site = self.site;
+        let latents = self.cast(&site.value, part, latents, site.output);
         let (name, output) = self.output_names();
         let nodes = self.latent_output(&latents, &name, &output);
         self.place(site.output, nodes);
         self.guard_rows();
         self.answer_shapes();
         self.drop_paths();
-        Some(())
     }
 
     /// The node that converts cached integers `latents` to the element type of the rows, and the name of the result;
@@ -275,7 +294,7 @@ impl Builder<'_> {
 
     /// The nodes that rebuild all keys from `latents`: [B, G, S, d], or [B, S, G*d] if `packed`; H in place of G if every
     /// query head has factors of its own.
-    pub(super) fn rebuilt(&mut self, latents: &str, packed: bool) -> (Vec<NodeProto>, String) {
+    fn rebuilt(&mut self, latents: &str, packed: bool) -> (Vec<NodeProto>, String) {
         let up = self.layout.name("w_uk").to_owned();
         let (mut nodes, latents, part) = match packed {
             false => {

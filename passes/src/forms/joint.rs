@@ -4,9 +4,9 @@
 //! c = [k, v] W_d               W_d = [w_dk, w_dv]; k unrotated
 //! c_k = the first r_k numbers of c, cached in place of the keys; c_v = the others, cached in place of the values
 //! C = [C_k, C_v]               all positions, R = r_k + r_v numbers each
-//! K = rotate(C w_uk, positions 0..S)
+//! K = rotate(C w_uk + b_k, positions 0..S)
 //! score_h = q_h . K_j          j = floor(h / s)
-//! out_h = (p_h C) w_uv[j]
+//! out_h = (p_h C) w_uv[j] + b_v
 //! ```
 //!
 //! Keys and values are maps of one hidden state, so that one latent describes both with fewer numbers than two latents do:
@@ -49,7 +49,7 @@ impl Form for Joint {
     }
 
     fn rounds(&self) -> Rounds {
-        Rounds::AboutZero
+        Rounds::AboutCentre
     }
 
     fn check(&self, view: &SiteView, _: Ranks) -> Result<(), FormError> {
@@ -60,9 +60,9 @@ impl Form for Joint {
         known_rotation(view).map(|_| ())
     }
 
-    /// `w_dk` [G*d + G*dv, r_k], `w_dv` [G*d + G*dv, r_v], `w_uk` [G, R, d], or [R, G*d] if heads are split after the
-    /// rotation, `b_k` [G, 1, d] or [G*d], and `w_uv` [G, R, dv] (H in place of G if every query head has factors of its own); scales of integers as in
-    /// the absorbed form.
+    /// `w_dk` [G*d + G*dv, r_k], `w_dv` [G*d + G*dv, r_v], `w_uk` [G, R, d] and `b_k` [G, 1, d], or [R, G*d] and [G*d] if heads
+    /// are split after the rotation, and `w_uv` [G, R, dv] (H in place of G if every query head has factors of its own); `b_v` and
+    /// the scales of integers as in the absorbed form.
     fn layout(
         &self,
         view: &SiteView,
@@ -135,13 +135,8 @@ impl Builder<'_> {
         nodes.push(both.with_int("axis", 3));
         let (more, latents) = self.floats("c_B1Sr", self.name("c_B1Sr"));
         nodes.extend(more);
-        let (more, mut keys) = self.rebuilt(&latents, packed);
+        let (more, keys) = self.rotated_keys(rotation, &latents)?;
         nodes.extend(more);
-        if let Some(rotation) = rotation {
-            let (more, rotated) = self.rotate(rotation, &keys)?;
-            nodes.extend(more);
-            keys = rotated;
-        }
         // Both sides are known at the later one of the two places where rows join a cache.
         let (key, value) = (site.key.cache.as_ref()?, site.value.cache.as_ref()?);
         let (first, last) = match key.append < value.append {
@@ -151,13 +146,7 @@ impl Builder<'_> {
         self.put(first, Vec::new());
         self.put(last, nodes);
         self.grouped_score(&keys);
-        let latents = self.cast(&site.value, "c_B1Sr", &latents, site.output);
-        let (name, output) = self.output_names();
-        let nodes = self.latent_output(&latents, &name, &output);
-        self.place(site.output, nodes);
-        self.guard_rows();
-        self.answer_shapes();
-        self.drop_paths();
+        self.outputs_of("c_B1Sr", &latents);
         Some(())
     }
 

@@ -3,6 +3,7 @@
 use candle_core::{Device, Tensor};
 use gqa2mla_train::adamw::Trained;
 use gqa2mla_train::error::TrainError;
+use gqa2mla_train::kernels::read;
 use gqa2mla_train::loss::{self, Loss};
 
 use crate::tune::TuneError;
@@ -222,17 +223,15 @@ impl TrainRun<'_> {
             let shape = trace.outputs.first().map_or(&[][..], Tensor::dims);
             let grad = loss.grad.reshape(shape).map_err(|e| failed(e.into()))?;
             let grads = trace.backward(vec![grad]).map_err(failed)?;
+            let share = 1.0 / batch as f32;
             sums.resize_with(grads.len(), Vec::new);
             for (sum, grad) in sums.iter_mut().zip(grads) {
-                let grad: Vec<f32> = grad
-                    .flatten_all()
-                    .and_then(|g| g.to_vec1())
-                    .map_err(|e| failed(e.into()))?;
-                sum.resize(grad.len(), 0.0);
-                let share = 1.0 / batch as f32;
-                sum.iter_mut()
-                    .zip(grad)
-                    .for_each(|(sum, grad)| *sum += share * grad);
+                read(&grad, |grad| {
+                    sum.resize(grad.len(), 0.0);
+                    let pairs = sum.iter_mut().zip(grad);
+                    pairs.for_each(|(sum, grad)| *sum += share * grad);
+                })
+                .map_err(|e| failed(e.into()))?;
             }
         }
         Ok((mean, sums))

@@ -2,6 +2,10 @@
 
 use std::f64::consts::PI;
 
+use rayon::prelude::*;
+
+use crate::kernels::SHARE;
+
 /// The hyperparameters of the optimizer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdamOptions {
@@ -91,11 +95,13 @@ pub fn step(
     descent: &AdamOptions,
     number: usize,
 ) -> f64 {
-    let squares = tensors.iter().zip(grads).map(|(tensor, grad)| {
+    // Each tensor is summed in order, and so are the sums, so that the norm does not depend on the number of threads.
+    let squares = tensors.par_iter().zip(grads).map(|(tensor, grad)| {
         let square: f64 = grad.iter().map(|&g| f64::from(g).powi(2)).sum();
         square * tensor.scale.powi(2)
     });
-    let norm = squares.sum::<f64>().sqrt();
+    let squares: Vec<f64> = squares.collect();
+    let norm = squares.iter().sum::<f64>().sqrt();
     if !norm.is_finite() {
         return norm;
     }
@@ -106,16 +112,24 @@ pub fn step(
     let (fix_mean, fix_square) = (1.0 - b1.powi(power), 1.0 - b2.powi(power));
     for (tensor, grad) in tensors.iter_mut().zip(grads) {
         let scale = tensor.scale;
-        let moments = tensor.mean.iter_mut().zip(&mut tensor.square);
-        for ((value, &grad), (mean, square)) in tensor.values.iter_mut().zip(grad).zip(moments) {
-            let grad = f64::from(grad) * scale * clip;
-            let m = b1 * f64::from(*mean) + (1.0 - b1) * grad;
-            let s = b2 * f64::from(*square) + (1.0 - b2) * grad * grad;
-            (*mean, *square) = (m as f32, s as f32);
-            let direction = m / fix_mean / ((s / fix_square).sqrt() + 1e-8);
-            let old = f64::from(*value);
-            *value = (old - rate * (direction * scale + descent.decay * old)) as f32;
-        }
+        let moments = tensor
+            .mean
+            .par_chunks_mut(SHARE)
+            .zip(tensor.square.par_chunks_mut(SHARE));
+        let values = tensor.values.par_chunks_mut(SHARE);
+        let shares = values.zip(grad.par_chunks(SHARE)).zip(moments);
+        shares.for_each(|((values, grads), (means, squares))| {
+            let moments = means.iter_mut().zip(squares);
+            for ((value, &grad), (mean, square)) in values.iter_mut().zip(grads).zip(moments) {
+                let grad = f64::from(grad) * scale * clip;
+                let m = b1 * f64::from(*mean) + (1.0 - b1) * grad;
+                let s = b2 * f64::from(*square) + (1.0 - b2) * grad * grad;
+                (*mean, *square) = (m as f32, s as f32);
+                let direction = m / fix_mean / ((s / fix_square).sqrt() + 1e-8);
+                let old = f64::from(*value);
+                *value = (old - rate * (direction * scale + descent.decay * old)) as f32;
+            }
+        });
     }
     norm
 }

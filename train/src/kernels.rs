@@ -6,7 +6,7 @@ use candle_core::{Device, Error, Result, Storage, Tensor};
 use rayon::prelude::*;
 
 /// Number of elements per task; smaller tasks would not outweigh their overhead.
-const SHARE: usize = 8192;
+pub const SHARE: usize = 8192;
 
 /// Calls `of` on the elements of `tensor`, row-major.
 ///

@@ -50,7 +50,7 @@
 
 pub mod adamw;
 pub mod error;
-mod kernels;
+pub mod kernels;
 pub mod loss;
 pub mod operators;
 pub mod program;

@@ -1,5 +1,6 @@
 //! The caches of a model whose past and present can be one buffer.
 
+use gqa2mla_passes::analysis::raise::reads_room;
 use gqa2mla_passes::graph::{Graph, input_at, is_contrib, is_op, output_at, subgraphs};
 use gqa2mla_passes::onnx::{ModelProto, NodeProto};
 
@@ -11,8 +12,8 @@ const OPERATOR: &str = "GroupQueryAttention";
 const PAIRS: [(usize, usize); 2] = [(3, 1), (4, 2)];
 
 /// Past and present of every cache of `interface` that can share a buffer: caches that the graph writes in place, and
-/// caches of the operator. The buffer of the operator is longer than the past, so that no other node may read the past
-/// or its shape.
+/// caches of the operator. The buffer of the operator is longer than the past, so that no other node may read the past,
+/// or its shape as that of the past.
 pub fn in_place(model: &ModelProto, interface: &Interface) -> Vec<(String, String)> {
     let Some(graph) = &model.graph else {
         return Vec::new();
@@ -22,7 +23,10 @@ pub fn in_place(model: &ModelProto, interface: &Interface) -> Vec<(String, Strin
         let Some((id, maker)) = view.producer(&cache.present) else {
             return false;
         };
-        let no_other = view.uses(&cache.past).iter().all(|read| read.node == id);
+        let no_other = view
+            .uses(&cache.past)
+            .iter()
+            .all(|read| read.node == id || view.node(read.node).is_some_and(reads_room));
         let by_graph = matches!(cache.kind, CacheKind::InPlace | CacheKind::Static);
         by_graph || no_other && continues(maker, &cache.past, &cache.present)
     };

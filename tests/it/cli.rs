@@ -46,7 +46,7 @@ fn every_kind_of_ending_has_its_exit_code() {
     let (good, wrong) = (rewritten(place.path()), perturbed(place.path()));
     let (llama, out) = (fixture("optimum-llama"), place.path().join("out.onnx"));
     let missing = place.path().join("missing.onnx");
-    let latent = fixture("dynamo18-latent");
+    let (latent, uneven) = (fixture("dynamo18-latent"), fixture("dynamo18-dv"));
     let cases: &[(i32, &[&dyn AsRef<Path>])] = &[
         (0, &[&"--help"]),
         (0, &[&"--version"]),
@@ -72,7 +72,7 @@ fn every_kind_of_ending_has_its_exit_code() {
         (2, &[&"rewrite", &llama, &"-o", &out, &"--rank", &"0"]),
         (2, &[&"rewrite", &llama, &"-o", &out, &"--rank", &"33"]),
         (2, &[&"rewrite", &llama, &"-o", &out, &"--rank", &"many"]),
-        (2, &[&"rewrite", &llama, &"-o", &out, &"--target", &"gqa"]),
+        (2, &[&"rewrite", &uneven, &"-o", &out, &"--target", &"gqa"]),
         (2, &[&"validate", &llama, &good, &"--runtime", &"abacus"]),
         (3, &[&"inspect", &latent]),
         (3, &[&"rewrite", &latent, &"-o", &out]),

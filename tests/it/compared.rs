@@ -39,7 +39,7 @@ fn a_way_that_the_model_cannot_take_is_told_with_its_reason() {
         "--json",
     ];
     let ran = compare(
-        "optimum-llama",
+        "dynamo18-dv",
         &[&options[..], &["--cache-ratios", "50%"]].concat(),
     );
     assert_eq!(ran.code, 0, "{ran:?}");
@@ -58,7 +58,7 @@ fn a_way_that_the_model_cannot_take_is_told_with_its_reason() {
 #[test]
 fn a_comparison_of_nothing_is_refused() {
     let ran = compare(
-        "optimum-llama",
+        "dynamo18-dv",
         &["--ways", "kept-heads", "--cache-bits", "8"],
     );
     assert_ne!(ran.code, 0, "{ran:?}");

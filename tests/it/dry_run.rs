@@ -101,7 +101,7 @@ fn a_plan_is_refused_as_the_rewrite_is() {
         (2, "optimum-llama", &out, &with_text),
         (2, "optimum-llama", &foreign, &[]),
         (2, "optimum-llama", &out, &["--rank", "33"]),
-        (2, "optimum-llama", &out, &["--target", "gqa"]),
+        (2, "dynamo18-dv", &out, &["--target", "gqa"]),
         (2, "optimum-llama", &out, &["--cache-bits", "8"]),
         (3, "dynamo18-latent", &out, &[]),
     ];

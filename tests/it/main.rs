@@ -46,6 +46,7 @@ mod partial;
 mod per_head;
 mod positions;
 mod print_and_diff;
+mod raised;
 mod real_model;
 mod refuse;
 mod report;

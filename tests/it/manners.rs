@@ -264,7 +264,7 @@ fn refusals_name_the_option_that_chose_the_form_and_their_way_out_works() {
         vec!["--target", "gqa"],
         [&["--keep-heads"][..], &bits].concat(),
     ] {
-        let refused = rewrite_fixture("optimum-llama", &out, &options);
+        let refused = rewrite_fixture("dynamo18-dv", &out, &options);
         assert_eq!(refused.code, 2, "{refused:?}");
         let named = format!("the form of {}", options[0]);
         assert!(refused.stderr.contains(&named), "{refused:?}");

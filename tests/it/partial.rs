@@ -158,7 +158,7 @@ fn where_none_can_take_the_form_the_error_is_the_same() {
             allow_partial,
             ..RewriteOptions::default()
         };
-        rewritten(&mut loaded("optimum-llama"), options).unwrap_err()
+        rewritten(&mut loaded("dynamo18-dv"), options).unwrap_err()
     };
     assert_eq!(error(true).to_string(), error(false).to_string());
 }

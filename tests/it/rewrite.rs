@@ -1,14 +1,17 @@
 //! The shape of every rewrite: what one layer was, and what stands in its place. The meaning is shown in numerics.rs.
 
 use crate::common::{
-    fixture, folder, grouped, loaded, recognised_fixtures, rewritten, rewritten_with, root, with,
+    fixture, folder, grouped, loaded, pair, recognised_fixtures, rewritten, rewritten_with, root,
+    with,
 };
+use gqa2mla::files::load::LoadedModel;
 use gqa2mla_passes::factor::Made;
 use gqa2mla_passes::factor::rounding::{CacheBits, Levels, Rounding};
 use gqa2mla_passes::factor::transmla::{Joint as JointMoments, transmla};
 use gqa2mla_passes::forms::{
     AbsorbedPrompt, GROUPED_PROMPT, GroupedQuery, Join, KEPT_PROMPT, KeptHeads, Rounds,
 };
+use gqa2mla_passes::graph::text;
 use gqa2mla_passes::pipeline::factorize::Wanted;
 use gqa2mla_passes::{
     Absorbed, Decoupled, Expanded, Form, Joint, LatentPast, RankPlan, RewriteOptions, SiteView,
@@ -113,6 +116,30 @@ fn every_recognised_fixture_is_rewritten_as_its_snapshot_says() {
 fn the_target_gqa_keeps_the_operator_as_its_snapshots_say() {
     for name in KEEP_THE_OPERATOR {
         snapshot(&format!("{name}.gqa"), &report(name, grouped()));
+    }
+}
+
+/// Products whose place the operator takes: by dynamo, whose mask is read by GatherND; by TorchScript, with a mask that is a sum
+/// and a softcap; the standard operator.
+const RAISED: [&str; 3] = ["dynamo18-llama", "optimum-gemma2", "dynamo23-llama"];
+
+#[test]
+fn the_operator_takes_the_place_of_products_as_its_snapshots_say() {
+    for name in RAISED {
+        let (before, after) = pair(
+            name,
+            RewriteOptions {
+                form: &KeptHeads,
+                ..RewriteOptions::default()
+            },
+        );
+        let lines = |model: &LoadedModel| text::graph(model.model.proto.graph.as_ref().unwrap());
+        let (old, new) = (lines(&before), lines(&after));
+        let gone = old.iter().filter(|line| !new.contains(line));
+        let come = new.iter().filter(|line| !old.contains(line));
+        let gone = gone.map(|line| format!("- {line}"));
+        let all: Vec<String> = gone.chain(come.map(|line| format!("+ {line}"))).collect();
+        snapshot(&format!("{name}.raised"), &all.join("\n"));
     }
 }
 

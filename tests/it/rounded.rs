@@ -180,7 +180,7 @@ fn what_has_no_place_for_integers_is_refused_with_the_way_out() {
             "--cache-bits 8, 6 and 4 take their scales from a text",
         ),
         (
-            "optimum-llama",
+            "dynamo18-dv",
             &["--keep-heads"],
             2,
             "leave out --keep-heads",

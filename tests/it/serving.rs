@@ -211,6 +211,16 @@ fn integers_take_a_byte_a_number_in_the_running_stack() {
 }
 
 #[test]
+#[ignore = "needs the serving stacks"]
+fn the_operator_in_place_of_products_gives_the_same_text() {
+    let place = folder();
+    let (optimum, out) = (fixture("optimum-qwen2"), place.path().join("optimum"));
+    rewritten(&optimum, &out, &["--keep-heads"]);
+    let before = in_optimum(&optimum, "6", SMALL);
+    assert_eq!(in_optimum(&out, "6", SMALL), before);
+}
+
+#[test]
 fn the_examples_generate_the_same_before_and_after() {
     let place = folder();
     let (original, out) = (fixture("optimum-llama"), place.path().join("out"));

@@ -143,13 +143,24 @@ const REFUSED: [Refused; 22] = [
     (
         "optimum-llama",
         &["--cache-bits", "6"],
+        &[
+            (
+                "use the target gqa",
+                &["--cache-bits", "6", "--target", "gqa"],
+            ),
+            ("or --cache-bits 8", &["--cache-bits", "8"]),
+        ],
+    ),
+    (
+        "dynamo18-dv",
+        &["--cache-bits", "6"],
         &[(
             "use --cache-bits 8 with the target matmul",
             &["--cache-bits", "8", "--target", "matmul"],
         )],
     ),
     (
-        "optimum-llama",
+        "dynamo18-dv",
         &["--cache-bits", "6", "--target", "gqa"],
         &[(
             "use --cache-bits 8 with the target matmul",
@@ -157,20 +168,12 @@ const REFUSED: [Refused; 22] = [
         )],
     ),
     (
-        "optimum-llama",
-        &["--cache-bits", "4", "--keep-heads"],
-        &[(
-            "use --cache-bits 8 with the target matmul",
-            &["--cache-bits", "8", "--target", "matmul"],
-        )],
-    ),
-    (
-        "optimum-llama",
+        "dynamo18-dv",
         &["--cache-bits", "8", "--keep-heads"],
         &[("leave out --keep-heads", &["--cache-bits", "8"])],
     ),
     (
-        "optimum-llama",
+        "dynamo18-dv",
         &["--keep-heads"],
         &[("leave out --keep-heads", &[])],
     ),

@@ -4,9 +4,11 @@
 mod caches;
 mod directions;
 pub mod identity;
+mod layers;
 mod lowering;
 pub mod observe;
 pub mod placed;
+pub mod raise;
 pub mod view;
 
 use std::collections::{BTreeMap, HashSet};
@@ -27,8 +29,10 @@ use crate::recognize::{Recognized, recognize};
 use caches::Refusals;
 use directions::Directions;
 use identity::CacheId;
+use layers::Layers;
 use lowering::lower_operators;
-use placed::PlacedSite;
+use placed::{PlacedSite, Raising};
+use raise::{Hindrances, Raise, operator_set};
 
 pub use lowering::LoweredOperator;
 pub use view::SiteView;
@@ -52,7 +56,7 @@ pub struct Analysis {
     pub lowered: Vec<LoweredOperator>,
     /// The model-local functions that were inlined.
     pub inlined: HashSet<Key>,
-    /// Operator sets that the inlined bodies need and that the model does not import.
+    /// Operator sets that inlined bodies and raised attentions need and that the model does not import.
     pub imports: Vec<OperatorSetIdProto>,
 }
 
@@ -78,7 +82,8 @@ impl Analysis {
     }
 
     /// Analyses `model`. Its nodes of the fused `operators` are expanded into primitives as far as `target` requires
-    /// it.
+    /// it. For the target `gqa`, attentions that are written as products are raised to `GroupQueryAttention`
+    /// ([`mod@raise`]), and the graph is analysed again.
     ///
     /// The passes: verify, inline, infer facts, expand operators, infer facts again if anything was expanded, recognise
     /// attentions, check caches across subgraphs.
@@ -93,11 +98,46 @@ impl Analysis {
         verify(&model.proto)?;
         // Attention in a function can only be rewritten after inlining.
         let is_attention = |node: &NodeProto| operators.is_attention(node);
-        let rules = operators.rules();
         let inlined = inline(&model.proto, &is_attention);
         let main = inlined.as_ref().map(|i| &i.graph);
         let main = main.or(model.proto.graph.as_ref());
         let main = main.ok_or(VerifyError::NoGraph)?;
+        let functions = Functions::of(&model.proto, &is_attention);
+        let mut all = Self::of_main(model, main, operators, target, &functions)?;
+        if target == Target::Gqa && all.can_be_raised() {
+            let mut raise = Raise::default();
+            all.visit(model, &mut |view| raise.add(view))?;
+            match raise.finish(&all.main, &all.lowered)? {
+                Ok(raised) => {
+                    let operators = std::mem::take(&mut all.operators);
+                    all = Self::of_main(model, &raised, operators, target, &functions)?;
+                    all.imports.push(operator_set());
+                    all.sites
+                        .iter_mut()
+                        .for_each(|p| p.raising = Raising::Raised);
+                }
+                Err(hindrances) => all.hinder(&hindrances),
+            }
+        }
+        if let Some(inlined) = inlined {
+            all.inlined = inlined.functions;
+            all.imports.extend(inlined.imports);
+        }
+        let imported = &model.proto.opset_import;
+        let is_new = |set: &OperatorSetIdProto| imported.iter().all(|o| o.domain() != set.domain());
+        all.imports.retain(is_new);
+        Ok(all)
+    }
+
+    /// The analysis of `main`, the main graph of `model` with functions inlined.
+    fn of_main(
+        model: &Model,
+        main: &GraphProto,
+        operators: Operators,
+        target: Target,
+        functions: &Functions,
+    ) -> Result<Self, AnalysisError> {
+        let rules = operators.rules();
         let mut lowered = BTreeMap::new();
         let before = ScopeFacts::infer_and_visit(model, main, &rules, &mut |scoped| {
             types::verify_graph(scoped)?;
@@ -111,10 +151,6 @@ impl Analysis {
             true => before,
             false => ScopeFacts::infer(model, &lowered.main, &rules),
         };
-        let functions = Functions::of(&model.proto, &is_attention);
-        let (inlined, imports) = inlined
-            .map(|i| (i.functions, i.imports))
-            .unwrap_or_default();
         let mut all = Self {
             main: lowered.main,
             facts,
@@ -123,8 +159,8 @@ impl Analysis {
             others: Vec::new(),
             operators,
             lowered: lowered.operators,
-            inlined,
-            imports,
+            inlined: HashSet::new(),
+            imports: Vec::new(),
         };
         all.recognize(&functions.kept, &lowered.lowered);
         // A refused site keeps its cache, so that sites that share this cache must be refused in the next round.
@@ -135,6 +171,27 @@ impl Analysis {
         }
         all.rejects.sort_by_key(|r| r.layer);
         Ok(all)
+    }
+
+    /// Whether all attentions are recognised, and none is written as the operator that the target `gqa` keeps.
+    fn can_be_raised(&self) -> bool {
+        let has_operator = |p: &PlacedSite| p.origin.as_ref().is_some_and(|o| o.grouped.is_some());
+        !self.sites.is_empty()
+            && self.rejects.is_empty()
+            && self.others.is_empty()
+            && !self.sites.iter().any(has_operator)
+    }
+
+    /// Tells every site why no attention was raised: its own reason, or that of the first site that has one.
+    fn hinder(&mut self, hindrances: &Hindrances) {
+        let named = self.sites.iter().find_map(|placed| {
+            let reason = hindrances.get(&placed.id)?;
+            Some(format!("layer {}: {reason}", placed.site.layer))
+        });
+        for placed in &mut self.sites {
+            let reason = hindrances.get(&placed.id).or(named.as_ref());
+            placed.raising = Raising::Hindered(reason.cloned().unwrap_or_default());
+        }
     }
 
     /// Refuses the sites whose caches break a rule across the subgraphs.
@@ -257,35 +314,6 @@ impl Analysis {
             .collect();
         rejects.reverse();
         self.rejects.extend(rejects);
-    }
-}
-
-/// The layer numbers of the attentions of all graphs. The subgraphs of one node (the branches of an `If`) start from
-/// the same number: the one that the enclosing graph has reached.
-#[derive(Debug, Default)]
-struct Layers {
-    /// One past the last layer number of each graph and its subgraphs.
-    end: BTreeMap<Scope, usize>,
-    /// The first layer number in the subgraphs of each node.
-    first: BTreeMap<(Scope, usize), usize>,
-}
-
-impl Layers {
-    fn first_of(&mut self, scope: &Scope) -> usize {
-        let Some((around, step)) = scope.around() else {
-            return 0;
-        };
-        let next = self.end.get(&around).copied().unwrap_or(0);
-        *self.first.entry((around, step.node)).or_insert(next)
-    }
-
-    fn count(&mut self, scope: &Scope, end: usize) {
-        let mut holder = Some(scope.clone());
-        while let Some(scope) = holder {
-            holder = scope.around().map(|(around, _)| around);
-            let known = self.end.entry(scope).or_insert(end);
-            *known = end.max(*known);
-        }
     }
 }
 

@@ -57,6 +57,20 @@ pub struct PlacedSite {
     pub cache: CacheId,
     /// Its position among the attentions of its graph that read this cache: 0 for the first, and where there is no other.
     pub reader: usize,
+    /// Whether it was written as products, and is an operator now.
+    pub raising: Raising,
+}
+
+/// What has become of an attention that is written as products, for the target `gqa` (see [`mod@crate::analysis::raise`]).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Raising {
+    /// It is written as an operator already, or another target does not need one.
+    #[default]
+    NotTried,
+    /// The operator computes it.
+    Raised,
+    /// It stays as it is, for this reason.
+    Hindered(String),
 }
 
 impl PlacedSite {
@@ -75,6 +89,7 @@ impl PlacedSite {
             origin,
             cache,
             reader: 0,
+            raising: Raising::default(),
         }
     }
 

@@ -121,8 +121,8 @@ fn int_op(op: &str, a: &TDim, b: &TDim) -> Option<TDim> {
         "Sub" => dim::sub(a, b),
         "Mul" => dim::mul(a, b),
         "Div" => dim::div(a, b),
-        "Min" | "Max" if a == b => Some(a.clone()),
-        "Min" => known.map(|(a, b)| TDim::Val(a.min(b))),
+        "Min" => dim::min(a, b),
+        "Max" if a == b => Some(a.clone()),
         "Max" => known.map(|(a, b)| TDim::Val(a.max(b))),
         "Equal" => match known {
             Some((a, b)) => flag(a == b),

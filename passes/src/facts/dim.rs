@@ -49,6 +49,15 @@ pub fn div(a: &TDim, b: &TDim) -> Option<TDim> {
     rest.remove(&SizeFactors::of(b)).then(|| rest.product())?
 }
 
+/// The smaller of `a` and `b`.
+pub fn min(a: &TDim, b: &TDim) -> Option<TDim> {
+    match (a.as_i64(), b.as_i64()) {
+        (Some(a), Some(b)) => Some(TDim::Val(a.min(b))),
+        _ if a == b => Some(a.clone()),
+        _ => arithmetic(a, b, |a, b| TDim::Min(vec![a, b])),
+    }
+}
+
 /// Product of sizes; `None` if it is out of bounds.
 pub fn product<'d>(dims: impl IntoIterator<Item = &'d TDim>) -> Option<TDim> {
     let mut all = TDim::Val(1);
@@ -82,7 +91,7 @@ fn bounded(dim: &TDim) -> bool {
         match dim {
             TDim::Val(v) => (v.abs() <= LARGEST).then_some(1),
             TDim::Sym(_) => Some(1),
-            TDim::Add(dims) | TDim::Mul(dims) => all(dims),
+            TDim::Add(dims) | TDim::Mul(dims) | TDim::Min(dims) => all(dims),
             TDim::MulInt(k, dim) => (k.abs() <= LARGEST).then_some(terms(dim)? + 1),
             _ => None,
         }
@@ -95,7 +104,7 @@ pub fn never_negative(dim: &TDim) -> bool {
     match dim {
         TDim::Val(v) => *v >= 0,
         TDim::Sym(_) => true,
-        TDim::Add(dims) | TDim::Mul(dims) => dims.iter().all(never_negative),
+        TDim::Add(dims) | TDim::Mul(dims) | TDim::Min(dims) => dims.iter().all(never_negative),
         TDim::MulInt(k, dim) => *k >= 0 && never_negative(dim),
         _ => false,
     }

@@ -5,6 +5,7 @@
 
 use crate::analysis::SiteView;
 use crate::analysis::identity::SiteId;
+use crate::analysis::placed::Raising;
 use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
 use crate::forms::layout::{Layout, Reads, latents};
@@ -68,8 +69,8 @@ impl Form for GroupedQuery {
     fn check(&self, view: &SiteView, ranks: Ranks) -> Result<(), FormError> {
         if operator(view).is_none() {
             return Err(FormError::Refused(format!(
-                "it is written as {}, and the target gqa keeps GroupQueryAttention: use the target matmul",
-                view.site().dialect.name()
+                "{}: use the target matmul",
+                no_operator(view)
             )));
         }
         if ranks.key != ranks.value {
@@ -149,6 +150,19 @@ impl OperatorForm for GroupedQuery {
 pub fn operator<'v>(view: &SiteView<'v>) -> Option<&'v NodeProto> {
     let origin = view.placed.origin.as_ref()?;
     origin.grouped.as_ref()
+}
+
+/// Why the attention of `view` is not computed by `GroupQueryAttention`.
+pub fn no_operator(view: &SiteView) -> String {
+    let written = view.site().dialect.name();
+    match &view.placed.raising {
+        Raising::Hindered(reason) => format!(
+            "it is written as {written}, and GroupQueryAttention cannot take its place: {reason}"
+        ),
+        _ => format!(
+            "it is written as {written}, and not all attentions of the model are such that GroupQueryAttention could take their place"
+        ),
+    }
 }
 
 impl Builder<'_> {

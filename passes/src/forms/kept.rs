@@ -6,7 +6,7 @@
 use crate::analysis::SiteView;
 use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
-use crate::forms::grouped_query::operator;
+use crate::forms::grouped_query::{no_operator, operator};
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
 use crate::forms::operator_form::{OperatorForm, Step};
@@ -48,8 +48,8 @@ impl Form for KeptHeads {
         match operator(view) {
             Some(_) => Ok(()),
             None => Err(FormError::Refused(format!(
-                "it is written as {}, and only GroupQueryAttention reads heads that are cached as integers: leave out --keep-heads, and the cache holds a latent",
-                view.site().dialect.name()
+                "{}: leave out --keep-heads, and the cache holds a latent",
+                no_operator(view)
             ))),
         }
     }

@@ -60,6 +60,7 @@ use crate::operators::Target;
 use crate::recognize::site::Site;
 
 pub use builder::Builder;
+pub use grouped_query::no_operator;
 pub use join::Join;
 pub use layout::{Layout, latents};
 pub use names::{Names, SiteNames};

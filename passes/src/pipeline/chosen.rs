@@ -3,10 +3,14 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::analysis::identity::CacheId;
-use crate::analysis::placed::PlacedSite;
+use crate::analysis::placed::{PlacedSite, Raising};
+use crate::analysis::raise::hindrance;
 use crate::analysis::{Analysis, SiteView};
 use crate::factor::{CacheBits, Ranks};
-use crate::forms::{ExactTokens, FormError, Join, OLDEST_OPSET, RankPlan, Rounds, in_place};
+
+use crate::forms::{
+    ExactTokens, FormError, Join, OLDEST_OPSET, RankPlan, Rounds, in_place, no_operator,
+};
 use crate::onnx::stored::Model;
 use crate::operators::Target;
 use crate::pipeline::error::RewriteError;
@@ -148,7 +152,7 @@ fn check_form(
     options: &RewriteOptions,
     rotations: &mut HashMap<CacheId, Option<String>>,
 ) -> Result<(), FormError> {
-    check_bits(view.site(), options)?;
+    check_bits(view, options)?;
     if let ([other, ..], false) = (
         view.sharing_layers().as_slice(),
         options.form.serves_several_readers(),
@@ -185,17 +189,13 @@ fn check_form(
 
 /// Refuses integers if the form or the attention does not support them. Each way out names options that fit the others:
 /// what the form excludes at any number of bits comes first, then what the attention excludes, then what the bits do.
-fn check_bits(site: &Site, options: &RewriteOptions) -> Result<(), FormError> {
+fn check_bits(view: &SiteView, options: &RewriteOptions) -> Result<(), FormError> {
     let refused = |what: &str| Err(FormError::Refused(what.to_owned()));
-    let (form, bits) = (options.form, options.bits);
+    let (site, form, bits) = (view.site(), options.form, options.bits);
     let has_operator = site.dialect == Dialect::GROUPED_QUERY;
+    let gains = view.placed.raising == Raising::Raised || !has_operator;
     let number = match bits {
-        CacheBits::Model if form.keeps_heads() && !has_operator => {
-            return refused(
-                "only GroupQueryAttention reads heads that are cached as integers: leave out --keep-heads",
-            );
-        }
-        CacheBits::Model if form.keeps_heads() => {
+        CacheBits::Model if form.keeps_heads() && !gains => {
             return refused(
                 "heads that are kept take fewer bytes in fewer bits alone: add --cache-bits 8",
             );
@@ -230,19 +230,23 @@ fn check_bits(site: &Site, options: &RewriteOptions) -> Result<(), FormError> {
         return Ok(());
     }
     let alone = format!("integers of {number} bits are read by GroupQueryAttention alone");
-    if !has_operator {
-        return Err(FormError::Refused(format!(
-            "{alone}, and it is written as {}: use --cache-bits 8 with the target matmul",
-            site.dialect.name()
-        )));
-    }
     match (bits, form.target()) {
         (CacheBits::Six, _) if form.keeps_heads() => refused(
             "6 bits are two integers for half of a latent's channels, and there is no latent: use --cache-bits 8 or 4, or the target gqa in place of --keep-heads",
         ),
-        (_, Target::Gqa) => Ok(()),
+        (_, Target::Gqa) if has_operator => Ok(()),
+        (_, Target::Gqa) => Err(FormError::Refused(format!(
+            "{}: use --cache-bits 8 with the target matmul",
+            no_operator(view)
+        ))),
         (_, Target::MatMul) if form.cached_keys().are_unrotated() => {
             Err(FormError::Refused(format!("{alone}: use --cache-bits 8")))
+        }
+        (_, Target::MatMul) if !has_operator && hindrance(view).is_some() => {
+            Err(FormError::Refused(format!(
+                "{alone}, and it is written as {}: use --cache-bits 8 with the target matmul",
+                site.dialect.name()
+            )))
         }
         (_, Target::MatMul) => Err(FormError::Refused(format!(
             "{alone}: use the target gqa, or --cache-bits 8"

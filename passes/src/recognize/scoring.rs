@@ -46,7 +46,7 @@ pub fn scoring(graph: &Graph, facts: &Facts, site: &Site) -> Option<Scoring> {
         if let Some(softmax) = softmax_of(graph, facts, value) {
             break softmax.probabilities;
         }
-        let (node, position) = only_reader(graph, value)?;
+        let (_, node, position) = only_reader(graph, value)?;
         match effect(facts, node, position)? {
             // No exporter scales after the mask.
             Effect::Scale(_) if masked => return None,
@@ -80,9 +80,24 @@ pub fn masked_scores<'g>(graph: &Graph<'g>, facts: &Facts, site: &Site) -> Optio
         if softmax_of(graph, facts, value).is_some() {
             return Some(value);
         }
-        let (node, _) = only_reader(graph, value)?;
+        let (_, node, _) = only_reader(graph, value)?;
         value = node.output.first()?;
     }
+}
+
+/// The nodes between the score product of `site` and its softmax that mask the scores, `Add` and `Where`, each with the
+/// position of the scores among its inputs; `None` if [`scoring`] does not recognise the nodes.
+pub fn masks(graph: &Graph, facts: &Facts, site: &Site) -> Option<Vec<(NodeId, usize)>> {
+    let mut value = first_output(graph, site.score)?;
+    let mut masks = Vec::new();
+    while softmax_of(graph, facts, value).is_none() {
+        let (id, node, position) = only_reader(graph, value)?;
+        if let Effect::Mask = effect(facts, node, position)? {
+            masks.push((id, position));
+        }
+        value = node.output.first()?;
+    }
+    Some(masks)
 }
 
 fn first_output<'g>(graph: &Graph<'g>, id: NodeId) -> Option<&'g str> {
@@ -90,13 +105,13 @@ fn first_output<'g>(graph: &Graph<'g>, id: NodeId) -> Option<&'g str> {
 }
 
 /// The only node that reads the elements of `value`, and at which input.
-fn only_reader<'g>(graph: &Graph<'g>, value: &str) -> Option<(&'g NodeProto, usize)> {
+fn only_reader<'g>(graph: &Graph<'g>, value: &str) -> Option<(NodeId, &'g NodeProto, usize)> {
     let mut readers = graph.uses(value).iter().filter_map(|u| {
         let node = graph.node(u.node)?;
-        (!is_op(node, "Shape")).then_some((node, u.input))
+        (!is_op(node, "Shape")).then_some((u.node, node, u.input))
     });
-    let (node, position) = readers.next()?;
-    readers.next().is_none().then_some((node, position?))
+    let (id, node, position) = readers.next()?;
+    readers.next().is_none().then_some((id, node, position?))
 }
 
 fn effect(facts: &Facts, node: &NodeProto, position: usize) -> Option<Effect> {

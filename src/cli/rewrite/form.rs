@@ -28,15 +28,17 @@ pub struct FormArgs {
         help_heading = "Size"
     )]
     pub cache_bits: Option<BitsArg>,
-    /// Cache the KV heads as integers, without a latent.
+    /// Cache the KV heads as they are, without a latent, and let GroupQueryAttention read them.
     ///
-    /// Needs --cache-bits 8 or 4, and a model that uses GroupQueryAttention.
+    /// With --cache-bits 8 or 4 they are cached as integers. For a model that is written as products, the operator alone
+    /// makes it faster, and nothing is lost.
     #[arg(long, conflicts_with_all = ["rank", "cache_ratio", "max_perplexity_increase", "max_kl", "form"], help_heading = "Size")]
     keep_heads: bool,
     /// The operators of the rewritten attentions.
     ///
-    /// `matmul`: standard operators, fastest on CPUs. `gqa`: GroupQueryAttention, which can share the buffer of past
-    /// and present, for models that use it. The default is `matmul`, and `gqa` with --keep-heads.
+    /// `matmul`: standard operators. `gqa`: the operator GroupQueryAttention of ONNX Runtime, which can share the buffer of
+    /// past and present; attentions that are written as products become it. The default is `matmul`, and `gqa` with
+    /// --keep-heads.
     #[arg(
         long,
         value_enum,
@@ -166,6 +168,8 @@ impl FormArgs {
                 _ => match self.new_tokens {
                     Some(NewTokensArg::Exact) => Err(self.exact_in_the_operator()),
                     Some(NewTokensArg::Latent) => Ok(&KeptHeads),
+                    // Heads in the model's own type are exact without a branch for prompts.
+                    _ if self.bits() == CacheBits::Model => Ok(&KeptHeads),
                     _ => Ok(&KEPT_PROMPT),
                 },
             };

@@ -27,6 +27,8 @@ pub struct Foreseen {
     pub planned: Vec<Planned>,
     /// Number of attentions that would not be rewritten.
     pub left: usize,
+    /// Whether the heads are cached as they are, without a latent.
+    pub keeps_heads: bool,
     /// Bits of a cached number; for a promise, the most bits of the search.
     pub bits: CacheBits,
     /// The promise, if bits and ranks would be found by a search.
@@ -82,6 +84,7 @@ pub fn foresee(model: &LoadedModel, request: &Request) -> Result<Foreseen, Compr
     Ok(Foreseen {
         left: prepared.analysis.rejects.len()
             + prepared.analysis.recognised().saturating_sub(planned.len()),
+        keeps_heads: options.form.keeps_heads(),
         bits: options.bits,
         promise: request.promise,
         is_exact: !narrow && request.is_exact(),

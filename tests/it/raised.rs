@@ -5,8 +5,9 @@ use std::path::Path;
 use gqa2mla::files::load::LoadedModel;
 use gqa2mla::files::save::save;
 use gqa2mla_passes::forms::{GROUPED_PROMPT, GroupedQuery, KeptHeads};
-use gqa2mla_passes::onnx::NodeProto;
 use gqa2mla_passes::onnx::tensor_proto::DataType;
+use gqa2mla_passes::onnx::tensor_shape_proto::{Dimension, dimension};
+use gqa2mla_passes::onnx::{NodeProto, TensorShapeProto, type_proto};
 use gqa2mla_passes::{Absorbed, Form, RankPlan, RewriteOptions, inspect};
 
 use crate::common::{
@@ -23,12 +24,12 @@ const REFUSED: [(&str, &str); 15] = [
     ("dynamo18-gptoss", "other operators than a scale"),
     ("dynamo18-llama-bf16", "not all of fp32, or all of fp16"),
     ("dynamo18-llama-nocache", "it has no cache"),
-    ("dynamo18-t5gemma", "not all attentions of the model"),
+    ("dynamo18-t5gemma", "also has cross-attentions"),
     ("int8-llama", "without merging"),
     ("merged-llama", "without merging"),
     ("mobius-llama", "its cache is static"),
     ("mobius-qwen3", "its cache is static"),
-    ("optimum-whisper", "not all attentions of the model"),
+    ("optimum-whisper", "also has cross-attentions"),
     ("static-llama", "its cache is static"),
     ("genai-", "add --cache-bits 8"),
 ];
@@ -208,6 +209,35 @@ fn a_mask_that_is_not_causal_is_refused() {
     let ran = with(&[&"rewrite", &input, &"-o", &out, &"--keep-heads"]);
     assert_eq!(ran.code, 4, "{ran:?}");
     assert!(!Path::new(&out).exists());
+}
+
+/// A mask with an axis of queries is whatever the caller makes of it, so that a run with a causal one would show nothing.
+#[test]
+fn a_mask_input_of_four_axes_is_refused() {
+    let mut model = loaded("dynamo23-llama");
+    let graph = model.model.proto.graph.as_mut().unwrap();
+    let operators = graph.node.iter_mut().filter(|n| n.op_type() == "Attention");
+    let mask = operators.map(|n| std::mem::replace(&mut n.input[3], "mask".to_owned()));
+    assert!(mask.count() == 2);
+    let mut given = graph.input[0].clone();
+    given.name = Some("mask".to_owned());
+    let sizes = ["s44", "one", "s70", "all"].map(|name| Dimension {
+        value: Some(dimension::Value::DimParam(name.to_owned())),
+        ..Dimension::default()
+    });
+    if let Some(type_proto::Value::TensorType(tensor)) =
+        given.r#type.as_mut().and_then(|t| t.value.as_mut())
+    {
+        tensor.elem_type = Some(DataType::Float as i32);
+        tensor.shape = Some(TensorShapeProto {
+            dim: sizes.to_vec(),
+        });
+    }
+    graph.input.push(given);
+    let told = rewritten(&mut model, with_form(&KeptHeads))
+        .unwrap_err()
+        .to_string();
+    assert!(told.contains("depends on the input 'mask'"), "{told}");
 }
 
 /// An input that tells the kinds of tokens can make later tokens visible, so that a run with zeros there would show nothing.

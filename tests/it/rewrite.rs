@@ -346,6 +346,7 @@ fn prompts_that_the_operator_reads_are_as_their_snapshots_say() {
 fn every_snapshot_is_of_a_fixture_that_is_still_recognised() {
     let mut expected = recognised_fixtures();
     expected.extend(KEEP_THE_OPERATOR.iter().map(|name| format!("{name}.gqa")));
+    expected.extend(RAISED.iter().map(|name| format!("{name}.raised")));
     expected.extend(REBUILT.iter().map(|name| format!("{name}.expanded")));
     expected.extend(JOINT.iter().map(|name| format!("{name}.joint")));
     expected.extend(

@@ -32,7 +32,7 @@ use identity::CacheId;
 use layers::Layers;
 use lowering::lower_operators;
 use placed::{PlacedSite, Raising};
-use raise::{Hindrances, Raise, operator_set};
+use raise::{Raise, operator_set};
 
 pub use lowering::LoweredOperator;
 pub use view::SiteView;
@@ -104,19 +104,13 @@ impl Analysis {
         let main = main.ok_or(VerifyError::NoGraph)?;
         let functions = Functions::of(&model.proto, &is_attention);
         let mut all = Self::of_main(model, main, operators, target, &functions)?;
-        if target == Target::Gqa && all.can_be_raised() {
-            let mut raise = Raise::default();
-            all.visit(model, &mut |view| raise.add(view))?;
-            match raise.finish(&all.main, &all.lowered)? {
-                Ok(raised) => {
-                    let operators = std::mem::take(&mut all.operators);
-                    all = Self::of_main(model, &raised, operators, target, &functions)?;
-                    all.imports.push(operator_set());
-                    all.sites
-                        .iter_mut()
-                        .for_each(|p| p.raising = Raising::Raised);
+        if target == Target::Gqa && !all.has_operator() {
+            match (all.rejects.is_empty(), all.others.is_empty()) {
+                (true, true) => all.raise(model, &functions)?,
+                (false, _) => all.hinder("not all attentions of the model are recognised"),
+                (true, false) => {
+                    all.hinder("the model also has cross-attentions, which stay products")
                 }
-                Err(hindrances) => all.hinder(&hindrances),
             }
         }
         if let Some(inlined) = inlined {
@@ -173,24 +167,44 @@ impl Analysis {
         Ok(all)
     }
 
-    /// Whether all attentions are recognised, and none is written as the operator that the target `gqa` keeps.
-    fn can_be_raised(&self) -> bool {
+    /// Whether an attention is written as the operator that the target `gqa` keeps.
+    fn has_operator(&self) -> bool {
         let has_operator = |p: &PlacedSite| p.origin.as_ref().is_some_and(|o| o.grouped.is_some());
-        !self.sites.is_empty()
-            && self.rejects.is_empty()
-            && self.others.is_empty()
-            && !self.sites.iter().any(has_operator)
+        self.sites.iter().any(has_operator)
     }
 
-    /// Tells every site why no attention was raised: its own reason, or that of the first site that has one.
-    fn hinder(&mut self, hindrances: &Hindrances) {
-        let named = self.sites.iter().find_map(|placed| {
-            let reason = hindrances.get(&placed.id)?;
-            Some(format!("layer {}: {reason}", placed.site.layer))
-        });
+    /// Raises all attentions, or none of them: then each knows its reason, or that of the first that has one.
+    fn raise(&mut self, model: &Model, functions: &Functions) -> Result<(), AnalysisError> {
+        let mut raise = Raise::default();
+        self.visit(model, &mut |view| raise.add(view))?;
+        match raise.finish(&self.main, &self.lowered)? {
+            Ok(raised) => {
+                let operators = std::mem::take(&mut self.operators);
+                *self = Self::of_main(model, &raised, operators, Target::Gqa, functions)?;
+                self.imports.push(operator_set());
+                let sites = self.sites.iter_mut();
+                sites.for_each(|placed| placed.raising = Raising::Raised);
+            }
+            Err(hindrances) => {
+                let first = self.sites.iter().find_map(|placed| {
+                    let reason = hindrances.get(&placed.id)?;
+                    Some(format!("layer {}: {reason}", placed.site.layer))
+                });
+                self.hinder(&first.unwrap_or_default());
+                for placed in &mut self.sites {
+                    if let Some(own) = hindrances.get(&placed.id) {
+                        placed.raising = Raising::Hindered(own.clone());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells every attention why none was raised.
+    fn hinder(&mut self, reason: &str) {
         for placed in &mut self.sites {
-            let reason = hindrances.get(&placed.id).or(named.as_ref());
-            placed.raising = Raising::Hindered(reason.cloned().unwrap_or_default());
+            placed.raising = Raising::Hindered(reason.to_owned());
         }
     }
 

@@ -160,7 +160,7 @@ pub fn no_operator(view: &SiteView) -> String {
             "it is written as {written}, and GroupQueryAttention cannot take its place: {reason}"
         ),
         _ => format!(
-            "it is written as {written}, and not all attentions of the model are such that GroupQueryAttention could take their place"
+            "it is written as {written}, and other attentions of the model as GroupQueryAttention"
         ),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use crate::analysis::placed::Raising;
 use crate::analysis::{Analysis, SiteView};
 use crate::factor::{CacheBits, Ranks};
 use crate::forms::Form;
@@ -55,14 +56,18 @@ impl Explained {
         made.extend(operator.into_iter().flat_map(|o| o.made.iter().cloned()));
         Self {
             title: format!(
-                "layer {}: H={} G={} d={} dv={}, {}, {}",
+                "layer {}: H={} G={} d={} dv={}, {}, {}{}",
                 site.layer,
                 site.heads,
                 site.kv_heads,
                 site.key.size,
                 site.value.size,
                 text::type_name(site.cached_type),
-                site.dialect.name()
+                site.dialect.name(),
+                match view.placed.raising {
+                    Raising::Raised => " in place of products",
+                    _ => "",
+                }
             ),
             before,
             plan: format!(

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::analysis::identity::{CacheId, SiteId};
-use crate::analysis::placed::PlacedSite;
+use crate::analysis::placed::{PlacedSite, Raising};
 use crate::analysis::{Analysis, SiteView};
 use crate::factor::{CacheBits, Factors, Made, Ranks, SideFactors};
 use crate::forms::{FormError, Layout, Names, SiteNames, Store, integers};
@@ -33,6 +33,10 @@ pub struct RewrittenSite {
     pub is_narrow: bool,
     /// Bits of a cached number.
     pub bits: CacheBits,
+    /// Whether the heads are cached as they are, without a latent.
+    pub keeps_heads: bool,
+    /// Whether it was written as products, whose place `GroupQueryAttention` has taken.
+    pub raised: bool,
     /// The predicted loss of the keys.
     pub key: Expected,
     /// The predicted loss of the values.
@@ -240,6 +244,8 @@ impl<'a> Patches<'a> {
             full: form.full_ranks(site),
             is_narrow: form.loses(shared.ranks, site),
             bits: self.options.bits,
+            keeps_heads: form.keeps_heads(),
+            raised: view.placed.raising == Raising::Raised,
             key,
             value,
         });

@@ -73,6 +73,7 @@ fn model_text(plan: &Plan, target: &str) -> String {
         None => "",
     };
     let ranks = match ranks(foreseen) {
+        _ if foreseen.keeps_heads => "heads kept".to_owned(),
         (low, high) if low == high => format!("rank {most}{low}"),
         (low, high) => format!("ranks {low} to {high}"),
     };

@@ -30,8 +30,8 @@ pub struct FormArgs {
     pub cache_bits: Option<BitsArg>,
     /// Cache the KV heads as they are, without a latent, and let GroupQueryAttention read them.
     ///
-    /// With --cache-bits 8 or 4 they are cached as integers. For a model that is written as products, the operator alone
-    /// makes it faster, and nothing is lost.
+    /// With --cache-bits 8 or 4 they are cached as integers. A model that is written as products takes less time for a long
+    /// past with the operator alone, and nothing is lost.
     #[arg(long, conflicts_with_all = ["rank", "cache_ratio", "max_perplexity_increase", "max_kl", "form"], help_heading = "Size")]
     keep_heads: bool,
     /// The operators of the rewritten attentions.

@@ -43,6 +43,10 @@ pub struct Summary {
     join: Join,
     /// Whether the rows of a batch must be of one length, where the operator of the original allowed others.
     rows_of_one_length: bool,
+    /// Whether `GroupQueryAttention` has taken the place of products.
+    raised: bool,
+    /// Whether the heads are cached as they are, without a latent.
+    keeps_heads: bool,
     cached: bool,
     before: u64,
     /// Bytes per token of the caches after the rewrite.
@@ -82,6 +86,8 @@ impl Summary {
             bits: sites.iter().find_map(|s| s.bits.number()),
             join: rewritten.join,
             rows_of_one_length: nodes.any(checks_row_lengths),
+            raised: sites.iter().any(|s| s.raised),
+            keeps_heads: sites.iter().any(|s| s.keeps_heads),
             cached: sites.iter().any(|s| s.site.is_cached()),
             before: cached()
                 .map(|s| bytes(s.site.cached_type, s.site.cached_numbers()))
@@ -100,6 +106,7 @@ impl Summary {
     /// The first lines of the text output for a model.
     pub fn text(&self) -> String {
         let rank = match self.ranks {
+            _ if self.keeps_heads => "heads kept".to_owned(),
             (low, high) if low == high => format!("rank {low}"),
             (low, high) => format!("ranks {low} to {high}"),
         };
@@ -143,6 +150,11 @@ impl Summary {
                 "note: every row of a batch must have the same length, without padding; --target gqa keeps the operator that allows others (docs/serving.md)\n",
             );
         }
+        if self.raised {
+            text.push_str(
+                "note: GroupQueryAttention takes the place of products; it continues several sequences by one token at a time (docs/method.md)\n",
+            );
+        }
         let foretells = self.predictable && self.predicted != (0.0, 0.0);
         if self.lossy && foretells {
             let aside = match self.bits {
@@ -178,7 +190,7 @@ impl Summary {
     pub fn json(&self) -> Value {
         json!({
             "rewritten": self.sites, "target": self.target, "not_rewritten": self.not_rewritten, "rejects": self.rejects, "exact": !self.lossy,
-            "cache_bits": self.bits, "cache_io": self.join.name(), "rows_of_one_length": self.rows_of_one_length, "rank_min": self.ranks.0, "rank_max": self.ranks.1,
+            "cache_bits": self.bits, "cache_io": self.join.name(), "rows_of_one_length": self.rows_of_one_length, "raised": self.raised, "keeps_heads": self.keeps_heads, "rank_min": self.ranks.0, "rank_max": self.ranks.1,
             "cache_bytes_per_token_before": self.before, "cache_bytes_per_token_after": self.after,
             "layers": self.layers,
             "predicted_key_loss": self.predicted.0, "predicted_value_loss": self.predicted.1,

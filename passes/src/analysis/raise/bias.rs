@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use crate::analysis::raise::lengths::{Lengths, reads_shape};
 use crate::analysis::view::SiteView;
+use crate::facts::Facts;
 use crate::graph::{Graph, captured, input_at, label, subgraphs};
 use crate::onnx::tensor_proto::DataType;
 use crate::operators::Primitives;
@@ -39,12 +40,12 @@ pub fn bias(s: &mut Primitives, view: &SiteView, lengths: &Lengths) -> Result<St
         let input = |at| input_at(node, at).unwrap_or_default();
         if node.op_type() == "Add" {
             let mask = input(1 - scores.min(1));
-            only_reads_masks(graph, mask)?;
+            only_reads_masks((graph, facts), mask)?;
             parts.push((mask.to_owned(), mask.to_owned()));
             continue;
         }
         let (condition, other) = (input(0), input(3 - scores.clamp(1, 2)));
-        only_reads_masks(graph, condition)?;
+        only_reads_masks((graph, facts), condition)?;
         let hidden = scalar(facts, other).filter(|hidden| *hidden <= HIDDEN);
         let hidden = hidden.ok_or_else(|| {
             format!(
@@ -116,9 +117,9 @@ pub fn bias(s: &mut Primitives, view: &SiteView, lengths: &Lengths) -> Result<St
     }))
 }
 
-/// Checks that the mask `value` depends on no input but masks and positions: an input such as the kinds of tokens can make
-/// later tokens visible, which the operator hides.
-fn only_reads_masks(graph: &Graph, value: &str) -> Result<(), String> {
+/// Checks that the mask `value` depends on no inputs but positions and masks of tokens, [B, S]: an input such as the kinds of
+/// tokens, or a mask with an axis of queries, can make later tokens visible, which the operator hides.
+fn only_reads_masks((graph, facts): (&Graph, &Facts), value: &str) -> Result<(), String> {
     let mut open = vec![value];
     let mut seen = HashSet::new();
     while let Some(value) = open.pop() {
@@ -137,10 +138,11 @@ fn only_reads_masks(graph: &Graph, value: &str) -> Result<(), String> {
             }
             continue;
         }
-        let is_known = ["mask", "position"].iter().any(|part| value.contains(part));
+        let of_tokens = || facts.shape(value).is_some_and(|shape| shape.len() <= 2);
+        let is_known = value.contains("position") || value.contains("mask") && of_tokens();
         if graph.is_reachable_input(value) && !is_known {
             return Err(format!(
-                "its mask depends on the input '{value}', and the operator's mask is causal"
+                "its mask depends on the input '{value}', which can show later tokens, and the operator hides them"
             ));
         }
     }

@@ -6,10 +6,10 @@
 
 use std::collections::HashSet;
 
-use crate::analysis::raise::lengths::{Lengths, reads_shape};
+use crate::analysis::raise::lengths::Lengths;
 use crate::analysis::view::SiteView;
 use crate::facts::Facts;
-use crate::graph::{Graph, captured, input_at, label, subgraphs};
+use crate::graph::{Graph, captured, input_at, is_op, label, subgraphs};
 use crate::onnx::tensor_proto::DataType;
 use crate::operators::Primitives;
 use crate::recognize::digits::scalar;
@@ -127,7 +127,7 @@ fn only_reads_masks((graph, facts): (&Graph, &Facts), value: &str) -> Result<(),
             continue;
         }
         if let Some((_, node)) = graph.producer(value) {
-            if !reads_shape(node) {
+            if !is_op(node, "Shape") && !is_op(node, "Size") {
                 open.extend(
                     node.input
                         .iter()

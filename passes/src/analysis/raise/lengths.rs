@@ -183,8 +183,3 @@ const ROOM: &str = "room";
 pub fn reads_room(node: &NodeProto) -> bool {
     is_op(node, "Shape") && node.name().ends_with(&format!("/{ROOM}/shape"))
 }
-
-/// Whether `node` reads the shape of its input alone.
-pub fn reads_shape(node: &NodeProto) -> bool {
-    is_op(node, "Shape") || is_op(node, "Size")
-}

@@ -53,5 +53,6 @@ pub mod error;
 pub mod kernels;
 pub mod loss;
 pub mod operators;
+pub mod product;
 pub mod program;
 pub mod stored;

@@ -4,6 +4,8 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
+use crate::factor::registers::clear_upper_halves;
+
 /// A view of a row-major matrix, possibly transposed.
 #[derive(Debug, Clone, Copy)]
 pub struct DenseView<'a> {
@@ -55,4 +57,5 @@ pub fn product(out: &mut Vec<f32>, add: bool, a: DenseView, b: DenseView, alpha:
     }
     let target = MatMut::from_row_major_slice_mut(out, rows, columns);
     matmul(target, mode, a, b, alpha, Par::Seq);
+    clear_upper_halves();
 }

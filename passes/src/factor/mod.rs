@@ -8,6 +8,7 @@ pub mod moments;
 pub mod position_free;
 pub mod readers;
 pub mod reconstruct;
+pub mod registers;
 pub mod rope;
 pub mod rounding;
 pub mod sample;

@@ -2,6 +2,8 @@
 
 use ndarray::{Array1, Array2};
 
+use crate::factor::registers::clear_upper_halves;
+
 /// The factorization did not converge, or its input was not finite.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the eigenvalues of a {size}x{size} matrix could not be computed: {detail}")]
@@ -52,7 +54,9 @@ pub fn faer(a: &Array2<f64>) -> Result<Eigen, SpectralError> {
         .map_err(|e| SpectralError {
             size: n,
             detail: format!("{e:?}"),
-        })?;
+        });
+    clear_upper_halves();
+    let eigen = eigen?;
     let (u, s) = (eigen.U(), eigen.S().column_vector());
     // faer sorts in ascending order.
     Ok(Eigen {
@@ -70,6 +74,7 @@ pub fn orthonormal(a: &Array2<f64>) -> Option<Array2<f64>> {
     }
     let matrix = faer::Mat::from_fn(n, m, |i, j| a.get((i, j)).copied().unwrap_or_default());
     let q = matrix.qr().compute_thin_Q();
+    clear_upper_halves();
     Some(Array2::from_shape_fn((n, m), |(i, j)| {
         q.get(i, j).to_owned()
     }))

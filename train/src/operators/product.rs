@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use crate::error::{OpError, invalid};
 use crate::operators::broadcast::{common, reduced};
 use crate::operators::{Call, Computed, TrainOperator, flows};
+use crate::product::product;
 
 pub const OPERATORS: &[TrainOperator] = &[flows("MatMul", matmul), flows("Gemm", gemm)];
 
@@ -76,9 +77,9 @@ fn matmul(call: &Call) -> Result<Computed, OpError> {
     let (a, b) = (call.input(0)?, call.input(1)?);
     let (a_shape, b_shape) = (a.dims().to_vec(), b.dims().to_vec());
     let stacks = stacks(a, b)?;
-    let product = stacks.a.matmul(&stacks.b)?;
-    let rows = product.dims().to_vec();
-    let output = product.reshape(stacks.output.as_slice())?;
+    let output = product(&stacks.a, &stacks.b)?;
+    let rows = output.dims().to_vec();
+    let output = output.reshape(stacks.output.as_slice())?;
     let (for_a, for_b) = (
         call.tracks(0)
             .then(|| (stacks.b.clone(), stacks.a_dims.clone())),
@@ -88,16 +89,21 @@ fn matmul(call: &Call) -> Result<Computed, OpError> {
     Ok(call.made(output, move |grad| {
         let grad = grad.reshape(rows)?;
         let to_a = |(b, dims): (Tensor, Vec<usize>)| {
-            reduced(&grad.matmul(&b.t()?)?.reshape(dims)?, &a_shape)
+            reduced(&product(&grad, &b.t()?)?.reshape(dims)?, &a_shape)
         };
         let to_b = |(a, dims): (Tensor, Vec<usize>)| {
-            reduced(&a.t()?.matmul(&grad)?.reshape(dims)?, &b_shape)
+            reduced(&product(&a.t()?, &grad)?.reshape(dims)?, &b_shape)
         };
         Ok(vec![
             for_a.map(to_a).transpose()?,
             for_b.map(to_b).transpose()?,
         ])
     }))
+}
+
+/// a b for a [m, k] and b [k, n].
+fn of_matrices(a: &Tensor, b: &Tensor) -> candle_core::Result<Tensor> {
+    product(&a.unsqueeze(0)?, &b.unsqueeze(0)?)?.squeeze(0)
 }
 
 /// y = alpha op(a) op(b) + beta c, with op the transpose if the attribute is set.
@@ -112,7 +118,7 @@ fn gemm(call: &Call) -> Result<Computed, OpError> {
         turn(call.input(0)?, turned[0])?,
         turn(call.input(1)?, turned[1])?,
     );
-    let mut output = (a.contiguous()?.matmul(&b)? * alpha)?;
+    let mut output = (of_matrices(&a, &b)? * alpha)?;
     let c_dims = call.optional(2).map(|c| c.dims().to_vec());
     if let Some(c) = call.optional(2) {
         output = output.broadcast_add(&(c * beta)?)?;
@@ -121,8 +127,8 @@ fn gemm(call: &Call) -> Result<Computed, OpError> {
     let (for_a, for_b) = (tracked[0].then(|| b.clone()), tracked[1].then(|| a.clone()));
     Ok(call.made(output, move |grad| {
         let grad = &grad.contiguous()?;
-        let to_a = |b: Tensor| turn(&(grad.matmul(&b.t()?)? * alpha)?, turned[0]);
-        let to_b = |a: Tensor| turn(&(a.t()?.matmul(grad)? * alpha)?, turned[1]);
+        let to_a = |b: Tensor| turn(&(of_matrices(grad, &b.t()?)? * alpha)?, turned[0]);
+        let to_b = |a: Tensor| turn(&(of_matrices(&a.t()?, grad)? * alpha)?, turned[1]);
         let to_c =
             |dims: Vec<usize>| -> Result<Tensor, OpError> { Ok((reduced(grad, &dims)? * beta)?) };
         Ok(vec![

@@ -61,7 +61,7 @@ class RewriteOptions(FactorOptions, ProofOptions, total=False):
     cache_bits: Literal[4, 6, 8, 16]
     keep_heads: bool
     allow_partial: bool
-    target: Literal["matmul", "gqa"]
+    target: Literal["matmul", "gqa", "auto"]
     form: Literal["absorbed", "expanded", "joint"]
     new_tokens: Literal["latent", "prompt", "exact"]
     cache_io: Literal["append", "inplace"]

@@ -10,7 +10,7 @@ use crate::bench::{BenchRequest, Benched, Io, bench, memory};
 use crate::cli::exit::{Exit, UsageError};
 use crate::cli::runtime::RuntimeArgs;
 use crate::cli::screen::{Screen, table};
-use crate::files::load::load;
+use crate::files::load::{LoadedModel, load};
 use crate::fit::context::Context;
 use crate::report::{counted, grouped, size};
 use crate::runtime::RuntimeOptions;
@@ -108,14 +108,29 @@ pub fn beside(
     runtime: RuntimeOptions,
     screen: &Screen,
 ) -> anyhow::Result<Benched> {
-    let models = [load(original)?, load(rewritten)?];
-    let [first, _] = &models;
+    usual(
+        &[load(original)?, load(rewritten)?],
+        &PREFILL[..1],
+        runtime,
+        screen,
+    )
+}
+
+/// Measures `models`, with decode steps and with prefills of `prefill` tokens. Lengths are the default ones that the context
+/// of the first model allows, or else half of the context.
+pub fn usual(
+    models: &[LoadedModel],
+    prefill: &[usize],
+    runtime: RuntimeOptions,
+    screen: &Screen,
+) -> anyhow::Result<Benched> {
+    let first = models.first().context("no model")?;
     let context = Context::of(None, first)?.positions;
     let interface = LanguageModel::of(&first.model.proto)?.interface;
     let fitting = |lengths: &[usize], new: usize| -> Vec<usize> {
         let fits = |length: &&usize| **length + new <= context;
         let fitting: Vec<usize> = lengths.iter().filter(fits).copied().collect();
-        match fitting.is_empty() {
+        match fitting.is_empty() && !lengths.is_empty() {
             true => vec![(context / 2).max(1)],
             false => fitting,
         }
@@ -125,14 +140,14 @@ pub fn beside(
             true => Vec::new(),
             false => fitting(&PAST, 1),
         },
-        prefill: fitting(&PREFILL[..1], 0),
+        prefill: fitting(prefill, 0),
         batches: vec![1],
         rounds: FEW_ROUNDS,
         io: Io::Shared,
         runtime,
     };
     let progress = &mut screen.progress("measuring", "round");
-    Ok(bench(&models, &request, progress)?)
+    Ok(bench(models, &request, progress)?)
 }
 
 impl Bench {

@@ -1,9 +1,10 @@
 //! A dry run: what a compression would do, without computing factors, running a model or writing a file.
 
+use std::error::Error;
 use std::path::Path;
 
-use gqa2mla_passes::factor::CacheBits;
 use gqa2mla_passes::factor::blank::BlankFactors;
+use gqa2mla_passes::factor::{CacheBits, Made};
 use gqa2mla_passes::onnx::stored::element_bits;
 use gqa2mla_passes::pipeline::factorize::Wanted;
 use gqa2mla_passes::pipeline::patches::Callbacks;
@@ -114,7 +115,21 @@ fn without_weights(
     factorization: Factorization,
 ) -> Result<LoadedModel, ConvertError> {
     let mut rewritten = model.clone();
-    let mut factorize = |view: &SiteView, wanted: Wanted| {
+    let callbacks = Callbacks {
+        factorize: &mut blank(factorization),
+        store: &mut |tensor| Ok(unwritten(tensor)),
+        progress: &mut |_, _| {},
+    };
+    let done = rewrite_analysed(&mut rewritten.model, analysis.clone(), options, callbacks);
+    done.map_err(|cause| ConvertError::of(model, cause))?;
+    Ok(rewritten)
+}
+
+/// Makes factors without content, of the kind of `factorization`.
+pub(super) fn blank(
+    factorization: Factorization,
+) -> impl FnMut(&SiteView, Wanted) -> Result<Made, Box<dyn Error + Send + Sync>> {
+    move |view, wanted| {
         let site = view.site();
         let blank = BlankFactors {
             kv_heads: site.kv_heads,
@@ -126,15 +141,7 @@ fn without_weights(
             Factorization::TransMla { .. } => blank.decoupled(),
             _ => blank.latent(wanted.bits),
         })
-    };
-    let callbacks = Callbacks {
-        factorize: &mut factorize,
-        store: &mut |tensor| Ok(unwritten(tensor)),
-        progress: &mut |_, _| {},
-    };
-    let done = rewrite_analysed(&mut rewritten.model, analysis.clone(), options, callbacks);
-    done.map_err(|cause| ConvertError::of(model, cause))?;
-    Ok(rewritten)
+    }
 }
 
 fn bits_of(elem_type: i32, count: usize) -> u64 {

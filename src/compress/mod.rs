@@ -11,6 +11,7 @@ pub mod compressor;
 pub mod convert;
 #[cfg(feature = "train")]
 mod distill;
+pub mod draft;
 pub mod error;
 pub mod events;
 pub mod foreseen;

@@ -20,6 +20,7 @@ mod common;
 mod compared;
 mod compress;
 mod dry_run;
+mod fastest;
 mod folders;
 mod given;
 mod hostile;

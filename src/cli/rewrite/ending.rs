@@ -12,6 +12,7 @@ use crate::cli::bench::as_text;
 use crate::cli::exit::Exit;
 use crate::cli::provenance::{self, sha256};
 use crate::cli::report_file::ReportFile;
+use crate::cli::rewrite::fastest::Choice;
 use crate::cli::rewrite::shown;
 use crate::cli::rewrite::summary::Summary;
 use crate::cli::screen::Screen;
@@ -29,6 +30,8 @@ pub struct Ending {
     input: PathBuf,
     target: &'static str,
     in_detail: bool,
+    /// The target that was chosen by its time, with --target auto.
+    pub choice: Option<Choice>,
     /// Whether the explanation of each rewrite is printed.
     pub explains: bool,
     /// The command line that rewrites the same model with `--keep-heads` and 8-bit integers.
@@ -58,6 +61,7 @@ impl Ending {
             input: input.to_path_buf(),
             target,
             in_detail,
+            choice: None,
             explains: false,
             with_kept_heads: String::new(),
             accepted: true,
@@ -164,6 +168,8 @@ impl Ending {
             if let Some(value) = value.as_object_mut() {
                 value.insert("file".to_owned(), json!(file));
                 value.insert("accepted".to_owned(), json!(compression.accepted));
+                let choice = self.choice.as_ref().map(Choice::json);
+                value.insert("target_choice".to_owned(), json!(choice));
             }
             value
         };
@@ -229,7 +235,8 @@ impl Ending {
                     bad("VALIDATION FAILED")
                 ),
             };
-            format!("{}{}{closing}", self.text, self.folder_text)
+            let choice = self.choice.as_ref().map_or_else(String::new, Choice::text);
+            format!("{choice}{}{}{closing}", self.text, self.folder_text)
         };
         screen.show(text, data);
         if self.accepted {

@@ -37,13 +37,13 @@ pub struct FormArgs {
     /// The operators of the rewritten attentions.
     ///
     /// `matmul`: standard operators. `gqa`: the operator GroupQueryAttention of ONNX Runtime, which can share the buffer of
-    /// past and present; attentions that are written as products become it. The default is `matmul`, and `gqa` with
-    /// --keep-heads.
+    /// past and present; attentions that are written as products become it. `auto`: the one with the shortest decode step at
+    /// the longest usual past, found by running both on this machine. The default is `matmul`, and `gqa` with --keep-heads.
     #[arg(
         long,
         value_enum,
         hide_possible_values = true,
-        value_name = "matmul|gqa",
+        value_name = "matmul|gqa|auto",
         help_heading = "Form"
     )]
     target: Option<TargetArg>,
@@ -84,9 +84,10 @@ pub struct FormArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum TargetArg {
+pub enum TargetArg {
     Matmul,
     Gqa,
+    Auto,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -131,10 +132,11 @@ impl From<CacheIoArg> for Join {
 }
 
 impl TargetArg {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Matmul => "matmul",
             Self::Gqa => "gqa",
+            Self::Auto => "auto",
         }
     }
 }
@@ -146,6 +148,19 @@ impl FormArgs {
             true => TargetArg::Gqa.name(),
             false => self.target.unwrap_or(TargetArg::Matmul).name(),
         }
+    }
+
+    /// The same options with another target.
+    pub fn with(self, target: TargetArg) -> Self {
+        Self {
+            target: Some(target),
+            ..self
+        }
+    }
+
+    /// Whether the target is to be found by measuring. Kept heads have only one.
+    pub fn chooses_target(&self) -> bool {
+        self.target == Some(TargetArg::Auto) && !self.keep_heads
     }
 
     /// Bits of a cached number.
@@ -200,7 +215,7 @@ impl FormArgs {
             (TargetArg::Matmul, _) if self.form == FormArg::Joint => Ok(&Joint),
             (TargetArg::Matmul, Some(NewTokensArg::Exact)) => Ok(&LatentPast),
             (TargetArg::Matmul, Some(NewTokensArg::Prompt)) => Ok(&AbsorbedPrompt),
-            (TargetArg::Matmul, _) => Ok(&Absorbed),
+            (TargetArg::Matmul | TargetArg::Auto, _) => Ok(&Absorbed),
         }
     }
 

@@ -1,6 +1,7 @@
 mod distill;
 mod dry_run;
 mod ending;
+mod fastest;
 mod form;
 mod serving;
 mod shown;
@@ -17,6 +18,7 @@ use gqa2mla_passes::RewriteOptions;
 use distill::DistillArgs;
 use dry_run::Plan;
 use ending::Ending;
+use fastest::{Choice, fastest};
 use form::FormArgs;
 use serving::ServingArg;
 use size::Size;
@@ -133,12 +135,13 @@ enum LayoutArg {
 
 impl Rewrite {
     /// Runs the command of the command line `arguments`.
-    pub fn run(self, arguments: &[OsString], screen: &Screen) -> anyhow::Result<Exit> {
+    pub fn run(mut self, arguments: &[OsString], screen: &Screen) -> anyhow::Result<Exit> {
         let started = Instant::now();
         if self.clean {
             return remove_unfinished(&self.work_folder(), LAYERS, screen);
         }
-        let request = self.request()?;
+        let choice = self.choose_target(screen)?;
+        let request = self.request(&self.form)?;
         request.check_widths().map_err(|e| in_options(e.into()))?;
         if self.dry_run {
             return self.foresee(&request, screen);
@@ -150,6 +153,7 @@ impl Rewrite {
         let in_detail = report.is_some();
         let mut ending = Ending::new(&self.model, self.form.target(), in_detail, started);
         ending.explains = self.explain;
+        ending.choice = choice;
         ending.with_kept_heads = self.with_kept_heads();
         let output = if self.is_of_folder() {
             self.folder(&request, &mut ending, screen)?
@@ -312,11 +316,30 @@ impl Rewrite {
         format!("gqa2mla rewrite {model} -o {out} --cache-bits 8 --keep-heads{data}")
     }
 
-    /// The request for the library.
-    fn request(&self) -> anyhow::Result<Request<'static>> {
+    /// Replaces the target `auto` by the faster one; `None` if another is given.
+    fn choose_target(&mut self, screen: &Screen) -> anyhow::Result<Option<Choice>> {
+        if !self.form.chooses_target() {
+            return Ok(None);
+        }
+        if self.dry_run {
+            let words = "--target auto runs both targets, and --dry-run runs nothing: give --target matmul or gqa";
+            return Err(UsageError(words.to_owned()).into());
+        }
+        let model = match &self.file {
+            Some(file) => load(&self.model.join(file))?,
+            None => load(&self.model)?,
+        };
+        let request = |target| self.request(&self.form.with(target));
+        let choice = fastest(&model, &request, &self.work_folder(), screen)?;
+        self.form = self.form.with(choice.target);
+        Ok(Some(choice))
+    }
+
+    /// The request for the library, with the form of `form_args`.
+    fn request(&self, form_args: &FormArgs) -> anyhow::Result<Request<'static>> {
         let transmla = self.factors.is_transmla();
-        let form = self.form.form(transmla)?;
-        self.distill.check(&self.size, &self.form, &self.factors)?;
+        let form = form_args.form(transmla)?;
+        self.distill.check(&self.size, form_args, &self.factors)?;
         self.factors.check_used()?;
         self.factors.check_reconstructed(form)?;
         if self.no_validate {
@@ -325,16 +348,16 @@ impl Rewrite {
         Ok(Request {
             options: RewriteOptions {
                 ranks: self.size.plan(),
-                bits: self.form.bits(),
+                bits: form_args.bits(),
                 allow_partial: self.allow_partial,
-                join: self.form.join(form, transmla)?,
-                per_head: self.form.per_head(form, transmla)?,
+                join: form_args.join(form, transmla)?,
+                per_head: form_args.per_head(form, transmla)?,
                 form,
                 context: self.factors.context(),
                 ..RewriteOptions::default()
             },
             promise: self.size.promise(),
-            searches_bits: self.form.cache_bits.is_none(),
+            searches_bits: form_args.cache_bits.is_none(),
             widths: match self.layout {
                 LayoutArg::Uniform => Widths::Uniform,
                 LayoutArg::Free => Widths::Free,

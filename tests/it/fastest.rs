@@ -1,0 +1,127 @@
+//! `--target auto`: the target is measured, told, and the rewrite is that of the target alone. No test looks at a time.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::common::{fixture, folder, with};
+
+/// What `gqa2mla rewrite FIXTURE --target auto ARGUMENTS` says, and the folder of its output `model.onnx`.
+fn rewritten(name: &str, more: &[&str]) -> (Value, tempfile::TempDir) {
+    let place = folder();
+    let (model, out) = (fixture(name), place.path().join("model.onnx"));
+    let fixed: [&dyn AsRef<Path>; 7] = [
+        &"rewrite",
+        &model,
+        &"-o",
+        &out,
+        &"--target",
+        &"auto",
+        &"--json",
+    ];
+    let mut all = fixed.to_vec();
+    all.extend(more.iter().map(|text| text as &dyn AsRef<Path>));
+    let ran = with(&all);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    (serde_json::from_str(&ran.stdout).unwrap(), place)
+}
+
+#[test]
+fn the_faster_target_is_taken_and_told_and_no_draft_is_left() {
+    for name in ["genai-llama", "dynamo18-llama"] {
+        let (told, place) = rewritten(name, &[]);
+        let choice = &told["target_choice"];
+        let time = |target: &str| choice["milliseconds"][target].as_f64().unwrap();
+        let target = choice["target"].as_str().unwrap();
+        let other = ["matmul", "gqa"]
+            .into_iter()
+            .find(|t| *t != target)
+            .unwrap();
+        assert!(time(target) <= time(other), "{told}");
+        assert_eq!(told["rewrite"]["target"], target);
+        let why = choice["why"].as_str().unwrap();
+        assert!(why.contains("past token") && why.contains(other), "{why}");
+        assert_eq!(told["validation"]["passed"], true, "{told}");
+        let mut files: Vec<_> = fs::read_dir(place.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        assert_eq!(files.len(), 2, "{files:?}");
+        assert!(
+            files.iter().all(|f| f.starts_with("model.onnx")),
+            "{files:?}"
+        );
+
+        // The same file as with this target alone.
+        let (direct, model) = (folder(), fixture(name));
+        let out = direct.path().join("model.onnx");
+        let arguments: [&dyn AsRef<Path>; 7] = [
+            &"rewrite",
+            &model,
+            &"-o",
+            &out,
+            &"--target",
+            &target,
+            &"--no-validate",
+        ];
+        assert_eq!(with(&arguments).code, 0);
+        let read = |place: &Path| fs::read(place.join("model.onnx")).unwrap();
+        assert!(read(direct.path()) == read(place.path()), "{name}");
+    }
+}
+
+#[test]
+fn the_only_target_that_works_is_taken_with_the_reason_of_the_other() {
+    for (name, more) in [
+        // Keys and values have different sizes, which the operator does not support.
+        ("dynamo18-dv", &[][..]),
+        ("dynamo18-llama", &["--form", "expanded"][..]),
+    ] {
+        let (told, _place) = rewritten(name, more);
+        let choice = &told["target_choice"];
+        assert_eq!(choice["target"], "matmul", "{told}");
+        let why = choice["why"].as_str().unwrap();
+        assert!(why.starts_with("gqa is refused: "), "{why}");
+        assert!(choice["milliseconds"].as_object().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_dry_run_measures_nothing_and_says_so() {
+    let ran = with(&[
+        &"rewrite",
+        &fixture("genai-llama"),
+        &"-o",
+        &"nowhere",
+        &"--target",
+        &"auto",
+        &"--dry-run",
+    ]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(
+        ran.stderr.contains("give --target matmul or gqa"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn a_folder_is_measured_by_its_model_and_the_report_tells_why() {
+    let place = folder();
+    let (out, report) = (place.path().join("out"), place.path().join("report.html"));
+    let ran = with(&[
+        &"rewrite",
+        &fixture("genai-llama"),
+        &"-o",
+        &out,
+        &"--target",
+        &"auto",
+        &"--report",
+        &report,
+    ]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stdout.starts_with("target "), "{ran:?}");
+    let page = fs::read_to_string(report).unwrap();
+    assert!(page.contains("chosen by its time: a decode step at"));
+}

@@ -108,24 +108,21 @@ pub fn beside(
     runtime: RuntimeOptions,
     screen: &Screen,
 ) -> anyhow::Result<Benched> {
-    usual(
-        &[load(original)?, load(rewritten)?],
-        &PREFILL[..1],
-        runtime,
-        screen,
-    )
+    let models = [load(original)?, load(rewritten)?];
+    let context = Context::of(None, &models[0])?.positions;
+    usual(&models, context, &PREFILL[..1], runtime, screen)
 }
 
-/// Measures `models`, with decode steps and with prefills of `prefill` tokens. Lengths are the default ones that the context
-/// of the first model allows, or else half of the context.
+/// Measures `models`, with decode steps and with prefills of `prefill` tokens. Lengths are the default ones that a
+/// context of `context` positions allows, or else half of the context.
 pub fn usual(
     models: &[LoadedModel],
+    context: usize,
     prefill: &[usize],
     runtime: RuntimeOptions,
     screen: &Screen,
 ) -> anyhow::Result<Benched> {
     let first = models.first().context("no model")?;
-    let context = Context::of(None, first)?.positions;
     let interface = LanguageModel::of(&first.model.proto)?.interface;
     let fitting = |lengths: &[usize], new: usize| -> Vec<usize> {
         let fits = |length: &&usize| **length + new <= context;

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use crate::compress::foreseen::{Foreseen, foresee};
+use crate::compress::request::Request;
 use crate::files::foreseen::check_folder;
+use crate::files::load::LoadedModel;
 use crate::files::save::DataFile;
 use crate::serving::bundle::LeftOut;
 use crate::serving::edits::{data_file, place};
@@ -32,6 +34,20 @@ pub struct ForeseenModel {
     pub written: Vec<PathBuf>,
     /// The expected result of the compression.
     pub foreseen: Foreseen,
+}
+
+/// The models of a folder that `request` would rewrite, and the options of their compression, adapted to its stacks.
+///
+/// # Errors
+/// The [`FolderError`] with which [`crate::serving::folder::rewrite_folder`] would refuse the request.
+pub fn foresee_request<'f>(
+    request: &FolderRequest<'f>,
+) -> Result<(Vec<LoadedModel>, Request<'f>), FolderError> {
+    let mut checked = Checked::of(request)?;
+    let models = checked.bundle.take()?;
+    checked.check_served(&models)?;
+    let models = models.into_iter().map(|(_, model)| model);
+    Ok((models.collect(), checked.compression))
 }
 
 /// Checks `request` like a rewrite of the folder, and returns what it would do.

@@ -89,24 +89,6 @@ fn the_only_target_that_works_is_taken_with_the_reason_of_the_other() {
 }
 
 #[test]
-fn a_dry_run_measures_nothing_and_says_so() {
-    let ran = with(&[
-        &"rewrite",
-        &fixture("genai-llama"),
-        &"-o",
-        &"nowhere",
-        &"--target",
-        &"auto",
-        &"--dry-run",
-    ]);
-    assert_eq!(ran.code, 2, "{ran:?}");
-    assert!(
-        ran.stderr.contains("give --target matmul or gqa"),
-        "{ran:?}"
-    );
-}
-
-#[test]
 fn a_folder_is_measured_by_its_model_and_the_report_tells_why() {
     let place = folder();
     let (out, report) = (place.path().join("out"), place.path().join("report.html"));
@@ -123,5 +105,50 @@ fn a_folder_is_measured_by_its_model_and_the_report_tells_why() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stdout.starts_with("target "), "{ran:?}");
     let page = fs::read_to_string(report).unwrap();
-    assert!(page.contains("chosen by its time: a decode step at"));
+    assert!(page.contains(": a decode step at"));
+}
+
+/// The context is that of the original's configuration, which the drafts do not have beside them.
+#[test]
+fn the_longest_past_that_the_context_allows_decides() {
+    for (more, past) in [
+        (&[][..], "at 128 past tokens"),
+        (&["--context", "24"], "at 12 past tokens"),
+    ] {
+        let (told, _place) = rewritten("genai-llama", more);
+        let why = told["target_choice"]["why"].as_str().unwrap();
+        assert!(why.contains(past), "{why}");
+    }
+}
+
+#[test]
+fn what_hinders_a_measurement_is_told_before_anything_is_written() {
+    let place = folder();
+    let out = place.path().join("out.onnx");
+    fs::write(&out, "mine").unwrap();
+    let (genai, none) = (fixture("genai-llama"), fixture("dynamo18-llama-nocache"));
+    for (model, more, told) in [
+        (&genai, &["--dry-run"][..], "give --target matmul or gqa"),
+        (
+            &genai,
+            &["--no-validate"][..],
+            "give --target matmul or gqa",
+        ),
+        (
+            &genai,
+            &["--max-kl", "0.1"][..],
+            "give --target matmul or gqa",
+        ),
+        (&none, &["--force"][..], "the model has none"),
+        (&genai, &[][..], "--force"),
+    ] {
+        let fixed: [&dyn AsRef<Path>; 6] = [&"rewrite", model, &"-o", &out, &"--target", &"auto"];
+        let mut all = fixed.to_vec();
+        all.extend(more.iter().map(|text| text as &dyn AsRef<Path>));
+        let ran = with(&all);
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.stderr.contains(told), "{ran:?}");
+    }
+    assert_eq!(fs::read_to_string(&out).unwrap(), "mine");
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
 }

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 /// Multiplications per block of a product.
 const BLOCK: usize = 1 << 25;
 
-/// Blocks have at least this many rows and columns, and all but the last a multiple of it.
+/// The size of a block along the longer axis of the output is a multiple of this, but for the last block.
 const EDGE: usize = 96;
 
 /// a b for a [L, m, k] and b [L, k, n]. Matrices that are stored transposed are not copied.

@@ -38,7 +38,7 @@ pub struct FormArgs {
     ///
     /// `matmul`: standard operators. `gqa`: the operator GroupQueryAttention of ONNX Runtime, which can share the buffer of
     /// past and present; attentions that are written as products become it. `auto`: the one with the shortest decode step at
-    /// the longest usual past, found by running both on this machine. The default is `matmul`, and `gqa` with --keep-heads.
+    /// the longest usual past, found by running both on this machine, with the factors left blank. The default is `matmul`, and `gqa` with --keep-heads.
     #[arg(
         long,
         value_enum,
@@ -193,7 +193,11 @@ impl FormArgs {
             let words = "--new-tokens prompt and exact go with the form absorbed, and not with --factors transmla";
             return Err(UsageError(words.to_owned()));
         }
-        match (self.target.unwrap_or(TargetArg::Matmul), self.new_tokens) {
+        let target = match self.target {
+            Some(TargetArg::Gqa) => TargetArg::Gqa,
+            _ => TargetArg::Matmul,
+        };
+        match (target, self.new_tokens) {
             (TargetArg::Gqa, _) if !absorbed => {
                 let option = match transmla {
                     true => "--factors transmla",

@@ -18,8 +18,8 @@ use gqa2mla_passes::RewriteOptions;
 use distill::DistillArgs;
 use dry_run::Plan;
 use ending::Ending;
-use fastest::{Choice, fastest};
-use form::FormArgs;
+use fastest::{Choice, Draft, check_measurable, fastest};
+use form::{FormArgs, TargetArg};
 use serving::ServingArg;
 use size::Size;
 
@@ -43,7 +43,7 @@ use crate::files::outputs::{OtherFile, check_model, check_other, check_outside};
 use crate::files::save::{DataFile, names_a_file, output_path};
 use crate::files::staging::Staging;
 use crate::serving::folder::{FolderError, FolderRequest, rewrite_folder};
-use crate::serving::foreseen::foresee_folder;
+use crate::serving::foreseen::{foresee_folder, foresee_request};
 
 /// Rewrite every attention to latent attention, write the model, and validate it.
 ///
@@ -140,14 +140,14 @@ impl Rewrite {
         if self.clean {
             return remove_unfinished(&self.work_folder(), LAYERS, screen);
         }
+        if let Some(report) = &self.report {
+            self.check_report(report)?;
+        }
         let choice = self.choose_target(screen)?;
         let request = self.request(&self.form)?;
         request.check_widths().map_err(|e| in_options(e.into()))?;
         if self.dry_run {
             return self.foresee(&request, screen);
-        }
-        if let Some(report) = &self.report {
-            self.check_report(report)?;
         }
         let report = self.report.as_deref().map(ReportFile::begin).transpose()?;
         let in_detail = report.is_some();
@@ -321,18 +321,28 @@ impl Rewrite {
         if !self.form.chooses_target() {
             return Ok(None);
         }
-        if self.dry_run {
-            let words = "--target auto runs both targets, and --dry-run runs nothing: give --target matmul or gqa";
-            return Err(UsageError(words.to_owned()).into());
-        }
-        let model = match &self.file {
-            Some(file) => load(&self.model.join(file))?,
-            None => load(&self.model)?,
-        };
-        let request = |target| self.request(&self.form.with(target));
-        let choice = fastest(&model, &request, &self.work_folder(), screen)?;
+        check_measurable(self.size.promise(), self.dry_run, self.no_validate)?;
+        let choice = fastest(&|target| self.draft(target), self.how.runtime(), screen)?;
         self.form = self.form.with(choice.target);
         Ok(Some(choice))
+    }
+
+    /// The rewrite to `target` with blank factors.
+    fn draft(&self, target: TargetArg) -> anyhow::Result<Draft> {
+        let request = self.request(&self.form.with(target))?;
+        request.check_widths().map_err(|e| in_options(e.into()))?;
+        if self.is_of_folder() {
+            let folder = foresee_request(&self.folder_request(&request));
+            let (models, request) = folder.map_err(folder_in_options)?;
+            // In the output, if it is there: the folder around it may be read-only.
+            let place = match self.out.is_dir() {
+                true => self.out.join("model"),
+                false => self.out.clone(),
+            };
+            return Draft::of(target, &models, &request, &place);
+        }
+        let (model, output) = self.loaded()?;
+        Draft::of(target, &[model], &request, &output)
     }
 
     /// The request for the library, with the form of `form_args`.

@@ -128,7 +128,7 @@ pub fn closed_by_trying(
     let likely = [
         64, 128, 96, 80, 256, 32, 16, 48, 72, 112, 160, 192, 512, 576, 8, 24, 40, 56, 88, 104, 120,
     ];
-    let mut refusal = String::new();
+    let mut refusals = Vec::new();
     for extent in likely {
         let mut attempt = interface.clone();
         attempt.close_open_axes(extent);
@@ -157,10 +157,40 @@ pub fn closed_by_trying(
             Err(error @ ValidateError::Runtime(RuntimeError::Provider { .. })) => {
                 return Err(error);
             }
-            Err(error) => refusal = error.to_string(),
+            Err(error) => refusals.push(format!("with {extent}, {error}")),
         }
     }
     Err(ValidateError::Interface(format!(
-        "the caches have an axis without an extent, and no usual head size fits; the last refusal was: {refusal}"
+        "the caches have an axis without an extent, and no usual head size fits: {}",
+        rarest(&refusals)
     )))
+}
+
+/// The refusal whose words, without numbers, are the rarest: that of the right head size has another cause than those of the
+/// wrong ones.
+fn rarest(refusals: &[String]) -> &str {
+    let words = |refusal: &str| refusal.replace(|c: char| c.is_ascii_digit(), "");
+    let alike = |refusal: &&String| {
+        let same = |other: &&String| words(other) == words(refusal);
+        refusals.iter().filter(same).count()
+    };
+    refusals.iter().min_by_key(alike).map_or("", |found| found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rarest;
+
+    #[test]
+    fn the_refusal_of_another_kind_is_told() {
+        let wrong = |size: usize| format!("with {size}, expected 16 and got {size}");
+        let refusals = [
+            wrong(64),
+            wrong(8),
+            "with 16, cos_cache".to_owned(),
+            wrong(120),
+        ];
+        assert_eq!(rarest(&refusals), "with 16, cos_cache");
+        assert_eq!(rarest(&[]), "");
+    }
 }

@@ -5,26 +5,15 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::common::{fixture, folder, with};
+use crate::common::{folder, rewrite_fixture};
 
 /// What `gqa2mla rewrite FIXTURE --target auto ARGUMENTS` says, and the folder of its output `model.onnx`.
 fn rewritten(name: &str, more: &[&str]) -> (Value, tempfile::TempDir) {
     let place = folder();
-    let (model, out) = (fixture(name), place.path().join("model.onnx"));
-    let fixed: [&dyn AsRef<Path>; 7] = [
-        &"rewrite",
-        &model,
-        &"-o",
-        &out,
-        &"--target",
-        &"auto",
-        &"--json",
-    ];
-    let mut all = fixed.to_vec();
-    all.extend(more.iter().map(|text| text as &dyn AsRef<Path>));
-    let ran = with(&all);
+    let arguments = [&["--target", "auto", "--json"], more].concat();
+    let ran = rewrite_fixture(name, &place.path().join("model.onnx"), &arguments);
     assert_eq!(ran.code, 0, "{ran:?}");
-    (serde_json::from_str(&ran.stdout).unwrap(), place)
+    (ran.json(), place)
 }
 
 #[test]
@@ -55,18 +44,10 @@ fn the_faster_target_is_taken_and_told_and_no_draft_is_left() {
         );
 
         // The same file as with this target alone.
-        let (direct, model) = (folder(), fixture(name));
+        let direct = folder();
         let out = direct.path().join("model.onnx");
-        let arguments: [&dyn AsRef<Path>; 7] = [
-            &"rewrite",
-            &model,
-            &"-o",
-            &out,
-            &"--target",
-            &target,
-            &"--no-validate",
-        ];
-        assert_eq!(with(&arguments).code, 0);
+        let ran = rewrite_fixture(name, &out, &["--target", target, "--no-validate"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
         let read = |place: &Path| fs::read(place.join("model.onnx")).unwrap();
         assert!(read(direct.path()) == read(place.path()), "{name}");
     }
@@ -92,16 +73,8 @@ fn the_only_target_that_works_is_taken_with_the_reason_of_the_other() {
 fn a_folder_is_measured_by_its_model_and_the_report_tells_why() {
     let place = folder();
     let (out, report) = (place.path().join("out"), place.path().join("report.html"));
-    let ran = with(&[
-        &"rewrite",
-        &fixture("genai-llama"),
-        &"-o",
-        &out,
-        &"--target",
-        &"auto",
-        &"--report",
-        &report,
-    ]);
+    let arguments = ["--target", "auto", "--report", report.to_str().unwrap()];
+    let ran = rewrite_fixture("genai-llama", &out, &arguments);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stdout.starts_with("target "), "{ran:?}");
     let page = fs::read_to_string(report).unwrap();
@@ -126,26 +99,16 @@ fn what_hinders_a_measurement_is_told_before_anything_is_written() {
     let place = folder();
     let out = place.path().join("out.onnx");
     fs::write(&out, "mine").unwrap();
-    let (genai, none) = (fixture("genai-llama"), fixture("dynamo18-llama-nocache"));
-    for (model, more, told) in [
-        (&genai, &["--dry-run"][..], "give --target matmul or gqa"),
-        (
-            &genai,
-            &["--no-validate"][..],
-            "give --target matmul or gqa",
-        ),
-        (
-            &genai,
-            &["--max-kl", "0.1"][..],
-            "give --target matmul or gqa",
-        ),
-        (&none, &["--force"][..], "the model has none"),
-        (&genai, &[][..], "--force"),
+    let give = "give --target matmul or gqa";
+    for (name, more, told) in [
+        ("genai-llama", &["--dry-run"][..], give),
+        ("genai-llama", &["--no-validate"], give),
+        ("genai-llama", &["--max-kl", "0.1"], give),
+        ("dynamo18-llama-nocache", &["--force"], "the model has none"),
+        ("genai-llama", &[], "--force"),
     ] {
-        let fixed: [&dyn AsRef<Path>; 6] = [&"rewrite", model, &"-o", &out, &"--target", &"auto"];
-        let mut all = fixed.to_vec();
-        all.extend(more.iter().map(|text| text as &dyn AsRef<Path>));
-        let ran = with(&all);
+        let arguments = [&["--target", "auto"], more].concat();
+        let ran = rewrite_fixture(name, &out, &arguments);
         assert_eq!(ran.code, 2, "{ran:?}");
         assert!(ran.stderr.contains(told), "{ran:?}");
     }

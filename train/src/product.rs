@@ -30,8 +30,8 @@ pub fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let mut out = vec![0.0; stack * m * n];
     matrices(a, |a| {
         matrices(b, |b| {
-            let tasks = blocks(&mut out, &a, &b, (m, k, n));
-            tasks.into_par_iter().for_each(|(out, a, b)| {
+            let blocks = blocks(&mut out, &a, &b, (m, k, n));
+            blocks.into_par_iter().for_each(|(out, a, b)| {
                 matmul(out, Accum::Replace, a, b, 1.0, Par::Seq);
                 clear_upper_halves();
             });

@@ -46,7 +46,7 @@ pub enum ArraysError {
 }
 
 /// Metadata key of the kind of a file.
-const FORMAT: &str = "format";
+pub const FORMAT: &str = "format";
 
 impl Arrays {
     /// Adds an array.

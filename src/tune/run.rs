@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use candle_core::Tensor;
 use gqa2mla_train::adamw::{self, AdamOptions};
 use gqa2mla_train::error::TrainError;
+use gqa2mla_train::kernels::read;
 use gqa2mla_train::stored;
 use serde::Serialize;
 
@@ -138,6 +140,7 @@ pub fn tune(
     }
     let student = Decoder::new(model, &graph.main, &trained)?;
     let settings = settings(model, teacher, samples, options)?;
+    let original = teacher;
     let teacher = match teacher {
         Some(teacher) => Some(Decoder::new(teacher, &lowered(teacher)?.main, &[])?),
         None => None,
@@ -161,17 +164,21 @@ pub fn tune(
         batch: options.batch,
         seed: options.seed,
     };
-    let sizes: Vec<usize> = run
-        .student
-        .program
-        .parameters()
-        .iter()
-        .map(|p| p.initial.elem_count())
-        .collect();
-    let (mut state, resumed) = match checkpoint::load(partial, &settings, &sizes) {
+    let parameters = run.student.program.parameters().iter();
+    let shapes: Vec<&[usize]> = parameters.map(|p| p.dims.as_slice()).collect();
+    let (mut state, resumed) = match checkpoint::load(partial, &settings, &shapes) {
         Some(state) => (state, true),
-        None => (run.fresh()?, false),
+        None => {
+            let initial = stored::initializers(&model.model, &graph.main, &trained);
+            let initial = initial.map_err(|cause| run.student.failed(cause))?;
+            (run.fresh(initial)?, false)
+        }
     };
+    // All weights have been read.
+    model.let_go();
+    if let Some(teacher) = original {
+        teacher.let_go();
+    }
     if !resumed {
         let first = run.check(&mut state)?;
         if !first.is_finite() {
@@ -199,7 +206,8 @@ pub fn tune(
             break;
         }
         let (loss, grads) = run.step(&state, &mut pasts)?;
-        let norm = adamw::step(&mut state.tensors, &grads, &descent, state.course.steps);
+        let norm = adamw::step(&mut state.tensors, grads, &descent, state.course.steps);
+        let norm = norm.map_err(|e| run.student.failed(e.into()))?;
         if !loss.is_finite() || !norm.is_finite() {
             ended = Ended::NotFinite;
             break;
@@ -223,7 +231,7 @@ pub fn tune(
     }
     Ok(Tuned {
         tensors: trained.len(),
-        elements: sizes.iter().sum(),
+        elements: state.best.iter().map(Tensor::elem_count).sum(),
         positions,
         rate,
         losses: state.course.losses,
@@ -263,13 +271,13 @@ fn settings(
 fn write_back(
     model: &mut LoadedModel,
     names: &[String],
-    values: &[Vec<f32>],
+    values: &[Tensor],
 ) -> Result<(), TrainError> {
     let mut graph = model.model.proto.graph.take().unwrap_or_default();
     let written = names.iter().zip(values).try_for_each(|(name, values)| {
         let tensor = graph.initializer.iter_mut().find(|t| t.name() == name);
         let tensor = tensor.ok_or_else(|| TrainError::NoParameter(name.clone()))?;
-        stored::write(tensor, values)
+        read(values, |values| stored::write(tensor, values))?
     });
     model.model.proto.graph = Some(graph);
     written

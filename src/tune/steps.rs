@@ -1,9 +1,8 @@
 //! The steps and checks of a training run: losses and gradients of sequences.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use gqa2mla_train::adamw::Trained;
 use gqa2mla_train::error::TrainError;
-use gqa2mla_train::kernels::read;
 use gqa2mla_train::loss::{self, Loss};
 
 use crate::tune::TuneError;
@@ -61,34 +60,22 @@ impl Chunk<'_> {
 }
 
 impl TrainRun<'_> {
-    /// The state before the first step.
+    /// The state before the first step, with the trained tensors `initial`.
     ///
     /// # Errors
     /// [`TuneError::Program`].
-    pub fn fresh(&self) -> Result<TrainingState, TuneError> {
-        let mut tensors = Vec::new();
-        for parameter in self.student.program.parameters() {
-            let values = parameter.initial.flatten_all().and_then(|t| t.to_vec1());
-            let values = values.map_err(|e| self.student.failed(e.into()))?;
-            let share = self.trainable.share(&parameter.name);
-            tensors.push(Trained::new(values, share));
-        }
+    pub fn fresh(&self, initial: Vec<Tensor>) -> Result<TrainingState, TuneError> {
+        let parameters = self.student.program.parameters().iter();
+        let tensors = parameters
+            .zip(initial)
+            .map(|(parameter, values)| Trained::new(values, self.trainable.share(&parameter.name)))
+            .collect::<candle_core::Result<Vec<_>>>();
+        let tensors = tensors.map_err(|e| self.student.failed(e.into()))?;
         Ok(TrainingState {
             best: tensors.iter().map(|t| t.values.clone()).collect(),
             tensors,
             course: Course::default(),
         })
-    }
-
-    /// The trained tensors as inputs of the program.
-    fn parameters(&self, state: &TrainingState) -> Result<Vec<Tensor>, TuneError> {
-        let parameters = self.student.program.parameters().iter().zip(&state.tensors);
-        let tensors = parameters.map(|(parameter, tensor)| {
-            Tensor::from_slice(&tensor.values, parameter.initial.dims(), &Device::Cpu)
-        });
-        tensors
-            .collect::<Result<_, _>>()
-            .map_err(|e| self.student.failed(e.into()))
     }
 
     /// The loss of the student's `logits` on `chunk`, and its gradient; `None` if no position counts. The teacher reads the
@@ -137,7 +124,7 @@ impl TrainRun<'_> {
     /// # Errors
     /// [`TuneError::Program`] and [`TuneError::Interface`].
     pub fn check(&self, state: &mut TrainingState) -> Result<f64, TuneError> {
-        let parameters = self.parameters(state)?;
+        let parameters = state.parameters();
         let (mut sum, mut count) = (0.0, 0);
         let mut right = 0;
         let held_out = &self.samples.held_out;
@@ -164,7 +151,7 @@ impl TrainRun<'_> {
         }
         let loss = sum / count.max(1) as f64;
         if state.course.best().is_none_or(|best| loss < best.loss) {
-            state.best = state.tensors.iter().map(|t| t.values.clone()).collect();
+            state.best = parameters;
         }
         let share = right as f64 / held_out.len().max(1) as f64;
         state.course.checks.push(Check {
@@ -184,8 +171,8 @@ impl TrainRun<'_> {
         &self,
         state: &TrainingState,
         pasts: &mut Vec<Pasts>,
-    ) -> Result<(f64, Vec<Vec<f32>>), TuneError> {
-        let parameters = self.parameters(state)?;
+    ) -> Result<(f64, Vec<Tensor>), TuneError> {
+        let parameters = state.parameters();
         let batch = self.batch.max(1);
         let (sequence, part) = (
             state.course.steps / self.round(),
@@ -193,7 +180,7 @@ impl TrainRun<'_> {
         );
         pasts.resize_with(batch, Pasts::default);
         let mut mean = 0.0;
-        let mut sums: Vec<Vec<f32>> = Vec::new();
+        let mut sums: Vec<Tensor> = Vec::new();
         let failed = |cause: TrainError| self.student.failed(cause);
         for (number, past) in pasts.iter_mut().enumerate() {
             let at = sequence * batch + number;
@@ -223,16 +210,10 @@ impl TrainRun<'_> {
             let shape = trace.outputs.first().map_or(&[][..], Tensor::dims);
             let grad = loss.grad.reshape(shape).map_err(|e| failed(e.into()))?;
             let grads = trace.backward(vec![grad]).map_err(failed)?;
-            let share = 1.0 / batch as f32;
-            sums.resize_with(grads.len(), Vec::new);
-            for (sum, grad) in sums.iter_mut().zip(grads) {
-                read(&grad, |grad| {
-                    sum.resize(grad.len(), 0.0);
-                    let pairs = sum.iter_mut().zip(grad);
-                    pairs.for_each(|(sum, grad)| *sum += share * grad);
-                })
-                .map_err(|e| failed(e.into()))?;
-            }
+            sums = match batch {
+                1 => grads,
+                _ => added(sums, grads, 1.0 / batch as f64).map_err(|e| failed(e.into()))?,
+            };
         }
         Ok((mean, sums))
     }
@@ -293,4 +274,14 @@ impl TrainRun<'_> {
         }
         self.samples.train.get(*order.get(at)?)
     }
+}
+
+/// `sums` plus `share` times `grads`, tensor by tensor; `sums` is empty before the first sequence of a batch.
+fn added(sums: Vec<Tensor>, grads: Vec<Tensor>, share: f64) -> candle_core::Result<Vec<Tensor>> {
+    let mut sums = sums.into_iter();
+    let sum = |grad: Tensor| match sums.next() {
+        Some(sum) => sum + (grad * share)?,
+        None => grad * share,
+    };
+    grads.into_iter().map(sum).collect()
 }

@@ -2,9 +2,10 @@
 
 use std::f64::consts::PI;
 
+use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
-use crate::kernels::SHARE;
+use crate::kernels::{SHARE, read};
 
 /// The hyperparameters of the optimizer.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,13 +52,13 @@ impl AdamOptions {
 }
 
 /// A trained tensor with its optimizer state.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Trained {
-    /// Its elements.
-    pub values: Vec<f32>,
-    /// Running mean of its gradients.
+    /// Its value, in fp32.
+    pub values: Tensor,
+    /// Running mean of its gradients, row-major.
     pub mean: Vec<f32>,
-    /// Running mean of their squares.
+    /// Running mean of their squares, row-major.
     pub square: Vec<f32>,
     /// The unit of a step: its initial root mean square, times the share that it was made with.
     pub scale: f64,
@@ -68,68 +69,104 @@ const SMALLEST_SCALE: f64 = 1e-3;
 
 impl Trained {
     /// A tensor that starts at `values`, and whose steps are `share` times as large as those of other tensors.
-    #[must_use]
-    pub fn new(values: Vec<f32>, share: f64) -> Self {
-        let squares: f64 = values.iter().map(|&v| f64::from(v).powi(2)).sum();
-        let zeros = vec![0.0; values.len()];
-        Self {
-            scale: (squares / values.len().max(1) as f64)
-                .sqrt()
-                .max(SMALLEST_SCALE)
-                * share,
-            mean: zeros.clone(),
-            square: zeros,
+    ///
+    /// # Errors
+    /// If `values` is not fp32 or not on the CPU.
+    pub fn new(values: Tensor, share: f64) -> Result<Self> {
+        let squares = read(&values, sum_of_squares)?;
+        let count = values.elem_count();
+        Ok(Self {
+            scale: (squares / count.max(1) as f64).sqrt().max(SMALLEST_SCALE) * share,
+            mean: vec![0.0; count],
+            square: vec![0.0; count],
             values,
-        }
+        })
     }
+
+    /// Takes the step of one tensor with its gradient `grad`.
+    fn step(&mut self, grad: &[f32], rule: &Rule) -> Result<()> {
+        let scale = self.scale;
+        let moments = self
+            .mean
+            .par_chunks_mut(SHARE)
+            .zip(self.square.par_chunks_mut(SHARE));
+        let values = read(&self.values, |old| {
+            let mut values = vec![0.0; old.len()];
+            let pairs = values.par_chunks_mut(SHARE).zip(old.par_chunks(SHARE));
+            let shares = pairs.zip(grad.par_chunks(SHARE)).zip(moments);
+            shares.for_each(|(((values, old), grads), (means, squares))| {
+                let moments = means.iter_mut().zip(squares);
+                let pairs = values.iter_mut().zip(old);
+                for (((value, &old), &grad), (mean, square)) in pairs.zip(grads).zip(moments) {
+                    let grad = f64::from(grad) * scale * rule.clip;
+                    let (b1, b2) = rule.betas;
+                    let m = b1 * f64::from(*mean) + (1.0 - b1) * grad;
+                    let s = b2 * f64::from(*square) + (1.0 - b2) * grad * grad;
+                    (*mean, *square) = (m as f32, s as f32);
+                    let direction = m / rule.fix_mean / ((s / rule.fix_square).sqrt() + 1e-8);
+                    let old = f64::from(old);
+                    *value = (old - rule.rate * (direction * scale + rule.decay * old)) as f32;
+                }
+            });
+            values
+        })?;
+        self.values = Tensor::from_vec(values, self.values.dims(), &Device::Cpu)?;
+        Ok(())
+    }
+}
+
+/// The numbers of one step that are the same for all elements.
+struct Rule {
+    rate: f64,
+    decay: f64,
+    clip: f64,
+    betas: (f64, f64),
+    /// Bias corrections of the moments: 1 - b1^t and 1 - b2^t.
+    fix_mean: f64,
+    fix_square: f64,
 }
 
 /// Takes one step. With x = scale u, it is AdamW on u:
 ///
 ///   m = b1 m + (1 - b1) g,  s = b2 s + (1 - b2) g^2,  u -= rate (m / (1 - b1^t) / (sqrt(s / (1 - b2^t)) + 1e-8) + decay u).
 ///
-/// Returns the norm of the gradient with respect to u before clipping. If it is not finite, nothing is changed.
+/// A gradient is dropped as soon as its tensor is updated. Returns the norm of the gradient with respect to u before
+/// clipping. If it is not finite, nothing is changed.
+///
+/// # Errors
+/// If a gradient is not fp32 or not on the CPU.
 pub fn step(
     tensors: &mut [Trained],
-    grads: &[Vec<f32>],
+    grads: Vec<Tensor>,
     descent: &AdamOptions,
     number: usize,
-) -> f64 {
+) -> Result<f64> {
     // Each tensor is summed in order, and so are the sums, so that the norm does not depend on the number of threads.
-    let squares = tensors.par_iter().zip(grads).map(|(tensor, grad)| {
-        let square: f64 = grad.iter().map(|&g| f64::from(g).powi(2)).sum();
-        square * tensor.scale.powi(2)
+    let squares = tensors.par_iter().zip(&grads).map(|(tensor, grad)| {
+        let square = read(grad, sum_of_squares)?;
+        Ok(square * tensor.scale.powi(2))
     });
-    let squares: Vec<f64> = squares.collect();
+    let squares: Vec<f64> = squares.collect::<Result<_>>()?;
     let norm = squares.iter().sum::<f64>().sqrt();
     if !norm.is_finite() {
-        return norm;
+        return Ok(norm);
     }
-    let clip = (descent.largest_gradient / norm.max(1e-30)).min(1.0);
     let (b1, b2) = descent.betas;
-    let rate = descent.rate_at(number);
     let power = i32::try_from(number + 1).unwrap_or(i32::MAX);
-    let (fix_mean, fix_square) = (1.0 - b1.powi(power), 1.0 - b2.powi(power));
+    let rule = Rule {
+        rate: descent.rate_at(number),
+        decay: descent.decay,
+        clip: (descent.largest_gradient / norm.max(1e-30)).min(1.0),
+        betas: descent.betas,
+        fix_mean: 1.0 - b1.powi(power),
+        fix_square: 1.0 - b2.powi(power),
+    };
     for (tensor, grad) in tensors.iter_mut().zip(grads) {
-        let scale = tensor.scale;
-        let moments = tensor
-            .mean
-            .par_chunks_mut(SHARE)
-            .zip(tensor.square.par_chunks_mut(SHARE));
-        let values = tensor.values.par_chunks_mut(SHARE);
-        let shares = values.zip(grad.par_chunks(SHARE)).zip(moments);
-        shares.for_each(|((values, grads), (means, squares))| {
-            let moments = means.iter_mut().zip(squares);
-            for ((value, &grad), (mean, square)) in values.iter_mut().zip(grads).zip(moments) {
-                let grad = f64::from(grad) * scale * clip;
-                let m = b1 * f64::from(*mean) + (1.0 - b1) * grad;
-                let s = b2 * f64::from(*square) + (1.0 - b2) * grad * grad;
-                (*mean, *square) = (m as f32, s as f32);
-                let direction = m / fix_mean / ((s / fix_square).sqrt() + 1e-8);
-                let old = f64::from(*value);
-                *value = (old - rate * (direction * scale + descent.decay * old)) as f32;
-            }
-        });
+        read(&grad, |grad| tensor.step(grad, &rule))??;
     }
-    norm
+    Ok(norm)
+}
+
+fn sum_of_squares(values: &[f32]) -> f64 {
+    values.iter().map(|&v| f64::from(v).powi(2)).sum()
 }

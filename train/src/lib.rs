@@ -34,15 +34,15 @@
 //! let inputs = BTreeMap::from([("x".to_owned(), x)]);
 //!
 //! let descent = adamw::AdamOptions::new(20, 0.5);
-//! let mut tensors = [adamw::Trained::new(vec![0.1, 0.2], 1.0)];
+//! let w = Tensor::new(&[[0.1f32, 0.2]], &Device::Cpu)?;
+//! let mut tensors = [adamw::Trained::new(w, 1.0)?];
 //! let mut losses = Vec::new();
 //! for step in 0..20 {
-//!     let w = Tensor::from_slice(&tensors[0].values, (1, 2), &Device::Cpu)?;
-//!     let trace = program.trace(&inputs, &[w])?;
+//!     let trace = program.trace(&inputs, &[tensors[0].values.clone()])?;
 //!     let loss = loss::next_token(&trace.outputs[0], &[0], &[true])?;
 //!     losses.push(loss.mean);
 //!     let grads = trace.backward(vec![loss.grad])?;
-//!     adamw::step(&mut tensors, &[grads[0].flatten_all()?.to_vec1()?], &descent, step);
+//!     adamw::step(&mut tensors, grads, &descent, step)?;
 //! }
 //! assert!(losses[19] < 0.5 * losses[0]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())

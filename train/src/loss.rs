@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use crate::error::TrainError;
-use crate::kernels::read;
+use crate::kernels::{exp, read};
 
 /// A loss and its gradient.
 #[derive(Debug)]
@@ -43,14 +43,16 @@ pub fn distillation(
             let target = teacher
                 .get(at * width..(at + 1) * width)
                 .unwrap_or_default();
-            let (p_sum, q_sum) = (log_sum(target), log_sum(row));
-            let mut kl = 0.0;
-            for (grad, (&x, &y)) in grad.iter_mut().zip(target.iter().zip(row)) {
+            let mut p = vec![0.0; width];
+            let (p_sum, q_sum) = (softmax(target, &mut p), softmax(row, grad));
+            let logits = target.iter().zip(row);
+            let terms = p.iter().zip(logits).map(|(&p, (&x, &y))| {
                 let (log_p, log_q) = (x - p_sum as f32, y - q_sum as f32);
-                let p = probability(log_p);
-                kl += f64::from(p * (log_p - log_q));
-                *grad = (probability(log_q) - p) * share;
-            }
+                p * (log_p - log_q)
+            });
+            let kl = terms.map(f64::from).sum();
+            let pairs = grad.iter_mut().zip(&p);
+            pairs.for_each(|(q, &p)| *q = (*q - p) * share);
             kl
         })
     })?
@@ -63,10 +65,8 @@ pub fn distillation(
 /// [`TrainError::Loss`] if no position counts.
 pub fn next_token(logits: &Tensor, targets: &[i64], counted: &[bool]) -> Result<Loss, TrainError> {
     by_row(logits, counted, &|at, row, grad, share| {
-        let sum = log_sum(row);
-        for (grad, &x) in grad.iter_mut().zip(row) {
-            *grad = probability(x - sum as f32) * share;
-        }
+        let sum = softmax(row, grad);
+        grad.iter_mut().for_each(|q| *q *= share);
         let target = targets.get(at).and_then(|&t| usize::try_from(t).ok());
         if let Some(slot) = target.and_then(|t| grad.get_mut(t)) {
             *slot -= share;
@@ -76,18 +76,15 @@ pub fn next_token(logits: &Tensor, targets: &[i64], counted: &[bool]) -> Result<
     })
 }
 
-/// exp of a log-probability; exp(-104) is already 0 in fp32.
-fn probability(log: f32) -> f32 {
-    if log < -104.0 { 0.0 } else { log.exp() }
-}
-
-/// log sum exp of `row`.
-fn log_sum(row: &[f32]) -> f64 {
+/// Writes softmax(`row`) to `out`. Returns log sum exp of `row`.
+fn softmax(row: &[f32], out: &mut [f32]) -> f64 {
     let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = row
-        .iter()
-        .map(|&x| f64::from(probability(x - largest)))
-        .sum();
+    for (out, &x) in out.iter_mut().zip(row) {
+        *out = exp(x - largest);
+    }
+    let sum: f64 = out.iter().map(|&e| f64::from(e)).sum();
+    let share = (1.0 / sum) as f32;
+    out.iter_mut().for_each(|e| *e *= share);
     f64::from(largest) + sum.ln()
 }
 

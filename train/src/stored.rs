@@ -3,13 +3,39 @@
 //! Training is in fp32: stored fp16 and bf16 tensors are converted, and trained tensors are rounded when they are
 //! written back. Integers become I64; booleans and bytes become U8.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use candle_core::{Device, Tensor};
 use gqa2mla_passes::onnx::stored::Model;
-use gqa2mla_passes::onnx::{TensorProto, tensor_proto::DataType};
+use gqa2mla_passes::onnx::{GraphProto, TensorProto, tensor_proto::DataType};
 use half::{bf16, f16};
 
 use crate::error::TrainError;
+
+/// The shape of a stored tensor.
+#[must_use]
+pub fn dims(tensor: &TensorProto) -> Vec<usize> {
+    tensor.dims.iter().map(|&d| d.max(0) as usize).collect()
+}
+
+/// Reads the initializers `names` of `graph`, which belongs to `model`.
+///
+/// # Errors
+/// [`TrainError::NoParameter`], and those of [`read`].
+pub fn initializers(
+    model: &Model,
+    graph: &GraphProto,
+    names: &[String],
+) -> Result<Vec<Tensor>, TrainError> {
+    let stored: HashMap<&str, &TensorProto> =
+        graph.initializer.iter().map(|t| (t.name(), t)).collect();
+    let tensor = |name: &String| match stored.get(name.as_str()) {
+        Some(tensor) => read(model, tensor),
+        None => Err(TrainError::NoParameter(name.clone())),
+    };
+    names.iter().map(tensor).collect()
+}
 
 /// Reads a stored tensor of `model`.
 ///
@@ -17,7 +43,7 @@ use crate::error::TrainError;
 /// [`TrainError::Stored`] if the bytes cannot be read, [`TrainError::ElementType`] for unsupported types.
 pub fn read(model: &Model, tensor: &TensorProto) -> Result<Tensor, TrainError> {
     let bytes = model.tensor_bytes(tensor)?;
-    let dims: Vec<usize> = tensor.dims.iter().map(|&d| d.max(0) as usize).collect();
+    let dims = dims(tensor);
     let unknown = || TrainError::ElementType {
         name: tensor.name().to_owned(),
         data_type: tensor.data_type(),

@@ -12,6 +12,7 @@ use gqa2mla::validate::runner::Runner;
 use gqa2mla_passes::onnx::tensor_proto::DataType;
 use gqa2mla_passes::{RankPlan, RewriteOptions};
 use gqa2mla_train::loss::next_token;
+use gqa2mla_train::stored::initializers;
 
 use crate::common::{HALF, IN_BF16, SINGLE, fixtures, loaded, rewritten, session};
 
@@ -143,12 +144,7 @@ fn the_gradient_of_a_whole_model_agrees_with_differences() {
         rewritten(&mut model, options).unwrap();
         let graph = lowered(&model).unwrap().main;
         let decoder = Decoder::new(&model, &graph, &factors(&graph)).unwrap();
-        let stored: Vec<Tensor> = decoder
-            .program
-            .parameters()
-            .iter()
-            .map(|p| p.initial.clone())
-            .collect();
+        let stored = initializers(&model.model, &graph, &factors(&graph)).unwrap();
         let loss = |parameters: &[Tensor]| {
             let rows = decoder
                 .logits(&TOKENS, 0, &Past::default(), parameters)

@@ -3,13 +3,10 @@
 use candle_core::Tensor;
 
 use crate::error::OpError;
-use crate::kernels::{row_pairs, rows};
+use crate::kernels::{exp, row_pairs, rows};
 use crate::operators::{Call, Computed, TrainOperator, axis, flows};
 
 pub const OPERATORS: &[TrainOperator] = &[flows("Softmax", softmax)];
-
-/// Scores this far below the largest have probability 0 in fp32: exp(-104) is below the smallest subnormal number.
-const NOTHING: f32 = -104.0;
 
 /// p = exp(x) / sum exp(x); dx = p (dp - sum p dp).
 fn softmax(call: &Call) -> Result<Computed, OpError> {
@@ -30,13 +27,10 @@ fn softmax(call: &Call) -> Result<Computed, OpError> {
 /// guard for it.
 fn exponentials(x: &[f32], p: &mut [f32]) {
     let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
     for (p, &x) in p.iter_mut().zip(x) {
-        let below = x - largest;
-        *p = if below < NOTHING { 0.0 } else { below.exp() };
-        sum += *p;
+        *p = exp(x - largest);
     }
-    let share = 1.0 / sum;
+    let share = 1.0 / p.iter().sum::<f32>();
     p.iter_mut().for_each(|p| *p *= share);
 }
 

@@ -5,7 +5,7 @@ use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
 use candle_core::{DType, Tensor};
 
 use crate::error::{OpError, invalid};
-use crate::kernels::{map, zip};
+use crate::kernels::{exp, map, zip};
 use crate::operators::{Call, Computed, TrainOperator, contrib, flows, missing, stops};
 
 pub const OPERATORS: &[TrainOperator] = &[
@@ -88,7 +88,7 @@ fn abs(call: &Call) -> Result<Computed, OpError> {
 }
 
 fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
+    1.0 / (1.0 + exp(-x))
 }
 
 /// y = x sigmoid(a x), a = `alpha`.

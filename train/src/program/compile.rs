@@ -67,7 +67,7 @@ impl Program {
             let tensor = tensor.ok_or_else(|| TrainError::NoParameter(name.clone()))?;
             parameters.push(Parameter {
                 name: name.clone(),
-                initial: stored::read(model, tensor)?,
+                dims: stored::dims(tensor),
                 slot: slots.of(name),
             });
         }

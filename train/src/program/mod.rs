@@ -7,7 +7,7 @@ mod compile;
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use gqa2mla_passes::onnx::NodeProto;
 
 use crate::error::{OpError, TrainError, operator_name};
@@ -46,8 +46,8 @@ pub struct Program {
 pub struct Parameter {
     /// Name of the initializer.
     pub name: String,
-    /// Its stored value in fp32.
-    pub initial: Tensor,
+    /// Its shape.
+    pub dims: Vec<usize>,
     slot: Slot,
 }
 
@@ -72,19 +72,10 @@ impl Program {
         &self.parameters
     }
 
-    /// Computes the outputs with the stored values of all parameters, without a backward pass.
-    ///
-    /// # Errors
-    /// [`TrainError::Node`], or [`TrainError::NoInput`].
-    pub fn run(&self, inputs: &BTreeMap<String, Tensor>) -> Result<Vec<Tensor>, TrainError> {
-        let stored: Vec<Tensor> = self.parameters.iter().map(|p| p.initial.clone()).collect();
-        self.evaluate(inputs, &stored)
-    }
-
     /// Computes the outputs with the values `parameters` of the parameters, without a backward pass.
     ///
     /// # Errors
-    /// As [`Program::run`].
+    /// [`TrainError::Node`], or [`TrainError::NoInput`].
     pub fn evaluate(
         &self,
         inputs: &BTreeMap<String, Tensor>,
@@ -96,7 +87,7 @@ impl Program {
     /// Computes the outputs and records the values that [`Trace::backward`] needs.
     ///
     /// # Errors
-    /// As [`Program::run`].
+    /// As [`Program::evaluate`].
     pub fn trace(
         &self,
         inputs: &BTreeMap<String, Tensor>,
@@ -208,7 +199,11 @@ impl Trace<'_> {
         }
         let of_parameter = |parameter: &Parameter| match sums.take(parameter.slot) {
             Some(grad) => Ok(grad),
-            None => Ok(parameter.initial.zeros_like()?),
+            None => Ok(Tensor::zeros(
+                parameter.dims.as_slice(),
+                DType::F32,
+                &Device::Cpu,
+            )?),
         };
         program.parameters.iter().map(of_parameter).collect()
     }

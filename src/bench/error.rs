@@ -32,6 +32,19 @@ pub enum BenchError {
         /// The requested batch size.
         asked: usize,
     },
+    /// A number of tokens was requested that the model does not accept.
+    #[error(
+        "{path} reads {fixed} tokens in every run, not {asked}: give {}",
+        of_runs(*fixed)
+    )]
+    Length {
+        /// The model file.
+        path: String,
+        /// The number of tokens that the inputs declare.
+        fixed: usize,
+        /// The requested number of tokens.
+        asked: usize,
+    },
     /// A run failed.
     #[error("{phase}: {cause}")]
     Run {
@@ -43,6 +56,14 @@ pub enum BenchError {
     /// Neither past lengths nor prefill lengths were requested.
     #[error("nothing to measure: give lengths with --past or --prefill")]
     Nothing,
+}
+
+/// The options of `bench` that measure runs of `fixed` tokens.
+fn of_runs(fixed: usize) -> String {
+    match fixed {
+        1 => "--prefill none".to_owned(),
+        _ => format!("--past none --prefill {fixed}"),
+    }
 }
 
 impl BenchError {

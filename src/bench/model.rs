@@ -9,8 +9,9 @@ use crate::files::load::LoadedModel;
 use crate::runtime::tensor::Tensor;
 use crate::runtime::{BoundRun, OrtSession, Provider, Session, open_ort};
 use crate::validate::ValidateError;
+use crate::validate::cache::{CacheKind, CachePort};
 use crate::validate::feed::{Moment, bounded};
-use crate::validate::interface::{CacheKind, CachePort, Interface};
+use crate::validate::interface::Interface;
 use crate::validate::ports::LanguageModel;
 use crate::validate::runner::closed_by_trying;
 use crate::validate::scenario::Random;
@@ -88,11 +89,18 @@ impl BenchModel {
     /// Refuses a phase that the model cannot run.
     ///
     /// # Errors
-    /// [`BenchError::NoCache`] or [`BenchError::Batch`].
+    /// [`BenchError::NoCache`], [`BenchError::Length`] or [`BenchError::Batch`].
     pub fn check(&self, phase: Phase) -> Result<(), BenchError> {
         if !phase.is_prefill() && self.interface.caches.is_empty() {
             return Err(BenchError::NoCache {
                 path: self.path.clone(),
+            });
+        }
+        if let Some(fixed) = self.interface.fixed_length().filter(|&n| n != phase.tokens) {
+            return Err(BenchError::Length {
+                path: self.path.clone(),
+                fixed,
+                asked: phase.tokens,
             });
         }
         match self.interface.fixed_batch {
@@ -144,9 +152,10 @@ impl BenchModel {
     /// that the graph writes in place and static caches are extended by [`Moment::feeds`].
     fn cache(&self, cache: &CachePort, phase: Phase) -> Result<Tensor, ValidateError> {
         let shares = self.in_place.iter().any(|(past, _)| *past == cache.past);
-        let length = match shares && cache.kind == CacheKind::Growing {
-            true => phase.past.saturating_add(phase.tokens),
-            false => phase.past,
+        let length = match (shares && cache.kind == CacheKind::Growing, cache.window()) {
+            (true, _) => phase.past.saturating_add(phase.tokens),
+            (false, Some(rows)) => rows,
+            (false, None) => phase.past,
         };
         let shape = cache.shape(phase.batch, length).ok_or_else(|| {
             ValidateError::Interface(format!(

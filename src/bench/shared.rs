@@ -4,7 +4,8 @@ use gqa2mla_passes::analysis::raise::reads_room;
 use gqa2mla_passes::graph::{Graph, input_at, is_contrib, is_op, output_at, subgraphs};
 use gqa2mla_passes::onnx::{ModelProto, NodeProto};
 
-use crate::validate::interface::{CacheKind, CachePort, Interface};
+use crate::validate::cache::{CacheKind, CachePort};
+use crate::validate::interface::Interface;
 
 /// An operator that appends new rows to the past in place if past and present are one buffer.
 const OPERATOR: &str = "GroupQueryAttention";

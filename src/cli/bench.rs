@@ -15,6 +15,7 @@ use crate::fit::context::Context;
 use crate::report::{counted, grouped, size};
 use crate::runtime::RuntimeOptions;
 use crate::runtime::host::this_program;
+use crate::validate::interface::Interface;
 use crate::validate::ports::LanguageModel;
 
 /// The default lengths, if the context of the model allows them.
@@ -113,6 +114,13 @@ pub fn beside(
     usual(&models, context, &PREFILL[..1], runtime, screen)
 }
 
+/// The number of positions of `context` that a run of a model can have: those of its past and one more, if its past has a
+/// constant number of rows.
+fn within(interface: &Interface, context: usize) -> usize {
+    let window = interface.window().filter(|&rows| rows > 0);
+    window.map_or(context, |rows| context.min(rows.saturating_add(1)))
+}
+
 /// Measures `models`, with decode steps and with prefills of `prefill` tokens. Lengths are the default ones that a
 /// context of `context` positions allows, or else half of the context.
 pub fn usual(
@@ -124,6 +132,7 @@ pub fn usual(
 ) -> anyhow::Result<Benched> {
     let first = models.first().context("no model")?;
     let interface = LanguageModel::of(&first.model.proto)?.interface;
+    let context = within(&interface, context);
     let fitting = |lengths: &[usize], new: usize| -> Vec<usize> {
         let fits = |length: &&usize| **length + new <= context;
         let fitting: Vec<usize> = lengths.iter().filter(fits).copied().collect();
@@ -133,12 +142,16 @@ pub fn usual(
         }
     };
     let request = BenchRequest {
-        past: match interface.caches.is_empty() {
-            true => Vec::new(),
-            false => fitting(&PAST, 1),
+        past: match (interface.caches.is_empty(), interface.fixed_length()) {
+            (false, None | Some(1)) => fitting(&PAST, 1),
+            _ => Vec::new(),
         },
-        prefill: fitting(prefill, 0),
-        batches: vec![1],
+        prefill: match interface.fixed_length() {
+            None => fitting(prefill, 0),
+            Some(1) => Vec::new(),
+            Some(length) => vec![length],
+        },
+        batches: vec![interface.fixed_batch.unwrap_or(1)],
         rounds: FEW_ROUNDS,
         io: Io::Shared,
         runtime,
@@ -152,8 +165,14 @@ impl Bench {
         let models = self.models.iter().map(|path| load(path));
         let models = models.collect::<Result<Vec<_>, _>>()?;
         let first = models.first();
-        let context = first.map(|model| Context::of(None, model)).transpose()?;
-        let context = context.map_or(0, |context| context.positions);
+        let context = match first {
+            Some(model) => {
+                let interface = LanguageModel::of(&model.model.proto).map(|m| m.interface);
+                let all = Context::of(None, model)?.positions;
+                interface.map_or(all, |interface| within(&interface, all))
+            }
+            None => 0,
+        };
         let request = self.request(context)?;
         // The peak memory of several models in one process, or in the process of a caller, would not be that of one
         // model.

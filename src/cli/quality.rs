@@ -11,7 +11,7 @@ use crate::report::{change, counted, grouped, measured, percent, short};
 /// line. Layers are missing if a prompt, which they are measured in, loses nothing.
 pub fn layers_text(layers: &[LayerError], made_by: Option<&Value>) -> String {
     if layers.is_empty() {
-        return "layers: not measured, because the model reads the tokens of a prompt exactly\n\n"
+        return "layers: not measured, because the tokens of a prompt are read exactly, or the file fixes the sizes of a run\n\n"
             .to_owned();
     }
     let mut table = table(&["layer", "scores", "predicted", "outputs", "predicted"]);

@@ -129,7 +129,7 @@ impl Context {
 
 /// The number of positions for which every position table and every static cache of the main graph has a row: the
 /// tables of cosines of attention operators and of `RotaryEmbedding`, embeddings that are indexed by `position_ids`, and
-/// the caches that `TensorScatter` writes. `None` without such tables and caches.
+/// the buffers of static caches. `None` without such tables and caches.
 fn held(model: &ModelProto) -> Option<usize> {
     let graph = Graph::new(model.graph.as_ref()?);
     let table = |node: &NodeProto| {

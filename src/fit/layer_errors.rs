@@ -36,7 +36,8 @@ pub struct LayerError {
 }
 
 /// Runs both models on the first tokens of `tokens`, each in one run. Returns nothing for a model that reads the tokens of
-/// such a run exactly, because it loses nothing there. `progress` is called after each run with (done, total).
+/// such a run exactly, because it loses nothing there, and for one whose sizes are fixed, so that it has no such run.
+/// `progress` is called after each run with (done, total).
 ///
 /// # Errors
 /// [`CalibrateError`] if a model cannot be run.
@@ -50,7 +51,12 @@ pub fn layer_errors(
     if exact_tokens(&rewritten.model.proto) != ExactTokens::None {
         return Ok(Vec::new());
     }
-    let tokens = tokens.get(..TOKENS.min(tokens.len())).unwrap_or_default();
+    let interface = LanguageModel::of(&original.model.model.proto)?.interface;
+    let length = interface.fixed_length().unwrap_or(TOKENS);
+    let tokens = tokens.get(..length.min(tokens.len())).unwrap_or_default();
+    if interface.check_prompt(tokens.len()).is_err() {
+        return Ok(Vec::new());
+    }
     let quantities = [Quantity::Scores, Quantity::Output];
     progress(0, RUNS);
     let mut watched = Watched::open(original, &quantities, runtime)?;

@@ -161,7 +161,7 @@ pub fn perplexity(
     let total = text.sequences().len();
     for (number, tokens) in text.sequences().enumerate() {
         progress(number, total);
-        runner.start(&[0])?;
+        runner.start_one()?;
         for (_, chunk, targets) in chunks(tokens, model.interface) {
             let logits = read(&mut runner, chunk, model.exact)?;
             let rows = rows(&logits, targets)?;
@@ -191,8 +191,8 @@ pub fn compare(
     let mut seen: Vec<(usize, Prediction)> = Vec::new();
     let total = text.ids.len();
     for (number, tokens) in text.sequences().enumerate() {
-        before.start(&[0])?;
-        after.start(&[0])?;
+        before.start_one()?;
+        after.start_one()?;
         for (first, chunk, targets) in chunks(tokens, interface) {
             progress(number * text.length + first, total);
             let p = read(&mut before, chunk, original.exact)?;
@@ -266,12 +266,12 @@ fn chunks<'t>(
     })
 }
 
-/// Number of tokens per run, for a sequence of `length` tokens. A model without a cache reads the whole sequence in one
-/// run.
+/// Number of tokens per run, for a sequence of `length` tokens: that which the file fixes, if it does. A model without a cache
+/// reads the whole sequence in one run.
 fn chunk_size(interface: &Interface, length: usize) -> usize {
-    match interface.caches.is_empty() {
-        true => length.max(1),
-        false => CHUNK,
+    match (interface.caches.is_empty(), interface.fixed_length()) {
+        (true, _) => length.max(1),
+        (false, fixed) => fixed.unwrap_or(CHUNK).max(1),
     }
 }
 
@@ -290,7 +290,7 @@ fn read(runner: &mut Runner, tokens: &[i64], exact: ExactTokens) -> Result<Tenso
         .filter(|run| !run.is_empty());
     let (mut shape, mut values) = (vec![1, 0, 0], Vec::new());
     for run in runs {
-        let rows = runner.step(run, run.len())?;
+        let rows = runner.read(run)?;
         shape = vec![1, tokens.len(), rows.shape.last().copied().unwrap_or(0)];
         values.extend_from_slice(&rows.floats());
     }

@@ -6,7 +6,8 @@ use crate::files::load::LoadedModel;
 use crate::serving::error::{ServingError, differing_widths};
 use crate::serving::stack::Stack;
 use crate::validate::ValidateError;
-use crate::validate::interface::{CacheKind, CachePort, Interface};
+use crate::validate::cache::{CacheKind, CachePort};
+use crate::validate::interface::Interface;
 use crate::validate::port::{AxisSize, Port};
 use crate::validate::ports::{LanguageModel, declared};
 

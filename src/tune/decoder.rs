@@ -13,6 +13,7 @@ use crate::files::load::LoadedModel;
 use crate::runtime::tensor::{Data, Tensor as Fed};
 use crate::tune::TuneError;
 use crate::validate::ValidateError;
+use crate::validate::cache::CachePort;
 use crate::validate::feed::Moment;
 use crate::validate::interface::Interface;
 use crate::validate::port::Role;
@@ -158,7 +159,10 @@ impl Decoder {
         first: usize,
         past: usize,
     ) -> Result<Vec<(String, Fed)>, ValidateError> {
-        let empty = |cache: &crate::validate::interface::CachePort| {
+        if past == 0 {
+            self.interface.check_empty_past()?;
+        }
+        let empty = |cache: &CachePort| {
             let shape = cache.shape(1, 0).unwrap_or_default();
             Ok(Fed::zeros(cache.element, shape)?)
         };

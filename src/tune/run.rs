@@ -215,6 +215,8 @@ pub fn tune(
         state.course.steps += 1;
         state.course.losses.push(loss);
         if state.course.steps % every == 0 || state.course.steps == options.steps {
+            // The next step starts another sequence.
+            pasts.clear();
             run.check(&mut state)?;
             checkpoint::save(&state, &settings, partial)?;
         }

@@ -206,6 +206,7 @@ impl TrainRun<'_> {
             let Some(loss) = self.loss(&chunk, &logits, &mut past.teacher)? else {
                 continue;
             };
+            drop(logits);
             mean += loss.mean / batch as f64;
             let shape = trace.outputs.first().map_or(&[][..], Tensor::dims);
             let grad = loss.grad.reshape(shape).map_err(|e| failed(e.into()))?;

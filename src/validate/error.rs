@@ -43,6 +43,14 @@ pub enum ValidateError {
         /// Why its role is unknown.
         reason: String,
     },
+    /// A size of the inputs is constant, and a text cannot be read in one run with an empty cache.
+    #[error(
+        "the file fixes {what}, and a text is read in one run without a past: rewrite the export before its sizes are fixed, and fix those of the result"
+    )]
+    Fixed {
+        /// The constant size.
+        what: String,
+    },
     /// The interface is not that of a language model, or does not hold at run time.
     #[error("{0}")]
     Interface(String),

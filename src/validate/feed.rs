@@ -1,9 +1,12 @@
 //! Generates the input tensors of a run from the roles of the inputs.
 
+use std::ops::Range;
+
 use crate::runtime::RuntimeError;
 use crate::runtime::tensor::{ElementType, Room, Tensor};
+use crate::validate::cache::{CacheKind, CachePort};
 use crate::validate::error::ValidateError;
-use crate::validate::interface::{CacheKind, CachePort, Input, Interface};
+use crate::validate::interface::{Input, Interface};
 use crate::validate::port::{AxisSize, Role};
 use crate::validate::scenario::Random;
 
@@ -70,13 +73,9 @@ impl Moment<'_> {
                         None => cached,
                     }
                 }
-                (Role::AttentionMask, None) => {
-                    let of_rows = input.dims.last().and_then(|size| interface.static_of(size));
-                    let tokens = self.past + self.length;
-                    self.mask(input, of_rows.map_or(tokens, |cache| cache.rows(tokens)))?
-                }
+                (Role::AttentionMask, None) => self.mask(input, &self.columns(interface, input))?,
                 (Role::Given, None) => self.given(interface, input)?,
-                _ => self.plain(input)?,
+                _ => self.plain(input, interface.window().unwrap_or(self.past))?,
             };
             feeds.push((input.name.clone(), tensor));
         }
@@ -90,7 +89,7 @@ impl Moment<'_> {
         };
         let tokens = self.past + self.length;
         match port.kind {
-            CacheKind::Growing | CacheKind::Ring => Ok(cached),
+            CacheKind::Growing | CacheKind::Window | CacheKind::Ring => Ok(cached),
             CacheKind::InPlace => Ok(cached.with_room(axis, self.length, Room::Unread)?),
             CacheKind::Static if port.rows(tokens) < tokens => {
                 Err(ValidateError::Interface(format!(
@@ -111,16 +110,15 @@ impl Moment<'_> {
         }
     }
 
-    fn plain(&self, input: &Input) -> Result<Tensor, RuntimeError> {
+    /// An input that does not depend on the caches' content. `first` is the cache slot of the first new token.
+    fn plain(&self, input: &Input, first: usize) -> Result<Tensor, RuntimeError> {
         let (batch, total) = (self.pads.len(), self.past + self.length);
         let signed = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        let slots = self.past..total;
         match input.role {
             Role::TokenIds => {
                 Tensor::from_integers(input.element, vec![batch, self.length], self.tokens)
             }
             Role::InputsEmbeds => self.embeddings(input),
-            Role::AttentionMask => self.mask(input, total),
             Role::WriteIndices => {
                 let rows = vec![signed(self.past); batch];
                 Tensor::from_integers(input.element, vec![batch], &rows)
@@ -131,8 +129,7 @@ impl Moment<'_> {
             }
             Role::PositionIds if input.dims.len() >= 2 => {
                 let row = |pads: &usize| {
-                    slots
-                        .clone()
+                    (self.past..total)
                         .map(|at| signed(at.saturating_sub(*pads)))
                         .collect::<Vec<_>>()
                 };
@@ -149,8 +146,9 @@ impl Moment<'_> {
                 bounded(&input.name, &shape)?;
                 Tensor::from_integers(input.element, shape, &positions)
             }
-            // A list without a batch axis can only be the indices of cache slots.
+            // A list without a batch axis is the indices of cache slots, by which the graph makes the causal mask.
             Role::PositionIds | Role::CachePosition => {
+                let slots = first..first + self.length;
                 let positions: Vec<i64> = slots.map(signed).collect();
                 Tensor::from_integers(input.element, vec![self.length], &positions)
             }
@@ -166,32 +164,72 @@ impl Moment<'_> {
                 &[signed(self.length)],
             ),
             Role::Context => self.context(input),
+            Role::PastLength => self.count(input, self.past),
+            Role::TotalLength => self.count(input, total),
+            Role::LastSlot => self.count(input, total.saturating_sub(1)),
             Role::BeamIds => {
                 let rows: Vec<i64> = (0..batch).map(signed).collect();
                 Tensor::from_integers(input.element, vec![batch], &rows)
             }
-            Role::Given | Role::Past(_) => Tensor::zeros(input.element, Vec::new()),
+            Role::Given | Role::Past(_) | Role::AttentionMask => {
+                Tensor::zeros(input.element, Vec::new())
+            }
         }
     }
 
+    /// The same `number` for each row, or once, in the declared shape of `input`.
+    fn count(&self, input: &Input, number: usize) -> Result<Tensor, RuntimeError> {
+        let extent = |(axis, dim): (usize, &AxisSize)| match dim {
+            AxisSize::Fixed(extent) => *extent,
+            _ if axis == 0 => self.pads.len(),
+            _ => 1,
+        };
+        let shape: Vec<usize> = input.dims.iter().enumerate().map(extent).collect();
+        let count = bounded(&input.name, &shape)?;
+        let number = i64::try_from(number).unwrap_or(i64::MAX);
+        Tensor::from_integers(input.element, shape, &vec![number; count])
+    }
+
+    /// The tokens of the columns of the mask `input`, by their numbers in the text. A window ends with the last token; tokens
+    /// before the first one have negative numbers. A static cache has columns for tokens that are still to come.
+    fn columns(&self, interface: &Interface, input: &Input) -> Range<i64> {
+        let tokens = self.past + self.length;
+        let declared = match input.dims.last() {
+            Some(AxisSize::Fixed(width)) => Some(*width),
+            _ => None,
+        };
+        let signed = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        if let Some(rows) = interface.window() {
+            let width = declared.unwrap_or(rows.saturating_add(self.length));
+            return signed(tokens) - signed(width)..signed(tokens);
+        }
+        let of_rows = input.dims.last().and_then(|size| interface.static_of(size));
+        let fixed = declared.filter(|_| interface.capacity().is_some());
+        0..signed(of_rows.map_or(fixed.unwrap_or(tokens), |cache| cache.rows(tokens)))
+    }
+
     /// The attention mask. A mask of rank 2 marks the slots that hold tokens. A mask of rank 4 has an element for every
-    /// query and key: booleans mark visible keys, floats are added to the scores. It is `width` keys wide.
-    fn mask(&self, input: &Input, width: usize) -> Result<Tensor, RuntimeError> {
+    /// query and key: booleans mark visible keys, floats are added to the scores. `columns` are the tokens of its columns.
+    fn mask(&self, input: &Input, columns: &Range<i64>) -> Result<Tensor, RuntimeError> {
+        let signed = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let width = usize::try_from(columns.end - columns.start).unwrap_or(0);
         let (batch, total) = (self.pads.len(), self.past + self.length);
+        bounded(&input.name, &[batch, width])?;
         if input.dims.len() == 2 {
             let row = |pads: &usize| {
-                (0..width)
-                    .map(|at| i64::from(at >= *pads && at < total))
-                    .collect::<Vec<_>>()
+                let seen = signed(*pads)..signed(total);
+                let column = |at| i64::from(seen.contains(&at));
+                columns.clone().map(column).collect::<Vec<_>>()
             };
             let mask: Vec<i64> = self.pads.iter().flat_map(row).collect();
             return Tensor::from_integers(input.element, vec![batch, width], &mask);
         }
         let shape = vec![batch, 1, self.length, width];
-        let mut seen = Vec::with_capacity(batch * self.length * width);
+        let mut seen = Vec::with_capacity(bounded(&input.name, &shape)?);
         for pads in self.pads {
             for query in self.past..total {
-                seen.extend((0..width).map(|key| i64::from(key >= *pads && key <= query)));
+                let visible = signed(*pads)..=signed(query);
+                seen.extend(columns.clone().map(|key| i64::from(visible.contains(&key))));
             }
         }
         if input.element.is_float() {

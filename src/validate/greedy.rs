@@ -19,16 +19,16 @@ pub fn greedy(
     let cached = !interface.caches.is_empty();
     let mut runner = Runner::new(session, interface)?;
     let mut text = prompt.to_vec();
-    runner.start(&[0])?;
+    runner.start_one()?;
     let mut unread = prompt.len();
     for _ in 0..count {
         // Without a cache the whole text is processed again for every token.
         if !cached {
-            runner.start(&[0])?;
+            runner.start_one()?;
             unread = text.len();
         }
         let tokens = text.get(text.len() - unread..).unwrap_or_default();
-        let logits = runner.step(tokens, unread)?;
+        let logits = runner.read(tokens)?;
         let vocabulary = logits.shape.last().copied().unwrap_or(0).max(1);
         let scores = logits.to_f32();
         let last = scores.chunks(vocabulary).last().unwrap_or_default();

@@ -6,13 +6,11 @@
 
 use crate::runtime::given::{GivenInput, GivenValue};
 use crate::runtime::tensor::ElementType;
+use crate::validate::cache::{CacheKind, CachePort};
 use crate::validate::error::ValidateError;
 use crate::validate::pairing::{is_fixed, is_float, is_given, length_axis, pair};
 use crate::validate::port::{AxisSize, Port, Role};
 use crate::validate::roles::{batch_axis, element, plain_role, token_port, unknown};
-
-/// Number of rows that no token is written to, in the buffers of static caches that declare no number of rows.
-const SPARE_ROWS: usize = 3;
 
 /// An input and its role.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,77 +34,6 @@ pub struct Unfed {
     pub port: Port,
     /// Why its role is unknown.
     pub reason: String,
-}
-
-/// How a model keeps a cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CacheKind {
-    /// The present is the past with the new rows behind it; or a state of constant size, if it has no sequence axis.
-    Growing,
-    /// The model writes the new rows in place: the past input has the shape of the present, with space for the new rows
-    /// after the cached ones.
-    InPlace,
-    /// A ring buffer: it has a constant size, and the operator overwrites the oldest rows.
-    Ring,
-    /// A static cache: a buffer, into which the model writes the new rows where an input says.
-    Static,
-}
-
-/// One cache: a past input and its present output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CachePort {
-    /// The input's name.
-    pub past: String,
-    /// The output's name.
-    pub present: String,
-    /// Element type of both.
-    pub element: ElementType,
-    /// Declared sizes of the input.
-    pub dims: Vec<AxisSize>,
-    /// The batch axis.
-    pub batch_axis: usize,
-    /// The sequence axis, which grows with every token; `None` for a state of constant size, such as that of a
-    /// convolution.
-    pub length_axis: Option<usize>,
-    /// How the model keeps it.
-    pub kind: CacheKind,
-}
-
-impl CachePort {
-    /// The other axes without a declared size, such as a symbolic head size.
-    #[must_use]
-    pub fn open_axes(&self) -> Vec<usize> {
-        let open = self
-            .dims
-            .iter()
-            .enumerate()
-            .filter(|(_, dim)| !matches!(dim, AxisSize::Fixed(_)));
-        open.map(|(axis, _)| axis)
-            .filter(|axis| *axis != self.batch_axis && Some(*axis) != self.length_axis)
-            .collect()
-    }
-
-    /// The number of rows of the buffer of a static cache, where it holds `tokens` tokens; the declared one, or one with
-    /// some more rows, as buffers have.
-    #[must_use]
-    pub fn rows(&self, tokens: usize) -> usize {
-        match self.length_axis.and_then(|axis| self.dims.get(axis)) {
-            Some(AxisSize::Fixed(rows)) => *rows,
-            _ => tokens.saturating_add(SPARE_ROWS),
-        }
-    }
-
-    /// The input's shape for a batch size and a number of cached tokens; `None` if another axis has no declared size.
-    #[must_use]
-    pub fn shape(&self, batch: usize, length: usize) -> Option<Vec<usize>> {
-        let extent = |(axis, dim): (usize, &AxisSize)| match dim {
-            _ if axis == self.batch_axis => Some(batch),
-            _ if Some(axis) == self.length_axis => Some(length),
-            AxisSize::Fixed(extent) => Some(*extent),
-            AxisSize::Symbol(_) | AxisSize::Unknown => None,
-        };
-        self.dims.iter().enumerate().map(extent).collect()
-    }
 }
 
 /// A language model's interface.
@@ -168,19 +95,40 @@ impl Interface {
             without_role(port, reason);
         }
         let mut caches = Vec::with_capacity(paired.pairs.len());
+        // The pasts with a constant number of rows whose present declares none.
+        let mut doubtful = Vec::new();
         for (past, present) in paired.pairs {
             let batch_axis = batch_axis(past, &batch);
             match length_axis(past, present, batch_axis) {
-                Ok(length_axis) => caches.push(CachePort {
-                    past: past.name.clone(),
-                    present: present.name.clone(),
-                    element: element(past)?,
-                    dims: past.dims.clone(),
-                    batch_axis,
-                    length_axis,
-                    kind: CacheKind::Growing,
-                }),
+                Ok(length_axis) => {
+                    let rows = |port: &Port| port.dims.get(length_axis?).cloned();
+                    let is_fixed = |port| matches!(rows(port), Some(AxisSize::Fixed(_)));
+                    if is_fixed(past) && !is_fixed(present) {
+                        doubtful.push(past.name.as_str());
+                    }
+                    caches.push(CachePort {
+                        past: past.name.clone(),
+                        present: present.name.clone(),
+                        element: element(past)?,
+                        dims: past.dims.clone(),
+                        batch_axis,
+                        length_axis,
+                        kind: match is_fixed(past) {
+                            true => CacheKind::Window,
+                            false => CacheKind::Growing,
+                        },
+                    });
+                }
                 Err(reason) => without_role(past, reason),
+            }
+        }
+        // Beside caches that grow, one of constant size whose present has an undeclared size is the state of a layer of
+        // another kind.
+        let grows = |c: &CachePort| c.kind == CacheKind::Growing && c.length_axis.is_some();
+        if caches.iter().any(grows) {
+            let doubtful = |c: &&mut CachePort| doubtful.contains(&c.past.as_str());
+            for cache in caches.iter_mut().filter(doubtful) {
+                (cache.kind, cache.length_axis) = (CacheKind::Growing, None);
             }
         }
         let logits = paired.logits;
@@ -211,10 +159,11 @@ impl Interface {
         let of_rows = |input: &&Input| {
             let roles = [Role::TokenIds, Role::AttentionMask, Role::PositionIds];
             roles.contains(&input.role) && input.dims.len() == 2
+                || input.role == Role::InputsEmbeds && input.dims.len() == 3
         };
         let mut batches = classified.iter().filter(of_rows).map(|i| i.dims.first());
         let fixed_batch = batches.find_map(|batch| match batch {
-            Some(AxisSize::Fixed(batch)) => Some(*batch),
+            Some(AxisSize::Fixed(batch)) => Some((*batch).max(1)),
             _ => None,
         });
         Ok(Self {
@@ -231,9 +180,10 @@ impl Interface {
     /// The number of new tokens per row, if it is declared as a constant.
     #[must_use]
     pub fn fixed_length(&self) -> Option<usize> {
-        let tokens = self.inputs.iter().find(|i| i.role == Role::TokenIds)?;
+        let roles = [Role::TokenIds, Role::InputsEmbeds];
+        let tokens = self.inputs.iter().find(|i| roles.contains(&i.role))?;
         match tokens.dims.get(1)? {
-            AxisSize::Fixed(length) => Some(*length),
+            AxisSize::Fixed(length) => Some((*length).max(1)),
             _ => None,
         }
     }
@@ -270,61 +220,15 @@ impl Interface {
         Ok(self)
     }
 
-    /// The same interface with the inputs `ports`, which have default values.
+    /// The number of past rows that a run reads, if all caches of tokens are windows of a constant number of rows; the largest
+    /// of them.
     #[must_use]
-    pub fn with_defaults(self, ports: Vec<Port>) -> Self {
-        Self {
-            defaults: ports,
-            ..self
-        }
-    }
-
-    /// The same interface with the caches that have the past inputs `pasts` marked as written in place.
-    #[must_use]
-    pub fn written_in_place<'p>(mut self, pasts: impl Iterator<Item = &'p str>) -> Self {
-        for past in pasts {
-            let mut caches = self.caches.iter_mut();
-            if let Some(cache) = caches.find(|cache| cache.past == past) {
-                cache.kind = CacheKind::InPlace;
-            }
-        }
-        self
-    }
-
-    /// The same interface with the caches that `rings` names by their past inputs marked as ring buffers, each with its
-    /// number of rows.
-    #[must_use]
-    pub fn held_in_rings<'p>(mut self, rings: impl Iterator<Item = (&'p str, usize)>) -> Self {
-        for (past, rows) in rings {
-            let mut caches = self.caches.iter_mut();
-            let cache = caches.find(|cache| cache.past == past);
-            if let Some((cache, axis)) = cache.and_then(|c| c.length_axis.take().map(|a| (c, a))) {
-                cache.kind = CacheKind::Ring;
-                if let Some(dim) = cache.dims.get_mut(axis) {
-                    *dim = AxisSize::Fixed(rows);
-                }
-            }
-        }
-        self
-    }
-
-    /// The same interface with the caches that `buffers` names by their past inputs marked as static caches, each with
-    /// the axis of its rows, possibly negative.
-    #[must_use]
-    pub fn held_in_buffers<'p>(mut self, buffers: impl Iterator<Item = (&'p str, i64)>) -> Self {
-        for (past, axis) in buffers {
-            let mut caches = self.caches.iter_mut();
-            let cache = caches.find(|cache| cache.past == past);
-            let place = |cache: &CachePort| {
-                let rank = i64::try_from(cache.dims.len()).unwrap_or(0);
-                usize::try_from(if axis < 0 { axis + rank } else { axis }).ok()
-            };
-            if let Some((axis, cache)) = cache.and_then(|c| Some((place(c)?, c))) {
-                cache.kind = CacheKind::Static;
-                cache.length_axis = Some(axis);
-            }
-        }
-        self
+    pub fn window(&self) -> Option<usize> {
+        let mut of_tokens = self.caches.iter().filter(|c| c.length_axis.is_some());
+        let rows = of_tokens.try_fold(None, |most: Option<usize>, cache| {
+            Some(most.max(Some(cache.window()?)))
+        });
+        rows.flatten()
     }
 
     /// The number of tokens that all static caches hold; `None` if no declared number of rows limits it.
@@ -353,6 +257,13 @@ impl Interface {
     /// # Errors
     /// [`ValidateError::Unfed`] names the first input without one.
     pub fn check_fed(&self) -> Result<(), ValidateError> {
+        let window = self.caches.iter().find(|cache| cache.window() > Some(0));
+        if let Some(cache) = window.filter(|_| !self.has(Role::AttentionMask)) {
+            return Err(ValidateError::Unfed {
+                name: cache.past.clone(),
+                reason: "it has the same number of rows in every run, and there is no mask that hides those before the first token".to_owned(),
+            });
+        }
         match self.unfed.first() {
             None => Ok(()),
             Some(unfed) => Err(ValidateError::Unfed {
@@ -360,6 +271,33 @@ impl Interface {
                 reason: unfed.reason.clone(),
             }),
         }
+    }
+
+    /// Checks that the past can be empty.
+    ///
+    /// # Errors
+    /// [`ValidateError::Fixed`].
+    pub fn check_empty_past(&self) -> Result<(), ValidateError> {
+        match self.window() {
+            Some(rows) if rows > 0 => Err(ValidateError::Fixed {
+                what: format!("a past of {rows} rows"),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that the model can read `length` tokens of one row in one run with an empty cache.
+    ///
+    /// # Errors
+    /// [`ValidateError::Fixed`] names the size that is constant in the file.
+    pub fn check_prompt(&self, length: usize) -> Result<(), ValidateError> {
+        self.check_empty_past()?;
+        let what = match (self.fixed_length(), self.fixed_batch) {
+            (Some(fixed), _) if fixed != length => format!("runs of {fixed} tokens"),
+            (_, Some(rows)) if rows != 1 => format!("batches of {rows}"),
+            _ => return Ok(()),
+        };
+        Err(ValidateError::Fixed { what })
     }
 
     /// Whether an input has this role.

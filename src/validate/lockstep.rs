@@ -43,7 +43,8 @@ pub fn validate(
 ) -> Result<Comparison, ValidateError> {
     // A model with a constant batch size gets that number of rows.
     let rows = original_interface.fixed_batch.unwrap_or(1);
-    bounded("batch", &[rows, LONGEST_SCENARIO])?;
+    let tokens = original_interface.fixed_length().unwrap_or(1);
+    bounded("batch", &[rows, LONGEST_SCENARIO.max(tokens)])?;
     let plan = scenarios(
         original_interface,
         &ScenarioOptions {

@@ -1,9 +1,11 @@
 //! Validation of a rewrite: the original and the rewritten model run through the same scenarios, each with its own
 //! caches, and their logits are compared at every position.
 
+pub mod cache;
 pub mod compare;
 mod error;
 pub mod feed;
+mod from_graph;
 mod greedy;
 pub mod interface;
 mod lockstep;

@@ -163,11 +163,10 @@ pub fn is_fixed(port: &Port) -> bool {
 }
 
 /// The axis of `past` that grows, or `None` for a state of constant size: the axis without a constant size, besides the
-/// batch. If there are several, the one that is declared differently in `present`.
+/// batch. If there are several, or it has a constant size in `past`, the one that is declared differently in `present`.
 ///
 /// # Errors
-/// A text for messages, if all sizes are constant and those of past and present differ, or if several axes may be the
-/// growing one.
+/// A text for messages, if no axis or several may be the growing one.
 pub fn length_axis(
     past: &Port,
     present: &Port,
@@ -189,16 +188,28 @@ pub fn length_axis(
         before != after || matches!(before, Some(AxisSize::Unknown))
     };
     let growing: Vec<usize> = open.iter().copied().filter(grows).collect();
+    // A window of a constant number of rows, to which the new ones are added.
+    let longer = |axis: &usize| match (past.dims.get(*axis), present.dims.get(*axis)) {
+        (Some(AxisSize::Fixed(before)), Some(AxisSize::Fixed(after))) => after > before,
+        (Some(AxisSize::Fixed(_)), Some(after)) => growing.is_empty() && !is_constant(after),
+        _ => false,
+    };
+    let others = (0..past.dims.len()).filter(|axis| *axis != batch_axis);
+    let longer: Vec<usize> = others.filter(longer).collect();
     let usual = if past.dims.len() == 3 {
         1
     } else {
         past.dims.len().saturating_sub(2)
     };
-    match (open.as_slice(), growing.as_slice()) {
-        ([axis], _) | (_, [axis]) => Ok(Some(*axis)),
-        (several, _) if several.contains(&usual) => Ok(Some(usual)),
-        _ => Err("no axis of this cache can grow: its length is fixed in the file"),
+    match (longer.as_slice(), open.as_slice(), growing.as_slice()) {
+        ([axis], _, _) | (_, [axis], _) | (_, _, [axis]) => Ok(Some(*axis)),
+        (fixed, open, _) if fixed.contains(&usual) || open.contains(&usual) => Ok(Some(usual)),
+        _ => Err("no axis of this cache can grow"),
     }
+}
+
+fn is_constant(size: &AxisSize) -> bool {
+    matches!(size, AxisSize::Fixed(_))
 }
 
 /// Whether `port` may be a cache by its element type: floats, or integers of a quantized cache.

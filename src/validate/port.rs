@@ -39,6 +39,12 @@ pub enum Role {
     WriteIndices,
     /// The number of rows of a static cache that hold a token, those of the new tokens included, `[B]`.
     WrittenRows,
+    /// The number of past tokens, in one number or one for each row.
+    PastLength,
+    /// The number of tokens, past and new, in one number or one for each row.
+    TotalLength,
+    /// The cache slot of the last new token of each row, as `seqlens_k` of `GroupQueryAttention`.
+    LastSlot,
     /// Whether there is a past, in models with merged decoders.
     UseCacheBranch,
     /// Encoder states, their caches, or their mask: the same in every run.

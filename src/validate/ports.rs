@@ -15,6 +15,9 @@ use crate::validate::error::ValidateError;
 use crate::validate::interface::Interface;
 use crate::validate::port::{AxisSize, Port, Role};
 
+/// Largest number of nodes between a count of tokens and the operator that reads it.
+const MOST_CONVERSIONS: usize = 8;
+
 /// Upper bound of random token ids if the size of the vocabulary is unknown.
 const SMALL_VOCABULARY: usize = 32;
 
@@ -51,6 +54,10 @@ impl LanguageModel {
             .written_in_place(in_place(model))
             .held_in_rings(rings(&view))
             .held_in_buffers(buffers(&view))
+            .counted_by(counters(&view));
+        let fixed = fixed_buffers(&view, &interface, &outputs);
+        let interface = interface
+            .held_in_buffers(fixed.iter().map(|past| (past.as_str(), -2)))
             .with_defaults(defaults(graph, &view));
         let operators = Operators::default();
         let counts_itself = graph
@@ -161,6 +168,57 @@ fn buffers<'g>(graph: &Graph<'g>) -> impl Iterator<Item = (&'g str, i64)> {
         let past = graph.resolve(input_at(node, 0)?);
         Some((past, int_attribute(node, "axis", -2)))
     })
+}
+
+/// The pasts of `GroupQueryAttention` that have a constant number of rows, as their presents: it writes new rows behind those that hold a token.
+fn fixed_buffers(graph: &Graph, interface: &Interface, outputs: &[Port]) -> Vec<String> {
+    let nodes = graph.nodes().map(|(_, node)| node);
+    let operators = nodes.filter(|node| {
+        is_contrib(node, "GroupQueryAttention")
+            && int_attribute(node, "sliding_window_cache", 0) == 0
+    });
+    let pasts = operators.flat_map(|node| node.input.iter().skip(3).take(2));
+    let is_fixed = |past: &&String| {
+        let cache = interface.caches.iter().find(|cache| cache.past == **past);
+        let present = cache.and_then(|c| outputs.iter().find(|output| output.name == c.present));
+        let rows = |dims: &[AxisSize]| match dims {
+            [_, _, AxisSize::Fixed(rows), _] => Some(*rows),
+            _ => None,
+        };
+        let of_past = cache.and_then(|cache| rows(&cache.dims));
+        // The present of another size holds the new rows behind all.
+        of_past > Some(0) && of_past == present.and_then(|present| rows(&present.dims))
+    };
+    pasts.filter(is_fixed).cloned().collect()
+}
+
+/// The inputs that count tokens for `GroupQueryAttention`, each with its role.
+fn counters<'g>(graph: &'g Graph<'g>) -> impl Iterator<Item = (&'g str, Role)> {
+    let nodes = graph.nodes().map(|(_, node)| node);
+    let operators = nodes.filter(|node| is_contrib(node, "GroupQueryAttention"));
+    operators.flat_map(|node| {
+        let count = |at, role| Some((source(graph, input_at(node, at)?), role));
+        [count(5, Role::LastSlot), count(6, Role::TotalLength)]
+            .into_iter()
+            .flatten()
+    })
+}
+
+/// The value that `value` has the elements of, in another type or shape.
+fn source<'g>(graph: &'g Graph<'g>, value: &'g str) -> &'g str {
+    let mut current = graph.resolve(value);
+    let kept = ["Cast", "Reshape", "Squeeze", "Unsqueeze"];
+    // Exporters write one or two of these nodes; the bound stops at a cycle in a malformed graph.
+    for _ in 0..MOST_CONVERSIONS {
+        match graph.producer(current) {
+            Some((_, node)) if kept.iter().any(|op| is_op(node, op)) => match node.input.first() {
+                Some(input) => current = graph.resolve(input),
+                None => return current,
+            },
+            _ => return current,
+        }
+    }
+    current
 }
 
 /// The inputs without a default value, and the outputs.

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use crate::runtime::tensor::Tensor;
+use crate::validate::cache::CachePort;
 use crate::validate::error::ValidateError;
-use crate::validate::feed::Moment;
+use crate::validate::feed::{Moment, bounded};
 use crate::validate::interface::Interface;
 use crate::validate::port::AxisSize;
 
@@ -53,18 +54,21 @@ pub fn closed(mut interface: Interface, widths: &HashMap<String, [usize; 2]>) ->
 /// All inputs of a run on `tokens` as a single row.
 ///
 /// # Errors
-/// [`ValidateError::Interface`] if a cache has an axis of unknown size.
+/// [`ValidateError::Interface`] if a cache has an axis of unknown size, and [`ValidateError::Fixed`] if the model cannot read
+/// these tokens in one run with an empty cache.
 pub fn feeds(
     interface: &Interface,
     tokens: &[i64],
 ) -> Result<Vec<(String, Tensor)>, ValidateError> {
-    let empty = |cache: &crate::validate::interface::CachePort| {
-        let shape = cache.shape(1, 0).ok_or_else(|| {
+    interface.check_prompt(tokens.len())?;
+    let empty = |cache: &CachePort| {
+        let shape = cache.empty(1).ok_or_else(|| {
             ValidateError::Interface(format!(
                 "cache {} has an axis of unknown extent",
                 cache.past
             ))
         })?;
+        bounded(&cache.past, &shape)?;
         Ok(Tensor::zeros(cache.element, shape)?)
     };
     let caches = interface

@@ -38,6 +38,12 @@ pub fn plain_role(port: &Port) -> Result<Option<Role>, String> {
             Role::PositionIds,
             element.is_integer() && (1..=3).contains(&rank),
         )
+    } else if element.is_integer() && rank <= 2 && counts_tokens(&name) {
+        let role = match has("total") {
+            true => Role::TotalLength,
+            false => Role::PastLength,
+        };
+        (role, true)
     } else if has("beam") {
         (Role::BeamIds, element.is_integer() && rank == 1)
     } else if has("embeds") {
@@ -55,6 +61,13 @@ pub fn plain_role(port: &Port) -> Result<Option<Role>, String> {
             "by its name it is {role:?}, but its type or rank is not"
         )),
     }
+}
+
+/// Whether an input of this name is the number of past tokens, or of all, such as `past_seq_len` or `total_sequence_length`.
+fn counts_tokens(name: &str) -> bool {
+    let words: Vec<&str> = name.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+    let has = |any: &[&str]| words.iter().any(|word| any.contains(word));
+    has(&["past", "total"]) && has(&["len", "length", "lengths", "seqlen", "seqlens"])
 }
 
 /// Finds the input with the tokens: by name, or as the only integer matrix without another role.

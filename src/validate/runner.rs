@@ -1,10 +1,11 @@
 //! Runs one model step by step: the present caches of a run are the past caches of the next.
 
-use crate::runtime::tensor::Tensor;
+use crate::runtime::tensor::{Data, Tensor};
 use crate::runtime::{RuntimeError, Session};
+use crate::validate::cache::{CacheKind, CachePort};
 use crate::validate::error::ValidateError;
 use crate::validate::feed::{Moment, bounded};
-use crate::validate::interface::{CacheKind, CachePort, Interface};
+use crate::validate::interface::Interface;
 
 /// A model in a scenario, with its current caches.
 pub struct Runner<'a> {
@@ -15,6 +16,8 @@ pub struct Runner<'a> {
     past: usize,
     /// The caches after the last run, in the order of [`Interface::caches`].
     caches: Vec<Tensor>,
+    /// Whether tokens that are not of the text follow it in the caches.
+    is_filled_up: bool,
 }
 
 impl<'a> Runner<'a> {
@@ -23,12 +26,15 @@ impl<'a> Runner<'a> {
     /// # Errors
     /// [`ValidateError::Interface`] if the model runs with none of them.
     pub fn new(session: &'a mut dyn Session, interface: &Interface) -> Result<Self, ValidateError> {
+        let (rows, tokens) = (interface.fixed_batch, interface.fixed_length());
+        bounded("tokens", &[rows.unwrap_or(1), tokens.unwrap_or(1)])?;
         Ok(Self {
             interface: closed_by_trying(session, interface)?,
             session,
             pads: Vec::new(),
             past: 0,
             caches: Vec::new(),
+            is_filled_up: false,
         })
     }
 
@@ -44,7 +50,8 @@ impl<'a> Runner<'a> {
                     cache.past
                 ))
             };
-            let shape = cache.shape(pads.len(), 0).ok_or_else(open)?;
+            let shape = cache.empty(pads.len()).ok_or_else(open)?;
+            bounded(&cache.past, &shape)?;
             bounded(&cache.past, &cache.shape(pads.len(), 1).unwrap_or_default())?;
             Ok(Tensor::zeros(cache.element, shape)?)
         };
@@ -56,6 +63,7 @@ impl<'a> Runner<'a> {
             .collect::<Result<_, ValidateError>>()?;
         self.pads = pads.to_vec();
         self.past = 0;
+        self.is_filled_up = false;
         Ok(())
     }
 
@@ -82,10 +90,58 @@ impl<'a> Runner<'a> {
             .interface
             .caches
             .iter()
-            .map(|cache| take(&cache.present))
-            .collect::<Result<_, _>>()?;
+            .map(|cache| Ok(cache.kept(take(&cache.present)?)?))
+            .collect::<Result<_, ValidateError>>()?;
         self.past += length;
         take(&self.interface.logits)
+    }
+
+    /// Begins a text in one row; a model with a constant batch size reads it in all rows.
+    ///
+    /// # Errors
+    /// As [`Runner::start`].
+    pub fn start_one(&mut self) -> Result<(), ValidateError> {
+        self.start(&vec![0; self.interface.fixed_batch.unwrap_or(1)])
+    }
+
+    /// Runs the next `tokens` of a text, and returns their logits `[1, length, vocabulary]`. If the file fixes the number of
+    /// tokens of a run, the last run is filled up with token 0, and nothing can be read after it.
+    ///
+    /// # Errors
+    /// As [`Runner::step`], and [`ValidateError::Interface`] after a run that was filled up, and for a model without a cache
+    /// that cannot read all tokens in one run.
+    pub fn read(&mut self, tokens: &[i64]) -> Result<Tensor, ValidateError> {
+        let size = self.interface.fixed_length().unwrap_or(tokens.len()).max(1);
+        let refused = |why: &str| {
+            Err(ValidateError::Interface(format!(
+                "the file fixes a run to {size} tokens, {why}"
+            )))
+        };
+        if self.is_filled_up {
+            return refused("so that a text cannot be read in runs of other lengths");
+        }
+        if self.interface.caches.is_empty() && tokens.len() > size {
+            return refused(&format!(
+                "and without a cache it cannot read a longer text: give --length {size}"
+            ));
+        }
+        let (mut width, mut values) = (0, Vec::new());
+        for run in tokens.chunks(size) {
+            self.is_filled_up = run.len() < size;
+            let mut filled = run.to_vec();
+            filled.resize(size, 0);
+            let rows = self.step(&filled.repeat(self.pads.len()), size)?;
+            if size == tokens.len() && self.pads.len() == 1 {
+                return Ok(rows);
+            }
+            width = rows.shape.last().copied().unwrap_or(0);
+            let first = rows.floats();
+            values.extend_from_slice(first.get(..run.len() * width).unwrap_or_default());
+        }
+        Ok(Tensor::new(
+            vec![1, tokens.len(), width],
+            Data::F32(values),
+        )?)
     }
 
     /// Tokens in the caches, padding included.
@@ -138,14 +194,16 @@ pub fn closed_by_trying(
             pads: Vec::new(),
             past: 0,
             caches: Vec::new(),
+            is_filled_up: false,
         };
-        runner.start(&vec![0; interface.fixed_batch.unwrap_or(1)])?;
-        match runner.step(&vec![0; interface.fixed_batch.unwrap_or(1)], 1) {
+        let length = interface.fixed_length().unwrap_or(1);
+        runner.start_one()?;
+        match runner.step(&vec![0; runner.pads.len() * length], length) {
             Ok(_) => {
                 let kept = |(cache, tensor): (&CachePort, &Tensor)| {
                     let rows = match cache.kind {
-                        CacheKind::Static => cache.rows(1),
-                        _ => 1,
+                        CacheKind::Static => cache.rows(length),
+                        _ => cache.window().unwrap_or(length),
                     };
                     cache.shape(runner.pads.len(), rows).as_ref() == Some(&tensor.shape)
                 };

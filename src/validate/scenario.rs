@@ -66,12 +66,9 @@ pub fn scenarios(interface: &Interface, options: &ScenarioOptions<'_>) -> Vec<Sc
     plan.push((format!("{BURST} tokens at once"), BURST));
     // A file can fix the number of tokens of a run.
     let fixed = |plan: Vec<(String, usize)>| match interface.fixed_length() {
-        Some(length) => plan.into_iter().map(|(name, _)| (name, length)).collect(),
+        Some(length) => in_runs(&plan, length, interface.capacity()),
         None => plan,
     };
-    if interface.fixed_length().is_some() {
-        plan.pop();
-    }
     let plan = fixed(plan);
     let mut all = vec![source.scenario("one sequence", vec![0; batch], plan, cached)];
 
@@ -91,6 +88,19 @@ pub fn scenarios(interface: &Interface, options: &ScenarioOptions<'_>) -> Vec<Sc
         all.push(source.scenario(name, vec![pads, 0], plan, cached));
     }
     all
+}
+
+/// Runs of `length` tokens each that read as many tokens as those of `plan`, and at least two, as far as the caches hold them.
+fn in_runs(
+    plan: &[(String, usize)],
+    length: usize,
+    capacity: Option<usize>,
+) -> Vec<(String, usize)> {
+    let tokens: usize = plan.iter().map(|(_, tokens)| tokens).sum();
+    let held = capacity.map_or(usize::MAX, |rows| rows / length.max(1));
+    let runs = tokens.div_ceil(length.max(1)).max(2).min(held.max(1));
+    let run = |number| (format!("run {number}"), length);
+    (1..=runs).map(run).collect()
 }
 
 struct TokenSource<'a> {

@@ -21,6 +21,7 @@ mod compared;
 mod compress;
 mod dry_run;
 mod fastest;
+mod fixed_sizes;
 mod folders;
 mod given;
 mod hostile;

@@ -54,7 +54,7 @@ fn measured(report: &Value) -> (f64, f64, f64) {
 fn caches_integers(path: &Path) -> bool {
     let model = crate::common::model_at(path);
     let Interface { caches, .. } = LanguageModel::of(&model.model.proto).unwrap().interface;
-    let bytes = |c: &gqa2mla::validate::interface::CachePort| c.element.byte_size();
+    let bytes = |c: &gqa2mla::validate::cache::CachePort| c.element.byte_size();
     let mut growing = caches.iter().filter(|c| c.length_axis.is_some()).peekable();
     growing.peek().is_some() && growing.all(|c| bytes(c) == 1)
 }

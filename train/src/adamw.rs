@@ -2,7 +2,7 @@
 
 use std::f64::consts::PI;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Error, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::kernels::{SHARE, read};
@@ -134,7 +134,7 @@ struct Rule {
 /// clipping. If it is not finite, nothing is changed.
 ///
 /// # Errors
-/// If a gradient is not fp32 or not on the CPU.
+/// If a gradient is not fp32, not on the CPU, or of another size than its tensor.
 pub fn step(
     tensors: &mut [Trained],
     grads: Vec<Tensor>,
@@ -162,6 +162,13 @@ pub fn step(
         fix_square: 1.0 - b2.powi(power),
     };
     for (tensor, grad) in tensors.iter_mut().zip(grads) {
+        if grad.elem_count() != tensor.mean.len() {
+            return Err(Error::Msg(format!(
+                "a gradient has {} elements, its tensor {}",
+                grad.elem_count(),
+                tensor.mean.len()
+            )));
+        }
         read(&grad, |grad| tensor.step(grad, &rule))??;
     }
     Ok(norm)

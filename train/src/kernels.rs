@@ -34,7 +34,7 @@ pub fn read<R>(tensor: &Tensor, of: impl FnOnce(&[f32]) -> R) -> Result<R> {
 ///
 /// With k = round(x / ln 2) and r = x - k ln 2, exp(x) = 2^k exp(r), and exp(r) for |r| <= ln 2 / 2 is its Taylor
 /// polynomial of degree 7, whose error is below half a unit in the last place. ln 2 is split in two, so that k times its
-/// first part is exact. Results below the smallest normal number are 0, and those above 2^127.4 are infinite.
+/// first part is exact. Results below 1.22e-38, about the smallest normal number, are 0, and those above 2^127.3 are infinite.
 #[inline]
 #[must_use]
 pub fn exp(x: f32) -> f32 {

@@ -69,6 +69,20 @@ impl<'v> SiteView<'v> {
         &self.placed.id
     }
 
+    /// The number of rows of the past, if every run has the same and the caller keeps them: not that of a static cache, nor of
+    /// a past that is always empty.
+    pub fn constant_past(&self) -> Option<i64> {
+        let site = self.site();
+        let cache = site
+            .key
+            .cache
+            .as_ref()
+            .filter(|_| !site.has_static_cache())?;
+        let axis = if cache.packed.is_some() { 1 } else { 2 };
+        let rows = self.facts.shape(cache.past.as_ref()?)?.get(axis)?.as_i64();
+        rows.filter(|&rows| rows > 0)
+    }
+
     /// Whether the attention is in the main graph, not in a branch or loop.
     pub fn is_in_main_graph(&self) -> bool {
         self.placed.scope == Scope::default()

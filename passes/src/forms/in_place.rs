@@ -50,6 +50,12 @@ pub fn check(view: &SiteView, form: &dyn Form) -> Result<(), FormError> {
     if site.has_static_cache() {
         return Ok(());
     }
+    if let Some(rows) = view.constant_past() {
+        let why = format!(
+            "its past has {rows} rows in every run, and the caller keeps the last {rows} of the present"
+        );
+        return refused(&why, "use --cache-io append");
+    }
     let sides = [&site.key, &site.value];
     for cache in sides.map(|side| side.cache.as_ref()) {
         let Some((cache, past)) = cache.and_then(|c| Some((c, c.past.as_deref()?))) else {

@@ -9,7 +9,7 @@ use crate::analysis::{Analysis, SiteView};
 use crate::factor::{CacheBits, Ranks};
 
 use crate::forms::{
-    ExactTokens, FormError, Join, OLDEST_OPSET, RankPlan, Rounds, in_place, no_operator,
+    ExactTokens, Form, FormError, Join, OLDEST_OPSET, RankPlan, Rounds, in_place, no_operator,
 };
 use crate::onnx::stored::Model;
 use crate::operators::Target;
@@ -166,6 +166,7 @@ fn check_form(
                 .to_owned(),
         ));
     }
+    check_constant_past(view, options.form)?;
     if let (Some((why, instead)), true) = (options.form.hinders_per_head(), options.per_head) {
         return Err(FormError::Refused(format!(
             "its query heads cannot have factors of their own: {why}; {instead}"
@@ -185,6 +186,28 @@ fn check_form(
         }
     }
     Ok(())
+}
+
+/// Refuses a past of a constant number of rows if the form cannot tell which of its rows hold tokens.
+fn check_constant_past(view: &SiteView, form: &dyn Form) -> Result<(), FormError> {
+    let Some(rows) = view.constant_past() else {
+        return Ok(());
+    };
+    let is_operator = view.site().dialect == Dialect::GROUPED_QUERY;
+    let refused = |what: &str| {
+        Err(FormError::Refused(format!(
+            "its past has {rows} rows in every run, {what}"
+        )))
+    };
+    match form.target() {
+        Target::MatMul if is_operator => refused(
+            "and its operator writes new rows behind those that hold a token, where products append them behind all: use --target gqa",
+        ),
+        _ if form.cached_keys().are_unrotated() => refused(
+            "so that the position of a row, by which the form rotates keys, is not known: use the form absorbed",
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses integers if the form or the attention does not support them. Each way out names options that fit the others:

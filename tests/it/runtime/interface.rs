@@ -148,24 +148,24 @@ fn segment_ids_flags_and_pixels_are_filled_and_fixed_sizes_are_kept() {
         .flat_map(|s| &s.steps)
         .map(|s| s.length)
         .collect();
-    assert_eq!((all.len(), lengths), (1, vec![1; 4]));
+    assert_eq!((all.len(), lengths), (1, vec![1; 14]));
 }
 
 #[test]
 fn an_input_that_fits_no_role_is_named_and_fed_what_the_user_says() {
     let (mut inputs, outputs) = llama();
-    inputs.push(port("total_sequence_length", INT64, &[]));
+    inputs.push(port("sequence_number", INT64, &[]));
     let interface = Interface::of(&inputs, &outputs).unwrap();
     let error = interface.check_fed().unwrap_err();
     assert!(
-        matches!(&error, ValidateError::Unfed { name, .. } if name == "total_sequence_length"),
+        matches!(&error, ValidateError::Unfed { name, .. } if name == "sequence_number"),
         "{error}"
     );
     let given = |name: &str| GivenInput {
         name: name.to_owned(),
         value: GivenValue::Everywhere(7.0),
     };
-    let fed = interface.clone().fed(&[given("total_sequence_length")]);
+    let fed = interface.clone().fed(&[given("sequence_number")]);
     let fed = fed.unwrap();
     fed.check_fed().unwrap();
     assert_eq!(fed.inputs.last().unwrap().role, Role::Given);

@@ -166,18 +166,23 @@ impl Step {
 }
 
 impl Trace<'_> {
-    /// The gradient of every parameter from the gradients `grads` of the outputs. Recorded values are dropped as they
-    /// are used.
+    /// The gradient of every parameter from the gradients `grads` of the outputs. Outputs are dropped first, and recorded
+    /// values as they are used.
     ///
     /// # Errors
     /// [`TrainError::Node`].
     pub fn backward(self, grads: Vec<Tensor>) -> Result<Vec<Tensor>, TrainError> {
-        let program = self.program;
+        let Self {
+            outputs,
+            program,
+            tape,
+        } = self;
+        drop(outputs);
         let mut sums = Values::new(program.slots);
         for (&slot, grad) in program.outputs.iter().zip(grads) {
             sums.add(slot, grad)?;
         }
-        for (number, pull) in self.tape.into_iter().rev() {
+        for (number, pull) in tape.into_iter().rev() {
             let Some(step) = program.steps.get(number) else {
                 continue;
             };

@@ -1,0 +1,92 @@
+//! Properties of an interface that the declared inputs and outputs do not tell, but the nodes of the graph.
+
+use crate::validate::cache::{CacheKind, CachePort};
+use crate::validate::interface::{Input, Interface};
+use crate::validate::port::{AxisSize, Port, Role};
+use crate::validate::roles::element;
+
+impl Interface {
+    /// The same interface with the inputs `ports`, which have default values.
+    #[must_use]
+    pub fn with_defaults(self, ports: Vec<Port>) -> Self {
+        Self {
+            defaults: ports,
+            ..self
+        }
+    }
+
+    /// The same interface with the caches that have the past inputs `pasts` marked as written in place.
+    #[must_use]
+    pub fn written_in_place<'p>(mut self, pasts: impl Iterator<Item = &'p str>) -> Self {
+        for past in pasts {
+            let mut caches = self.caches.iter_mut();
+            if let Some(cache) = caches.find(|cache| cache.past == past) {
+                cache.kind = CacheKind::InPlace;
+            }
+        }
+        self
+    }
+
+    /// The same interface with the roles of integer inputs that an operator counts tokens by.
+    #[must_use]
+    pub fn counted_by<'p>(mut self, counters: impl Iterator<Item = (&'p str, Role)>) -> Self {
+        for (name, role) in counters {
+            let unfed = self.unfed.iter().position(|u| u.port.name == name);
+            if let Some(at) = unfed
+                && let Some(unfed) = self.unfed.get(at)
+                && let Ok(element) = element(&unfed.port)
+            {
+                let port = self.unfed.remove(at).port;
+                self.inputs.push(Input {
+                    element,
+                    name: port.name,
+                    dims: port.dims,
+                    role,
+                    value: None,
+                });
+            }
+            let counts = [Role::Given, Role::PastLength, Role::TotalLength];
+            let known = self.inputs.iter_mut().find(|i| i.name == name);
+            if let Some(known) = known.filter(|known| counts.contains(&known.role)) {
+                known.role = role;
+            }
+        }
+        self
+    }
+
+    /// The same interface with the caches that `rings` names by their past inputs marked as ring buffers, each with its
+    /// number of rows.
+    #[must_use]
+    pub fn held_in_rings<'p>(mut self, rings: impl Iterator<Item = (&'p str, usize)>) -> Self {
+        for (past, rows) in rings {
+            let mut caches = self.caches.iter_mut();
+            let cache = caches.find(|cache| cache.past == past);
+            if let Some((cache, axis)) = cache.and_then(|c| c.length_axis.take().map(|a| (c, a))) {
+                cache.kind = CacheKind::Ring;
+                if let Some(dim) = cache.dims.get_mut(axis) {
+                    *dim = AxisSize::Fixed(rows);
+                }
+            }
+        }
+        self
+    }
+
+    /// The same interface with the caches that `buffers` names by their past inputs marked as static caches, each with
+    /// the axis of its rows, possibly negative.
+    #[must_use]
+    pub fn held_in_buffers<'p>(mut self, buffers: impl Iterator<Item = (&'p str, i64)>) -> Self {
+        for (past, axis) in buffers {
+            let mut caches = self.caches.iter_mut();
+            let cache = caches.find(|cache| cache.past == past);
+            let place = |cache: &CachePort| {
+                let rank = i64::try_from(cache.dims.len()).unwrap_or(0);
+                usize::try_from(if axis < 0 { axis + rank } else { axis }).ok()
+            };
+            if let Some((axis, cache)) = cache.and_then(|c| Some((place(c)?, c))) {
+                cache.kind = CacheKind::Static;
+                cache.length_axis = Some(axis);
+            }
+        }
+        self
+    }
+}

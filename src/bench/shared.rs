@@ -21,6 +21,10 @@ pub fn in_place(model: &ModelProto, interface: &Interface) -> Vec<(String, Strin
     };
     let view = Graph::new(graph);
     let shares = |cache: &&CachePort| {
+        // The rows of a window move up, so that the present is no continuation of the buffer.
+        if cache.window().is_some() {
+            return false;
+        }
         let Some((id, maker)) = view.producer(&cache.present) else {
             return false;
         };

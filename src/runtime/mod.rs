@@ -13,6 +13,7 @@ pub mod locate;
 mod open;
 mod ort;
 mod placement;
+mod rows;
 mod session;
 mod telemetry;
 pub mod tensor;

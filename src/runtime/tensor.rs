@@ -1,7 +1,6 @@
 //! Input and output tensors of sessions.
 
 use std::borrow::Cow;
-use std::ops::Range;
 
 use half::{bf16, f16};
 
@@ -232,41 +231,6 @@ impl Tensor {
             return Err(RuntimeError::ElementCount { shape, elements: 0 });
         };
         Self::from_floats(element, shape, vec![0.0; holds])
-    }
-
-    /// The rows `range` of `axis`.
-    ///
-    /// # Errors
-    /// [`RuntimeError::ElementCount`] if there are fewer.
-    pub fn rows(self, axis: usize, range: Range<usize>) -> Result<Self, RuntimeError> {
-        let mut shape = self.shape;
-        let inner: usize = shape.iter().skip(axis + 1).product();
-        let size = shape.get(axis).copied().unwrap_or(0);
-        if range == (0..size) {
-            return Self::new(shape, self.data);
-        }
-        if let Some(size) = shape.get_mut(axis) {
-            *size = range.len();
-        }
-        let (block, part) = (size * inner, range.start * inner..range.end * inner);
-        macro_rules! part {
-            ($kind:ident, $values:expr) => {{
-                let blocks = $values.chunks_exact(block.max(1));
-                let parts = blocks.filter_map(|block| block.get(part.clone()));
-                Data::$kind(parts.flatten().copied().collect())
-            }};
-        }
-        let data = match self.data {
-            Data::F32(v) => part!(F32, v),
-            Data::F16(v) => part!(F16, v),
-            Data::BF16(v) => part!(BF16, v),
-            Data::I64(v) => part!(I64, v),
-            Data::I32(v) => part!(I32, v),
-            Data::I8(v) => part!(I8, v),
-            Data::U8(v) => part!(U8, v),
-            Data::Bool(v) => part!(Bool, v),
-        };
-        Self::new(shape, data)
     }
 
     /// The same tensor with `count` more rows at the end of `axis`, filled as `room` says.

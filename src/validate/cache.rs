@@ -42,6 +42,8 @@ pub struct CachePort {
     pub length_axis: Option<usize>,
     /// How the model keeps it.
     pub kind: CacheKind,
+    /// Whether the output has the new rows alone, which the caller puts behind the past.
+    pub gives_new_rows: bool,
 }
 
 impl CachePort {
@@ -84,13 +86,17 @@ impl CachePort {
         self.shape(batch, self.window().unwrap_or(0))
     }
 
-    /// The rows of the present that the next run reads as its past.
+    /// The rows that the next run reads as its past, from the output `present` of a run that read `past`.
     ///
     /// # Errors
-    /// [`RuntimeError::ElementCount`] if the present has fewer elements than its shape says.
-    pub fn kept(&self, present: Tensor) -> Result<Tensor, RuntimeError> {
+    /// [`RuntimeError::ElementCount`] if the shapes of both do not fit.
+    pub fn kept(&self, past: Option<Tensor>, present: Tensor) -> Result<Tensor, RuntimeError> {
         let Some(axis) = self.length_axis else {
             return Ok(present);
+        };
+        let present = match past.filter(|_| self.gives_new_rows) {
+            Some(past) => past.followed_by(&present, axis)?,
+            None => present,
         };
         let held = present.shape.get(axis).copied().unwrap_or(0);
         match (self.kind, self.dims.get(axis)) {

@@ -1,5 +1,7 @@
 //! Properties of an interface that the declared inputs and outputs do not tell, but the nodes of the graph.
 
+use gqa2mla_passes::analysis::new_rows::NewRows;
+
 use crate::validate::cache::{CacheKind, CachePort};
 use crate::validate::interface::{Input, Interface};
 use crate::validate::port::{AxisSize, Port, Role};
@@ -13,6 +15,15 @@ impl Interface {
             defaults: ports,
             ..self
         }
+    }
+
+    /// The same interface with the caches that have the past inputs `pasts` marked as giving their new rows alone.
+    #[must_use]
+    pub fn giving_new_rows(mut self, pasts: &[NewRows]) -> Self {
+        for cache in &mut self.caches {
+            cache.gives_new_rows = pasts.iter().any(|rows| rows.past == cache.past);
+        }
+        self
     }
 
     /// The same interface with the caches that have the past inputs `pasts` marked as written in place.

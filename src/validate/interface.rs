@@ -117,6 +117,7 @@ impl Interface {
                             true => CacheKind::Window,
                             false => CacheKind::Growing,
                         },
+                        gives_new_rows: false,
                     });
                 }
                 Err(reason) => without_role(past, reason),

@@ -190,7 +190,8 @@ pub fn length_axis(
     let growing: Vec<usize> = open.iter().copied().filter(grows).collect();
     // A window of a constant number of rows, to which the new ones are added.
     let longer = |axis: &usize| match (past.dims.get(*axis), present.dims.get(*axis)) {
-        (Some(AxisSize::Fixed(before)), Some(AxisSize::Fixed(after))) => after > before,
+        // A smaller present has the new rows alone.
+        (Some(AxisSize::Fixed(before)), Some(AxisSize::Fixed(after))) => after != before,
         (Some(AxisSize::Fixed(_)), Some(after)) => growing.is_empty() && !is_constant(after),
         _ => false,
     };

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use gqa2mla_passes::analysis::new_rows::new_rows;
 use gqa2mla_passes::forms::join::in_place;
 use gqa2mla_passes::graph::{Graph, input_at, int_attribute, is_contrib, is_op, subgraphs};
 use gqa2mla_passes::onnx::{
@@ -51,6 +52,7 @@ impl LanguageModel {
         let view = Graph::new(graph);
         let (inputs, outputs) = ports(graph, &view);
         let interface = Interface::of(&inputs, &outputs)?
+            .giving_new_rows(&new_rows(graph))
             .written_in_place(in_place(model))
             .held_in_rings(rings(&view))
             .held_in_buffers(buffers(&view))

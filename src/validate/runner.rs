@@ -79,8 +79,12 @@ impl<'a> Runner<'a> {
             length,
             tokens,
         };
-        let feeds = moment.feeds(&self.interface, caches)?;
+        let mut feeds = moment.feeds(&self.interface, caches)?;
         let mut outputs = self.session.run(&feeds)?;
+        let mut fed = |name: &str| {
+            let at = feeds.iter().position(|(input, _)| input == name);
+            at.map(|at| feeds.swap_remove(at).1)
+        };
         let mut take = |name: &str| {
             let at = outputs.iter().position(|(output, _)| output == name);
             at.map(|at| outputs.swap_remove(at).1)
@@ -90,7 +94,7 @@ impl<'a> Runner<'a> {
             .interface
             .caches
             .iter()
-            .map(|cache| Ok(cache.kept(take(&cache.present)?)?))
+            .map(|cache| Ok(cache.kept(fed(&cache.past), take(&cache.present)?)?))
             .collect::<Result<_, ValidateError>>()?;
         self.past += length;
         take(&self.interface.logits)

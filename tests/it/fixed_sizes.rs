@@ -229,6 +229,16 @@ fn counts_of_tokens_that_an_operator_reads_are_fed_by_its_definition() {
 }
 
 #[test]
+fn the_faster_target_is_found_of_a_window() {
+    let place = folder();
+    let model = stored(&fixed("optimum-llama", STEPS), place.path());
+    let out = place.path().join("out.onnx");
+    let ran = with(&[&"rewrite", &model, &"-o", &out, &"--target", &"auto"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(out.exists());
+}
+
+#[test]
 fn a_bench_of_a_window_runs_its_own_number_of_tokens() {
     let place = folder();
     let model = stored(&fixed("optimum-llama", STEPS), place.path());

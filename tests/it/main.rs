@@ -37,6 +37,7 @@ mod messages;
 mod model_files;
 mod models;
 mod mutations;
+mod new_rows;
 mod new_tokens;
 mod non_finite;
 mod noticed;

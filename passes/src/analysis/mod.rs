@@ -6,6 +6,7 @@ mod directions;
 pub mod identity;
 mod layers;
 mod lowering;
+pub mod new_rows;
 pub mod observe;
 pub mod placed;
 pub mod raise;
@@ -31,6 +32,7 @@ use directions::Directions;
 use identity::CacheId;
 use layers::Layers;
 use lowering::lower_operators;
+use new_rows::NewRows;
 use placed::{PlacedSite, Raising};
 use raise::{Raise, operator_set};
 
@@ -56,6 +58,8 @@ pub struct Analysis {
     pub lowered: Vec<LoweredOperator>,
     /// The model-local functions that were inlined.
     pub inlined: HashSet<Key>,
+    /// The outputs that had the new rows of a cache, and are whole in `main`.
+    pub new_rows: Vec<NewRows>,
     /// Operator sets that inlined bodies and raised attentions need and that the model does not import.
     pub imports: Vec<OperatorSetIdProto>,
 }
@@ -85,7 +89,7 @@ impl Analysis {
     /// it. For the target `gqa`, attentions that are written as products are raised to `GroupQueryAttention`
     /// ([`mod@raise`]), and the graph is analysed again.
     ///
-    /// The passes: verify, inline, infer facts, expand operators, infer facts again if anything was expanded, recognise
+    /// The passes: verify, inline, make outputs with new rows whole ([`new_rows`]), infer facts, expand operators, infer facts again if anything was expanded, recognise
     /// attentions, check caches across subgraphs.
     ///
     /// # Errors
@@ -102,10 +106,15 @@ impl Analysis {
         let main = inlined.as_ref().map(|i| &i.graph);
         let main = main.or(model.proto.graph.as_ref());
         let main = main.ok_or(VerifyError::NoGraph)?;
+        let whole = new_rows::whole(main);
+        let main = whole.as_ref().map_or(main, |whole| &whole.graph);
         let functions = Functions::of(&model.proto, &is_attention);
         let mut all = Self::of_main(model, main, operators, target, &functions)?;
         if target == Target::Gqa && !all.has_operator() {
             match (all.rejects.is_empty(), all.others.is_empty()) {
+                _ if whole.is_some() => all.hinder(
+                    "the model returns the new rows of its caches, and the operator whole caches",
+                ),
                 (true, true) => all.raise(model, &functions)?,
                 (false, _) => all.hinder("not all attentions of the model are recognised"),
                 (true, false) => {
@@ -113,6 +122,7 @@ impl Analysis {
                 }
             }
         }
+        all.new_rows = whole.map_or_else(Vec::new, |whole| whole.outputs);
         if let Some(inlined) = inlined {
             all.inlined = inlined.functions;
             all.imports.extend(inlined.imports);
@@ -154,6 +164,7 @@ impl Analysis {
             operators,
             lowered: lowered.operators,
             inlined: HashSet::new(),
+            new_rows: Vec::new(),
             imports: Vec::new(),
         };
         all.recognize(&functions.kept, &lowered.lowered);

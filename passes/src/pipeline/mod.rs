@@ -10,12 +10,13 @@ pub mod patches;
 use std::collections::{BTreeMap, HashSet};
 
 use crate::analysis::identity::{CacheId, SiteId};
+use crate::analysis::new_rows::give_back;
 use crate::analysis::{Analysis, AnalysisError};
 use crate::factor::Ranks;
 use crate::facts::scoped::ScopeFacts;
 use crate::facts::{types, wrong_declaration};
 use crate::forms::join::note_in_place;
-use crate::forms::{Join, Store};
+use crate::forms::{FormError, Join, Store};
 use crate::graph::cleanup::{Live, cleanup};
 use crate::graph::functions::{calls, key_of};
 use crate::graph::patch::apply;
@@ -187,6 +188,12 @@ pub fn rewrite_analysed(
         };
         apply(patch, graph).map_err(RewriteError::Patch)?;
         cleanup(graph, before);
+    }
+    if let Err(present) = give_back(&mut main, std::mem::take(&mut analysis.new_rows)) {
+        let cause = FormError::Refused(format!(
+            "the model returns the new rows of its caches alone, and the form whole caches (output '{present}'): use the form absorbed with --cache-io append and --new-tokens latent"
+        ));
+        return Err(RewriteError::form(0, options.form, cause));
     }
     let original = model.proto.graph.replace(main);
     let imported = model.proto.opset_import.len();

@@ -1,0 +1,266 @@
+//! Caches whose output has the new rows alone, which the caller puts behind the past.
+//!
+//! ```text
+//! whole     present [B, G, P + T, d] = Concat(past, rows)
+//! new rows  present [B, G, T, d] = rows,  and the attention reads Concat(past, rows)
+//! ```
+//!
+//! Exporters for accelerators write them, because the past is then copied by nobody. [`whole`] makes the outputs whole for
+//! the analysis, so that recognition and forms see one kind of cache, and [`give_back`] returns the new rows of the
+//! rewritten caches again.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::graph::order::sort;
+use crate::graph::{Graph, NodeId, captured, input_at, int_attribute, is_alias, is_op, output_at};
+use crate::onnx::tensor_shape_proto::Dimension;
+use crate::onnx::{GraphProto, NodeProto, ValueInfoProto, type_proto};
+
+/// Most nodes between a cache and the interface of the model.
+const MOST_PASSED: usize = 8;
+
+/// An output with the new rows of a cache.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewRows {
+    /// The past input.
+    pub past: String,
+    /// The output.
+    pub present: String,
+    /// The sequence axis.
+    axis: usize,
+    /// The declared size of this axis of the output.
+    length: Dimension,
+    /// The rows that the attention reads.
+    joined: String,
+}
+
+/// A graph whose outputs have whole caches, and the outputs that had new rows.
+#[derive(Debug, Clone)]
+pub struct Whole {
+    /// The graph.
+    pub graph: GraphProto,
+    /// The outputs.
+    pub outputs: Vec<NewRows>,
+}
+
+/// Where an output comes from.
+struct Found {
+    rows: NewRows,
+    /// The value that the output is made of: the new rows.
+    source: String,
+    /// The node that reads it on the way to the output; `None` if it is the output.
+    reader: Option<NodeId>,
+}
+
+/// The outputs of `graph` with new rows of a cache.
+#[must_use]
+pub fn new_rows(graph: &GraphProto) -> Vec<NewRows> {
+    let view = Graph::new(graph);
+    let outputs = graph.output.iter();
+    let found = outputs.filter_map(|output| find(&view, output));
+    found.map(|found| found.rows).collect()
+}
+
+/// `graph` with whole caches as outputs; `None` if it has them.
+#[must_use]
+pub fn whole(graph: &GraphProto) -> Option<Whole> {
+    let view = Graph::new(graph);
+    let mut made = graph.clone();
+    let (mut names, mut outputs) = (HashMap::new(), Vec::new());
+    for output in &graph.output {
+        let Some(found) = find(&view, output) else {
+            continue;
+        };
+        match found.reader {
+            Some(reader) => read(&mut made, reader, found.rows.joined.clone()),
+            None => {
+                let rows = free(&view, &format!("{}/new_rows", found.source));
+                names.insert(found.rows.joined.clone(), found.source.clone());
+                names.insert(found.source, rows);
+            }
+        }
+        let axis = axis_of(&mut made, &found.rows);
+        axis.into_iter()
+            .for_each(|axis| *axis = Dimension::default());
+        outputs.push(found.rows);
+    }
+    if outputs.is_empty() {
+        return None;
+    }
+    rename(&mut made, &names);
+    sort(&mut made);
+    Some(Whole {
+        graph: made,
+        outputs,
+    })
+}
+
+/// Makes the `outputs` of `graph`, a rewritten graph with whole caches, new rows again.
+///
+/// # Errors
+/// The first output that is not made by a `Concat` of past and new rows.
+pub fn give_back(graph: &mut GraphProto, outputs: Vec<NewRows>) -> Result<(), String> {
+    for output in outputs {
+        let view = Graph::new(graph);
+        let (reader, joined) = passed(&view, &output.present)
+            .last()
+            .unwrap_or((None, output.present.as_str()));
+        let join = view.producer(joined).map(|(_, node)| node);
+        let rows = join.filter(|n| is_op(n, "Concat") && n.input.len() == 2);
+        let Some(rows) = rows.and_then(|n| input_at(n, 1)).map(str::to_owned) else {
+            return Err(output.present);
+        };
+        match reader {
+            Some(reader) => read(graph, reader, rows),
+            None => {
+                let joined = free(&view, &output.joined);
+                let names = [
+                    (output.present.clone(), joined),
+                    (rows, output.present.clone()),
+                ];
+                rename(graph, &HashMap::from(names));
+            }
+        }
+        if let Some(axis) = axis_of(graph, &output) {
+            *axis = output.length;
+        }
+    }
+    sort(graph);
+    Ok(())
+}
+
+/// The new rows that `output` has, if they are those that a `Concat` puts behind a graph input.
+fn find(graph: &Graph, output: &ValueInfoProto) -> Option<Found> {
+    let present = output.name();
+    passed(graph, present).find_map(|(reader, source)| {
+        let joins = graph
+            .uses(source)
+            .iter()
+            .filter(|usage| usage.input == Some(1));
+        let (join, past) = joins
+            .filter_map(|usage| {
+                let node = graph.node(usage.node)?;
+                let appends = is_op(node, "Concat") && node.input.len() == 2;
+                let first = input_at(node, 0).filter(|_| appends)?;
+                let past = passed(graph, first).last()?.1;
+                graph.input(past).map(|_| (node, past))
+            })
+            .next()?;
+        let sizes = sizes(output)?;
+        let axis = int_attribute(join, "axis", 0);
+        let axis = if axis < 0 {
+            axis + sizes.len() as i64
+        } else {
+            axis
+        };
+        let axis = usize::try_from(axis).ok()?;
+        let mut outputs = graph.proto().output.iter();
+        let mut is_output = |joined: &&str| {
+            outputs.any(|output| passed(graph, output.name()).any(|(_, value)| value == *joined))
+        };
+        let joined = output_at(join, 0).filter(|joined| !is_output(joined))?;
+        Some(Found {
+            rows: NewRows {
+                past: past.to_owned(),
+                present: present.to_owned(),
+                axis,
+                length: sizes.get(axis)?.clone(),
+                joined: joined.to_owned(),
+            },
+            source: source.to_owned(),
+            reader,
+        })
+    })
+}
+
+/// `value` and the values that it is made of by aliases, casts and the selection of beams, each with the node that reads it
+/// on the way to `value`.
+fn passed<'g>(
+    graph: &'g Graph<'g>,
+    value: &'g str,
+) -> impl Iterator<Item = (Option<NodeId>, &'g str)> {
+    let before = |&(_, value): &(Option<NodeId>, &'g str)| {
+        let (id, node) = graph.producer(value)?;
+        let passes = is_alias(node) || is_op(node, "Cast") || is_op(node, "Gather");
+        let input = node.input.first().filter(|_| passes)?;
+        Some((Some(id), input.as_str()))
+    };
+    std::iter::successors(Some((None, value)), before).take(MOST_PASSED)
+}
+
+/// Makes the node `reader` read `value` first.
+fn read(graph: &mut GraphProto, reader: NodeId, value: String) {
+    let node = graph.node.get_mut(reader.0);
+    if let Some(input) = node.and_then(|node| node.input.first_mut()) {
+        *input = value;
+    }
+}
+
+/// Renames values of the nodes of `graph`, and drops what is declared of them.
+fn rename(graph: &mut GraphProto, names: &HashMap<String, String>) {
+    for node in &mut graph.node {
+        for value in &mut node.output {
+            exchange(value, names);
+        }
+        rename_reads(node, names);
+    }
+    let is_new = |name: &str| names.values().any(|new| new == name);
+    let is_known = |info: &ValueInfoProto| !names.contains_key(info.name()) && !is_new(info.name());
+    graph.value_info.retain(is_known);
+}
+
+/// Renames the values that `node` and its subgraphs read.
+fn rename_reads(node: &mut NodeProto, names: &HashMap<String, String>) {
+    for value in &mut node.input {
+        exchange(value, names);
+    }
+    for attribute in &mut node.attribute {
+        for body in attribute.g.iter_mut().chain(&mut attribute.graphs) {
+            // What the subgraph defines itself is another value.
+            let outer: HashSet<String> = captured(body).into_iter().map(str::to_owned).collect();
+            let seen = names.iter().filter(|(name, _)| outer.contains(*name));
+            let seen = seen
+                .map(|(name, new)| (name.clone(), new.clone()))
+                .collect();
+            body.node
+                .iter_mut()
+                .for_each(|node| rename_reads(node, &seen));
+            for output in &mut body.output {
+                if let Some(name) = &mut output.name {
+                    exchange(name, &seen);
+                }
+            }
+        }
+    }
+}
+
+fn exchange(value: &mut String, names: &HashMap<String, String>) {
+    if let Some(name) = names.get(value) {
+        value.clone_from(name);
+    }
+}
+
+/// A name of `graph` that begins with `name`.
+fn free(graph: &Graph, name: &str) -> String {
+    let mut name = name.to_owned();
+    while graph.is_taken(&name) {
+        name.push('+');
+    }
+    name
+}
+
+fn sizes(value: &ValueInfoProto) -> Option<&[Dimension]> {
+    match value.r#type.as_ref()?.value.as_ref()? {
+        type_proto::Value::TensorType(tensor) => Some(tensor.shape.as_ref()?.dim.as_slice()),
+        _ => None,
+    }
+}
+
+/// The declared size of the sequence axis of `rows`.
+fn axis_of<'g>(graph: &'g mut GraphProto, rows: &NewRows) -> Option<&'g mut Dimension> {
+    let output = graph.output.iter_mut().find(|o| o.name() == rows.present)?;
+    match output.r#type.as_mut()?.value.as_mut()? {
+        type_proto::Value::TensorType(tensor) => tensor.shape.as_mut()?.dim.get_mut(rows.axis),
+        _ => None,
+    }
+}

@@ -21,7 +21,15 @@ impl Interface {
     #[must_use]
     pub fn giving_new_rows(mut self, pasts: &[NewRows]) -> Self {
         for cache in &mut self.caches {
-            cache.gives_new_rows = pasts.iter().any(|rows| rows.past == cache.past);
+            let Some(rows) = pasts.iter().find(|rows| rows.past == cache.past) else {
+                continue;
+            };
+            cache.gives_new_rows = true;
+            // As many new rows as past ones look like a state of constant size.
+            if let (None, Some(AxisSize::Fixed(_))) = (cache.length_axis, cache.dims.get(rows.axis))
+            {
+                (cache.kind, cache.length_axis) = (CacheKind::Window, Some(rows.axis));
+            }
         }
         self
     }

@@ -57,7 +57,7 @@ impl LanguageModel {
             .held_in_rings(rings(&view))
             .held_in_buffers(buffers(&view))
             .counted_by(counters(&view));
-        let fixed = fixed_buffers(&view, &interface, &outputs);
+        let fixed = fixed_buffers(graph, &interface, &outputs);
         let interface = interface
             .held_in_buffers(fixed.iter().map(|past| (past.as_str(), -2)))
             .with_defaults(defaults(graph, &view));
@@ -172,13 +172,23 @@ fn buffers<'g>(graph: &Graph<'g>) -> impl Iterator<Item = (&'g str, i64)> {
     })
 }
 
-/// The pasts of `GroupQueryAttention` that have a constant number of rows, as their presents: it writes new rows behind those that hold a token.
-fn fixed_buffers(graph: &Graph, interface: &Interface, outputs: &[Port]) -> Vec<String> {
-    let nodes = graph.nodes().map(|(_, node)| node);
-    let operators = nodes.filter(|node| {
-        is_contrib(node, "GroupQueryAttention")
-            && int_attribute(node, "sliding_window_cache", 0) == 0
-    });
+/// The nodes `GroupQueryAttention` of `graph` and of its subgraphs.
+fn operators(graph: &GraphProto) -> Vec<&NodeProto> {
+    let mut found = Vec::new();
+    for node in &graph.node {
+        if is_contrib(node, "GroupQueryAttention") {
+            found.push(node);
+        }
+        found.extend(subgraphs(node).flat_map(operators));
+    }
+    found
+}
+
+/// The pasts of `GroupQueryAttention` that have a constant number of rows, as their presents: it writes new rows behind
+/// those that hold a token. The operator may be in a branch, which reads the past of the main graph.
+fn fixed_buffers(graph: &GraphProto, interface: &Interface, outputs: &[Port]) -> Vec<String> {
+    let operators = operators(graph).into_iter();
+    let operators = operators.filter(|node| int_attribute(node, "sliding_window_cache", 0) == 0);
     let pasts = operators.flat_map(|node| node.input.iter().skip(3).take(2));
     let is_fixed = |past: &&String| {
         let cache = interface.caches.iter().find(|cache| cache.past == **past);

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use gqa2mla::files::load::LoadedModel;
 use gqa2mla::files::save::save;
-use gqa2mla_passes::forms::{Absorbed, Form, KeptHeads};
+use gqa2mla_passes::forms::{Absorbed, Form, GROUPED_PROMPT, KeptHeads};
 use gqa2mla_passes::graph::build::int64_vector;
 use gqa2mla_passes::graph::is_contrib;
 use gqa2mla_passes::onnx::tensor_shape_proto::{Dimension, dimension::Value as Size};
@@ -140,9 +140,37 @@ fn models_of_constant_sizes_are_rewritten_exactly() {
         let after = rewritten_to(&before, form, RankPlan::Full);
         proved(form.name(), (&before, &after), SINGLE);
     }
-    let before = fixed("genai-llama", BUFFER);
-    let after = rewritten_to(&before, grouped(), RankPlan::Full);
-    proved("genai-llama", (&before, &after), SINGLE);
+    // The default of the option, which has the operator in a branch, and the other.
+    for name in ["genai-llama", "genai-qwen3", "genai-gemma2"] {
+        for form in [&GROUPED_PROMPT, grouped()] {
+            let before = fixed(name, BUFFER);
+            let after = rewritten_to(&before, form, RankPlan::Full);
+            proved(name, (&before, &after), SINGLE);
+        }
+    }
+}
+
+#[test]
+fn the_target_that_a_refusal_names_is_taken() {
+    let place = folder();
+    let model = stored(&fixed("genai-llama", BUFFER), place.path());
+    let out = place.path().join("out.onnx");
+    let ran = with(&[&"rewrite", &model, &"-o", &out, &"--target", &"gqa"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let model = stored(&fixed("optimum-llama", STEPS), place.path());
+    for tokens in ["exact", "prompt"] {
+        let ran = with(&[
+            &"rewrite",
+            &model,
+            &"-o",
+            &out,
+            &"--force",
+            &"--new-tokens",
+            &tokens,
+        ]);
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.stderr.contains("use --new-tokens latent"), "{ran:?}");
+    }
 }
 
 fn stored(model: &LoadedModel, folder: &Path) -> std::path::PathBuf {

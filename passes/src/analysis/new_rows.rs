@@ -27,7 +27,7 @@ pub struct NewRows {
     /// The output.
     pub present: String,
     /// The sequence axis.
-    axis: usize,
+    pub axis: usize,
     /// The declared size of this axis of the output.
     length: Dimension,
     /// The rows that the attention reads.

@@ -194,6 +194,9 @@ fn check_constant_past(view: &SiteView, form: &dyn Form) -> Result<(), FormError
         return Ok(());
     };
     let is_operator = view.site().dialect == Dialect::GROUPED_QUERY;
+    let new = view.facts.shape(&view.site().key.new);
+    let is_constant = new.and_then(|new| new.get(2)?.as_i64()).is_some();
+    let reads_exactly = form.exact_tokens() != ExactTokens::None;
     let refused = |what: &str| {
         Err(FormError::Refused(format!(
             "its past has {rows} rows in every run, {what}"
@@ -203,6 +206,9 @@ fn check_constant_past(view: &SiteView, form: &dyn Form) -> Result<(), FormError
         Target::MatMul if is_operator => refused(
             "and its operator writes new rows behind those that hold a token, where products append them behind all: use --target gqa",
         ),
+        Target::MatMul if is_constant && reads_exactly => {
+            refused("and every run has the same number of new tokens: use --new-tokens latent")
+        }
         _ if form.cached_keys().are_unrotated() => refused(
             "so that the position of a row, by which the form rotates keys, is not known: use the form absorbed",
         ),

@@ -19,6 +19,10 @@ const SOURCE_LENGTH: usize = 5;
 /// Largest number of elements of a generated input, 1 GiB of fp32: a larger one indicates a wrong declared shape.
 const MOST_ELEMENTS: usize = 1 << 28;
 
+fn signed(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
 /// The number of elements of `shape`; an error if it is above 2^28.
 pub fn bounded(name: &str, shape: &[usize]) -> Result<usize, RuntimeError> {
     let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
@@ -113,7 +117,6 @@ impl Moment<'_> {
     /// An input that does not depend on the caches' content. `first` is the cache slot of the first new token.
     fn plain(&self, input: &Input, first: usize) -> Result<Tensor, RuntimeError> {
         let (batch, total) = (self.pads.len(), self.past + self.length);
-        let signed = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         match input.role {
             Role::TokenIds => {
                 Tensor::from_integers(input.element, vec![batch, self.length], self.tokens)
@@ -152,11 +155,9 @@ impl Moment<'_> {
                 let positions: Vec<i64> = slots.map(signed).collect();
                 Tensor::from_integers(input.element, vec![self.length], &positions)
             }
-            Role::UseCacheBranch => Tensor::from_integers(
-                input.element,
-                vec![1; input.dims.len()],
-                &[signed(self.past)],
-            ),
+            Role::UseCacheBranch => {
+                Tensor::from_integers(input.element, vec![1; input.dims.len()], &[signed(first)])
+            }
             // The number of all new tokens, which means the same as 0 ("all") where models define that.
             Role::LogitsToKeep => Tensor::from_integers(
                 input.element,
@@ -198,7 +199,6 @@ impl Moment<'_> {
             Some(AxisSize::Fixed(width)) => Some(*width),
             _ => None,
         };
-        let signed = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         if let Some(rows) = interface.window() {
             let width = declared.unwrap_or(rows.saturating_add(self.length));
             return signed(tokens) - signed(width)..signed(tokens);
@@ -211,7 +211,6 @@ impl Moment<'_> {
     /// The attention mask. A mask of rank 2 marks the slots that hold tokens. A mask of rank 4 has an element for every
     /// query and key: booleans mark visible keys, floats are added to the scores. `columns` are the tokens of its columns.
     fn mask(&self, input: &Input, columns: &Range<i64>) -> Result<Tensor, RuntimeError> {
-        let signed = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let width = usize::try_from(columns.end - columns.start).unwrap_or(0);
         let (batch, total) = (self.pads.len(), self.past + self.length);
         bounded(&input.name, &[batch, width])?;

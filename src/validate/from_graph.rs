@@ -2,8 +2,9 @@
 
 use gqa2mla_passes::analysis::new_rows::NewRows;
 
+use crate::runtime::tensor::ElementType;
 use crate::validate::cache::{CacheKind, CachePort};
-use crate::validate::interface::{Input, Interface};
+use crate::validate::interface::{Input, Interface, Unfed};
 use crate::validate::port::{AxisSize, Port, Role};
 use crate::validate::roles::element;
 
@@ -50,19 +51,11 @@ impl Interface {
     #[must_use]
     pub fn counted_by<'p>(mut self, counters: impl Iterator<Item = (&'p str, Role)>) -> Self {
         for (name, role) in counters {
-            let unfed = self.unfed.iter().position(|u| u.port.name == name);
-            if let Some(at) = unfed
-                && let Some(unfed) = self.unfed.get(at)
-                && let Ok(element) = element(&unfed.port)
-            {
+            let of_integers = |u: &Unfed| element(&u.port).is_ok_and(ElementType::is_integer);
+            let mut unfed = self.unfed.iter();
+            if let Some(at) = unfed.position(|u| u.port.name == name && of_integers(u)) {
                 let port = self.unfed.remove(at).port;
-                self.inputs.push(Input {
-                    element,
-                    name: port.name,
-                    dims: port.dims,
-                    role,
-                    value: None,
-                });
+                self.inputs.extend(Input::of(port, role));
             }
             let counts = [Role::Given, Role::PastLength, Role::TotalLength];
             let known = self.inputs.iter_mut().find(|i| i.name == name);

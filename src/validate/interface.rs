@@ -27,6 +27,22 @@ pub struct Input {
     pub value: Option<GivenValue>,
 }
 
+impl Input {
+    /// The input `port` with the role `role` and a generated value.
+    ///
+    /// # Errors
+    /// [`ValidateError::Input`] if its element type is not supported.
+    pub fn of(port: Port, role: Role) -> Result<Self, ValidateError> {
+        Ok(Self {
+            element: element(&port)?,
+            name: port.name,
+            dims: port.dims,
+            role,
+            value: None,
+        })
+    }
+}
+
 /// An input for which no value can be generated, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unfed {
@@ -149,13 +165,7 @@ impl Interface {
                 .or_else(past)
                 .or_else(|| without_role().then_some(Role::Given))
                 .ok_or_else(|| unknown(port, "it is no cache with a partner among the outputs"))?;
-            classified.push(Input {
-                name: port.name.clone(),
-                element: element(port)?,
-                dims: port.dims.clone(),
-                role,
-                value: None,
-            });
+            classified.push(Input::of(port.clone(), role)?);
         }
         let of_rows = |input: &&Input| {
             let roles = [Role::TokenIds, Role::AttentionMask, Role::PositionIds];
@@ -203,13 +213,7 @@ impl Interface {
                 (None, None) => None,
             };
             if let Some(port) = port {
-                self.inputs.push(Input {
-                    element: element(&port)?,
-                    name: port.name,
-                    dims: port.dims,
-                    role: Role::Given,
-                    value: None,
-                });
+                self.inputs.push(Input::of(port, Role::Given)?);
             }
             let known = self.inputs.iter_mut().find(|i| i.name == one.name);
             let known = known.ok_or_else(|| ValidateError::Input {

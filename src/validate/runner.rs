@@ -81,20 +81,15 @@ impl<'a> Runner<'a> {
         };
         let mut feeds = moment.feeds(&self.interface, caches)?;
         let mut outputs = self.session.run(&feeds)?;
-        let mut fed = |name: &str| {
-            let at = feeds.iter().position(|(input, _)| input == name);
-            at.map(|at| feeds.swap_remove(at).1)
-        };
         let mut take = |name: &str| {
-            let at = outputs.iter().position(|(output, _)| output == name);
-            at.map(|at| outputs.swap_remove(at).1)
+            taken(&mut outputs, name)
                 .ok_or_else(|| ValidateError::Interface(format!("the model did not return {name}")))
         };
         self.caches = self
             .interface
             .caches
             .iter()
-            .map(|cache| Ok(cache.kept(fed(&cache.past), take(&cache.present)?)?))
+            .map(|cache| Ok(cache.kept(taken(&mut feeds, &cache.past), take(&cache.present)?)?))
             .collect::<Result<_, ValidateError>>()?;
         self.past += length;
         take(&self.interface.logits)
@@ -171,6 +166,12 @@ impl<'a> Runner<'a> {
     pub fn describe(&self) -> String {
         self.session.describe()
     }
+}
+
+/// Removes the tensor `name` from `tensors`.
+fn taken(tensors: &mut Vec<(String, Tensor)>, name: &str) -> Option<Tensor> {
+    let at = tensors.iter().position(|(known, _)| known == name)?;
+    Some(tensors.swap_remove(at).1)
 }
 
 /// `interface` with sizes for the cache axes without a declared size, such as the head size. One token is run with each

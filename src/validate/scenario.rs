@@ -79,8 +79,13 @@ pub fn scenarios(interface: &Interface, options: &ScenarioOptions<'_>) -> Vec<Sc
         } else {
             ("batch of 2", 0)
         };
+        // Behind the past of a window, `GroupQueryAttention` takes several tokens in a batch of one alone.
+        let prefill = match interface.window() {
+            Some(_) => 1,
+            None => PREFILL,
+        };
         let plan = vec![
-            ("prefill".to_owned(), PREFILL),
+            ("prefill".to_owned(), prefill),
             ("step 1".to_owned(), 1),
             ("step 2".to_owned(), 1),
         ];

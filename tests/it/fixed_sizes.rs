@@ -6,15 +6,15 @@ use std::path::Path;
 
 use gqa2mla::files::load::LoadedModel;
 use gqa2mla::files::save::save;
-use gqa2mla_passes::forms::{Absorbed, Form, GROUPED_PROMPT, KeptHeads};
+use gqa2mla_passes::RankPlan;
+use gqa2mla_passes::forms::{Absorbed, GROUPED_PROMPT, KeptHeads};
 use gqa2mla_passes::graph::build::int64_vector;
 use gqa2mla_passes::graph::is_contrib;
 use gqa2mla_passes::onnx::tensor_shape_proto::{Dimension, dimension::Value as Size};
 use gqa2mla_passes::onnx::{ModelProto, ValueInfoProto, type_proto::Value};
-use gqa2mla_passes::{RankPlan, RewriteOptions};
 
 use crate::common::{
-    SEEN, SINGLE, compared, folder, grouped, in_ort, loaded, proved, rewritten, with,
+    SEEN, SINGLE, compared, folder, grouped, in_ort, loaded, proved, rewritten_to, with,
 };
 
 /// The constant sizes of a model.
@@ -68,7 +68,8 @@ fn fixed(fixture: &str, sizes: Sizes) -> LoadedModel {
 
 fn fix(model: &mut ModelProto, sizes: Sizes) {
     let graph = model.graph.as_mut().unwrap();
-    for value in graph.input.iter_mut().chain(&mut graph.output) {
+    let values = graph.input.iter_mut().chain(&mut graph.output);
+    for value in values.filter(|value| value.name() != "use_cache_branch") {
         let name = value.name().to_owned();
         let is = |part: &str| name.contains(part);
         let (axis, size) = match () {
@@ -82,17 +83,6 @@ fn fix(model: &mut ModelProto, sizes: Sizes) {
             axes[axis].value = Some(Size::DimValue(i64::try_from(size).unwrap()));
         }
     }
-}
-
-fn rewritten_to(model: &LoadedModel, form: &'static dyn Form, ranks: RankPlan) -> LoadedModel {
-    let mut after = model.clone();
-    let options = RewriteOptions {
-        form,
-        ranks,
-        ..RewriteOptions::default()
-    };
-    rewritten(&mut after, options).unwrap();
-    after
 }
 
 /// The runs of both models are the same tokens: of the one in a window that is full of padding at first, of the other in a
@@ -371,4 +361,24 @@ fn what_a_constant_past_excludes_is_refused_with_a_way_out() {
         ran.stderr.contains("15 rows") && ran.stderr.contains("--cache-io append"),
         "{ran:?}"
     );
+}
+
+#[test]
+fn a_merged_decoder_with_a_window_takes_the_branch_with_a_past() {
+    let before = fixed("merged-llama", STEPS);
+    let after = rewritten_to(&before, &Absorbed, RankPlan::Full);
+    proved("merged-llama", (&before, &after), SINGLE);
+}
+
+#[test]
+fn several_tokens_of_several_rows_keep_their_products() {
+    let place = folder();
+    let model = stored(&fixed("optimum-llama", CHUNKS), place.path());
+    let out = place.path().join("out.onnx");
+    let ran = with(&[&"rewrite", &model, &"-o", &out, &"--target", &"gqa"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.stderr.contains("use the target matmul"), "{ran:?}");
+    let ran = with(&[&"rewrite", &model, &"-o", &out, &"--target", &"auto"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stdout.contains("target matmul"), "{ran:?}");
 }

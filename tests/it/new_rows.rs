@@ -2,15 +2,15 @@
 
 use gqa2mla::files::load::LoadedModel;
 use gqa2mla::files::save::save;
+use gqa2mla_passes::RankPlan;
 use gqa2mla_passes::forms::{Absorbed, AbsorbedPrompt, Expanded, Form, LatentPast};
 use gqa2mla_passes::graph::build::node;
 use gqa2mla_passes::graph::is_op;
 use gqa2mla_passes::inspect;
 use gqa2mla_passes::onnx::tensor_shape_proto::dimension::Value as Size;
 use gqa2mla_passes::onnx::{GraphProto, type_proto::Value};
-use gqa2mla_passes::{RankPlan, RewriteOptions};
 
-use crate::common::{SEEN, SINGLE, compared, folder, in_ort, loaded, proved, rewritten, with};
+use crate::common::{SEEN, SINGLE, compared, folder, in_ort, loaded, proved, rewritten_to, with};
 
 /// The fixture with new rows in place of whole caches, behind an alias node if `aliased`.
 fn with_new_rows(fixture: &str, aliased: bool) -> LoadedModel {
@@ -64,17 +64,6 @@ fn exchange(graph: &mut GraphProto, old: &str, new: &str) {
     }
 }
 
-fn rewritten_to(model: &LoadedModel, form: &'static dyn Form, ranks: RankPlan) -> LoadedModel {
-    let mut after = model.clone();
-    let options = RewriteOptions {
-        form,
-        ranks,
-        ..RewriteOptions::default()
-    };
-    rewritten(&mut after, options).unwrap_or_else(|e| panic!("{}: {e}", form.name()));
-    after
-}
-
 #[test]
 fn new_rows_are_put_behind_the_past_by_the_caller() {
     for fixture in ["optimum-llama", "dynamo18-llama", "optimum-gpt_neox"] {
@@ -112,7 +101,7 @@ fn what_needs_whole_caches_is_refused_with_a_way_out() {
     save(&with_new_rows("optimum-llama", false), &model).unwrap();
     let out = place.path().join("out.onnx");
     for (option, value, told) in [
-        ("--cache-io", "inplace", "--cache-io append"),
+        ("--cache-io", "inplace", "use --cache-io append"),
         ("--target", "gqa", "use the target matmul"),
     ] {
         let ran = with(&[&"rewrite", &model, &"-o", &out, &option, &value]);
@@ -138,4 +127,36 @@ fn what_needs_whole_caches_is_refused_with_a_way_out() {
         ]);
         assert_eq!(ran.code, 0, "{ran:?}");
     }
+}
+
+#[test]
+fn as_many_new_rows_as_past_ones_are_no_state_and_shapes_need_not_be_declared() {
+    let mut square = with_new_rows("optimum-llama", false);
+    let graph = square.model.proto.graph.as_mut().unwrap();
+    for value in graph.input.iter_mut().chain(&mut graph.output) {
+        let (axis, size) = match value.name() {
+            name if name.contains("past") || name.contains("present") => (2, 4),
+            "attention_mask" => (1, 8),
+            _ => (1, 4),
+        };
+        let Some(Value::TensorType(tensor)) = &mut value.r#type.as_mut().unwrap().value else {
+            panic!("{value:?}")
+        };
+        let axes = &mut tensor.shape.as_mut().unwrap().dim;
+        for (axis, size) in [(0, 1), (axis, size)] {
+            axes[axis].value = Some(Size::DimValue(size));
+        }
+    }
+    let mut bare = with_new_rows("optimum-llama", true);
+    for output in &mut bare.model.proto.graph.as_mut().unwrap().output {
+        if let (true, Some(Value::TensorType(tensor))) = (
+            output.name().contains("present"),
+            &mut output.r#type.as_mut().unwrap().value,
+        ) {
+            tensor.shape = None;
+        }
+    }
+    assert_eq!(inspect(&bare.model).unwrap().rejects, []);
+    let after = rewritten_to(&square, &Absorbed, RankPlan::Full);
+    proved("as many", (&square, &after), SINGLE);
 }

@@ -89,8 +89,8 @@ impl Analysis {
     /// it. For the target `gqa`, attentions that are written as products are raised to `GroupQueryAttention`
     /// ([`mod@raise`]), and the graph is analysed again.
     ///
-    /// The passes: verify, inline, make outputs with new rows whole ([`new_rows`]), infer facts, expand operators, infer facts again if anything was expanded, recognise
-    /// attentions, check caches across subgraphs.
+    /// The passes: verify, inline, make outputs with new rows whole ([`new_rows`]), infer facts, expand operators, infer
+    /// facts again if anything was expanded, recognise attentions, check caches across subgraphs.
     ///
     /// # Errors
     /// [`AnalysisError`] if the model is malformed.

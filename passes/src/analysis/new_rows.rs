@@ -11,6 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::facts::shapes::axis;
 use crate::graph::order::sort;
 use crate::graph::{Graph, NodeId, captured, input_at, int_attribute, is_alias, is_op, output_at};
 use crate::onnx::tensor_shape_proto::Dimension;
@@ -28,8 +29,8 @@ pub struct NewRows {
     pub present: String,
     /// The sequence axis.
     pub axis: usize,
-    /// The declared size of this axis of the output.
-    length: Dimension,
+    /// The size of this axis that the output declares, if it declares a shape.
+    length: Option<Dimension>,
     /// The rows that the attention reads.
     joined: String,
 }
@@ -121,8 +122,8 @@ pub fn give_back(graph: &mut GraphProto, outputs: Vec<NewRows>) -> Result<(), St
                 rename(graph, &HashMap::from(names));
             }
         }
-        if let Some(axis) = axis_of(graph, &output) {
-            *axis = output.length;
+        if let (Some(axis), Some(length)) = (axis_of(graph, &output), &output.length) {
+            axis.clone_from(length);
         }
     }
     sort(graph);
@@ -146,14 +147,10 @@ fn find(graph: &Graph, output: &ValueInfoProto) -> Option<Found> {
                 graph.input(past).map(|_| (node, past))
             })
             .next()?;
-        let sizes = sizes(output)?;
-        let axis = int_attribute(join, "axis", 0);
-        let axis = if axis < 0 {
-            axis + sizes.len() as i64
-        } else {
-            axis
-        };
-        let axis = usize::try_from(axis).ok()?;
+        let axis = axis(
+            int_attribute(join, "axis", 0),
+            sizes(graph.input(past)?)?.len(),
+        )?;
         let mut outputs = graph.proto().output.iter();
         let mut is_output = |joined: &&str| {
             outputs.any(|output| passed(graph, output.name()).any(|(_, value)| value == *joined))
@@ -164,7 +161,7 @@ fn find(graph: &Graph, output: &ValueInfoProto) -> Option<Found> {
                 past: past.to_owned(),
                 present: present.to_owned(),
                 axis,
-                length: sizes.get(axis)?.clone(),
+                length: sizes(output).and_then(|sizes| sizes.get(axis)).cloned(),
                 joined: joined.to_owned(),
             },
             source: source.to_owned(),

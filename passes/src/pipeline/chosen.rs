@@ -117,6 +117,13 @@ fn check_model(
     if opset < OLDEST_OPSET {
         return Err(RewriteError::Opset(opset));
     }
+    if options.join == Join::InPlace && !analysis.new_rows.is_empty() {
+        let cause = FormError::Refused(
+            "the model returns the new rows of its caches alone, and a cache that is written in place is returned whole: use --cache-io append"
+                .to_owned(),
+        );
+        return Err(RewriteError::form(0, options.form, cause));
+    }
     match options.ranks {
         RankPlan::Ratio(ratio) if !(ratio > 0.0 && ratio <= 1.0) => Err(RewriteError::Ratio(ratio)),
         _ => Ok(()),
@@ -166,6 +173,7 @@ fn check_form(
                 .to_owned(),
         ));
     }
+    check_batch(view)?;
     check_constant_past(view, options.form)?;
     if let (Some((why, instead)), true) = (options.form.hinders_per_head(), options.per_head) {
         return Err(FormError::Refused(format!(
@@ -186,6 +194,21 @@ fn check_form(
         }
     }
     Ok(())
+}
+
+/// Refuses the operator in place of products if every run has several new tokens, and not only one row: behind a past it
+/// takes them in a batch of one alone.
+fn check_batch(view: &SiteView) -> Result<(), FormError> {
+    let new = view.facts.shape(&view.site().key.new).unwrap_or_default();
+    let size = |axis: usize| new.get(axis).and_then(|size| size.as_i64());
+    let several = size(2).is_some_and(|tokens| tokens > 1) && size(0) != Some(1);
+    match view.placed.raising == Raising::Raised && several {
+        true => Err(FormError::Refused(
+            "every run has several new tokens, which GroupQueryAttention takes behind a past in a batch of one alone: use the target matmul"
+                .to_owned(),
+        )),
+        false => Ok(()),
+    }
 }
 
 /// Refuses a past of a constant number of rows if the form cannot tell which of its rows hold tokens.

@@ -191,7 +191,7 @@ pub fn rewrite_analysed(
     }
     if let Err(present) = give_back(&mut main, std::mem::take(&mut analysis.new_rows)) {
         let cause = FormError::Refused(format!(
-            "the model returns the new rows of its caches alone, and the form whole caches (output '{present}'): use the form absorbed with --cache-io append and --new-tokens latent"
+            "the model returns the new rows of its caches alone, and in this form output '{present}' is not made by a Concat of past and new rows: use the form absorbed"
         ));
         return Err(RewriteError::form(0, options.form, cause));
     }

@@ -14,7 +14,9 @@ use gqa2mla::validate::{ValidateOptions, validate};
 use gqa2mla_passes::forms::{Form, GroupedQuery};
 use gqa2mla_passes::onnx::{GraphProto, NodeProto};
 use gqa2mla_passes::pipeline::factorize::Factorize;
-use gqa2mla_passes::{RewriteError, RewriteOptions, Rewritten, by_weights, inspect, rewrite};
+use gqa2mla_passes::{
+    RankPlan, RewriteError, RewriteOptions, Rewritten, by_weights, inspect, rewrite,
+};
 use tempfile::TempDir;
 
 /// Largest logit difference of an exact rewrite in fp32, relative to the largest logit. The sums have up to 64 terms and
@@ -103,6 +105,18 @@ pub fn pair(name: &str, options: RewriteOptions) -> (LoadedModel, LoadedModel) {
     let mut after = loaded(name);
     rewritten(&mut after, options).unwrap_or_else(|error| panic!("{name}: {error}"));
     (before, after)
+}
+
+/// The model rewritten to `form`; new tensors stay inline.
+pub fn rewritten_to(model: &LoadedModel, form: &'static dyn Form, ranks: RankPlan) -> LoadedModel {
+    let mut after = model.clone();
+    let options = RewriteOptions {
+        form,
+        ranks,
+        ..RewriteOptions::default()
+    };
+    rewritten(&mut after, options).unwrap_or_else(|e| panic!("{}: {e}", form.name()));
+    after
 }
 
 /// Every node of `graph` and of the graphs inside it, in order.

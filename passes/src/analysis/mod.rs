@@ -1,38 +1,43 @@
 //! The analysis of a model: its attentions in all its graphs, and the inferred types and shapes. It is computed once
 //! and shared by inspection, planning, calibration and rewriting.
 
+pub mod cache_layout;
 mod caches;
 mod directions;
+mod found;
 pub mod identity;
 mod layers;
 mod lowering;
 pub mod new_rows;
 pub mod observe;
+pub mod outside;
 pub mod placed;
 pub mod raise;
 pub mod view;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
-use crate::facts::scoped::{ScopeFacts, Scoped};
+use crate::facts::scoped::ScopeFacts;
 use crate::facts::types;
-use crate::graph::functions::{Functions, Key, called};
+use crate::graph::functions::{Functions, Key};
 use crate::graph::inline::inline;
 use crate::graph::patch::PatchError;
-use crate::graph::scopes::{Body, Scope};
+use crate::graph::scopes::Scope;
 use crate::graph::verify::{OperandError, VerifyError, verify};
-use crate::graph::{Graph, label};
 use crate::onnx::stored::Model;
-use crate::onnx::{GraphProto, NodeProto, OperatorSetIdProto};
+use crate::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use crate::operators::{Lowered, Operators, Target, lower};
+use crate::recognize::recognize;
 use crate::recognize::reject::{Reason, Reject};
-use crate::recognize::{Recognized, recognize};
+use cache_layout::standard;
 use caches::Refusals;
 use directions::Directions;
+use found::{calls_of, placed};
 use identity::CacheId;
 use layers::Layers;
 use lowering::lower_operators;
-use new_rows::NewRows;
+use outside::Outside;
 use placed::{PlacedSite, Raising};
 use raise::{Raise, operator_set};
 
@@ -58,8 +63,8 @@ pub struct Analysis {
     pub lowered: Vec<LoweredOperator>,
     /// The model-local functions that were inlined.
     pub inlined: HashSet<Key>,
-    /// The outputs that had the new rows of a cache, and are whole in `main`.
-    pub new_rows: Vec<NewRows>,
+    /// The caches of the interface that are whole caches [B, G, length, d] in `main` alone.
+    pub outside: Outside,
     /// Operator sets that inlined bodies and raised attentions need and that the model does not import.
     pub imports: Vec<OperatorSetIdProto>,
 }
@@ -89,7 +94,8 @@ impl Analysis {
     /// it. For the target `gqa`, attentions that are written as products are raised to `GroupQueryAttention`
     /// ([`mod@raise`]), and the graph is analysed again.
     ///
-    /// The passes: verify, inline, make outputs with new rows whole ([`new_rows`]), infer facts, expand operators, infer
+    /// The passes: verify, inline, make outputs with new rows whole ([`new_rows`]), bring transposed caches into order
+    /// ([`cache_layout`]) if more attentions are recognised then, infer facts, expand operators, infer
     /// facts again if anything was expanded, recognise attentions, check caches across subgraphs.
     ///
     /// # Errors
@@ -109,20 +115,18 @@ impl Analysis {
         let whole = new_rows::whole(main);
         let main = whole.as_ref().map_or(main, |whole| &whole.graph);
         let functions = Functions::of(&model.proto, &is_attention);
-        let mut all = Self::of_main(model, main, operators, target, &functions)?;
-        if target == Target::Gqa && !all.has_operator() {
-            match (all.rejects.is_empty(), all.others.is_empty()) {
-                _ if whole.is_some() => all.hinder(
-                    "the model returns the new rows of its caches, and the operator whole caches",
-                ),
-                (true, true) => all.raise(model, &functions)?,
-                (false, _) => all.hinder("not all attentions of the model are recognised"),
-                (true, false) => {
-                    all.hinder("the model also has cross-attentions, which stay products")
-                }
+        let mut all = Self::of_main(model, main, operators.clone(), target, &functions)?;
+        if let Some(standard) = standard(main) {
+            let ordered = Self::of_main(model, &standard.graph, operators, target, &functions)?;
+            if ordered.sites.len() > all.sites.len() {
+                all = ordered;
+                all.outside.laid = standard.caches;
             }
         }
-        all.new_rows = whole.map_or_else(Vec::new, |whole| whole.outputs);
+        all.outside.new_rows = whole.map_or_else(Vec::new, |whole| whole.outputs);
+        if target == Target::Gqa && !all.has_operator() {
+            all.replace_products(model, &functions)?;
+        }
         if let Some(inlined) = inlined {
             all.inlined = inlined.functions;
             all.imports.extend(inlined.imports);
@@ -164,7 +168,7 @@ impl Analysis {
             operators,
             lowered: lowered.operators,
             inlined: HashSet::new(),
-            new_rows: Vec::new(),
+            outside: Outside::default(),
             imports: Vec::new(),
         };
         all.recognize(&functions.kept, &lowered.lowered);
@@ -182,6 +186,23 @@ impl Analysis {
     fn has_operator(&self) -> bool {
         let has_operator = |p: &PlacedSite| p.origin.as_ref().is_some_and(|o| o.grouped.is_some());
         self.sites.iter().any(has_operator)
+    }
+
+    /// Puts the operator in place of products, or tells every attention why not.
+    fn replace_products(
+        &mut self,
+        model: &Model,
+        functions: &Functions,
+    ) -> Result<(), AnalysisError> {
+        match (self.outside.hinders_operator(), self.rejects.is_empty()) {
+            (Some(reason), _) => self.hinder(reason),
+            (None, false) => self.hinder("not all attentions of the model are recognised"),
+            (None, true) if !self.others.is_empty() => {
+                self.hinder("the model also has cross-attentions, which stay products");
+            }
+            (None, true) => self.raise(model, functions)?,
+        }
+        Ok(())
     }
 
     /// Raises all attentions, or none of them: then each knows its reason, or that of the first that has one.
@@ -239,6 +260,18 @@ impl Analysis {
             &self.main,
             &self.facts,
         ));
+    }
+
+    /// `model`, the analysed one, with the caches at its interface as the analysis sees them.
+    #[must_use]
+    pub fn with_caches_in_order<'m>(&self, model: &'m ModelProto) -> Cow<'m, ModelProto> {
+        match self.outside.laid.is_empty() {
+            true => Cow::Borrowed(model),
+            false => Cow::Owned(ModelProto {
+                graph: Some(self.main.clone()),
+                ..model.clone()
+            }),
+        }
     }
 
     /// The number of attentions that are recognised; an attention in the branches of an `If` counts once, and only if
@@ -340,61 +373,4 @@ impl Analysis {
         rejects.reverse();
         self.rejects.extend(rejects);
     }
-}
-
-/// The sites of one graph with their scopes, and rejects for those whose cache is carried by a loop.
-fn placed(
-    main: &GraphProto,
-    scoped: &Scoped,
-    lowered: &Lowered,
-    found: &Recognized,
-) -> (Vec<PlacedSite>, Vec<Reject>) {
-    let (mut kept, mut rejects) = (Vec::new(), Vec::new());
-    for site in &found.sites {
-        let score = scoped.graph.node(site.score);
-        if scoped.body == Body::Iterated && site.is_cached() {
-            rejects.push(Reject {
-                layer: site.layer,
-                within: None,
-                node: score.map_or_else(String::new, |n| label(n).to_owned()),
-                reason: Reason::UnsupportedOperator {
-                    op: "Loop".to_owned(),
-                    detail: "the attention's cache is carried from one iteration to the next"
-                        .to_owned(),
-                },
-            });
-            continue;
-        }
-        let score = score.and_then(|n| n.output.first());
-        let origin = score.and_then(|s| lowered.origins.get(s)).cloned();
-        let mut site = site.clone();
-        site.within = scoped.scope.describe(main);
-        if let Some(origin) = &origin {
-            site.dialect = origin.dialect;
-        }
-        let mut one = PlacedSite::new(main, scoped.scope, site, origin);
-        one.reader = kept
-            .iter()
-            .filter(|known: &&PlacedSite| known.cache == one.cache)
-            .count();
-        kept.push(one);
-    }
-    (kept, rejects)
-}
-
-/// Rejects for the calls of the functions `kept`, which contain attention and cannot be inlined, each with its reason.
-/// `first` is the layer number of the first one.
-fn calls_of(graph: &Graph, kept: &BTreeMap<Key, String>, first: usize) -> Vec<Reject> {
-    let calls = graph.nodes().map(|(_, node)| node);
-    let calls = calls.filter_map(|node| Some((node, kept.get(&called(node))?)));
-    let reject = |(position, (node, detail)): (usize, (&NodeProto, &String))| Reject {
-        layer: first + position,
-        within: None,
-        node: label(node).to_owned(),
-        reason: Reason::UnsupportedOperator {
-            op: format!("{}.{}", node.domain(), node.op_type()),
-            detail: detail.clone(),
-        },
-    };
-    calls.enumerate().map(reject).collect()
 }

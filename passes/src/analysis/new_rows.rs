@@ -9,13 +9,14 @@
 //! the analysis, so that recognition and forms see one kind of cache, and [`give_back`] returns the new rows of the
 //! rewritten caches again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use crate::facts::shapes::axis;
 use crate::graph::order::sort;
-use crate::graph::{Graph, NodeId, captured, input_at, int_attribute, is_alias, is_op, output_at};
+use crate::graph::rename::rename;
+use crate::graph::{Graph, NodeId, attribute, input_at, int_attribute, is_alias, is_op, output_at};
 use crate::onnx::tensor_shape_proto::Dimension;
-use crate::onnx::{GraphProto, NodeProto, ValueInfoProto, type_proto};
+use crate::onnx::{GraphProto, ValueInfoProto};
 
 /// Most nodes between a cache and the interface of the model.
 const MOST_PASSED: usize = 8;
@@ -147,10 +148,9 @@ fn find(graph: &Graph, output: &ValueInfoProto) -> Option<Found> {
                 graph.input(past).map(|_| (node, past))
             })
             .next()?;
-        let axis = axis(
-            int_attribute(join, "axis", 0),
-            sizes(graph.input(past)?)?.len(),
-        )?;
+        let rank = graph.input(past)?.sizes()?.len();
+        let axis = axis(int_attribute(join, "axis", 0), rank)?;
+        let axis = outside(graph, (present, source), axis)?;
         let mut outputs = graph.proto().output.iter();
         let mut is_output = |joined: &&str| {
             outputs.any(|output| passed(graph, output.name()).any(|(_, value)| value == *joined))
@@ -161,7 +161,7 @@ fn find(graph: &Graph, output: &ValueInfoProto) -> Option<Found> {
                 past: past.to_owned(),
                 present: present.to_owned(),
                 axis,
-                length: sizes(output).and_then(|sizes| sizes.get(axis)).cloned(),
+                length: output.sizes().and_then(|sizes| sizes.get(axis)).cloned(),
                 joined: joined.to_owned(),
             },
             source: source.to_owned(),
@@ -170,15 +170,37 @@ fn find(graph: &Graph, output: &ValueInfoProto) -> Option<Found> {
     })
 }
 
-/// `value` and the values that it is made of by aliases, casts and the selection of beams, each with the node that reads it
-/// on the way to `value`.
+/// Where the axis `axis` of `source` is in `present`, which is made of it by nodes that pass it on.
+fn outside(graph: &Graph, (present, source): (&str, &str), axis: usize) -> Option<usize> {
+    let mut made = Vec::new();
+    let mut value = present;
+    while value != source {
+        let (_, node) = graph.producer(value)?;
+        made.push(node);
+        value = input_at(node, 0)?;
+    }
+    let mut nodes = made.into_iter().rev();
+    nodes.try_fold(axis, |axis, node| match is_op(node, "Transpose") {
+        true => {
+            let perm = attribute(node, "perm")?;
+            perm.ints
+                .iter()
+                .position(|&from| usize::try_from(from) == Ok(axis))
+        }
+        false => Some(axis),
+    })
+}
+
+/// `value` and the values that it is made of by aliases, casts, transposes and the selection of beams, each with the node that
+/// reads it on the way to `value`.
 fn passed<'g>(
     graph: &'g Graph<'g>,
     value: &'g str,
 ) -> impl Iterator<Item = (Option<NodeId>, &'g str)> {
     let before = |&(_, value): &(Option<NodeId>, &'g str)| {
         let (id, node) = graph.producer(value)?;
-        let passes = is_alias(node) || is_op(node, "Cast") || is_op(node, "Gather");
+        let known = ["Cast", "Gather", "Transpose"];
+        let passes = is_alias(node) || known.iter().any(|op| is_op(node, op));
         let input = node.input.first().filter(|_| passes)?;
         Some((Some(id), input.as_str()))
     };
@@ -193,50 +215,6 @@ fn read(graph: &mut GraphProto, reader: NodeId, value: String) {
     }
 }
 
-/// Renames values of the nodes of `graph`, and drops what is declared of them.
-fn rename(graph: &mut GraphProto, names: &HashMap<String, String>) {
-    for node in &mut graph.node {
-        for value in &mut node.output {
-            exchange(value, names);
-        }
-        rename_reads(node, names);
-    }
-    let is_new = |name: &str| names.values().any(|new| new == name);
-    let is_known = |info: &ValueInfoProto| !names.contains_key(info.name()) && !is_new(info.name());
-    graph.value_info.retain(is_known);
-}
-
-/// Renames the values that `node` and its subgraphs read.
-fn rename_reads(node: &mut NodeProto, names: &HashMap<String, String>) {
-    for value in &mut node.input {
-        exchange(value, names);
-    }
-    for attribute in &mut node.attribute {
-        for body in attribute.g.iter_mut().chain(&mut attribute.graphs) {
-            // What the subgraph defines itself is another value.
-            let outer: HashSet<String> = captured(body).into_iter().map(str::to_owned).collect();
-            let seen = names.iter().filter(|(name, _)| outer.contains(*name));
-            let seen = seen
-                .map(|(name, new)| (name.clone(), new.clone()))
-                .collect();
-            body.node
-                .iter_mut()
-                .for_each(|node| rename_reads(node, &seen));
-            for output in &mut body.output {
-                if let Some(name) = &mut output.name {
-                    exchange(name, &seen);
-                }
-            }
-        }
-    }
-}
-
-fn exchange(value: &mut String, names: &HashMap<String, String>) {
-    if let Some(name) = names.get(value) {
-        value.clone_from(name);
-    }
-}
-
 /// A name of `graph` that begins with `name`.
 fn free(graph: &Graph, name: &str) -> String {
     let mut name = name.to_owned();
@@ -246,18 +224,8 @@ fn free(graph: &Graph, name: &str) -> String {
     name
 }
 
-fn sizes(value: &ValueInfoProto) -> Option<&[Dimension]> {
-    match value.r#type.as_ref()?.value.as_ref()? {
-        type_proto::Value::TensorType(tensor) => Some(tensor.shape.as_ref()?.dim.as_slice()),
-        _ => None,
-    }
-}
-
 /// The declared size of the sequence axis of `rows`.
 fn axis_of<'g>(graph: &'g mut GraphProto, rows: &NewRows) -> Option<&'g mut Dimension> {
     let output = graph.output.iter_mut().find(|o| o.name() == rows.present)?;
-    match output.r#type.as_mut()?.value.as_mut()? {
-        type_proto::Value::TensorType(tensor) => tensor.shape.as_mut()?.dim.get_mut(rows.axis),
-        _ => None,
-    }
+    output.sizes_mut()?.get_mut(rows.axis)
 }

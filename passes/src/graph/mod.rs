@@ -8,6 +8,7 @@ pub mod functions;
 pub mod inline;
 pub mod order;
 pub mod patch;
+pub mod rename;
 pub mod scopes;
 pub mod text;
 pub mod verify;

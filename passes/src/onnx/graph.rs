@@ -1,7 +1,9 @@
 //! Graphs, nodes and attributes.
 
+use crate::onnx::tensor_shape_proto::Dimension;
 use crate::onnx::{
-    NodeDeviceConfigurationProto, SparseTensorProto, StringStringEntryProto, TensorProto, TypeProto,
+    NodeDeviceConfigurationProto, SparseTensorProto, StringStringEntryProto, TensorProto,
+    TypeProto, type_proto,
 };
 
 /// A named constant of a node: `type` says which one of the value fields is in use.
@@ -117,6 +119,24 @@ pub struct ValueInfoProto {
     /// Key-value metadata for tools; keys are unique.
     #[prost(message, repeated, tag = "4")]
     pub metadata_props: Vec<StringStringEntryProto>,
+}
+
+impl ValueInfoProto {
+    /// The sizes of a tensor; `None` if it declares no shape, or is no tensor.
+    pub fn sizes(&self) -> Option<&[Dimension]> {
+        match self.r#type.as_ref()?.value.as_ref()? {
+            type_proto::Value::TensorType(tensor) => Some(tensor.shape.as_ref()?.dim.as_slice()),
+            _ => None,
+        }
+    }
+
+    /// [`Self::sizes`], to be changed.
+    pub fn sizes_mut(&mut self) -> Option<&mut Vec<Dimension>> {
+        match self.r#type.as_mut()?.value.as_mut()? {
+            type_proto::Value::TensorType(tensor) => Some(&mut tensor.shape.as_mut()?.dim),
+            _ => None,
+        }
+    }
 }
 
 /// One call of an operator, or of a function of the model.

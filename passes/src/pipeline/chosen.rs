@@ -117,11 +117,9 @@ fn check_model(
     if opset < OLDEST_OPSET {
         return Err(RewriteError::Opset(opset));
     }
-    if options.join == Join::InPlace && !analysis.new_rows.is_empty() {
-        let cause = FormError::Refused(
-            "the model returns the new rows of its caches alone, and a cache that is written in place is returned whole: use --cache-io append"
-                .to_owned(),
-        );
+    let hindered = analysis.outside.hinders_in_place();
+    if let Some(reason) = hindered.filter(|_| options.join == Join::InPlace) {
+        let cause = FormError::Refused(format!("{reason}: use --cache-io append"));
         return Err(RewriteError::form(0, options.form, cause));
     }
     match options.ranks {

@@ -10,7 +10,6 @@ pub mod patches;
 use std::collections::{BTreeMap, HashSet};
 
 use crate::analysis::identity::{CacheId, SiteId};
-use crate::analysis::new_rows::give_back;
 use crate::analysis::{Analysis, AnalysisError};
 use crate::factor::Ranks;
 use crate::facts::scoped::ScopeFacts;
@@ -189,10 +188,8 @@ pub fn rewrite_analysed(
         apply(patch, graph).map_err(RewriteError::Patch)?;
         cleanup(graph, before);
     }
-    if let Err(present) = give_back(&mut main, std::mem::take(&mut analysis.new_rows)) {
-        let cause = FormError::Refused(format!(
-            "the model returns the new rows of its caches alone, and in this form output '{present}' is not made by a Concat of past and new rows: use the form absorbed"
-        ));
+    if let Err(reason) = analysis.outside.give_back(&mut main) {
+        let cause = FormError::Refused(reason);
         return Err(RewriteError::form(0, options.form, cause));
     }
     let original = model.proto.graph.replace(main);

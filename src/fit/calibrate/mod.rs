@@ -115,9 +115,8 @@ impl Watched {
         runtime: &RuntimeOptions,
     ) -> Result<Self, CalibrateError> {
         let Analyzed { model, analysis } = subject;
-        let interface = LanguageModel::of(&model.model.proto)?
-            .fed(&runtime.given)?
-            .interface;
+        let seen = analysis.with_caches_in_order(&model.model.proto);
+        let interface = LanguageModel::of(&seen)?.fed(&runtime.given)?.interface;
         let Observed { proto, layers } = observe(&model.model, analysis, quantities)?;
         let session = open_messages(&proto.encode_to_vec(), &model.path, runtime)?;
         Ok(Self {

@@ -106,7 +106,7 @@ pub fn by_option(mut error: ConvertError) -> ConvertError {
     {
         let option = match form.as_str() {
             "grouped" | "grouped-prompt" => "--target gqa",
-            "kept" | "kept-prompt" => "--keep-heads",
+            "kept" | "kept-prompt" | "rebased" | "rebased-prompt" => "--keep-heads",
             "latent-past" => "--new-tokens exact",
             "absorbed-prompt" => "--new-tokens prompt",
             "decoupled" => "--factors transmla",

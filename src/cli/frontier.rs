@@ -1,10 +1,9 @@
 //! The sizes of the cache and their losses as lines of at most 60 columns.
 
-use gqa2mla_passes::forms::{Form, KeptHeads};
-
 use crate::cli::verdict::{bad, good};
 use crate::compress::frontier::Point;
 use crate::compress::promise::BrokenBy;
+use crate::compress::way::Way;
 use crate::report::{change, measured, percent, short};
 
 /// The lines of a comparison.
@@ -73,7 +72,7 @@ pub fn searched_header() -> String {
 /// The line of a size that a search has measured, with whether it keeps the promise. `chosen`: it is the result of the
 /// search.
 pub fn searched(point: &Point, chosen: bool) -> String {
-    let rank = match point.way == KeptHeads.name() {
+    let rank = match point.way == Way::KeptHeads.name() {
         true => "heads".to_owned(),
         false => point.rank.to_string(),
     };
@@ -103,6 +102,7 @@ mod tests {
     use super::{Point, Ways, searched, searched_header};
     use crate::cli::verdict::painted;
     use crate::compress::promise::BrokenBy;
+    use crate::compress::way::Way;
 
     fn point(way: &'static str, broken_by: BrokenBy) -> Point {
         Point {
@@ -141,7 +141,8 @@ mod tests {
         );
         let column = searched_header().find("promise");
         assert_eq!(line.find("fails"), column, "{line}");
-        let heads = painted(&searched(&point("kept", BrokenBy::default()), false), false);
+        let heads = point(Way::KeptHeads.name(), BrokenBy::default());
+        let heads = painted(&searched(&heads, false), false);
         assert!(
             heads.contains(" heads ") && heads.ends_with("  kept"),
             "{heads}"

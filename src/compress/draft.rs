@@ -23,7 +23,7 @@ pub fn draft(model: &LoadedModel, request: &Request, out: &Path) -> Result<Stage
         (model, &analysis),
         (out, &DataFile::Beside),
         &options,
-        &mut blank(request.factorization()),
+        &mut blank(request.factorization(), request.options.form),
         &mut |_| None,
         &mut |_, _| {},
     )?)

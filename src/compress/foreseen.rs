@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::path::Path;
 
+use gqa2mla_passes::Form;
 use gqa2mla_passes::factor::blank::BlankFactors;
 use gqa2mla_passes::factor::{CacheBits, Made};
 use gqa2mla_passes::onnx::stored::element_bits;
@@ -75,7 +76,8 @@ pub fn foresee(model: &LoadedModel, request: &Request) -> Result<Foreseen, Compr
     let cached = || planned.iter().filter(|p| p.site.has_own_cache());
     let before = cached().map(|p| bits_of(p.site.cached_type, p.site.cached_numbers()));
     let after = cached().map(|p| {
-        let elements = options.bits.elements(p.ranks.key) + options.bits.elements(p.ranks.value);
+        let form = options.form;
+        let elements = form.cached_elements(options.bits, p.ranks, &p.site);
         match options.bits {
             CacheBits::Model => bits_of(p.site.cached_type, elements),
             // An element of an integer cache is one byte.
@@ -116,7 +118,7 @@ fn without_weights(
 ) -> Result<LoadedModel, ConvertError> {
     let mut rewritten = model.clone();
     let callbacks = Callbacks {
-        factorize: &mut blank(factorization),
+        factorize: &mut blank(factorization, options.form),
         store: &mut |tensor| Ok(unwritten(tensor)),
         progress: &mut |_, _| {},
     };
@@ -128,6 +130,7 @@ fn without_weights(
 /// Makes factors without content, of the kind of `factorization`.
 pub(super) fn blank(
     factorization: Factorization,
+    form: &dyn Form,
 ) -> impl FnMut(&SiteView, Wanted) -> Result<Made, Box<dyn Error + Send + Sync>> {
     move |view, wanted| {
         let site = view.site();
@@ -136,6 +139,7 @@ pub(super) fn blank(
             key_size: site.key.size,
             value_size: site.value.size,
             ranks: wanted.ranks,
+            heads: form.cached_heads(site),
         };
         Ok(match factorization {
             Factorization::TransMla { .. } => blank.decoupled(),

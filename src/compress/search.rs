@@ -2,7 +2,6 @@
 //! measured.
 
 use gqa2mla_passes::factor::CacheBits;
-use gqa2mla_passes::forms::KeptHeads;
 use gqa2mla_passes::{RankPlan, RewriteOptions};
 
 use crate::compress::bisect::smallest;
@@ -11,6 +10,7 @@ use crate::compress::error::CompressError;
 use crate::compress::events::{Event, Observer, Stage};
 use crate::compress::frontier::Point;
 use crate::compress::promise::Promise;
+use crate::compress::way::Way;
 use crate::measure::text::Text;
 
 /// Resolution of the search: number of candidate ranks up to the full rank.
@@ -25,7 +25,8 @@ pub struct Search {
     pub tried: Vec<Point>,
     /// The smallest one that keeps the promise; `None` if none does, in which case the rewrite is exact.
     pub best: Option<CacheSize>,
-    /// The loss of 8-bit integers without a latent, if the operator of the model supports them.
+    /// The loss of KV heads as integers of the bits that were found, or of 8 if none were, if the operator of the model
+    /// supports them.
     pub kept_heads: Option<Point>,
 }
 
@@ -96,10 +97,6 @@ impl Searcher<'_, '_> {
             bits: self.options.bits,
             rank: None,
         };
-        let kept_heads = match self.rounds {
-            true => self.kept_heads(full)?,
-            false => None,
-        };
         for bits in self.fewer_bits() {
             let size = CacheSize { bits, rank: None };
             let point = self.measured(self.compressor, size, full)?;
@@ -111,6 +108,10 @@ impl Searcher<'_, '_> {
         }
         let rank = self.smallest_rank(best.bits, full, &mut tried)?;
         best.rank = rank;
+        let kept_heads = match self.rounds {
+            true => self.kept_heads(best.bits, full)?,
+            false => None,
+        };
         let exact = best.rank.is_none() && best.bits == CacheBits::Model;
         Ok(Search {
             promise: self.promise,
@@ -174,11 +175,16 @@ impl Searcher<'_, '_> {
         Ok(found.best)
     }
 
-    /// The loss of 8-bit integers without a latent; `None` if the model has no operator that supports them.
-    fn kept_heads(&mut self, full: usize) -> Result<Option<Point>, CompressError> {
+    /// The loss of KV heads as integers of `bits`, or of 8 bits in place of the model's own type; `None` if the model has no
+    /// operator that supports them.
+    fn kept_heads(&mut self, bits: CacheBits, full: usize) -> Result<Option<Point>, CompressError> {
+        let bits = match bits {
+            CacheBits::Model => CacheBits::Eight,
+            integers => integers,
+        };
         let options = RewriteOptions {
-            form: &KeptHeads,
-            bits: CacheBits::Eight,
+            form: Way::KeptHeads.form(bits),
+            bits,
             ranks: RankPlan::Full,
             ..self.options.clone()
         };
@@ -210,8 +216,11 @@ impl Searcher<'_, '_> {
         rank: usize,
     ) -> Result<Point, CompressError> {
         let (_, quality) = by.measure(options, self.held_out, self.observer)?;
-        let form = options.form.name();
-        let point = Point::of(form, options.bits, rank, &quality, Some(self.promise));
+        let way = match options.form.keeps_heads() {
+            true => Way::KeptHeads.name(),
+            false => options.form.name(),
+        };
+        let point = Point::of(way, options.bits, rank, &quality, Some(self.promise));
         (self.observer)(Event {
             stage: Stage::Tried(point),
             done: 1,

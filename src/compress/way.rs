@@ -3,7 +3,7 @@
 use std::fmt;
 
 use gqa2mla_passes::factor::CacheBits;
-use gqa2mla_passes::forms::{GroupedQuery, KeptHeads};
+use gqa2mla_passes::forms::{GroupedQuery, KeptHeads, RebasedHeads};
 use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, Joint};
 
 use crate::fit::factors::Factorization;
@@ -94,12 +94,14 @@ impl Way {
 
     /// The form of this method for a cache of numbers of `bits`.
     pub(super) fn form(self, bits: CacheBits) -> &'static dyn Form {
+        let few = matches!(bits, CacheBits::Six | CacheBits::Four);
         match self {
             Self::Expanded | Self::ExpandedReconstructed => &Expanded,
             Self::Joint => &Joint,
             Self::TransMla => &Decoupled,
+            Self::KeptHeads if few => &RebasedHeads,
             Self::KeptHeads => &KeptHeads,
-            _ if matches!(bits, CacheBits::Six | CacheBits::Four) => &GroupedQuery,
+            _ if few => &GroupedQuery,
             _ => &Absorbed,
         }
     }
@@ -110,9 +112,6 @@ impl Way {
             (Self::KeptHeads, CacheBits::Model) => {
                 Err("heads as they are take fewer bytes only as integers")
             }
-            (Self::KeptHeads, CacheBits::Six) => Err(
-                "6 bits are two integers for half of a latent's channels, and there is no latent: 8 and 4 bits can be compared",
-            ),
             (Self::KeptHeads | Self::Calibrated | Self::Reconstructed, _)
             | (Self::Joint, CacheBits::Eight)
             | (_, CacheBits::Model) => Ok(()),

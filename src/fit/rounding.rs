@@ -35,6 +35,7 @@ impl RoundingInputs<'_> {
         let levels = |side: &SideFactors| Levels::of_eight_bits(&rows.dot(&side.down), centred);
         let rounding = Rounding {
             bits: CacheBits::Eight,
+            heads: 1,
             key: levels(&factors.key),
             value: levels(&factors.value),
         };
@@ -56,9 +57,14 @@ impl RoundingInputs<'_> {
     ) -> Result<Made, SpectralError> {
         let centres = form.rounds() == Rounds::AboutCentre;
         let few = matches!(bits, CacheBits::Six | CacheBits::Four);
-        let factors = match few && !form.keeps_heads() {
-            true => self.evened(factors, bits)?,
-            false => factors,
+        let factors = match form.keeps_heads() {
+            true if form.rebases_heads() => self.evened_by_head(factors, bits)?,
+            false if few => self.evened(factors, bits)?,
+            _ => factors,
+        };
+        let heads = match form.keeps_heads() {
+            true => self.statistics.query_square.len(),
+            false => 1,
         };
         let sample = &self.statistics.sample;
         let keys = match (&self.statistics.position_free, form.cached_keys()) {
@@ -70,29 +76,36 @@ impl RoundingInputs<'_> {
         // probabilities sum to one, because the bias correction of the outputs then restores the centre.
         let centred_keys = centres && self.scoring.is_some_and(Scoring::ignores_shifts);
         let centred_values = centres && self.scoring.is_some();
-        let levels = |rows: &Array2<f64>, centred: bool| match bits {
+        let of_head = |rows: &Array2<f64>, centred: bool| match bits {
             CacheBits::Four => Levels::of_four_bits(rows, centred),
             CacheBits::Six => {
                 Levels::of_two_digits(rows, bits.second_digits(rows.ncols()), centred)
             }
             _ => Levels::of_eight_bits(rows, centred),
         };
+        let levels = |rows: &Array2<f64>, centred: bool| {
+            let size = (rows.ncols() / heads.max(1)).max(1);
+            let each = rows.axis_chunks_iter(Axis(1), size);
+            let each: Vec<Levels> = each
+                .map(|rows| of_head(&rows.to_owned(), centred))
+                .collect();
+            Levels::of_heads(&each)
+        };
         let rounding = Rounding {
             bits,
+            heads,
             key: levels(&keys.dot(&factors.key.down), centred_keys),
             value: levels(&sample.values().dot(&factors.value.down), centred_values),
         };
-        let heads = self.statistics.received.len();
-        let factors = factors.giving_back(&rounding.value, heads);
+        let query_heads = self.statistics.received.len();
+        let factors = factors.giving_back(&rounding.value, query_heads);
         Ok(Made::Rounded(factors, rounding.into()))
     }
 
     /// The factors in the latent bases in which rounding to few levels costs least.
     fn evened(&self, factors: Factors, bits: CacheBits) -> Result<Factors, SpectralError> {
         let Moments { key, value, .. } = self.moments;
-        // Every value is rounded with the same error, whatever attention it receives, so that all tokens have equal
-        // weight.
-        let values = &self.statistics.value_square / self.statistics.tokens.max(1.0);
+        let values = self.values();
         let finer = |side: &SideFactors| bits.second_digits(side.down.ncols());
         let finer = (finer(&factors.key), finer(&factors.value));
         Ok(Factors {
@@ -104,5 +117,29 @@ impl RoundingInputs<'_> {
                 .evened(&values, value.weight.as_deref(), finer.1)?,
             bias: factors.bias,
         })
+    }
+
+    /// The heads, each in the basis in which rounding to few levels costs least.
+    fn evened_by_head(&self, factors: Factors, bits: CacheBits) -> Result<Factors, SpectralError> {
+        let Moments { key, value, .. } = self.moments;
+        let finer = |side: &SideFactors| bits.second_digits(side.up.len_of(Axis(1)));
+        let finer = (finer(&factors.key), finer(&factors.value));
+        Ok(Factors {
+            key: factors
+                .key
+                .evened_by_head(&key.cached, key.weight.as_deref(), finer.0)?,
+            value: factors.value.evened_by_head(
+                &self.values(),
+                value.weight.as_deref(),
+                finer.1,
+            )?,
+            bias: factors.bias,
+        })
+    }
+
+    /// The second moments of the values in which rounding is weighed. Every value is rounded with the same error, whatever
+    /// attention it receives, so that all tokens have equal weight.
+    fn values(&self) -> Array2<f64> {
+        &self.statistics.value_square / self.statistics.tokens.max(1.0)
     }
 }

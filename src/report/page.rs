@@ -146,7 +146,7 @@ fn curve(model: &Value) -> Option<Result<String, ReportError>> {
 /// The text of one size that a search has tried.
 fn point_name(point: &Value) -> String {
     let rank = match point["way"] == "kept-heads" {
-        true => "heads as they are".to_owned(),
+        true => "heads".to_owned(),
         false => format!("rank {}", point["rank"]),
     };
     let bits = point["bits"].as_u64();

@@ -12,6 +12,8 @@ use gqa2mla_train::program::Program;
 use crate::files::load::LoadedModel;
 use crate::runtime::tensor::{Data, Tensor as Fed};
 use crate::tune::TuneError;
+use crate::tune::floats::in_floats;
+use crate::tune::later_steps::later_steps;
 use crate::validate::ValidateError;
 use crate::validate::cache::CachePort;
 use crate::validate::feed::Moment;
@@ -40,12 +42,13 @@ pub struct Decoder {
 /// A graph without fused attention operators.
 #[derive(Debug)]
 pub struct TrainableGraph {
-    /// The main graph, with attention functions inlined and attention operators expanded.
+    /// The main graph, with attention functions inlined and attention operators expanded. Every token is read through the
+    /// cache, also where the model has a branch for prompts.
     pub main: GraphProto,
     /// The new keys and values [B, G, T, size] of every recognised attention.
     pub sources: Vec<String>,
-    /// The output of the logits.
-    pub logits: String,
+    /// The inputs and outputs. Caches of integers are in floating point.
+    pub interface: Interface,
     /// Whether keys are rebuilt from latents and rotated to the positions of their rows, counted from 0, whatever the position
     /// inputs are.
     pub counts_positions: bool,
@@ -57,12 +60,17 @@ pub struct TrainableGraph {
 /// [`TuneError::Interface`] and [`TuneError::Analysis`].
 pub fn lowered(model: &LoadedModel) -> Result<TrainableGraph, TuneError> {
     let path = model.path.display().to_string();
-    let subject = LanguageModel::of(&model.model.proto).map_err(|cause| TuneError::Interface {
+    let later = later_steps(&model.model);
+    let model = later.as_ref().unwrap_or(&model.model);
+    let floating = in_floats(model);
+    let model = floating.as_ref().unwrap_or(model);
+    let analysis = Analysis::of(model, Target::MatMul);
+    let analysis = analysis.map_err(|cause| TuneError::Analysis {
         path: path.clone(),
         cause,
     })?;
-    let analysis = Analysis::of(&model.model, Target::MatMul);
-    let analysis = analysis.map_err(|cause| TuneError::Analysis { path, cause })?;
+    let seen = analysis.with_caches_in_order(&model.proto);
+    let subject = LanguageModel::of(&seen).map_err(|cause| TuneError::Interface { path, cause })?;
     let sides = analysis
         .sites
         .iter()
@@ -71,7 +79,7 @@ pub fn lowered(model: &LoadedModel) -> Result<TrainableGraph, TuneError> {
         sources: sides.map(|side| side.new.clone()).collect(),
         counts_positions: analysis.main.node.iter().any(counts_positions),
         main: analysis.main,
-        logits: subject.interface.logits,
+        interface: subject.interface,
     })
 }
 
@@ -85,19 +93,14 @@ impl Decoder {
     /// Compiles `graph`, the expanded graph of `model`, with the initializers `trained` as parameters.
     ///
     /// # Errors
-    /// [`TuneError::Interface`] and [`TuneError::Program`].
+    /// [`TuneError::Program`].
     pub fn new(
         model: &LoadedModel,
-        graph: &GraphProto,
+        graph: &TrainableGraph,
         trained: &[String],
     ) -> Result<Self, TuneError> {
         let path = model.path.display().to_string();
-        let subject =
-            LanguageModel::of(&model.model.proto).map_err(|cause| TuneError::Interface {
-                path: path.clone(),
-                cause,
-            })?;
-        let mut interface = subject.interface;
+        let mut interface = graph.interface.clone();
         // The cache is empty, so its size does not matter.
         interface.close_open_axes(1);
         let presents = interface.caches.iter().map(|port| port.present.as_str());
@@ -105,7 +108,7 @@ impl Decoder {
             .into_iter()
             .chain(presents)
             .collect();
-        let program = Program::compile(&model.model, graph, &outputs, trained);
+        let program = Program::compile(&model.model, &graph.main, &outputs, trained);
         let program = program.map_err(|cause| TuneError::Program {
             path: path.clone(),
             cause,

@@ -4,6 +4,8 @@ pub mod checkpoint;
 pub mod course;
 pub mod decoder;
 pub mod exchange;
+pub mod floats;
+pub mod later_steps;
 pub mod run;
 pub mod samples;
 pub mod select;

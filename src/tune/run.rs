@@ -120,7 +120,7 @@ pub fn tune(
     let trained = select(
         &graph.main,
         &graph.sources,
-        &graph.logits,
+        &graph.interface.logits,
         options.trainable,
     );
     if trained.is_empty() {
@@ -138,11 +138,11 @@ pub fn tune(
             .to_owned(),
         });
     }
-    let student = Decoder::new(model, &graph.main, &trained)?;
+    let student = Decoder::new(model, &graph, &trained)?;
     let settings = settings(model, teacher, samples, options)?;
     let original = teacher;
     let teacher = match teacher {
-        Some(teacher) => Some(Decoder::new(teacher, &lowered(teacher)?.main, &[])?),
+        Some(teacher) => Some(Decoder::new(teacher, &lowered(teacher)?, &[])?),
         None => None,
     };
     let positions = match student.takes_positions() && !graph.counts_positions {

@@ -1,23 +1,22 @@
 //! The shape of every rewrite: what one layer was, and what stands in its place. The meaning is shown in numerics.rs.
 
+mod integers;
+
 use crate::common::{
     fixture, folder, grouped, loaded, pair, recognised_fixtures, rewritten, rewritten_with, root,
     with,
 };
 use gqa2mla::files::load::LoadedModel;
 use gqa2mla_passes::factor::Made;
-use gqa2mla_passes::factor::rounding::{CacheBits, Levels, Rounding};
 use gqa2mla_passes::factor::transmla::{Joint as JointMoments, transmla};
-use gqa2mla_passes::forms::{
-    AbsorbedPrompt, GROUPED_PROMPT, GroupedQuery, Join, KEPT_PROMPT, KeptHeads, Rounds,
-};
+use gqa2mla_passes::forms::{GroupedQuery, Join, KeptHeads};
 use gqa2mla_passes::graph::text;
 use gqa2mla_passes::pipeline::factorize::Wanted;
 use gqa2mla_passes::{
     Absorbed, Decoupled, Expanded, Form, Joint, LatentPast, RankPlan, RewriteOptions, SiteView,
     by_weights,
 };
-use ndarray::{Array1, Array2};
+use ndarray::Array2;
 use std::path::Path;
 
 /// TransMLA's factors of keys and values whose channels are all alike.
@@ -59,40 +58,6 @@ fn report(name: &str, form: &dyn Form) -> String {
     let done = done.unwrap();
     assert!(done.rejects.is_empty(), "{name}: {:?}", done.rejects);
     done.explain()
-}
-
-/// The same of a cache of integers, with a latent of half of the heads' numbers or of all of them.
-fn rounded_report(name: &str, form: &dyn Form, ranks: RankPlan, bits: CacheBits) -> String {
-    let mut model = loaded(name);
-    let options = RewriteOptions {
-        form,
-        ranks,
-        bits,
-        ..RewriteOptions::default()
-    };
-    let mut alike = |view: &SiteView, wanted: Wanted| {
-        let bits = CacheBits::Model;
-        let made = by_weights(view, Wanted { bits, ..wanted })?;
-        if wanted.bits == CacheBits::Model {
-            return Ok(made);
-        }
-        let centred = form.rounds() == Rounds::AboutCentre;
-        let levels = |rank: usize| Levels {
-            scale: Array1::from_elem(wanted.bits.channels(rank), 0.125),
-            centre: centred.then(|| Array1::ones(rank)),
-            second_digits: wanted.bits.second_digits(rank),
-        };
-        let rounding = Rounding {
-            bits: wanted.bits,
-            key: levels(wanted.ranks.key),
-            value: levels(wanted.ranks.value),
-        };
-        let factors = made.latent()?.clone();
-        let factors = factors.giving_back(&rounding.value, view.site().heads);
-        Ok(Made::Rounded(factors, rounding.into()))
-    };
-    let done = rewritten_with(&mut model, options, &mut alike);
-    done.unwrap().explain()
 }
 
 fn snapshot(name: &str, text: &str) {
@@ -236,111 +201,6 @@ fn the_decoupled_form_is_as_its_snapshot_says() {
     snapshot("dynamo23-llama.decoupled", &report);
 }
 
-/// Integers: without a product on the way down, with one, in half precision, cast on the way to the interface, and read by
-/// the operator with and without a latent.
-const ROUNDED: [(&str, &dyn Form, RankPlan, CacheBits); 11] = [
-    ("optimum-llama", &Absorbed, RankPlan::Full, CacheBits::Eight),
-    (
-        "dynamo23-llama-gqa",
-        &Absorbed,
-        RankPlan::Uniform(16),
-        CacheBits::Eight,
-    ),
-    (
-        "dynamo18-llama-fp16",
-        &Absorbed,
-        RankPlan::Full,
-        CacheBits::Eight,
-    ),
-    ("keep_io-llama", &Absorbed, RankPlan::Full, CacheBits::Eight),
-    (
-        "genai-llama",
-        &GroupedQuery,
-        RankPlan::Uniform(16),
-        CacheBits::Eight,
-    ),
-    ("genai-qwen2", &KeptHeads, RankPlan::Full, CacheBits::Eight),
-    (
-        "genai-llama",
-        &GroupedQuery,
-        RankPlan::Uniform(16),
-        CacheBits::Four,
-    ),
-    ("genai-qwen2", &KeptHeads, RankPlan::Full, CacheBits::Four),
-    ("genai-llama", &GroupedQuery, RankPlan::Full, CacheBits::Six),
-    (
-        "dynamo23-llama",
-        &Expanded,
-        RankPlan::Uniform(16),
-        CacheBits::Eight,
-    ),
-    (
-        "genai-phi3",
-        &Joint,
-        RankPlan::Uniform(16),
-        CacheBits::Eight,
-    ),
-];
-
-fn rounded_name(name: &str, bits: CacheBits) -> String {
-    format!("{name}.int{}", bits.number().unwrap())
-}
-
-#[test]
-fn caches_of_integers_are_as_their_snapshots_say() {
-    for (name, form, ranks, bits) in ROUNDED {
-        let report = rounded_report(name, form, ranks, bits);
-        snapshot(&rounded_name(name, bits), &report);
-    }
-}
-
-/// Exact prompts: by the exporter's operator, into latents, latents of packed integers, and integers of its own heads; by
-/// products, into integers, and in a merged decoder.
-const PROMPT: [(&str, &dyn Form, RankPlan, CacheBits); 5] = [
-    (
-        "genai-llama",
-        &GROUPED_PROMPT,
-        RankPlan::Uniform(16),
-        CacheBits::Model,
-    ),
-    (
-        "genai-llama",
-        &GROUPED_PROMPT,
-        RankPlan::Uniform(16),
-        CacheBits::Four,
-    ),
-    (
-        "genai-qwen2",
-        &KEPT_PROMPT,
-        RankPlan::Full,
-        CacheBits::Eight,
-    ),
-    (
-        "optimum-llama",
-        &AbsorbedPrompt,
-        RankPlan::Full,
-        CacheBits::Eight,
-    ),
-    (
-        "merged-llama",
-        &AbsorbedPrompt,
-        RankPlan::Uniform(16),
-        CacheBits::Model,
-    ),
-];
-
-fn prompt_name(name: &str, bits: CacheBits) -> String {
-    format!("{name}.prompt{}", bits.number().unwrap_or(16))
-}
-
-#[test]
-fn prompts_that_the_operator_reads_are_as_their_snapshots_say() {
-    for (name, form, ranks, bits) in PROMPT {
-        let report = rounded_report(name, form, ranks, bits);
-        snapshot(&prompt_name(name, bits), &report);
-    }
-}
-
 /// A fixture that is recognised no longer would otherwise leave its snapshot behind, and nobody would notice.
 #[test]
 fn every_snapshot_is_of_a_fixture_that_is_still_recognised() {
@@ -349,16 +209,7 @@ fn every_snapshot_is_of_a_fixture_that_is_still_recognised() {
     expected.extend(RAISED.iter().map(|name| format!("{name}.raised")));
     expected.extend(REBUILT.iter().map(|name| format!("{name}.expanded")));
     expected.extend(JOINT.iter().map(|name| format!("{name}.joint")));
-    expected.extend(
-        ROUNDED
-            .iter()
-            .map(|(name, .., bits)| rounded_name(name, *bits)),
-    );
-    expected.extend(
-        PROMPT
-            .iter()
-            .map(|(name, .., bits)| prompt_name(name, *bits)),
-    );
+    expected.extend(integers::snapshots());
     expected.extend(LATENT_PAST.iter().map(|name| format!("{name}.latent-past")));
     expected.extend(PER_HEAD.iter().map(|(name, _)| format!("{name}.per-head")));
     expected.extend(IN_PLACE.iter().map(|(name, _)| format!("{name}.in-place")));

@@ -210,18 +210,11 @@ const REFUSED: [Refused; 22] = [
         ],
     ),
     (
-        "genai-llama",
+        "optimum-qwen2",
         &["--cache-bits", "6", "--keep-heads"],
         &[
-            (
-                "use --cache-bits 8 or 4",
-                &["--cache-bits", "8", "--keep-heads"],
-            ),
+            ("use --cache-bits 8", &["--cache-bits", "8", "--keep-heads"]),
             ("8 or 4", &["--cache-bits", "4", "--keep-heads"]),
-            (
-                "the target gqa in place of --keep-heads",
-                &["--cache-bits", "6", "--target", "gqa"],
-            ),
         ],
     ),
     (

@@ -81,6 +81,8 @@ fn cases() -> Vec<Case> {
     let (x, y) = (floats(&[2, 3, 4], 1), floats(&[3, 1], 2));
     let (up, over) = (positive(&[2, 3, 4], 3), positive(&[3, 1], 4));
     let scalar = |v: f32| Tensor::new(v, &Device::Cpu).unwrap();
+    // Not within a difference of the ends.
+    let limited = Tensor::new(&[-1.0f32, -0.3, 0.2, 0.9], &Device::Cpu).unwrap();
     let mask = floats(&[3, 4], 5).gt(0f32).unwrap();
     let (gain, bias) = (positive(&[4], 6), floats(&[4], 7));
     let heads = floats(&[2, 3, 5, 8], 8);
@@ -99,6 +101,7 @@ fn cases() -> Vec<Case> {
         case("Pow", &[&up, &scalar(-0.5)], &[0]),
         case("Pow", &[&up, &scalar(1.7)], &[0]),
         case("Where", &[&mask, &x, &y], &[1, 2]),
+        case("Clip", &[&limited, &scalar(-0.5), &scalar(0.5)], &[0]),
         case("Neg", &[&x], &[0]),
         case("DequantizeLinear", &[&x, &positive(&[3], 19)], &[0]),
         case("Sqrt", &[&up], &[0]),
@@ -252,13 +255,30 @@ fn every_operator_that_passes_a_gradient_has_a_case() {
         .iter()
         .map(|case| key(case.node.domain(), case.node.op_type()))
         .collect();
-    // Differences of rounded numbers are no derivative; its own test follows.
-    let differentiable = |name: &str| name != "QuantizeLinear";
+    // Differences of rounded numbers are no derivative; their own tests follow.
+    let differentiable = |name: &str| !matches!(name, "QuantizeLinear" | "Round");
     let flowing = all().filter(|o| o.gradient == Gradient::Flows);
     for operator in flowing.filter(|o| differentiable(o.name)) {
         let name = key(operator.domain, operator.name);
         assert!(checked.contains(&name), "{name} has no case");
     }
+}
+
+#[test]
+fn gradients_pass_straight_through_the_nearest_integer() {
+    let node = node("Round", "r", &[], &["y"]);
+    let x = Tensor::new(&[0.5f32, 1.5, -0.6], &Device::Cpu).unwrap();
+    let call = Call {
+        node: &node,
+        inputs: &[Some(x)],
+        tracked: &[true],
+    };
+    let made = (find(&node).unwrap().run)(&call).unwrap();
+    let y: Vec<f32> = made.outputs[0].to_vec1().unwrap();
+    assert_eq!(y, [0.0, 2.0, -1.0]);
+    let grads = made.pull.unwrap()(&[Some(made.outputs[0].clone())]).unwrap();
+    let grads: Vec<f32> = grads[0].as_ref().unwrap().to_vec1().unwrap();
+    assert_eq!(grads, y);
 }
 
 #[test]

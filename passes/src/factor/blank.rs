@@ -18,6 +18,8 @@ pub struct BlankFactors {
     pub value_size: usize,
     /// The ranks.
     pub ranks: Ranks,
+    /// Number of heads that are cached: 1 for a latent, G for heads with bases of their own.
+    pub heads: usize,
 }
 
 impl BlankFactors {
@@ -34,8 +36,9 @@ impl BlankFactors {
         }
         let rounding = Rounding {
             bits,
-            key: levels(bits, self.ranks.key),
-            value: levels(bits, self.ranks.value),
+            heads: self.heads,
+            key: levels(bits, self.ranks.key, self.heads),
+            value: levels(bits, self.ranks.value, self.heads),
         };
         Made::Rounded(factors, rounding.into())
     }
@@ -67,11 +70,12 @@ impl BlankFactors {
     }
 }
 
-/// Steps of 1 of every channel and its second digit.
-fn levels(bits: CacheBits, rank: usize) -> Levels {
+/// Steps of 1 of every channel and its second digit, of `heads` heads.
+fn levels(bits: CacheBits, rank: usize, heads: usize) -> Levels {
+    let size = rank / heads.max(1);
     Levels {
-        scale: Array1::ones(bits.channels(rank)),
+        scale: Array1::ones(heads * bits.channels(size)),
         centre: None,
-        second_digits: bits.second_digits(rank),
+        second_digits: bits.second_digits(size),
     }
 }

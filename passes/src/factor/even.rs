@@ -9,7 +9,7 @@
 
 use std::f64::consts::TAU;
 
-use ndarray::{Array2, Array3, Axis, s};
+use ndarray::{Array1, Array2, Array3, Axis, s};
 
 use crate::factor::sample::order;
 use crate::factor::spectral::{SpectralError, square_roots, symmetric_eigen};
@@ -74,6 +74,42 @@ impl SideFactors {
             spectrum: self.spectrum.clone(),
         })
     }
+
+    /// This projection, which selects whole heads, with each head in the basis in which rounding it costs least: w_d has one
+    /// block [d, d] for each KV head, and w_u reads the channels of its own head alone. `spread` and `weight` as for
+    /// [`Self::evened`]; `first` counts the channels of a head.
+    ///
+    /// # Errors
+    /// [`SpectralError`] if an element is not finite.
+    pub fn evened_by_head(
+        &self,
+        spread: &Array2<f64>,
+        weight: Option<&[Array2<f64>]>,
+        first: usize,
+    ) -> Result<Self, SpectralError> {
+        let (heads, size, _) = self.up.dim();
+        let mut even = Self {
+            down: Array2::zeros(self.down.dim()),
+            up: Array3::zeros(self.up.dim()),
+            spectrum: self.spectrum.clone(),
+        };
+        for head in 0..heads {
+            let own = head * size..(head + 1) * size;
+            let alone = Self {
+                down: Array2::eye(size),
+                up: Array2::eye(size).insert_axis(Axis(0)),
+                spectrum: Array1::default(0),
+            };
+            let spread = spread.slice(s![own.clone(), own.clone()]).to_owned();
+            let weight = weight.and_then(|blocks| blocks.get(head..=head));
+            let alone = alone.evened(&spread, weight, first)?;
+            let mut down = even.down.slice_mut(s![own.clone(), own.clone()]);
+            down.assign(&alone.down);
+            let mut up = even.up.slice_mut(s![head, .., own]);
+            up.assign(&alone.up.index_axis(Axis(0), 0));
+        }
+        Ok(even)
+    }
 }
 
 fn symmetric(a: &Array2<f64>) -> Array2<f64> {
@@ -100,7 +136,6 @@ fn spread_out(rank: usize) -> Array2<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::Array1;
 
     /// Two heads of four channels, of very different sizes, read by two weights.
     fn side() -> (SideFactors, Array2<f64>, Vec<Array2<f64>>) {
@@ -156,6 +191,30 @@ mod tests {
             variances.iter().all(|v| (0.3..3.0).contains(v)),
             "{variances}"
         );
+    }
+
+    #[test]
+    fn heads_in_bases_of_their_own_cost_less_and_stay_apart() {
+        let (side, spread, weight) = side();
+        let even = side.evened_by_head(&spread, Some(&weight), 0).unwrap();
+        let cost = |side: &SideFactors| {
+            let [s, w] = diagonals(side, &spread, &weight);
+            s * w
+        };
+        let (before, after) = (cost(&side), cost(&even));
+        for head in [s![..4], s![4..]] {
+            let (before, after) = (before.slice(head), after.slice(head));
+            assert!(1.5 * after.sum() < before.sum(), "{before} {after}");
+            let most = after.iter().fold(0.0f64, |m, &x| m.max(x));
+            assert!(after.iter().all(|&x| 1.5 * x > most), "{after}");
+        }
+        for (head, up) in even.up.outer_iter().enumerate() {
+            let apart =
+                side.up.index_axis(Axis(0), head).dot(&side.down.t()) - up.dot(&even.down.t());
+            assert!(apart.iter().all(|x| x.abs() < 1e-9), "{apart}");
+            let other = up.slice(s![.., 4 - 4 * head..8 - 4 * head]);
+            assert!(other.iter().all(|&x| x == 0.0), "{up}");
+        }
     }
 
     #[test]

@@ -92,16 +92,30 @@ const RANGES: usize = 32;
 /// The quantization levels of the keys or the values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Levels {
-    /// The scale of each channel [r], followed by the scales of the second digits; always positive.
+    /// The scale of each channel [r], followed by the scales of the second digits; always positive. Of heads with levels of
+    /// their own, one head after the other.
     pub scale: Array1<f64>,
     /// The centre [r] that is subtracted from every row before rounding; `None` if a constant cannot be corrected
     /// later.
     pub centre: Option<Array1<f64>>,
-    /// How many channels, counted from the first, have a second digit.
+    /// How many channels, counted from the first (of each head), have a second digit.
     pub second_digits: usize,
 }
 
 impl Levels {
+    /// The levels of several heads with as many channels each, one head after the other.
+    #[must_use]
+    pub fn of_heads(heads: &[Self]) -> Self {
+        let after = |a: &[&Array1<f64>]| a.iter().flat_map(|part| part.iter().copied()).collect();
+        let scales: Vec<&Array1<f64>> = heads.iter().map(|head| &head.scale).collect();
+        let centres: Option<Vec<_>> = heads.iter().map(|head| head.centre.as_ref()).collect();
+        Self {
+            scale: after(&scales),
+            centre: centres.map(|centres| after(&centres)),
+            second_digits: heads.first().map_or(0, |head| head.second_digits),
+        }
+    }
+
     /// The 4-bit levels of channels, chosen from the tried ranges by the least squared error on the sample `rows` [n,
     /// r]. If `centred`, they are symmetric about the mean, which is halfway between two levels.
     #[must_use]
@@ -196,6 +210,8 @@ fn least_step(largest: f64) -> f64 {
 pub struct Rounding {
     /// Bits of a cached number.
     pub bits: CacheBits,
+    /// Number of heads that are cached: 1 for a latent or for heads as they are, G for heads with bases of their own.
+    pub heads: usize,
     /// The levels of the keys.
     pub key: Levels,
     /// The levels of the values.
@@ -204,7 +220,7 @@ pub struct Rounding {
 
 impl Factors {
     /// The factors with additional columns of w_uk and w_uv for the second digits of `rounding`: copies of the columns
-    /// of their channels.
+    /// of their channels, behind all channels of the latent or of each head.
     #[must_use]
     pub fn reading_second_digits(&self, rounding: &Rounding) -> Self {
         let mut wider = self.clone();
@@ -213,8 +229,13 @@ impl Factors {
             (&mut wider.value.up, &rounding.value),
         ];
         for (up, levels) in sides {
-            let columns = (0..up.len_of(Axis(2))).chain(0..levels.second_digits);
-            *up = up.select(Axis(2), &columns.collect::<Vec<_>>());
+            let size = up.len_of(Axis(2)) / rounding.heads.max(1);
+            let of_head = |head: usize| {
+                let channels = (0..size).chain(0..levels.second_digits);
+                channels.map(move |channel| head * size + channel)
+            };
+            let columns: Vec<usize> = (0..rounding.heads).flat_map(of_head).collect();
+            *up = up.select(Axis(2), &columns);
         }
         wider
     }

@@ -115,7 +115,8 @@ impl Form for GroupedQuery {
         let old = operator(view).ok_or_else(|| FormError::missing("its operator is gone"))?;
         let mut builder = Builder::new(self.name(), view, names, layout, ranks);
         builder.narrow_caches();
-        builder.operator(old);
+        let rows = builder.operator_rows();
+        builder.operator(old, rows);
         builder.answer_shapes();
         Ok(builder.finish()?)
     }
@@ -166,9 +167,10 @@ pub fn no_operator(view: &SiteView) -> String {
 }
 
 impl Builder<'_> {
-    fn operator(&mut self, old: &NodeProto) {
+    /// Puts the operator in place of the products of the attention. It reads `rows` [B, T, r] of keys and values, which
+    /// `nodes` compute.
+    pub fn operator(&mut self, old: &NodeProto, (mut nodes, rows): (Vec<NodeProto>, [String; 2])) {
         let site = self.site;
-        let (mut nodes, rows) = self.operator_rows();
         let presents = [&site.key, &site.value].map(|side| {
             let cache = side.cache.as_ref();
             cache.map(|cache| cache.joined.clone()).unwrap_or_default()
@@ -211,7 +213,8 @@ impl Builder<'_> {
         last: (&str, &str),
     ) -> Vec<NodeProto> {
         let heads = self.site.heads as i64;
-        let rank = self.layout.bits.channels(self.ranks.key) as i64;
+        let size = self.ranks.key / self.layout.heads();
+        let rank = self.layout.bits.channels(size) as i64;
         let turn = |n: NodeProto| n.with_ints("perm", &[0, 2, 1, 3]);
         let (by_block, queries) = self.queries_by_block();
         let (up, queries) = self.queries_up(&queries);
@@ -240,7 +243,7 @@ impl Builder<'_> {
         nodes
     }
 
-    /// The new operator node, which reads the latent rows `k` and `v` [B, T, r] and computes the presents `keys` and `values`.
+    /// The new operator node, which reads the rows `k` and `v` [B, T, r] and computes the presents `keys` and `values`.
     /// Sequence lengths, bias, sink, window and softcap are those of `old`; it applies no rotation.
     fn attention(
         &self,
@@ -268,7 +271,7 @@ impl Builder<'_> {
             &[&self.name("out_BTx"), keys, values],
         )
         .with_int("num_heads", self.site.heads as i64)
-        .with_int("kv_num_heads", 1)
+        .with_int("kv_num_heads", self.layout.heads() as i64)
         .with_float("scale", 1.0)
         .with_int(
             "local_window_size",

@@ -22,6 +22,8 @@ pub struct Layout {
     declared: BTreeMap<String, (i32, Vec<usize>)>,
     /// Bits of a cached number.
     pub bits: CacheBits,
+    /// Number of heads that are cached as integers; 0 without integers.
+    pub rounded_heads: usize,
     /// The initializers.
     pub tensors: Vec<TensorProto>,
     /// How the new rows of a step are appended to the cache.
@@ -37,6 +39,11 @@ impl Layout {
     /// The name of the value with the role `role`.
     pub fn find(&self, role: &str) -> Option<&str> {
         self.names.get(role).map(String::as_str)
+    }
+
+    /// Number of heads that the operator caches: 1 for a latent.
+    pub fn heads(&self) -> usize {
+        self.rounded_heads.max(1)
     }
 
     /// Gives the value `name` the role `role`.

@@ -27,7 +27,8 @@ forms! {
     latent_past: LatentPast,
     decoupled: Decoupled,
     kept: KeptHeads,
-    prompt: GROUPED_PROMPT KEPT_PROMPT,
+    rebased: RebasedHeads,
+    prompt: GROUPED_PROMPT KEPT_PROMPT REBASED_PROMPT,
     absorbed_prompt: AbsorbedPrompt,
 }
 
@@ -52,7 +53,7 @@ use std::fmt;
 
 use crate::analysis::SiteView;
 use crate::analysis::identity::SiteId;
-use crate::factor::{Made, NotLatent, Ranks};
+use crate::factor::{CacheBits, Made, NotLatent, Ranks};
 use crate::facts::typed::Contradiction;
 use crate::graph::patch::Patch;
 use crate::onnx::TensorProto;
@@ -149,6 +150,27 @@ pub trait Form: Sync {
     /// Whether the KV heads are cached without a latent. The cache then only becomes smaller by fewer bits.
     fn keeps_heads(&self) -> bool {
         false
+    }
+
+    /// Whether every KV head that is kept is cached in a basis of its own, in which rounding costs least.
+    fn rebases_heads(&self) -> bool {
+        false
+    }
+
+    /// Number of heads that the cache of `site` has: G if they are kept, 1 for a latent.
+    fn cached_heads(&self, site: &Site) -> usize {
+        match self.keeps_heads() {
+            true => site.kv_heads,
+            false => 1,
+        }
+    }
+
+    /// Number of elements that are cached for each token of `site`, of keys and values with `ranks` in `bits`; one element
+    /// holds two 4-bit integers.
+    fn cached_elements(&self, bits: CacheBits, ranks: Ranks, site: &Site) -> usize {
+        let heads = self.cached_heads(site).max(1);
+        let sides = [ranks.key, ranks.value].into_iter();
+        sides.map(|rank| heads * bits.elements(rank / heads)).sum()
     }
 
     /// Whether several attentions can read one cache of this form: what its patch puts in place of the cache is the same for

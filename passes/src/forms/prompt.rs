@@ -17,6 +17,7 @@ use crate::forms::kept::KeptHeads;
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
 use crate::forms::operator_form::OperatorForm;
+use crate::forms::rebased::RebasedHeads;
 use crate::forms::rounded::Rounds;
 use crate::forms::{ExactTokens, Form, FormError, Hindrance, RankPlan};
 use crate::graph::input_at;
@@ -28,8 +29,11 @@ use crate::recognize::site::{Side, Site};
 /// The form `grouped-prompt`: the options `--target gqa`.
 pub const GROUPED_PROMPT: ExactPrompt<GroupedQuery> = ExactPrompt(GroupedQuery);
 
-/// The form `kept-prompt`: the options `--keep-heads`.
+/// The form `kept-prompt`: the options `--keep-heads` with 8 bits.
 pub const KEPT_PROMPT: ExactPrompt<KeptHeads> = ExactPrompt(KeptHeads);
+
+/// The form `rebased-prompt`: the options `--keep-heads` with 6 or 4 bits.
+pub const REBASED_PROMPT: ExactPrompt<RebasedHeads> = ExactPrompt(RebasedHeads);
 
 /// The form `F` with an exact prompt.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +58,10 @@ impl<F: OperatorForm> Form for ExactPrompt<F> {
 
     fn keeps_heads(&self) -> bool {
         self.0.keeps_heads()
+    }
+
+    fn rebases_heads(&self) -> bool {
+        self.0.rebases_heads()
     }
 
     fn hinders_per_head(&self) -> Option<Hindrance> {
@@ -167,7 +175,7 @@ impl Builder<'_> {
         ]
     }
 
-    /// The exporter's operator without a past, and the caches with `rows` [B, T, r] as one head each. Without `rows`, the caches
+    /// The exporter's operator without a past, and the caches with `rows` [B, T, r], of a latent or of several heads. Without `rows`, the caches
     /// get the heads of the operator.
     fn prompt(&mut self, old: &NodeProto, rows: Option<[String; 2]>) -> Branch {
         let site = self.site;
@@ -185,7 +193,7 @@ impl Builder<'_> {
         nodes.extend(self.by_head("prompt/out_BTHd", &packed, &out));
         let mut outputs = vec![out];
         let (rows, heads) = match rows {
-            Some(rows) => (rows, 1),
+            Some(rows) => (rows, self.layout.heads()),
             None => {
                 let sides = [(&site.key, 'k', keys), (&site.value, 'v', values)];
                 let joined = sides.map(|(side, letter, own)| {

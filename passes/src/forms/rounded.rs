@@ -8,7 +8,7 @@ use crate::forms::tensors::TensorRange;
 use crate::graph::build::{floats, int8_zeros};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
 use crate::recognize::site::Site;
-use ndarray::{arr0, s};
+use ndarray::{Array1, arr0, s};
 
 const FLOAT: i32 = DataType::Float as i32;
 
@@ -27,9 +27,9 @@ pub enum Rounds {
 struct RoundingRoles {
     /// The scales of the channels, followed by those of the second digits, [r + n], fp32.
     scale: &'static str,
-    /// The centres of the channels, [r].
+    /// The centres of the channels, [r], or [G, 1, d] for several heads.
     centre: &'static str,
-    /// The scales of the first digits of channels with a second digit, [n], in the element type of the rows.
+    /// The scales of the first digits of channels with a second digit, [n] or [G, 1, n], in the element type of the rows.
     first: &'static str,
 }
 
@@ -59,20 +59,34 @@ impl Layout {
         rounding: &Rounding,
     ) -> Result<(), TensorRange> {
         self.bits = rounding.bits;
+        self.rounded_heads = rounding.heads;
+        // What belongs to the rows [B, G, T, d] of several heads has the shape [G, 1, d].
+        let by_head = |values: &Array1<f64>, taken: usize| {
+            let heads = rounding.heads.max(1);
+            let each = values.len() / heads;
+            let all = values.to_shape((heads, 1, each)).map(|all| all.to_owned());
+            let all = all
+                .unwrap_or_default()
+                .slice_move(s![.., .., ..taken.min(each)]);
+            match heads {
+                1 => all.flatten().to_owned().into_dyn(),
+                _ => all.into_dyn(),
+            }
+        };
         for (roles, levels) in [(KEY, &rounding.key), (VALUE, &rounding.value)] {
             let scale = levels.scale.clone().into_dyn();
             self.add(names, roles.scale, FLOAT, &scale)?;
             if levels.second_digits > 0 {
                 let own = site.elem_type;
-                let first = levels.scale.slice(s![..levels.second_digits]);
-                self.add(names, roles.first, own, &first.to_owned().into_dyn())?;
+                let first = by_head(&levels.scale, levels.second_digits);
+                self.add(names, roles.first, own, &first)?;
                 for (role, end) in DIGIT {
                     let end = arr0(end).into_dyn();
                     self.add_shared(names, (role, &end.to_string()), own, &end)?;
                 }
             }
             if let Some(centre) = &levels.centre {
-                let centre = centre.clone().into_dyn();
+                let centre = by_head(centre, centre.len());
                 self.add(names, roles.centre, site.elem_type, &centre)?;
             }
         }
@@ -96,7 +110,7 @@ pub fn integers(bits: CacheBits) -> Option<i32> {
 }
 
 impl Builder<'_> {
-    /// `rows` [B, T, r] of one side minus the centre, if there is one: the nodes that compute it, and its name.
+    /// `rows` [B, T, r] or [B, G, T, d] of one side minus the centre, if there is one: the nodes that compute it, and its name.
     pub fn centred(&self, letter: char, rows: String) -> (Vec<NodeProto>, String) {
         let Some(centre) = self.layout.find(roles(letter).centre) else {
             return (Vec::new(), rows);
@@ -106,16 +120,16 @@ impl Builder<'_> {
         (nodes, self.name(&part))
     }
 
-    /// `rows` [B, T, r] of one side with second digits appended, [B, T, r + n], if the first n channels have them: the
-    /// nodes and the name of the result. It contains the first digits rescaled to numbers that the cache represents
+    /// `rows` [B, T, r] or [B, G, T, d] of one side with second digits appended, n more channels, if the first n channels have
+    /// them: the nodes and the name of the result. It contains the first digits rescaled to numbers that the cache represents
     /// exactly, the channels with one digit, and the rounding errors of the first digits.
     pub fn digits(&mut self, letter: char, rows: String) -> (Vec<NodeProto>, String) {
         let Some(step) = self.layout.find(roles(letter).first).map(str::to_owned) else {
             return (Vec::new(), rows);
         };
-        let two = self.facts().shape(&step).and_then(|s| s.first()?.as_i64());
+        let two = self.facts().shape(&step).and_then(|s| s.last()?.as_i64());
         let [start, middle, end, axis] =
-            [0, two.unwrap_or_default(), i64::MAX, 2].map(|n| self.vector(&[n]));
+            [0, two.unwrap_or_default(), i64::MAX, -1].map(|n| self.vector(&[n]));
         let part = |what: &str| format!("{letter}_BTr/{what}");
         let name = |what: &str| self.name(&part(what));
         let [least, most] = DIGIT.map(|(role, _)| self.layout.name(role).to_owned());
@@ -141,7 +155,7 @@ impl Builder<'_> {
                     &name("second_digit"),
                 ],
             )
-            .with_int("axis", 2),
+            .with_int("axis", -1),
         ];
         let digits = name("digits");
         (nodes, digits)

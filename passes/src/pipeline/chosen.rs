@@ -245,6 +245,11 @@ fn check_bits(view: &SiteView, options: &RewriteOptions) -> Result<(), FormError
     let has_operator = site.dialect == Dialect::GROUPED_QUERY;
     let gains = view.placed.raising == Raising::Raised || !has_operator;
     let number = match bits {
+        CacheBits::Model if form.rebases_heads() => {
+            return refused(
+                "heads in bases of their own are cached as integers: add --cache-bits 4",
+            );
+        }
         CacheBits::Model if form.keeps_heads() && !gains => {
             return refused(
                 "heads that are kept take fewer bytes in fewer bits alone: add --cache-bits 8",
@@ -281,9 +286,18 @@ fn check_bits(view: &SiteView, options: &RewriteOptions) -> Result<(), FormError
     }
     let alone = format!("integers of {number} bits are read by GroupQueryAttention alone");
     match (bits, form.target()) {
-        (CacheBits::Six, _) if form.keeps_heads() => refused(
-            "6 bits are two integers for half of a latent's channels, and there is no latent: use --cache-bits 8 or 4, or the target gqa in place of --keep-heads",
-        ),
+        _ if form.keeps_heads() && !form.rebases_heads() => Err(FormError::Refused(format!(
+            "{number} bits need heads in bases of their own: use the form rebased"
+        ))),
+        _ if form.keeps_heads()
+            && bits != CacheBits::Four
+            && bits.second_digits(site.key.size) == 0 =>
+        {
+            Err(FormError::Refused(format!(
+                "its heads of {} channels are too narrow for {number} bits, which need 16: use --cache-bits 8 or 4",
+                site.key.size
+            )))
+        }
         (_, Target::Gqa) if has_operator => Ok(()),
         (_, Target::Gqa) => Err(FormError::Refused(format!(
             "{}: use --cache-bits 8 with the target matmul",

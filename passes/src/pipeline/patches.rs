@@ -33,8 +33,10 @@ pub struct RewrittenSite {
     pub is_narrow: bool,
     /// Bits of a cached number.
     pub bits: CacheBits,
-    /// Whether the heads are cached as they are, without a latent.
+    /// Whether the heads are cached without a latent.
     pub keeps_heads: bool,
+    /// Elements per token of the rewritten cache; two 4-bit numbers are one element.
+    pub cached_elements: usize,
     /// Whether it was written as products, whose place `GroupQueryAttention` has taken.
     pub raised: bool,
     /// The predicted loss of the keys.
@@ -54,12 +56,6 @@ impl RewrittenSite {
     #[must_use]
     pub fn cached_type(&self) -> i32 {
         integers(self.bits).unwrap_or(self.site.cached_type)
-    }
-
-    /// Elements per token of the rewritten cache; two 4-bit numbers are one element.
-    #[must_use]
-    pub fn cached_elements(&self) -> usize {
-        self.bits.elements(self.ranks.key) + self.bits.elements(self.ranks.value)
     }
 }
 
@@ -245,6 +241,7 @@ impl<'a> Patches<'a> {
             is_narrow: form.loses(shared.ranks, site),
             bits: self.options.bits,
             keeps_heads: form.keeps_heads(),
+            cached_elements: form.cached_elements(self.options.bits, shared.ranks, site),
             raised: view.placed.raising == Raising::Raised,
             key,
             value,

@@ -34,7 +34,7 @@ pub struct Ending {
     pub choice: Option<Choice>,
     /// Whether the explanation of each rewrite is printed.
     pub explains: bool,
-    /// The command line that rewrites the same model with `--keep-heads` and 8-bit integers.
+    /// The command line that rewrites the same model with `--keep-heads`, without the bits.
     pub with_kept_heads: String,
     /// Whether every model is accepted.
     pub accepted: bool,

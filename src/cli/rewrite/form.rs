@@ -3,7 +3,8 @@
 use clap::{Args, ValueEnum};
 use gqa2mla_passes::factor::CacheBits;
 use gqa2mla_passes::forms::{
-    AbsorbedPrompt, GROUPED_PROMPT, GroupedQuery, Join, KEPT_PROMPT, KeptHeads,
+    AbsorbedPrompt, GROUPED_PROMPT, GroupedQuery, Join, KEPT_PROMPT, KeptHeads, REBASED_PROMPT,
+    RebasedHeads,
 };
 use gqa2mla_passes::{Absorbed, Decoupled, Expanded, Form, Joint, LatentPast};
 
@@ -17,8 +18,8 @@ pub struct FormArgs {
     ///
     /// 16 is the model's own floating-point type, whatever its width. 8, 6 and 4 are integers, whose scales are
     /// computed from the text or the statistics. 6 is a mean: half of the channels, where errors cost most, have two
-    /// 4-bit integers, the others one. Bits can be combined with every size. 6 needs --target gqa; 4 needs --target gqa
-    /// or --keep-heads. The default is 16; with --max-perplexity-increase and --max-kl it is the fewest bits at which
+    /// 4-bit integers, the others one. Bits can be combined with every size. 6 and 4 need --target gqa or --keep-heads.
+    /// The default is 16; with --max-perplexity-increase and --max-kl it is the fewest bits at which
     /// the full rank keeps the promise.
     #[arg(
         long,
@@ -28,9 +29,10 @@ pub struct FormArgs {
         help_heading = "Size"
     )]
     pub cache_bits: Option<BitsArg>,
-    /// Cache the KV heads as they are, without a latent, and let GroupQueryAttention read them.
+    /// Cache the KV heads without a latent, and let GroupQueryAttention read them.
     ///
-    /// With --cache-bits 8 or 4 they are cached as integers. A model that is written as products takes less time for a long
+    /// With --cache-bits 8, 6 or 4 they are cached as integers; with 6 and 4 each head in a basis of its own, in which rounding
+    /// costs least. A model that is written as products takes less time for a long
     /// past with the operator alone, and nothing is lost.
     #[arg(long, conflicts_with_all = ["rank", "cache_ratio", "max_perplexity_increase", "max_kl", "form"], help_heading = "Size")]
     keep_heads: bool,
@@ -171,6 +173,7 @@ impl FormArgs {
     /// The form that the options select.
     pub fn form(&self, transmla: bool) -> Result<&'static dyn Form, UsageError> {
         let absorbed = self.form == FormArg::Absorbed && !transmla;
+        let few = matches!(self.bits(), CacheBits::Six | CacheBits::Four);
         if self.keep_heads {
             return match (self.target, self.bits()) {
                 (Some(TargetArg::Matmul), _) => Err(UsageError(
@@ -182,9 +185,11 @@ impl FormArgs {
                 )),
                 _ => match self.new_tokens {
                     Some(NewTokensArg::Exact) => Err(self.exact_in_the_operator()),
+                    Some(NewTokensArg::Latent) if few => Ok(&RebasedHeads),
                     Some(NewTokensArg::Latent) => Ok(&KeptHeads),
                     // Heads in the model's own type are exact without a branch for prompts.
                     _ if self.bits() == CacheBits::Model => Ok(&KeptHeads),
+                    _ if few => Ok(&REBASED_PROMPT),
                     _ => Ok(&KEPT_PROMPT),
                 },
             };
@@ -227,25 +232,21 @@ impl FormArgs {
     #[cfg(feature = "train")]
     pub fn check_trainable(&self) -> Result<(), UsageError> {
         let wrong = |detail: &str| Err(UsageError(format!("--distill {detail}")));
-        if self.keep_heads {
-            return wrong("trains the factors of latents: leave out --keep-heads");
+        let few = matches!(self.bits(), CacheBits::Six | CacheBits::Four);
+        if self.keep_heads && !few {
+            return wrong(
+                "trains the factors of latents: leave out --keep-heads, or use --cache-bits 4 with it",
+            );
         }
         if Join::from(self.cache_io) == Join::InPlace {
             return wrong(
                 "cannot train a model that writes in place: leave out --cache-io inplace",
             );
         }
-        let gqa = self.target == Some(TargetArg::Gqa);
-        if gqa && self.bits() != CacheBits::Model {
-            return wrong(
-                "cannot train through the operator's integers: use --target matmul with --cache-bits 8",
-            );
-        }
         match self.new_tokens {
-            None if gqa => wrong("cannot train the prompt's branch: give --new-tokens latent"),
-            Some(NewTokensArg::Prompt | NewTokensArg::Exact) => {
-                wrong("cannot train the prompt's branch: use --new-tokens latent")
-            }
+            Some(NewTokensArg::Exact) => wrong(
+                "cannot train a model whose steps read their own tokens exactly: use --new-tokens prompt or latent",
+            ),
             _ => Ok(()),
         }
     }

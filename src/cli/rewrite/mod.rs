@@ -309,11 +309,11 @@ impl Rewrite {
         Ok((model, target))
     }
 
-    /// The command line that rewrites the same model with `--keep-heads` and 8-bit integers.
+    /// The command line that rewrites the same model with `--keep-heads`, without the bits.
     fn with_kept_heads(&self) -> String {
         let (model, out) = (self.model.display(), self.out.display());
         let data = self.factors.words();
-        format!("gqa2mla rewrite {model} -o {out} --cache-bits 8 --keep-heads{data}")
+        format!("gqa2mla rewrite {model} -o {out} --keep-heads{data}")
     }
 
     /// Replaces the target `auto` by the faster one; `None` if another is given.

@@ -16,7 +16,7 @@ use crate::compress::widths::{Widths, WidthsCompared};
 use crate::fit::reconstruct::ReconstructedLayer as Reconstructed;
 use crate::report::{change, counted, measured, short};
 
-/// The text output for a model. `with_kept_heads` is the command line that rewrites it with `--keep-heads`.
+/// The text output for a model. `with_kept_heads` is the command line that rewrites it with `--keep-heads`, without the bits.
 pub fn text(compression: &Compression, summary: &Summary, with_kept_heads: &str) -> String {
     let mut text = summary.text();
     if let Some(reach) = compression.reach.filter(|_| summary.lossy) {
@@ -147,14 +147,15 @@ fn search_text(search: &Search, bytes: u64, with_kept_heads: &str) -> String {
     }
     if let Some(point) = kept_heads_do(search, bytes) {
         text.push_str(&format!(
-            "8-bit heads as they are keep the promise too, at {} bytes a token: {with_kept_heads}\n",
+            "{0}-bit heads keep the promise too, at {1} bytes a token: {with_kept_heads} --cache-bits {0}\n",
+            point.bits.unwrap_or_default(),
             measured(point.bytes)
         ));
     }
     text
 }
 
-/// The measurement of 8-bit integers without a latent, if they keep the promise at no more than `bytes` bytes per
+/// The measurement of heads as integers, without a latent, if they keep the promise at no more than `bytes` bytes per
 /// token.
 fn kept_heads_do(search: &Search, bytes: u64) -> Option<&Point> {
     let point = search.kept_heads.as_ref();

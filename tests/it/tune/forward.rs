@@ -1,6 +1,7 @@
 //! The trainer's forward pass against ONNX Runtime, and its gradient against differences.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use candle_core::Tensor;
 use gqa2mla::files::load::{LoadedModel, load};
@@ -14,7 +15,9 @@ use gqa2mla_passes::{RankPlan, RewriteOptions};
 use gqa2mla_train::loss::next_token;
 use gqa2mla_train::stored::initializers;
 
-use crate::common::{HALF, IN_BF16, SINGLE, fixtures, loaded, rewritten, session};
+use crate::common::{
+    HALF, IN_BF16, SINGLE, fixture, fixtures, folder, loaded, rewritten, root, run, session,
+};
 
 /// Token ids that every fixture knows.
 const TOKENS: [i64; 12] = [3, 17, 42, 101, 7, 64, 90, 1, 25, 77, 12, 50];
@@ -42,7 +45,7 @@ const REFUSED: [(&str, &str); 17] = [
 
 fn decoder(model: &LoadedModel, trained: &[String]) -> Result<Decoder, String> {
     let graph = lowered(model).map_err(|e| e.to_string())?;
-    Decoder::new(model, &graph.main, trained).map_err(|e| e.to_string())
+    Decoder::new(model, &graph, trained).map_err(|e| e.to_string())
 }
 
 fn logits(decoder: &Decoder, parameters: &[Tensor]) -> Vec<f32> {
@@ -128,6 +131,49 @@ fn the_forward_pass_is_that_of_onnx_runtime_on_every_fixture() {
     assert!(run >= 30, "only {run} fixtures were run");
 }
 
+/// The caches of integers of GroupQueryAttention are trained in floating point, with the same numbers in them.
+#[test]
+fn the_forward_pass_rounds_as_the_operator_does() {
+    let place = folder();
+    let ids = root().join("fixtures/tokens.json");
+    let cases = [
+        ("genai-llama", "8", ["--target", "gqa"]),
+        ("dynamo18-llama", "4", ["--target", "gqa"]),
+        ("optimum-llama", "4", ["--keep-heads", "--force"]),
+        ("genai-qwen3", "6", ["--keep-heads", "--force"]),
+    ];
+    for (name, bits, way) in cases {
+        let out = place.path().join(format!("{name}.onnx"));
+        let model = fixture(name).join("model.onnx");
+        let (model, out, ids) = (display(&model), display(&out), display(&ids));
+        let asked = ["rewrite", &model, "-o", &out, "--token-ids", &ids];
+        let more = [
+            "--new-tokens",
+            "latent",
+            "--no-validate",
+            "--cache-bits",
+            bits,
+        ];
+        let ran = run([&asked[..], &more, &way].concat());
+        assert_eq!(ran.code, 0, "{name} {bits}: {ran:?}");
+        let model = load(Path::new(&out)).unwrap();
+        let decoder = decoder(&model, &[]).unwrap();
+        let (ours, theirs) = (logits(&decoder, &[]), in_ort(&model));
+        let largest = theirs.iter().fold(0f32, |m, x| m.max(x.abs()));
+        for ours in [&ours, &in_chunks(&decoder)] {
+            let off = f64::from(apart(ours, &theirs) / largest);
+            assert!(off < SINGLE, "{name} {bits}: {off}");
+        }
+        // What is not rounded is further away.
+        let exact = apart(&in_ort(&loaded(name)), &theirs) / largest;
+        assert!(exact > 1e-3, "{name} {bits}: {exact}");
+    }
+}
+
+fn display(path: &Path) -> String {
+    path.display().to_string()
+}
+
 #[test]
 fn the_gradient_of_a_whole_model_agrees_with_differences() {
     for name in [
@@ -142,8 +188,9 @@ fn the_gradient_of_a_whole_model_agrees_with_differences() {
             ..RewriteOptions::default()
         };
         rewritten(&mut model, options).unwrap();
-        let graph = lowered(&model).unwrap().main;
-        let decoder = Decoder::new(&model, &graph, &factors(&graph)).unwrap();
+        let graph = lowered(&model).unwrap();
+        let decoder = Decoder::new(&model, &graph, &factors(&graph.main)).unwrap();
+        let graph = graph.main;
         let stored = initializers(&model.model, &graph, &factors(&graph)).unwrap();
         let loss = |parameters: &[Tensor]| {
             let rows = decoder

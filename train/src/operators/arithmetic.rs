@@ -15,7 +15,7 @@ pub const OPERATORS: &[TrainOperator] = &[
     flows("Where", select),
     missing("Max", max),
     missing("Min", min),
-    missing("Clip", clip),
+    flows("Clip", clip),
     stops("Mod", modulo),
 ];
 
@@ -161,14 +161,19 @@ fn min(call: &Call) -> Result<Computed, OpError> {
 }
 
 fn clip(call: &Call) -> Result<Computed, OpError> {
-    let mut result = call.input(0)?.clone();
+    let x = call.input(0)?;
+    let mut result = x.clone();
     if let Some(least) = call.optional(1) {
         result = result.broadcast_maximum(least)?;
     }
     if let Some(most) = call.optional(2) {
         result = result.broadcast_minimum(most)?;
     }
-    Ok(result.into())
+    let inside = call.tracks(0).then(|| result.eq(x)).transpose()?;
+    Ok(call.made_of_first(result, move |grad| match inside {
+        Some(inside) => Ok((grad * inside.to_dtype(grad.dtype())?)?),
+        None => Ok(grad.clone()),
+    }))
 }
 
 /// The remainder of integers, with the sign of the divisor.

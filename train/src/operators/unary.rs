@@ -39,6 +39,7 @@ pub const OPERATORS: &[TrainOperator] = &[
     contrib("Gelu", |c| by_input(c, gelu_erf, gelu_erf_slope)),
     contrib("FastGelu", fast_gelu),
     contrib("QuickGelu", quick_gelu),
+    flows("Round", round),
     missing("Floor", |c| Ok(map(&float(c)?, f32::floor)?.into())),
     missing("Ceil", |c| Ok(map(&float(c)?, f32::ceil)?.into())),
     stops("Not", |c| Ok(c.input(0)?.eq(0u8)?.into())),
@@ -52,6 +53,12 @@ fn float(call: &Call) -> Result<Tensor, OpError> {
             "an operand of floats is expected, and it is {other:?}"
         )),
     }
+}
+
+/// y = x rounded to the nearest integer, and to the even one of two. The gradient is that of x (a straight-through estimator).
+fn round(call: &Call) -> Result<Computed, OpError> {
+    let y = map(&float(call)?, f32::round_ties_even)?;
+    Ok(call.made_of_first(y, |grad| Ok(grad.clone())))
 }
 
 /// y = factor x, of floats and integers.

@@ -18,6 +18,7 @@ use crate::compress::error::CompressError;
 use crate::compress::prepared::{Prepared, options};
 use crate::compress::promise::Promise;
 use crate::compress::request::Request;
+use crate::files::data::has_data;
 use crate::files::load::LoadedModel;
 use crate::files::save::DataFile;
 use crate::fit::factors::Factorization;
@@ -29,7 +30,7 @@ pub struct Foreseen {
     pub planned: Vec<Planned>,
     /// Number of attentions that would not be rewritten.
     pub left: usize,
-    /// Whether the heads are cached as they are, without a latent.
+    /// Whether the heads are cached without a latent.
     pub keeps_heads: bool,
     /// Bits of a cached number; for a promise, the most bits of the search.
     pub bits: CacheBits,
@@ -41,6 +42,8 @@ pub struct Foreseen {
     pub bytes_before: u64,
     /// Bytes per token after the rewrite; for a promise, the most.
     pub bytes_after: u64,
+    /// Whether the model would be written with a data file. Small models are one file.
+    pub has_data: bool,
 }
 
 /// Checks `request` for `model` like a compression, and returns what it would do.
@@ -71,7 +74,7 @@ pub fn foresee(model: &LoadedModel, request: &Request) -> Result<Foreseen, Compr
     };
     let options = &prepared.options;
     let planned = compressor.check(options)?;
-    without_weights(model, &prepared.analysis, options, factorization)?;
+    let mut rewritten = without_weights(model, &prepared.analysis, options, factorization)?;
     let narrow = planned.iter().any(|p| options.form.loses(p.ranks, &p.site));
     let cached = || planned.iter().filter(|p| p.site.has_own_cache());
     let before = cached().map(|p| bits_of(p.site.cached_type, p.site.cached_numbers()));
@@ -93,6 +96,7 @@ pub fn foresee(model: &LoadedModel, request: &Request) -> Result<Foreseen, Compr
         is_exact: !narrow && request.is_exact(),
         bytes_before: before.sum::<u64>() / 8,
         bytes_after: after.sum::<u64>() / 8,
+        has_data: has_data(&mut rewritten.model.proto),
         planned,
     })
 }

@@ -94,7 +94,7 @@ impl Way {
 
     /// The form of this method for a cache of numbers of `bits`.
     pub(super) fn form(self, bits: CacheBits) -> &'static dyn Form {
-        let few = matches!(bits, CacheBits::Six | CacheBits::Four);
+        let few = bits.are_few();
         match self {
             Self::Expanded | Self::ExpandedReconstructed => &Expanded,
             Self::Joint => &Joint,

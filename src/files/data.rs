@@ -6,8 +6,12 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use gqa2mla_passes::onnx::stored::{External, TensorError, TensorStorage, byte_size};
-use gqa2mla_passes::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
+use gqa2mla_passes::onnx::stored::{
+    External, TensorError, TensorStorage, byte_size, visit_tensors,
+};
+use gqa2mla_passes::onnx::{
+    ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation,
+};
 
 use crate::files::copy::{copy_range, next_data};
 use crate::files::load::LoadedModel;
@@ -24,6 +28,18 @@ pub const PACKING: u64 = 64;
 /// Smallest size in bytes of tensors that are aligned to [`ALIGNMENT`]: the gap before them is at most 1/16 of their
 /// size. For the hundreds of small tensors of a quantized model, gaps would be many times their size.
 pub const LARGE: u64 = 1024 * 1024;
+
+/// Whether `model` is written with a data file: it has an external tensor, or a large one.
+pub fn has_data(model: &mut ModelProto) -> bool {
+    let mut found = false;
+    let Ok(()) = visit_tensors(model, &mut |tensor, role| {
+        let large = byte_size(tensor).is_ok_and(|size| size >= INLINE_BELOW as u64);
+        let external = tensor.data_location() == DataLocation::External;
+        found |= external || (large && role == TensorStorage::Dense);
+        Ok::<(), std::convert::Infallible>(())
+    });
+    found
+}
 
 /// Why a model could not be written. Nothing is written to its path then.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! Model files: memory-mapped reading and atomic writing.
 
 mod copy;
-mod data;
+pub(crate) mod data;
 pub mod foreign;
 pub mod foreseen;
 pub mod identity;

@@ -2,8 +2,8 @@
 
 use gqa2mla_passes::factor::rounding::Levels;
 use gqa2mla_passes::factor::{
-    CacheBits, Factors, JointFactors, Made, Moments, Rounding, SideFactors, SpectralError,
-    Statistics,
+    CacheBits, Factors, JointFactors, Made, Moments, Rounding, SideFactors, SideMoments,
+    SpectralError, Statistics,
 };
 use gqa2mla_passes::forms::{CachedKeys, Form, Rounds};
 use gqa2mla_passes::recognize::scoring::Scoring;
@@ -56,10 +56,9 @@ impl RoundingInputs<'_> {
         positions: usize,
     ) -> Result<Made, SpectralError> {
         let centres = form.rounds() == Rounds::AboutCentre;
-        let few = matches!(bits, CacheBits::Six | CacheBits::Four);
         let factors = match form.keeps_heads() {
-            true if form.rebases_heads() => self.evened_by_head(factors, bits)?,
-            false if few => self.evened(factors, bits)?,
+            true if form.rebases_heads() => self.evened(factors, bits, true)?,
+            false if bits.are_few() => self.evened(factors, bits, false)?,
             _ => factors,
         };
         let heads = match form.keeps_heads() {
@@ -102,37 +101,27 @@ impl RoundingInputs<'_> {
         Ok(Made::Rounded(factors, rounding.into()))
     }
 
-    /// The factors in the latent bases in which rounding to few levels costs least.
-    fn evened(&self, factors: Factors, bits: CacheBits) -> Result<Factors, SpectralError> {
+    /// The factors in the bases in which rounding to few levels costs least: one of the latent, or one of each head.
+    fn evened(
+        &self,
+        factors: Factors,
+        bits: CacheBits,
+        by_head: bool,
+    ) -> Result<Factors, SpectralError> {
+        let even = |side: &SideFactors, spread: &Array2<f64>, moments: &SideMoments| {
+            let weight = moments.weight.as_deref();
+            match by_head {
+                true => {
+                    let size = side.up.len_of(Axis(1));
+                    side.evened_by_head(spread, weight, bits.second_digits(size))
+                }
+                false => side.evened(spread, weight, bits.second_digits(side.down.ncols())),
+            }
+        };
         let Moments { key, value, .. } = self.moments;
-        let values = self.values();
-        let finer = |side: &SideFactors| bits.second_digits(side.down.ncols());
-        let finer = (finer(&factors.key), finer(&factors.value));
         Ok(Factors {
-            key: factors
-                .key
-                .evened(&key.cached, key.weight.as_deref(), finer.0)?,
-            value: factors
-                .value
-                .evened(&values, value.weight.as_deref(), finer.1)?,
-            bias: factors.bias,
-        })
-    }
-
-    /// The heads, each in the basis in which rounding to few levels costs least.
-    fn evened_by_head(&self, factors: Factors, bits: CacheBits) -> Result<Factors, SpectralError> {
-        let Moments { key, value, .. } = self.moments;
-        let finer = |side: &SideFactors| bits.second_digits(side.up.len_of(Axis(1)));
-        let finer = (finer(&factors.key), finer(&factors.value));
-        Ok(Factors {
-            key: factors
-                .key
-                .evened_by_head(&key.cached, key.weight.as_deref(), finer.0)?,
-            value: factors.value.evened_by_head(
-                &self.values(),
-                value.weight.as_deref(),
-                finer.1,
-            )?,
+            key: even(&factors.key, &key.cached, key)?,
+            value: even(&factors.value, &self.values(), value)?,
             bias: factors.bias,
         })
     }

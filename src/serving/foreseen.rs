@@ -71,7 +71,10 @@ pub fn foresee_folder(request: &FolderRequest) -> Result<ForeseenFolder, FolderE
         };
         let foreseen = foresee(&model, &checked.compression)?;
         models.push(ForeseenModel {
-            written: [path].into_iter().chain(data).collect(),
+            written: [path]
+                .into_iter()
+                .chain(data.filter(|_| foreseen.has_data))
+                .collect(),
             foreseen,
             file,
         });

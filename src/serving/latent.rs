@@ -53,20 +53,26 @@ impl Latent {
         dims(&self.before) == dims(&self.after)
     }
 
-    /// The common rank of all caches, for stacks that compute shapes from a configuration; an error if there is none.
-    pub(crate) fn width(&self, stack: Stack) -> Result<usize, ServingError> {
+    /// The number of heads and the head size of all caches, for stacks that compute shapes from a configuration; an error if
+    /// they differ.
+    pub(crate) fn shape(&self, stack: Stack) -> Result<(usize, usize), ServingError> {
         let refused = |reason: &str| ServingError::Refused {
             stack: stack.name(),
             reason: reason.to_owned(),
         };
         // States of constant size, such as that of a convolution, have no rank.
-        let growing = self.after.caches.iter().filter(|c| c.length_axis.is_some());
-        let mut widths = growing.map(latent_width);
-        let first = widths
+        let growing = || self.after.caches.iter().filter(|c| c.length_axis.is_some());
+        if growing().any(|cache| cache.length_axis != Some(2)) {
+            return Err(refused(
+                "the axes of the caches have another order than [batch, heads, length, size]",
+            ));
+        }
+        let mut shapes = growing().map(shape_of);
+        let first = shapes
             .next()
             .flatten()
-            .ok_or_else(|| refused("some caches are as they were, or their width is open"))?;
-        match widths.all(|w| w == Some(first)) {
+            .ok_or_else(|| refused("the size of a cache is open"))?;
+        match shapes.all(|shape| shape == Some(first)) {
             true => Ok(first),
             false => Err(differing_widths(stack)),
         }
@@ -84,12 +90,11 @@ impl Latent {
         let of_text = |c: &&CachePort| c.length_axis.is_some() || c.kind == CacheKind::Ring;
         let (mut first, mut open) = (None, false);
         for cache in self.after.caches.iter().filter(of_text) {
-            let [_, AxisSize::Fixed(heads), _, AxisSize::Fixed(width)] = *cache.dims.as_slice()
-            else {
+            let in_order = cache.length_axis.is_none_or(|axis| axis == 2);
+            let Some(shape) = shape_of(cache).filter(|_| in_order) else {
                 open = true;
                 continue;
             };
-            let shape = (heads, width);
             let layer = cache.past.replace("value", "key");
             if *layers.entry(layer).or_insert(shape) != shape {
                 return Err(refused(
@@ -112,10 +117,10 @@ impl Latent {
     }
 }
 
-/// The rank of a latent cache [B, 1, P, r].
-fn latent_width(cache: &CachePort) -> Option<usize> {
+/// The number of heads and the head size of a cache [B, heads, P, size].
+fn shape_of(cache: &CachePort) -> Option<(usize, usize)> {
     match cache.dims.as_slice() {
-        [_, AxisSize::Fixed(1), _, AxisSize::Fixed(width)] => Some(*width),
+        [_, AxisSize::Fixed(heads), _, AxisSize::Fixed(width)] => Some((*heads, *width)),
         _ => None,
     }
 }

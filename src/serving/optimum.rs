@@ -28,12 +28,17 @@ const BY_KEY_VALUE_HEADS: [&str; 12] = [
 pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingError> {
     let stack = Stack::Optimum;
     let mut config = read(stack.file(), text)?;
-    shape(&mut config, stack, latent.width(stack)?)?;
+    shape(&mut config, stack, latent.shape(stack)?)?;
     Ok(config.finish())
 }
 
-/// Edits `config` so that the cache shape is [B, 1, S, width].
-pub fn shape(config: &mut Config, stack: Stack, width: usize) -> Result<(), ServingError> {
+/// Edits `config` so that the cache shape is [B, cached, S, width].
+pub fn shape(
+    config: &mut Config,
+    stack: Stack,
+    (cached, width): (usize, usize),
+) -> Result<(), ServingError> {
+    let cached_heads = cached.to_string();
     let refused = |reason: String| ServingError::Refused {
         stack: stack.name(),
         reason,
@@ -46,7 +51,7 @@ pub fn shape(config: &mut Config, stack: Stack, width: usize) -> Result<(), Serv
     }
     match kind.as_str() {
         "gemma3" => {
-            config.set(&["text_config", "num_key_value_heads"], "1");
+            config.set(&["text_config", "num_key_value_heads"], &cached_heads);
             config.set(&["text_config", "head_dim"], &width.to_string());
         }
         "deepseek_v3" | "falcon" | "bloom" | "gpt_bigcode" => {
@@ -55,7 +60,7 @@ pub fn shape(config: &mut Config, stack: Stack, width: usize) -> Result<(), Serv
             )));
         }
         _ if BY_HEAD_DIM.contains(&kind.as_str()) => {
-            config.set(&["num_key_value_heads"], "1");
+            config.set(&["num_key_value_heads"], &cached_heads);
             config.set(&["head_dim"], &width.to_string());
         }
         _ => {
@@ -74,9 +79,9 @@ pub fn shape(config: &mut Config, stack: Stack, width: usize) -> Result<(), Serv
             let by_key_value_heads = BY_KEY_VALUE_HEADS.contains(&kind.as_str());
             // Its default depends on the configuration class.
             if by_key_value_heads || config.has(&["num_key_value_heads"]) {
-                config.set(&["num_key_value_heads"], "1");
+                config.set(&["num_key_value_heads"], &cached_heads);
             }
-            let heads = if by_key_value_heads { heads } else { 1 };
+            let heads = if by_key_value_heads { heads } else { cached };
             config.set(&["num_attention_heads"], &heads.to_string());
             if hidden / heads != width {
                 config.set(&["hidden_size"], &(width * heads).to_string());

@@ -13,8 +13,8 @@ pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingE
     // Different ranks, and model types whose shape the configuration cannot express, work only with shapes from the
     // session.
     let said = latent
-        .width(stack)
-        .and_then(|width| optimum::shape(&mut config, stack, width));
+        .shape(stack)
+        .and_then(|shape| optimum::shape(&mut config, stack, shape));
     if said.is_err() {
         config = read(stack.file(), text)?;
     }

@@ -30,11 +30,12 @@ pub fn edit(text: &str, latent: &Latent) -> Result<(String, Vec<Edit>), ServingE
             _ => None,
         };
         let new = NewCache {
-            shape: match cache.dims.as_slice() {
-                _ if cache.dims == before.dims => None,
-                [_, AxisSize::Fixed(heads), _, AxisSize::Fixed(width)] => Some([*heads, *width]),
+            sizes: std::array::from_fn(|axis| match cache.dims.get(axis) {
+                _ if cache.dims == before.dims || cache.dims.len() != 4 => None,
+                _ if axis == cache.batch_axis || Some(axis) == cache.length_axis => None,
+                Some(AxisSize::Fixed(size)) => Some(*size),
                 _ => None,
-            },
+            }),
             kind: rounded.map(|element| kind(element.into())),
         };
         caches.insert(cache.past.as_str(), new);
@@ -144,8 +145,8 @@ fn kind(elem_type: i32) -> &'static str {
 /// The shape and the type of a cache in the rewritten model.
 #[derive(Debug, Clone, Copy)]
 struct NewCache {
-    /// The number of heads and the head size; `None` if they do not change.
-    shape: Option<[usize; 2]>,
+    /// The sizes of its four axes; `None` for the batch, the length, and sizes that do not change.
+    sizes: [Option<usize>; 4],
     /// The element type, if the cache holds integers; other caches keep their type.
     kind: Option<&'static str>,
 }
@@ -192,22 +193,17 @@ fn find(
         }
         let dims = fields.iter().filter(|f| f.name == "dims");
         let dims: Vec<&PbtxtValue> = dims.flat_map(|f| scalars(&f.value)).collect();
-        // [heads, length, width], with the batch axis first if the server does not batch.
-        match dims.as_slice() {
-            [] => {}
-            [heads, _, last] | [_, heads, _, last] => {
-                let axes = [dims.len() - 3, dims.len() - 1];
-                let sizes = new.shape.into_iter().flatten();
-                for ((value, new), axis) in [heads, last].into_iter().zip(sizes).zip(axes) {
-                    let key = format!("{name}.dims[{axis}]");
-                    changes.extend(change(value, key, new.to_string()));
-                }
-            }
-            other => {
-                return Err(format!(
-                    "'{name}' has {} dims, expected 3 or 4",
-                    other.len()
-                ));
+        // The first axis, the batch, is left out if the server batches.
+        let left_out = match dims.len() {
+            0 | 4 => 0,
+            3 => 1,
+            other => return Err(format!("'{name}' has {other} dims, expected 3 or 4")),
+        };
+        let sizes = new.sizes.iter().skip(left_out);
+        for (at, (value, size)) in dims.into_iter().zip(sizes).enumerate() {
+            if let Some(size) = size {
+                let key = format!("{name}.dims[{at}]");
+                changes.extend(change(value, key, size.to_string()));
             }
         }
     }

@@ -102,6 +102,7 @@ type Cache = (i32, i64);
 /// The nodes in place of `operator`, which computes in `elem_type`. Integers end at the constants `ends`.
 fn rounded(operator: &NodeProto, elem_type: i32, ends: &[String; 2]) -> Option<Vec<NodeProto>> {
     let float = DataType::Float as i32;
+    let output = output_at(operator, 0)?;
     let mut new = operator.clone();
     new.attribute.retain(|a| !OF_INTEGERS.contains(&a.name()));
     let mut nodes = Vec::new();
@@ -109,7 +110,7 @@ fn rounded(operator: &NodeProto, elem_type: i32, ends: &[String; 2]) -> Option<V
         let rows = input_at(operator, side.rows)?;
         let scales = input_at(operator, side.scales)?;
         let mut made = |op: &str, inputs: &[&str], to: Option<i32>| {
-            let name = format!("{rows}/in_floats/{}", nodes.len());
+            let name = format!("{output}/in_floats/{}", nodes.len());
             let made = node(op, &name, inputs, &[&name]);
             nodes.push(match to {
                 Some(to) => made.with_int("to", to.into()),

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use gqa2mla_passes::graph::rename::rename;
 use gqa2mla_passes::graph::{is_op, order};
 use gqa2mla_passes::onnx::stored::Model;
 use gqa2mla_passes::onnx::{GraphProto, NodeProto};
@@ -16,7 +17,10 @@ pub fn later_steps(model: &Model) -> Option<Model> {
     graph.node = Vec::with_capacity(main.node.len());
     for node in &main.node {
         match later_branch(node) {
-            Some(branch) => graph.node.extend(inlined(node, branch)),
+            Some(branch) => {
+                graph.node.extend(inlined(node, branch));
+                graph.initializer.extend(branch.initializer.iter().cloned());
+            }
             None => graph.node.push(node.clone()),
         }
     }
@@ -43,16 +47,12 @@ fn later_branch(node: &NodeProto) -> Option<&GraphProto> {
 
 /// The nodes of `branch`, which compute the outputs of `node`.
 fn inlined(node: &NodeProto, branch: &GraphProto) -> Vec<NodeProto> {
-    let results = branch.output.iter().map(|output| output.name());
-    let names: HashMap<&str, &String> = results.zip(&node.output).collect();
-    let mut nodes = branch.node.clone();
-    for value in nodes
-        .iter_mut()
-        .flat_map(|n| n.input.iter_mut().chain(&mut n.output))
-    {
-        if let Some(name) = names.get(value.as_str()) {
-            value.clone_from(name);
-        }
-    }
-    nodes
+    let results = branch.output.iter().map(|output| output.name().to_owned());
+    let names: HashMap<String, String> = results.zip(node.output.iter().cloned()).collect();
+    let mut graph = GraphProto {
+        node: branch.node.clone(),
+        ..GraphProto::default()
+    };
+    rename(&mut graph, &names);
+    graph.node
 }

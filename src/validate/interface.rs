@@ -4,6 +4,8 @@
 //! `past_3_key` or `cache_k_3`. A cache is an input with a corresponding output of a matching name that is longer by
 //! the new tokens.
 
+use gqa2mla_passes::analysis::cache_layout::Laid;
+
 use crate::runtime::given::{GivenInput, GivenValue};
 use crate::runtime::tensor::ElementType;
 use crate::validate::cache::{CacheKind, CachePort};
@@ -72,12 +74,12 @@ pub struct Interface {
 }
 
 impl Interface {
-    /// Infers the interface from the declared inputs and outputs. The caller must leave out inputs that have an
-    /// initializer.
+    /// Infers the interface from the declared inputs and outputs, and the caches whose axes are `laid` in another order, which
+    /// the graph tells. The caller must leave out inputs that have an initializer.
     ///
     /// # Errors
     /// [`ValidateError::Interface`] if no input holds tokens, or no output holds the logits.
-    pub fn of(inputs: &[Port], outputs: &[Port]) -> Result<Self, ValidateError> {
+    pub fn of(inputs: &[Port], outputs: &[Port], laid: &[Laid]) -> Result<Self, ValidateError> {
         let mut unfed: Vec<Unfed> = Vec::new();
         let mut roles = Vec::with_capacity(inputs.len());
         for port in inputs {
@@ -114,8 +116,15 @@ impl Interface {
         // The pasts with a constant number of rows whose present declares none.
         let mut doubtful = Vec::new();
         for (past, present) in paired.pairs {
-            let batch_axis = batch_axis(past, &batch);
-            match length_axis(past, present, batch_axis) {
+            let laid = laid.iter().find(|laid| laid.past == past.name);
+            let (batch_axis, length_axis) = match laid.map(|laid| laid.axes) {
+                Some([batch, _, length, _]) => (batch, Ok(Some(length))),
+                None => {
+                    let batch_axis = batch_axis(past, &batch);
+                    (batch_axis, length_axis(past, present, batch_axis))
+                }
+            };
+            match length_axis {
                 Ok(length_axis) => {
                     let rows = |port: &Port| port.dims.get(length_axis?).cloned();
                     let is_fixed = |port| matches!(rows(port), Some(AxisSize::Fixed(_)));

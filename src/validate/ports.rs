@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use gqa2mla_passes::analysis::cache_layout::laid;
 use gqa2mla_passes::analysis::new_rows::new_rows;
 use gqa2mla_passes::forms::join::in_place;
 use gqa2mla_passes::graph::{Graph, input_at, int_attribute, is_contrib, is_op, subgraphs};
@@ -51,7 +52,7 @@ impl LanguageModel {
             .ok_or_else(|| ValidateError::Interface("the model has no graph".to_owned()))?;
         let view = Graph::new(graph);
         let (inputs, outputs) = ports(graph, &view);
-        let interface = Interface::of(&inputs, &outputs)?
+        let interface = Interface::of(&inputs, &outputs, &laid(graph))?
             .giving_new_rows(&new_rows(graph))
             .written_in_place(in_place(model))
             .held_in_rings(rings(&view))

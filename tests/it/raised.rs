@@ -136,8 +136,13 @@ fn latents_go_into_the_operator_as_they_do_from_genai() {
 #[test]
 fn heads_of_integers_take_their_bits_a_number() {
     let (place, ids) = (folder(), root().join("fixtures/tokens.json"));
-    let names = ["dynamo18-llama", "optimum-qwen3", "dynamo24-llama"];
-    let bits = [("8", 0.1), ("6", 0.15), ("4", 1.0)];
+    let names = [
+        "dynamo18-llama",
+        "optimum-qwen3",
+        "dynamo24-llama",
+        "dynamo18-llama-mqa",
+    ];
+    let bits = [("8", 0.1), ("6", 0.15), ("4", 0.4)];
     for (name, (bits, bound)) in names.into_iter().flat_map(|n| bits.map(|b| (n, b))) {
         let (model, out) = (fixture(name), place.path().join(format!("{name}.onnx")));
         let ran = with(&[

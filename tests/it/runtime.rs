@@ -92,7 +92,7 @@ fn llama() -> (Vec<Port>, Vec<Port>) {
 
 fn llama_interface() -> Interface {
     let (inputs, outputs) = llama();
-    Interface::of(&inputs, &outputs).unwrap()
+    Interface::of(&inputs, &outputs, &[]).unwrap()
 }
 
 fn options() -> ValidateOptions {

@@ -161,31 +161,38 @@ fn half_a_cache_is_half_a_cache_in_the_running_stack() {
 
 #[test]
 #[ignore = "needs the serving stacks"]
-fn integers_take_a_byte_a_number_in_the_running_stack() {
+fn integers_take_their_bits_a_number_in_the_running_stack() {
     let place = folder();
     let ids = root().join("fixtures/tokens.json").display().to_string();
-    let mut integers = vec!["--cache-bits", "8", "--token-ids", &ids, "--force"];
-    integers.extend(["--length", "64", "--context", "64"]);
-    let quarter = |results: Value| -> Vec<f64> {
+    let of_bits = |bits| {
+        let mut integers = vec!["--cache-bits", bits, "--token-ids", &ids, "--force"];
+        integers.extend(["--length", "64", "--context", "64"]);
+        integers
+    };
+    let smaller = |results: Value, bits: f64| -> Vec<f64> {
         let bytes = cache_bytes(&results);
-        bytes.iter().map(|b| b / 4.0).collect()
+        bytes.iter().map(|b| b * bits / 32.0).collect()
     };
     let genai = fixture("genai-llama");
-    let ways: [&[&str]; 3] = [
-        &["--target", "matmul"],
-        &["--target", "gqa"],
-        &["--keep-heads"],
+    let gqa = ["--target", "gqa"];
+    let ways: [(&str, &[&str]); 7] = [
+        ("8", &["--target", "matmul"]),
+        ("8", &gqa),
+        ("8", &["--keep-heads"]),
+        ("6", &gqa),
+        ("6", &["--keep-heads"]),
+        ("4", &gqa),
+        ("4", &["--keep-heads"]),
     ];
-    for (number, way) in ways.into_iter().enumerate() {
+    for (number, (bits, way)) in ways.into_iter().enumerate() {
         let out = place.path().join(format!("genai-{number}"));
-        rewritten(&genai, &out, &[&integers[..], way].concat());
-        let expected = quarter(in_genai(&genai, "6", SMALL));
-        assert_eq!(
-            cache_bytes(&in_genai(&out, "6", SMALL)),
-            expected,
-            "{way:?}"
-        );
+        rewritten(&genai, &out, &[&of_bits(bits)[..], way].concat());
+        let expected = smaller(in_genai(&genai, "6", SMALL), bits.parse().unwrap());
+        let held = cache_bytes(&in_genai(&out, "6", SMALL));
+        assert_eq!(held, expected, "{bits} {way:?}");
     }
+    let integers = of_bits("8");
+    let quarter = |results: Value| smaller(results, 8.0);
     let (optimum, out) = (fixture("optimum-qwen2"), place.path().join("optimum"));
     rewritten(&optimum, &out, &integers);
     let expected = quarter(in_optimum(&optimum, "6", SMALL));

@@ -139,7 +139,7 @@ type Refused = (
     &'static [(&'static str, &'static [&'static str])],
 );
 
-const REFUSED: [Refused; 22] = [
+const REFUSED: [Refused; 23] = [
     (
         "optimum-llama",
         &["--cache-bits", "6"],
@@ -171,6 +171,14 @@ const REFUSED: [Refused; 22] = [
         "dynamo18-dv",
         &["--cache-bits", "8", "--keep-heads"],
         &[("leave out --keep-heads", &["--cache-bits", "8"])],
+    ),
+    (
+        "dynamo18-dv",
+        &["--cache-bits", "4", "--keep-heads"],
+        &[(
+            "leave out --keep-heads, and use --cache-bits 8",
+            &["--cache-bits", "8"],
+        )],
     ),
     (
         "dynamo18-dv",

@@ -8,8 +8,9 @@
 //!
 //! The axis along which the `Concat` puts new rows tells which one it is. [`standard`] brings the caches of a graph into the
 //! order [B, G, length, d] for the analysis, with the transposes that the readers need, and [`give_back`] returns the caches of
-//! the rewritten graph to the order that the caller feeds. Transposes that meet are merged, so that no step transposes a cache
-//! that the exporter's graph does not transpose.
+//! the rewritten graph to the order that the caller feeds. Transposes that meet are merged: where the score product reads
+//! transposed keys as they are, it does so in the form absorbed as well, with a cache in floating point. Other forms and casts
+//! have a `Transpose` of the cache in each step.
 
 use std::collections::{HashMap, HashSet};
 
@@ -58,9 +59,9 @@ struct Way<'g> {
     end: NodeId,
 }
 
-/// `graph` with caches [B, G, length, d]; `None` if all have this order.
+/// The caches of `graph` in another order than [B, G, length, d].
 #[must_use]
-pub fn standard(graph: &GraphProto) -> Option<Standard> {
+pub fn laid(graph: &GraphProto) -> Vec<Laid> {
     let view = Graph::new(graph);
     let laid = |output: &ValueInfoProto| {
         let way = way(&view, output.name()).filter(|way| way.axes != IN_ORDER)?;
@@ -70,7 +71,15 @@ pub fn standard(graph: &GraphProto) -> Option<Standard> {
             axes: way.axes,
         })
     };
-    let caches: Vec<Laid> = graph.output.iter().filter_map(laid).collect();
+    graph.output.iter().filter_map(laid).collect()
+}
+
+/// `graph` with its `caches` in the order [B, G, length, d]; `None` if there are none that can be brought into it.
+#[must_use]
+pub fn standard(graph: &GraphProto, caches: Vec<Laid>) -> Option<Standard> {
+    if caches.is_empty() {
+        return None;
+    }
     let mut made = graph.clone();
     let caches: Vec<Laid> = caches
         .into_iter()
@@ -210,7 +219,7 @@ fn reorder(graph: &mut GraphProto, present: &str, order: Order) -> Option<()> {
     }
     let mut end = view.node(way.end)?.clone();
     if is_op(&end, "Concat") {
-        let rows = edits.transposed(&view, input_at(&end, 1)?, order);
+        let rows = edits.merged(&view, input_at(&end, 1)?, order);
         *end.input.get_mut(1)? = rows;
         end = along(&end, back)?;
     } else {
@@ -324,25 +333,29 @@ impl Edits {
         Some(chosen.with_int("axis", 0))
     }
 
-    /// The name of `value` with its axes in `order`; a node that makes it is added.
-    fn transposed(&mut self, graph: &Graph, value: &str, order: Order) -> String {
+    /// The name of `value`, which no edit changes, with its axes in `order`: made of what a `Transpose` makes it of.
+    fn merged(&mut self, graph: &Graph, value: &str, order: Order) -> String {
         let maker = graph.producer(value).map(|(_, maker)| maker);
         let turned = maker.filter(|maker| is_op(maker, "Transpose"));
-        let (source, order) = match turned.and_then(|t| Some((input_at(t, 0)?, order_of(t)?))) {
-            Some((source, first)) => (source, composed(first, order)),
-            None => (value, order),
-        };
+        match turned.and_then(|t| Some((input_at(t, 0)?, order_of(t)?))) {
+            Some((source, first)) => self.transposed(graph, source, composed(first, order)),
+            None => self.transposed(graph, value, order),
+        }
+    }
+
+    /// The name of `value` with its axes in `order`; a node that makes it is added.
+    fn transposed(&mut self, graph: &Graph, value: &str, order: Order) -> String {
         if order == IN_ORDER {
-            return source.to_owned();
+            return value.to_owned();
         }
         let made = |n: &&NodeProto| {
-            input_at(n, 0) == Some(source) && is_op(n, "Transpose") && order_of(n) == Some(order)
+            input_at(n, 0) == Some(value) && is_op(n, "Transpose") && order_of(n) == Some(order)
         };
         if let Some(known) = self.added.iter().find(made).and_then(|n| output_at(n, 0)) {
             return known.to_owned();
         }
         let name = self.free(graph, &format!("{value}/in_order"));
-        let mut turned = node("Transpose", &name, &[source], &[&name]);
+        let mut turned = node("Transpose", &name, &[value], &[&name]);
         set_order(&mut turned, order);
         self.added.push(turned);
         name

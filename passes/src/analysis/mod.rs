@@ -30,7 +30,7 @@ use crate::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use crate::operators::{Lowered, Operators, Target, lower};
 use crate::recognize::recognize;
 use crate::recognize::reject::{Reason, Reject};
-use cache_layout::standard;
+use cache_layout::{Laid, laid, standard};
 use caches::Refusals;
 use directions::Directions;
 use found::{calls_of, placed};
@@ -116,12 +116,21 @@ impl Analysis {
         let main = whole.as_ref().map_or(main, |whole| &whole.graph);
         let functions = Functions::of(&model.proto, &is_attention);
         let mut all = Self::of_main(model, main, operators.clone(), target, &functions)?;
-        if let Some(standard) = standard(main) {
-            let ordered = Self::of_main(model, &standard.graph, operators, target, &functions)?;
-            if ordered.sites.len() > all.sites.len() {
+        // Only caches that attentions are recognised by are brought into order.
+        let mut caches = laid(main);
+        while let Some(standard) = standard(main, std::mem::take(&mut caches)) {
+            let graph = &standard.graph;
+            let Ok(ordered) = Self::of_main(model, graph, operators.clone(), target, &functions)
+            else {
+                break;
+            };
+            let read = |cache: &Laid| ordered.reads(&cache.past) && !all.reads(&cache.past);
+            if standard.caches.iter().all(read) {
                 all = ordered;
                 all.outside.laid = standard.caches;
+                break;
             }
+            caches = standard.caches.into_iter().filter(read).collect();
         }
         all.outside.new_rows = whole.map_or_else(Vec::new, |whole| whole.outputs);
         if target == Target::Gqa && !all.has_operator() {
@@ -180,6 +189,12 @@ impl Analysis {
         }
         all.rejects.sort_by_key(|r| r.layer);
         Ok(all)
+    }
+
+    /// Whether a recognised attention reads the cache with the past input `past`.
+    fn reads(&self, past: &str) -> bool {
+        let mut caches = self.sites.iter().flat_map(PlacedSite::caches);
+        caches.any(|(_, cache)| cache.past.as_deref() == Some(past))
     }
 
     /// Whether an attention is written as the operator that the target `gqa` keeps.

@@ -150,7 +150,7 @@ fn find(graph: &Graph, output: &ValueInfoProto) -> Option<Found> {
             .next()?;
         let rank = graph.input(past)?.sizes()?.len();
         let axis = axis(int_attribute(join, "axis", 0), rank)?;
-        let axis = outside(graph, (present, source), axis)?;
+        let axis = outside(graph, (present, source), (axis, rank))?;
         let mut outputs = graph.proto().output.iter();
         let mut is_output = |joined: &&str| {
             outputs.any(|output| passed(graph, output.name()).any(|(_, value)| value == *joined))
@@ -171,7 +171,11 @@ fn find(graph: &Graph, output: &ValueInfoProto) -> Option<Found> {
 }
 
 /// Where the axis `axis` of `source` is in `present`, which is made of it by nodes that pass it on.
-fn outside(graph: &Graph, (present, source): (&str, &str), axis: usize) -> Option<usize> {
+fn outside(
+    graph: &Graph,
+    (present, source): (&str, &str),
+    (axis, rank): (usize, usize),
+) -> Option<usize> {
     let mut made = Vec::new();
     let mut value = present;
     while value != source {
@@ -182,7 +186,9 @@ fn outside(graph: &Graph, (present, source): (&str, &str), axis: usize) -> Optio
     let mut nodes = made.into_iter().rev();
     nodes.try_fold(axis, |axis, node| match is_op(node, "Transpose") {
         true => {
-            let perm = attribute(node, "perm")?;
+            let Some(perm) = attribute(node, "perm") else {
+                return rank.checked_sub(axis + 1);
+            };
             perm.ints
                 .iter()
                 .position(|&from| usize::try_from(from) == Ok(axis))

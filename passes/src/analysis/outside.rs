@@ -2,6 +2,7 @@
 
 use crate::analysis::cache_layout::{self, Laid};
 use crate::analysis::new_rows::{self, NewRows};
+use crate::graph::cleanup::{Live, cleanup};
 use crate::onnx::GraphProto;
 
 /// The caches at the interface of a model that differ from those of its analysis.
@@ -21,9 +22,9 @@ impl Outside {
             (false, _) => {
                 Some("the model returns the new rows of its caches, and the operator whole caches")
             }
-            (true, false) => {
-                Some("the caches of the model are transposed, and those of the operator are not")
-            }
+            (true, false) => Some(
+                "the caches of the model are not in the operator's order of axes, [batch, heads, length, size]",
+            ),
             (true, true) => None,
         }
     }
@@ -36,7 +37,7 @@ impl Outside {
                 "the model returns the new rows of its caches alone, and a cache that is written in place is returned whole",
             ),
             (true, false) => Some(
-                "the caches of the model are transposed, and in a cache that is written in place each token is a row",
+                "the caches of the model have another order of axes than [batch, heads, length, size], in which rows are written in place",
             ),
             (true, true) => None,
         }
@@ -52,8 +53,13 @@ impl Outside {
                 "{what}, and in this form output '{present}' is not made by a Concat of past and new rows: use the form absorbed"
             )
         };
-        cache_layout::give_back(graph, self.laid)
-            .map_err(|present| refused("the caches of the model are transposed", present))?;
+        let reordered =
+            "the caches of the model have another order of axes than [batch, heads, length, size]";
+        let before = (!self.laid.is_empty()).then(|| Live::of(graph));
+        cache_layout::give_back(graph, self.laid).map_err(|present| refused(reordered, present))?;
+        if let Some(before) = before {
+            cleanup(graph, &before);
+        }
         new_rows::give_back(graph, self.new_rows).map_err(|present| {
             refused(
                 "the model returns the new rows of its caches alone",

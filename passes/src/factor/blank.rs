@@ -18,7 +18,7 @@ pub struct BlankFactors {
     pub value_size: usize,
     /// The ranks.
     pub ranks: Ranks,
-    /// Number of heads that are cached: 1 for a latent, G for heads with bases of their own.
+    /// Number of heads that are cached: G, or 1 for a latent.
     pub heads: usize,
 }
 

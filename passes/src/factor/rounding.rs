@@ -40,6 +40,12 @@ impl CacheBits {
         }
     }
 
+    /// Whether they are so few that the basis matters in which numbers are rounded: 6 or 4.
+    #[must_use]
+    pub fn are_few(self) -> bool {
+        matches!(self, Self::Six | Self::Four)
+    }
+
     /// Bits of one digit (a number has one or two digits); `None` for the model's own type.
     #[must_use]
     pub fn digit(self) -> Option<u32> {
@@ -210,7 +216,7 @@ fn least_step(largest: f64) -> f64 {
 pub struct Rounding {
     /// Bits of a cached number.
     pub bits: CacheBits,
-    /// Number of heads that are cached: 1 for a latent or for heads as they are, G for heads with bases of their own.
+    /// Number of heads that are cached: G, or 1 for a latent.
     pub heads: usize,
     /// The levels of the keys.
     pub key: Levels,

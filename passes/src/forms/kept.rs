@@ -45,13 +45,7 @@ impl Form for KeptHeads {
     }
 
     fn check(&self, view: &SiteView, _: Ranks) -> Result<(), FormError> {
-        match operator(view) {
-            Some(_) => Ok(()),
-            None => Err(FormError::Refused(format!(
-                "{}: leave out --keep-heads, and the cache holds a latent",
-                no_operator(view)
-            ))),
-        }
+        needs_operator(view)
     }
 
     /// `s_k` [G*d] and `s_v` [G*dv]: the scale of each channel.
@@ -88,6 +82,17 @@ impl Form for KeptHeads {
             builder.place(id, nodes.take().into_iter().collect());
         }
         Ok(builder.finish()?)
+    }
+}
+
+/// Refuses an attention that `GroupQueryAttention` does not compute.
+pub fn needs_operator(view: &SiteView) -> Result<(), FormError> {
+    match operator(view) {
+        Some(_) => Ok(()),
+        None => Err(FormError::Refused(format!(
+            "{}: leave out --keep-heads, and the cache holds a latent",
+            no_operator(view)
+        ))),
     }
 }
 

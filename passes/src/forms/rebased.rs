@@ -10,7 +10,8 @@ use ndarray::{Array3, ArrayView2, Axis, s};
 use crate::analysis::SiteView;
 use crate::factor::{Made, Ranks, SideFactors};
 use crate::forms::builder::Builder;
-use crate::forms::grouped_query::{no_operator, operator};
+use crate::forms::grouped_query::operator;
+use crate::forms::kept::needs_operator;
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
 use crate::forms::operator_form::{OperatorForm, Step};
@@ -48,19 +49,13 @@ impl Form for RebasedHeads {
 
     fn hinders_per_head(&self) -> Option<Hindrance> {
         Some((
-            "heads that are kept have no factors to train",
+            "heads that are kept have one block of factors each",
             "leave out --per-head",
         ))
     }
 
     fn check(&self, view: &SiteView, _: Ranks) -> Result<(), FormError> {
-        match operator(view) {
-            Some(_) => Ok(()),
-            None => Err(FormError::Refused(format!(
-                "{}: leave out --keep-heads, and the cache holds a latent",
-                no_operator(view)
-            ))),
-        }
+        needs_operator(view)
     }
 
     /// For c channels of a head, second digits included:

@@ -289,12 +289,13 @@ fn check_bits(view: &SiteView, options: &RewriteOptions) -> Result<(), FormError
         _ if form.keeps_heads() && !form.rebases_heads() => Err(FormError::Refused(format!(
             "{number} bits need heads in bases of their own: use the form rebased"
         ))),
-        _ if form.keeps_heads()
-            && bits != CacheBits::Four
-            && bits.second_digits(site.key.size) == 0 =>
-        {
+        _ if form.keeps_heads() && !has_operator => Err(FormError::Refused(format!(
+            "{}: leave out --keep-heads, and use --cache-bits 8",
+            no_operator(view)
+        ))),
+        (CacheBits::Six, _) if form.keeps_heads() && bits.second_digits(site.key.size) == 0 => {
             Err(FormError::Refused(format!(
-                "its heads of {} channels are too narrow for {number} bits, which need 16: use --cache-bits 8 or 4",
+                "its heads of {} channels are too narrow for 6 bits, which need 16: use --cache-bits 8 or 4",
                 site.key.size
             )))
         }

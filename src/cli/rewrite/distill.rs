@@ -46,7 +46,7 @@ impl DistillArgs {
                 "recovers a loss, and this rewrite is exact: give --cache-ratio, --rank, --cache-bits or a limit of the loss",
             );
         }
-        form.check_trainable()
+        form.check_trainable(every_rank)
     }
 }
 

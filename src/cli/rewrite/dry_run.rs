@@ -22,12 +22,12 @@ pub struct Plan<'p> {
     pub written: Vec<PathBuf>,
 }
 
-/// The files that a rewrite of `model` to `out` would write.
-pub fn written(model: &Path, out: &Path) -> Vec<PathBuf> {
+/// The files that a rewrite of `model` to `out` would write; `has_data`: one of them is a data file.
+pub fn written(model: &Path, out: &Path, has_data: bool) -> Vec<PathBuf> {
     let path = output_path(model, out);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let data = path.with_file_name(format!("{name}.<checksum>.data"));
-    vec![path, data]
+    [path].into_iter().chain(has_data.then_some(data)).collect()
 }
 
 /// The expected results as text.

@@ -31,9 +31,8 @@ pub struct FormArgs {
     pub cache_bits: Option<BitsArg>,
     /// Cache the KV heads without a latent, and let GroupQueryAttention read them.
     ///
-    /// With --cache-bits 8, 6 or 4 they are cached as integers; with 6 and 4 each head in a basis of its own, in which rounding
-    /// costs least. A model that is written as products takes less time for a long
-    /// past with the operator alone, and nothing is lost.
+    /// A model that is written as products then takes less time for a long past, and loses nothing. With --cache-bits 8, 6 or 4
+    /// the heads are cached as integers; with 6 and 4 each head in a basis of its own, in which rounding costs least.
     #[arg(long, conflicts_with_all = ["rank", "cache_ratio", "max_perplexity_increase", "max_kl", "form"], help_heading = "Size")]
     keep_heads: bool,
     /// The operators of the rewritten attentions.
@@ -173,7 +172,7 @@ impl FormArgs {
     /// The form that the options select.
     pub fn form(&self, transmla: bool) -> Result<&'static dyn Form, UsageError> {
         let absorbed = self.form == FormArg::Absorbed && !transmla;
-        let few = matches!(self.bits(), CacheBits::Six | CacheBits::Four);
+        let few = self.bits().are_few();
         if self.keep_heads {
             return match (self.target, self.bits()) {
                 (Some(TargetArg::Matmul), _) => Err(UsageError(
@@ -181,7 +180,7 @@ impl FormArgs {
                         .to_owned(),
                 )),
                 _ if transmla => Err(UsageError(
-                    "--keep-heads has no factors: leave out --factors transmla".to_owned(),
+                    "--factors transmla has a cache of its own, without heads: leave out --keep-heads".to_owned(),
                 )),
                 _ => match self.new_tokens {
                     Some(NewTokensArg::Exact) => Err(self.exact_in_the_operator()),
@@ -228,19 +227,25 @@ impl FormArgs {
         }
     }
 
-    /// Refuses forms that cannot be trained.
+    /// Refuses forms that cannot be trained. `every_rank`: no rank is below the full one.
     #[cfg(feature = "train")]
-    pub fn check_trainable(&self) -> Result<(), UsageError> {
+    pub fn check_trainable(&self, every_rank: bool) -> Result<(), UsageError> {
         let wrong = |detail: &str| Err(UsageError(format!("--distill {detail}")));
-        let few = matches!(self.bits(), CacheBits::Six | CacheBits::Four);
+        let few = self.bits().are_few();
         if self.keep_heads && !few {
             return wrong(
-                "trains the factors of latents: leave out --keep-heads, or use --cache-bits 4 with it",
+                "trains factors, and heads of 16 and 8 bits have none: leave out --keep-heads, or use --cache-bits 6 or 4",
             );
         }
         if Join::from(self.cache_io) == Join::InPlace {
             return wrong(
                 "cannot train a model that writes in place: leave out --cache-io inplace",
+            );
+        }
+        let gqa = self.target == Some(TargetArg::Gqa) && !self.keep_heads;
+        if gqa && every_rank && !few {
+            return wrong(
+                "trains factors, and latents of all numbers in 8 bits have none in the operator: use --cache-bits 6 or 4, --cache-ratio, or --target matmul",
             );
         }
         match self.new_tokens {

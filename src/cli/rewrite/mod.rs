@@ -239,7 +239,7 @@ impl Rewrite {
         let plans = [Plan {
             file: &model.path,
             foreseen: &foreseen,
-            written: dry_run::written(&model.path, &self.out),
+            written: dry_run::written(&model.path, &self.out, foreseen.has_data),
         }];
         screen.show(
             || dry_run::as_text(&plans, None, target),

@@ -45,7 +45,7 @@ pub struct Summary {
     rows_of_one_length: bool,
     /// Whether `GroupQueryAttention` has taken the place of products.
     raised: bool,
-    /// Whether the heads are cached as they are, without a latent.
+    /// Whether the heads are cached without a latent.
     keeps_heads: bool,
     cached: bool,
     before: u64,

@@ -33,7 +33,7 @@ fn caches_are_paired_by_name_in_any_order_and_spelling() {
                 );
             }
         }
-        let interface = Interface::of(&inputs, &outputs).unwrap();
+        let interface = Interface::of(&inputs, &outputs, &[]).unwrap();
         assert_eq!(interface.caches.len(), 6);
         for cache in &interface.caches {
             let tail = cache
@@ -66,7 +66,7 @@ fn a_latent_cache_of_rank_3_grows_along_its_second_axis() {
         port("present.0", FLOAT, &["b", "p + s", "24"]),
         port("scores", FLOAT, &["b", "s", "9"]),
     ];
-    let interface = Interface::of(&inputs, &outputs).unwrap();
+    let interface = Interface::of(&inputs, &outputs, &[]).unwrap();
     assert_eq!(
         (interface.logits.as_str(), interface.caches[0].length_axis),
         ("scores", Some(1))
@@ -79,7 +79,7 @@ fn a_state_of_one_size_goes_from_step_to_step_and_does_not_grow() {
     let (mut inputs, mut outputs) = llama();
     inputs.push(port("past.7.conv", FLOAT, &["batch", "64", "2"]));
     outputs.push(port("present.7.conv", FLOAT, &["batch", "64", "2"]));
-    let interface = Interface::of(&inputs, &outputs).unwrap();
+    let interface = Interface::of(&inputs, &outputs, &[]).unwrap();
     let state = interface.caches.last().unwrap();
     assert_eq!(
         (state.present.as_str(), state.length_axis),
@@ -92,7 +92,7 @@ fn a_state_of_one_size_goes_from_step_to_step_and_does_not_grow() {
 fn the_factors_of_an_adapter_are_given_and_a_counter_is_not_guessed() {
     let (mut inputs, outputs) = llama();
     inputs.push(port("q_proj.lora_A.weight", FLOAT, &["40", "lora_r"]));
-    let interface = Interface::of(&inputs, &outputs).unwrap();
+    let interface = Interface::of(&inputs, &outputs, &[]).unwrap();
     assert_eq!(interface.inputs.last().unwrap().role, Role::Given);
 }
 
@@ -110,7 +110,7 @@ fn segment_ids_flags_and_pixels_are_filled_and_fixed_sizes_are_kept() {
         port("is_first", BOOL, &["1"]),
         port("pixel_values", FLOAT, &["1", "3", "8", "8"]),
     ]);
-    let interface = Interface::of(&inputs, &outputs).unwrap();
+    let interface = Interface::of(&inputs, &outputs, &[]).unwrap();
     interface.check_fed().unwrap();
     let roles: Vec<Role> = interface
         .inputs
@@ -122,7 +122,7 @@ fn segment_ids_flags_and_pixels_are_filled_and_fixed_sizes_are_kept() {
     assert_eq!(roles, [Role::Given; 3]);
     inputs.push(port("past_of_another.key", FLOAT, &["b", "1", "p", "4"]));
     assert!(
-        Interface::of(&inputs, &outputs)
+        Interface::of(&inputs, &outputs, &[])
             .unwrap()
             .check_fed()
             .is_err()
@@ -131,7 +131,7 @@ fn segment_ids_flags_and_pixels_are_filled_and_fixed_sizes_are_kept() {
     // One token at a time, one row.
     inputs.pop();
     inputs[0].dims = vec![AxisSize::Fixed(1); 2];
-    let interface = Interface::of(&inputs, &outputs).unwrap();
+    let interface = Interface::of(&inputs, &outputs, &[]).unwrap();
     assert_eq!(
         (interface.fixed_batch, interface.fixed_length()),
         (Some(1), Some(1))
@@ -155,7 +155,7 @@ fn segment_ids_flags_and_pixels_are_filled_and_fixed_sizes_are_kept() {
 fn an_input_that_fits_no_role_is_named_and_fed_what_the_user_says() {
     let (mut inputs, outputs) = llama();
     inputs.push(port("sequence_number", INT64, &[]));
-    let interface = Interface::of(&inputs, &outputs).unwrap();
+    let interface = Interface::of(&inputs, &outputs, &[]).unwrap();
     let error = interface.check_fed().unwrap_err();
     assert!(
         matches!(&error, ValidateError::Unfed { name, .. } if name == "sequence_number"),

@@ -10,6 +10,7 @@ use crate::files::interrupted::keep_file;
 use crate::files::load::{LoadedModel, load};
 use crate::files::save::output_path;
 use crate::measure::text::Text;
+use crate::tune::decoder::lowered;
 use crate::tune::run::{TrainProgress, TuneOptions, tune};
 use crate::tune::samples::Samples;
 use crate::tune::select::Trainable;
@@ -17,6 +18,8 @@ use crate::tune::select::Trainable;
 /// Tokens of a sequence and of a step, so that it takes seconds. Sequences of 4,096 tokens, read in chunks of as many, have a
 /// lower perplexity and a higher KL after as many steps (docs/trials.md).
 const LENGTH: usize = 512;
+/// Number of sequences of a text from which on they are as long as the context, if the model computes positions itself.
+const LEAST: usize = 4;
 
 /// Trains the factors of `compressed` for `steps` steps on `text`, to match the next-token distribution of `original`, with
 /// sequences at random positions below `context`. The state is kept beside the output, so that a run that was stopped goes on
@@ -31,8 +34,6 @@ pub(super) fn distil(
     (steps, context): (usize, usize),
     observer: &mut Observer,
 ) -> Result<Distilled, CompressError> {
-    let text = text.clone().in_sequences_of(LENGTH);
-    let samples = Samples::of_text(&text).ok_or(CompressError::ShortText)?;
     let options = TuneOptions {
         trainable: Trainable::Factors,
         steps,
@@ -47,6 +48,12 @@ pub(super) fn distil(
     let partial = PathBuf::from(partial);
     let work = keep_file(&partial);
     let mut student = load(&compressed.staged.path())?;
+    let length = match lowered(&student)?.needs_long_sequences() {
+        true => context.min(text.ids.len() / LEAST).max(LENGTH),
+        false => LENGTH,
+    };
+    let text = text.clone().in_sequences_of(length);
+    let samples = Samples::of_text(&text).ok_or(CompressError::ShortText)?;
     let mut progress = |at: TrainProgress| {
         let loss = at.best.unwrap_or(f64::NAN);
         let (stage, done, total) = (Stage::Distilling { loss }, at.step, at.steps);

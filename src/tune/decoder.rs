@@ -54,6 +54,21 @@ pub struct TrainableGraph {
     pub counts_positions: bool,
 }
 
+impl TrainableGraph {
+    /// Whether a sequence can be placed at any position of a context: its positions are an input, and determine the rotation
+    /// of the keys.
+    #[must_use]
+    pub fn places_sequences(&self) -> bool {
+        self.interface.has(Role::PositionIds) && !self.counts_positions
+    }
+
+    /// Whether only long sequences show it all positions: it computes them, and caches rotated keys.
+    #[must_use]
+    pub fn needs_long_sequences(&self) -> bool {
+        !self.interface.has(Role::PositionIds) && !self.counts_positions
+    }
+}
+
 /// The main graph of `model` with attention operators expanded into primitives.
 ///
 /// # Errors
@@ -118,12 +133,6 @@ impl Decoder {
             interface,
             path,
         })
-    }
-
-    /// Whether positions are an input, so that a sequence can be placed at any position of a context.
-    #[must_use]
-    pub fn takes_positions(&self) -> bool {
-        self.interface.has(Role::PositionIds)
     }
 
     /// Whether it has caches, so that it can read a sequence in chunks.

@@ -145,7 +145,7 @@ pub fn tune(
         Some(teacher) => Some(Decoder::new(teacher, &lowered(teacher)?, &[])?),
         None => None,
     };
-    let positions = match student.takes_positions() && !graph.counts_positions {
+    let positions = match graph.places_sequences() {
         true => options.context,
         false => 0,
     };

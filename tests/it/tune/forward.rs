@@ -257,8 +257,11 @@ fn bf16_is_read_as_it_is() {
 #[test]
 fn a_sequence_stands_anywhere_in_a_context() {
     for (name, takes_positions) in [("dynamo18-llama", true), ("genai-llama", false)] {
-        let decoder = decoder(&loaded(name), &[]).unwrap();
-        assert_eq!(decoder.takes_positions(), takes_positions, "{name}");
+        let model = loaded(name);
+        let graph = lowered(&model).unwrap();
+        assert_eq!(graph.places_sequences(), takes_positions, "{name}");
+        assert_eq!(graph.needs_long_sequences(), !takes_positions, "{name}");
+        let decoder = Decoder::new(&model, &graph, &[]).unwrap();
         let at = |first: usize| -> Vec<f32> {
             let rows = decoder
                 .logits(&TOKENS, first, &Past::default(), &[])

@@ -1,5 +1,6 @@
 //! `--clean`: removal of the kept work of interrupted runs.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -10,12 +11,23 @@ use crate::cli::screen::Screen;
 use crate::files::interrupted::remove_work;
 use crate::report::size;
 
-/// Removes the kept work in `folder` whose name begins with `prefix`, from which runs of the same command would resume.
-pub fn remove_unfinished(folder: &Path, prefix: &str, screen: &Screen) -> anyhow::Result<Exit> {
-    let removed = match folder.is_dir() {
+/// Removes the kept work in `folder` whose name begins with `prefix`, and the file `checkpoint`, from which runs of the same
+/// command would resume.
+pub fn remove_unfinished(
+    folder: &Path,
+    prefix: &str,
+    checkpoint: Option<&Path>,
+    screen: &Screen,
+) -> anyhow::Result<Exit> {
+    let mut removed = match folder.is_dir() {
         true => remove_work(folder, prefix).with_context(|| folder.display().to_string())?,
         false => Vec::new(),
     };
+    if let Some(path) = checkpoint.filter(|path| path.is_file()) {
+        let bytes = fs::metadata(path).map_or(0, |file| file.len());
+        fs::remove_file(path).with_context(|| path.display().to_string())?;
+        removed.push((path.to_path_buf(), bytes));
+    }
     screen.show(|| as_text(&removed, folder), || as_json(&removed));
     Ok(Exit::Done)
 }

@@ -94,7 +94,7 @@ fn way_parser() -> impl TypedValueParser<Value = Way> {
 impl Compare {
     pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {
         if self.clean {
-            return remove_unfinished(Path::new(HERE), ROWS, screen);
+            return remove_unfinished(Path::new(HERE), ROWS, None, screen);
         }
         let model = load(&self.model)?;
         let mut begun = false;

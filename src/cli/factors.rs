@@ -174,13 +174,6 @@ impl FactorArgs {
         statistics.chain(self.text.files())
     }
 
-    /// The options of statistics and text as command-line text.
-    pub fn words(&self) -> String {
-        let calibration = self.calibration.iter();
-        let calibration = calibration.map(|file| format!(" --calibration {}", file.display()));
-        calibration.chain(self.text.words()).collect()
-    }
-
     /// The statistics, read from the file, if one is given.
     pub fn statistics(&self) -> anyhow::Result<Option<ModelStatistics>> {
         let Some(path) = &self.calibration else {

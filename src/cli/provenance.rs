@@ -21,6 +21,25 @@ pub fn command(arguments: &[OsString]) -> String {
     quoted.unwrap_or_else(|_| words.join(" "))
 }
 
+/// [`command`] without the options `left_out`, each with its value, and with `added` at its end.
+pub fn command_with(arguments: &[OsString], left_out: &[&str], added: &[&str]) -> String {
+    let mut kept: Vec<OsString> = Vec::new();
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        let text = word.to_string_lossy();
+        match left_out.iter().find(|option| {
+            text.strip_prefix(**option)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        }) {
+            Some(option) if text == *option => drop(words.next()),
+            Some(_) => {}
+            None => kept.push(word.clone()),
+        }
+    }
+    kept.extend(added.iter().map(OsString::from));
+    command(&kept)
+}
+
 /// The current date and time in UTC, as `2026-01-31T12:00:00Z`.
 pub fn now() -> String {
     format_rfc3339_seconds(SystemTime::now()).to_string()

@@ -40,16 +40,6 @@ impl TextArgs {
         named.chain(&self.token_ids).map(PathBuf::as_path)
     }
 
-    /// The options as command-line text.
-    pub fn words(&self) -> impl Iterator<Item = String> {
-        let named =
-            |name: &'static str| move |file: &PathBuf| format!(" {name} {}", file.display());
-        let text = self.text.iter().map(named("--text"));
-        let tokenizer = self.tokenizer.iter().map(named("--tokenizer"));
-        let ids = self.token_ids.iter().map(named("--token-ids"));
-        text.chain(tokenizer).chain(ids)
-    }
-
     /// The source of the text, if one is given. The default tokenizer is the one beside `model`.
     pub fn source(&self, model: &Path) -> Result<Option<TextSource>, UsageError> {
         text_source(&self.text, self.tokenizer(model), self.token_ids.as_deref())

@@ -1,12 +1,10 @@
 //! Distillation of a rewritten model from its original, before the model is validated and measured.
 
-use std::path::PathBuf;
-
 use crate::compress::compressed::{Compressed, Distilled};
 use crate::compress::compressor::Destination;
 use crate::compress::error::CompressError;
 use crate::compress::events::{Event, Observer, Stage};
-use crate::files::interrupted::keep_file;
+use crate::files::interrupted::{checkpoint_of, keep_file};
 use crate::files::load::{LoadedModel, load};
 use crate::files::save::output_path;
 use crate::measure::text::Text;
@@ -43,9 +41,7 @@ pub(super) fn distil(
         batch: 1,
         seed: 0,
     };
-    let mut partial = output_path(&original.path, destination.out).into_os_string();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
+    let partial = checkpoint_of(&output_path(&original.path, destination.out));
     let work = keep_file(&partial);
     let mut student = load(&compressed.staged.path())?;
     let length = match lowered(&student)?.needs_long_sequences() {

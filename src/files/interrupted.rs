@@ -32,6 +32,14 @@ pub const LAYERS: &str = ".gqa2mla-work-layers-";
 /// Prefix of the names of folders with finished rows of a comparison.
 pub const ROWS: &str = ".gqa2mla-work-rows-";
 
+/// The file with the state of an unfinished training, beside the output `out`.
+#[must_use]
+pub fn checkpoint_of(out: &Path) -> PathBuf {
+    let mut name = out.as_os_str().to_owned();
+    name.push(".partial");
+    name.into()
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

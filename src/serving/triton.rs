@@ -89,7 +89,9 @@ pub fn made(latent: &Latent) -> (String, Vec<Edit>) {
     let (inputs, outputs) = &latent.ports;
     let open =
         |port: &Port| port.dims.len() > 1 && !matches!(port.dims.first(), Some(AxisSize::Fixed(_)));
-    let batch = match inputs.iter().chain(outputs).all(open) {
+    let mut caches = latent.after.caches.iter();
+    let first = caches.all(|cache| cache.batch_axis == 0);
+    let batch = match first && inputs.iter().chain(outputs).all(open) {
         true => BATCH,
         false => 0,
     };

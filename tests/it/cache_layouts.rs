@@ -304,7 +304,8 @@ fn read_behind_the_transpose(mut model: LoadedModel, order: Order) -> LoadedMode
 
 #[test]
 fn caches_between_transposes_are_recognised_whole_and_as_new_rows() {
-    for order in ORDERS {
+    // There, every order is known: [d, length, G, B] and [length, G, B, d] as well.
+    for order in ORDERS.into_iter().chain([[3, 2, 1, 0], [2, 1, 0, 3]]) {
         let whole = between_transposes("optimum-llama", order);
         let read = read_behind_the_transpose(whole.clone(), order);
         let rows = new_rows_between_transposes("optimum-llama", order);
@@ -350,6 +351,24 @@ fn exchange(graph: &mut GraphProto, old: &str, new: &str) {
         if input == old {
             input.replace_range(.., new);
         }
+    }
+}
+
+/// Triton batches along the first axis of every input, which these caches have elsewhere.
+#[test]
+fn a_triton_configuration_batches_only_where_the_batch_comes_first() {
+    let place = folder();
+    for (order, batch) in [(ORDERS[1], 8), (ORDERS[2], 0)] {
+        let model = place.path().join(format!("{batch}/model.onnx"));
+        std::fs::create_dir_all(model.parent().unwrap()).unwrap();
+        save(&with_order("optimum-llama", ".", order), &model).unwrap();
+        let out = place.path().join(format!("{batch}-out"));
+        let folder = model.parent().unwrap().to_path_buf();
+        let ran = with(&[&"rewrite", &folder, &"-o", &out, &"--serving", &"triton"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let config = std::fs::read_to_string(out.join("config.pbtxt")).unwrap();
+        let told = format!("max_batch_size: {batch}\n");
+        assert!(config.contains(&told), "{order:?}: {config}");
     }
 }
 

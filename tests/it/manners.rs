@@ -275,7 +275,17 @@ fn refusals_name_the_option_that_chose_the_form_and_their_way_out_works() {
 fn a_search_tells_what_breaks_the_promise_and_what_keeps_it_as_cheaply() {
     let place = folder();
     let out = place.path().join("out");
-    let search = ["--max-kl", "0.001", "--reconstruct", "0", IDS[0], IDS[1]];
+    let search = [
+        "--max-kl",
+        "0.001",
+        "--reconstruct",
+        "0",
+        "--context",
+        "64",
+        "--force",
+        IDS[0],
+        IDS[1],
+    ];
     let ran = rewrite_fixture("genai-llama", &out, &search);
     assert_eq!(ran.code, 0, "{ran:?}");
     for words in ["  kept, chosen\n", "  fails: KL\n", " heads "] {
@@ -287,6 +297,7 @@ fn a_search_tells_what_breaks_the_promise_and_what_keeps_it_as_cheaply() {
         .lines()
         .find(|line| line.contains("--keep-heads"));
     let (_, command) = told.unwrap().split_once(": gqa2mla ").unwrap();
+    assert!(command.contains("--context 64"), "{command}");
     let words: Vec<&str> = command.split(' ').collect();
     let again = crate::common::run(words);
     assert_eq!(again.code, 0, "{command}: {again:?}");

@@ -14,17 +14,13 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::analysis::reordered::{Edits, IN_ORDER, Order, composed, inverse, order_of, set_order};
 use crate::facts::shapes::axis;
-use crate::graph::build::{int64_vector, node, shared_constant, vector_name};
+use crate::graph::build::node;
 use crate::graph::order::sort;
-use crate::graph::rename::rename_reads;
-use crate::graph::{Graph, NodeId, attribute, input_at, int_attribute, is_alias, is_op, output_at};
-use crate::onnx::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
-
-/// The axes of one value in another order: axis i is the axis `order[i]` of the value.
-type Order = [usize; 4];
-
-const IN_ORDER: Order = [0, 1, 2, 3];
+use crate::graph::rename::{free, rename};
+use crate::graph::{Graph, NodeId, input_at, int_attribute, is_alias, is_op};
+use crate::onnx::{GraphProto, NodeProto, ValueInfoProto};
 
 /// A cache in another order than [B, G, length, d].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +31,8 @@ pub struct Laid {
     pub present: String,
     /// B, G, length and d as axes of the cache.
     pub axes: [usize; 4],
+    /// Whether the graph transposes it at the interface, and joins past and new rows in the usual order.
+    pub turned: bool,
 }
 
 /// A graph with caches [B, G, length, d], and the caches that have another order at its interface.
@@ -55,6 +53,8 @@ struct Way<'g> {
     values: HashSet<&'g str>,
     /// The nodes that pass them on.
     nodes: HashSet<NodeId>,
+    /// Whether they lie outside of two transposes.
+    turned: bool,
     /// The node that makes the first value on the way to the present: the `Concat`, or a `Transpose` behind it.
     end: NodeId,
 }
@@ -69,6 +69,7 @@ pub fn laid(graph: &GraphProto) -> Vec<Laid> {
             past: way.past.to_owned(),
             present: output.name().to_owned(),
             axes: way.axes,
+            turned: way.turned,
         })
     };
     graph.output.iter().filter_map(laid).collect()
@@ -102,25 +103,13 @@ pub fn standard(graph: &GraphProto, caches: Vec<Laid>) -> Option<Standard> {
 pub fn give_back(graph: &mut GraphProto, caches: Vec<Laid>) -> Result<(), String> {
     for cache in caches {
         let back = inverse(cache.axes);
-        reorder(graph, &cache.present, back).ok_or(cache.present)?;
+        match cache.turned {
+            true => turn(graph, &cache),
+            false => reorder(graph, &cache.present, back).ok_or(cache.present)?,
+        }
     }
     sort(graph);
     Ok(())
-}
-
-fn inverse(order: Order) -> Order {
-    let mut inverse = Order::default();
-    for (to, from) in order.into_iter().enumerate() {
-        if let Some(place) = inverse.get_mut(from) {
-            *place = to;
-        }
-    }
-    inverse
-}
-
-/// `order` of what has the axes `first`: the axes of the original value in the order of the result.
-fn composed(first: Order, order: Order) -> Order {
-    order.map(|at| first.get(at).copied().unwrap_or(at))
 }
 
 /// The way of the cache with the output `present`, if a `Concat` puts new rows behind a past input of four axes, in the order of
@@ -165,6 +154,7 @@ fn way<'g>(graph: &'g Graph<'g>, present: &'g str) -> Option<Way<'g>> {
         axes,
         values,
         nodes,
+        turned: turned.is_some(),
         end,
     })
 }
@@ -234,16 +224,44 @@ fn reorder(graph: &mut GraphProto, present: &str, order: Order) -> Option<()> {
         .value_info
         .retain(|info| !changed.contains(info.name()));
     for info in graph.input.iter_mut().chain(&mut graph.output) {
-        // An output may declare no shape.
-        if let (true, Some(sizes)) = (ends.iter().any(|end| end == info.name()), info.sizes_mut()) {
-            let old = sizes.clone();
-            *sizes = order
-                .iter()
-                .filter_map(|&axis| old.get(axis).cloned())
-                .collect();
+        if ends.iter().any(|end| end == info.name()) {
+            arrange(info, order);
         }
     }
     Some(())
+}
+
+/// Puts transposes at the interface of `graph`, between which the `cache` is in the usual order.
+fn turn(graph: &mut GraphProto, cache: &Laid) {
+    let ends = [
+        (&cache.past, cache.axes),
+        (&cache.present, inverse(cache.axes)),
+    ];
+    for (end, order) in ends {
+        let inner = free(&Graph::new(graph), &format!("{end}/in_order"));
+        rename(graph, &HashMap::from([(end.clone(), inner.clone())]));
+        let (from, to) = match end == &cache.past {
+            true => (end, &inner),
+            false => (&inner, end),
+        };
+        let mut turned = node("Transpose", to, &[from], &[to]);
+        set_order(&mut turned, order);
+        graph.node.push(turned);
+        for info in graph.input.iter_mut().chain(&mut graph.output) {
+            if info.name() == end {
+                arrange(info, inverse(cache.axes));
+            }
+        }
+    }
+}
+
+/// Brings the sizes of `info` into `order`, if it declares a shape.
+fn arrange(info: &mut ValueInfoProto, order: Order) {
+    if let Some(sizes) = info.sizes_mut() {
+        let old = sizes.clone();
+        let ordered = order.iter().filter_map(|&axis| old.get(axis).cloned());
+        *sizes = ordered.collect();
+    }
 }
 
 /// `node` with its axis `axis` where it is now: axis i of the old order is axis `back[i]`.
@@ -252,159 +270,4 @@ fn along(node: &NodeProto, back: Order) -> Option<NodeProto> {
     let mut node = node.clone();
     node.attribute.retain(|a| a.name() != "axis");
     Some(node.with_int("axis", moved as i64))
-}
-
-/// The changes of a graph.
-#[derive(Default)]
-struct Edits {
-    replaced: Vec<(NodeId, NodeProto)>,
-    /// Values, each with the value that its readers read instead. The nodes that make them are left out.
-    redirected: HashMap<String, String>,
-    added: Vec<NodeProto>,
-    constants: Vec<TensorProto>,
-}
-
-impl Edits {
-    /// Gives input `at` of `reader` the old order of `value`, whose axes are now in another one: axis i of the old order is its
-    /// axis `back[i]`.
-    fn read(
-        &mut self,
-        graph: &Graph,
-        (id, reader): (NodeId, &NodeProto),
-        (at, value): (usize, &str),
-        back: Order,
-    ) -> Option<()> {
-        let mut node = self.taken(id, reader);
-        if is_op(reader, "Transpose") {
-            let order = composed(back, order_of(reader)?);
-            let output = output_at(reader, 0)?;
-            if order == IN_ORDER && !graph.is_output(output) {
-                let (output, value) = (output.to_owned(), value.to_owned());
-                self.redirected.insert(output, value);
-                return Some(());
-            }
-            set_order(&mut node, order);
-        } else if is_op(reader, "Shape") {
-            node = self.shape(graph, reader, back)?;
-        } else {
-            *node.input.get_mut(at)? = self.transposed(graph, value, back);
-        }
-        self.replaced.push((id, node));
-        Some(())
-    }
-
-    /// [`Self::read`] for a subgraph of `reader` that captures `value`.
-    fn capture(
-        &mut self,
-        graph: &Graph,
-        (id, reader): (NodeId, &NodeProto),
-        value: &str,
-        back: Order,
-    ) {
-        let mut node = self.taken(id, reader);
-        let read = self.transposed(graph, value, back);
-        rename_reads(&mut node, &HashMap::from([(value.to_owned(), read)]));
-        self.replaced.push((id, node));
-    }
-
-    /// The node `id` of the graph, `node`, with the changes so far.
-    fn taken(&mut self, id: NodeId, node: &NodeProto) -> NodeProto {
-        let known = self.replaced.iter().position(|(other, _)| *other == id);
-        known.map_or_else(|| node.clone(), |known| self.replaced.remove(known).1)
-    }
-
-    /// The node in place of the `Shape` node `reader`.
-    fn shape(&mut self, graph: &Graph, reader: &NodeProto, back: Order) -> Option<NodeProto> {
-        let end = |name: &str, default: i64| {
-            let at = int_attribute(reader, name, default);
-            (if at < 0 { at + 4 } else { at }).clamp(0, 4) as usize
-        };
-        let axes = back.get(end("start", 0)..end("end", 4))?;
-        let axes: Vec<i64> = axes.iter().map(|&axis| axis as i64).collect();
-        let (indices, new) = shared_constant(graph, int64_vector(&vector_name(&axes), &axes));
-        let is_new = |new: &TensorProto| self.constants.iter().all(|t| t.name() != new.name());
-        let new = new.filter(is_new);
-        self.constants.extend(new);
-        let output = output_at(reader, 0)?;
-        let all = self.free(graph, &format!("{output}/all"));
-        let read = input_at(reader, 0)?;
-        self.added.push(node("Shape", &all, &[read], &[&all]));
-        let chosen = node("Gather", reader.name(), &[&all, &indices], &[output]);
-        Some(chosen.with_int("axis", 0))
-    }
-
-    /// The name of `value`, which no edit changes, with its axes in `order`: made of what a `Transpose` makes it of.
-    fn merged(&mut self, graph: &Graph, value: &str, order: Order) -> String {
-        let maker = graph.producer(value).map(|(_, maker)| maker);
-        let turned = maker.filter(|maker| is_op(maker, "Transpose"));
-        match turned.and_then(|t| Some((input_at(t, 0)?, order_of(t)?))) {
-            Some((source, first)) => self.transposed(graph, source, composed(first, order)),
-            None => self.transposed(graph, value, order),
-        }
-    }
-
-    /// The name of `value` with its axes in `order`; a node that makes it is added.
-    fn transposed(&mut self, graph: &Graph, value: &str, order: Order) -> String {
-        if order == IN_ORDER {
-            return value.to_owned();
-        }
-        let made = |n: &&NodeProto| {
-            input_at(n, 0) == Some(value) && is_op(n, "Transpose") && order_of(n) == Some(order)
-        };
-        if let Some(known) = self.added.iter().find(made).and_then(|n| output_at(n, 0)) {
-            return known.to_owned();
-        }
-        let name = self.free(graph, &format!("{value}/in_order"));
-        let mut turned = node("Transpose", &name, &[value], &[&name]);
-        set_order(&mut turned, order);
-        self.added.push(turned);
-        name
-    }
-
-    /// Makes the changes in `graph`.
-    fn apply(self, graph: &mut GraphProto) -> Option<()> {
-        for (NodeId(at), node) in self.replaced {
-            *graph.node.get_mut(at)? = node;
-        }
-        let is_left_out = |n: &NodeProto| n.output.iter().any(|o| self.redirected.contains_key(o));
-        graph.node.retain(|n| !is_left_out(n));
-        graph.node.extend(self.added);
-        graph.initializer.extend(self.constants);
-        let nodes = graph.node.iter_mut();
-        nodes.for_each(|node| rename_reads(node, &self.redirected));
-        Some(())
-    }
-
-    /// A name that begins with `name` and neither the graph nor an added node has.
-    fn free(&self, graph: &Graph, name: &str) -> String {
-        let mut name = name.to_owned();
-        while graph.is_taken(&name) || self.added.iter().any(|n| n.output.contains(&name)) {
-            name.push('+');
-        }
-        name
-    }
-}
-
-/// The order of the four axes that the `Transpose` `node` gives.
-fn order_of(node: &NodeProto) -> Option<Order> {
-    let Some(perm) = attribute(node, "perm") else {
-        return Some([3, 2, 1, 0]);
-    };
-    let order: Vec<usize> = perm
-        .ints
-        .iter()
-        .filter_map(|&axis| usize::try_from(axis).ok())
-        .collect();
-    order.try_into().ok()
-}
-
-/// Makes the `Transpose` `node` give `order`; an alias if that is the order of its input.
-fn set_order(node: &mut NodeProto, order: Order) {
-    let perm = order.map(|axis| axis as i64);
-    node.attribute.retain(|a| a.name() != "perm");
-    if order == IN_ORDER {
-        node.op_type = Some("Identity".to_owned());
-    } else {
-        *node = std::mem::take(node).with_ints("perm", &perm);
-    }
 }

@@ -68,3 +68,17 @@ pub fn calls_of(graph: &Graph, kept: &BTreeMap<Key, String>, first: usize) -> Ve
     };
     calls.enumerate().map(reject).collect()
 }
+
+/// Gives attentions that are refused for the order of their caches, and have a second reader in the usual one, the latter
+/// reason.
+pub fn tell_what_else(rejects: &mut [Reject], ordered: &[Reject]) {
+    let is_read = |other: &&Reject| matches!(other.reason, Reason::SecondReader { .. });
+    for reject in rejects {
+        let place = (reject.layer, &reject.within);
+        let mut others = ordered.iter().filter(is_read);
+        let other = others.find(|other| (other.layer, &other.within) == place);
+        if let (Reason::CacheAxis { .. }, Some(other)) = (&reject.reason, other) {
+            *reject = other.clone();
+        }
+    }
+}

@@ -13,6 +13,7 @@ pub mod observe;
 pub mod outside;
 pub mod placed;
 pub mod raise;
+mod reordered;
 pub mod view;
 
 use std::borrow::Cow;
@@ -33,7 +34,7 @@ use crate::recognize::reject::{Reason, Reject};
 use cache_layout::{Laid, laid, standard};
 use caches::Refusals;
 use directions::Directions;
-use found::{calls_of, placed};
+use found::{calls_of, placed, tell_what_else};
 use identity::CacheId;
 use layers::Layers;
 use lowering::lower_operators;
@@ -131,6 +132,7 @@ impl Analysis {
                 break;
             }
             caches = standard.caches.into_iter().filter(read).collect();
+            tell_what_else(&mut all.rejects, &ordered.rejects);
         }
         all.outside.new_rows = whole.map_or_else(Vec::new, |whole| whole.outputs);
         if target == Target::Gqa && !all.has_operator() {

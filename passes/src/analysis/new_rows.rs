@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 use crate::facts::shapes::axis;
 use crate::graph::order::sort;
-use crate::graph::rename::rename;
+use crate::graph::rename::{free, rename};
 use crate::graph::{Graph, NodeId, attribute, input_at, int_attribute, is_alias, is_op, output_at};
 use crate::onnx::tensor_shape_proto::Dimension;
 use crate::onnx::{GraphProto, ValueInfoProto};
@@ -219,15 +219,6 @@ fn read(graph: &mut GraphProto, reader: NodeId, value: String) {
     if let Some(input) = node.and_then(|node| node.input.first_mut()) {
         *input = value;
     }
-}
-
-/// A name of `graph` that begins with `name`.
-fn free(graph: &Graph, name: &str) -> String {
-    let mut name = name.to_owned();
-    while graph.is_taken(&name) {
-        name.push('+');
-    }
-    name
 }
 
 /// The declared size of the sequence axis of `rows`.

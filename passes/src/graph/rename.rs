@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::graph::captured;
+use crate::graph::{Graph, captured};
 use crate::onnx::{GraphProto, NodeProto, ValueInfoProto};
 
 /// Renames values of the nodes of `graph`, and drops what is declared of them.
@@ -47,4 +47,13 @@ fn exchange(value: &mut String, names: &HashMap<String, String>) {
     if let Some(name) = names.get(value) {
         value.clone_from(name);
     }
+}
+
+/// A name of `graph` that begins with `name`.
+pub fn free(graph: &Graph, name: &str) -> String {
+    let mut name = name.to_owned();
+    while graph.is_taken(&name) {
+        name.push('+');
+    }
+    name
 }

@@ -28,6 +28,7 @@ use crate::cli::clean::remove_unfinished;
 use crate::cli::exit::{Exit, UsageError, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::proof::ProofArgs;
+use crate::cli::provenance::command_with;
 use crate::cli::report_file::ReportFile;
 use crate::cli::screen::Screen;
 use crate::cli::values::output;
@@ -37,7 +38,7 @@ use crate::compress::request::Request;
 use crate::compress::run::compress;
 use crate::compress::widths::Widths;
 use crate::files::foreseen::check_file;
-use crate::files::interrupted::LAYERS;
+use crate::files::interrupted::{LAYERS, checkpoint_of};
 use crate::files::load::{LoadedModel, load};
 use crate::files::outputs::{OtherFile, check_model, check_other, check_outside};
 use crate::files::save::{DataFile, names_a_file, output_path};
@@ -124,6 +125,10 @@ pub struct Rewrite {
     explain: bool,
 }
 
+/// The options of a search that a rewrite with `--keep-heads` does without.
+#[rustfmt::skip]
+const OF_THE_SEARCH: [&str; 7] = ["--max-perplexity-increase", "--max-kl", "--target", "--form", "--layout", "--reconstruct", "--cache-bits"];
+
 /// Whether layers and sides have separate ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum LayoutArg {
@@ -138,7 +143,8 @@ impl Rewrite {
     pub fn run(mut self, arguments: &[OsString], screen: &Screen) -> anyhow::Result<Exit> {
         let started = Instant::now();
         if self.clean {
-            return remove_unfinished(&self.work_folder(), LAYERS, screen);
+            let checkpoint = checkpoint_of(&self.out);
+            return remove_unfinished(&self.work_folder(), LAYERS, Some(&checkpoint), screen);
         }
         if let Some(report) = &self.report {
             self.check_report(report)?;
@@ -154,7 +160,7 @@ impl Rewrite {
         let mut ending = Ending::new(&self.model, self.form.target(), in_detail, started);
         ending.explains = self.explain;
         ending.choice = choice;
-        ending.with_kept_heads = self.with_kept_heads();
+        ending.with_kept_heads = command_with(arguments, &OF_THE_SEARCH, &["--keep-heads"]);
         let output = if self.is_of_folder() {
             self.folder(&request, &mut ending, screen)?
         } else {
@@ -307,13 +313,6 @@ impl Rewrite {
         let target = output_path(&model.path, &self.out);
         check_model(&model, &target, self.factors.force)?;
         Ok((model, target))
-    }
-
-    /// The command line that rewrites the same model with `--keep-heads`, without the bits.
-    fn with_kept_heads(&self) -> String {
-        let (model, out) = (self.model.display(), self.out.display());
-        let data = self.factors.words();
-        format!("gqa2mla rewrite {model} -o {out} --keep-heads{data}")
     }
 
     /// Replaces the target `auto` by the faster one; `None` if another is given.

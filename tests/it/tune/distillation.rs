@@ -194,3 +194,20 @@ fn heads_of_8_bits_have_no_factors_to_train() {
     assert_eq!(ran.code, 2, "{ran:?}");
     assert!(ran.stderr.contains("or use --cache-bits 6 or 4"), "{ran:?}");
 }
+
+#[test]
+fn clean_removes_the_state_of_a_distillation() {
+    let place = folder();
+    let out = place.path().join("out.onnx");
+    let partial = place.path().join("out.onnx.partial");
+    fs::write(&partial, "state").unwrap();
+    let mut rewrite = command();
+    rewrite
+        .arg("rewrite")
+        .arg(fixture("optimum-llama"))
+        .arg("-o");
+    let ran = Ran::from(rewrite.arg(&out).arg("--clean").output().unwrap());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stdout.contains("out.onnx.partial"), "{ran:?}");
+    assert!(!partial.exists());
+}

@@ -117,7 +117,6 @@ impl Form for GroupedQuery {
         builder.narrow_caches();
         let rows = builder.operator_rows();
         builder.operator(old, rows);
-        builder.answer_shapes();
         Ok(builder.finish()?)
     }
 }
@@ -138,12 +137,8 @@ impl OperatorForm for GroupedQuery {
         presents: &[String; 2],
         output: &str,
     ) -> Step {
-        let (shared, rows) = builder.operator_rows();
-        Step {
-            shared,
-            nodes: builder.operator_step(old, &rows, presents, (output, output)),
-            rows: Some(rows),
-        }
+        let rows = builder.operator_rows();
+        builder.later_step(old, rows, presents, output)
     }
 }
 
@@ -179,6 +174,22 @@ impl Builder<'_> {
         nodes.extend(self.operator_step(old, &rows, &presents, (&self.name("out"), &output)));
         self.place(site.output, nodes);
         self.drop_appends();
+        self.answer_shapes();
+    }
+
+    /// The step behind a prompt, with the operator on `rows` [B, T, r] of keys and values, which `shared` compute.
+    pub fn later_step(
+        &mut self,
+        old: &NodeProto,
+        (shared, rows): (Vec<NodeProto>, [String; 2]),
+        presents: &[String; 2],
+        output: &str,
+    ) -> Step {
+        Step {
+            shared,
+            nodes: self.operator_step(old, &rows, presents, (output, output)),
+            rows: Some(rows),
+        }
     }
 
     /// Removes the nodes that append to the caches, because the operator computes the presents.

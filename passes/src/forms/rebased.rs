@@ -109,7 +109,6 @@ impl Form for RebasedHeads {
         builder.retype_caches();
         let rows = builder.rows_by_head();
         builder.operator(old, rows);
-        builder.answer_shapes();
         Ok(builder.finish()?)
     }
 }
@@ -130,12 +129,8 @@ impl OperatorForm for RebasedHeads {
         presents: &[String; 2],
         output: &str,
     ) -> Step {
-        let (shared, rows) = builder.rows_by_head();
-        Step {
-            shared,
-            nodes: builder.operator_step(old, &rows, presents, (output, output)),
-            rows: Some(rows),
-        }
+        let rows = builder.rows_by_head();
+        builder.later_step(old, rows, presents, output)
     }
 }
 

@@ -69,12 +69,7 @@ impl Form for RebasedHeads {
     /// s_k, s_v  [G*c]   scales of the channels
     /// m_k, m_v  [G, 1, d]  centres that are subtracted before rounding
     /// ```
-    fn layout(
-        &self,
-        view: &SiteView,
-        made: &Made,
-        names: &SiteNames,
-    ) -> Result<Layout, FormError> {
+    fn layout(&self, view: &SiteView, made: &Made, names: &SiteNames) -> Result<Layout, FormError> {
         let site = view.site();
         let Some(rounding) = made.rounding() else {
             return Err(FormError::missing("it caches no integers"));

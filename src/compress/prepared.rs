@@ -16,6 +16,8 @@ use crate::files::load::LoadedModel;
 use crate::fit::context::{Context, ContextSource};
 use crate::fit::factors::Factorization;
 use crate::measure::text::{Text, TextSource};
+#[cfg(feature = "train")]
+use crate::tune::decoder::check_operators;
 use crate::validate::ports::LanguageModel;
 use crate::validate::{ValidateError, Which};
 
@@ -61,6 +63,10 @@ impl<'f> Prepared<'f> {
             if request.has_data() && request.factorization() != Factorization::Weights {
                 check_recorded(model, &planned, &options)?;
             }
+        }
+        #[cfg(feature = "train")]
+        if request.distillation_steps > 0 {
+            check_operators(model)?;
         }
         // What the model excludes comes first, so that a text is not asked for in vain.
         request.check_bits()?;

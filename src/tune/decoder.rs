@@ -98,6 +98,19 @@ pub fn lowered(model: &LoadedModel) -> Result<TrainableGraph, TuneError> {
     })
 }
 
+/// Checks whether `model` can be read for training, as far as its operators tell.
+///
+/// # Errors
+/// [`TuneError`] that names the first operator that is not implemented, and those of [`lowered`].
+pub fn check_operators(model: &LoadedModel) -> Result<(), TuneError> {
+    let graph = lowered(model)?;
+    let checked = Program::check(&graph.main, &[&graph.interface.logits]);
+    checked.map_err(|cause| TuneError::Program {
+        path: model.path.display().to_string(),
+        cause,
+    })
+}
+
 /// Whether `node` computes the positions of all cached rows, in a form that caches keys before rotation.
 fn counts_positions(node: &NodeProto) -> bool {
     let name = node.name();

@@ -14,7 +14,7 @@ pub mod port;
 pub mod ports;
 pub mod prompt;
 pub mod proof;
-mod roles;
+pub(crate) mod roles;
 pub mod runner;
 pub mod scenario;
 

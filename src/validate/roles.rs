@@ -24,7 +24,7 @@ pub fn plain_role(port: &Port) -> Result<Option<Role>, String> {
         (Role::WriteIndices, element.is_integer() && rank == 1)
     } else if has("nonpad_kv_seqlen") {
         (Role::WrittenRows, element.is_integer() && rank == 1)
-    } else if has("use_cache") {
+    } else if tells_a_past(&name) {
         (
             Role::UseCacheBranch,
             element == ElementType::Bool && rank <= 1,
@@ -61,6 +61,11 @@ pub fn plain_role(port: &Port) -> Result<Option<Role>, String> {
             "by its name it is {role:?}, but its type or rank is not"
         )),
     }
+}
+
+/// Whether an input of this name tells a merged decoder that there is a past.
+pub fn tells_a_past(name: &str) -> bool {
+    name.contains("use_cache")
 }
 
 /// Whether an input of this name is the number of past tokens, or of all, such as `past_seq_len` or `total_sequence_length`.

@@ -63,6 +63,11 @@ pub fn read(model: &Model, tensor: &TensorProto) -> Result<Tensor, TrainError> {
         DataType::Int8 => integers(elements(&bytes, |b| i8::from_le_bytes(b).into())),
         DataType::Uint32 => integers(elements(&bytes, |b| u32::from_le_bytes(b).into())),
         DataType::Uint16 => integers(elements(&bytes, |b| u16::from_le_bytes(b).into())),
+        DataType::Int4 => integers(halves(&bytes, &dims, |n| i64::from((n << 4) as i8 >> 4))),
+        DataType::Uint4 => {
+            let values = halves(&bytes, &dims, |n| n);
+            Tensor::from_vec(values, dims.as_slice(), device)
+        }
         DataType::Uint8 | DataType::Bool => {
             Tensor::from_vec(bytes.to_vec(), dims.as_slice(), device)
         }
@@ -105,6 +110,12 @@ pub fn write(tensor: &mut TensorProto, values: &[f32]) -> Result<(), TrainError>
         ..TensorProto::default()
     };
     Ok(())
+}
+
+/// Two integers of 4 bits in each byte, the first in the lower half.
+fn halves<T>(bytes: &[u8], dims: &[usize], of: impl Fn(u8) -> T) -> Vec<T> {
+    let all = bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]);
+    all.take(dims.iter().product()).map(of).collect()
 }
 
 fn elements<const N: usize, T>(bytes: &[u8], of: impl Fn([u8; N]) -> T) -> Vec<T> {

@@ -92,6 +92,18 @@ fn cases() -> Vec<Case> {
     let places = Tensor::new(&[[0i64, 1, 2, 3, 4], [4, 3, 2, 1, 0]], &Device::Cpu).unwrap();
     let one = Tensor::new(&[[1i64]], &Device::Cpu).unwrap();
     let packed = floats(&[2, 5, 24], 10);
+    let apart = Tensor::from_vec(vec![-0.42f32, 0.22, 0.05], (3, 1), &Device::Cpu).unwrap();
+    // One block is named twice, and one from behind.
+    let tuples = Tensor::new(&[[0i64, 1], [1, -1], [0, 1]], &Device::Cpu).unwrap();
+    let along = Tensor::from_vec(
+        vec![0i64, 3, -2, 1, 2, 0, 3, 1, 0, 2, 1, -1],
+        (2, 3, 2),
+        &Device::Cpu,
+    );
+    let along = along.unwrap();
+    // Far enough apart that a difference does not change their order.
+    let ordered: Vec<f32> = (0..24).map(|i| (i * 7 % 24) as f32 / 12.0 - 1.0).collect();
+    let ordered = Tensor::from_vec(ordered, (2, 3, 4), &Device::Cpu).unwrap();
     vec![
         case("Add", &[&x, &y], &[0, 1]),
         case("Sub", &[&y, &x], &[0, 1]),
@@ -155,6 +167,26 @@ fn cases() -> Vec<Case> {
             &[0],
         ),
         case("Gather", &[&x, &ints(&[2, 0, -1])], &[0]).with(|n| n.with_int("axis", 1)),
+        case("Max", &[&x, &apart, &scalar(0.1)], &[0, 1]),
+        case("Min", &[&x, &apart], &[0, 1]),
+        case("ReduceMax", &[&ordered, &ints(&[1])], &[0]),
+        case("ReduceMax", &[&ordered], &[0]).with(|n| n.with_int("keepdims", 0)),
+        case("GatherND", &[&x, &tuples], &[0]),
+        case("GatherElements", &[&x, &along], &[0]).with(|n| n.with_int("axis", -1)),
+        case("ScatterND", &[&x, &tuples, &floats(&[3, 4], 20)], &[0, 2]),
+        case("ScatterND", &[&x, &tuples, &floats(&[3, 4], 20)], &[0, 2])
+            .with(|n| n.with_text("reduction", "add")),
+        case(
+            "ScatterElements",
+            &[&x, &along, &floats(&[2, 3, 2], 21)],
+            &[0, 2],
+        )
+        .with(|n| n.with_int("axis", -1)),
+        case("TopK", &[&ordered, &ints(&[2])], &[0]).with(|n| n.with_int("axis", 1)),
+        case("TopK", &[&ordered, &ints(&[3])], &[0]).with(|n| n.with_int("largest", 0)),
+        case("Tile", &[&x, &ints(&[1, 2, 3])], &[0]),
+        case("Trilu", &[&x], &[0]),
+        case("Trilu", &[&x, &ints(&[-1])], &[0]).with(|n| n.with_int("upper", 0)),
         case("Cast", &[&x], &[0]).with(|n| n.with_int("to", 10)),
         case("CastLike", &[&x, &y], &[0]),
         case("ReduceMean", &[&x, &ints(&[-1])], &[0]),
@@ -256,7 +288,8 @@ fn every_operator_that_passes_a_gradient_has_a_case() {
         .map(|case| key(case.node.domain(), case.node.op_type()))
         .collect();
     // Differences of rounded numbers are no derivative; their own tests follow.
-    let differentiable = |name: &str| !matches!(name, "QuantizeLinear" | "Round");
+    let differentiable =
+        |name: &str| !matches!(name, "QuantizeLinear" | "DynamicQuantizeLinear" | "Round");
     let flowing = all().filter(|o| o.gradient == Gradient::Flows);
     for operator in flowing.filter(|o| differentiable(o.name)) {
         let name = key(operator.domain, operator.name);
@@ -299,6 +332,27 @@ fn gradients_pass_straight_through_rounding_but_not_where_it_is_limited() {
     let grads = made.pull.unwrap()(&[Some(ones)]).unwrap();
     let grads: Vec<Vec<f32>> = grads[0].as_ref().unwrap().to_vec2().unwrap();
     assert_eq!(grads, [[2.0, 10.0], [0.0, 0.0]]);
+}
+
+/// The integers, the step and the zero of a tensor that is rounded to 256 levels, as ONNX defines them.
+#[test]
+fn gradients_pass_straight_through_rounding_to_the_range_of_a_tensor() {
+    let node = node("DynamicQuantizeLinear", "q", &[], &["y", "scale", "zero"]);
+    let x = Tensor::new(&[0.0f32, 2.0, -3.0, -2.5, 1.34, 0.5], &Device::Cpu).unwrap();
+    let call = Call {
+        node: &node,
+        inputs: &[Some(x)],
+        tracked: &[true],
+    };
+    let made = (find(&node).unwrap().run)(&call).unwrap();
+    let codes: Vec<f32> = made.outputs[0].to_vec1().unwrap();
+    assert_eq!(codes, [153.0, 255.0, 0.0, 26.0, 221.0, 179.0]);
+    let one = |at: usize| made.outputs[at].to_scalar::<f32>().unwrap();
+    assert!((one(1) - 5.0 / 255.0).abs() < 1e-7 && one(2) == 153.0);
+    let ones = made.outputs[0].ones_like().unwrap();
+    let grads = made.pull.unwrap()(&[Some(ones), None, None]).unwrap();
+    let grads: Vec<f32> = grads[0].as_ref().unwrap().to_vec1().unwrap();
+    assert!(grads.iter().all(|g| (g - 51.0).abs() < 1e-3), "{grads:?}");
 }
 
 /// The outputs of the case with `input` in its place.

@@ -181,6 +181,41 @@ fn integers_are_trained_through_their_rounding() {
     }
 }
 
+/// Merged decoders, of which the branch with a past is trained; experts that a router chooses; weights of 8 and 4 bits; masks
+/// and rotations that are computed from indices.
+#[test]
+fn many_kinds_of_decoders_are_distilled() {
+    let place = folder();
+    let half = ["--cache-ratio", "50%", "--factors", "plain"];
+    for name in [
+        "merged-llama",
+        "int8-llama",
+        "qdq_int4-llama",
+        "genai-gptoss",
+        "dynamo18-gptoss",
+        "optimum-qwen3_moe",
+        "optimum-cohere",
+        "optimum-falcon",
+        "optimum-gptj",
+        "dynamo18-gemma3n",
+        "genai-longrope",
+    ] {
+        let original = fixture(name);
+        let model = of_integers(name, place.path(), &half);
+        let out = place.path().join("tuned.onnx");
+        let teacher = original.display().to_string();
+        let asked = ["--teacher", &teacher, "--steps", "40", "--rate", "0.01"];
+        // The positions that the divergence is measured at.
+        let ran = tune(&model, &out, &[&asked[..], &["--context", "32"]].concat());
+        assert_eq!(ran.code, 0, "{name}: {ran:?}");
+        let (before, after) = (divergence(&original, &model), divergence(&original, &out));
+        assert!(
+            after < 0.95 * before,
+            "{name}: in ONNX Runtime {before} to {after}"
+        );
+    }
+}
+
 #[test]
 fn heads_of_8_bits_have_no_factors_to_train() {
     let place = folder();

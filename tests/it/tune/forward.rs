@@ -22,25 +22,17 @@ use crate::common::{
 /// Token ids that every fixture knows.
 const TOKENS: [i64; 12] = [3, 17, 42, 101, 7, 64, 90, 1, 25, 77, 12, 50];
 
+/// Largest difference of logits where activations of random weights are rounded to 8 bits in another range.
+const BOUND: f64 = 5e-2;
+
 /// Fixtures that the trainer cannot run, with the operator that it names.
-const REFUSED: [(&str, &str); 17] = [
-    ("dynamo18-gptoss", "TopK"),
+const REFUSED: [(&str, &str); 6] = [
     ("genai-gemma2-ring", "com.microsoft.GroupQueryAttention"),
-    ("dynamo18-gemma3n", "Tile"),
-    ("genai-gptoss", "com.microsoft.MoE"),
+    ("optimum-whisper", "If"),
     ("genai-lfm2", "com.microsoft.CausalConvWithState"),
-    ("genai-longrope", "If"),
-    ("int8-llama", "If"),
     ("mobius-llama", "TensorScatter"),
     ("mobius-qwen3", "TensorScatter"),
     ("static-llama", "TensorScatter"),
-    ("optimum-cohere", "Tile"),
-    ("optimum-falcon", "Trilu"),
-    ("optimum-gptj", "Trilu"),
-    ("optimum-whisper", "If"),
-    ("merged-llama", "If"),
-    ("optimum-qwen3_moe", "TopK"),
-    ("qdq_int4-llama", "element type 22"),
 ];
 
 fn decoder(model: &LoadedModel, trained: &[String]) -> Result<Decoder, String> {
@@ -121,6 +113,11 @@ fn the_forward_pass_is_that_of_onnx_runtime_on_every_fixture() {
         let off = match decoder.has_caches() {
             true => apart(&in_chunks(&decoder), &ours) / largest,
             false => 0.0,
+        };
+        // Its activations are rounded to the range of the tokens of each run.
+        let tolerance = match name.as_str() {
+            "int8-llama" => BOUND,
+            _ => tolerance,
         };
         assert!(
             f64::from(off) < tolerance,

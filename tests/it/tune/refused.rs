@@ -2,21 +2,39 @@
 
 use std::fs;
 
-use super::{half, tune};
-use crate::common::{fixture, folder, run};
+use super::{half, ids, tune};
+use crate::common::{Ran, fixture, folder, run};
 
 #[test]
 fn an_operator_without_a_gradient_is_named_before_anything_is_done() {
     let place = folder();
     let out = place.path().join("out.onnx");
     let options = ["--objective", "next-token", "--train", "kv"];
-    let ran = tune(&fixture("optimum-qwen3_moe"), &out, &options);
-    assert_eq!(ran.code, 1, "{ran:?}");
-    assert!(
-        ran.stderr.contains("TopK") && ran.stderr.contains("not implemented for training"),
-        "{ran:?}"
+    let ran = tune(&fixture("genai-lfm2"), &out, &options);
+    let is_told = |ran: &Ran| {
+        assert_eq!(ran.code, 1, "{ran:?}");
+        let names = ran.stderr.contains("CausalConvWithState");
+        assert!(
+            names && ran.stderr.contains("not implemented for training"),
+            "{ran:?}"
+        );
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    };
+    is_told(&ran);
+    // A rewrite tells it before it calibrates, and where nothing is to be run at all.
+    let model = fixture("genai-lfm2").join("model.onnx");
+    let (model, out, ids) = (
+        model.display().to_string(),
+        out.display().to_string(),
+        ids().display().to_string(),
     );
-    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    let asked = ["rewrite", &model, "-o", &out, "--distill", "4", "--force"];
+    let asked = [&asked[..], &["--cache-ratio", "50%", "--token-ids", &ids]].concat();
+    for more in [&[][..], &["--dry-run"]] {
+        let ran = run([&asked[..], more].concat());
+        is_told(&ran);
+        assert!(!ran.stderr.contains("statistics"), "{ran:?}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 
 use crate::error::{OpError, invalid};
 use crate::operators::broadcast::{common, reduced};
-use crate::operators::{Call, Computed, TrainOperator, flows, missing, stops};
+use crate::operators::{Call, Computed, TrainOperator, flows, stops};
 
 pub const OPERATORS: &[TrainOperator] = &[
     flows("Add", add),
@@ -13,8 +13,8 @@ pub const OPERATORS: &[TrainOperator] = &[
     flows("Div", div),
     flows("Pow", pow),
     flows("Where", select),
-    missing("Max", max),
-    missing("Min", min),
+    flows("Max", |c| extreme(c, Tensor::broadcast_maximum)),
+    flows("Min", |c| extreme(c, Tensor::broadcast_minimum)),
     flows("Clip", clip),
     stops("Mod", modulo),
 ];
@@ -141,7 +141,8 @@ fn select(call: &Call) -> Result<Computed, OpError> {
     }))
 }
 
-fn folded(
+/// y = the largest or the smallest of the inputs; its gradient goes to the first input that it equals.
+fn extreme(
     call: &Call,
     of: fn(&Tensor, &Tensor) -> candle_core::Result<Tensor>,
 ) -> Result<Computed, OpError> {
@@ -149,15 +150,21 @@ fn folded(
     for input in call.inputs.iter().skip(1).flatten() {
         result = of(&result, input)?;
     }
-    Ok(result.into())
-}
-
-fn max(call: &Call) -> Result<Computed, OpError> {
-    folded(call, Tensor::broadcast_maximum)
-}
-
-fn min(call: &Call) -> Result<Computed, OpError> {
-    folded(call, Tensor::broadcast_minimum)
+    let (inputs, chosen) = (call.inputs.to_vec(), result.clone());
+    Ok(call.made(result, move |grad| {
+        let mut rest = grad.clone();
+        let mut grads = Vec::with_capacity(inputs.len());
+        for input in &inputs {
+            let Some(input) = input else {
+                grads.push(None);
+                continue;
+            };
+            let own = (&rest * chosen.broadcast_eq(input)?.to_dtype(rest.dtype())?)?;
+            rest = (&rest - &own)?;
+            grads.push(Some(reduced(&own, input.dims())?));
+        }
+        Ok(grads)
+    }))
 }
 
 fn clip(call: &Call) -> Result<Computed, OpError> {

@@ -13,6 +13,8 @@ pub const OPERATORS: &[TrainOperator] = &[
     flows("Squeeze", squeeze),
     flows("Flatten", flatten),
     flows("Expand", expand),
+    flows("Tile", tile),
+    flows("Trilu", triangle),
     flows("Identity", identity),
 ];
 
@@ -135,6 +137,56 @@ fn expand(call: &Call) -> Result<Computed, OpError> {
     let dims = common(x.dims(), &wanted)?;
     let before = x.dims().to_vec();
     Ok(call.made_of_first(x.broadcast_as(dims)?, move |grad| reduced(grad, &before)))
+}
+
+/// y = x, repeated as a whole along each axis; dx = the sum over the copies.
+fn tile(call: &Call) -> Result<Computed, OpError> {
+    let x = call.input(0)?;
+    let times = call.integers(1)?.unwrap_or_default();
+    let times: Vec<usize> = times.iter().map(|&n| n.max(0) as usize).collect();
+    let before = x.dims().to_vec();
+    let pairs = times.iter().zip(&before);
+    let parted: Vec<usize> = pairs.flat_map(|(&n, &size)| [n, size]).collect();
+    let copies: Vec<usize> = (0..times.len()).map(|axis| 2 * axis).collect();
+    let whole: Vec<usize> = times
+        .iter()
+        .zip(&before)
+        .map(|(n, size)| n * size)
+        .collect();
+    let single: Vec<usize> = before.iter().flat_map(|&size| [1, size]).collect();
+    let output = x.reshape(single)?.broadcast_as(parted.as_slice())?;
+    let output = output.contiguous()?.reshape(whole)?;
+    Ok(call.made_of_first(output, move |grad| {
+        let sum = grad.contiguous()?.reshape(parted)?.sum(copies)?;
+        Ok(sum.reshape(before)?)
+    }))
+}
+
+/// y = the upper or lower triangle of the last two axes of x, and zeros; dx = that of dy.
+fn triangle(call: &Call) -> Result<Computed, OpError> {
+    let x = call.input(0)?;
+    let above = call.integers(1)?.and_then(|k| k.first().copied());
+    let (above, upper) = (above.unwrap_or(0), call.int("upper", 1) != 0);
+    let [.., rows, columns] = x.dims() else {
+        return invalid("a triangle needs two axes");
+    };
+    let (rows, columns) = (*rows as i64, *columns as i64);
+    let cells = (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j)));
+    let kept = cells.map(|(i, j)| match upper {
+        true => u8::from(j - i >= above),
+        false => u8::from(j - i <= above),
+    });
+    let kept = Tensor::from_vec(
+        kept.collect(),
+        (rows as usize, columns as usize),
+        x.device(),
+    )?;
+    let kept = kept.broadcast_as(x.dims())?.contiguous()?;
+    let zeros = x.zeros_like()?.contiguous()?;
+    let output = kept.where_cond(&x.contiguous()?, &zeros)?;
+    Ok(call.made_of_first(output, move |grad| {
+        Ok(kept.where_cond(&grad.contiguous()?, &zeros)?)
+    }))
 }
 
 fn identity(call: &Call) -> Result<Computed, OpError> {

@@ -5,12 +5,15 @@
 
 mod arithmetic;
 mod broadcast;
+mod choice;
+mod experts;
+mod indexed;
 mod layout;
 mod logic;
 mod normalize;
 mod pieces;
 mod product;
-pub(crate) mod quantized;
+mod quantized;
 mod reduce;
 mod rotary;
 mod shapes;
@@ -85,8 +88,10 @@ const fn contrib(name: &'static str, run: Compute) -> TrainOperator {
 }
 
 /// The tables of all families.
-const FAMILIES: [&[TrainOperator]; 12] = [
+const FAMILIES: [&[TrainOperator]; 14] = [
     arithmetic::OPERATORS,
+    choice::OPERATORS,
+    indexed::OPERATORS,
     layout::OPERATORS,
     logic::OPERATORS,
     normalize::OPERATORS,
@@ -100,6 +105,13 @@ const FAMILIES: [&[TrainOperator]; 12] = [
     unary::OPERATORS,
 ];
 
+/// The primitives in place of `node`, if it is an operator that is run as several: a product with a packed weight, or a mixture
+/// of experts.
+#[must_use]
+pub fn lowered(node: &NodeProto) -> Option<Vec<NodeProto>> {
+    quantized::lowered(node).or_else(|| experts::lowered(node))
+}
+
 /// The operator of `node`, if it is implemented.
 #[must_use]
 pub fn find(node: &NodeProto) -> Option<TrainOperator> {
@@ -107,7 +119,8 @@ pub fn find(node: &NodeProto) -> Option<TrainOperator> {
         "ai.onnx" => "",
         domain => domain,
     };
-    all().find(|o| o.domain == domain && o.name == node.op_type())
+    let found = all().find(|o| o.domain == domain && o.name == node.op_type());
+    found.filter(|o| o.name != "If" || choice::is_of_constants(node))
 }
 
 /// All implemented operators.

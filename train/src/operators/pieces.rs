@@ -3,14 +3,14 @@
 use candle_core::Tensor;
 
 use crate::error::{OpError, invalid};
-use crate::operators::{Call, Computed, Pull, TrainOperator, axis, extent, flows, integers, stops};
+use crate::operators::indexed::{indices as at_indices, scattered};
+use crate::operators::{Call, Computed, Pull, TrainOperator, axis, extent, flows, integers};
 
 pub const OPERATORS: &[TrainOperator] = &[
     flows("Concat", concat),
     flows("Split", split),
     flows("Slice", slice),
     flows("Gather", gather),
-    stops("GatherND", gather_nd),
 ];
 
 /// y = the concatenation of the inputs; each gets its part of dy. An empty past contributes nothing.
@@ -142,7 +142,7 @@ impl Cut {
                 });
             }
             let chosen = (start..end).step_by(step as usize).collect();
-            return Ok(Self::Chosen(indices(chosen)?));
+            return Ok(Self::Chosen(at_indices(chosen)?));
         }
         if step == 0 {
             return invalid("a step of 0");
@@ -152,23 +152,8 @@ impl Cut {
         let chosen = (end + 1..=start)
             .rev()
             .step_by(step.unsigned_abs() as usize);
-        Ok(Self::Chosen(indices(chosen.collect())?))
+        Ok(Self::Chosen(at_indices(chosen.collect())?))
     }
-}
-
-fn indices(chosen: Vec<i64>) -> Result<Tensor, OpError> {
-    let count = chosen.len();
-    Ok(Tensor::from_vec(chosen, count, &candle_core::Device::Cpu)?)
-}
-
-/// The gradient of a tensor with size `whole` along axis `at`, from the gradient `grad` of its elements `indices`.
-fn scattered(grad: &Tensor, at: usize, indices: &Tensor, whole: usize) -> Result<Tensor, OpError> {
-    let mut dims = grad.dims().to_vec();
-    if let Some(dim) = dims.get_mut(at) {
-        *dim = whole;
-    }
-    let zero = Tensor::zeros(dims, grad.dtype(), grad.device())?;
-    Ok(zero.index_add(indices, &grad.contiguous()?, at)?)
 }
 
 /// y = x at the indices along an axis; dx = dy, added at the indices.
@@ -184,7 +169,7 @@ fn gather(call: &Call) -> Result<Computed, OpError> {
     if let Some(outside) = chosen.iter().find(|i| !(0..whole as i64).contains(i)) {
         return invalid(format!("index {outside} of an axis of {whole}"));
     }
-    let chosen = self::indices(chosen)?;
+    let chosen = at_indices(chosen)?;
     let (outer, inner) = (
         x.dims().get(..at).unwrap_or_default(),
         x.dims().get(at + 1..).unwrap_or_default(),
@@ -195,38 +180,4 @@ fn gather(call: &Call) -> Result<Computed, OpError> {
     Ok(call.made_of_first(output, move |grad| {
         scattered(&grad.reshape(flat)?, at, &chosen, whole)
     }))
-}
-
-/// Elements or blocks of x at index tuples, for masks: x [N1..Nk, rest], indices [.., k], without batch axes.
-fn gather_nd(call: &Call) -> Result<Computed, OpError> {
-    let (x, indices) = (call.input(0)?, call.input(1)?);
-    if call.int("batch_dims", 0) != 0 {
-        return invalid("batch_dims is not implemented");
-    }
-    let Some((&depth, outer)) = indices.dims().split_last() else {
-        return invalid("indices are a scalar");
-    };
-    let Some((indexed, inner)) = x.dims().split_at_checked(depth) else {
-        return invalid(format!(
-            "index tuples of {depth} for a tensor of {} axes",
-            x.rank()
-        ));
-    };
-    let mut flat = Vec::with_capacity(outer.iter().product());
-    for tuple in integers(indices)?.chunks_exact(depth.max(1)) {
-        let mut at = 0;
-        for (&index, &dim) in tuple.iter().zip(indexed) {
-            let index = if index < 0 { index + dim as i64 } else { index };
-            if !(0..dim as i64).contains(&index) {
-                return invalid(format!("index {index} of an axis of {dim}"));
-            }
-            at = at * dim as i64 + index;
-        }
-        flat.push(at);
-    }
-    let count: usize = indexed.iter().product();
-    let blocks = x.contiguous()?.reshape([&[count], inner].concat())?;
-    let taken = blocks.index_select(&self::indices(flat)?, 0)?;
-    let output = taken.reshape([outer, inner].concat())?;
-    Ok(output.into())
 }

@@ -2,12 +2,13 @@
 //! activations to integers: gradients pass straight through it.
 
 use candle_core::{DType, Device, Tensor};
-use gqa2mla_passes::graph::label;
-use gqa2mla_passes::onnx::NodeProto;
+use gqa2mla_passes::graph::{build, label};
+use gqa2mla_passes::onnx::{NodeProto, tensor_proto::DataType};
 
 use crate::error::{OpError, invalid};
 use crate::kernels::{map, zip};
-use crate::operators::{Call, Computed, TrainOperator, axis, extent, flows, missing};
+use crate::operators::indexed::indices;
+use crate::operators::{Call, Computed, Pull, TrainOperator, axis, extent, flows, missing};
 
 /// The domain of internal operators.
 const OWN: &str = "gqa2mla.train";
@@ -20,45 +21,73 @@ pub const OPERATORS: &[TrainOperator] = &[
     },
     flows("DequantizeLinear", dequantize),
     flows("QuantizeLinear", quantize),
+    flows("DynamicQuantizeLinear", quantize_to_range),
 ];
 
-/// Expands `MatMulNBits` into the unpacking of its weight, which constant folding computes once, and a product. `None`
-/// for other nodes.
+/// Expands products with integer weights into primitives, of which constant folding computes those of the weight once: the
+/// unpacking of `MatMulNBits`, or the differences of the factors of `MatMulInteger` from their zero points. `None` for other
+/// nodes.
 #[must_use]
 pub fn lowered(node: &NodeProto) -> Option<Vec<NodeProto>> {
-    if node.domain() != "com.microsoft" || node.op_type() != "MatMulNBits" {
-        return None;
+    match (node.domain(), node.op_type()) {
+        ("com.microsoft", "MatMulNBits") => packed(node),
+        ("" | "ai.onnx", "MatMulInteger") => integers(node),
+        _ => None,
     }
-    let input = |at: usize| node.input.get(at).cloned().unwrap_or_default();
-    let weight = format!("{}/weight", label(node));
-    let named = |op: &str, domain: &str, inputs: Vec<String>, output: &str| NodeProto {
-        op_type: Some(op.to_owned()),
-        domain: Some(domain.to_owned()),
-        name: Some(format!("{}/{op}", label(node))),
-        input: inputs,
-        output: vec![output.to_owned()],
-        ..NodeProto::default()
-    };
+}
+
+/// The operator `op` in place of `node`, named by `part`, which is the name of its output.
+fn part(node: &NodeProto, part: &str, op: &str, inputs: &[&str]) -> (NodeProto, String) {
+    let name = format!("{}/{part}", label(node));
+    (build::node(op, &name, inputs, &[&name]), name)
+}
+
+fn packed(node: &NodeProto) -> Option<Vec<NodeProto>> {
+    let input = |at: usize| node.input.get(at).map_or("", String::as_str);
     let output = node.output.first()?;
-    let bias = input(5);
-    let product = match bias.is_empty() {
-        true => output.clone(),
-        false => format!("{}/product", label(node)),
-    };
-    let mut unpack = named(
-        UNPACK,
-        OWN,
-        vec![input(1), input(2), input(3), input(4)],
-        &weight,
-    );
+    let packed = [input(1), input(2), input(3), input(4)];
+    let (mut unpack, weight) = part(node, "weight", UNPACK, &packed);
+    unpack.domain = Some(OWN.to_owned());
     unpack.attribute.clone_from(&node.attribute);
-    let mut nodes = vec![
-        unpack,
-        named("MatMul", "", vec![input(0), weight], &product),
-    ];
-    if !bias.is_empty() {
-        nodes.push(named("Add", "", vec![product, bias], output));
+    let (mut product, made) = part(node, "product", "MatMul", &[input(0), &weight]);
+    let (mut sum, _) = part(node, "sum", "Add", &[&made, input(5)]);
+    Some(match input(5) {
+        "" => {
+            product.output = vec![output.clone()];
+            vec![unpack, product]
+        }
+        _ => {
+            sum.output = vec![output.clone()];
+            vec![unpack, product, sum]
+        }
+    })
+}
+
+/// (a - a_0) (b - b_0), as fp32.
+fn integers(node: &NodeProto) -> Option<Vec<NodeProto>> {
+    let mut nodes = Vec::new();
+    let mut factors = Vec::new();
+    for (at, letter) in ["a", "b"].into_iter().enumerate() {
+        let mut as_float = |at: usize, what: &str| {
+            let input = node.input.get(at).filter(|name| !name.is_empty())?;
+            let (cast, name) = part(node, &format!("{letter}/{what}"), "Cast", &[input]);
+            nodes.push(cast.with_int("to", DataType::Float as i64));
+            Some(name)
+        };
+        let (codes, zero) = (as_float(at, "codes")?, as_float(at + 2, "zero"));
+        factors.push(match zero {
+            None => codes,
+            Some(zero) => {
+                let (off, name) = part(node, &format!("{letter}/off"), "Sub", &[&codes, &zero]);
+                nodes.push(off);
+                name
+            }
+        });
     }
+    let factors: Vec<&str> = factors.iter().map(String::as_str).collect();
+    let (mut product, _) = part(node, "product", "MatMul", &factors);
+    product.output = vec![node.output.first()?.clone()];
+    nodes.push(product);
     Some(nodes)
 }
 
@@ -143,13 +172,61 @@ fn quantize(call: &Call) -> Result<Computed, OpError> {
     }))
 }
 
+/// x, rounded to 256 levels over its range, which 0 is within: the integers as fp32, their scale, and their zero point. The
+/// gradient of the integers is that of x / scale (a straight-through estimator); scale and zero point have none.
+fn quantize_to_range(call: &Call) -> Result<Computed, OpError> {
+    let x = call.input(0)?;
+    let values: Vec<f32> = x.flatten_all()?.to_vec1()?;
+    let (least, most) = values.iter().fold((0f32, 0f32), |(least, most), &v| {
+        (least.min(v), most.max(v))
+    });
+    let scale = match most > least {
+        true => (most - least) / 255.0,
+        false => 1.0,
+    };
+    let zero = (-least / scale).round_ties_even().clamp(0.0, 255.0);
+    let y = map(x, |v| {
+        ((v / scale).round_ties_even() + zero).clamp(0.0, 255.0)
+    })?;
+    let [scale, zero] = [scale, zero].map(|value| Tensor::new(value, x.device()));
+    let (scale, zero) = (scale?, zero?);
+    let step = scale.clone();
+    let pull: Option<Pull> = call.tracks(0).then(|| -> Pull {
+        Box::new(move |grads| match grads.first().and_then(Option::as_ref) {
+            Some(grad) => Ok(vec![Some(grad.broadcast_div(&step)?)]),
+            None => Ok(Vec::new()),
+        })
+    });
+    Ok(Computed {
+        outputs: vec![y, scale, zero],
+        pull,
+    })
+}
+
+/// The scale or zero point of every element of a tensor of shape `dims`, from one of each `block` elements along axis `at`.
+fn in_blocks(
+    values: &Tensor,
+    at: usize,
+    (block, dims): (usize, &[usize]),
+) -> Result<Tensor, OpError> {
+    let places = (0..extent(dims, at)).map(|place| (place / block) as i64);
+    Ok(values
+        .contiguous()?
+        .index_select(&indices(places.collect())?, at)?)
+}
+
 /// A scale or zero point of `call` in fp32, in the shape that broadcasts along its axis.
 fn along(call: &Call, values: &Tensor) -> Result<Tensor, OpError> {
-    if call.int("block_size", 0) != 0 {
-        return invalid("scales in blocks are not implemented");
-    }
     let x = call.input(0)?;
     let values = values.to_dtype(DType::F32)?;
+    let block = usize::try_from(call.int("block_size", 0)).unwrap_or(0);
+    if block != 0 {
+        return in_blocks(
+            &values,
+            axis(call.int("axis", 1), x.rank())?,
+            (block, x.dims()),
+        );
+    }
     if values.elem_count() == 1 {
         return Ok(values.reshape(())?);
     }

@@ -1,14 +1,14 @@
-//! Sums and means over axes.
+//! Sums, means and maxima over axes.
 
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 
 use crate::error::OpError;
-use crate::operators::{Call, Computed, TrainOperator, axis, extent, flows, missing};
+use crate::operators::{Call, Computed, TrainOperator, axis, extent, flows};
 
 pub const OPERATORS: &[TrainOperator] = &[
     flows("ReduceMean", |c| reduced(c, true)),
     flows("ReduceSum", |c| reduced(c, false)),
-    missing("ReduceMax", largest),
+    flows("ReduceMax", largest),
 ];
 
 struct Axes {
@@ -65,11 +65,18 @@ fn reduced(call: &Call, mean: bool) -> Result<Computed, OpError> {
     }))
 }
 
+/// y = the largest x; dx = dy where x is it, in equal shares.
 fn largest(call: &Call) -> Result<Computed, OpError> {
-    let Axes { axes, dims, .. } = axes(call)?;
-    let mut output: Tensor = call.input(0)?.contiguous()?;
-    for at in axes {
-        output = output.max_keepdim(at)?;
+    let x = call.input(0)?.contiguous()?;
+    let Axes { axes, kept, dims } = axes(call)?;
+    let mut most = x.clone();
+    for &at in &axes {
+        most = most.max_keepdim(at)?;
     }
-    Ok(output.reshape(dims)?.into())
+    let output = most.reshape(dims)?;
+    Ok(call.made_of_first(output, move |grad| {
+        let chosen = x.broadcast_eq(&most)?.to_dtype(grad.dtype())?;
+        let share = chosen.broadcast_div(&chosen.sum_keepdim(axes)?)?;
+        Ok(share.broadcast_mul(&grad.reshape(kept)?)?)
+    }))
 }

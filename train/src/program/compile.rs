@@ -9,7 +9,7 @@ use gqa2mla_passes::onnx::stored::Model;
 use gqa2mla_passes::onnx::{GraphProto, NodeProto, TensorProto};
 
 use crate::error::{TrainError, operator_name};
-use crate::operators::{Gradient, TrainOperator, find, quantized};
+use crate::operators::{Gradient, TrainOperator, find, lowered};
 use crate::program::{Parameter, Program, Slot, Step, Values};
 use crate::stored;
 
@@ -46,15 +46,7 @@ impl Program {
         trained: &[String],
     ) -> Result<Self, TrainError> {
         let nodes = needed(graph, outputs);
-        let operators = nodes
-            .iter()
-            .map(|node| {
-                find(node).ok_or_else(|| TrainError::Operator {
-                    node: label(node).to_owned(),
-                    op: operator_name(node),
-                })
-            })
-            .collect::<Result<Vec<TrainOperator>, _>>()?;
+        let operators = implementations(&nodes)?;
         let stored: HashMap<&str, &TensorProto> =
             graph.initializer.iter().map(|t| (t.name(), t)).collect();
         let tracked = tracked(&nodes, &operators, trained)?;
@@ -109,6 +101,14 @@ impl Program {
         Ok(program)
     }
 
+    /// Checks whether every operator that `outputs` of `graph` depend on is implemented. No weight is read.
+    ///
+    /// # Errors
+    /// [`TrainError::Operator`].
+    pub fn check(graph: &GraphProto, outputs: &[&str]) -> Result<(), TrainError> {
+        implementations(&needed(graph, outputs)).map(|_| ())
+    }
+
     /// Constant folding: runs every step whose inputs are constant, and drops constants that are no longer read.
     fn fold(&mut self) -> Result<(), TrainError> {
         let mut values = Values::new(self.slots);
@@ -153,11 +153,21 @@ impl Program {
     }
 }
 
+fn implementations(nodes: &[NodeProto]) -> Result<Vec<TrainOperator>, TrainError> {
+    let implemented = |node: &NodeProto| {
+        find(node).ok_or_else(|| TrainError::Operator {
+            node: label(node).to_owned(),
+            op: operator_name(node),
+        })
+    };
+    nodes.iter().map(implemented).collect()
+}
+
 fn names<'n>(all: impl Iterator<Item = &'n String>) -> impl Iterator<Item = &'n str> {
     all.map(String::as_str).filter(|name| !name.is_empty())
 }
 
-/// The nodes that `outputs` depend on, in graph order, with quantized products expanded.
+/// The nodes that `outputs` depend on, in graph order, with operators expanded that are run as several.
 fn needed(graph: &GraphProto, outputs: &[&str]) -> Vec<NodeProto> {
     let mut wanted: HashSet<&str> = outputs.iter().copied().collect();
     let mut taken = Vec::new();
@@ -168,8 +178,8 @@ fn needed(graph: &GraphProto, outputs: &[&str]) -> Vec<NodeProto> {
             taken.push(node);
         }
     }
-    let lowered = |node: &NodeProto| quantized::lowered(node).unwrap_or_else(|| vec![node.clone()]);
-    taken.into_iter().rev().flat_map(lowered).collect()
+    let expanded = |node: &NodeProto| lowered(node).unwrap_or_else(|| vec![node.clone()]);
+    taken.into_iter().rev().flat_map(expanded).collect()
 }
 
 /// The values that depend on a tensor in `trained` through operators with a gradient.

@@ -17,6 +17,7 @@ pub mod proof;
 pub(crate) mod roles;
 pub mod runner;
 pub mod scenario;
+mod undeclared;
 
 pub use error::{ValidateError, Which};
 pub use greedy::greedy;

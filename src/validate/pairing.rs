@@ -53,8 +53,14 @@ pub fn pair<'a>(pasts: &[&'a Port], outputs: &'a [Port]) -> Result<Paired<'a>, V
         false => by_name,
     };
     let is_alone = |port: &&'a Port| pairs.iter().all(|(past, _)| past.name != port.name);
-    let unmatched = "it looks like a cache, but no output continues it under a matching name";
-    lonely.extend(pasts.into_iter().filter(is_alone).map(|p| (p, unmatched)));
+    let why = |past: &Port| {
+        let is_bare = |port: &Port| port.dims.is_empty() && signature(port) == signature(past);
+        match outputs.iter().any(is_bare) {
+            true => "it looks like a cache, but the output of a matching name has no known shape",
+            false => "it looks like a cache, but no output continues it under a matching name",
+        }
+    };
+    lonely.extend(pasts.into_iter().filter(is_alone).map(|p| (p, why(p))));
     Ok(Paired {
         pairs,
         logits,
@@ -69,10 +75,7 @@ fn logits<'a>(floats: &[&'a Port], pasts: &[&Port]) -> Result<&'a Port, Validate
         .copied()
         .filter(|port| port.dims.len() == 3)
         .collect();
-    if let Some(port) = of_rank
-        .iter()
-        .find(|port| port.name.to_lowercase().contains("logits"))
-    {
+    if let Some(port) = of_rank.iter().find(|port| names_logits(port)) {
         return Ok(port);
     }
     let mut rest = of_rank
@@ -90,6 +93,11 @@ fn logits<'a>(floats: &[&'a Port], pasts: &[&Port]) -> Result<&'a Port, Validate
     }
 }
 
+/// Whether an output of this name holds the logits.
+pub fn names_logits(port: &Port) -> bool {
+    port.name.to_lowercase().contains("logits")
+}
+
 fn partner<'a>(past: &Port, presents: &[&'a Port]) -> Option<&'a Port> {
     let wanted = signature(past);
     let mut fitting = presents
@@ -102,7 +110,7 @@ fn partner<'a>(past: &Port, presents: &[&'a Port]) -> Option<&'a Port> {
 }
 
 /// The sorted words of a cache's name without [`SIDE_WORDS`]: layer number, key or value, and others.
-fn signature(port: &Port) -> Vec<String> {
+pub fn signature(port: &Port) -> Vec<String> {
     // In these the words key and value mean the whole cache.
     let mut name = port.name.to_lowercase();
     for whole in [

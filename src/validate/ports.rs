@@ -16,6 +16,7 @@ use crate::runtime::given::GivenInput;
 use crate::validate::error::ValidateError;
 use crate::validate::interface::Interface;
 use crate::validate::port::{AxisSize, Port, Role};
+use crate::validate::undeclared::with_shapes;
 
 /// Largest number of nodes between a count of tokens and the operator that reads it.
 const MOST_CONVERSIONS: usize = 8;
@@ -51,7 +52,7 @@ impl LanguageModel {
             .as_ref()
             .ok_or_else(|| ValidateError::Interface("the model has no graph".to_owned()))?;
         let view = Graph::new(graph);
-        let (inputs, outputs) = ports(graph, &view);
+        let (inputs, outputs) = ports(model, graph, &view);
         let interface = Interface::of(&inputs, &outputs, &laid(graph))?
             .giving_new_rows(&new_rows(graph))
             .written_in_place(in_place(model))
@@ -235,22 +236,24 @@ fn source<'g>(graph: &'g Graph<'g>, value: &'g str) -> &'g str {
 }
 
 /// The inputs without a default value, and the outputs.
-fn ports(graph: &GraphProto, view: &Graph) -> (Vec<Port>, Vec<Port>) {
+fn ports(model: &ModelProto, graph: &GraphProto, view: &Graph) -> (Vec<Port>, Vec<Port>) {
     let fed = graph
         .input
         .iter()
         .filter(|v| view.input(v.name()).is_some());
-    (
-        fed.map(port).collect(),
-        graph.output.iter().map(port).collect(),
-    )
+    let inputs: Vec<Port> = fed.map(port).collect();
+    let outputs = graph.output.iter().map(port).collect();
+    let outputs = with_shapes(model, &inputs, outputs);
+    (inputs, outputs)
 }
 
 /// The declared inputs of `model` without a default, and its outputs.
 #[must_use]
 pub fn declared(model: &ModelProto) -> (Vec<Port>, Vec<Port>) {
     let graph = model.graph.as_ref();
-    graph.map_or_else(Default::default, |graph| ports(graph, &Graph::new(graph)))
+    graph.map_or_else(Default::default, |graph| {
+        ports(model, graph, &Graph::new(graph))
+    })
 }
 
 fn port(info: &ValueInfoProto) -> Port {

@@ -64,6 +64,7 @@ mod shared_caches;
 mod static_caches;
 #[cfg(feature = "train")]
 mod tune;
+mod undeclared;
 mod untouched;
 mod ways_out;
 mod without_ort;

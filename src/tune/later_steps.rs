@@ -5,10 +5,11 @@
 use std::collections::{HashMap, HashSet};
 
 use gqa2mla_passes::graph::rename::rename;
-use gqa2mla_passes::graph::{captured, is_op, order};
+use gqa2mla_passes::graph::{attribute, captured, is_op, order};
 use gqa2mla_passes::onnx::stored::Model;
 use gqa2mla_passes::onnx::{GraphProto, NodeProto};
 
+use crate::tune::select::is_factor;
 use crate::validate::roles::tells_a_past;
 
 /// `model` without branches for prompts; `None` if it has none. The initializers have the same names.
@@ -42,25 +43,49 @@ fn take(graph: &mut GraphProto, main: &GraphProto, nodes: Vec<NodeProto>) {
     }
 }
 
+/// Those of the initializers `names` of `model` that training may change: not those that are in a branch themselves, and of a
+/// merged decoder only weights that both branches read, so that the branches stay one model. The factors of a rewrite are made
+/// for both.
+#[must_use]
+pub fn of_all_steps(model: &Model, mut names: Vec<String>) -> Vec<String> {
+    let Some(main) = &model.proto.graph else {
+        return names;
+    };
+    let stored: HashSet<&str> = main.initializer.iter().map(|t| t.name()).collect();
+    let merged = main.node.iter().filter_map(|node| merged(main, node));
+    let read: Vec<[HashSet<&str>; 2]> = merged
+        .map(|branches| branches.map(|branch| captured(branch).into_iter().collect()))
+        .collect();
+    let in_both = |name: &str| {
+        read.iter()
+            .all(|[past, none]| past.contains(name) == none.contains(name))
+    };
+    names.retain(|name| stored.contains(&**name) && (is_factor(name) || in_both(name)));
+    names
+}
+
+/// The branches with and without a past, if `node` chooses between them in a merged decoder.
+fn merged<'n>(main: &GraphProto, node: &'n NodeProto) -> Option<[&'n GraphProto; 2]> {
+    let condition = node.input.first()?;
+    let is_input = main.input.iter().any(|input| input.name() == condition);
+    let chooses = is_op(node, "If") && is_input && tells_a_past(&condition.to_lowercase());
+    let [past, none] = ["then_branch", "else_branch"].map(|name| branch(node, name));
+    Some([past.filter(|_| chooses)?, none?])
+}
+
+fn branch<'n>(node: &'n NodeProto, name: &str) -> Option<&'n GraphProto> {
+    attribute(node, name)?.g.as_ref()
+}
+
 /// The branch of later steps, if `node` chooses between a prompt and them: a rewrite calls the results of a prompt
 /// `<old name>/mla/prompt/<result>`, and an input of a merged decoder chooses the branch that reads a past.
 fn later_branch<'n>(main: &GraphProto, node: &'n NodeProto) -> Option<&'n GraphProto> {
-    let branch = |name: &str| {
-        let attribute = node.attribute.iter().find(|a| a.name() == name)?;
-        attribute.g.as_ref()
-    };
-    if !is_op(node, "If") {
-        return None;
-    }
-    let condition = node.input.first()?;
-    let is_input = main.input.iter().any(|input| input.name() == condition);
-    if is_input && tells_a_past(&condition.to_lowercase()) {
-        let (past, none) = (branch("then_branch")?, branch("else_branch")?);
+    if let Some([past, none]) = merged(main, node) {
         return reads_all_inputs_of(past, none, main).then_some(past);
     }
-    let first = branch("then_branch")?.output.first()?.name();
+    let first = branch(node, "then_branch")?.output.first()?.name();
     let of_prompt = first.contains("/mla") && first.rsplit('/').nth(1) == Some("prompt");
-    branch("else_branch").filter(|_| of_prompt)
+    branch(node, "else_branch").filter(|_| is_op(node, "If") && of_prompt)
 }
 
 /// Whether `past` reads every input of `main` that `none` reads. If not, as in an encoder-decoder whose cross-attention reads the

@@ -15,6 +15,7 @@ use crate::tune::TuneError;
 use crate::tune::checkpoint;
 use crate::tune::course::{Check, Course};
 use crate::tune::decoder::{Decoder, lowered};
+use crate::tune::later_steps::of_all_steps;
 use crate::tune::samples::Samples;
 use crate::tune::select::{Trainable, select};
 use crate::tune::steps::TrainRun;
@@ -123,6 +124,7 @@ pub fn tune(
         &graph.interface.logits,
         options.trainable,
     );
+    let trained = of_all_steps(&model.model, trained);
     if trained.is_empty() {
         return Err(TuneError::Nothing {
             path,

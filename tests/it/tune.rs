@@ -1,5 +1,7 @@
 //! Training on text: what the trainer computes, what the commands write, and what they refuse.
 
+#[path = "tune/branches.rs"]
+mod branches;
 #[path = "tune/distillation.rs"]
 mod distillation;
 #[path = "tune/examples.rs"]

@@ -1,0 +1,44 @@
+//! Merged decoders, whose branches with and without a past must stay one model.
+
+use gqa2mla::files::load::load;
+use gqa2mla::files::save::save;
+
+use super::{half, tune};
+use crate::common::{fixture, folder};
+
+#[test]
+fn of_a_merged_decoder_weights_that_both_branches_read_are_trained() {
+    let place = folder();
+    let shared = half("merged-llama", place.path(), &[]);
+    let mut apart = load(&shared).unwrap();
+    let graph = apart.model.proto.graph.as_mut().unwrap();
+    let weights = graph.initializer.clone();
+    let weights = weights
+        .into_iter()
+        .filter(|t| t.name().contains("::MatMul_"));
+    for weight in weights {
+        let own = format!("{}_without_a_past", weight.name());
+        let branches = graph.node.iter_mut().flat_map(|n| &mut n.attribute);
+        let branch = branches.filter(|a| a.name() == "else_branch");
+        for node in branch.flat_map(|a| &mut a.g.as_mut().unwrap().node) {
+            for input in node.input.iter_mut().filter(|i| *i == weight.name()) {
+                input.clone_from(&own);
+            }
+        }
+        let mut copy = weight;
+        copy.name = Some(own);
+        graph.initializer.push(copy);
+    }
+    let copied = place.path().join("apart.onnx");
+    save(&apart, &copied).unwrap();
+    let teacher = fixture("merged-llama").display().to_string();
+    let trained = |model| {
+        let out = place.path().join("out.onnx");
+        let asked = ["--teacher", &teacher, "--steps", "1", "--train", "layers"];
+        let ran = tune(model, &out, &[&asked[..], &["--force"]].concat());
+        assert_eq!(ran.code, 0, "{ran:?}");
+        ran.json()["tuned"]["tensors"].as_u64().unwrap()
+    };
+    // Four factors of each of two layers; seven weights of each layer where they are shared.
+    assert_eq!((trained(&copied), trained(&shared)), (8, 22));
+}

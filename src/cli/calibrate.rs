@@ -14,7 +14,7 @@ use crate::cli::screen::Screen;
 use crate::cli::text::TextArgs;
 use crate::cli::values::{length, output};
 use crate::files::foreseen::check_file;
-use crate::files::interrupted::keep_file;
+use crate::files::interrupted::{checkpoint_of, keep_file};
 use crate::files::load::load;
 use crate::files::outputs::{OtherFile, check_inputs, check_other};
 use crate::fit::calibrate::{Analyzed, calibrate, store};
@@ -63,9 +63,7 @@ pub struct Calibrate {
 impl Calibrate {
     /// The statistics of a run that was stopped, from which the next one goes on.
     fn partial(&self) -> PathBuf {
-        let mut path = self.out.as_os_str().to_owned();
-        path.push(".partial");
-        path.into()
+        checkpoint_of(&self.out)
     }
 
     pub fn run(self, screen: &Screen) -> anyhow::Result<Exit> {

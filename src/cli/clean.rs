@@ -11,6 +11,18 @@ use crate::cli::screen::Screen;
 use crate::files::interrupted::remove_work;
 use crate::report::size;
 
+/// Whether `path` is the state of a training.
+#[cfg(feature = "train")]
+fn is_state_of_training(path: &Path) -> bool {
+    crate::tune::checkpoint::is_state(path)
+}
+
+/// A build without training makes no such states, and leaves them.
+#[cfg(not(feature = "train"))]
+fn is_state_of_training(_: &Path) -> bool {
+    false
+}
+
 /// Removes the kept work in `folder` whose name begins with `prefix`, and the file `checkpoint`, from which runs of the same
 /// command would resume.
 pub fn remove_unfinished(
@@ -23,7 +35,7 @@ pub fn remove_unfinished(
         true => remove_work(folder, prefix).with_context(|| folder.display().to_string())?,
         false => Vec::new(),
     };
-    if let Some(path) = checkpoint.filter(|path| path.is_file()) {
+    if let Some(path) = checkpoint.filter(|path| is_state_of_training(path)) {
         let bytes = fs::metadata(path).map_or(0, |file| file.len());
         fs::remove_file(path).with_context(|| path.display().to_string())?;
         removed.push((path.to_path_buf(), bytes));

@@ -13,6 +13,7 @@ use crate::cli::report_file::ReportFile;
 use crate::cli::screen::Screen;
 use crate::cli::text::TextArgs;
 use crate::cli::values::{length, output};
+use crate::files::interrupted::checkpoint_of;
 use crate::files::load::load;
 use crate::files::origin::mark;
 use crate::files::outputs::{OtherFile, check_model, check_other};
@@ -148,9 +149,7 @@ impl Tune {
         check_model(&model, &out, self.force)?;
         // Claims the output, so that another run for the same output is refused before it computes anything.
         let _held = Staging::model(&out, &model.path)?;
-        let mut partial = out.clone().into_os_string();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
+        let partial = checkpoint_of(&out);
         let sequences = samples.train.len() + samples.held_out.len();
         let tokens_a_step = (samples.tokens() / sequences).min(self.chunk) * self.batch;
         let mut bar = screen.bar();

@@ -1,6 +1,6 @@
 //! The rewrite of one model with statistics and reconstruction.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gqa2mla_passes::factor::reconstruct::Descent;
 use gqa2mla_passes::factor::{CacheBits, Made};
@@ -42,6 +42,8 @@ pub struct Destination<'d> {
     pub data: DataFile,
     /// The folder for finished layers of an interrupted run; `None`: the folder of the output.
     pub work: Option<&'d Path>,
+    /// The file with the state of an interrupted distillation.
+    pub checkpoint: PathBuf,
 }
 
 /// The common parameters of all rewrites of one model.

@@ -4,24 +4,24 @@ use crate::compress::compressed::{Compressed, Distilled};
 use crate::compress::compressor::Destination;
 use crate::compress::error::CompressError;
 use crate::compress::events::{Event, Observer, Stage};
-use crate::files::interrupted::{checkpoint_of, keep_file};
+use crate::files::interrupted::keep_file;
 use crate::files::load::{LoadedModel, load};
-use crate::files::save::output_path;
 use crate::measure::text::Text;
 use crate::tune::decoder::lowered;
 use crate::tune::run::{TrainProgress, TuneOptions, tune};
 use crate::tune::samples::Samples;
 use crate::tune::select::Trainable;
 
-/// Tokens of a sequence and of a step, so that it takes seconds. Sequences of 4,096 tokens, read in chunks of as many, have a
+/// Tokens of a step, so that it takes seconds, and of a sequence if the model takes positions as inputs. Sequences of 4,096 tokens, read in chunks of as many, have a
 /// lower perplexity and a higher KL after as many steps (docs/trials.md).
 const LENGTH: usize = 512;
-/// Number of sequences of a text from which on they are as long as the context, if the model computes positions itself.
+/// A text is cut into at least this many sequences, however long the context is.
 const LEAST: usize = 4;
 
 /// Trains the factors of `compressed` for `steps` steps on `text`, to match the next-token distribution of `original`, with
-/// sequences at random positions below `context`. The state is kept beside the output, so that a run that was stopped goes on
-/// from there.
+/// sequences within the first `context` positions: of [`LENGTH`] tokens at random positions, or as long as the context if the
+/// model computes positions itself. The state is kept in the checkpoint of `destination`, so that a run that was stopped goes
+/// on from there.
 ///
 /// # Errors
 /// [`CompressError`] if the model cannot be trained or written.
@@ -41,8 +41,8 @@ pub(super) fn distil(
         batch: 1,
         seed: 0,
     };
-    let partial = checkpoint_of(&output_path(&original.path, destination.out));
-    let work = keep_file(&partial);
+    let partial = &destination.checkpoint;
+    let work = keep_file(partial);
     let mut student = load(&compressed.staged.path())?;
     let length = match lowered(&student)?.needs_long_sequences() {
         true => context.min(text.ids.len() / LEAST).max(LENGTH),
@@ -61,7 +61,7 @@ pub(super) fn distil(
         teacher,
         &samples,
         &options,
-        &partial,
+        partial,
         &mut progress,
     )?;
     if tuned.best.step > 0 {

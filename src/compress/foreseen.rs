@@ -1,7 +1,7 @@
 //! A dry run: what a compression would do, without computing factors, running a model or writing a file.
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gqa2mla_passes::Form;
 use gqa2mla_passes::factor::blank::BlankFactors;
@@ -62,6 +62,7 @@ pub fn foresee(model: &LoadedModel, request: &Request) -> Result<Foreseen, Compr
         out: Path::new(""),
         data: DataFile::Inline,
         work: None,
+        checkpoint: PathBuf::new(),
     };
     let compressor = Compressor {
         model,

@@ -200,6 +200,7 @@ pub fn compare_ways(
         out: &folder,
         data: DataFile::Beside,
         work: None,
+        checkpoint: PathBuf::new(),
     };
     for (at, size) in sizes.iter().enumerate() {
         let &Size {

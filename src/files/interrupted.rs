@@ -32,7 +32,7 @@ pub const LAYERS: &str = ".gqa2mla-work-layers-";
 /// Prefix of the names of folders with finished rows of a comparison.
 pub const ROWS: &str = ".gqa2mla-work-rows-";
 
-/// The file with the state of an unfinished training, beside the output `out`.
+/// The file with the state of an unfinished run that writes `out`, beside it.
 #[must_use]
 pub fn checkpoint_of(out: &Path) -> PathBuf {
     let mut name = out.as_os_str().to_owned();

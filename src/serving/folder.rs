@@ -14,6 +14,7 @@ use crate::compress::request::Request;
 use crate::compress::run::{Compression, compress};
 use crate::compress::widths::Widths;
 use crate::files::foreign;
+use crate::files::interrupted::checkpoint_of;
 use crate::files::load::{LoadError, LoadedModel};
 use crate::files::outputs::{OutputError, check_folder};
 use crate::files::staging::{Staging, StagingError};
@@ -258,6 +259,7 @@ pub fn rewrite_folder(
             out: &out,
             data: data_file(&checked.stacks, &model),
             work: request.out.parent(),
+            checkpoint: checkpoint_of(request.out),
         };
         let compression = compress(&model, &destination, &checked.compression, observer)?;
         checked.edit(&mut changed, &model, compression.compressed.written()?)?;

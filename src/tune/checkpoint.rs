@@ -17,6 +17,8 @@ use crate::tune::course::Course;
 
 /// Kind and version of the file.
 const KIND: &str = "gqa2mla training 2";
+/// The beginning of the format of every version.
+const KIND_OF_ANY_VERSION: &str = "gqa2mla training";
 
 /// The state of a training run.
 #[derive(Debug, Clone)]
@@ -107,6 +109,20 @@ pub fn save(state: &TrainingState, settings: &str, path: &Path) -> Result<(), Ar
     })?;
     staging.publish()?;
     Ok(())
+}
+
+/// Whether `path` is a file of [`save`], whatever its inputs.
+#[must_use]
+pub fn is_state(path: &Path) -> bool {
+    let Ok(source) = Source::map(path) else {
+        return false;
+    };
+    let header = SafeTensors::read_metadata(source.bytes());
+    let kind = header.ok().and_then(|(_, header)| {
+        let text = header.metadata().as_ref()?;
+        text.get(FORMAT).cloned()
+    });
+    kind.is_some_and(|kind| kind.starts_with(KIND_OF_ANY_VERSION))
 }
 
 /// Reads a file of [`save`]; `None` if there is none with these settings and tensor shapes.

@@ -13,13 +13,20 @@ use crate::files::load::LoadedModel;
 use crate::runtime::tensor::{Data, Tensor as Fed};
 use crate::tune::TuneError;
 use crate::tune::floats::in_floats;
-use crate::tune::later_steps::later_steps;
+use crate::tune::later_steps::{is_merged, later_steps};
 use crate::validate::ValidateError;
-use crate::validate::cache::CachePort;
+use crate::validate::cache::{CacheKind, CachePort};
 use crate::validate::feed::Moment;
 use crate::validate::interface::Interface;
 use crate::validate::port::Role;
 use crate::validate::ports::LanguageModel;
+
+/// Tokens of the check that logits do not depend on later tokens.
+const SEVERAL: usize = 9;
+/// The largest difference of logits of the same tokens in two runs, relative to the largest logit. Activations that are rounded
+/// to 8 bits in the range of each run differ by 2e-2 with random weights; a mask that hides nothing changes logits by more than
+/// their tenth.
+const CAUSAL: f32 = 0.1;
 
 /// The tokens of a sequence that a model has read, as it caches them; by default none.
 #[derive(Debug, Clone, Default)]
@@ -49,12 +56,22 @@ pub struct TrainableGraph {
     pub sources: Vec<String>,
     /// The inputs and outputs. Caches of integers are in floating point.
     pub interface: Interface,
+    /// Whether it is the branch with a past of a merged decoder.
+    pub merged: bool,
     /// Whether keys are rebuilt from latents and rotated to the positions of their rows, counted from 0, whatever the position
     /// inputs are.
     pub counts_positions: bool,
 }
 
 impl TrainableGraph {
+    /// What a step computes: the logits, and the present of every cache.
+    fn outputs(&self) -> Vec<&str> {
+        let presents = self.interface.caches.iter().map(|port| &*port.present);
+        std::iter::once(&*self.interface.logits)
+            .chain(presents)
+            .collect()
+    }
+
     /// Whether a sequence can be placed at any position of a context: its positions are an input, and determine the rotation
     /// of the keys.
     #[must_use]
@@ -62,10 +79,12 @@ impl TrainableGraph {
         self.interface.has(Role::PositionIds) && !self.counts_positions
     }
 
-    /// Whether only long sequences show it all positions: it computes them, and caches rotated keys.
+    /// Whether only long sequences show it all positions: it computes them, and caches rotated keys. A model without a cache reads
+    /// a sequence in one run, so that a long one would need too much memory.
     #[must_use]
     pub fn needs_long_sequences(&self) -> bool {
-        !self.interface.has(Role::PositionIds) && !self.counts_positions
+        let counts = !self.interface.has(Role::PositionIds) && !self.counts_positions;
+        counts && !self.interface.caches.is_empty()
     }
 }
 
@@ -75,8 +94,9 @@ impl TrainableGraph {
 /// [`TuneError::Interface`] and [`TuneError::Analysis`].
 pub fn lowered(model: &LoadedModel) -> Result<TrainableGraph, TuneError> {
     let path = model.path.display().to_string();
-    let later = later_steps(&model.model);
-    let model = later.as_ref().unwrap_or(&model.model);
+    let original = &model.model;
+    let later = later_steps(original);
+    let model = later.as_ref().unwrap_or(original);
     let floating = in_floats(model);
     let model = floating.as_ref().unwrap_or(model);
     let analysis = Analysis::of(model, Target::MatMul);
@@ -85,13 +105,29 @@ pub fn lowered(model: &LoadedModel) -> Result<TrainableGraph, TuneError> {
         cause,
     })?;
     let seen = analysis.with_caches_in_order(&model.proto);
-    let subject = LanguageModel::of(&seen).map_err(|cause| TuneError::Interface { path, cause })?;
+    let subject = LanguageModel::of(&seen);
+    let subject = subject.map_err(|cause| TuneError::Interface {
+        path: path.clone(),
+        cause,
+    })?;
+    if subject
+        .interface
+        .caches
+        .iter()
+        .any(|cache| cache.kind == CacheKind::InPlace)
+    {
+        return Err(TuneError::Nothing {
+            path,
+            detail: "its caches are written in place, which training does not follow: rewrite the model with --cache-io append".to_owned(),
+        });
+    }
     let sides = analysis
         .sites
         .iter()
         .flat_map(|p| [&p.site.key, &p.site.value]);
     Ok(TrainableGraph {
         sources: sides.map(|side| side.new.clone()).collect(),
+        merged: is_merged(original),
         counts_positions: analysis.main.node.iter().any(counts_positions),
         main: analysis.main,
         interface: subject.interface,
@@ -104,7 +140,7 @@ pub fn lowered(model: &LoadedModel) -> Result<TrainableGraph, TuneError> {
 /// [`TuneError`] that names the first operator that is not implemented, and those of [`lowered`].
 pub fn check_operators(model: &LoadedModel) -> Result<(), TuneError> {
     let graph = lowered(model)?;
-    let checked = Program::check(&graph.main, &[&graph.interface.logits]);
+    let checked = Program::check(&graph.main, &graph.outputs());
     checked.map_err(|cause| TuneError::Program {
         path: model.path.display().to_string(),
         cause,
@@ -131,12 +167,7 @@ impl Decoder {
         let mut interface = graph.interface.clone();
         // The cache is empty, so its size does not matter.
         interface.close_open_axes(1);
-        let presents = interface.caches.iter().map(|port| port.present.as_str());
-        let outputs: Vec<&str> = [interface.logits.as_str()]
-            .into_iter()
-            .chain(presents)
-            .collect();
-        let program = Program::compile(&model.model, &graph.main, &outputs, trained);
+        let program = Program::compile(&model.model, &graph.main, &graph.outputs(), trained);
         let program = program.map_err(|cause| TuneError::Program {
             path: path.clone(),
             cause,
@@ -239,6 +270,37 @@ impl Decoder {
         let outputs = outputs.map_err(|cause| self.failed(cause))?;
         let logits = self.rows(outputs.first())?;
         Ok((logits, self.after(past, tokens.len(), &outputs)))
+    }
+
+    /// Checks that the first logits do not depend on later tokens.
+    ///
+    /// # Errors
+    /// [`TuneError::SeesLater`] if they do, and those of [`Decoder::logits`].
+    pub fn check_causal(&self, tokens: &[i64], parameters: &[Tensor]) -> Result<(), TuneError> {
+        let read = |count: usize| -> Result<Tensor, TuneError> {
+            let tokens = tokens.get(..count).unwrap_or_default();
+            let (rows, _) = self.logits(tokens, 0, &Past::default(), parameters)?;
+            Ok(rows)
+        };
+        let many = tokens.len().min(SEVERAL);
+        if many < 2 {
+            return Ok(());
+        }
+        let largest = |t: &Tensor| -> candle_core::Result<f32> {
+            t.abs()?.flatten_all()?.max(0)?.to_scalar()
+        };
+        let apart = |first: &Tensor, all: &Tensor| -> candle_core::Result<(f32, f32)> {
+            let same = all.narrow(0, 0, first.dim(0)?)?;
+            Ok((largest(&(first - same)?)?, largest(first)?))
+        };
+        let (first, all) = (read(many - 1)?, read(many)?);
+        let (apart, whole) = apart(&first, &all).map_err(|e| self.failed(e.into()))?;
+        match apart > CAUSAL * whole {
+            true => Err(TuneError::SeesLater {
+                path: self.path.clone(),
+            }),
+            false => Ok(()),
+        }
     }
 
     /// The output `logits` as [T, V].

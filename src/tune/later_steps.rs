@@ -64,6 +64,13 @@ pub fn of_all_steps(model: &Model, mut names: Vec<String>) -> Vec<String> {
     names
 }
 
+/// Whether `model` is a merged decoder, one of whose branches reads a past.
+#[must_use]
+pub fn is_merged(model: &Model) -> bool {
+    let main = model.proto.graph.as_ref();
+    main.is_some_and(|main| main.node.iter().any(|node| merged(main, node).is_some()))
+}
+
 /// The branches with and without a past, if `node` chooses between them in a merged decoder.
 fn merged<'n>(main: &GraphProto, node: &'n NodeProto) -> Option<[&'n GraphProto; 2]> {
     let condition = node.input.first()?;

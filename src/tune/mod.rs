@@ -56,6 +56,14 @@ pub enum TuneError {
         /// The reason, and what to do.
         detail: String,
     },
+    /// A branch of a merged decoder lets tokens see later ones.
+    #[error(
+        "{path}: the branch with a past does not hide later tokens of a run without a past: it is made for one token at a time, and cannot be trained; train the decoder that was exported by itself, and merge afterwards"
+    )]
+    SeesLater {
+        /// The model.
+        path: String,
+    },
     /// The loss is not finite before training.
     #[error(
         "{path}: the loss on the held-out text is not finite before the first step: the model overflows on this text"

@@ -143,8 +143,13 @@ pub fn tune(
     let student = Decoder::new(model, &graph, &trained)?;
     let settings = settings(model, teacher, samples, options)?;
     let original = teacher;
+    let mut merged = graph.merged;
     let teacher = match teacher {
-        Some(teacher) => Some(Decoder::new(teacher, &lowered(teacher)?, &[])?),
+        Some(teacher) => {
+            let graph = lowered(teacher)?;
+            merged |= graph.merged;
+            Some(Decoder::new(teacher, &graph, &[])?)
+        }
         None => None,
     };
     let positions = match graph.places_sequences() {
@@ -182,6 +187,9 @@ pub fn tune(
         teacher.let_go();
     }
     if !resumed {
+        if merged {
+            run.check_causal(&state)?;
+        }
         let first = run.check(&mut state)?;
         if !first.is_finite() {
             return Err(TuneError::NotFinite { path });

@@ -1,4 +1,4 @@
-//! Shapes of outputs that a model does not declare, inferred from its nodes.
+//! Shapes of outputs that a model does not declare, inferred from its nodes, or else from names.
 
 use gqa2mla_passes::facts::Facts;
 use gqa2mla_passes::graph::Graph;
@@ -10,8 +10,7 @@ use crate::validate::pairing::{names_logits, signature};
 use crate::validate::port::{AxisSize, Port};
 
 /// `outputs` of `model`, those without a declared shape with the inferred one. Where it cannot be inferred, as for the results of
-/// an `If`, the output that is named logits has three axes, and an output that has the name of a past in `inputs` has its shape, but for
-/// sizes that are not constant.
+/// an `If`, see [`by_name`].
 pub fn with_shapes(model: &ModelProto, inputs: &[Port], mut outputs: Vec<Port>) -> Vec<Port> {
     let Some(graph) = &model.graph else {
         return outputs;
@@ -51,6 +50,8 @@ pub fn with_shapes(model: &ModelProto, inputs: &[Port], mut outputs: Vec<Port>) 
     outputs
 }
 
+/// Three axes for the output that is named logits. An output with the name of a past in `inputs` has the shape of that past; sizes
+/// that are no constants are unknown, but for that of the first axis, the batch. Empty for other outputs.
 fn by_name(port: &Port, inputs: &[Port]) -> Vec<AxisSize> {
     if names_logits(port) {
         return vec![AxisSize::Unknown; 3];

@@ -21,6 +21,7 @@ fn a_library_caller_compresses_a_model_and_hears_of_every_stage() {
         out: &out,
         data: DataFile::Beside,
         work: None,
+        checkpoint: std::path::PathBuf::new(),
     };
     let request = Request {
         options: RewriteOptions {
@@ -62,6 +63,7 @@ fn a_library_caller_gets_typed_errors() {
         out: &out,
         data: DataFile::Beside,
         work: None,
+        checkpoint: std::path::PathBuf::new(),
     };
     let model = loaded("optimum-llama");
     let try_it = |request: Request| {
@@ -94,6 +96,7 @@ fn weights_are_written_to_as_many_files_as_their_size_takes() {
             largest: 40_000,
         },
         work: None,
+        checkpoint: std::path::PathBuf::new(),
     };
     let model = loaded("genai-llama");
     let made = compress(&model, &destination, &Request::default(), &mut |_| {}).unwrap();

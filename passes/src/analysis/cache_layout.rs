@@ -12,7 +12,7 @@
 //! transposed keys as they are, it does so in the form absorbed as well, with a cache in floating point. Other forms and casts
 //! have a `Transpose` of the cache in each step.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::analysis::reordered::{Edits, IN_ORDER, Order, composed, inverse, order_of, set_order};
 use crate::facts::shapes::axis;
@@ -50,7 +50,7 @@ struct Way<'g> {
     /// B, G, length and d as axes of the cache.
     axes: Order,
     /// The values that have these axes, from the past input and to the present.
-    values: HashSet<&'g str>,
+    values: BTreeSet<&'g str>,
     /// The nodes that pass them on.
     nodes: HashSet<NodeId>,
     /// Whether they lie outside of two transposes.
@@ -115,11 +115,11 @@ pub fn give_back(graph: &mut GraphProto, caches: Vec<Laid>) -> Result<(), String
 /// The way of the cache with the output `present`, if a `Concat` puts new rows behind a past input of four axes, in the order of
 /// the cache or between two transposes.
 fn way<'g>(graph: &'g Graph<'g>, present: &'g str) -> Option<Way<'g>> {
-    let (mut values, mut nodes) = (HashSet::new(), HashSet::new());
+    let (mut values, mut nodes) = (BTreeSet::new(), HashSet::new());
     let first = passed(graph, present, &mut values, &mut nodes)?;
     let (end, node) = graph.producer(first)?;
     let turned = order_of(node).filter(|_| is_op(node, "Transpose"));
-    let mut inner = (HashSet::new(), HashSet::new());
+    let mut inner = (BTreeSet::new(), HashSet::new());
     let join = match turned {
         Some(_) => {
             let joined = passed(graph, input_at(node, 0)?, &mut inner.0, &mut inner.1)?;
@@ -163,7 +163,7 @@ fn way<'g>(graph: &'g Graph<'g>, present: &'g str) -> Option<Way<'g>> {
 fn passed<'g>(
     graph: &'g Graph<'g>,
     mut value: &'g str,
-    values: &mut HashSet<&'g str>,
+    values: &mut BTreeSet<&'g str>,
     nodes: &mut HashSet<NodeId>,
 ) -> Option<&'g str> {
     while values.insert(value) {

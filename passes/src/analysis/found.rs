@@ -69,8 +69,8 @@ pub fn calls_of(graph: &Graph, kept: &BTreeMap<Key, String>, first: usize) -> Ve
     calls.enumerate().map(reject).collect()
 }
 
-/// Gives attentions that are refused for the order of their caches, and have a second reader in the usual one, the latter
-/// reason.
+/// Gives attentions that are refused for the order of their caches another reason, if they would be refused in the usual order
+/// for a second reader: that reader.
 pub fn tell_what_else(rejects: &mut [Reject], ordered: &[Reject]) {
     let is_read = |other: &&Reject| matches!(other.reason, Reason::SecondReader { .. });
     for reject in rejects {

@@ -162,8 +162,8 @@ pub fn no_operator(view: &SiteView) -> String {
 }
 
 impl Builder<'_> {
-    /// Puts the operator in place of the products of the attention. It reads `rows` [B, T, r] of keys and values, which
-    /// `nodes` compute.
+    /// Puts the operator in place of the products of the attention and of the nodes that append to its caches. It reads `rows`
+    /// [B, T, r] of keys and values, which `nodes` compute. Nodes that read the length of a cache read it elsewhere.
     pub fn operator(&mut self, old: &NodeProto, (mut nodes, rows): (Vec<NodeProto>, [String; 2])) {
         let site = self.site;
         let presents = [&site.key, &site.value].map(|side| {

@@ -49,7 +49,7 @@ fn exchange(value: &mut String, names: &HashMap<String, String>) {
     }
 }
 
-/// A name of `graph` that begins with `name`.
+/// A name that begins with `name` and that `graph` does not have yet.
 pub fn free(graph: &Graph, name: &str) -> String {
     let mut name = name.to_owned();
     while graph.is_taken(&name) {

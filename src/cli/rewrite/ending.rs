@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::bench::Benched;
 use crate::cli::bench::as_text;
 use crate::cli::exit::Exit;
-use crate::cli::provenance::{self, sha256};
+use crate::cli::provenance::{self, command_with, sha256};
 use crate::cli::report_file::ReportFile;
 use crate::cli::rewrite::fastest::Choice;
 use crate::cli::rewrite::shown;
@@ -23,6 +23,27 @@ use crate::runtime;
 use crate::serving::Stack;
 use crate::serving::bundle::LeftOut;
 use crate::serving::folder::RewrittenFolder;
+
+/// The options of a search that a rewrite with `--keep-heads` does without, each with a value.
+const OF_THE_SEARCH: [&str; 10] = [
+    "--max-perplexity-increase",
+    "--max-kl",
+    "--target",
+    "--form",
+    "--layout",
+    "--reconstruct",
+    "--cache-bits",
+    "--distill",
+    "--new-tokens",
+    "--cache-io",
+];
+
+/// The command line `arguments` of a search with `--keep-heads` in place of the search, without the bits.
+pub fn with_kept_heads(arguments: &[OsString]) -> String {
+    let kept = arguments.iter().filter(|word| *word != "--per-head");
+    let kept: Vec<OsString> = kept.cloned().collect();
+    command_with(&kept, &OF_THE_SEARCH, &["--keep-heads"])
+}
 
 /// The final output of a rewrite, collected for all models.
 pub struct Ending {
@@ -254,4 +275,20 @@ fn used_runtime() -> Value {
     json!(runtime::used().map(|used| json!({
         "version": used.version, "path": used.path, "chosen_by": used.origin,
     })))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::with_kept_heads;
+
+    #[test]
+    fn a_command_for_kept_heads_leaves_out_what_does_not_go_with_them() {
+        let given = "bin/gqa2mla rewrite in --max-kl=0.1 -o out --per-head --distill 8 --new-tokens exact \
+            --cache-io=inplace --context 64 --text train.txt";
+        let words: Vec<OsString> = given.split_whitespace().map(OsString::from).collect();
+        let told = "gqa2mla rewrite in -o out --context 64 --text train.txt --keep-heads";
+        assert_eq!(with_kept_heads(&words), told);
+    }
 }

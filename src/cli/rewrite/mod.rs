@@ -17,7 +17,7 @@ use gqa2mla_passes::RewriteOptions;
 
 use distill::DistillArgs;
 use dry_run::Plan;
-use ending::Ending;
+use ending::{Ending, with_kept_heads};
 use fastest::{Choice, Draft, check_measurable, fastest};
 use form::{FormArgs, TargetArg};
 use serving::ServingArg;
@@ -28,7 +28,6 @@ use crate::cli::clean::remove_unfinished;
 use crate::cli::exit::{Exit, UsageError, in_options};
 use crate::cli::factors::FactorArgs;
 use crate::cli::proof::ProofArgs;
-use crate::cli::provenance::command_with;
 use crate::cli::report_file::ReportFile;
 use crate::cli::screen::Screen;
 use crate::cli::values::output;
@@ -125,10 +124,6 @@ pub struct Rewrite {
     explain: bool,
 }
 
-/// The options of a search that a rewrite with `--keep-heads` does without.
-#[rustfmt::skip]
-const OF_THE_SEARCH: [&str; 7] = ["--max-perplexity-increase", "--max-kl", "--target", "--form", "--layout", "--reconstruct", "--cache-bits"];
-
 /// Whether layers and sides have separate ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum LayoutArg {
@@ -143,7 +138,7 @@ impl Rewrite {
     pub fn run(mut self, arguments: &[OsString], screen: &Screen) -> anyhow::Result<Exit> {
         let started = Instant::now();
         if self.clean {
-            let checkpoint = checkpoint_of(&self.out);
+            let checkpoint = self.checkpoint();
             return remove_unfinished(&self.work_folder(), LAYERS, Some(&checkpoint), screen);
         }
         if let Some(report) = &self.report {
@@ -160,7 +155,7 @@ impl Rewrite {
         let mut ending = Ending::new(&self.model, self.form.target(), in_detail, started);
         ending.explains = self.explain;
         ending.choice = choice;
-        ending.with_kept_heads = command_with(arguments, &OF_THE_SEARCH, &["--keep-heads"]);
+        ending.with_kept_heads = with_kept_heads(arguments);
         let output = if self.is_of_folder() {
             self.folder(&request, &mut ending, screen)?
         } else {
@@ -209,6 +204,7 @@ impl Rewrite {
             out: &self.out,
             data: DataFile::Beside,
             work: None,
+            checkpoint: self.checkpoint(),
         };
         let observer = &mut screen.observer();
         let made = compress(&model, &destination, request, observer);
@@ -272,6 +268,14 @@ impl Rewrite {
             ))
             .into()),
             false => Ok(()),
+        }
+    }
+
+    /// The file with the state of an interrupted distillation, beside the output.
+    fn checkpoint(&self) -> PathBuf {
+        match self.is_of_folder() {
+            true => checkpoint_of(&self.out),
+            false => checkpoint_of(&output_path(&self.model, &self.out)),
         }
     }
 

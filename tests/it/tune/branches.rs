@@ -2,9 +2,38 @@
 
 use gqa2mla::files::load::load;
 use gqa2mla::files::save::save;
+use gqa2mla_passes::graph::is_op;
 
 use super::{half, tune};
 use crate::common::{fixture, folder};
+
+/// A branch with a past that is made for one token at a time may hide nothing within a run.
+#[test]
+fn a_branch_that_sees_later_tokens_is_not_trained() {
+    let place = folder();
+    let mut model = load(&half("merged-llama", place.path(), &[])).unwrap();
+    let graph = model.model.proto.graph.as_mut().unwrap();
+    let attributes = graph.node.iter_mut().flat_map(|n| &mut n.attribute);
+    let past = attributes.filter(|a| a.name() == "then_branch");
+    for branch in past.filter_map(|a| a.g.as_mut()) {
+        let softmax = branch.node.iter().filter(|n| is_op(n, "Softmax"));
+        let scores: Vec<String> = softmax.map(|n| n.input[0].clone()).collect();
+        let masked = branch.node.iter_mut();
+        for mask in masked.filter(|n| n.output.iter().any(|o| scores.contains(o))) {
+            assert!(is_op(mask, "Add"), "{mask:?}");
+            mask.op_type = Some("Identity".to_owned());
+            mask.input.truncate(1);
+        }
+    }
+    let bare = place.path().join("bare.onnx");
+    save(&model, &bare).unwrap();
+    let out = place.path().join("out.onnx");
+    let teacher = fixture("merged-llama").display().to_string();
+    let ran = tune(&bare, &out, &["--teacher", &teacher, "--steps", "1"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stderr.contains("does not hide later tokens"), "{ran:?}");
+    assert!(!out.exists());
+}
 
 #[test]
 fn of_a_merged_decoder_weights_that_both_branches_read_are_trained() {

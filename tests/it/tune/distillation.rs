@@ -209,6 +209,7 @@ fn many_kinds_of_decoders_are_distilled() {
         let ran = tune(&model, &out, &[&asked[..], &["--context", "32"]].concat());
         assert_eq!(ran.code, 0, "{name}: {ran:?}");
         let (before, after) = (divergence(&original, &model), divergence(&original, &out));
+        // Measured: 0.83 to 0.93.
         assert!(
             after < 0.95 * before,
             "{name}: in ONNX Runtime {before} to {after}"
@@ -233,16 +234,31 @@ fn heads_of_8_bits_have_no_factors_to_train() {
 #[test]
 fn clean_removes_the_state_of_a_distillation() {
     let place = folder();
-    let out = place.path().join("out.onnx");
-    let partial = place.path().join("out.onnx.partial");
-    fs::write(&partial, "state").unwrap();
-    let mut rewrite = command();
-    rewrite
-        .arg("rewrite")
-        .arg(fixture("optimum-llama"))
-        .arg("-o");
-    let ran = Ran::from(rewrite.arg(&out).arg("--clean").output().unwrap());
-    assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(ran.stdout.contains("out.onnx.partial"), "{ran:?}");
-    assert!(!partial.exists());
+    // The beginning of a state: its format alone.
+    let header = r#"{"__metadata__":{"format":"gqa2mla training 2"}}"#;
+    let state = [&header.len().to_le_bytes(), header.as_bytes()].concat();
+    let model = fixture("optimum-llama").join("model.onnx");
+    let clean = |model: &Path, out: &Path| -> Ran {
+        let mut rewrite = command();
+        rewrite.arg("rewrite").arg(model).arg("-o").arg(out);
+        rewrite.arg("--clean").output().unwrap().into()
+    };
+    let cases = [
+        (&model, "out.onnx", "out.onnx.partial"),
+        (&model, "file", "file/model.onnx.partial"),
+        (&fixture("optimum-llama"), "folder", "folder.partial"),
+    ];
+    for (model, out, partial) in cases {
+        let (out, partial) = (place.path().join(out), place.path().join(partial));
+        fs::create_dir_all(partial.parent().unwrap()).unwrap();
+        fs::write(&partial, &state).unwrap();
+        let ran = clean(model, &out);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.stdout.contains(".partial"), "{ran:?}");
+        assert!(!partial.exists());
+        // A file of another origin stays.
+        fs::write(&partial, "other").unwrap();
+        assert_eq!(clean(model, &out).code, 0);
+        assert!(partial.exists());
+    }
 }

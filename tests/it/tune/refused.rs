@@ -37,6 +37,18 @@ fn an_operator_without_a_gradient_is_named_before_anything_is_done() {
     }
 }
 
+/// A graph that writes rows behind a past with room for them cannot be read in chunks that are appended.
+#[test]
+fn caches_that_are_written_in_place_are_refused_with_the_way_out() {
+    let place = folder();
+    let model = half("optimum-llama", place.path(), &["--cache-io", "inplace"]);
+    let out = place.path().join("out.onnx");
+    let ran = tune(&model, &out, &["--objective", "next-token"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stderr.contains("--cache-io append"), "{ran:?}");
+    assert!(!out.exists());
+}
+
 #[test]
 fn objectives_and_teachers_that_do_not_fit_are_wrong_usage() {
     let place = folder();

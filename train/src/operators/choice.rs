@@ -3,6 +3,7 @@
 use candle_core::DType;
 use gqa2mla_passes::graph::attribute;
 use gqa2mla_passes::onnx::stored::Model;
+use gqa2mla_passes::onnx::tensor_proto::DataLocation;
 use gqa2mla_passes::onnx::{GraphProto, NodeProto, TensorProto};
 
 use crate::error::OpError;
@@ -52,7 +53,7 @@ fn chosen(call: &Call) -> Result<Computed, OpError> {
     })
 }
 
-/// The value `name` of `graph`, if it is a constant or an initializer in it.
+/// The value `name` of `graph`, if it is a constant or an initializer in it, with its numbers in the graph.
 fn constant<'g>(graph: &'g GraphProto, name: &str) -> Option<&'g TensorProto> {
     let initial = graph.initializer.iter().find(|t| t.name() == name);
     let made = || {
@@ -62,5 +63,6 @@ fn constant<'g>(graph: &'g GraphProto, name: &str) -> Option<&'g TensorProto> {
         let node = graph.node.iter().find(makes)?;
         attribute(node, "value")?.t.as_ref()
     };
-    initial.or_else(made)
+    let tensor = initial.or_else(made);
+    tensor.filter(|t| t.data_location() != DataLocation::External)
 }

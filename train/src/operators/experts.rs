@@ -1,7 +1,7 @@
 //! Mixtures of experts, expanded into primitives.
 
 use gqa2mla_passes::graph::build::node;
-use gqa2mla_passes::graph::{attribute, float_attribute, int_attribute, label};
+use gqa2mla_passes::graph::{attribute, float_attribute, int_attribute};
 use gqa2mla_passes::onnx::NodeProto;
 
 /// Expands ONNX Runtime's `MoE` with SwiGLU whose gate and linear part alternate, and routing weights that are normalized over
@@ -30,7 +30,7 @@ pub fn lowered(moe: &NodeProto) -> Option<Vec<NodeProto>> {
     let (x, router, w_1, w_2) = (x?, router?, w_1?, w_2?);
     let output = moe.output.first()?;
     let mut graph = Expanded {
-        of: label(moe).to_owned(),
+        of: output.clone(),
         nodes: Vec::new(),
     };
     let chosen = graph.ints(&[int_attribute(moe, "k", 1)]);
@@ -81,7 +81,7 @@ pub fn lowered(moe: &NodeProto) -> Option<Vec<NodeProto>> {
     Some(graph.nodes)
 }
 
-/// The nodes in place of one.
+/// The nodes in place of the one that makes `of`.
 struct Expanded {
     of: String,
     nodes: Vec<NodeProto>,
@@ -89,7 +89,7 @@ struct Expanded {
 
 impl Expanded {
     fn name(&self, op: &str) -> String {
-        format!("{}/{}/{op}", self.of, self.nodes.len())
+        format!("{}/training/{}/{op}", self.of, self.nodes.len())
     }
 
     fn add(

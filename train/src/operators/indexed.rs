@@ -5,7 +5,9 @@
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{OpError, invalid};
-use crate::operators::{Call, Computed, Pull, TrainOperator, axis, extent, flows, integers, stops};
+use crate::operators::{
+    Call, Computed, Pull, TrainOperator, axis, extent, flows, integers, sized, stops,
+};
 
 pub const OPERATORS: &[TrainOperator] = &[
     flows("GatherND", gather_nd),
@@ -76,6 +78,14 @@ fn blocks(dims: &[usize], indices: &Tensor) -> Result<(Vec<i64>, Vec<usize>), Op
 /// The flat positions in a tensor of shape `dims` of the elements at `indices` along axis `at`, where all other coordinates
 /// are those of the index.
 fn elements(dims: &[usize], at: usize, indices: &Tensor) -> Result<Vec<i64>, OpError> {
+    let mut others = (0..dims.len()).filter(|&axis| axis != at);
+    let fits = others.all(|axis| extent(indices.dims(), axis) <= extent(dims, axis));
+    if indices.rank() != dims.len() || !fits {
+        return invalid(format!(
+            "indices of shape {:?} for a tensor of shape {dims:?}",
+            indices.dims()
+        ));
+    }
     let strides: Vec<usize> = (0..dims.len())
         .map(|axis| dims.get(axis + 1..).unwrap_or_default().iter().product())
         .collect();
@@ -158,6 +168,14 @@ fn scatter_elements(call: &Call) -> Result<Computed, OpError> {
 /// in input 0; of several that write one row, the last has it.
 fn written(call: &Call, rows: &[usize], chosen: Vec<i64>) -> Result<Computed, OpError> {
     let (x, updates) = (call.input(0)?, call.input(2)?);
+    let inner: usize = rows.iter().skip(1).product();
+    if updates.elem_count() != chosen.len() * inner {
+        return invalid(format!(
+            "updates of shape {:?} for {} places of {inner} elements",
+            updates.dims(),
+            chosen.len()
+        ));
+    }
     let (before, shape) = (x.dims().to_vec(), updates.dims().to_vec());
     let whole = extent(rows, 0);
     let new: Vec<usize> = [&[chosen.len()], rows.get(1..).unwrap_or_default()].concat();
@@ -268,6 +286,7 @@ fn one_hot(call: &Call) -> Result<Computed, OpError> {
     let (chosen, values) = (call.input(0)?, call.input(2)?);
     let depth = call.integers(1)?.and_then(|d| d.first().copied());
     let depth = usize::try_from(depth.unwrap_or(0)).unwrap_or(0);
+    sized([chosen.elem_count(), depth].into_iter())?;
     let at = axis(call.int("axis", -1), chosen.rank() + 1)?;
     let on = integers(chosen)?.into_iter().flat_map(|index| {
         let index = if index < 0 {

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use crate::error::{OpError, invalid};
 use crate::operators::broadcast::{common, reduced};
-use crate::operators::{Call, Computed, TrainOperator, axis, extent, flows};
+use crate::operators::{Call, Computed, TrainOperator, axis, extent, flows, sized};
 
 pub const OPERATORS: &[TrainOperator] = &[
     flows("Reshape", reshape),
@@ -144,10 +144,14 @@ fn tile(call: &Call) -> Result<Computed, OpError> {
     let x = call.input(0)?;
     let times = call.integers(1)?.unwrap_or_default();
     let times: Vec<usize> = times.iter().map(|&n| n.max(0) as usize).collect();
+    if times.len() != x.rank() {
+        return invalid(format!("{} repeats of {} axes", times.len(), x.rank()));
+    }
     let before = x.dims().to_vec();
     let pairs = times.iter().zip(&before);
     let parted: Vec<usize> = pairs.flat_map(|(&n, &size)| [n, size]).collect();
     let copies: Vec<usize> = (0..times.len()).map(|axis| 2 * axis).collect();
+    sized(parted.iter().copied())?;
     let whole: Vec<usize> = times
         .iter()
         .zip(&before)

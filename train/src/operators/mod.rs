@@ -258,6 +258,17 @@ fn axis(axis: i64, rank: usize) -> Result<usize, OpError> {
     }
 }
 
+/// The largest number of elements that an operator may make of a few, by an input that says how many.
+const MOST_ELEMENTS: usize = 1 << 30;
+
+/// Refuses a shape of more elements.
+fn sized(mut dims: impl Iterator<Item = usize>) -> Result<(), OpError> {
+    match dims.try_fold(1usize, |all, size| all.checked_mul(size)) {
+        Some(all) if all <= MOST_ELEMENTS => Ok(()),
+        _ => invalid(format!("more than {MOST_ELEMENTS} elements")),
+    }
+}
+
 /// Size of axis `at` of `dims`; 1 if there is no such axis.
 fn extent(dims: &[usize], at: usize) -> usize {
     dims.get(at).copied().unwrap_or(1)

@@ -2,7 +2,7 @@
 //! activations to integers: gradients pass straight through it.
 
 use candle_core::{DType, Device, Tensor};
-use gqa2mla_passes::graph::{build, label};
+use gqa2mla_passes::graph::build;
 use gqa2mla_passes::onnx::{NodeProto, tensor_proto::DataType};
 
 use crate::error::{OpError, invalid};
@@ -36,9 +36,11 @@ pub fn lowered(node: &NodeProto) -> Option<Vec<NodeProto>> {
     }
 }
 
-/// The operator `op` in place of `node`, named by `part`, which is the name of its output.
+/// The operator `op` in place of `node`, and the name of its output, which begins with that of the first output of `node`: names
+/// of outputs are unique, names of nodes need not be.
 fn part(node: &NodeProto, part: &str, op: &str, inputs: &[&str]) -> (NodeProto, String) {
-    let name = format!("{}/{part}", label(node));
+    let output = node.output.first().map_or("", String::as_str);
+    let name = format!("{output}/training/{part}");
     (build::node(op, &name, inputs, &[&name]), name)
 }
 
@@ -107,6 +109,13 @@ fn unpack(call: &Call) -> Result<Computed, OpError> {
     let blocks = k.div_ceil(block);
     let codes: Vec<u8> = call.input(0)?.flatten_all()?.to_vec1()?;
     let scales: Vec<f32> = call.input(1)?.flatten_all()?.to_vec1()?;
+    let stored = n.checked_mul(blocks);
+    if k == 0 || stored != Some(scales.len()) {
+        return invalid(format!(
+            "{} scales are not those of a weight of {k} x {n} in blocks of {block}",
+            scales.len()
+        ));
+    }
     let code = |bytes: &[u8], at: usize| {
         let byte = bytes.get(at * bits / 8).copied().unwrap_or(0);
         (u32::from(byte) >> (at * bits % 8)) & ((1 << bits) - 1)
@@ -154,10 +163,16 @@ fn dequantize(call: &Call) -> Result<Computed, OpError> {
 /// where y is limited (a straight-through estimator).
 fn quantize(call: &Call) -> Result<Computed, OpError> {
     let scale = along(call, call.input(1)?)?;
+    // Int8 is read as I64, uint8 as U8; the compilation refuses other types.
     let (least, most) = match call.optional(2).map(Tensor::dtype) {
         Some(DType::I64) => (-128.0, 127.0),
         _ => (0.0, 255.0),
     };
+    if call.int("output_dtype", 0) != 0 || call.int("block_size", 0) != 0 {
+        return invalid(
+            "other integers than those of 8 bits, and scales in blocks, are not implemented",
+        );
+    }
     let mut exact = call.input(0)?.to_dtype(DType::F32)?.broadcast_div(&scale)?;
     if let Some(zero) = call.optional(2) {
         // The zero point is an integer: rounding before or after it is the same.

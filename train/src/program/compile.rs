@@ -4,9 +4,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use candle_core::Tensor;
-use gqa2mla_passes::graph::label;
+use gqa2mla_passes::graph::{is_op, label};
 use gqa2mla_passes::onnx::stored::Model;
-use gqa2mla_passes::onnx::{GraphProto, NodeProto, TensorProto};
+use gqa2mla_passes::onnx::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType};
 
 use crate::error::{TrainError, operator_name};
 use crate::operators::{Gradient, TrainOperator, find, lowered};
@@ -49,6 +49,7 @@ impl Program {
         let operators = implementations(&nodes)?;
         let stored: HashMap<&str, &TensorProto> =
             graph.initializer.iter().map(|t| (t.name(), t)).collect();
+        check_rounding(&nodes, &stored)?;
         let tracked = tracked(&nodes, &operators, trained)?;
 
         let mut slots = Slots::default();
@@ -161,6 +162,26 @@ fn implementations(nodes: &[NodeProto]) -> Result<Vec<TrainOperator>, TrainError
         })
     };
     nodes.iter().map(implemented).collect()
+}
+
+/// Refuses rounding to other integers than those of 8 bits, which the tensor library cannot tell apart.
+///
+/// # Errors
+/// [`TrainError::ElementType`] with the zero point.
+fn check_rounding(
+    nodes: &[NodeProto],
+    stored: &HashMap<&str, &TensorProto>,
+) -> Result<(), TrainError> {
+    let rounding = nodes.iter().filter(|node| is_op(node, "QuantizeLinear"));
+    let mut zeros = rounding.filter_map(|node| stored.get(node.input.get(2)?.as_str()));
+    let eight_bits = [DataType::Int8 as i32, DataType::Uint8 as i32];
+    match zeros.find(|zero| !eight_bits.contains(&zero.data_type())) {
+        Some(zero) => Err(TrainError::ElementType {
+            name: zero.name().to_owned(),
+            data_type: zero.data_type(),
+        }),
+        None => Ok(()),
+    }
 }
 
 fn names<'n>(all: impl Iterator<Item = &'n String>) -> impl Iterator<Item = &'n str> {

@@ -290,7 +290,7 @@ fn every_operator_that_passes_a_gradient_has_a_case() {
     // Differences of rounded numbers are no derivative; their own tests follow.
     let differentiable =
         |name: &str| !matches!(name, "QuantizeLinear" | "DynamicQuantizeLinear" | "Round");
-    let flowing = all().filter(|o| o.gradient == Gradient::Flows);
+    let flowing = all().filter(|o| matches!(o.gradient, Gradient::Flows | Gradient::FlowsToFirst));
     for operator in flowing.filter(|o| differentiable(o.name)) {
         let name = key(operator.domain, operator.name);
         assert!(checked.contains(&name), "{name} has no case");

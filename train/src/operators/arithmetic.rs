@@ -195,8 +195,9 @@ fn modulo(call: &Call) -> Result<Computed, OpError> {
     };
     let (a_values, b_values) = (full(a)?, full(b)?);
     let pairs = a_values.iter().zip(&b_values);
+    let of_divisor = call.int("fmod", 0) == 0;
     let values = pairs.map(|(&a, &b)| match a.checked_rem(b) {
-        Some(rest) if rest != 0 && (rest < 0) != (b < 0) => Some(rest + b),
+        Some(rest) if of_divisor && rest != 0 && (rest < 0) != (b < 0) => Some(rest + b),
         rest => rest,
     });
     match values.collect::<Option<Vec<i64>>>() {

@@ -42,8 +42,8 @@ pub fn lowered(moe: &NodeProto) -> Option<Vec<NodeProto>> {
     let hidden = graph.product(&tokens, &w_1, b_1.as_deref(), &second);
     let [mut gate, mut linear] = [&first, &second]
         .map(|start| graph.add("Slice", &[&hidden, start, &end, &last, &two], |n| n));
-    let limit = float_attribute(moe, "swiglu_limit", 0.0);
-    if limit > 0.0 {
+    if attribute(moe, "swiglu_limit").is_some() {
+        let limit = float_attribute(moe, "swiglu_limit", 0.0);
         let [least, most] = [-limit, limit].map(|value| graph.float(value));
         gate = graph.add("Clip", &[&gate, "", &most], |n| n);
         linear = graph.add("Clip", &[&linear, &least, &most], |n| n);

@@ -2,11 +2,13 @@
 //!
 //! Each is a choice of rows of a flattened tensor. Gradients are added up at the rows that they come from.
 
+use std::cmp::Ordering;
+
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{OpError, invalid};
 use crate::operators::{
-    Call, Computed, Pull, TrainOperator, axis, extent, flows, integers, sized, stops,
+    Call, Computed, Pull, TrainOperator, axis, extent, first_flows, flows, integers, sized, stops,
 };
 
 pub const OPERATORS: &[TrainOperator] = &[
@@ -14,7 +16,7 @@ pub const OPERATORS: &[TrainOperator] = &[
     flows("GatherElements", gather_elements),
     flows("ScatterND", scatter_nd),
     flows("ScatterElements", scatter_elements),
-    flows("TopK", top_k),
+    first_flows("TopK", top_k),
     stops("NonZero", non_zero),
     stops("OneHot", one_hot),
 ];
@@ -224,17 +226,15 @@ fn top_k(call: &Call) -> Result<Computed, OpError> {
     let (last, largest) = (x.rank().saturating_sub(1), call.int("largest", 1) != 0);
     let turned = x.transpose(at, last)?.contiguous()?;
     let width = extent(turned.dims(), last).max(1);
-    let values: Vec<f32> = turned.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-    let mut chosen = Vec::new();
-    for row in values.chunks(width) {
-        let mut order: Vec<usize> = (0..row.len()).collect();
-        let key = |i: &usize| row.get(*i).copied().unwrap_or_default();
-        order.sort_by(|a, b| match largest {
-            true => key(b).total_cmp(&key(a)),
-            false => key(a).total_cmp(&key(b)),
-        });
-        chosen.extend(order.into_iter().take(most).map(|i| i as i64));
-    }
+    let chosen = match turned.dtype() {
+        DType::F32 => first(
+            &turned.flatten_all()?.to_vec1::<f32>()?,
+            width,
+            most,
+            largest,
+        ),
+        _ => first(&integers(&turned)?, width, most, largest),
+    };
     let mut dims = turned.dims().to_vec();
     if let Some(size) = dims.last_mut() {
         *size = most.min(width);
@@ -260,9 +260,28 @@ fn top_k(call: &Call) -> Result<Computed, OpError> {
     })
 }
 
+/// The places of the `most` largest or smallest numbers of each row of `width`, in order. Of equal ones the first comes first.
+fn first<T: PartialOrd>(values: &[T], width: usize, most: usize, largest: bool) -> Vec<i64> {
+    let mut chosen = Vec::new();
+    for row in values.chunks(width) {
+        let mut order: Vec<usize> = (0..row.len()).collect();
+        let compared = |a: &usize, b: &usize| row.get(*a).partial_cmp(&row.get(*b));
+        order.sort_by(|a, b| {
+            let order = compared(a, b).unwrap_or(Ordering::Equal);
+            if largest { order.reverse() } else { order }
+        });
+        chosen.extend(order.into_iter().take(most).map(|i| i as i64));
+    }
+    chosen
+}
+
 /// The coordinates [axes, n] of the n elements that are not zero.
 fn non_zero(call: &Call) -> Result<Computed, OpError> {
-    let x = call.input(0)?;
+    // A scalar counts as a vector of one element.
+    let x = match call.input(0)? {
+        scalar if scalar.rank() == 0 => scalar.reshape(1)?,
+        x => x.clone(),
+    };
     let values: Vec<f32> = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     let found: Vec<usize> = (0..values.len())
         .filter(|&i| values.get(i).is_some_and(|&v| v != 0.0))

@@ -30,6 +30,16 @@ fn is_nan(call: &Call) -> Result<Computed, OpError> {
 }
 
 fn is_infinite(call: &Call) -> Result<Computed, OpError> {
-    let x = call.input(0)?.to_dtype(DType::F32)?.abs()?;
-    Ok(x.eq(f32::INFINITY)?.into())
+    let x = call.input(0)?.to_dtype(DType::F32)?;
+    let is = |name: &str, end: f32| -> Result<Tensor, OpError> {
+        match call.int(name, 1) {
+            0 => Ok(x.zeros_like()?.to_dtype(DType::U8)?),
+            _ => Ok(x.eq(end)?),
+        }
+    };
+    let ends = [
+        is("detect_positive", f32::INFINITY)?,
+        is("detect_negative", f32::NEG_INFINITY)?,
+    ];
+    Ok(ends[0].maximum(&ends[1])?.into())
 }

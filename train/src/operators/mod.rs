@@ -21,8 +21,8 @@ mod softmax;
 mod unary;
 
 use candle_core::{DType, Tensor};
-use gqa2mla_passes::graph::attribute;
-use gqa2mla_passes::onnx::NodeProto;
+use gqa2mla_passes::graph::{attribute, int_attribute};
+use gqa2mla_passes::onnx::{NodeProto, tensor_proto::DataType};
 
 use crate::error::{OpError, invalid};
 
@@ -31,6 +31,8 @@ use crate::error::{OpError, invalid};
 pub enum Gradient {
     /// The operator is differentiable, and its function returns the backward pass.
     Flows,
+    /// The first output is differentiable; the others, indices or scales, have no gradient.
+    FlowsToFirst,
     /// There is no gradient, because the outputs are shapes, indices or booleans.
     Stops,
     /// The operator is differentiable, but its gradient is not implemented.
@@ -69,6 +71,10 @@ const fn entry(name: &'static str, run: Compute, gradient: Gradient) -> TrainOpe
 
 const fn flows(name: &'static str, run: Compute) -> TrainOperator {
     entry(name, run, Gradient::Flows)
+}
+
+const fn first_flows(name: &'static str, run: Compute) -> TrainOperator {
+    entry(name, run, Gradient::FlowsToFirst)
 }
 
 const fn stops(name: &'static str, run: Compute) -> TrainOperator {
@@ -126,6 +132,38 @@ pub fn find(node: &NodeProto) -> Option<TrainOperator> {
 /// All implemented operators.
 pub fn all() -> impl Iterator<Item = TrainOperator> {
     FAMILIES.into_iter().flatten().copied()
+}
+
+/// What of `node` is not implemented, although its operator is: an attribute with another value than the usual one.
+#[must_use]
+pub fn unsupported(node: &NodeProto) -> Option<&'static str> {
+    let is_set = |name: &&str| int_attribute(node, name, 0) != 0;
+    let unusual = |names: &[&'static str]| names.iter().copied().find(is_set);
+    match node.op_type() {
+        "GatherND" => unusual(&["batch_dims"]),
+        "CumSum" => unusual(&["exclusive", "reverse"]),
+        "QuantizeLinear" => unusual(&["output_dtype", "block_size"]),
+        "ScatterND" | "ScatterElements" => {
+            let reduction = attribute(node, "reduction").and_then(|a| a.s.as_deref());
+            let usual = matches!(reduction, None | Some(b"none" | b"add"));
+            (!usual).then_some("reduction")
+        }
+        _ => None,
+    }
+}
+
+/// The kind of the gradient of `node`, whose operator is `operator`: conversions to integers have none.
+#[must_use]
+pub fn gradient(node: &NodeProto, operator: &TrainOperator) -> Gradient {
+    let to = DataType::try_from(int_attribute(node, "to", 0) as i32);
+    let float = matches!(
+        to,
+        Ok(DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
+    );
+    match operator.name == "Cast" && !float {
+        true => Gradient::Stops,
+        false => operator.gradient,
+    }
 }
 
 /// The arguments of a node.

@@ -24,8 +24,13 @@ fn flattened(call: &Call, x: &Tensor) -> Result<Tensor, OpError> {
     ))?)
 }
 
+/// The operators of ONNX Runtime that add a residual have another default than the others.
 fn epsilon(call: &Call) -> f64 {
-    call.float("epsilon", 1e-5).into()
+    let default = match call.node.op_type().starts_with("Skip") {
+        true => 1e-12,
+        false => 1e-5,
+    };
+    call.float("epsilon", default).into()
 }
 
 /// The values that the backward pass of a normalization n = (x - mean) s needs.

@@ -147,7 +147,10 @@ impl Cut {
         if step == 0 {
             return invalid("a step of 0");
         }
-        let start = from_front(start).clamp(-1, whole - 1);
+        if whole == 0 {
+            return Ok(Self::Chosen(at_indices(Vec::new())?));
+        }
+        let start = from_front(start).clamp(0, whole - 1);
         let end = from_front(end).clamp(-1, whole - 1);
         let chosen = (end + 1..=start)
             .rev()

@@ -8,7 +8,9 @@ use gqa2mla_passes::onnx::{NodeProto, tensor_proto::DataType};
 use crate::error::{OpError, invalid};
 use crate::kernels::{map, zip};
 use crate::operators::indexed::indices;
-use crate::operators::{Call, Computed, Pull, TrainOperator, axis, extent, flows, missing};
+use crate::operators::{
+    Call, Computed, Pull, TrainOperator, axis, extent, first_flows, flows, missing,
+};
 
 /// The domain of internal operators.
 const OWN: &str = "gqa2mla.train";
@@ -21,7 +23,7 @@ pub const OPERATORS: &[TrainOperator] = &[
     },
     flows("DequantizeLinear", dequantize),
     flows("QuantizeLinear", quantize),
-    flows("DynamicQuantizeLinear", quantize_to_range),
+    first_flows("DynamicQuantizeLinear", quantize_to_range),
 ];
 
 /// Expands products with integer weights into primitives, of which constant folding computes those of the weight once: the
@@ -168,11 +170,6 @@ fn quantize(call: &Call) -> Result<Computed, OpError> {
         Some(DType::I64) => (-128.0, 127.0),
         _ => (0.0, 255.0),
     };
-    if call.int("output_dtype", 0) != 0 || call.int("block_size", 0) != 0 {
-        return invalid(
-            "other integers than those of 8 bits, and scales in blocks, are not implemented",
-        );
-    }
     let mut exact = call.input(0)?.to_dtype(DType::F32)?.broadcast_div(&scale)?;
     if let Some(zero) = call.optional(2) {
         // The zero point is an integer: rounding before or after it is the same.

@@ -135,9 +135,7 @@ fn converted(call: &Call, wanted: DType) -> Result<Computed, OpError> {
     if x.dtype() == wanted {
         return Ok(call.made_of_first(x.clone(), |grad| Ok(grad.clone())));
     }
-    if call.tracks(0) {
-        return invalid("a trained value is converted to integers");
-    }
+    // Integers have no gradient.
     Ok(x.to_dtype(wanted)?.into())
 }
 
@@ -150,7 +148,9 @@ fn cast(call: &Call) -> Result<Computed, OpError> {
         Ok(DataType::Int64 | DataType::Int32 | DataType::Int16 | DataType::Int8) => {
             converted(call, DType::I64)
         }
-        Ok(DataType::Bool) if call.input(0)?.dtype() == DType::U8 => converted(call, DType::U8),
+        Ok(DataType::Bool) if call.input(0)?.dtype() == DType::U8 => {
+            Ok(call.input(0)?.ne(0u8)?.into())
+        }
         Ok(DataType::Bool) if call.input(0)?.dtype() == DType::I64 => {
             Ok(call.input(0)?.ne(0i64)?.into())
         }

@@ -9,7 +9,7 @@ use gqa2mla_passes::onnx::stored::Model;
 use gqa2mla_passes::onnx::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType};
 
 use crate::error::{TrainError, operator_name};
-use crate::operators::{Gradient, TrainOperator, find, lowered};
+use crate::operators::{Gradient, TrainOperator, find, gradient, lowered, unsupported};
 use crate::program::{Parameter, Program, Slot, Step, Values};
 use crate::stored;
 
@@ -47,8 +47,7 @@ impl Program {
     ) -> Result<Self, TrainError> {
         let nodes = needed(graph, outputs);
         let operators = implementations(&nodes)?;
-        let stored: HashMap<&str, &TensorProto> =
-            graph.initializer.iter().map(|t| (t.name(), t)).collect();
+        let stored = by_name(graph);
         check_rounding(&nodes, &stored)?;
         let tracked = tracked(&nodes, &operators, trained)?;
 
@@ -102,12 +101,20 @@ impl Program {
         Ok(program)
     }
 
-    /// Checks whether every operator that `outputs` of `graph` depend on is implemented. No weight is read.
+    /// Checks whether every operator that `outputs` of `graph` depend on is implemented, and has a gradient between the
+    /// initializers `trained` and an output. No weight is read.
     ///
     /// # Errors
-    /// [`TrainError::Operator`].
-    pub fn check(graph: &GraphProto, outputs: &[&str]) -> Result<(), TrainError> {
-        implementations(&needed(graph, outputs)).map(|_| ())
+    /// As [`Program::compile`], apart from those of weights.
+    pub fn check(
+        graph: &GraphProto,
+        outputs: &[&str],
+        trained: &[String],
+    ) -> Result<(), TrainError> {
+        let nodes = needed(graph, outputs);
+        let operators = implementations(&nodes)?;
+        check_rounding(&nodes, &by_name(graph))?;
+        tracked(&nodes, &operators, trained).map(|_| ())
     }
 
     /// Constant folding: runs every step whose inputs are constant, and drops constants that are no longer read.
@@ -156,10 +163,15 @@ impl Program {
 
 fn implementations(nodes: &[NodeProto]) -> Result<Vec<TrainOperator>, TrainError> {
     let implemented = |node: &NodeProto| {
-        find(node).ok_or_else(|| TrainError::Operator {
+        let unknown = |op: String| TrainError::Operator {
             node: label(node).to_owned(),
-            op: operator_name(node),
-        })
+            op,
+        };
+        match (find(node), unsupported(node)) {
+            (Some(operator), None) => Ok(operator),
+            (Some(_), Some(what)) => Err(unknown(format!("{} with {what}", operator_name(node)))),
+            (None, _) => Err(unknown(operator_name(node))),
+        }
     };
     nodes.iter().map(implemented).collect()
 }
@@ -182,6 +194,10 @@ fn check_rounding(
         }),
         None => Ok(()),
     }
+}
+
+fn by_name(graph: &GraphProto) -> HashMap<&str, &TensorProto> {
+    graph.initializer.iter().map(|t| (t.name(), t)).collect()
 }
 
 fn names<'n>(all: impl Iterator<Item = &'n String>) -> impl Iterator<Item = &'n str> {
@@ -221,10 +237,13 @@ fn tracked(
         if !node.input.iter().any(|input| tracked.contains(input)) {
             continue;
         }
-        match operator.gradient {
-            Gradient::Flows => {
-                tracked.extend(node.output.iter().filter(|o| !o.is_empty()).cloned())
-            }
+        let flows = |outputs: usize| {
+            let outputs = node.output.iter().take(outputs);
+            outputs.filter(|o| !o.is_empty()).cloned()
+        };
+        match gradient(node, operator) {
+            Gradient::Flows => tracked.extend(flows(usize::MAX)),
+            Gradient::FlowsToFirst => tracked.extend(flows(1)),
             Gradient::Stops => {}
             Gradient::Missing => {
                 return Err(TrainError::Gradient {

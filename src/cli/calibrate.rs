@@ -81,7 +81,7 @@ impl Calibrate {
         let length = Context::fitted(self.length, &model).with_context(|| shown.clone())?;
         let text = self.text.read(
             &self.model,
-            subject.vocabulary,
+            subject.known_vocabulary(),
             self.calibration_tokens,
             length,
         )?;

@@ -129,7 +129,7 @@ impl Tune {
         };
         let shown = model.path.display().to_string();
         let subject = LanguageModel::of(&model.model.proto).with_context(|| shown.clone())?;
-        let samples = self.samples(subject.vocabulary)?;
+        let samples = self.samples(subject.known_vocabulary())?;
         let options = TuneOptions {
             trainable: match self.train {
                 Train::Factors => Trainable::Factors,
@@ -144,6 +144,7 @@ impl Tune {
             chunk: self.chunk,
             batch: self.batch,
             seed: self.seed,
+            given: Vec::new(),
         };
         let out = output_path(&model.path, &self.out);
         check_model(&model, &out, self.force)?;

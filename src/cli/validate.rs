@@ -85,7 +85,7 @@ impl Validate {
     ) -> anyhow::Result<Exit> {
         let shown = || original.path.display().to_string();
         let subject = LanguageModel::of(&original.model.proto).with_context(shown)?;
-        let vocabulary = subject.vocabulary;
+        let vocabulary = subject.known_vocabulary();
         let length = Context::of(self.length, original).with_context(shown)?;
         let length = length.positions;
         let text = self

@@ -37,6 +37,8 @@ pub struct Compressed {
     pub outcomes: Vec<ReconstructedLayer>,
     /// The result of the distillation, if there was one.
     pub distilled: Option<Distilled>,
+    /// Whether a distillation was requested of a model without factors.
+    pub has_no_factors: bool,
     /// The folder of finished layers, which is removed once the model is published.
     work: Option<Work>,
     /// The written model, loaded on first use.
@@ -53,6 +55,7 @@ impl Compressed {
             staged,
             outcomes,
             distilled: None,
+            has_no_factors: false,
             work,
             written: OnceCell::new(),
         }

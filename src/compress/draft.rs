@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use crate::compress::blank::blank;
 use crate::compress::compressor::analysis;
 use crate::compress::convert::{Staged, stage};
 use crate::compress::error::CompressError;
-use crate::compress::foreseen::blank;
 use crate::compress::prepared::options;
 use crate::compress::request::Request;
 use crate::files::load::LoadedModel;

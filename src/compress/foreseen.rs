@@ -1,19 +1,13 @@
 //! A dry run: what a compression would do, without computing factors, running a model or writing a file.
 
-use std::error::Error;
 use std::path::{Path, PathBuf};
 
-use gqa2mla_passes::Form;
-use gqa2mla_passes::factor::blank::BlankFactors;
-use gqa2mla_passes::factor::{CacheBits, Made};
+use gqa2mla_passes::factor::CacheBits;
 use gqa2mla_passes::onnx::stored::element_bits;
-use gqa2mla_passes::pipeline::factorize::Wanted;
-use gqa2mla_passes::pipeline::patches::Callbacks;
-use gqa2mla_passes::pipeline::{Planned, rewrite_analysed};
-use gqa2mla_passes::{Analysis, RewriteOptions, SiteView};
+use gqa2mla_passes::pipeline::Planned;
 
+use crate::compress::blank::without_weights;
 use crate::compress::compressor::{Compressor, Destination, analysis};
-use crate::compress::convert::{ConvertError, unwritten};
 use crate::compress::error::CompressError;
 use crate::compress::prepared::{Prepared, options};
 use crate::compress::promise::Promise;
@@ -111,46 +105,6 @@ pub fn foresee_graph(model: &LoadedModel, request: &Request) -> Result<LoadedMod
     let analysis = analysis(model, &options)?;
     let factorization = request.factorization();
     Ok(without_weights(model, &analysis, &options, factorization)?)
-}
-
-/// The graph of the rewritten model, made of factors without content: it has the interface that stacks would serve, and a
-/// form that cannot be applied to the exporter's nodes is refused.
-fn without_weights(
-    model: &LoadedModel,
-    analysis: &Analysis,
-    options: &RewriteOptions,
-    factorization: Factorization,
-) -> Result<LoadedModel, ConvertError> {
-    let mut rewritten = model.clone();
-    let callbacks = Callbacks {
-        factorize: &mut blank(factorization, options.form),
-        store: &mut |tensor| Ok(unwritten(tensor)),
-        progress: &mut |_, _| {},
-    };
-    let done = rewrite_analysed(&mut rewritten.model, analysis.clone(), options, callbacks);
-    done.map_err(|cause| ConvertError::of(model, cause))?;
-    Ok(rewritten)
-}
-
-/// Makes factors without content, of the kind of `factorization`.
-pub(super) fn blank(
-    factorization: Factorization,
-    form: &dyn Form,
-) -> impl FnMut(&SiteView, Wanted) -> Result<Made, Box<dyn Error + Send + Sync>> {
-    move |view, wanted| {
-        let site = view.site();
-        let blank = BlankFactors {
-            kv_heads: site.kv_heads,
-            key_size: site.key.size,
-            value_size: site.value.size,
-            ranks: wanted.ranks,
-            heads: form.cached_heads(site),
-        };
-        Ok(match factorization {
-            Factorization::TransMla { .. } => blank.decoupled(),
-            _ => blank.latent(wanted.bits),
-        })
-    }
 }
 
 fn bits_of(elem_type: i32, count: usize) -> u64 {

@@ -6,6 +6,7 @@
 pub mod acceptance;
 pub mod allot;
 pub mod bisect;
+mod blank;
 mod compressed;
 pub mod compressor;
 pub mod convert;

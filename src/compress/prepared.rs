@@ -8,16 +8,18 @@ use gqa2mla_passes::forms::{CachedKeys, FormError};
 use gqa2mla_passes::pipeline::Planned;
 use gqa2mla_passes::{Analysis, Decoupled, RewriteError, RewriteOptions};
 
+#[cfg(feature = "train")]
+use crate::compress::blank::without_weights;
 use crate::compress::compressor::{analysis, planned};
 use crate::compress::convert::ConvertError;
+#[cfg(feature = "train")]
+use crate::compress::distill::check_distilled;
 use crate::compress::error::CompressError;
 use crate::compress::request::{Request, TextRequest};
 use crate::files::load::LoadedModel;
 use crate::fit::context::{Context, ContextSource};
 use crate::fit::factors::Factorization;
 use crate::measure::text::{Text, TextSource};
-#[cfg(feature = "train")]
-use crate::tune::decoder::check_operators;
 use crate::validate::ports::LanguageModel;
 use crate::validate::{ValidateError, Which};
 
@@ -66,7 +68,11 @@ impl<'f> Prepared<'f> {
         }
         #[cfg(feature = "train")]
         if request.distillation_steps > 0 {
-            check_operators(model)?;
+            // The size that a search will find is not known.
+            let is_known = request.promise.is_none();
+            let made = || without_weights(model, &analysis, &options, request.factorization());
+            let draft = is_known.then(made).transpose()?;
+            check_distilled(model, draft.as_ref())?;
         }
         // What the model excludes comes first, so that a text is not asked for in vain.
         request.check_bits()?;
@@ -108,7 +114,7 @@ pub(super) fn options<'f>(
 }
 
 /// Refuses a form whose factors need keys before rotation where these cannot be recorded.
-fn check_recorded(
+pub(super) fn check_recorded(
     model: &LoadedModel,
     planned: &[Planned],
     options: &RewriteOptions,

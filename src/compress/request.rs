@@ -53,7 +53,7 @@ impl TextRequest {
     /// # Errors
     /// [`CompressError`] if the text cannot be read, or its sequences are longer than the context of the model.
     pub fn read(&self, model: &LoadedModel, tokens: usize) -> Result<Text, CompressError> {
-        let vocabulary = LanguageModel::of(&model.model.proto)?.vocabulary;
+        let vocabulary = LanguageModel::of(&model.model.proto)?.known_vocabulary();
         let length = Context::fitted(self.length, model).map_err(CompressError::long(model))?;
         Ok(Text::read(&self.source, vocabulary, tokens, length)?)
     }

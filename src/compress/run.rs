@@ -10,7 +10,7 @@ use crate::compress::allot::Sides;
 use crate::compress::compressed::Compressed;
 use crate::compress::compressor::{Compressor, Destination, analysis};
 #[cfg(feature = "train")]
-use crate::compress::distill::distil;
+use crate::compress::distill::{DistillRequest, distil};
 use crate::compress::error::CompressError;
 use crate::compress::events::{Event, Observer, Stage, steps};
 use crate::compress::prepared::{Prepared, Texts, UsedText};
@@ -29,6 +29,8 @@ use crate::measure::continuation::{Continuation, continued};
 use crate::measure::quality::Quality;
 use crate::measure::text::{Text, TextSource};
 use crate::runtime::RuntimeOptions;
+#[cfg(feature = "train")]
+use crate::tune::decoder::check_branches;
 use crate::validate::ValidateError;
 use crate::validate::ports::LanguageModel;
 use crate::validate::proof::{ProofOptions, prove};
@@ -129,6 +131,10 @@ fn attempt(
         reconstruction: None,
         runtime: &request.runtime,
     };
+    #[cfg(feature = "train")]
+    if let (Some(text), true) = (&texts.fitted, request.distillation_steps > 0) {
+        check_branches(model, &text.ids, &request.runtime.given)?;
+    }
     let made = statistics(&compressor, request, texts.fitted.as_ref(), observer)?;
     if factorization != Factorization::Weights {
         compressor.statistics = request.statistics.as_ref().or(made.as_ref());
@@ -277,10 +283,21 @@ fn distilled(
     }
     let text = texts.fitted.as_ref().ok_or(CompressError::NoText)?;
     let models = (compressor.model, compressor.destination);
-    let steps = (request.distillation_steps, context.positions);
-    let distilled = distil(&mut compressed, models, text, steps, observer)?;
-    compressed.distilled = Some(distilled);
-    Ok((compressed, widths, None))
+    let asked = DistillRequest {
+        steps: request.distillation_steps,
+        context: context.positions,
+        given: &request.runtime.given,
+    };
+    match distil(&mut compressed, models, text, asked, observer)? {
+        Some(distilled) => {
+            compressed.distilled = Some(distilled);
+            Ok((compressed, widths, None))
+        }
+        None => {
+            compressed.has_no_factors = true;
+            Ok((compressed, widths, quality))
+        }
+    }
 }
 
 /// Validates by running both models. Failures that the rewritten model does not cause are errors, not verdicts.

@@ -9,6 +9,7 @@ use gqa2mla_passes::{Absorbed, Analysis, Form, RankPlan, RewriteOptions};
 use crate::compress::compressor::{analysis, planned};
 use crate::compress::convert::ConvertError;
 use crate::compress::error::CompressError;
+use crate::compress::prepared::check_recorded;
 use crate::compress::way::Way;
 use crate::files::load::LoadedModel;
 
@@ -135,7 +136,12 @@ impl Sizes<'_> {
                 context: Some(positions),
                 ..RewriteOptions::default()
             };
-            let found = match planned(model, analyses.for_form(form), &options) {
+            let found = planned(model, analyses.for_form(form), &options);
+            let found = found.and_then(|found| {
+                check_recorded(model, &found, &options)?;
+                Ok(found)
+            });
+            let found = match found {
                 Ok(found) => found,
                 Err(CompressError::Convert(cause)) => {
                     sizes.left_out.push(LeftOut {

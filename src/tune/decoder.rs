@@ -1,19 +1,22 @@
 //! A model for training: its graph of primitives, compiled for the logits, and its inputs.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use gqa2mla_passes::analysis::Analysis;
+use gqa2mla_passes::onnx::stored::Model;
 use gqa2mla_passes::onnx::{GraphProto, NodeProto};
 use gqa2mla_passes::operators::Target;
 use gqa2mla_train::error::TrainError;
 use gqa2mla_train::program::Program;
 
 use crate::files::load::LoadedModel;
+use crate::runtime::given::GivenInput;
 use crate::runtime::tensor::{Data, Tensor as Fed};
 use crate::tune::TuneError;
 use crate::tune::floats::in_floats;
-use crate::tune::later_steps::{is_merged, later_steps};
+use crate::tune::later_steps::{later_steps, without_a_past};
 use crate::validate::ValidateError;
 use crate::validate::cache::{CacheKind, CachePort};
 use crate::validate::feed::Moment;
@@ -21,12 +24,11 @@ use crate::validate::interface::Interface;
 use crate::validate::port::Role;
 use crate::validate::ports::LanguageModel;
 
-/// Tokens of the check that logits do not depend on later tokens.
-const SEVERAL: usize = 9;
-/// The largest difference of logits of the same tokens in two runs, relative to the largest logit. Activations that are rounded
-/// to 8 bits in the range of each run differ by 2e-2 with random weights; a mask that hides nothing changes logits by more than
-/// their tenth.
-const CAUSAL: f32 = 0.1;
+/// Tokens of the comparison of branches.
+const SEVERAL: usize = 16;
+/// The largest difference of the logits of two branches, relative to the largest logit. Both are computed in fp32 from the same
+/// weights, and differ by 1e-6 where they compute the same.
+const SAME: f32 = 1e-3;
 
 /// The tokens of a sequence that a model has read, as it caches them; by default none.
 #[derive(Debug, Clone, Default)]
@@ -56,14 +58,25 @@ pub struct TrainableGraph {
     pub sources: Vec<String>,
     /// The inputs and outputs. Caches of integers are in floating point.
     pub interface: Interface,
-    /// Whether it is the branch with a past of a merged decoder.
-    pub merged: bool,
     /// Whether keys are rebuilt from latents and rotated to the positions of their rows, counted from 0, whatever the position
     /// inputs are.
     pub counts_positions: bool,
 }
 
 impl TrainableGraph {
+    /// The same graph of `model` with the values `given` for the inputs that they name.
+    ///
+    /// # Errors
+    /// [`TuneError::Interface`] if the model has no such input.
+    pub fn fed(self, model: &LoadedModel, given: &[GivenInput]) -> Result<Self, TuneError> {
+        let interface = self.interface.fed(given);
+        let interface = interface.map_err(|cause| TuneError::Interface {
+            path: model.path.display().to_string(),
+            cause,
+        })?;
+        Ok(Self { interface, ..self })
+    }
+
     /// What a step computes: the logits, and the present of every cache.
     fn outputs(&self) -> Vec<&str> {
         let presents = self.interface.caches.iter().map(|port| &*port.present);
@@ -93,10 +106,12 @@ impl TrainableGraph {
 /// # Errors
 /// [`TuneError::Interface`] and [`TuneError::Analysis`].
 pub fn lowered(model: &LoadedModel) -> Result<TrainableGraph, TuneError> {
-    let path = model.path.display().to_string();
-    let original = &model.model;
-    let later = later_steps(original);
-    let model = later.as_ref().unwrap_or(original);
+    let later = later_steps(&model.model);
+    expanded(&model.path, later.as_ref().unwrap_or(&model.model))
+}
+
+fn expanded(path: &Path, model: &Model) -> Result<TrainableGraph, TuneError> {
+    let path = path.display().to_string();
     let floating = in_floats(model);
     let model = floating.as_ref().unwrap_or(model);
     let analysis = Analysis::of(model, Target::MatMul);
@@ -127,24 +142,62 @@ pub fn lowered(model: &LoadedModel) -> Result<TrainableGraph, TuneError> {
         .flat_map(|p| [&p.site.key, &p.site.value]);
     Ok(TrainableGraph {
         sources: sides.map(|side| side.new.clone()).collect(),
-        merged: is_merged(original),
         counts_positions: analysis.main.node.iter().any(counts_positions),
         main: analysis.main,
         interface: subject.interface,
     })
 }
 
-/// Checks whether `model` can be read for training, as far as its operators tell.
+/// Checks whether `model` can be read for training, as far as its graph tells, with the initializers `trained`.
 ///
 /// # Errors
 /// [`TuneError`] that names the first operator that is not implemented, and those of [`lowered`].
-pub fn check_operators(model: &LoadedModel) -> Result<(), TuneError> {
-    let graph = lowered(model)?;
-    let checked = Program::check(&graph.main, &graph.outputs());
+pub fn check_operators(
+    model: &LoadedModel,
+    graph: &TrainableGraph,
+    trained: &[String],
+) -> Result<(), TuneError> {
+    let checked = Program::check(&graph.main, &graph.outputs(), trained);
     checked.map_err(|cause| TuneError::Program {
         path: model.path.display().to_string(),
         cause,
     })
+}
+
+/// Checks that both branches of a merged decoder give the same logits of the first of `tokens` without a past: a branch with a past
+/// that is made for one token at a time, or for an encoder-decoder, does not. Other models pass.
+///
+/// # Errors
+/// [`TuneError::Branches`] if they differ, and those of running the model.
+pub fn check_branches(
+    model: &LoadedModel,
+    tokens: &[i64],
+    given: &[GivenInput],
+) -> Result<(), TuneError> {
+    let Some(first) = without_a_past(&model.model) else {
+        return Ok(());
+    };
+    let tokens = tokens.get(..SEVERAL.min(tokens.len())).unwrap_or_default();
+    let read = |graph: TrainableGraph| -> Result<Tensor, TuneError> {
+        let decoder = Decoder::new(model, &graph.fed(model, given)?, &[])?;
+        Ok(decoder.logits(tokens, 0, &Past::default(), &[])?.0)
+    };
+    let (first, later) = (
+        read(expanded(&model.path, &first)?)?,
+        read(lowered(model)?)?,
+    );
+    let largest =
+        |t: &Tensor| -> candle_core::Result<f32> { t.abs()?.flatten_all()?.max(0)?.to_scalar() };
+    let compared = || Ok((largest(&(&first - &later)?)?, largest(&first)?));
+    let path = || model.path.display().to_string();
+    let (apart, whole) = compared().map_err(|cause: candle_core::Error| TuneError::Program {
+        path: path(),
+        cause: cause.into(),
+    })?;
+    match apart <= SAME * whole {
+        true => Ok(()),
+        false => Err(TuneError::Branches { path: path() }),
+    }
 }
 
 /// Whether `node` computes the positions of all cached rows, in a form that caches keys before rotation.
@@ -270,37 +323,6 @@ impl Decoder {
         let outputs = outputs.map_err(|cause| self.failed(cause))?;
         let logits = self.rows(outputs.first())?;
         Ok((logits, self.after(past, tokens.len(), &outputs)))
-    }
-
-    /// Checks that the first logits do not depend on later tokens.
-    ///
-    /// # Errors
-    /// [`TuneError::SeesLater`] if they do, and those of [`Decoder::logits`].
-    pub fn check_causal(&self, tokens: &[i64], parameters: &[Tensor]) -> Result<(), TuneError> {
-        let read = |count: usize| -> Result<Tensor, TuneError> {
-            let tokens = tokens.get(..count).unwrap_or_default();
-            let (rows, _) = self.logits(tokens, 0, &Past::default(), parameters)?;
-            Ok(rows)
-        };
-        let many = tokens.len().min(SEVERAL);
-        if many < 2 {
-            return Ok(());
-        }
-        let largest = |t: &Tensor| -> candle_core::Result<f32> {
-            t.abs()?.flatten_all()?.max(0)?.to_scalar()
-        };
-        let apart = |first: &Tensor, all: &Tensor| -> candle_core::Result<(f32, f32)> {
-            let same = all.narrow(0, 0, first.dim(0)?)?;
-            Ok((largest(&(first - same)?)?, largest(first)?))
-        };
-        let (first, all) = (read(many - 1)?, read(many)?);
-        let (apart, whole) = apart(&first, &all).map_err(|e| self.failed(e.into()))?;
-        match apart > CAUSAL * whole {
-            true => Err(TuneError::SeesLater {
-                path: self.path.clone(),
-            }),
-            false => Ok(()),
-        }
     }
 
     /// The output `logits` as [T, V].

@@ -15,11 +15,24 @@ use crate::validate::roles::tells_a_past;
 /// `model` without branches for prompts; `None` if it has none. The initializers have the same names.
 #[must_use]
 pub fn later_steps(model: &Model) -> Option<Model> {
+    with_one_branch(model, later_branch)
+}
+
+/// The merged decoder `model` with its branch without a past alone; `None` for other models.
+#[must_use]
+pub fn without_a_past(model: &Model) -> Option<Model> {
+    with_one_branch(model, |main, node| merged(main, node).map(|[_, none]| none))
+}
+
+/// The branch of a node that stands in its place, if it chooses between branches.
+type Choose = for<'n> fn(&GraphProto, &'n NodeProto) -> Option<&'n GraphProto>;
+
+fn with_one_branch(model: &Model, choose: Choose) -> Option<Model> {
     let main = model.proto.graph.as_ref()?;
-    main.node.iter().find_map(|node| later_branch(main, node))?;
+    main.node.iter().find_map(|node| choose(main, node))?;
     let mut graph = main.clone();
     graph.node = Vec::with_capacity(main.node.len());
-    take(&mut graph, main, main.node.clone());
+    take(&mut graph, main, main.node.clone(), choose);
     order::sort(&mut graph);
     let mut proto = model.proto.clone();
     proto.graph = Some(graph);
@@ -29,14 +42,14 @@ pub fn later_steps(model: &Model) -> Option<Model> {
     })
 }
 
-/// Adds `nodes` to `graph`, the branches of later steps in place of the choices. `main` is the graph with the choices.
-fn take(graph: &mut GraphProto, main: &GraphProto, nodes: Vec<NodeProto>) {
+/// Adds `nodes` to `graph`, branches in place of the choices. `main` is the graph with the choices.
+fn take(graph: &mut GraphProto, main: &GraphProto, nodes: Vec<NodeProto>, choose: Choose) {
     for node in nodes {
-        match later_branch(main, &node) {
+        match choose(main, &node) {
             Some(branch) => {
                 graph.initializer.extend(branch.initializer.iter().cloned());
                 graph.value_info.extend(branch.value_info.iter().cloned());
-                take(graph, main, inlined(&node, branch));
+                take(graph, main, inlined(&node, branch), choose);
             }
             None => graph.node.push(node),
         }
@@ -62,13 +75,6 @@ pub fn of_all_steps(model: &Model, mut names: Vec<String>) -> Vec<String> {
     };
     names.retain(|name| stored.contains(&**name) && (is_factor(name) || in_both(name)));
     names
-}
-
-/// Whether `model` is a merged decoder, one of whose branches reads a past.
-#[must_use]
-pub fn is_merged(model: &Model) -> bool {
-    let main = model.proto.graph.as_ref();
-    main.is_some_and(|main| main.node.iter().any(|node| merged(main, node).is_some()))
 }
 
 /// The branches with and without a past, if `node` chooses between them in a merged decoder.

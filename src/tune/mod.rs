@@ -56,11 +56,11 @@ pub enum TuneError {
         /// The reason, and what to do.
         detail: String,
     },
-    /// A branch of a merged decoder lets tokens see later ones.
+    /// The branches of a merged decoder compute different things.
     #[error(
-        "{path}: the branch with a past does not hide later tokens of a run without a past: it is made for one token at a time, and cannot be trained; train the decoder that was exported by itself, and merge afterwards"
+        "{path}: without a past, its branch with a past does not give the logits of the other one, as in decoders that are made for one token at a time: it cannot be trained; train a decoder that is not merged"
     )]
-    SeesLater {
+    Branches {
         /// The model.
         path: String,
     },

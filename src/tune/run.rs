@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use candle_core::Tensor;
+use gqa2mla_passes::forms::ExactTokens;
 use gqa2mla_train::adamw::{self, AdamOptions};
 use gqa2mla_train::error::TrainError;
 use gqa2mla_train::kernels::read;
@@ -11,10 +12,12 @@ use serde::Serialize;
 
 use crate::files::identity::identity;
 use crate::files::load::LoadedModel;
+use crate::files::origin::exact_tokens;
+use crate::runtime::given::GivenInput;
 use crate::tune::TuneError;
 use crate::tune::checkpoint;
 use crate::tune::course::{Check, Course};
-use crate::tune::decoder::{Decoder, lowered};
+use crate::tune::decoder::{Decoder, check_branches, lowered};
 use crate::tune::later_steps::of_all_steps;
 use crate::tune::samples::Samples;
 use crate::tune::select::{Trainable, select};
@@ -40,6 +43,8 @@ pub struct TuneOptions {
     pub batch: usize,
     /// Seed of the order of sequences.
     pub seed: u64,
+    /// Values of inputs that are the same in every run.
+    pub given: Vec<GivenInput>,
 }
 
 /// Why a run ended.
@@ -117,7 +122,7 @@ pub fn tune(
     progress: &mut dyn FnMut(TrainProgress),
 ) -> Result<Tuned, TuneError> {
     let path = model.path.display().to_string();
-    let graph = lowered(model)?;
+    let graph = lowered(model)?.fed(model, &options.given)?;
     let trained = select(
         &graph.main,
         &graph.sources,
@@ -140,14 +145,21 @@ pub fn tune(
             .to_owned(),
         });
     }
+    let first = samples.train.first().map(|sample| &*sample.tokens);
+    let first = first.unwrap_or_default();
     let student = Decoder::new(model, &graph, &trained)?;
     let settings = settings(model, teacher, samples, options)?;
     let original = teacher;
-    let mut merged = graph.merged;
+    if let Some(teacher) = teacher {
+        check_branches(teacher, first, &options.given)?;
+    }
+    // A rewrite leaves prompts to a branch without latents, if it is asked to; then the original's branches are compared alone.
+    if exact_tokens(&model.model.proto) == ExactTokens::None {
+        check_branches(model, first, &options.given)?;
+    }
     let teacher = match teacher {
         Some(teacher) => {
-            let graph = lowered(teacher)?;
-            merged |= graph.merged;
+            let graph = lowered(teacher)?.fed(teacher, &options.given)?;
             Some(Decoder::new(teacher, &graph, &[])?)
         }
         None => None,
@@ -187,9 +199,6 @@ pub fn tune(
         teacher.let_go();
     }
     if !resumed {
-        if merged {
-            run.check_causal(&state)?;
-        }
         let first = run.check(&mut state)?;
         if !first.is_finite() {
             return Err(TuneError::NotFinite { path });

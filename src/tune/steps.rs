@@ -78,22 +78,6 @@ impl TrainRun<'_> {
         })
     }
 
-    /// Checks that both models hide later tokens, as a merged decoder may not do in its branch with a past.
-    ///
-    /// # Errors
-    /// [`TuneError::SeesLater`], and those of running a model.
-    pub fn check_causal(&self, state: &TrainingState) -> Result<(), TuneError> {
-        let Some(sample) = self.samples.train.first() else {
-            return Ok(());
-        };
-        let parameters: Vec<Tensor> = state.tensors.iter().map(|t| t.values.clone()).collect();
-        self.student.check_causal(&sample.tokens, &parameters)?;
-        match &self.teacher {
-            Some(teacher) => teacher.check_causal(&sample.tokens, &[]),
-            None => Ok(()),
-        }
-    }
-
     /// The loss of the student's `logits` on `chunk`, and its gradient; `None` if no position counts. The teacher reads the
     /// chunk after `past`.
     fn loss(

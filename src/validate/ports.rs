@@ -80,6 +80,15 @@ impl LanguageModel {
 }
 
 impl LanguageModel {
+    /// The number of token ids that the model is known to have; no limit if it is unknown.
+    #[must_use]
+    pub fn known_vocabulary(&self) -> usize {
+        match self.vocabulary_is_known {
+            true => self.vocabulary,
+            false => usize::MAX,
+        }
+    }
+
     /// The same model with the values `given` for the inputs that they name.
     ///
     /// # Errors

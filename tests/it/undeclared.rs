@@ -1,11 +1,14 @@
 //! Models whose outputs have no declared shapes, as tools leave them that change graphs without inferring shapes.
 
 use gqa2mla::files::load::LoadedModel;
+use gqa2mla::files::save::save;
 use gqa2mla_passes::forms::{Absorbed, GROUPED_PROMPT};
 use gqa2mla_passes::onnx::type_proto::Value;
 use gqa2mla_passes::{Form, RankPlan};
 
-use crate::common::{SEEN, SINGLE, compared, in_ort, loaded, proved, rewritten_to};
+use crate::common::{
+    SEEN, SINGLE, compared, folder, in_ort, loaded, proved, rewritten_to, root, run,
+};
 
 /// The fixture without shapes of its outputs and of values between its nodes.
 fn without_shapes(fixture: &str) -> LoadedModel {
@@ -20,6 +23,32 @@ fn without_shapes(fixture: &str) -> LoadedModel {
         tensor.shape = None;
     }
     model
+}
+
+/// The logits of a merged decoder without a declared shape do not tell how many token ids there are.
+#[test]
+fn a_text_is_read_where_the_vocabulary_is_not_known() {
+    let place = folder();
+    let model = place.path().join("model.onnx");
+    save(&without_shapes("merged-llama"), &model).unwrap();
+    let (model, out) = (model.display().to_string(), place.path().join("out.onnx"));
+    let ids = root().join("fixtures/tokens.json").display().to_string();
+    let more = [
+        "--cache-ratio",
+        "50%",
+        "--length",
+        "32",
+        "--force",
+        "--json",
+    ];
+    let asked = ["rewrite", &model, "-o", &out.display().to_string()].map(str::to_owned);
+    let text = ["--token-ids".to_owned(), ids];
+    let ran = run(asked.into_iter().chain(text).chain(more.map(str::to_owned)));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(
+        ran.json()["quality"]["tokens"].as_u64() > Some(100),
+        "{ran:?}"
+    );
 }
 
 /// Shapes that the nodes tell, and those of branches, of states, and of the caches of an encoder, which only the pasts tell.

@@ -36,6 +36,9 @@ pub fn text(compression: &Compression, summary: &Summary, with_kept_heads: &str)
             short(distilled.kl_after)
         ));
     }
+    if compression.compressed.has_no_factors {
+        text.push_str("not distilled: the rewrite has no factors to train\n");
+    }
     match &compression.quality {
         Some(Ok(quality)) => {
             text.push_str(&format!("on held-out text: {}\n", quality_text(quality)));

@@ -37,6 +37,32 @@ fn an_operator_without_a_gradient_is_named_before_anything_is_done() {
     }
 }
 
+/// At full rank latents are the heads themselves, and there is nothing to train.
+#[test]
+fn a_rewrite_without_factors_is_not_distilled() {
+    let place = folder();
+    let out = place.path().join("out.onnx").display().to_string();
+    let (model, ids) = (
+        fixture("dynamo18-llama").join("model.onnx"),
+        ids().display().to_string(),
+    );
+    let model = model.display().to_string();
+    let asked = ["rewrite", &model, "-o", &out, "--token-ids", &ids];
+    let asked = [&asked[..], &["--length", "32", "--force", "--distill", "4"]].concat();
+    for more in [&[][..], &["--dry-run"]] {
+        let whole = [&asked[..], &["--cache-ratio", "100%"], more].concat();
+        let ran = run(whole);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(ran.stderr.contains("no factors to train"), "{ran:?}");
+        assert!(!ran.stderr.contains("statistics"), "{ran:?}");
+    }
+    // A search may find that nothing smaller keeps the limit: its result is the exact rewrite.
+    let searched = [&asked[..], &["--max-kl", "1e-9", "--reconstruct", "0"]].concat();
+    let ran = run(searched);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stdout.contains("not distilled"), "{ran:?}");
+}
+
 /// A graph that writes rows behind a past with room for them cannot be read in chunks that are appended.
 #[test]
 fn caches_that_are_written_in_place_are_refused_with_the_way_out() {

@@ -14,8 +14,8 @@ use crate::tune::run::{TrainProgress, TuneOptions, tune};
 use crate::tune::samples::Samples;
 use crate::tune::select::{Trainable, factors};
 
-/// Tokens of a step, so that it takes seconds, and of a sequence if the model takes positions as inputs. Sequences of 4,096 tokens, read in chunks of as many, have a
-/// lower perplexity and a higher KL after as many steps (docs/trials.md).
+/// Tokens of a step, so that it takes seconds, and of a sequence if the model takes positions as inputs. Sequences of 4,096
+/// tokens, read in chunks of as many, have a lower perplexity and a higher KL after as many steps (docs/trials.md).
 const LENGTH: usize = 512;
 /// A text is cut into at least this many sequences, however long the context is.
 const LEAST: usize = 4;

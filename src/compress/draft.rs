@@ -11,6 +11,9 @@ use crate::compress::request::Request;
 use crate::files::load::LoadedModel;
 use crate::files::save::DataFile;
 
+/// The data file of a draft, which needs no checksum in its name.
+const DATA: &str = "draft.data";
+
 /// Rewrites `model` with blank factors into a staging folder beside the path `out`. No text is read. The files are removed
 /// when the result is dropped.
 ///
@@ -21,7 +24,7 @@ pub fn draft(model: &LoadedModel, request: &Request, out: &Path) -> Result<Stage
     let analysis = analysis(model, &options)?;
     Ok(stage(
         (model, &analysis),
-        (out, &DataFile::Beside),
+        (out, &DataFile::Named(DATA.to_owned())),
         &options,
         &mut blank(request.factorization(), request.options.form),
         &mut |_| None,

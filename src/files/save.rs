@@ -2,6 +2,7 @@
 //! such as `X.onnx.1f0a39c2.data`, so that an old model is never combined with new weights.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use gqa2mla_passes::onnx::ModelProto;
@@ -109,7 +110,7 @@ pub fn write(loaded: &LoadedModel, staging: &Staging, data: &DataFile) -> Result
         let first = match data {
             DataFile::Named(name) | DataFile::Chunks { name, .. } => name.clone(),
             DataFile::Beside | DataFile::Inline => {
-                let content = content(&unnamed).map_err(failed("reading the data file"))?;
+                let content = flushed_content(&unnamed).map_err(failed("reading the data file"))?;
                 data_name(&name, content)
             }
         };
@@ -129,6 +130,16 @@ pub fn write(loaded: &LoadedModel, staging: &Staging, data: &DataFile) -> Result
         });
     }
     fs::write(staging.staged(), proto.encode_to_vec()).map_err(failed("writing"))
+}
+
+/// The checksum of the file at `path`, which is flushed to disk meanwhile.
+fn flushed_content(path: &Path) -> io::Result<u32> {
+    std::thread::scope(|scope| {
+        let flushed = scope.spawn(|| fs::File::open(path)?.sync_data());
+        let content = content(path)?;
+        flushed.join().unwrap_or(Ok(()))?;
+        Ok(content)
+    })
 }
 
 /// Sets the location of every external tensor, the number of its data file, to the name of that file.

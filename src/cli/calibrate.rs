@@ -40,7 +40,8 @@ pub struct Calibrate {
     out: PathBuf,
     /// Read at most this many tokens.
     ///
-    /// 10 tokens for each cached number of a layer are enough.
+    /// Factors need at least 10 tokens for each dimension of the cached keys or values of a layer; from 50 on, more text
+    /// hardly changes them.
     #[arg(
         long,
         default_value_t = 16_384,

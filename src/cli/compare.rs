@@ -48,7 +48,7 @@ pub struct Compare {
     /// Bits of a cached number to compare.
     ///
     /// 16 is the model's own floating-point type. 8, 6 and 4 are integers, which only the methods calibrated,
-    /// reconstructed and kept-heads support. The default is all that a method supports.
+    /// reconstructed and kept-heads support, and joint with 8. The default is all that a method supports.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "BITS")]
     cache_bits: Vec<BitsArg>,
     /// Number of neighbouring RoPE frequencies that TransMLA treats as one (FreqFold).

@@ -51,7 +51,7 @@ pub struct FactorArgs {
     /// Target context length in tokens.
     ///
     /// Rotated keys are averaged over all its positions, and the loss is measured up to it. The default is the maximum
-    /// in config.json or genai_config.json beside the model, or else 4096.
+    /// in genai_config.json or config.json beside the model, or else 4096.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
     /// Accept few tokens, and replace files of other origin.

@@ -204,7 +204,7 @@ fn as_json(path: &str, model: &ModelProto, found: &Inspection) -> Value {
         .map(|s| {
             json!({
                 "layer": s.layer, "within": s.within, "module": s.name, "dialect": s.dialect.name(), "heads": s.heads, "kv_heads": s.kv_heads,
-                "head_size": s.key.size, "value_size": s.value.size, "type": type_name(s.elem_type), "cached": s.is_cached(),
+                "head_size": s.key.size, "value_size": s.value.size, "type": type_name(s.cached_type), "cached": s.is_cached(),
                 "past_key": s.key.cache.as_ref().map(|c| &c.past), "past_value": s.value.cache.as_ref().map(|c| &c.past),
                 "cache_bytes_per_token": if s.has_own_cache() { site_bytes(s) } else { 0 }, "shares_cache_of_layer": s.shares,
                 "full_rank": s.full_rank(),

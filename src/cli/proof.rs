@@ -29,7 +29,7 @@ pub struct ProofArgs {
     /// Largest accepted logit difference, relative to the largest logit.
     ///
     /// The default is 1e-3 in single precision, 2e-2 in half precision and for quantized activations, 1e-1 for a cache
-    /// of 8-bit integers, and 1 for one of 4-bit integers.
+    /// of 8-bit integers, and 1 for one of 6 or 4 bits.
     #[arg(hide_short_help = true, long, value_name = "RATIO", value_parser = ratio, allow_negative_numbers = true)]
     tolerance: Option<f64>,
     /// Seed of the random token ids; the default is 0.

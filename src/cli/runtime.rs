@@ -32,7 +32,7 @@ pub struct RuntimeArgs {
     /// Value of a model input, the same in every run.
     ///
     /// A number, which fills the declared shape, or a .npy file. Needed for every input other than token ids, masks,
-    /// positions and caches.
+    /// positions, caches and states of constant size. Encoder outputs without a value are random.
     #[arg(hide_short_help = true, long, value_name = "NAME=VALUE|FILE.npy", value_parser = given)]
     input: Vec<GivenInput>,
 }

@@ -50,7 +50,7 @@ pub struct Tune {
     /// The output: a .onnx path, or a folder for the .onnx file.
     #[arg(short, long, value_name = "OUT", value_parser = output())]
     out: PathBuf,
-    /// The loss; the default is `distill` with --teacher.
+    /// The loss; `distill`, the default, needs --teacher.
     #[arg(long, value_enum, default_value_t = Objective::Distill)]
     objective: Objective,
     /// The initializers to train.
@@ -59,8 +59,8 @@ pub struct Tune {
     /// Largest number of steps.
     #[arg(long, default_value_t = 100, value_name = "N")]
     steps: usize,
-    /// Largest change of a tensor in a step, relative to its root mean square. The default is 0.005, and less where a
-    /// rewrite has lost little: with the square root of the KL from the teacher, if that is below 0.3 nats.
+    /// Largest change of a tensor in a step, relative to its root mean square. The default is 0.005; if the KL from the
+    /// teacher is below 0.3 nats, less in proportion to its square root, and at least 0.0005.
     #[arg(long, value_name = "RATE")]
     rate: Option<f64>,
     /// Tokens per sequence; longer examples are left out.
@@ -70,7 +70,7 @@ pub struct Tune {
     #[arg(long, default_value_t = 512, value_name = "C")]
     chunk: usize,
     /// Target context length in tokens: sequences are placed at random positions within it, if the model has position
-    /// inputs; the default is the maximum in config.json or genai_config.json beside the model, or else 4096.
+    /// inputs; the default is the maximum in genai_config.json or config.json beside the model, or else 4096.
     #[arg(long, value_name = "N", value_parser = length)]
     context: Option<usize>,
     /// Sequences per step. Their gradients are computed one after another, so that the batch needs no more memory.
@@ -305,6 +305,10 @@ fn summary(tuned: &Tuned) -> String {
             "stopped at step {}: its loss is not finite; the best state before it is kept (a lower --rate may help)",
             done + 1
         ),
+    };
+    let ended = match tuned.resumed_at {
+        0 => ended,
+        steps => format!("{ended} ({} of an interrupted run)", counted(steps, "step")),
     };
     let kept = match tuned.best.step {
         0 => "no step made the held-out loss lower: the model stays as it was (a lower --rate may help)".to_owned(),

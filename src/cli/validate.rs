@@ -44,7 +44,7 @@ pub struct Validate {
     test_tokens: usize,
     /// Largest number of tokens per sequence of the text.
     ///
-    /// The default is the maximum in config.json or genai_config.json beside the model, or else 4096.
+    /// The default is the maximum in genai_config.json or config.json beside the model, or else 4096.
     #[arg(long, value_name = "L", value_parser = length, help_heading = "Text")]
     length: Option<usize>,
     #[command(flatten, next_help_heading = "Run")]

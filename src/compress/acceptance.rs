@@ -1,5 +1,6 @@
 //! Acceptance of rewritten models: whether the output is published.
 
+use crate::compress::error::CompressError;
 use crate::compress::promise::Promise;
 use crate::measure::quality::Quality;
 use crate::validate::proof::Proof;
@@ -25,13 +26,13 @@ pub enum Held {
 }
 
 /// Whether a model is accepted: it passed the validation, if that was requested, and its measured `quality` keeps the
-/// `promise`, if both are given. An exact model needs no `quality`.
+/// `promise`, if both are given; a failed measurement keeps no promise. An exact model needs no `quality`.
 #[must_use]
 pub fn accepts(
     verdict: &Verdict,
     held: Held,
     promise: Option<Promise>,
-    quality: Option<&Quality>,
+    quality: Option<Result<&Quality, &CompressError>>,
 ) -> bool {
     let runs = match (verdict, held) {
         (Verdict::NotValidated, _) => true,
@@ -41,13 +42,14 @@ pub fn accepts(
     };
     let kept = promise
         .zip(quality)
-        .is_none_or(|(promise, quality)| promise.is_kept(quality));
+        .is_none_or(|(promise, quality)| quality.is_ok_and(|quality| promise.is_kept(quality)));
     runs && kept
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Held, Verdict, accepts};
+    use crate::compress::error::CompressError;
     use crate::compress::promise::Promise;
     use crate::measure::quality::Quality;
     use crate::validate::compare::{Comparison, StepComparison};
@@ -116,23 +118,15 @@ mod tests {
     fn a_promise_is_kept_by_what_is_measured() {
         let promise = Some(Promise::PerplexityIncrease(0.02));
         let good = verdict(0.5, true);
-        assert!(accepts(
-            &good,
-            Held::ToFinite,
-            promise,
-            Some(&quality(10.19))
-        ));
-        assert!(!accepts(
-            &good,
-            Held::ToFinite,
-            promise,
-            Some(&quality(10.3))
-        ));
-        assert!(!accepts(
-            &good,
-            Held::ToFinite,
-            promise,
-            Some(&quality(f64::NAN))
-        ));
+        let after = |perplexity: f64| {
+            let quality = quality(perplexity);
+            accepts(&good, Held::ToFinite, promise, Some(Ok(&quality)))
+        };
+        assert!(after(10.19));
+        assert!(!after(10.3));
+        assert!(!after(f64::NAN));
+        let failed = Some(Err(&CompressError::NoText));
+        assert!(!accepts(&good, Held::ToFinite, promise, failed));
+        assert!(accepts(&good, Held::ToFinite, None, failed));
     }
 }

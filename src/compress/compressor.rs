@@ -154,6 +154,7 @@ impl Compressor<'_> {
                 factorization: self.factorization,
                 options,
                 descent,
+                given: &self.runtime.given,
             };
             let target = output_path(&self.model.path, self.destination.out);
             let kept = inputs.folder(self.destination.work.or(target.parent()));

@@ -189,7 +189,7 @@ fn attempt(
         let text = texts.held_out.as_ref().filter(|_| wanted)?;
         Some(compressed.quality(model, text, &request.runtime, observer))
     });
-    let measured = quality.as_ref().and_then(|q| q.as_ref().ok());
+    let measured = quality.as_ref().map(Result::as_ref);
     let narrow = compressed
         .staged
         .rewritten
@@ -197,8 +197,9 @@ fn attempt(
         .iter()
         .any(|s| s.is_narrow);
     let rounding = (lossy && !narrow).then_some(Promise::Kl(rounded_kl(options.bits)));
+    let promise = request.promise.or(rounding);
     Ok(Compression {
-        accepted: accepts(&verdict, held, request.promise.or(rounding), measured),
+        accepted: accepts(&verdict, held, promise, measured),
         layer_errors: request.in_detail.then(|| {
             let tokens = texts.fitted.as_ref().and_then(|t| t.sequences().next());
             measured_layers(&compressor, &compressed, tokens, observer)

@@ -23,7 +23,10 @@ pub struct Search {
     pub promise: Promise,
     /// The measured candidates, in the order of the search.
     pub tried: Vec<Point>,
-    /// The smallest one that keeps the promise; `None` if none does, in which case the rewrite is exact.
+    /// The bits that were asked for; those of the model if the search chooses.
+    pub bits: CacheBits,
+    /// The smallest one that keeps the promise; `None` if none does, in which case the full rank is written with the bits
+    /// that were asked for.
     pub best: Option<CacheSize>,
     /// The loss of KV heads as integers of the bits that were found, or of 8 if none were, if the operator of the model
     /// supports them.
@@ -93,10 +96,8 @@ impl Searcher<'_, '_> {
         let full = planned.iter().map(|p| p.site.full_rank()).min();
         let full = full.unwrap_or(1);
         let mut tried = Vec::new();
-        let mut best = CacheSize {
-            bits: self.options.bits,
-            rank: None,
-        };
+        let bits = self.options.bits;
+        let mut best = (bits == CacheBits::Model).then_some(CacheSize { bits, rank: None });
         for bits in self.fewer_bits() {
             let size = CacheSize { bits, rank: None };
             let point = self.measured(self.compressor, size, full)?;
@@ -104,10 +105,18 @@ impl Searcher<'_, '_> {
             if !self.keeps(point.loss) {
                 break;
             }
-            best = size;
+            best = Some(size);
         }
-        let rank = self.smallest_rank(best.bits, full, &mut tried)?;
-        best.rank = rank;
+        let Some(mut best) = best else {
+            return Ok(Search {
+                promise: self.promise,
+                tried,
+                bits,
+                best: None,
+                kept_heads: None,
+            });
+        };
+        best.rank = self.smallest_rank(best.bits, full, &mut tried)?;
         let kept_heads = match self.rounds {
             true => self.kept_heads(best.bits, full)?,
             false => None,
@@ -116,6 +125,7 @@ impl Searcher<'_, '_> {
         Ok(Search {
             promise: self.promise,
             tried,
+            bits,
             best: (!exact).then_some(best),
             kept_heads,
         })

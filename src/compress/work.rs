@@ -9,6 +9,7 @@ use crate::files::interrupted::LAYERS;
 use crate::fit::factors::Factorization;
 use crate::fit::statistics::ModelStatistics;
 use crate::measure::text::Text;
+use crate::runtime::given::GivenInput;
 
 /// All inputs that determine the content of finished layers.
 pub(crate) struct WorkKey<'i> {
@@ -17,6 +18,8 @@ pub(crate) struct WorkKey<'i> {
     pub factorization: Factorization,
     pub options: &'i RewriteOptions<'i>,
     pub descent: Descent,
+    /// Values of inputs that are the same in every run.
+    pub given: &'i [GivenInput],
 }
 
 impl WorkKey<'_> {
@@ -28,7 +31,8 @@ impl WorkKey<'_> {
             hasher.update(&id.to_le_bytes());
         }
         let inputs = format!(
-            "{} {} {} {:?} {:?} {:?} {:?} {}",
+            "{} {} {} {} {:?} {:?} {:?} {:?} {:?} {}",
+            env!("CARGO_PKG_VERSION"),
             self.statistics.model,
             self.statistics.text,
             self.statistics.sequences,
@@ -36,6 +40,7 @@ impl WorkKey<'_> {
             self.options.form,
             self.options.ranks,
             self.descent,
+            self.given,
             self.text.length
         );
         hasher.update(inputs.as_bytes());

@@ -43,10 +43,16 @@ pub fn data_file(model: &Path, folder: &Path, location: &str) -> Result<PathBuf,
 }
 
 fn allowed_folders(model: &Path, folder: &Path) -> Vec<PathBuf> {
-    let mut allowed: Vec<PathBuf> = folder.canonicalize().into_iter().collect();
+    let mut allowed = own_folders(folder);
     if let Some(real) = model.canonicalize().ok().as_deref().and_then(Path::parent) {
         allowed.push(real.to_path_buf());
     }
+    allowed
+}
+
+/// The folders that belong to `folder`: itself, and the `blobs` of the hub cache that it is a snapshot of.
+pub fn own_folders(folder: &Path) -> Vec<PathBuf> {
+    let mut allowed: Vec<PathBuf> = folder.canonicalize().into_iter().collect();
     // <cache>/snapshots/<revision>/[folders/]model.onnx links to <cache>/blobs/<hash>.
     let cache = folder.canonicalize().ok().and_then(|f| {
         f.ancestors()

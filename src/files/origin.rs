@@ -72,21 +72,15 @@ impl FileOrigin {
             Ok::<(), io::Error>(())
         })?;
         Ok(Self {
-            ours: is_marked(&proto),
+            ours: is_rewritten(&proto),
             locations,
         })
     }
 }
 
-/// Whether this tool wrote `model`.
-#[must_use]
-pub fn is_marked(model: &ModelProto) -> bool {
-    model.metadata_props.iter().any(|p| p.key() == MARK)
-}
-
 /// Marks a model as written by this tool, unless it is marked already.
 pub fn mark(proto: &mut ModelProto) {
-    if !is_marked(proto) {
+    if !is_rewritten(proto) {
         proto.metadata_props.push(StringStringEntryProto {
             key: Some(MARK.to_owned()),
             value: Some(json!({ "version": env!("CARGO_PKG_VERSION") }).to_string()),

@@ -240,17 +240,13 @@ pub fn check_folder(
     }
     // Another model may read a data file of the same name.
     for (model, origin) in there.iter().filter(|(model, _)| !files.contains(model)) {
-        let taken = |file: &&PathBuf| {
-            let data = format!("{}.data", file.display());
-            let beside = |location: &String| model.with_file_name(location);
-            let mut read = origin.locations.iter().map(beside);
-            read.any(|read| read == Path::new(&data))
-        };
-        if let Some(file) = files.iter().find(taken) {
+        let mut read = origin.locations.iter();
+        let taken = read.find(|location| files.contains(&model.with_file_name(location)));
+        if let Some(data) = taken {
             return Err(OutputError::Shared {
                 output: output.display().to_string(),
                 model: model.display().to_string(),
-                data: format!("{}.data", file.display()),
+                data: model.with_file_name(data).display().to_string(),
             });
         }
     }

@@ -119,7 +119,11 @@ pub fn recover(place: &Path) -> io::Result<()> {
         fs::rename(&aside, &target)?;
     }
     if let Ok(list) = fs::read_to_string(place.join(CONCERNED)) {
-        sweep(parent(&target), &list.lines().map(str::to_owned).collect());
+        // A list that this tool did not write removes nothing but data files of this model.
+        let model = target.file_name().unwrap_or_default().to_string_lossy();
+        let is_data = |name: &&str| is_data_name(&model, name) || **name == format!("{model}.data");
+        let data = list.lines().filter(is_data).map(str::to_owned);
+        sweep(parent(&target), &data.collect());
     }
     Ok(())
 }

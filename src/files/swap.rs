@@ -52,6 +52,9 @@ pub fn into_folder(staged: &Path, target: &Path) -> io::Result<()> {
     let old = replaced_data(target, staged)?;
     sync_tree(staged)?;
     let _guard = publishing();
+    for file in &files {
+        check_free(target, file)?;
+    }
     for model in files.iter().filter(|file| is_model(file)) {
         let path = target.join(model);
         if path.exists() {
@@ -67,6 +70,26 @@ pub fn into_folder(staged: &Path, target: &Path) -> io::Result<()> {
         let _ = fs::remove_file(target.join(file));
     }
     sync_tree(target)
+}
+
+/// An error if `file` cannot be moved into `target`: a folder has its name, or a file that of one of its folders.
+fn check_free(target: &Path, file: &Path) -> io::Result<()> {
+    let taken = |path: &Path, is: &str| {
+        let message = format!("{} is a {is}: remove it", path.display());
+        Err(io::Error::new(io::ErrorKind::AlreadyExists, message))
+    };
+    let path = target.join(file);
+    if path.is_dir() {
+        return taken(&path, "folder");
+    }
+    let folders = file.ancestors().skip(1).map(|folder| target.join(folder));
+    match folders
+        .into_iter()
+        .find(|folder| folder.exists() && !folder.is_dir())
+    {
+        Some(folder) => taken(&folder, "file"),
+        None => Ok(()),
+    }
 }
 
 /// The data files in the folder `target` of models that this tool wrote and that models of `staged` replace, relative to

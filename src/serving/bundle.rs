@@ -14,7 +14,8 @@ use walkdir::WalkDir;
 
 use crate::files::foreign;
 use crate::files::load::{LoadError, LoadedModel, load};
-use crate::files::origin::is_marked;
+use crate::files::location::own_folders;
+use crate::files::origin::is_rewritten;
 use crate::validate::ports::LanguageModel;
 
 /// Largest size of a configuration file in bytes.
@@ -94,6 +95,16 @@ pub enum BundleError {
     /// The folder has no model.
     #[error("{0}: no .onnx file in this folder")]
     Empty(String),
+    /// A link leads out of the folder.
+    #[error(
+        "{path}: it is a link to {real}, outside the folder: replace it by the file, or remove it"
+    )]
+    Outside {
+        /// The link.
+        path: String,
+        /// Its target.
+        real: String,
+    },
     /// The selected model does not exist or has no KV cache.
     #[error("{path}: '{asked}' is no model with a cache in this folder; these are: {known}")]
     NotThere {
@@ -145,7 +156,7 @@ impl Bundle {
         }
         let is_ours = |path: &PathBuf| {
             let loaded = loaded_models.get(path);
-            loaded.is_some_and(|l: &LoadedModel| is_marked(&l.model.proto))
+            loaded.is_some_and(|l: &LoadedModel| is_rewritten(&l.model.proto))
         };
         let why = match only {
             None => WhyLeftOut::Rewritten,
@@ -261,6 +272,22 @@ fn holds_cache(model: &Model) -> bool {
         })
 }
 
+/// An error if `link` leads out of the folder `root` and of the cache of a model hub that it is in: what such a link points
+/// to is not part of the model.
+fn stays_inside(root: &Path, link: &Path) -> Result<(), BundleError> {
+    let real = link.canonicalize().map_err(failed(link, "reading"))?;
+    match own_folders(root)
+        .iter()
+        .any(|folder| real.starts_with(folder))
+    {
+        true => Ok(()),
+        false => Err(BundleError::Outside {
+            path: link.display().to_string(),
+            real: real.display().to_string(),
+        }),
+    }
+}
+
 /// All files under `root`, except those of version control and of interrupted runs.
 fn files(root: &Path) -> Result<Vec<PathBuf>, BundleError> {
     let mut found = Vec::new();
@@ -271,6 +298,9 @@ fn files(root: &Path) -> Result<Vec<PathBuf>, BundleError> {
             let path = e.path().unwrap_or(root).to_path_buf();
             failed(&path, "reading")(e.into())
         })?;
+        if entry.depth() > 0 && entry.path_is_symlink() {
+            stays_inside(root, entry.path())?;
+        }
         let name = entry.file_name().to_string_lossy();
         let hidden = entry.depth() > 0 && (name == ".git" || name.starts_with(".gqa2mla-"));
         if entry.file_type().is_dir() && hidden {

@@ -61,21 +61,46 @@ pub fn check_join(stacks: &[Stack], join: Join) -> Result<(), ServingError> {
     }
 }
 
-/// The data file of a model in a folder for `stacks`: transformers.js requires certain file names.
-#[must_use]
-pub fn data_file(stacks: &[Stack], model: &LoadedModel) -> DataFile {
+/// The data file of the model `path` of a folder for `stacks`: transformers.js requires certain file names. `kept` are the
+/// files of the folder that are not changed; a model that is not rewritten may read one of them as its data.
+///
+/// # Errors
+/// [`ServingError::Refused`] if such a file has the name that a stack requires.
+pub fn data_file(
+    stacks: &[Stack],
+    (path, model): (&Path, &LoadedModel),
+    kept: &[PathBuf],
+) -> Result<DataFile, ServingError> {
+    let is_kept = |name: &str| kept.contains(&path.with_file_name(name));
+    let own = file_name(model);
+    let (data, web) = (format!("{own}.data"), format!("{own}_data"));
     let locations: Vec<&String> = model.sources.keys().collect();
-    let web = stacks.contains(&Stack::TransformersJs);
-    match locations.as_slice() {
-        [] if web && model.source.bytes().len() < LARGEST_INLINE => DataFile::Inline,
-        _ if web => DataFile::Chunks {
-            name: format!("{}_data", file_name(model)),
-            largest: LARGEST_FETCHED,
-        },
-        [only] if !only.contains(['/', '\\']) => DataFile::Named((*only).clone()),
-        // A fixed name is safe, because the folder is published as a whole.
-        _ => DataFile::Named(format!("{}.data", file_name(model))),
+    if stacks.contains(&Stack::TransformersJs) {
+        let inline = locations.is_empty() && model.source.bytes().len() < LARGEST_INLINE;
+        return match inline {
+            true => Ok(DataFile::Inline),
+            false if is_kept(&web) => Err(ServingError::Refused {
+                stack: Stack::TransformersJs.name(),
+                reason: format!(
+                    "another model reads the data file {web}, which the rewritten model needs for itself: give that model a data file of its own"
+                ),
+            }),
+            false => Ok(DataFile::Chunks {
+                name: web,
+                largest: LARGEST_FETCHED,
+            }),
+        };
     }
+    // A name that is made of the model's is no other model's, and a fixed name is safe, because the folder is published as a
+    // whole.
+    let name = match locations.as_slice() {
+        [only] if **only == web => web,
+        _ => data,
+    };
+    Ok(match is_kept(&name) {
+        true => DataFile::Beside,
+        false => DataFile::Named(name),
+    })
 }
 
 fn file_name(model: &LoadedModel) -> std::borrow::Cow<'_, str> {

@@ -1,6 +1,6 @@
 //! Rewriting of a model folder to a folder for the same serving stack.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use gqa2mla_passes::operators::Target;
@@ -17,6 +17,7 @@ use crate::files::foreign;
 use crate::files::interrupted::checkpoint_of;
 use crate::files::load::{LoadError, LoadedModel};
 use crate::files::outputs::{OutputError, check_folder};
+use crate::files::save::DataFile;
 use crate::files::staging::{Staging, StagingError};
 use crate::fit::factors::Factorization;
 use crate::serving::bundle::{Bundle, BundleError};
@@ -157,10 +158,20 @@ impl<'f> Checked<'f> {
             }));
         }
         check_join(&stacks, request.compression.options.join).map_err(serving)?;
-        let written: Vec<PathBuf> = bundle
-            .models
-            .iter()
-            .map(|model| place(&stacks, &texts, model))
+        let models = bundle.models.iter();
+        let placed: Vec<PathBuf> = models.map(|model| place(&stacks, &texts, model)).collect();
+        let mut names = BTreeSet::new();
+        if let Some(twice) = placed.iter().find(|path| !names.insert(*path)) {
+            return Err(serving(ServingError::Refused {
+                stack: Stack::Triton.name(),
+                reason: format!(
+                    "two models of the folder would be written to {}: rewrite one of them with --file",
+                    twice.display()
+                ),
+            }));
+        }
+        let written: Vec<PathBuf> = placed
+            .into_iter()
             .flat_map(with_data)
             .chain(bundle.others.iter().cloned())
             .chain(files.iter().map(PathBuf::from))
@@ -182,6 +193,18 @@ impl<'f> Checked<'f> {
         })
     }
 
+    /// The data file of the rewritten `model`, the file `path` of the folder.
+    ///
+    /// # Errors
+    /// [`FolderError::Serving`] if a stack requires a name that is taken.
+    pub fn data_file(&self, path: &Path, model: &LoadedModel) -> Result<DataFile, FolderError> {
+        let data = data_file(&self.stacks, (path, model), &self.bundle.others);
+        data.map_err(|cause| FolderError::Serving {
+            path: self.bundle.root.display().to_string(),
+            cause,
+        })
+    }
+
     /// Checks, before anything is computed, whether the stacks can serve what is made of `models`. What the compression
     /// itself refuses is left to it.
     ///
@@ -189,7 +212,8 @@ impl<'f> Checked<'f> {
     /// [`FolderError`].
     pub fn check_served(&self, models: &[(PathBuf, LoadedModel)]) -> Result<(), FolderError> {
         let mut expected = None;
-        for (_, model) in models {
+        for (path, model) in models {
+            self.data_file(path, model)?;
             if let Ok(after) = foresee_graph(model, &self.compression) {
                 self.edit(&mut expected, model, &after)?;
             }
@@ -257,7 +281,7 @@ pub fn rewrite_folder(
         let out = staging.path(&place(&checked.stacks, &checked.texts, &file));
         let destination = Destination {
             out: &out,
-            data: data_file(&checked.stacks, &model),
+            data: checked.data_file(&file, &model)?,
             work: request.out.parent(),
             checkpoint: checkpoint_of(request.out),
         };

@@ -8,7 +8,7 @@ use crate::files::foreseen::check_folder;
 use crate::files::load::LoadedModel;
 use crate::files::save::DataFile;
 use crate::serving::bundle::LeftOut;
-use crate::serving::edits::{data_file, place};
+use crate::serving::edits::place;
 use crate::serving::folder::{Checked, FolderError, FolderRequest};
 use crate::serving::stack::Stack;
 
@@ -62,7 +62,7 @@ pub fn foresee_folder(request: &FolderRequest) -> Result<ForeseenFolder, FolderE
     let mut models = Vec::new();
     for (file, model) in originals {
         let path = place(&checked.stacks, &checked.texts, &file);
-        let data = match data_file(&checked.stacks, &model) {
+        let data = match checked.data_file(&file, &model)? {
             // For several data files, only the first is listed, because their number depends on the weights.
             DataFile::Named(name) | DataFile::Chunks { name, .. } => {
                 Some(path.with_file_name(name))

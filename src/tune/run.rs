@@ -20,7 +20,7 @@ use crate::tune::course::{Check, Course};
 use crate::tune::decoder::{Decoder, check_branches, lowered};
 use crate::tune::later_steps::of_all_steps;
 use crate::tune::samples::Samples;
-use crate::tune::select::{Trainable, select};
+use crate::tune::select::{Trainable, are_factors_alone, select};
 use crate::tune::steps::TrainRun;
 
 /// The options of a training run.
@@ -79,6 +79,8 @@ pub struct Tuned {
     pub best: Check,
     /// Why it ended.
     pub ended: Ended,
+    /// Steps that an interrupted run had done and that were not repeated.
+    pub resumed_at: usize,
 }
 
 /// The progress of a run.
@@ -145,6 +147,13 @@ pub fn tune(
             .to_owned(),
         });
     }
+    if options.trainable != Trainable::Factors && are_factors_alone(&trained) {
+        return Err(TuneError::Nothing {
+            path,
+            detail: "no weight was found beside the factors of the rewrite: are they quantized? --train factors trains the factors alone"
+                .to_owned(),
+        });
+    }
     let first = samples.train.first().map(|sample| &*sample.tokens);
     let first = first.unwrap_or_default();
     let student = Decoder::new(model, &graph, &trained)?;
@@ -185,20 +194,21 @@ pub fn tune(
     };
     let parameters = run.student.program.parameters().iter();
     let shapes: Vec<&[usize]> = parameters.map(|p| p.dims.as_slice()).collect();
-    let (mut state, resumed) = match checkpoint::load(partial, &settings, &shapes) {
-        Some(state) => (state, true),
+    let mut state = match checkpoint::load(partial, &settings, &shapes) {
+        Some(state) => state,
         None => {
             let initial = stored::initializers(&model.model, &graph.main, &trained);
             let initial = initial.map_err(|cause| run.student.failed(cause))?;
-            (run.fresh(initial)?, false)
+            run.fresh(initial)?
         }
     };
+    let resumed_at = state.course.steps;
     // All weights have been read.
     model.let_go();
     if let Some(teacher) = original {
         teacher.let_go();
     }
-    if !resumed {
+    if state.course.checks.is_empty() {
         let first = run.check(&mut state)?;
         if !first.is_finite() {
             return Err(TuneError::NotFinite { path });
@@ -259,6 +269,7 @@ pub fn tune(
         checks: state.course.checks,
         best,
         ended,
+        resumed_at,
     })
 }
 

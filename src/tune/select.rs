@@ -51,6 +51,13 @@ pub fn is_factor(name: &str) -> bool {
     FACTORS.contains(&last) && number.is_some_and(|n| n.chars().all(|c| c.is_ascii_digit()))
 }
 
+/// Whether the initializers `trained` are factors that hold no weight of the original.
+#[must_use]
+pub fn are_factors_alone(trained: &[String]) -> bool {
+    let folded = |name: &str| name.ends_with("/w_ak") || name.ends_with("/w_av");
+    trained.iter().all(|name| is_factor(name) && !folded(name))
+}
+
 /// The factors among the initializers of `graph`, in graph order.
 #[must_use]
 pub fn factors(graph: &GraphProto) -> Vec<String> {

@@ -16,7 +16,8 @@ const OPEN_EXTENT: usize = 4;
 /// Length of the generated source text of encoder-decoder models.
 const SOURCE_LENGTH: usize = 5;
 
-/// Largest number of elements of a generated input, 1 GiB of fp32: a larger one indicates a wrong declared shape.
+/// Largest number of elements of a generated input, and of all inputs of a run: 1 GiB of fp32. More indicates a wrong
+/// declared shape.
 const MOST_ELEMENTS: usize = 1 << 28;
 
 fn signed(n: usize) -> i64 {
@@ -60,6 +61,7 @@ impl Moment<'_> {
         interface.check_fed()?;
         let mut caches: Vec<Option<Tensor>> = caches.into_iter().map(Some).collect();
         let mut feeds = Vec::with_capacity(interface.inputs.len());
+        let mut generated = 0;
         for input in &interface.inputs {
             let tensor = match (input.role, &input.value) {
                 (_, Some(value)) => {
@@ -78,7 +80,12 @@ impl Moment<'_> {
                     }
                 }
                 (Role::AttentionMask, None) => self.mask(input, &self.columns(interface, input))?,
-                (Role::Given, None) => self.given(interface, input)?,
+                (Role::Given, None) => {
+                    let tensor = self.given(interface, input)?;
+                    generated += tensor.shape.iter().product::<usize>();
+                    bounded("all inputs without a value, together", &[generated])?;
+                    tensor
+                }
                 _ => self.plain(input, interface.window().unwrap_or(self.past))?,
             };
             feeds.push((input.name.clone(), tensor));

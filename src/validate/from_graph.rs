@@ -66,6 +66,22 @@ impl Interface {
         self
     }
 
+    /// The same interface, which feeds anything to an input that no node reads and whose role is not known, such as the pasts
+    /// that an exporter declares for layers without a cache.
+    #[must_use]
+    pub fn leaving_unread(mut self, is_unread: impl Fn(&str) -> bool) -> Self {
+        let unread = self.unfed.extract_if(.., |unfed| {
+            is_unread(&unfed.port.name) && element(&unfed.port).is_ok()
+        });
+        let unread: Vec<Port> = unread.map(|unfed| unfed.port).collect();
+        self.inputs.extend(
+            unread
+                .into_iter()
+                .flat_map(|port| Input::of(port, Role::Given)),
+        );
+        self
+    }
+
     /// The same interface with the caches that `rings` names by their past inputs marked as ring buffers, each with its
     /// number of rows.
     #[must_use]

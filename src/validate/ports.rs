@@ -58,7 +58,8 @@ impl LanguageModel {
             .written_in_place(in_place(model))
             .held_in_rings(rings(&view))
             .held_in_buffers(buffers(&view))
-            .counted_by(counters(&view));
+            .counted_by(counters(&view))
+            .leaving_unread(|input| view.uses(input).is_empty());
         let fixed = fixed_buffers(graph, &interface, &outputs);
         let interface = interface
             .held_in_buffers(fixed.iter().map(|past| (past.as_str(), -2)))

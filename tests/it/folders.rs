@@ -2,6 +2,8 @@
 
 #[path = "folders/configurations.rs"]
 mod configurations;
+#[path = "folders/data_files.rs"]
+mod data_files;
 #[path = "folders/trouble.rs"]
 mod trouble;
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use gqa2mla::files::load::LoadedModel;
 use gqa2mla_passes::facts::scoped::ScopeFacts;
-use gqa2mla_passes::graph::build::node;
+use gqa2mla_passes::graph::build::{NewSize, NewType, int64_vector, node, retyped, value};
 use gqa2mla_passes::onnx::tensor_proto::DataType;
 use gqa2mla_passes::onnx::tensor_shape_proto::dimension;
 use gqa2mla_passes::onnx::{
@@ -239,5 +239,57 @@ fn a_constant_is_not_shared_with_another_of_its_name() {
             other,
             "{fixture}: nothing is called '{name}', so this shows nothing"
         );
+    }
+}
+
+/// Declared shapes cost nothing, and factors are as large as what they declare.
+#[test]
+fn heads_that_no_model_has_are_refused_before_anything_of_their_size_is_made() {
+    for (heads, size) in [
+        (1 << 20, 1 << 20),
+        (1 << 31, 1 << 31),
+        (1 << 9, 1 << 8),
+        (1 << 18, 1),
+    ] {
+        let mut model = loaded("optimum-llama");
+        let graph = graph(&mut model);
+        let sized = |name: &str, heads, length: &str, size| {
+            let [batch, length] = ["batch", length].map(|s| NewSize::Symbol(s.to_owned()));
+            let sizes = vec![batch, NewSize::Fixed(heads), length, NewSize::Fixed(size)];
+            let elem_type = None;
+            let plain = value(name, DataType::Float as i32, &[1; 4]);
+            retyped(&plain, &NewType { elem_type, sizes })
+        };
+        let rows = |name: &str, length: &str| sized(name, heads, length, size);
+        *graph = GraphProto {
+            name: Some("wide".to_owned()),
+            input: vec![
+                sized("x", 1, "new", 1),
+                rows("past_k", "past"),
+                rows("past_v", "past"),
+            ],
+            output: vec![
+                rows("present_k", "all"),
+                rows("present_v", "all"),
+                rows("out", "new"),
+            ],
+            initializer: vec![int64_vector("wide", &[1, heads, 1, size])],
+            node: vec![
+                node("Expand", "q", &["x", "wide"], &["q"]),
+                node("Expand", "k", &["x", "wide"], &["k"]),
+                node("Expand", "v", &["x", "wide"], &["v"]),
+                node("Concat", "join_k", &["past_k", "k"], &["present_k"]).with_int("axis", 2),
+                node("Concat", "join_v", &["past_v", "v"], &["present_v"]).with_int("axis", 2),
+                node("Transpose", "kt", &["present_k"], &["kt"]).with_ints("perm", &[0, 1, 3, 2]),
+                node("MatMul", "score", &["q", "kt"], &["score"]),
+                node("Softmax", "p", &["score"], &["p"]).with_int("axis", -1),
+                node("MatMul", "product", &["p", "present_v"], &["out"]),
+            ],
+            ..GraphProto::default()
+        };
+        let found = inspect(&model.model).unwrap();
+        assert!(found.sites.is_empty(), "{heads} heads of {size}");
+        let told: Vec<String> = found.rejects.iter().map(|r| r.reason.to_string()).collect();
+        assert!(told.concat().contains("numbers of all"), "{told:?}");
     }
 }

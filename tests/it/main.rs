@@ -12,6 +12,7 @@ mod bad_input;
 mod batches;
 mod bench;
 mod bf16;
+mod borrowed_rows;
 mod cache_layouts;
 mod calibration;
 mod catalogue;

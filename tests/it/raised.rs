@@ -16,7 +16,7 @@ use crate::common::{
 };
 
 /// Fixtures whose attentions stay products, with words of the reason.
-const REFUSED: [(&str, &str); 15] = [
+const REFUSED: [(&str, &str); 16] = [
     ("dynamo18-deepseek-v3", "its heads have 24 and 16 numbers"),
     ("dynamo18-dv", "its heads have 16 and 24 numbers"),
     ("dynamo18-gemma3n", "reads its cache too"),
@@ -27,6 +27,7 @@ const REFUSED: [(&str, &str); 15] = [
     ("dynamo18-t5gemma", "also has cross-attentions"),
     ("int8-llama", "without merging"),
     ("merged-llama", "without merging"),
+    ("mobius-gemma4", "add --cache-bits 8"),
     ("mobius-llama", "its cache is static"),
     ("mobius-qwen3", "its cache is static"),
     ("optimum-whisper", "also has cross-attentions"),

@@ -146,6 +146,8 @@ fn a_stopped_run_goes_on_to_the_same_result() {
     let ran = tune(&model, &stopped, &options);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(!checkpoint.exists());
+    let resumed_at = ran.json()["tuned"]["resumed_at"].as_u64();
+    assert!(resumed_at.is_some_and(|steps| steps > 0), "{ran:?}");
     assert_eq!(fs::read(&whole).unwrap(), fs::read(&stopped).unwrap());
 }
 

@@ -17,7 +17,7 @@ use crate::graph::build::node;
 use crate::graph::patch::Patch;
 use crate::graph::{float_attribute, int_attribute};
 use crate::onnx::NodeProto;
-use crate::operators::Target;
+use crate::operators::{Target, has_no_new_rows};
 use crate::recognize::site::{Side, Site};
 
 /// The head size of the operator must be a multiple of this.
@@ -42,6 +42,10 @@ impl Form for GroupedQuery {
 
     fn hinders_per_head(&self) -> Option<Hindrance> {
         None
+    }
+
+    fn serves_several_readers(&self) -> bool {
+        true
     }
 
     fn rank_step(&self) -> usize {
@@ -72,6 +76,11 @@ impl Form for GroupedQuery {
                 "{}: use the target matmul",
                 no_operator(view)
             )));
+        }
+        if appends_nothing(view) && view.site().shares.is_none() {
+            return Err(FormError::Refused(
+                "it reads the cache of a layer that is no attention of the model: use the target matmul".to_owned(),
+            ));
         }
         if ranks.key != ranks.value {
             return Err(FormError::Refused(format!(
@@ -115,7 +124,10 @@ impl Form for GroupedQuery {
         let old = operator(view).ok_or_else(|| FormError::missing("its operator is gone"))?;
         let mut builder = Builder::new(self.name(), view, names, layout, ranks);
         builder.narrow_caches();
-        let rows = builder.operator_rows();
+        let rows = match view.site().shares {
+            None => builder.operator_rows(),
+            Some(_) => builder.no_rows(old),
+        };
         builder.operator(old, rows);
         Ok(builder.finish()?)
     }
@@ -148,6 +160,11 @@ pub fn operator<'v>(view: &SiteView<'v>) -> Option<&'v NodeProto> {
     origin.grouped.as_ref()
 }
 
+/// Whether that operator has keys and values of length 0, because it reads the cache of another layer.
+pub fn appends_nothing(view: &SiteView) -> bool {
+    operator(view).is_some_and(|old| has_no_new_rows(view.facts, old))
+}
+
 /// Why the attention of `view` is not computed by `GroupQueryAttention`.
 pub fn no_operator(view: &SiteView) -> String {
     let written = view.site().dialect.name();
@@ -163,17 +180,21 @@ pub fn no_operator(view: &SiteView) -> String {
 
 impl Builder<'_> {
     /// Puts the operator in place of the products of the attention and of the nodes that append to its caches. It reads `rows`
-    /// [B, T, r] of keys and values, which `nodes` compute. Nodes that read the length of a cache read it elsewhere.
+    /// [B, T, r] of keys and values, which `nodes` compute. Nodes that read the length of a cache read it elsewhere. An
+    /// attention that reads the cache of an earlier one appends nothing to it.
     pub fn operator(&mut self, old: &NodeProto, (mut nodes, rows): (Vec<NodeProto>, [String; 2])) {
         let site = self.site;
-        let presents = [&site.key, &site.value].map(|side| {
-            let cache = side.cache.as_ref();
-            cache.map(|cache| cache.joined.clone()).unwrap_or_default()
-        });
+        // ONNX Runtime reads a past only if it has a present to copy it to.
+        let presents = match site.shares {
+            None => self.joined(),
+            Some(_) => ["unread_k", "unread_v"].map(|present| self.name(present)),
+        };
         let (_, output) = self.names_of(site.output);
         nodes.extend(self.operator_step(old, &rows, &presents, (&self.name("out"), &output)));
         self.place(site.output, nodes);
-        self.drop_appends();
+        if site.shares.is_none() {
+            self.drop_appends();
+        }
         self.answer_shapes();
     }
 
@@ -198,6 +219,32 @@ impl Builder<'_> {
         for cache in [&site.key.cache, &site.value.cache].into_iter().flatten() {
             self.place(cache.append, Vec::new());
         }
+    }
+
+    /// The presents of keys and of values.
+    fn joined(&self) -> [String; 2] {
+        [&self.site.key, &self.site.value].map(|side| {
+            let cache = side.cache.as_ref();
+            cache.map(|cache| cache.joined.clone()).unwrap_or_default()
+        })
+    }
+
+    /// Keys and values of length 0, [B, 0, r], from those of the exporter's operator `old`, [B, 0, G*d].
+    fn no_rows(&mut self, old: &NodeProto) -> (Vec<NodeProto>, [String; 2]) {
+        let (first, one, axis) = (self.vector(&[0]), self.vector(&[1]), self.vector(&[2]));
+        let width = self.layout.bits.channels(self.ranks.key) as i64;
+        let width = self.vector(&[1, 1, width]);
+        let given = old.input.get(1).map_or("", String::as_str);
+        let rows = self.name("no_rows_B0r");
+        let nodes = vec![
+            self.unary("Slice", "no_rows_B01", &[given, &first, &one, &axis]),
+            self.unary(
+                "Expand",
+                "no_rows_B0r",
+                &[&self.name("no_rows_B01"), &width],
+            ),
+        ];
+        (nodes, [rows.clone(), rows])
     }
 
     /// The nodes that compute the rows of keys and of values [B, T, r] for the operator's caches, and the names of the rows.
@@ -267,7 +314,10 @@ impl Builder<'_> {
             let past = side.cache.as_ref().and_then(|c| c.appended_to());
             past.unwrap_or_default().to_owned()
         };
-        let (past_keys, past_values) = (past(&self.site.key), past(&self.site.value));
+        let [past_keys, past_values] = match self.site.shares {
+            None => [&self.site.key, &self.site.value].map(past),
+            Some(_) => self.joined(),
+        };
         let q = self.name("q_BTx");
         let mut inputs = vec![&*q, k, v, &past_keys, &past_values, input(5), input(6)];
         // cos_cache, sin_cache and position_ids stay empty in front of bias and sink.

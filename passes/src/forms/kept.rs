@@ -6,7 +6,7 @@
 use crate::analysis::SiteView;
 use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
-use crate::forms::grouped_query::{no_operator, operator};
+use crate::forms::grouped_query::{appends_nothing, no_operator, operator};
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
 use crate::forms::operator_form::{OperatorForm, Step};
@@ -88,6 +88,10 @@ impl Form for KeptHeads {
 /// Refuses an attention that `GroupQueryAttention` does not compute.
 pub fn needs_operator(view: &SiteView) -> Result<(), FormError> {
     match operator(view) {
+        Some(_) if appends_nothing(view) => Err(FormError::Refused(
+            "it reads the cache of another layer: leave out --keep-heads, and the caches hold latents"
+                .to_owned(),
+        )),
         Some(_) => Ok(()),
         None => Err(FormError::Refused(format!(
             "{}: leave out --keep-heads, and the cache holds a latent",

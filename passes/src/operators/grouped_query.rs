@@ -4,28 +4,24 @@
 //! a right-padded batch each row appends at its own length, and a cache buffer can be longer than its contents. In
 //! these cases a check in the expanded graph makes the run fail, so that no wrong result is returned silently. The
 //! target `gqa` keeps the operator and supports them.
+//!
+//! Keys and values of length 0 are those of a layer that reads the cache of another (Gemma 4): the past is the present of
+//! that layer, and holds the new rows already.
 
 use tract_data::prelude::TDim;
 
 use crate::facts::{Fact, Facts};
 use crate::graph::{float_attribute, input_at, int_attribute, output_at};
-use crate::onnx::{NodeProto, tensor_proto::DataType};
+use crate::onnx::NodeProto;
 use crate::operators::primitives::{Core, Primitives};
-use crate::operators::row_positions::{given_positions, lengths, row_positions};
+use crate::operators::row_positions::{given_positions, row_positions};
+use crate::operators::rows::{Rows, has_no_new_rows};
 use crate::operators::{LoweredNode, Operator, Target, unsupported};
 use crate::recognize::reject::Reason;
-
-/// Name of the node at which such a run fails; runtimes print it in their error.
-const CHECK: &str = "check/every_row_must_hold_past_plus_new_tokens";
 
 /// The operator.
 pub const OPERATOR: Operator =
     Operator::new("com.microsoft", "GroupQueryAttention", outputs, lower).counting_positions();
-
-/// Whether `node` is the row-length check that an expansion of this operator has added to a graph.
-pub fn checks_row_lengths(node: &NodeProto) -> bool {
-    node.name().ends_with(CHECK)
-}
 
 fn lower(s: &mut Primitives, node: &NodeProto, target: Target) -> Result<LoweredNode, Reason> {
     let refuse = |detail: &str| Err(unsupported(node, detail));
@@ -69,16 +65,23 @@ fn lower(s: &mut Primitives, node: &NodeProto, target: Target) -> Result<Lowered
             "query, seqlens_k or output is missing, which the operator requires: export the model again",
         );
     };
-    let (Some(past_key), Some(past_value), Some(present_key), Some(present_value)) =
-        (input(3), input(4), output(1), output(2))
-    else {
-        let reads_another = input(3).is_some() && output(1).is_none();
-        return refuse(match reads_another {
-            true => {
-                "it reads a past and returns no present, as a layer that shares the keys and values of another: export it with presents of its own, or leave both layers with --allow-partial"
-            }
-            false => "it has no past and present: export with a cache",
-        });
+    let (Some(past_key), Some(past_value)) = (input(3), input(4)) else {
+        return refuse("it has no past and present: export with a cache");
+    };
+    let borrows = has_no_new_rows(s.facts, node);
+    let (Some(present_key), Some(present_value)) = (match borrows {
+        true => (Some(past_key), Some(past_value)),
+        false => (output(1), output(2)),
+    }) else {
+        return refuse(
+            "it reads a past and returns no present, as a layer that shares the keys and values of another: export it with presents of its own, or leave both layers with --allow-partial",
+        );
+    };
+    let rows = Rows {
+        query,
+        past: past_key,
+        seqlens,
+        borrowed: borrows,
     };
     let (heads, kv_heads) = (
         int_attribute(node, "num_heads", 0),
@@ -161,7 +164,7 @@ fn lower(s: &mut Primitives, node: &NodeProto, target: Target) -> Result<Lowered
                         "total_sequence_length is missing, which the operator requires: export the model again",
                     );
                 }
-                (None, _, Target::MatMul) => start(s, query, past_key, seqlens),
+                (None, _, Target::MatMul) => rows.start(s),
                 (None, _, Target::Gqa) => row_positions(s, query, seqlens),
             };
             let mut rotate = |part: &str, x: &str, heads: i64| {
@@ -182,10 +185,11 @@ fn lower(s: &mut Primitives, node: &NodeProto, target: Target) -> Result<Lowered
                     },
                 )
             };
-            (
-                rotate("q_rotated", &q, heads),
-                rotate("k_rotated", &k, kv_heads),
-            )
+            let q = rotate("q_rotated", &q, heads);
+            match borrows {
+                true => (q, k),
+                false => (q, rotate("k_rotated", &k, kv_heads)),
+            }
         }
         _ => {
             return refuse(
@@ -194,33 +198,34 @@ fn lower(s: &mut Primitives, node: &NodeProto, target: Target) -> Result<Lowered
         }
     };
     let q = s.heads("q", &q, heads, size);
-    let k = s.heads("k", &k, kv_heads, size);
-    let v = s.heads("v", &v, kv_heads, size);
-    s.named("Concat", "append_k", &[past_key, &k], &[present_key], |n| {
-        n.with_int("axis", 2)
-    });
-    s.named(
-        "Concat",
-        "append_v",
-        &[past_value, &v],
-        &[present_value],
-        |n| n.with_int("axis", 2),
-    );
+    let sides = [
+        ("k", past_key, k, present_key),
+        ("v", past_value, v, present_value),
+    ];
+    for (side, past, new, present) in sides {
+        if !borrows {
+            let new = s.heads(side, &new, kv_heads, size);
+            let append = format!("append_{side}");
+            s.named("Concat", &append, &[past, &new], &[present], |n| {
+                n.with_int("axis", 2)
+            });
+        }
+    }
+    if borrows {
+        s.pass_on(node);
+    }
 
     let window = Some(int_attribute(node, "local_window_size", -1)).filter(|&w| w >= 0);
-    let key = format!(
-        "mask {} {elem_type} {window:?}",
-        lengths(s, query, past_key, seqlens)
-    );
+    let key = format!("mask {} {elem_type} {window:?}", rows.lengths(s));
     let mask = s.shared(&key, |s| {
-        let (rows, columns) = (s.size("T", query, 1), s.size("S", present_key, 2));
+        let (count, columns) = (s.size("T", query, 1), s.size("S", present_key, 2));
         let start = match target {
-            Target::MatMul => start(s, query, past_key, seqlens),
-            // The operator masks internally. This mask is only for recognition, and is removed when the operator is
-            // restored.
-            Target::Gqa => s.size("start/P", past_key, 2),
+            Target::MatMul => rows.start(s),
+            // The operator masks internally; this mask is removed when the operator is restored. The rows of a batch may
+            // have different lengths.
+            Target::Gqa => rows.unchecked_start(s),
         };
-        s.causal_bias(&start, &rows, &columns, window, elem_type)
+        s.causal_bias(&start, &count, &columns, window, elem_type)
     });
     let mut biases = vec![mask];
     biases.extend(input(10).map(str::to_owned));
@@ -255,40 +260,6 @@ fn lower(s: &mut Primitives, node: &NodeProto, target: Target) -> Result<Lowered
     Ok(LoweredNode {
         score,
         grouped: Some(node.clone()),
-    })
-}
-
-/// The position P of the first new token, as a vector of one element. The run fails if a row is not P + T long.
-fn start(s: &mut Primitives, query: &str, past: &str, seqlens: &str) -> String {
-    let key = format!("start {}", lengths(s, query, past, seqlens));
-    s.shared(&key, |s| {
-        let int64 = DataType::Int64;
-        let (new, old) = (s.size("start/T", query, 1), s.size("start/P", past, 2));
-        let held = s.op("Add", "start/S", &[&old, &new]);
-        let one = s.vector(&[1]);
-        let last = s.with("Cast", "start/seqlens", &[seqlens], |n| {
-            n.with_int("to", int64 as i64)
-        });
-        let rows = s.op("Add", "start/row_lengths", &[&last, &one]);
-        let off = s.op("Sub", "start/off", &[&rows, &held]);
-        let off = s.op("Abs", "start/off_by", &[&off]);
-        let worst = s.with("ReduceMax", "start/worst", &[&off], |n| {
-            n.with_int("keepdims", 0)
-        });
-        let worst = s.op("Reshape", "start/worst_vector", &[&worst, &one]);
-        // This `Reshape` of one element fails if `worst` is not zero, because the shape then has more than one element.
-        let shape = s.op("Add", "start/check_shape", &[&worst, &one]);
-        let zero = s.vector(&[0]);
-        let zero = s.op("Reshape", CHECK, &[&zero, &shape]);
-        // The casts keep the two `Reshape` apart: ONNX Runtime would fuse them, and the check would be gone.
-        let zero = s.with("Cast", "start/checked_int32", &[&zero], |n| {
-            n.with_int("to", DataType::Int32 as i64)
-        });
-        let zero = s.op("Reshape", "start/checked_vector", &[&zero, &one]);
-        let zero = s.with("Cast", "start/checked", &[&zero], |n| {
-            n.with_int("to", int64 as i64)
-        });
-        s.op("Add", "start", &[&old, &zero])
     })
 }
 

@@ -13,6 +13,7 @@ mod packed;
 mod primitives;
 mod refused;
 mod row_positions;
+mod rows;
 mod second_transpose;
 mod table;
 
@@ -32,8 +33,8 @@ operators! {
     multi_head,
 }
 
-pub use grouped_query::checks_row_lengths;
 pub use lower::{Lowered, OperatorOrigin, lower};
 pub use operator::{Lower, LoweredNode, Operator, Target, unsupported};
 pub use primitives::{Core, Primitives};
+pub use rows::{checks_row_lengths, has_no_new_rows};
 pub use table::Operators;

@@ -2,21 +2,11 @@
 
 use crate::onnx::tensor_proto::DataType;
 use crate::operators::primitives::Primitives;
-
-/// A text for the lengths that an operator uses. Operators with equal lengths have equal texts, and share masks and
-/// checks.
-pub fn lengths(s: &Primitives, query: &str, past: &str, seqlens: &str) -> String {
-    let size =
-        |value: &str, axis: usize| match s.facts.shape(value).and_then(|shape| shape.get(axis)) {
-            Some(size) => size.to_string(),
-            None => value.to_owned(),
-        };
-    format!("{} {} {seqlens}", size(query, 1), size(past, 2))
-}
+use crate::operators::rows::length;
 
 /// The positions [B, T] of the new tokens: row b begins at max(0, seqlens_k[b] + 1 - T).
 pub fn row_positions(s: &mut Primitives, query: &str, seqlens: &str) -> String {
-    let key = format!("positions {} {seqlens}", lengths(s, query, query, seqlens));
+    let key = format!("positions {} {seqlens}", length(s, query, 1));
     s.shared(&key, |s| {
         let int64 = DataType::Int64;
         let new = s.size("positions/T", query, 1);
@@ -38,10 +28,7 @@ pub fn row_positions(s: &mut Primitives, query: &str, seqlens: &str) -> String {
 /// The positions [B, T] that `given`, the operator's position_ids [B, T], tell. In the first prompt, whose T tokens are all
 /// there are (`total`), the kernels of ONNX Runtime read only the first element, and count on from it.
 pub fn given_positions(s: &mut Primitives, query: &str, total: &str, given: &str) -> String {
-    let key = format!(
-        "given positions {} {total} {given}",
-        lengths(s, query, query, total)
-    );
+    let key = format!("given positions {} {total} {given}", length(s, query, 1));
     s.shared(&key, |s| {
         let int64 = DataType::Int64;
         let new = s.size("positions/T", query, 1);

@@ -2,8 +2,8 @@
 
 use crate::facts::Rules;
 use crate::onnx::NodeProto;
-use crate::operators::grouped_query::checks_row_lengths;
 use crate::operators::operator::Operator;
+use crate::operators::rows::checks_row_lengths;
 use crate::operators::{BUILT_IN, refused};
 
 /// The set of supported attention operators: those of this library, and the caller's own, which take precedence.

@@ -115,6 +115,9 @@ pub fn recognize(
     Ok((site, beside))
 }
 
+/// Most numbers of all query heads of a token: declared shapes cost nothing, and statistics of them are allocated.
+const MOST_QUERY_CHANNELS: i64 = 1 << 17;
+
 fn operand_shape(
     (graph, facts): (&Graph, &Facts),
     operand: Operand,
@@ -133,12 +136,16 @@ fn query_shape(graph: &Graph, facts: &Facts, query: &str) -> Result<(Vec<TDim>, 
     let shape = facts.shape(query).unwrap_or_default();
     match shape {
         [_, heads, _, size] => match (heads.as_i64(), size.as_i64()) {
-            (Some(heads), Some(_)) if heads > 0 => Ok((shape.to_vec(), heads as usize)),
+            (Some(heads), Some(size))
+                if heads > 0 && heads.saturating_mul(size) <= MOST_QUERY_CHANNELS =>
+            {
+                Ok((shape.to_vec(), heads as usize))
+            }
             _ => Err(operand_shape(
                 (graph, facts),
                 Operand::Query,
                 query,
-                "[batch, heads, length, head_size] with constant heads and head_size",
+                "[batch, heads, length, head_size] with constant heads and head_size, and no more than 131,072 numbers of all heads",
             )),
         },
         _ => Err(operand_shape(

@@ -15,6 +15,10 @@ use crate::recognize::site::Side;
 use crate::recognize::trail::{Trail, trail};
 use crate::recognize::unknown_shape::unknown_shape;
 
+/// Most numbers of all KV heads of a token. Factors are matrices of this size squared, and a declared shape costs nothing:
+/// 2 GiB in f64 are more than any model needs.
+const MOST_CHANNELS: i64 = 1 << 14;
+
 /// One operand of an attention product, proved to be `scale * repeat_kv(source)`.
 pub struct Proved {
     /// The recognised keys or values.
@@ -190,6 +194,15 @@ fn from_source(
     let (Some(groups), Some(width)) = (kv_heads.as_i64(), size.as_i64()) else {
         return Err((at, shape_reason((graph, facts), role, source)));
     };
+    if groups.saturating_mul(width) > MOST_CHANNELS {
+        let reason = Reason::OperandShape {
+            operand: role,
+            value: source.to_owned(),
+            found: format!("{groups} heads of {width} numbers"),
+            expected: format!("at most {MOST_CHANNELS} numbers of all KV heads of a token"),
+        };
+        return Err((at, reason));
+    }
     let mut layout = DigitMap::of_source(&rows);
     if let (Some(_), [b, g, t, x]) = (heads_of, layout.axes.as_slice()) {
         layout.axes = vec![b.clone(), t.clone(), [g.clone(), x.clone()].concat()];

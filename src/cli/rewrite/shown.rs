@@ -72,6 +72,7 @@ pub fn data(compression: &Compression, summary: &Summary) -> Value {
         "distillation": compression.compressed.distilled,
         "validation": validation,
         "quality": compression.quality.as_ref().and_then(|q| q.as_ref().ok()),
+        "not_measured": compression.quality.as_ref().and_then(|q| q.as_ref().err()).map(ToString::to_string),
         "failure": failure,
     })
 }
@@ -145,8 +146,14 @@ fn search_text(search: &Search, bytes: u64, with_kept_heads: &str) -> String {
         let line = frontier::searched(point, best.is_some_and(|best| std::ptr::eq(best, point)));
         text.push_str(&format!("{line}\n"));
     }
-    if search.best.is_none() {
-        text.push_str("nothing smaller keeps the promise: every number is kept\n");
+    match (search.best, search.bits.number()) {
+        (None, Some(bits)) => {
+            text.push_str(&format!("no rank keeps the promise with {bits} bits\n"));
+        }
+        (None, None) => {
+            text.push_str("nothing smaller keeps the promise: every number is kept\n");
+        }
+        _ => {}
     }
     if let Some(point) = kept_heads_do(search, bytes) {
         text.push_str(&format!(

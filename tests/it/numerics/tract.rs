@@ -6,7 +6,7 @@ use super::*;
 use crate::common::How;
 
 /// Models that tract cannot run, and a part of what it says.
-const NOT_IN_TRACT: [(&str, &str); 25] = [
+const NOT_IN_TRACT: [(&str, &str); 26] = [
     ("attention-past", "does not take boolean attention masks"),
     (IN_BF16, "Unknown DatumType Bfloat16"),
     ("dynamo23-llama", "does not take boolean attention masks"),
@@ -40,6 +40,7 @@ const NOT_IN_TRACT: [(&str, &str); 25] = [
         "genai-mistral",
         "packed QKV (absent key/value) is unsupported",
     ),
+    ("mobius-gemma4", "SkipSimplifiedLayerNormalization"),
     ("mobius-llama", "nonpad_kv_seqlen input is not supported"),
     ("mobius-qwen3", "nonpad_kv_seqlen input is not supported"),
     ("static-llama", "TensorScatter"),

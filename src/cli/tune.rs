@@ -330,8 +330,14 @@ fn summary(tuned: &Tuned) -> String {
             grouped(all as u64)
         ),
     };
+    let alone = match tuned.factors_alone {
+        true => {
+            "\nfactors of the rewrite alone: no other weight can be trained, as those that are quantized cannot"
+        }
+        false => "",
+    };
     format!(
-        "{} with {} numbers trained, {ended}\n{places}\n{kept}{answers}",
+        "{} with {} numbers trained, {ended}{alone}\n{places}\n{kept}{answers}",
         counted(tuned.tensors, "tensor"),
         grouped(tuned.elements as u64)
     )

@@ -66,6 +66,8 @@ pub struct Tuned {
     pub tensors: usize,
     /// Number of their elements.
     pub elements: usize,
+    /// Whether weights of the original were asked for, and only factors of the rewrite could be trained.
+    pub factors_alone: bool,
     /// Number of positions within which sequences were placed; 0 if all started at position 0, because the model
     /// computes positions itself, those of all tokens or those of rebuilt keys.
     pub positions: usize,
@@ -145,13 +147,6 @@ pub fn tune(
                 Trainable::Layers => "no weight of a product was found: are they quantized?",
             }
             .to_owned(),
-        });
-    }
-    if options.trainable != Trainable::Factors && are_factors_alone(&trained) {
-        return Err(TuneError::Nothing {
-            path,
-            detail: "no weight was found beside the factors of the rewrite: are they quantized? --train factors trains the factors alone"
-                .to_owned(),
         });
     }
     let first = samples.train.first().map(|sample| &*sample.tokens);
@@ -263,6 +258,7 @@ pub fn tune(
     Ok(Tuned {
         tensors: trained.len(),
         elements: state.best.iter().map(Tensor::elem_count).sum(),
+        factors_alone: options.trainable != Trainable::Factors && are_factors_alone(&trained),
         positions,
         rate,
         losses: state.course.losses,

@@ -14,7 +14,7 @@ mod refused;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common::{Ran, command, fixture, folder, model_at, root, run};
 
@@ -242,6 +242,21 @@ fn the_weights_of_all_layers_are_trained_beside_the_factors() {
     assert_eq!(tensors(&own, "layers"), tensors(&own, "factors") + 14);
     let frozen = half("genai-llama-int4", place.path(), &[]);
     assert_eq!(tensors(&frozen, "layers"), tensors(&frozen, "factors"));
+    // That these are less than what was asked for is told.
+    let alone = |model: &Path, train: &str| {
+        let options = [
+            "--objective",
+            "next-token",
+            "--train",
+            train,
+            "--steps",
+            "1",
+        ];
+        tune(model, &out, &options).json()["tuned"]["factors_alone"].clone()
+    };
+    assert_eq!(alone(&frozen, "layers"), json!(true));
+    assert_eq!(alone(&frozen, "factors"), json!(false));
+    assert_eq!(alone(&own, "layers"), json!(false));
 }
 
 #[test]

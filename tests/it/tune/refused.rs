@@ -63,21 +63,6 @@ fn a_rewrite_without_factors_is_not_distilled() {
     assert!(ran.stdout.contains("not distilled"), "{ran:?}");
 }
 
-/// The factors alone are less than what was asked for.
-#[test]
-fn weights_that_are_quantized_are_told_where_they_are_to_be_trained() {
-    let place = folder();
-    let model = half("qdq_int4-llama", place.path(), &[]);
-    let out = place.path().join("out.onnx");
-    for train in ["kv", "layers"] {
-        let options = ["--objective", "next-token", "--train", train];
-        let ran = tune(&model, &out, &options);
-        assert_eq!(ran.code, 1, "{ran:?}");
-        assert!(ran.stderr.contains("--train factors"), "{ran:?}");
-        assert!(!out.exists());
-    }
-}
-
 /// A graph that writes rows behind a past with room for them cannot be read in chunks that are appended.
 #[test]
 fn caches_that_are_written_in_place_are_refused_with_the_way_out() {

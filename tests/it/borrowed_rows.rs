@@ -89,7 +89,7 @@ fn saved(model: &LoadedModel, place: &Path) -> PathBuf {
 
 fn rewrite(model: &Path, place: &Path, options: &[&str]) -> Ran {
     let out = place.join("out.onnx");
-    let mut all: Vec<&dyn AsRef<Path>> = vec![&"rewrite", model, &"-o", &out, &"--force"];
+    let mut all: Vec<&dyn AsRef<Path>> = vec![&"rewrite", &model, &"-o", &out, &"--force"];
     all.extend(options.iter().map(|o| o as &dyn AsRef<Path>));
     with(&all)
 }

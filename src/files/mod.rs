@@ -7,7 +7,7 @@ pub mod foreseen;
 pub mod identity;
 pub mod interrupted;
 pub mod load;
-mod location;
+pub mod location;
 mod lock;
 pub mod mapped;
 pub mod origin;

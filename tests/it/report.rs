@@ -111,6 +111,8 @@ fn every_key_of_the_data_is_in_its_documentation_and_the_other_way_round() {
         "--max-kl",
         "--layout free",
         "--bench",
+        "--keep-heads",
+        "within",
         // Of a distillation, which needs a build with training: its test is among those of `tune`.
         "--distill",
         "steps",

@@ -57,6 +57,7 @@ mod refuse;
 mod report;
 mod respelled;
 mod rewrite;
+mod rotary;
 mod rounded;
 mod runtime;
 mod scopes;

@@ -6,16 +6,19 @@ pub mod explain;
 pub mod factorize;
 pub mod options;
 pub mod patches;
+mod rotary;
 
 use std::collections::{BTreeMap, HashSet};
 
 use crate::analysis::identity::{CacheId, SiteId};
+use crate::analysis::placed::{PlacedSite, Raising};
 use crate::analysis::{Analysis, AnalysisError};
 use crate::factor::Ranks;
 use crate::facts::scoped::ScopeFacts;
-use crate::facts::{types, wrong_declaration};
+use crate::facts::{Facts, types, wrong_declaration};
 use crate::forms::join::note_in_place;
 use crate::forms::{FormError, Join, Store};
+use crate::graph::Graph;
 use crate::graph::cleanup::{Live, cleanup};
 use crate::graph::functions::{calls, key_of};
 use crate::graph::patch::apply;
@@ -191,6 +194,14 @@ pub fn rewrite_analysed(
     if let Err(reason) = analysis.outside.give_back(&mut main) {
         let cause = FormError::Refused(reason);
         return Err(RewriteError::form(0, options.form, cause));
+    }
+    let raised = |placed: &PlacedSite| placed.raising == Raising::Raised;
+    if analysis.sites.iter().any(raised) {
+        let facts = Facts::of_main(model, &Graph::new(&main), analysis.operators.rules());
+        let patch = rotary::with_operators(&Graph::new(&main), &facts);
+        let before = Live::of(&main);
+        apply(patch, &mut main).map_err(RewriteError::Patch)?;
+        cleanup(&mut main, &before);
     }
     let original = model.proto.graph.replace(main);
     let imported = model.proto.opset_import.len();

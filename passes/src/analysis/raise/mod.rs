@@ -22,8 +22,8 @@ use crate::analysis::lowering::LoweredOperator;
 use crate::analysis::view::SiteView;
 use crate::graph::build::node;
 use crate::graph::cleanup::{Live, cleanup};
-use crate::graph::label;
 use crate::graph::patch::{Patch, PatchError, apply};
+use crate::graph::{is_op, label};
 use crate::onnx::{GraphProto, NodeProto, OperatorSetIdProto, tensor_proto::DataType};
 use crate::operators::Primitives;
 use crate::recognize::append::CacheKind;
@@ -148,8 +148,9 @@ fn raised(
     let mut s = Primitives::new(graph, view.facts, &pseudo, &mut known);
     let lengths = Lengths::of(&mut s, view);
     let bias = bias(&mut s, view, &lengths)?;
+    let (query, factor) = without_factor(view, &site.query);
     let [q, k, v] = [
-        (&*site.query, "q", site.heads * site.key.size),
+        (query, "q", site.heads * site.key.size),
         (&*site.key.new, "k", site.kv_heads * site.key.size),
         (&*site.value.new, "v", site.kv_heads * site.value.size),
     ]
@@ -171,7 +172,7 @@ fn raised(
     let out = s.free(format!("{name}/raised/out_BTx"));
     let presents = caches.map(|cache| cache.joined.as_str());
     let softcap = scoring.softcap.unwrap_or(0.0);
-    let scale = scoring.scale * site.key.scale;
+    let scale = scoring.scale * site.key.scale * factor;
     let operator = node(
         "GroupQueryAttention",
         &format!("{name}/GroupQueryAttention"),
@@ -209,6 +210,24 @@ fn raised(
     patch.add_initializers(initializers);
     shared.extend(made);
     Ok(patch)
+}
+
+/// The other operand of the `Mul` by one constant number that makes `query`, and this number; `query` and 1 if it is made
+/// otherwise.
+fn without_factor<'v>(view: &SiteView<'v>, query: &'v str) -> (&'v str, f64) {
+    let product = || {
+        let (_, node) = view.graph.producer(query)?;
+        let [a, b] = node.input.as_slice() else {
+            return None;
+        };
+        let number = |value: &str| match view.facts.floats(value)? {
+            [number] if *number > 0.0 => Some(*number),
+            _ => None,
+        };
+        let mut ways = [(a, b), (b, a)].into_iter().filter(|_| is_op(node, "Mul"));
+        ways.find_map(|(rows, factor)| Some((rows.as_str(), number(factor)?)))
+    };
+    product().unwrap_or((query, 1.0))
 }
 
 /// [B, heads, T, size] as [B, T, heads*size].

@@ -80,7 +80,12 @@ fn integers_at_full_rank_are_near_the_original_in_every_dialect_and_take_a_byte_
         assert_eq!(report["rewrite"]["exact"], false, "{name}");
         assert_eq!(report["rewrite"]["cache_bits"], 8, "{name}");
         let (ratio, before, after) = measured(&report);
-        assert!((ROUNDED..BOUND).contains(&ratio), "{name}: {ratio:e}");
+        // Gemma 4 does not scale its scores: of random tokens one logit moves by 0.11, while the KL on text is 2.3e-4.
+        let bound = match name.as_str() {
+            crate::borrowed_rows::BORROWED => 2.0 * BOUND,
+            _ => BOUND,
+        };
+        assert!((ROUNDED..bound).contains(&ratio), "{name}: {ratio:e}");
         let layers = report["rewrite"]["layers"].as_array().unwrap();
         let numbers = |layer: &Value| {
             let rank = |key: &str| layer[key].as_u64().unwrap();

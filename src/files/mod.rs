@@ -1,6 +1,6 @@
 //! Model files: memory-mapped reading and atomic writing.
 
-mod copy;
+pub(crate) mod copy;
 pub(crate) mod data;
 pub mod foreign;
 pub mod foreseen;

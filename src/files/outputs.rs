@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use crate::files::copy::same_bytes;
 use crate::files::load::LoadedModel;
 use crate::files::origin::{FileOrigin, is_data_name};
 
@@ -228,11 +229,17 @@ pub fn check_folder(
         return Ok(());
     }
     let there = models_beside(output, files);
-    let ours = !there.is_empty() && there.iter().all(|(_, origin)| origin.ours);
-    if let Some(file) = files
-        .iter()
-        .find(|file| output.join(file).exists() && !ours)
-    {
+    // An earlier output also holds models that were copied.
+    let is_copy = |file: &PathBuf| {
+        files.contains(file) && same_bytes(&root.join(file), &output.join(file)).unwrap_or(false)
+    };
+    let is_strange = |(file, origin): &&(PathBuf, FileOrigin)| {
+        files.contains(file) && !origin.ours && !is_copy(file)
+    };
+    let strange = there.iter().find(is_strange).map(|(file, _)| file);
+    let ours = there.iter().any(|(_, origin)| origin.ours);
+    let exists = |file: &&PathBuf| output.join(file).exists();
+    if let Some(file) = strange.or_else(|| files.iter().filter(|_| !ours).find(exists)) {
         return Err(OutputError::Foreign {
             output: output.display().to_string(),
             found: file.display().to_string(),

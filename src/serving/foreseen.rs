@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::compress::foreseen::{Foreseen, foresee};
 use crate::compress::request::Request;
+use crate::files::copy::same_bytes;
 use crate::files::foreseen::check_folder;
 use crate::files::load::LoadedModel;
 use crate::files::save::DataFile;
@@ -21,6 +22,8 @@ pub struct ForeseenFolder {
     pub stacks: Vec<Stack>,
     /// Number of other files that would be copied, without configurations.
     pub copied: usize,
+    /// Those of them whose place another file has, relative to the output.
+    pub replaced: Vec<PathBuf>,
     /// Files that would be neither rewritten nor copied.
     pub left_out: Vec<LeftOut>,
 }
@@ -67,7 +70,11 @@ pub fn foresee_folder(request: &FolderRequest) -> Result<ForeseenFolder, FolderE
             DataFile::Named(name) | DataFile::Chunks { name, .. } => {
                 Some(path.with_file_name(name))
             }
-            DataFile::Beside | DataFile::Inline => None,
+            DataFile::Beside => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                Some(path.with_file_name(format!("{name}.<checksum>.data")))
+            }
+            DataFile::Inline => None,
         };
         let foreseen = foresee(&model, &checked.compression)?;
         models.push(ForeseenModel {
@@ -81,9 +88,20 @@ pub fn foresee_folder(request: &FolderRequest) -> Result<ForeseenFolder, FolderE
     }
     let edited = |file: &PathBuf| checked.texts.contains_key(file.to_string_lossy().as_ref());
     let others = checked.bundle.others.iter();
+    let copied: Vec<&PathBuf> = others.filter(|file| !edited(file)).collect();
+    let is_other = |file: &&&PathBuf| {
+        let there = request.out.join(file);
+        let own = checked.bundle.root.join(file);
+        there.exists() && !same_bytes(&own, &there).unwrap_or(false)
+    };
     Ok(ForeseenFolder {
         models,
-        copied: others.filter(|file| !edited(file)).count(),
+        copied: copied.len(),
+        replaced: copied
+            .iter()
+            .filter(is_other)
+            .map(|file| (*file).clone())
+            .collect(),
         stacks: checked.stacks,
         left_out: checked.bundle.left_out,
     })

@@ -152,7 +152,7 @@ fn the_operator_reads_borrowed_latents_and_integers() {
     // A prompt of the exporter's operator would need the heads of the first layer.
     let told = rewrite(&model, place.path(), &["--target", "gqa"]);
     assert_eq!(told.code, 2, "{told:?}");
-    assert!(told.stderr.contains("use the form absorbed"), "{told:?}");
+    assert!(told.stderr.contains("use --new-tokens latent"), "{told:?}");
 }
 
 /// A layer that puts rows of its own behind those of another is none that shares a cache.

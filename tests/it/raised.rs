@@ -27,7 +27,7 @@ const REFUSED: [(&str, &str); 16] = [
     ("dynamo18-t5gemma", "also has cross-attentions"),
     ("int8-llama", "without merging"),
     ("merged-llama", "without merging"),
-    ("mobius-gemma4", "add --cache-bits 8"),
+    ("mobius-gemma4", "leave out --keep-heads"),
     ("mobius-llama", "its cache is static"),
     ("mobius-qwen3", "its cache is static"),
     ("optimum-whisper", "also has cross-attentions"),

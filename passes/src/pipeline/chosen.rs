@@ -157,14 +157,23 @@ fn check_form(
     options: &RewriteOptions,
     rotations: &mut HashMap<CacheId, Option<String>>,
 ) -> Result<(), FormError> {
-    check_bits(view, options)?;
     if let ([other, ..], false) = (
         view.sharing_layers().as_slice(),
         options.form.serves_several_readers(),
     ) {
         let what = format!("layer {other} reads its cache too, which this form cannot serve");
-        return Err(FormError::missing(&what));
+        let has_operator = view.site().dialect == Dialect::GROUPED_QUERY;
+        return Err(match options.form.target() {
+            _ if options.form.keeps_heads() => {
+                FormError::Refused(format!("{what}: leave out --keep-heads"))
+            }
+            Target::Gqa if has_operator => {
+                FormError::Refused(format!("{what}: use --new-tokens latent"))
+            }
+            _ => FormError::missing(&what),
+        });
     }
+    check_bits(view, options)?;
     if view.site().has_static_cache() && !options.form.writes_static_caches() {
         return Err(FormError::Refused(
             "its cache is static, a buffer from whose shape the form cannot tell which rows hold tokens; use the form absorbed with --new-tokens latent, the default"

@@ -20,6 +20,9 @@ use crate::graph::{Graph, attribute, input_at, int_attribute, is_op};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
 use crate::operators::Primitives;
 
+/// The element types of the operator on the CPU.
+const TYPES: [DataType; 2] = [DataType::Float, DataType::Float16];
+
 /// Most nodes between a table and the angles that it repeats.
 const FARTHEST: usize = 8;
 
@@ -124,6 +127,10 @@ impl<'g> View<'g> {
         rows: &str,
         output: &str,
     ) -> Option<()> {
+        let types = [rows, rotation.tables[0], rotation.tables[1]].map(|v| self.facts.elem_type(v));
+        if types != [types[0]; 3] || !TYPES.map(|t| Some(t as i32)).contains(&types[0]) {
+            return None;
+        }
         let positions = self.positions(s, rotation.tables[0], rotation.rows)?;
         let [cos, sin] = rotation.tables;
         let [cos, sin] = [self.rows_of(s, cos, "cos")?, self.rows_of(s, sin, "sin")?];
@@ -210,8 +217,14 @@ impl<'g> View<'g> {
                 if first < 0 { first + whole } else { first }
             }
             "Split" if is_op(node, "Split") && last(int_attribute(node, "axis", 0)) => {
-                let at = node.output.iter().position(|output| output == half)?;
-                size * at as i64
+                let [low, high] = node.output.as_slice() else {
+                    return None;
+                };
+                if low == half {
+                    0
+                } else {
+                    self.size(low, 0)?.as_i64().filter(|_| high == half)?
+                }
             }
             _ => return None,
         };

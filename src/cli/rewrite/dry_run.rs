@@ -53,6 +53,14 @@ pub fn as_text(plans: &[Plan], folder: Option<&ForeseenFolder>, target: &str) ->
                 counted(folder.copied, "other file")
             ));
         }
+        if !folder.replaced.is_empty() {
+            let names = folder
+                .replaced
+                .iter()
+                .map(|file| file.display().to_string());
+            let names = names.collect::<Vec<_>>().join(" and ");
+            text.push_str(&format!("would replace {names} in the output folder\n"));
+        }
         for left in &folder.left_out {
             text.push_str(&format!("would leave out {left}\n"));
         }
@@ -148,7 +156,7 @@ pub fn as_json(plans: &[Plan], folder: Option<&ForeseenFolder>, target: &str) ->
         json!({
             "serving": stacks.clone().map(|s| s.name()).collect::<Vec<_>>(),
             "configurations": stacks.map(|s| s.file()).collect::<Vec<_>>(),
-            "copied": folder.copied, "left_out": LeftOut::files(&folder.left_out),
+            "copied": folder.copied, "replaced": folder.replaced, "left_out": LeftOut::files(&folder.left_out),
         })
     });
     json!({ "dry_run": true, "models": models.collect::<Vec<_>>(), "folder": folder })

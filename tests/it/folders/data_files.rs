@@ -154,3 +154,34 @@ fn links_out_of_the_folder_are_refused_and_those_of_a_hub_are_not() {
     assert!(ran.stderr.contains("notes.txt: it is a link to"), "{ran:?}");
     assert!(!place.path().join("other").exists());
 }
+
+/// A folder that holds an earlier output also holds the models that were copied into it.
+#[test]
+fn a_folder_with_a_model_that_is_copied_is_rewritten_again() {
+    let place = folder();
+    let (from, out) = (place.path().join("from"), place.path().join("out"));
+    fs::create_dir_all(&from).unwrap();
+    for (name, model) in [
+        ("model.onnx", "optimum-llama"),
+        ("embed.onnx", "dynamo18-llama-nocache"),
+    ] {
+        fs::copy(fixture(model).join("model.onnx"), from.join(name)).unwrap();
+    }
+    fs::write(from.join("note.txt"), "first").unwrap();
+    for _ in 0..2 {
+        let ran = rewrite(&from, &out, &["--serving", "none"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+    fs::write(from.join("note.txt"), "second").unwrap();
+    let ran = rewrite(&from, &out, &["--serving", "none", "--dry-run"]);
+    assert!(ran.stdout.contains("would replace note.txt"), "{ran:?}");
+    // One that is not that copy is the user's.
+    fs::copy(
+        fixture("optimum-qwen2").join("model.onnx"),
+        out.join("embed.onnx"),
+    )
+    .unwrap();
+    let ran = rewrite(&from, &out, &["--serving", "none"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.stderr.contains("embed.onnx is there"), "{ran:?}");
+}

@@ -173,6 +173,12 @@ fn raised(
     let presents = caches.map(|cache| cache.joined.as_str());
     let softcap = scoring.softcap.unwrap_or(0.0);
     let scale = scoring.scale * site.key.scale * factor;
+    if scale as f32 == 0.0 {
+        return Err(
+            "its scores are multiplied by 0, which the operator takes for its default scale"
+                .to_owned(),
+        );
+    }
     let operator = node(
         "GroupQueryAttention",
         &format!("{name}/GroupQueryAttention"),

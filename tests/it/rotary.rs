@@ -88,7 +88,7 @@ fn a_split_into_three_parts_stays_spelled_out() {
             let (rows, half) = (slice.input[0].clone(), slice.output[0].clone());
             let parts = [format!("{half}_before"), half, format!("{rows}_after")];
             let outputs: Vec<&str> = parts.iter().map(String::as_str).collect();
-            *slice = node("Split", &outputs[0], &[&rows, "parts"], &outputs).with_int("axis", 3);
+            *slice = node("Split", outputs[0], &[&rows, "parts"], &outputs).with_int("axis", 3);
         }
     }
     graph.initializer.push(int64_vector("parts", &[4, 8, 4]));

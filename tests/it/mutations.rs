@@ -27,8 +27,13 @@ use not_finite::Watched;
 /// mutation that means something moves logits by more than 1e-3.
 const TOLERANCE: f64 = 2e-5;
 
-/// The same where activations are rounded to half precision or to 8 bits on the way.
-const ROUNDED: [(&str, f64); 2] = [("dynamo18-llama-fp16", 2e-2), ("genai-llama-int4", 2e-2)];
+/// The same where activations are rounded to half precision or to 8 bits on the way, and in Gemma 4 by mobius, whose scores are
+/// not scaled: two spelled-out forms of a mutant agreed to 1.2e-6, and differed from the operator's own softmax by 2.1e-5.
+const ROUNDED: [(&str, f64); 3] = [
+    ("dynamo18-llama-fp16", 2e-2),
+    ("genai-llama-int4", 2e-2),
+    ("mobius-gemma4", 1e-4),
+];
 /// ONNX Runtime's CPU does not run it.
 const IN_BF16: &str = "dynamo18-llama-bf16";
 

@@ -33,12 +33,17 @@ pub fn with_operators(graph: &Graph, facts: &Facts) -> Patch {
     let mut shared = HashMap::new();
     let view = View { graph, facts };
     for (id, node) in graph.nodes() {
+        let packed = view.packed_heads(node);
+        let rotation = node.output.first().and_then(|sum| view.rotation(sum));
+        if packed.is_none() && rotation.is_none() {
+            continue;
+        }
         let mut known = shared.clone();
         let mut s = Primitives::new(graph, facts, node, &mut known);
-        let made = match node.op_type() {
-            "Reshape" if is_op(node, "Reshape") => view.pack(&mut s, node),
-            "Add" if is_op(node, "Add") => view.rotate(&mut s, node),
-            _ => None,
+        let made = match (packed, rotation) {
+            (Some(heads), _) => view.pack(&mut s, node, heads),
+            (None, Some(rotation)) => view.rotate(&mut s, node, &rotation),
+            (None, None) => None,
         };
         if made.is_none() {
             continue;
@@ -75,9 +80,9 @@ impl<'g> View<'g> {
         self.facts.shape(value)?.iter().rev().nth(from_last)
     }
 
-    /// The rows [B, H, T, d] that `pack` turns into [B, T, H*d].
+    /// The rows [B, H, T, d] that `pack`, a `Reshape`, turns into [B, T, H*d].
     fn packed_heads(&self, pack: &'g NodeProto) -> Option<&'g str> {
-        let rows = self.exchanged(input_at(pack, 0)?)?;
+        let rows = self.exchanged(input_at(pack, 0).filter(|_| is_op(pack, "Reshape"))?)?;
         let ([batch, heads, length, size], [b, t, width]) = (
             self.facts.shape(rows)?,
             self.facts.shape(pack.output.first()?)?,
@@ -95,9 +100,8 @@ impl<'g> View<'g> {
         input_at(turn, 0).filter(|_| perm.ints == [0, 2, 1, 3])
     }
 
-    /// Makes the output [B, T, H*d] of `pack`; `None` if that takes the nodes that there are.
-    fn pack(&self, s: &mut Primitives, pack: &'g NodeProto) -> Option<()> {
-        let heads = self.packed_heads(pack)?;
+    /// Makes the output [B, T, H*d] of `pack` from `heads`; `None` if that takes the nodes that there are.
+    fn pack(&self, s: &mut Primitives, pack: &'g NodeProto, heads: &'g str) -> Option<()> {
         let output = pack.output.first()?;
         let Some(rotation) = self.rotation(heads) else {
             let rows = self.before_heads(heads, output)?;
@@ -112,11 +116,9 @@ impl<'g> View<'g> {
         self.operator(s, &rotation, &rows, output)
     }
 
-    /// Makes the output [B, H, T, d] of `sum`, if it is a rotation. It is dead if it is only packed.
-    fn rotate(&self, s: &mut Primitives, sum: &NodeProto) -> Option<()> {
-        let output = sum.output.first()?;
-        let rotation = self.rotation(output)?;
-        self.operator(s, &rotation, rotation.rows, output)
+    /// Makes the output [B, H, T, d] of `sum`, which is `rotation`. It is dead if it is only packed.
+    fn rotate(&self, s: &mut Primitives, sum: &NodeProto, rotation: &Spelled) -> Option<()> {
+        self.operator(s, rotation, rotation.rows, sum.output.first()?)
     }
 
     /// The operator that rotates `rows`, packed or not, as `rotation` rotates its own.

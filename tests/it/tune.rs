@@ -222,7 +222,7 @@ fn the_weights_of_all_layers_are_trained_beside_the_factors() {
         "--no-validate",
     ]);
     assert_eq!(ran.code, 0, "{ran:?}");
-    let tensors = |model: &Path, train: &str| {
+    let tuned = |model: &Path, train: &str| {
         let options = [
             "--objective",
             "next-token",
@@ -233,8 +233,9 @@ fn the_weights_of_all_layers_are_trained_beside_the_factors() {
         ];
         let ran = tune(model, &out, &options);
         assert_eq!(ran.code, 0, "{}: {ran:?}", model.display());
-        ran.json()["tuned"]["tensors"].as_u64().unwrap()
+        ran.json()["tuned"].clone()
     };
+    let tensors = |model: &Path, train: &str| tuned(model, train)["tensors"].as_u64().unwrap();
     for model in [fixture("optimum-llama"), fixture("dynamo18-smollm3"), exact] {
         assert_eq!(tensors(&model, "layers"), 14, "{}", model.display());
     }
@@ -243,17 +244,7 @@ fn the_weights_of_all_layers_are_trained_beside_the_factors() {
     let frozen = half("genai-llama-int4", place.path(), &[]);
     assert_eq!(tensors(&frozen, "layers"), tensors(&frozen, "factors"));
     // That these are less than what was asked for is told.
-    let alone = |model: &Path, train: &str| {
-        let options = [
-            "--objective",
-            "next-token",
-            "--train",
-            train,
-            "--steps",
-            "1",
-        ];
-        tune(model, &out, &options).json()["tuned"]["factors_alone"].clone()
-    };
+    let alone = |model: &Path, train: &str| tuned(model, train)["factors_alone"].clone();
     assert_eq!(alone(&frozen, "layers"), json!(true));
     assert_eq!(alone(&frozen, "factors"), json!(false));
     assert_eq!(alone(&own, "layers"), json!(false));

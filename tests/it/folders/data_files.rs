@@ -50,6 +50,17 @@ fn two_decoders(folder: &Path) {
     }
 }
 
+/// A model with a cache and one without, which a rewrite copies; `write` puts each fixture at a path.
+fn a_decoder_and_another(folder: &Path, write: impl Fn(&str, &Path)) {
+    fs::create_dir_all(folder).unwrap();
+    for (name, model) in [
+        ("model.onnx", "optimum-llama"),
+        ("embed.onnx", "dynamo18-llama-nocache"),
+    ] {
+        write(model, &folder.join(name));
+    }
+}
+
 #[test]
 fn each_of_two_models_with_one_data_file_gets_its_own() {
     let place = folder();
@@ -74,13 +85,9 @@ fn each_of_two_models_with_one_data_file_gets_its_own() {
 fn a_model_that_is_copied_keeps_the_data_file_that_it_shares() {
     let place = folder();
     let (from, out) = (place.path().join("from"), place.path().join("out"));
-    fs::create_dir_all(&from).unwrap();
-    for (name, model) in [
-        ("model.onnx", "optimum-llama"),
-        ("embed.onnx", "dynamo18-llama-nocache"),
-    ] {
-        with_data(loaded(model), &from.join(name), "model.onnx.data");
-    }
+    a_decoder_and_another(&from, |model, path| {
+        with_data(loaded(model), path, "model.onnx.data")
+    });
     let ran = rewrite(&from, &out, &["--serving", "none"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     for file in ["embed.onnx", "model.onnx.data"] {
@@ -95,13 +102,9 @@ fn a_model_that_is_copied_keeps_the_data_file_that_it_shares() {
 fn a_name_that_a_stack_requires_is_not_taken_from_another_model() {
     let place = folder();
     let from = place.path().join("from");
-    fs::create_dir_all(&from).unwrap();
-    for (name, model) in [
-        ("model.onnx", "optimum-llama"),
-        ("embed.onnx", "dynamo18-llama-nocache"),
-    ] {
-        with_data(loaded(model), &from.join(name), "model.onnx_data");
-    }
+    a_decoder_and_another(&from, |model, path| {
+        with_data(loaded(model), path, "model.onnx_data")
+    });
     fs::write(from.join("config.json"), "{}").unwrap();
     let out = place.path().join("out");
     let ran = rewrite(&from, &out, &["--serving", "transformers-js"]);
@@ -160,13 +163,9 @@ fn links_out_of_the_folder_are_refused_and_those_of_a_hub_are_not() {
 fn a_folder_with_a_model_that_is_copied_is_rewritten_again() {
     let place = folder();
     let (from, out) = (place.path().join("from"), place.path().join("out"));
-    fs::create_dir_all(&from).unwrap();
-    for (name, model) in [
-        ("model.onnx", "optimum-llama"),
-        ("embed.onnx", "dynamo18-llama-nocache"),
-    ] {
-        fs::copy(fixture(model).join("model.onnx"), from.join(name)).unwrap();
-    }
+    a_decoder_and_another(&from, |model, path| {
+        fs::copy(fixture(model).join("model.onnx"), path).unwrap();
+    });
     fs::write(from.join("note.txt"), "first").unwrap();
     for _ in 0..2 {
         let ran = rewrite(&from, &out, &["--serving", "none"]);

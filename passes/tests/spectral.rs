@@ -92,9 +92,10 @@ fn every_back_end_finds_the_spectrum_a_matrix_was_made_with() {
                         ROUNDING,
                     );
                 }
-                // The space of the values above a gap, as a truncation keeps it.
+                // The space of the values above a gap, as a truncation keeps it: no spectrum has a value within rounding of
+                // 0.77 of its largest.
                 let above = |q: &Array2<f64>, v: &Array1<f64>| {
-                    let count = v.iter().filter(|x| **x > 0.75 * top).count();
+                    let count = v.iter().filter(|x| **x > 0.77 * top).count();
                     let kept = q.slice(s![.., ..count]);
                     kept.dot(&kept.t())
                 };

@@ -90,15 +90,17 @@ fn branch<'n>(node: &'n NodeProto, name: &str) -> Option<&'n GraphProto> {
     attribute(node, name)?.g.as_ref()
 }
 
-/// The branch of later steps, if `node` chooses between a prompt and them: a rewrite calls the results of a prompt
-/// `<old name>/mla/prompt/<result>`, and an input of a merged decoder chooses the branch that reads a past.
+/// The branch of later steps of several tokens, if `node` chooses between them and others: a rewrite calls the results of a prompt
+/// `<old name>/mla/prompt/<result>` and those of one later token `<old name>/mla/step/<result>`, and an input of a merged decoder
+/// chooses the branch that reads a past.
 fn later_branch<'n>(main: &GraphProto, node: &'n NodeProto) -> Option<&'n GraphProto> {
     if let Some([past, none]) = merged(main, node) {
         return reads_all_inputs_of(past, none, main).then_some(past);
     }
     let first = branch(node, "then_branch")?.output.first()?.name();
-    let of_prompt = first.contains("/mla") && first.rsplit('/').nth(1) == Some("prompt");
-    branch(node, "else_branch").filter(|_| is_op(node, "If") && of_prompt)
+    let way = first.rsplit('/').nth(1)?;
+    let of_others = first.contains("/mla") && ["prompt", "step"].contains(&way);
+    branch(node, "else_branch").filter(|_| is_op(node, "If") && of_others)
 }
 
 /// Whether `past` reads every input of `main` that `none` reads. If not, as in an encoder-decoder whose cross-attention reads the

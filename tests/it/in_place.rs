@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use gqa2mla_passes::forms::{GroupedQuery, Join};
+use gqa2mla_passes::forms::{AbsorbedPrompt, GROUPED_PROMPT, GroupedQuery, Join};
 use gqa2mla_passes::{
-    Decoupled, Expanded, Form, LatentPast, RankPlan, RewriteError, RewriteOptions,
+    Decoupled, Expanded, Form, LatentPast, RankPlan, RewriteError, RewriteOptions, inspect,
 };
 use serde_json::Value;
 
@@ -92,10 +92,72 @@ fn the_expanded_form_writes_in_place_as_well() {
     }
 }
 
+/// A past that holds nothing but room for the new rows is that of a prompt.
+#[test]
+fn a_prompt_is_exact_and_later_steps_read_latents() {
+    for name in [
+        "optimum-llama",
+        "dynamo18-dv",
+        "dynamo23-llama",
+        "genai-gemma2",
+    ] {
+        let full = inspect(&loaded(name).model).unwrap().sites.remove(0);
+        let full = full.key.rank.max(full.value.rank);
+        for ranks in [RankPlan::Full, RankPlan::Uniform(full / 2)] {
+            let exact = ranks == RankPlan::Full;
+            let before = loaded(name);
+            let mut after = loaded(name);
+            let options = RewriteOptions {
+                ranks,
+                ..options(&AbsorbedPrompt)
+            };
+            rewritten(&mut after, options).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let found =
+                compared(&before, &after, in_ort(SINGLE)).unwrap_or_else(|e| panic!("{name}: {e}"));
+            for step in &found.steps {
+                let same = exact || step.past == 0;
+                assert_eq!(same, step.ratio <= SINGLE, "{name}: {step:?}");
+            }
+            assert!(found.steps.iter().any(|s| s.past > 0), "{name}");
+        }
+    }
+}
+
+/// Some exporters declare the mask of all tokens with the length of the new ones; no number of rows is read from it.
+#[test]
+fn a_mask_is_not_taken_for_the_new_tokens() {
+    let declared = || {
+        let mut loaded = loaded("genai-llama");
+        let inputs = &mut loaded.model.proto.graph.as_mut().unwrap().input;
+        inputs.sort_by_key(|input| input.name() != "attention_mask");
+        let ids = inputs.iter().find(|i| i.name() == "input_ids").unwrap();
+        inputs[0].r#type = ids.r#type.clone();
+        loaded
+    };
+    let grouped = RewriteOptions {
+        form: &GROUPED_PROMPT,
+        ..RewriteOptions::default()
+    };
+    for options in [options(&gqa2mla_passes::Absorbed), grouped] {
+        let (before, mut after) = (declared(), declared());
+        rewritten(&mut after, options).unwrap();
+        let graph = after.model.proto.graph.as_ref().unwrap();
+        let sizes = graph
+            .node
+            .iter()
+            .filter(|n| n.name().starts_with("mla/tokens"));
+        let read: Vec<&str> = sizes.map(|n| &*n.input[0]).collect();
+        assert!(read.contains(&"input_ids"), "{read:?}");
+        assert!(!read.contains(&"attention_mask"), "{read:?}");
+        let found = compared(&before, &after, in_ort(SINGLE)).unwrap();
+        assert!(found.passed(), "{:e}", found.max_ratio());
+    }
+}
+
 #[test]
 fn a_form_that_joins_otherwise_is_refused_with_the_way_out() {
     let cases: [(&str, &dyn Form, &str); 3] = [
-        ("optimum-llama", &LatentPast, "use --new-tokens latent"),
+        ("optimum-llama", &LatentPast, "use --new-tokens prompt"),
         ("genai-llama", &GroupedQuery, "leave out --cache-io"),
         (
             "genai-llama",
@@ -173,8 +235,15 @@ fn past_and_present_in_one_buffer_give_what_appending_gives() {
     let ids = root().join("fixtures/tokens.json");
     let ids = ids.to_str().unwrap();
     let rounded: Vec<&str> = SCALES.iter().copied().chain([ids]).collect();
-    // Random tokens reach beyond the range of the text, as rounded.rs says.
-    let cases: [(&str, &[&str], f64); 6] = [
+    let prompt = ["--new-tokens", "prompt"];
+    let rounded_prompt = [&rounded[..], &prompt].concat();
+    let per_head = [&["--per-head"][..], &prompt].concat();
+    // Random tokens reach beyond the range of the text, as rounded.rs says. Gemma 3n has layers that read the cache of another.
+    let cases: [(&str, &[&str], f64); 10] = [
+        ("optimum-llama", &prompt, SINGLE),
+        ("optimum-qwen2", &per_head, SINGLE),
+        ("dynamo18-gemma3n", &prompt, SINGLE),
+        ("optimum-llama", &rounded_prompt, 7e-2),
         ("optimum-llama", &[], SINGLE),
         ("dynamo18-llama", &[], SINGLE),
         ("dynamo23-llama-gqa", &[], SINGLE),
@@ -297,7 +366,7 @@ fn what_does_not_go_with_it_is_refused_before_anything_is_read() {
         (
             &llama,
             &["--new-tokens", "exact"],
-            "use --new-tokens latent",
+            "use --new-tokens prompt or latent",
         ),
         (&genai, &["--target", "gqa"], "leave out --cache-io"),
         (

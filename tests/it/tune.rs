@@ -205,6 +205,12 @@ fn keys_and_values_of_an_original_are_its_projections() {
     );
     let ran = tune(&latent, &out, &options);
     assert_eq!(ran.json()["tuned"]["tensors"], 12, "{ran:?}");
+
+    // Integers are rounded between the projections and the cache. Each layer has a correction of its outputs as well.
+    let name = "optimum-qwen2";
+    let rounded = distillation::of_integers(name, place.path(), &["--cache-bits", "8"]);
+    let ran = tune(&rounded, &out, &options);
+    assert_eq!(ran.json()["tuned"]["tensors"], 14, "{ran:?}");
 }
 
 /// The seven products of each of two layers, and not those of embeddings and logits, nor the zeros and ones that select heads at

@@ -354,15 +354,15 @@ const REFUSED: [Refused; 23] = [
     ),
     (
         "optimum-llama",
-        &["--cache-io", "inplace", "--new-tokens", "prompt"],
+        &["--cache-io", "inplace", "--new-tokens", "exact"],
         &[
             (
-                "use --new-tokens latent",
-                &["--cache-io", "inplace", "--new-tokens", "latent"],
+                "use --new-tokens prompt or latent",
+                &["--cache-io", "inplace", "--new-tokens", "prompt"],
             ),
             (
                 "or --cache-io append",
-                &["--cache-io", "append", "--new-tokens", "prompt"],
+                &["--cache-io", "append", "--new-tokens", "exact"],
             ),
         ],
     ),

@@ -93,17 +93,16 @@ impl Form for Absorbed {
 }
 
 impl Builder<'_> {
-    /// Adds the latent rows [B, 1, S, r] of keys or values, cached if the original rows are. Returns the nodes that convert the
-    /// cache to four axes and to the element type of the product, and the name of the result.
-    pub(super) fn latent(
-        &mut self,
-        side: &Side,
-        letter: char,
-        product: NodeId,
-    ) -> (Vec<NodeProto>, String) {
-        let part = |p: &str| format!("{letter}_{p}");
-        let new = self.name(&part("B1Tr"));
-        let latent = match &side.cache {
+    /// Adds the latent rows of keys or values, cached if the original rows are, and reads them ([`Self::read`]).
+    fn latent(&mut self, side: &Side, letter: char, product: NodeId) -> (Vec<NodeProto>, String) {
+        let latent = self.kept(side, letter, product);
+        self.read(side, letter, &latent)
+    }
+
+    /// Adds the latent rows of keys or values, cached if the original rows are, and returns their name.
+    pub(super) fn kept(&mut self, side: &Side, letter: char, product: NodeId) -> String {
+        let new = self.name(&format!("{letter}_B1Tr"));
+        match &side.cache {
             Some(cache) => {
                 self.cached(side, cache, letter, &new);
                 cache.joined.clone()
@@ -113,14 +112,25 @@ impl Builder<'_> {
                 self.place(product, nodes);
                 new
             }
-        };
+        }
+    }
+
+    /// The nodes that convert the latent rows `latent` to four axes [B, 1, S, r] and to the element type of the product, and the
+    /// name of the result.
+    pub(super) fn read(
+        &mut self,
+        side: &Side,
+        letter: char,
+        latent: &str,
+    ) -> (Vec<NodeProto>, String) {
+        let part = |p: &str| format!("{letter}_{p}");
         let (mut nodes, latent) = match &side.cache {
             Some(cache) if cache.packed.is_some() => {
                 let (one, rows) = (self.vector(&[1]), part("packed_B1Sr"));
-                let unpacked = self.unary("Unsqueeze", &rows, &[&latent, &one]);
+                let unpacked = self.unary("Unsqueeze", &rows, &[latent, &one]);
                 (vec![unpacked], self.name(&rows))
             }
-            _ => (Vec::new(), latent),
+            _ => (Vec::new(), latent.to_owned()),
         };
         let stored = match side.cache {
             Some(_) => self.layout.cached_type(self.site),
@@ -154,7 +164,7 @@ impl Builder<'_> {
                 let down = self.unary("MatMul", &latent, &[packed, down]);
                 (vec![down], self.name(&latent))
             }
-            (None, _) => (self.latent_rows(side, letter, rows), self.name(&latent)),
+            (None, _) => self.latent_rows(side, letter, rows),
         };
         let (rounding, flat) = self.rounded(letter, flat);
         nodes.extend(rounding);
@@ -185,13 +195,8 @@ impl Builder<'_> {
 
     /// The nodes that compute `score_B1xS`: the scores of all heads with the latent rows `latent` [B, 1, S, r].
     pub(super) fn latent_score(&mut self, latent: &str) -> Vec<NodeProto> {
-        let (split, queries) = self.queries_by_block();
-        let rows = self.vector(&[0, 1, -1, self.ranks.key as i64]);
-        let (up, queries) = self.queries_up(&queries);
-        let mut nodes: Vec<NodeProto> = split.into_iter().collect();
+        let mut nodes = self.latent_queries();
         nodes.extend([
-            up,
-            self.unary("Reshape", "q_B1xr", &[&queries, &rows]),
             self.unary("Transpose", "k_B1rS", &[latent])
                 .with_ints("perm", &[0, 1, 3, 2]),
             self.unary(
@@ -200,6 +205,29 @@ impl Builder<'_> {
                 &[&self.name("q_B1xr"), &self.name("k_B1rS")],
             ),
         ]);
+        nodes
+    }
+
+    /// The same as [`Self::latent_score`], for one new token: the product of the latent rows with the transposed queries, and its
+    /// transpose. Runtimes copy the right operand of a product: here the queries, and not the whole cache.
+    pub(super) fn latent_score_of_one(&mut self, latent: &str) -> Vec<NodeProto> {
+        let turn = |n: NodeProto| n.with_ints("perm", &[0, 1, 3, 2]);
+        let mut nodes = self.latent_queries();
+        nodes.extend([
+            turn(self.unary("Transpose", "q_B1rx", &[&self.name("q_B1xr")])),
+            self.unary("MatMul", "score_B1Sx", &[latent, &self.name("q_B1rx")]),
+            turn(self.unary("Transpose", "score_B1xS", &[&self.name("score_B1Sx")])),
+        ]);
+        nodes
+    }
+
+    /// The nodes that compute `q_B1xr`: the queries of all heads as rows.
+    fn latent_queries(&mut self) -> Vec<NodeProto> {
+        let (split, queries) = self.queries_by_block();
+        let rows = self.vector(&[0, 1, -1, self.ranks.key as i64]);
+        let (up, queries) = self.queries_up(&queries);
+        let mut nodes: Vec<NodeProto> = split.into_iter().collect();
+        nodes.extend([up, self.unary("Reshape", "q_B1xr", &[&queries, &rows])]);
         nodes
     }
 

@@ -2,7 +2,7 @@
 //!
 //! An `If` on the length of the past chooses between the products with the new rows alone and those of the absorbed form.
 //! A prompt that is read in one step loses nothing and takes d multiplications a score instead of r; every later step is as
-//! in the absorbed form.
+//! in the absorbed form. The scores of a later step of one token are a product of their own.
 
 use crate::analysis::SiteView;
 use crate::factor::{Made, Ranks};
@@ -33,10 +33,7 @@ impl Form for AbsorbedPrompt {
     }
 
     fn hinders_in_place(&self) -> Option<Hindrance> {
-        Some((
-            "it tells a prompt by an empty past, and a past with space for the new rows is never empty",
-            "use --new-tokens latent, or --cache-io append",
-        ))
+        None
     }
 
     fn hinders_per_head(&self) -> Option<Hindrance> {
@@ -87,17 +84,17 @@ impl Form for AbsorbedPrompt {
 
 /// What a product of one side reads, in the element type of the product.
 struct Rows {
-    /// The past [B, 1, P, r], if there can be one, whose length tells a prompt.
+    /// The past [B, 1, P, r] ([B, 1, P + T, r] in place), if there can be one, whose length tells a prompt.
     past: Option<String>,
-    /// Past and new latent rows [B, 1, S, r], and the nodes that convert them to the element type of the product.
-    latent: (Vec<NodeProto>, String),
+    /// Past and new latent rows, as they are cached.
+    latent: String,
     /// The rows [B, G, T, d] of this step.
     new: String,
 }
 
 impl Builder<'_> {
     fn rows(&mut self, side: &Side, letter: char, product: NodeId) -> Rows {
-        let latent = self.latent(side, letter, product);
+        let latent = self.kept(side, letter, product);
         let first = side
             .cache
             .as_ref()
@@ -127,19 +124,63 @@ impl Builder<'_> {
             nodes.push(self.scores_of_heads("prompt/score_BGxT", &name, &output));
             return self.place(site.score, nodes);
         };
-        let (cast, latent) = keys.latent;
         let prompt = Branch {
             nodes: own,
             outputs: vec![self.name("prompt/score_BGxT")],
         };
         let later = Branch {
-            nodes: cast.into_iter().chain(self.latent_score(&latent)).collect(),
+            nodes: self.score_of_later(&keys.latent, Self::latent_score),
             outputs: vec![self.name("score_B1xS")],
         };
         let mut nodes = self.emptiness(past);
-        nodes.push(self.chosen_score([prompt, later]));
+        nodes.extend(match self.token_size(1) {
+            None => vec![self.chosen_score([prompt, later])],
+            Some(tokens) => self.one_or_several(&tokens, &keys.latent, [prompt, later]),
+        });
         nodes.push(self.scores_of_heads(CHOSEN_SCORE, &name, &output));
         self.place(site.score, nodes);
+    }
+
+    /// The nodes of the scores that `make` computes from the latent keys `latent`.
+    fn score_of_later(
+        &mut self,
+        latent: &str,
+        make: impl FnOnce(&mut Self, &str) -> Vec<NodeProto>,
+    ) -> Vec<NodeProto> {
+        let side = &self.site.key;
+        let (mut nodes, latent) = self.read(side, 'k', latent);
+        nodes.extend(make(self, &latent));
+        nodes
+    }
+
+    /// The scores of one token behind a past, and otherwise those of the branches `ways`. `tokens` is the number of new tokens.
+    fn one_or_several(&mut self, tokens: &str, latent: &str, ways: [Branch; 2]) -> Vec<NodeProto> {
+        let elem_type = self.site.key.product_type;
+        let one = self.scalar(1);
+        let step = self.within("step/", |builder| Branch {
+            nodes: builder.score_of_later(latent, Self::latent_score_of_one),
+            outputs: vec![builder.name("score_B1xS")],
+        });
+        let several = self.name("several/score");
+        let made = [(&*several, elem_type)];
+        let several = Branch {
+            nodes: vec![choice(&several, &made, &self.name("no_past"), ways)],
+            outputs: vec![several.clone()],
+        };
+        let [alone, past, step_of_one] =
+            ["one_token", "some_past", "one_later_token"].map(|part| self.name(part));
+        let chosen = self.name(CHOSEN_SCORE);
+        vec![
+            self.unary("Equal", "one_token", &[tokens, &one]),
+            self.unary("Not", "some_past", &[&self.name("no_past")]),
+            self.unary("And", "one_later_token", &[&alone, &past]),
+            choice(
+                &chosen,
+                &[(&*chosen, elem_type)],
+                &step_of_one,
+                [step, several],
+            ),
+        ]
     }
 
     /// The output of the value product: from the new rows alone in a prompt, and else from all latent rows.
@@ -158,7 +199,7 @@ impl Builder<'_> {
             return self.place(site.output, nodes);
         }
         let (prompt, later) = (self.name("prompt/out"), self.name("later/out"));
-        let (cast, latent) = values.latent.clone();
+        let (cast, latent) = self.read(&site.value, 'v', &values.latent);
         let ways = [
             Branch {
                 nodes: own(self, &prompt, &prompt),

@@ -14,6 +14,7 @@ use crate::graph::build::{
 use crate::graph::patch::Patch;
 use crate::graph::{Graph, NodeId, is_alias, is_op};
 use crate::onnx::{NodeProto, TensorProto};
+use crate::recognize::divided::divided;
 use crate::recognize::pass_through::makes;
 use crate::recognize::site::{Cache, Side, Site};
 
@@ -30,6 +31,8 @@ pub struct Builder<'s> {
     /// The facts of the graph without the patch.
     pub before: &'s Facts,
     names: &'s SiteNames<'s>,
+    /// What the names of new values begin with.
+    way: String,
     patch: TypedPatch<'s>,
     /// Values of the graph, each with the value that its readers read instead.
     redirected: BTreeMap<String, String>,
@@ -57,6 +60,7 @@ impl<'s> Builder<'s> {
             ranks,
             before: view.facts,
             names,
+            way: String::new(),
             patch,
             redirected: BTreeMap::new(),
             contradiction: None,
@@ -91,7 +95,15 @@ impl<'s> Builder<'s> {
 impl Builder<'_> {
     /// The name of a new node and of its output.
     pub fn name(&self, part: &str) -> String {
-        self.names.name(part)
+        self.names.name(&format!("{}{part}", self.way))
+    }
+
+    /// What `make` returns. The names that it gives begin with `way`, so that another branch can have the same nodes.
+    pub fn within<T>(&mut self, way: &str, make: impl FnOnce(&mut Self) -> T) -> T {
+        let before = std::mem::replace(&mut self.way, way.to_owned());
+        let made = make(self);
+        self.way = before;
+        made
     }
 
     /// An int64 vector, named by its content, so that equal vectors are shared, also with an earlier rewrite of the
@@ -176,37 +188,45 @@ impl Builder<'_> {
         self.contradiction = self.contradiction.take().or(placed.err());
     }
 
-    /// The nodes that compute latent rows [B, T, r], named `<letter>_BTr`, from `rows` [B, G, T, d]. Without w_d (full
-    /// rank), the latent is the concatenation of the heads.
-    pub fn latent_rows(&mut self, side: &Side, letter: char, rows: &str) -> Vec<NodeProto> {
-        let down = match letter {
-            'k' => self.layout.find("w_dk"),
-            _ => self.layout.find("w_dv"),
-        };
+    /// The latent rows [B, T, r] of `rows` [B, G, T, d], and the nodes that compute them. Without w_d (full rank), the latent
+    /// is the concatenation of the heads.
+    pub fn latent_rows(
+        &mut self,
+        side: &Side,
+        letter: char,
+        rows: &str,
+    ) -> (Vec<NodeProto>, String) {
         let latent = format!("{letter}_BTr");
-        let Some(down) = down else {
-            return self.heads_joined(side, &format!("{letter}_BTGd"), rows, &latent);
+        let joined = |builder: &mut Self, part: &str| {
+            builder.heads_joined(side, &format!("{letter}_BTGd"), rows, part)
         };
-        let joined = format!("{letter}_BTx");
-        let mut nodes = self.heads_joined(side, &format!("{letter}_BTGd"), rows, &joined);
-        nodes.push(self.unary("MatMul", &latent, &[&self.name(&joined), down]));
-        nodes
+        let Some(down) = self.layout.find(&format!("w_d{letter}")) else {
+            return joined(self, &latent);
+        };
+        let (mut nodes, heads) = joined(self, &format!("{letter}_BTx"));
+        nodes.push(self.unary("MatMul", &latent, &[&heads, down]));
+        (nodes, self.name(&latent))
     }
 
-    /// The nodes of `joined` [B, T, G * d] from `rows` [B, G, T, d], with the value `by_token` [B, T, G, d] between.
+    /// The heads of `rows` [B, G, T, d] on one axis, [B, T, G * d]: the value that the graph divides into `rows`, or `joined`
+    /// and the nodes that compute it, with the value `by_token` [B, T, G, d] between.
     pub fn heads_joined(
         &mut self,
         side: &Side,
         by_token: &str,
         rows: &str,
         joined: &str,
-    ) -> Vec<NodeProto> {
+    ) -> (Vec<NodeProto>, String) {
+        if let Some(divided) = divided(self.graph, self.before, rows) {
+            return (Vec::new(), divided.to_owned());
+        }
         let packed = self.vector(&[0, 0, self.site.kv_heads as i64 * side.size as i64]);
         let turned = self.unary("Transpose", by_token, &[rows]);
-        vec![
+        let nodes = vec![
             turned.with_ints("perm", &[0, 2, 1, 3]),
             self.unary("Reshape", joined, &[&self.name(by_token), &packed]),
-        ]
+        ];
+        (nodes, self.name(joined))
     }
 
     /// The first rows of a cache without a past, under a name other than the present's, and the nodes that make them:

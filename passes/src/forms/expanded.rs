@@ -262,17 +262,20 @@ impl Builder<'_> {
         };
         let down = self.layout.name(down);
         let (input, bias) = (self.layout.find(input), self.layout.find(bias));
-        let mut nodes = match (input, bias) {
-            (Some(input), None) => vec![self.unary("MatMul", &part("BTr"), &[input, down])],
-            (Some(input), Some(bias)) => vec![
-                self.unary("MatMul", &part("xw"), &[input, down]),
-                self.unary("Add", &part("BTr"), &[&self.name(&part("xw")), bias]),
-            ],
-            (None, _) if packed => vec![self.unary("MatMul", &part("BTr"), &[rows, down])],
+        let product = |of: &str| self.unary("MatMul", &part("BTr"), &[of, down]);
+        let flat = self.name(&part("BTr"));
+        let (mut nodes, flat) = match (input, bias) {
+            (Some(input), None) => (vec![product(input)], flat),
+            (Some(input), Some(bias)) => {
+                let product = self.unary("MatMul", &part("xw"), &[input, down]);
+                let sum = self.unary("Add", &part("BTr"), &[&self.name(&part("xw")), bias]);
+                (vec![product, sum], flat)
+            }
+            (None, _) if packed => (vec![product(rows)], flat),
             (None, _) => self.latent_rows(side, letter, rows),
         };
         let one = self.vector(&[1]);
-        let (more, flat) = self.rounded(letter, self.name(&part("BTr")));
+        let (more, flat) = self.rounded(letter, flat);
         nodes.extend(more);
         let new = self.name(&part("B1Tr"));
         let all = match &side.cache {

@@ -250,12 +250,12 @@ impl Builder<'_> {
     /// The nodes that compute the rows of keys and of values [B, T, r] for the operator's caches, and the names of the rows.
     pub fn operator_rows(&mut self) -> (Vec<NodeProto>, [String; 2]) {
         let site = self.site;
-        let mut nodes = self.latent_rows(&site.key, 'k', &site.key.new);
-        nodes.extend(self.latent_rows(&site.value, 'v', &site.value.new));
-        let rows = ['k', 'v'].map(|letter| {
-            let (centring, rows) = self.centred(letter, self.name(&format!("{letter}_BTr")));
+        let mut nodes = Vec::new();
+        let rows = [(&site.key, 'k'), (&site.value, 'v')].map(|(side, letter)| {
+            let (made, rows) = self.latent_rows(side, letter, &side.new);
+            let (centring, rows) = self.centred(letter, rows);
             let (splitting, rows) = self.digits(letter, rows);
-            nodes.extend(centring.into_iter().chain(splitting));
+            nodes.extend(made.into_iter().chain(centring).chain(splitting));
             rows
         });
         (nodes, rows)

@@ -17,13 +17,14 @@ use crate::analysis::SiteView;
 use crate::facts::Facts;
 use crate::forms::builder::Builder;
 use crate::forms::join::Join;
+use crate::forms::tokens::tokens;
 use crate::forms::{Form, FormError};
 use crate::graph::build::node;
 use crate::graph::{Graph, NodeId, label};
 use crate::onnx::NodeProto;
 use crate::recognize::append::CacheKind;
 use crate::recognize::shape_reader::{ShapeReader, shape_readers};
-use crate::recognize::site::{Cache, Side, Site};
+use crate::recognize::site::{Cache, Side};
 
 /// The dimension name of the length S of pasts and presents that share a buffer.
 const LENGTH: &str = "past_and_new_tokens";
@@ -95,16 +96,6 @@ fn measured(graph: &Graph, facts: &Facts, past: &str) -> Result<Vec<ShapeReader>
     shape_readers(graph, facts, past, past, false).map_err(|(reader, _)| reader)
 }
 
-/// The first model input whose axis 0 is the batch and whose axis 1 has the length T, such as `input_ids`.
-fn tokens<'g>(graph: &Graph<'g>, facts: &Facts, site: &Site) -> Option<&'g str> {
-    let new = facts.shape(&site.key.new)?;
-    let (batch, length) = (new.first()?, new.get(2)?);
-    graph.reachable_inputs().find(|input| {
-        let shape = facts.shape(input).filter(|shape| shape.len() < new.len());
-        shape.is_some_and(|s| s.first() == Some(batch) && s.get(1) == Some(length))
-    })
-}
-
 impl Builder<'_> {
     /// The node that computes all rows of `cache` from `past` and the new rows `new`: [B, 1, T, r], or [B, T, r] if the
     /// cache has the heads on one axis.
@@ -151,7 +142,7 @@ impl Builder<'_> {
         if self.layout.join == Join::Append || !is_past {
             return (None, length.to_owned());
         }
-        let (tokens, first) = (self.token_size("T", 1), self.vector(&[0]));
+        let ([_, tokens], first) = (self.sizes_of_tokens(), self.vector(&[0]));
         let new = self.in_front("Unsqueeze", "T/vector", &[&tokens, &first]);
         (
             Some(node("Sub", part, &[length, &new], &[part])),
@@ -197,7 +188,7 @@ impl Builder<'_> {
     /// The indices [B, 1, T, 3] of the last T rows of every sequence: sequence b, head 0, row t - T.
     fn last_rows(&mut self) -> String {
         let [zero, one] = [0, 1].map(|n| self.scalar(n));
-        let (batch, tokens) = (self.token_size("B", 0), self.token_size("T", 1));
+        let [batch, tokens] = self.sizes_of_tokens();
         let first = self.in_front("Neg", "first", &[&tokens]);
         let rows = self.in_front("Range", "rows_T", &[&first, &zero, &one]);
         let sequences = self.in_front("Range", "sequences_B", &[&zero, &batch, &one]);
@@ -212,14 +203,9 @@ impl Builder<'_> {
         self.in_front("Add", "rows_B1T3", &[&sequences, &rows])
     }
 
-    /// The size of the token input on `axis`, as a scalar.
-    fn token_size(&mut self, part: &str, axis: i64) -> String {
-        let tokens = tokens(self.graph, self.facts(), self.site);
-        // [`check`] refuses models without such an input.
-        let tokens = tokens.unwrap_or_default();
-        let sizes = self.in_front("Shape", "tokens_shape", &[tokens]);
-        let axis = self.scalar(axis);
-        self.in_front("Gather", part, &[&sizes, &axis])
+    /// The batch and the number of new tokens. [`check`] refuses models without an input of tokens.
+    fn sizes_of_tokens(&mut self) -> [String; 2] {
+        [0, 1].map(|axis| self.token_size(axis).unwrap_or_default())
     }
 
     /// The output of a node that is placed before all others and shared by all attentions.

@@ -156,13 +156,11 @@ impl Builder<'_> {
         let site = self.site;
         let (mut nodes, keys) = match packed {
             true => (Vec::new(), keys.to_owned()),
-            false => {
-                let nodes = self.heads_joined(&site.key, "k_BTGd", keys, "k_BTx");
-                (nodes, self.name("k_BTx"))
-            }
+            false => self.heads_joined(&site.key, "k_BTGd", keys, "k_BTx"),
         };
-        nodes.extend(self.heads_joined(&site.value, "v_BTGd", values, "v_BTx"));
-        let both = self.unary("Concat", "kv_BTx", &[&keys, &self.name("v_BTx")]);
+        let (joined, values) = self.heads_joined(&site.value, "v_BTGd", values, "v_BTx");
+        nodes.extend(joined);
+        let both = self.unary("Concat", "kv_BTx", &[&keys, &values]);
         nodes.push(both.with_int("axis", 2));
         (nodes, self.name("kv_BTx"))
     }

@@ -51,7 +51,7 @@ impl Form for LatentPast {
     fn hinders_in_place(&self) -> Option<Hindrance> {
         Some((
             "its products read the past without the new rows, which are in one buffer with it",
-            "use --new-tokens latent, or --cache-io append",
+            "use --new-tokens prompt or latent, or --cache-io append",
         ))
     }
 
@@ -214,19 +214,20 @@ impl Builder<'_> {
         ]
     }
 
-    /// The nodes that compute `no_past`: whether `past` [B, 1, P, r] is empty.
+    /// The nodes that compute `no_past`: whether `past` [B, 1, P, r], or [B, 1, P + T, r] in place, has P = 0.
     pub(super) fn emptiness(&mut self, past: &str) -> Vec<NodeProto> {
-        let (length, none) = (self.vector(&[2]), self.vector(&[0]));
-        let gather = self.unary(
-            "Gather",
-            "past_length",
-            &[&self.name("past_shape"), &length],
-        );
-        vec![
+        let (axis, none) = (self.vector(&[2]), self.vector(&[0]));
+        let [shape, rows, length] =
+            ["past_shape", "past_rows", "past_length"].map(|p| self.name(p));
+        let gather = self.unary("Gather", "past_rows", &[&shape, &axis]);
+        let (without_room, length) = self.without_room(past, &rows, &length);
+        let mut nodes = vec![
             self.unary("Shape", "past_shape", &[past]),
             gather.with_int("axis", 0),
-            self.unary("Equal", "no_past", &[&self.name("past_length"), &none]),
-        ]
+        ];
+        nodes.extend(without_room);
+        nodes.push(self.unary("Equal", "no_past", &[&length, &none]));
+        nodes
     }
 
     /// The nodes that compute `score_B1xS`: the scores of `past` [B, 1, P, r] concatenated with `score_BGxT`.

@@ -46,6 +46,7 @@ mod rotate;
 mod rounded;
 mod shapes;
 mod tensors;
+mod tokens;
 mod up;
 
 use std::error::Error;

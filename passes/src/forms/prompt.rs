@@ -152,27 +152,32 @@ const TOTAL_LENGTH: usize = 6;
 const PAST: [usize; 2] = [3, 4];
 
 impl Builder<'_> {
-    /// The nodes of `is_prompt`: whether there are no tokens but the new ones.
+    /// The nodes of `is_prompt`: whether there are no tokens but the new ones. Where the number of new tokens is read from an input
+    /// of the model, these nodes are the same in every layer, and a runtime that merges equal nodes runs them once.
     fn is_prompt(&mut self, old: &NodeProto) -> Vec<NodeProto> {
         let total = input_at(old, TOTAL_LENGTH).unwrap_or_default();
         let query = input_at(old, 0).unwrap_or_default();
         let one = self.vector(&[1]);
+        let of_model = self.embedded_tokens();
         let made = |op: &str, part: &str, inputs: &[&str]| self.unary(op, part, inputs);
-        vec![
-            made("Shape", "q_shape", &[query]),
-            made("Gather", "new_length", &[&self.name("q_shape"), &one]).with_int("axis", 0),
+        let mut nodes = match of_model {
+            Some(_) => Vec::new(),
+            None => vec![
+                made("Shape", "q_shape", &[query]),
+                made("Gather", "new_length", &[&self.name("q_shape"), &one]).with_int("axis", 0),
+            ],
+        };
+        let new = of_model.unwrap_or_else(|| self.name("new_length"));
+        nodes.extend([
             made("Cast", "total_int64", &[total]).with_int("to", DataType::Int64 as i64),
             made(
                 "Reshape",
                 "total_length",
                 &[&self.name("total_int64"), &one],
             ),
-            made(
-                "Equal",
-                "is_prompt",
-                &[&self.name("total_length"), &self.name("new_length")],
-            ),
-        ]
+            made("Equal", "is_prompt", &[&self.name("total_length"), &new]),
+        ]);
+        nodes
     }
 
     /// The exporter's operator without a past, and the caches with `rows` [B, T, r], of a latent or of several heads. Without `rows`, the caches
@@ -198,8 +203,10 @@ impl Builder<'_> {
                 let sides = [(&site.key, 'k', keys), (&site.value, 'v', values)];
                 let joined = sides.map(|(side, letter, own)| {
                     let part = |suffix: &str| format!("prompt/{letter}_{suffix}");
-                    nodes.extend(self.heads_joined(side, &part("own_BTGd"), &own, &part("BTx")));
-                    self.name(&part("BTx"))
+                    let (made, joined) =
+                        self.heads_joined(side, &part("own_BTGd"), &own, &part("BTx"));
+                    nodes.extend(made);
+                    joined
                 });
                 (joined, site.kv_heads)
             }

@@ -16,9 +16,10 @@ use tract_data::prelude::TDim;
 use crate::facts::Facts;
 use crate::graph::build::node;
 use crate::graph::patch::Patch;
-use crate::graph::{Graph, attribute, input_at, int_attribute, is_op};
+use crate::graph::{Graph, input_at, int_attribute, is_op};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
 use crate::operators::Primitives;
+use crate::recognize::divided::{divided, exchanged};
 
 /// The element types of the operator on the CPU.
 const TYPES: [DataType; 2] = [DataType::Float, DataType::Float16];
@@ -82,7 +83,8 @@ impl<'g> View<'g> {
 
     /// The rows [B, H, T, d] that `pack`, a `Reshape`, turns into [B, T, H*d].
     fn packed_heads(&self, pack: &'g NodeProto) -> Option<&'g str> {
-        let rows = self.exchanged(input_at(pack, 0).filter(|_| is_op(pack, "Reshape"))?)?;
+        let turned = input_at(pack, 0).filter(|_| is_op(pack, "Reshape"))?;
+        let rows = exchanged(self.graph, turned)?;
         let ([batch, heads, length, size], [b, t, width]) = (
             self.facts.shape(rows)?,
             self.facts.shape(pack.output.first()?)?,
@@ -93,23 +95,16 @@ impl<'g> View<'g> {
         ((batch, length) == (b, t) && width.as_i64() == Some(whole)).then_some(rows)
     }
 
-    /// The input of the `Transpose` that makes `value` by exchanging heads and positions.
-    fn exchanged(&self, value: &str) -> Option<&'g str> {
-        let turn = self.maker(value, "Transpose")?;
-        let perm = attribute(turn, "perm")?;
-        input_at(turn, 0).filter(|_| perm.ints == [0, 2, 1, 3])
-    }
-
     /// Makes the output [B, T, H*d] of `pack` from `heads`; `None` if that takes the nodes that there are.
     fn pack(&self, s: &mut Primitives, pack: &'g NodeProto, heads: &'g str) -> Option<()> {
         let output = pack.output.first()?;
         let Some(rotation) = self.rotation(heads) else {
-            let rows = self.before_heads(heads, output)?;
+            let rows = divided(self.graph, self.facts, heads)?;
             s.named("Identity", "packed", &[rows], &[output], |n| n);
             return Some(());
         };
-        let by_token = self.exchanged(rotation.rows)?;
-        let rows = match self.before_heads(rotation.rows, output) {
+        let by_token = exchanged(self.graph, rotation.rows)?;
+        let rows = match divided(self.graph, self.facts, rotation.rows) {
             Some(rows) => rows.to_owned(),
             None => s.op("Reshape", "unrotated", &[by_token, pack.input.get(1)?]),
         };
@@ -147,13 +142,6 @@ impl<'g> View<'g> {
             ..operator
         });
         Some(())
-    }
-
-    /// The value [B, T, H*d] that was divided into `heads` [B, H, T, d] and has the shape of `packed`.
-    fn before_heads(&self, heads: &str, packed: &str) -> Option<&'g str> {
-        let split = self.maker(self.exchanged(heads)?, "Reshape")?;
-        let rows = input_at(split, 0)?;
-        (self.facts.shape(rows)? == self.facts.shape(packed)?).then_some(rows)
     }
 
     fn rotation(&self, value: &str) -> Option<Spelled<'g>> {

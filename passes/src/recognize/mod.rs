@@ -5,6 +5,7 @@ mod cache;
 pub mod candidate;
 mod claims;
 pub mod digits;
+pub mod divided;
 mod latent;
 pub mod matmul;
 mod module_name;

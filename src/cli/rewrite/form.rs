@@ -297,10 +297,6 @@ impl FormArgs {
             "--keep-heads"
         } else if self.new_tokens == Some(NewTokensArg::Exact) {
             "--new-tokens exact"
-        } else if self.new_tokens == Some(NewTokensArg::Prompt)
-            && self.target != Some(TargetArg::Gqa)
-        {
-            "--new-tokens prompt"
         } else if transmla {
             "--factors transmla"
         } else if self.target == Some(TargetArg::Gqa) {

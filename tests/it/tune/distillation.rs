@@ -23,16 +23,18 @@ fn divergence(original: &Path, rewritten: &Path) -> f64 {
 #[test]
 fn distilling_brings_a_smaller_cache_nearer_to_the_original() {
     let place = folder();
-    for (name, form) in [
-        ("optimum-llama", "absorbed"),
-        ("optimum-llama", "expanded"),
-        ("optimum-llama", "joint"),
-        ("dynamo18-qwen3", "absorbed"),
-        ("dynamo18-llama-fp16", "absorbed"),
-        ("genai-llama-int4", "absorbed"),
+    for (name, form, new_tokens) in [
+        ("optimum-llama", "absorbed", "latent"),
+        ("optimum-llama", "absorbed", "prompt"),
+        ("optimum-llama", "expanded", "latent"),
+        ("optimum-llama", "joint", "latent"),
+        ("dynamo18-qwen3", "absorbed", "latent"),
+        ("dynamo18-llama-fp16", "absorbed", "latent"),
+        ("genai-llama-int4", "absorbed", "latent"),
     ] {
         let original = fixture(name);
-        let model = half(name, place.path(), &["--form", form]);
+        let options = ["--form", form, "--new-tokens", new_tokens];
+        let model = half(name, place.path(), &options);
         let out = place.path().join("tuned.onnx");
         let teacher = original.display().to_string();
         // The positions that the divergence is measured at.
@@ -124,7 +126,7 @@ fn one_command_rewrites_distils_and_measures() {
 }
 
 /// A rewrite of the fixture `name` with a cache of integers, in `place`.
-fn of_integers(name: &str, place: &Path, more: &[&str]) -> PathBuf {
+pub fn of_integers(name: &str, place: &Path, more: &[&str]) -> PathBuf {
     let model = place.join(format!("{name}.integers.onnx"));
     let mut rewrite = command();
     rewrite

@@ -2,12 +2,13 @@
 //!
 //! An `If` on the length of the past chooses between the products with the new rows alone and those of the absorbed form.
 //! A prompt that is read in one step loses nothing and takes d multiplications a score instead of r; every later step is as
-//! in the absorbed form. The scores of a later step of one token are a product of their own.
+//! in the absorbed form. In place, the scores of a later step of one token are a product of their own.
 
 use crate::analysis::SiteView;
 use crate::factor::{Made, Ranks};
 use crate::forms::builder::Builder;
 use crate::forms::choice::{Branch, choice};
+use crate::forms::join::Join;
 use crate::forms::latent_past::{CHOSEN_SCORE, LatentPast};
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
@@ -133,7 +134,12 @@ impl Builder<'_> {
             outputs: vec![self.name("score_B1xS")],
         };
         let mut nodes = self.emptiness(past);
-        nodes.extend(match self.token_size(1) {
+        // What `Concat` has just written is in the processor's caches, and its copy costs less than another branch.
+        let tokens = match self.layout.join {
+            Join::InPlace => self.token_size(1),
+            Join::Append => None,
+        };
+        nodes.extend(match tokens {
             None => vec![self.chosen_score([prompt, later])],
             Some(tokens) => self.one_or_several(&tokens, &keys.latent, [prompt, later]),
         });

@@ -95,12 +95,12 @@ impl Form for Absorbed {
 impl Builder<'_> {
     /// Adds the latent rows of keys or values, cached if the original rows are, and reads them ([`Self::read`]).
     fn latent(&mut self, side: &Side, letter: char, product: NodeId) -> (Vec<NodeProto>, String) {
-        let latent = self.kept(side, letter, product);
+        let latent = self.cached_latent(side, letter, product);
         self.read(side, letter, &latent)
     }
 
     /// Adds the latent rows of keys or values, cached if the original rows are, and returns their name.
-    pub(super) fn kept(&mut self, side: &Side, letter: char, product: NodeId) -> String {
+    pub(super) fn cached_latent(&mut self, side: &Side, letter: char, product: NodeId) -> String {
         let new = self.name(&format!("{letter}_B1Tr"));
         match &side.cache {
             Some(cache) => {

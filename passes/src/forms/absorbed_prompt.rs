@@ -95,7 +95,7 @@ struct Rows {
 
 impl Builder<'_> {
     fn rows(&mut self, side: &Side, letter: char, product: NodeId) -> Rows {
-        let latent = self.kept(side, letter, product);
+        let latent = self.cached_latent(side, letter, product);
         let first = side
             .cache
             .as_ref()
@@ -134,7 +134,7 @@ impl Builder<'_> {
             outputs: vec![self.name("score_B1xS")],
         };
         let mut nodes = self.emptiness(past);
-        // What `Concat` has just written is in the processor's caches, and its copy costs less than another branch.
+        // Measured: of a cache that `Concat` has just written, the copy costs no more than another branch.
         let tokens = match self.layout.join {
             Join::InPlace => self.token_size(1),
             Join::Append => None,

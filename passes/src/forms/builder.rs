@@ -14,7 +14,7 @@ use crate::graph::build::{
 use crate::graph::patch::Patch;
 use crate::graph::{Graph, NodeId, is_alias, is_op};
 use crate::onnx::{NodeProto, TensorProto};
-use crate::recognize::divided::divided;
+use crate::recognize::divided::undivided;
 use crate::recognize::pass_through::makes;
 use crate::recognize::site::{Cache, Side, Site};
 
@@ -217,8 +217,8 @@ impl Builder<'_> {
         rows: &str,
         joined: &str,
     ) -> (Vec<NodeProto>, String) {
-        if let Some(divided) = divided(self.graph, self.before, rows) {
-            return (Vec::new(), divided.to_owned());
+        if let Some(packed) = undivided(self.graph, self.before, rows) {
+            return (Vec::new(), packed.to_owned());
         }
         let packed = self.vector(&[0, 0, self.site.kv_heads as i64 * side.size as i64]);
         let turned = self.unary("Transpose", by_token, &[rows]);

@@ -19,7 +19,7 @@ use crate::graph::patch::Patch;
 use crate::graph::{Graph, input_at, int_attribute, is_op};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
 use crate::operators::Primitives;
-use crate::recognize::divided::{divided, exchanged};
+use crate::recognize::divided::{exchanged, undivided};
 
 /// The element types of the operator on the CPU.
 const TYPES: [DataType; 2] = [DataType::Float, DataType::Float16];
@@ -99,12 +99,12 @@ impl<'g> View<'g> {
     fn pack(&self, s: &mut Primitives, pack: &'g NodeProto, heads: &'g str) -> Option<()> {
         let output = pack.output.first()?;
         let Some(rotation) = self.rotation(heads) else {
-            let rows = divided(self.graph, self.facts, heads)?;
+            let rows = undivided(self.graph, self.facts, heads)?;
             s.named("Identity", "packed", &[rows], &[output], |n| n);
             return Some(());
         };
         let by_token = exchanged(self.graph, rotation.rows)?;
-        let rows = match divided(self.graph, self.facts, rotation.rows) {
+        let rows = match undivided(self.graph, self.facts, rotation.rows) {
             Some(rows) => rows.to_owned(),
             None => s.op("Reshape", "unrotated", &[by_token, pack.input.get(1)?]),
         };

@@ -4,7 +4,7 @@ use crate::facts::Facts;
 use crate::graph::{Graph, attribute, input_at, is_op};
 
 /// The value [B, T, H*d] of which `heads` [B, H, T, d] is the `Transpose` of the `Reshape`.
-pub fn divided<'g>(graph: &Graph<'g>, facts: &Facts, heads: &str) -> Option<&'g str> {
+pub fn undivided<'g>(graph: &Graph<'g>, facts: &Facts, heads: &str) -> Option<&'g str> {
     let split = exchanged(graph, heads)?;
     let (_, split) = graph.producer(split).filter(|(_, n)| is_op(n, "Reshape"))?;
     let rows = input_at(split, 0)?;

@@ -140,7 +140,7 @@ impl Builder<'_> {
             Join::Append => None,
         };
         nodes.extend(match tokens {
-            None => vec![self.chosen_score([prompt, later])],
+            None => vec![self.chosen_score("no_past", [prompt, later])],
             Some(tokens) => self.one_or_several(&tokens, &keys.latent, [prompt, later]),
         });
         nodes.push(self.scores_of_heads(CHOSEN_SCORE, &name, &output));
@@ -161,31 +161,23 @@ impl Builder<'_> {
 
     /// The scores of one token behind a past, and otherwise those of the branches `ways`. `tokens` is the number of new tokens.
     fn one_or_several(&mut self, tokens: &str, latent: &str, ways: [Branch; 2]) -> Vec<NodeProto> {
-        let elem_type = self.site.key.product_type;
         let one = self.scalar(1);
         let step = self.within("step/", |builder| Branch {
             nodes: builder.score_of_later(latent, Self::latent_score_of_one),
             outputs: vec![builder.name("score_B1xS")],
         });
         let several = self.name("several/score");
-        let made = [(&*several, elem_type)];
+        let made = [(&*several, self.site.key.product_type)];
         let several = Branch {
             nodes: vec![choice(&several, &made, &self.name("no_past"), ways)],
             outputs: vec![several.clone()],
         };
-        let [alone, past, step_of_one] =
-            ["one_token", "some_past", "one_later_token"].map(|part| self.name(part));
-        let chosen = self.name(CHOSEN_SCORE);
+        let [alone, past] = ["one_token", "some_past"].map(|part| self.name(part));
         vec![
             self.unary("Equal", "one_token", &[tokens, &one]),
             self.unary("Not", "some_past", &[&self.name("no_past")]),
             self.unary("And", "one_later_token", &[&alone, &past]),
-            choice(
-                &chosen,
-                &[(&*chosen, elem_type)],
-                &step_of_one,
-                [step, several],
-            ),
+            self.chosen_score("one_later_token", [step, several]),
         ]
     }
 

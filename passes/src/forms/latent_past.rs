@@ -188,17 +188,17 @@ impl Builder<'_> {
             outputs: vec![self.name("score_B1xS")],
         };
         let mut nodes = self.emptiness(past);
-        nodes.push(self.chosen_score([alone, both]));
+        nodes.push(self.chosen_score("no_past", [alone, both]));
         nodes.push(self.scores_of_heads(CHOSEN_SCORE, &name, &output));
         self.place(site.score, nodes);
     }
 
-    /// The `If` that computes the scores by the first way if there is no past, and by the second way otherwise. They are
-    /// divided by heads afterwards: the runtime copies what a branch reshapes last.
-    pub(super) fn chosen_score(&self, ways: [Branch; 2]) -> NodeProto {
+    /// The `If` that computes the scores by the first way if `condition` holds, and by the second way otherwise. They are divided
+    /// by heads afterwards: the runtime copies what a branch reshapes last.
+    pub(super) fn chosen_score(&self, condition: &str, ways: [Branch; 2]) -> NodeProto {
         let chosen = self.name(CHOSEN_SCORE);
         let made = [(&*chosen, self.site.key.product_type)];
-        choice(&chosen, &made, &self.name("no_past"), ways)
+        choice(&chosen, &made, &self.name(condition), ways)
     }
 
     /// The nodes that compute `<prefix>score_BGxT`: the scores of the queries with the rows `new` [B, G, T, d] of this step.

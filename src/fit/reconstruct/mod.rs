@@ -26,7 +26,7 @@ use gqa2mla_passes::analysis::identity::SiteId;
 use gqa2mla_passes::analysis::observe::ObservedLayer;
 use gqa2mla_passes::factor::reconstruct::{Attention, Descent, Example, outputs, reconstruct};
 use gqa2mla_passes::factor::{CacheBits, Factors};
-use gqa2mla_passes::forms::ExactTokens;
+use gqa2mla_passes::forms::{ExactTokens, Join};
 use gqa2mla_passes::operators::Target;
 use gqa2mla_passes::pipeline::factorize::Wanted;
 use gqa2mla_passes::{Absorbed, RankPlan, RewriteOptions, SiteView, rewrite};
@@ -219,7 +219,8 @@ impl Reconstruction {
         };
         let ranks: BTreeMap<_, _> = subject.layers.iter().take(position).map(ranks).collect();
         // Keys inside a fused operator cannot be recorded, so that the model is rewritten to primitives. The text is
-        // read in one run, so that all tokens must be latents, as in decoding.
+        // read in one run, so that all tokens must be latents, as in decoding. A cache that is written in place has another
+        // length than those of the layers behind, whose attentions would not be recognised.
         let asked = job.options.form;
         let form = match asked.target() {
             Target::MatMul if asked.exact_tokens() == ExactTokens::None => asked,
@@ -228,6 +229,7 @@ impl Reconstruction {
         let options = RewriteOptions {
             form,
             bits: CacheBits::Model,
+            join: Join::Append,
             only: Some(ranks.keys().cloned().collect()),
             ranks: RankPlan::Each(ranks),
             allow_partial: true,

@@ -98,12 +98,14 @@ pub fn proof_text(proof: &Proof, approximate: bool) -> String {
         let scenario = steps.first().map_or("", |step| &step.scenario);
         text.push_str(&format!("{scenario}:\n{table}\n\n"));
     }
-    for comparison in proof.comparisons() {
+    for (comparison, optimized) in proof.comparisons().zip([false, true]) {
+        let changed = optimized && !proof.is_stable();
         text.push_str(&format!(
             "{}: {} (largest difference {} of the largest logit, tolerance {}, KL {}, top-1 agreement {})\n",
             comparison.rewritten_runtime,
             match (comparison.passed(), approximate) {
                 (true, _) => good("passed"),
+                (false, true) if changed => bad("FAILED: the optimizations change what the model computes"),
                 (false, true) => "differs, as an approximation does".to_owned(),
                 (false, false) => bad("FAILED"),
             },

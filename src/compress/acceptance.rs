@@ -21,7 +21,7 @@ pub enum Verdict {
 pub enum Held {
     /// Logits must be within the tolerance: for exact rewrites, or if the caller sets a tolerance.
     ToTolerance,
-    /// Logits must be finite: for approximations, whose loss is reported.
+    /// Logits must be finite, and the same with the runtime's optimizations as without: for approximations, whose loss is reported.
     ToFinite,
 }
 
@@ -38,7 +38,7 @@ pub fn accepts(
         (Verdict::NotValidated, _) => true,
         (Verdict::DoesNotRun(_), _) => false,
         (Verdict::Compared(proof), Held::ToTolerance) => proof.is_finite() && proof.passed(),
-        (Verdict::Compared(proof), Held::ToFinite) => proof.is_finite(),
+        (Verdict::Compared(proof), Held::ToFinite) => proof.is_finite() && proof.is_stable(),
     };
     let kept = promise
         .zip(quality)
@@ -103,6 +103,35 @@ mod tests {
         assert!(accepts(&differs, Held::ToFinite, None, None));
         assert!(!accepts(&differs, Held::ToTolerance, None, None));
         assert!(accepts(&verdict(1e-4, true), Held::ToTolerance, None, None));
+    }
+
+    #[test]
+    fn optimizations_must_not_change_an_approximation() {
+        let Verdict::Compared(mut proof) = verdict(0.5, true) else {
+            return;
+        };
+        let with = |proof: &mut Proof, kl: f64| {
+            let mut optimized = proof.unoptimized.clone();
+            optimized
+                .steps
+                .iter_mut()
+                .for_each(|step| step.mean_kl = kl);
+            proof.optimized = Some(optimized);
+            accepts(
+                &Verdict::Compared(proof.clone()),
+                Held::ToFinite,
+                None,
+                None,
+            )
+        };
+        assert!(with(&mut proof, 1e-3));
+        assert!(!with(&mut proof, 1.0));
+        proof
+            .unoptimized
+            .steps
+            .iter_mut()
+            .for_each(|step| step.mean_kl = 1.0);
+        assert!(with(&mut proof, 1.0));
     }
 
     #[test]

@@ -15,7 +15,7 @@ import mmap
 import numpy as np
 import onnxruntime as ort
 
-TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
 
 
 def empty_cache(port, batch, head_size):

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The program reads the shape of every cache from the session, so that it runs a model and its rewrite alike. Caches
-//! must be fp32 or int8, and the inputs those of common decoder exports. It prints the generated token ids.
+//! must be fp32, int8 or uint8, and the inputs those of common decoder exports. It prints the generated token ids.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -103,6 +103,9 @@ fn empty_caches(session: &Session) -> Result<BTreeMap<String, DynValue>, Box<dyn
             let empty = match ty {
                 TensorElementType::Int8 => {
                     Tensor::<i8>::new(&Allocator::default(), shape)?.into_dyn()
+                }
+                TensorElementType::Uint8 => {
+                    Tensor::<u8>::new(&Allocator::default(), shape)?.into_dyn()
                 }
                 _ => Tensor::<f32>::new(&Allocator::default(), shape)?.into_dyn(),
             };

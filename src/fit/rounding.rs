@@ -5,7 +5,7 @@ use gqa2mla_passes::factor::{
     CacheBits, Factors, JointFactors, Made, Moments, Rounding, SideFactors, SideMoments,
     SpectralError, Statistics,
 };
-use gqa2mla_passes::forms::{CachedKeys, Form, Rounds};
+use gqa2mla_passes::forms::{CachedKeys, Form};
 use gqa2mla_passes::recognize::scoring::Scoring;
 use ndarray::{Array2, Axis, concatenate};
 
@@ -55,7 +55,7 @@ impl RoundingInputs<'_> {
         form: &dyn Form,
         positions: usize,
     ) -> Result<Made, SpectralError> {
-        let centres = form.rounds() == Rounds::AboutCentre;
+        let centres = form.rounds().has_centres();
         let factors = match form.keeps_heads() {
             true if form.rebases_heads() => self.evened(factors, bits, true)?,
             false if bits.are_few() => self.evened(factors, bits, false)?,

@@ -1,6 +1,7 @@
 //! Caches of integers: what they lose, what they take, and where they are refused. Their shape is shown in rewrite.rs.
 
 mod operator;
+mod products;
 
 use std::path::{Path, PathBuf};
 

@@ -41,7 +41,7 @@ try {
             });
             const seconds = (performance.now() - began) / 1000;
             const caches = Object.entries(made.past_key_values).filter(([name]) => name.startsWith('past_key_values.'));
-            const size = (cache) => ({ float32: 4, float16: 2, int8: 1 })[cache.type] * cache.dims[1] * cache.dims[3];
+            const size = (cache) => ({ float32: 4, float16: 2, int8: 1, uint8: 1 })[cache.type] * cache.dims[1] * cache.dims[3];
             results.push({
                 tokens: made.sequences.tolist().map((row) => row.map(Number)),
                 cache_bytes: caches.reduce((sum, [, c]) => sum + size(c), 0),

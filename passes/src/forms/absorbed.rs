@@ -123,25 +123,39 @@ impl Builder<'_> {
         letter: char,
         latent: &str,
     ) -> (Vec<NodeProto>, String) {
-        let part = |p: &str| format!("{letter}_{p}");
-        let (mut nodes, latent) = match &side.cache {
-            Some(cache) if cache.packed.is_some() => {
-                let (one, rows) = (self.vector(&[1]), part("packed_B1Sr"));
-                let unpacked = self.unary("Unsqueeze", &rows, &[latent, &one]);
-                (vec![unpacked], self.name(&rows))
-            }
-            _ => (Vec::new(), latent.to_owned()),
-        };
+        let (mut nodes, latent) = self.one_head(side, letter, latent);
         let stored = match side.cache {
             Some(_) => self.layout.cached_type(self.site),
             None => self.site.elem_type,
         };
+        let part = format!("{letter}_B1Sr");
         if stored == side.product_type {
             return (nodes, latent);
         }
-        let cast = self.unary("Cast", &part("B1Sr"), &[&latent]);
-        nodes.push(cast.with_int("to", side.product_type.into()));
-        (nodes, self.name(&part("B1Sr")))
+        if self.layout.has_unsigned() && side.cache.is_some() {
+            nodes.extend(self.signed(side, letter, &part, &latent));
+        } else {
+            let cast = self.unary("Cast", &part, &[&latent]);
+            nodes.push(cast.with_int("to", side.product_type.into()));
+        }
+        (nodes, self.name(&part))
+    }
+
+    /// The nodes that convert the latent rows `latent` to four axes [B, 1, S, r], as they are cached, and the name of the result.
+    pub(super) fn one_head(
+        &mut self,
+        side: &Side,
+        letter: char,
+        latent: &str,
+    ) -> (Vec<NodeProto>, String) {
+        match &side.cache {
+            Some(cache) if cache.packed.is_some() => {
+                let (one, rows) = (self.vector(&[1]), format!("{letter}_packed_B1Sr"));
+                let unpacked = self.unary("Unsqueeze", &rows, &[latent, &one]);
+                (vec![unpacked], self.name(&rows))
+            }
+            _ => (Vec::new(), latent.to_owned()),
+        }
     }
 
     /// The nodes that compute latent rows [B, 1, T, r], named `latent`, from `rows` [B, G, T, d].
@@ -196,14 +210,16 @@ impl Builder<'_> {
     /// The nodes that compute `score_B1xS`: the scores of all heads with the latent rows `latent` [B, 1, S, r].
     pub(super) fn latent_score(&mut self, latent: &str) -> Vec<NodeProto> {
         let mut nodes = self.latent_queries();
+        let mut queries = self.name("q_B1xr");
+        if self.layout.has_unsigned() {
+            let (rounding, rounded) = self.rounded_queries();
+            nodes.extend(rounding);
+            queries = rounded;
+        }
         nodes.extend([
             self.unary("Transpose", "k_B1rS", &[latent])
                 .with_ints("perm", &[0, 1, 3, 2]),
-            self.unary(
-                "MatMul",
-                "score_B1xS",
-                &[&self.name("q_B1xr"), &self.name("k_B1rS")],
-            ),
+            self.unary("MatMul", "score_B1xS", &[&queries, &self.name("k_B1rS")]),
         ]);
         nodes
     }
@@ -212,17 +228,15 @@ impl Builder<'_> {
     /// transpose. Runtimes copy the right operand of a product: here the queries, and not the whole cache.
     pub(super) fn latent_score_of_one(&mut self, latent: &str) -> Vec<NodeProto> {
         let turn = |n: NodeProto| n.with_ints("perm", &[0, 1, 3, 2]);
-        let mut nodes = self.latent_queries();
-        nodes.extend([
+        vec![
             turn(self.unary("Transpose", "q_B1rx", &[&self.name("q_B1xr")])),
             self.unary("MatMul", "score_B1Sx", &[latent, &self.name("q_B1rx")]),
             turn(self.unary("Transpose", "score_B1xS", &[&self.name("score_B1Sx")])),
-        ]);
-        nodes
+        ]
     }
 
     /// The nodes that compute `q_B1xr`: the queries of all heads as rows.
-    fn latent_queries(&mut self) -> Vec<NodeProto> {
+    pub(super) fn latent_queries(&mut self) -> Vec<NodeProto> {
         let (split, queries) = self.queries_by_block();
         let rows = self.vector(&[0, 1, -1, self.ranks.key as i64]);
         let (up, queries) = self.queries_up(&queries);
@@ -238,13 +252,23 @@ impl Builder<'_> {
         name: &str,
         output: &str,
     ) -> Vec<NodeProto> {
+        let product = self.unary("MatMul", "out_B1xr", &[&self.name("p_B1xS"), latent]);
+        self.output_of(vec![product], name, output)
+    }
+
+    /// The nodes of the output of the value product: `output`, by the node `name`. `products` compute `out_B1xr` from the
+    /// probabilities `p_B1xS`.
+    pub(super) fn output_of(
+        &mut self,
+        products: Vec<NodeProto>,
+        name: &str,
+        output: &str,
+    ) -> Vec<NodeProto> {
         let one = self.vector(&[0, 1, -1, 0]);
         let (split, rows) = self.outputs_by_block(&self.name("out_B1xr"));
-        let mut nodes = vec![
-            self.unary("Reshape", "p_B1xS", &[self.probabilities(), &one]),
-            self.unary("MatMul", "out_B1xr", &[&self.name("p_B1xS"), latent]),
-            split,
-        ];
+        let mut nodes = vec![self.unary("Reshape", "p_B1xS", &[self.probabilities(), &one])];
+        nodes.extend(products);
+        nodes.push(split);
         nodes.extend(self.outputs_up(&rows, name, output));
         nodes
     }

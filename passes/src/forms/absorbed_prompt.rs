@@ -5,7 +5,7 @@
 //! in the absorbed form. In place, the scores of a later step of one token are a product of their own.
 
 use crate::analysis::SiteView;
-use crate::factor::{Made, Ranks};
+use crate::factor::{CacheBits, Made, Ranks};
 use crate::forms::builder::Builder;
 use crate::forms::choice::{Branch, choice};
 use crate::forms::join::Join;
@@ -30,7 +30,7 @@ impl Form for AbsorbedPrompt {
     }
 
     fn rounds(&self) -> Rounds {
-        Rounds::AboutCentre
+        Rounds::Unsigned
     }
 
     fn hinders_in_place(&self) -> Option<Hindrance> {
@@ -59,7 +59,11 @@ impl Form for AbsorbedPrompt {
         factors: &Made,
         names: &SiteNames,
     ) -> Result<Layout, FormError> {
-        LatentPast.layout(view, factors, names)
+        let mut layout = LatentPast.layout(view, factors, names)?;
+        if layout.bits == CacheBits::Eight {
+            layout.add_zero_points(names, view.site())?;
+        }
+        Ok(layout)
     }
 
     fn patch(
@@ -74,8 +78,9 @@ impl Form for AbsorbedPrompt {
         builder.narrow_caches();
         let keys = builder.rows(&site.key, 'k', site.score);
         let values = builder.rows(&site.value, 'v', site.output);
-        builder.prompt_or_score(keys);
-        builder.prompt_or_output(values);
+        let steps = builder.steps(&keys);
+        builder.prompt_or_score(keys, steps.as_ref());
+        builder.prompt_or_output(values, steps.as_ref());
         builder.guard_rows();
         builder.answer_shapes();
         builder.drop_paths();
@@ -91,6 +96,16 @@ struct Rows {
     latent: String,
     /// The rows [B, G, T, d] of this step.
     new: String,
+}
+
+/// The values that tell the kinds of steps.
+struct Steps {
+    /// Whether the step is a prompt.
+    no_past: String,
+    /// Whether the step is one token behind a past; `None` if it is computed as several tokens are.
+    one_later: Option<String>,
+    /// What spreads the last digits of probabilities, if the cache holds integers ([`Builder::spread`]).
+    spread: Option<String>,
 }
 
 impl Builder<'_> {
@@ -115,74 +130,109 @@ impl Builder<'_> {
         }
     }
 
+    /// The kinds of steps of an attention with the keys `keys`; `None` if the model has no past.
+    fn steps(&mut self, keys: &Rows) -> Option<Steps> {
+        let mut past = self.past(keys.past.as_deref()?);
+        let no_past = self.no_past(&mut past);
+        let integers = self.layout.has_unsigned();
+        // Measured: of floats that `Concat` has just written, a copy costs no more than another branch.
+        let tokens = match self.layout.join {
+            Join::InPlace => self.token_size(1),
+            Join::Append if integers => self.embedded_tokens(),
+            Join::Append => None,
+        };
+        let mut steps = Steps {
+            no_past,
+            one_later: None,
+            spread: None,
+        };
+        if let Some(tokens) = tokens {
+            steps.one_later = Some(self.one_later_token(&mut past, &tokens, &steps.no_past));
+            steps.spread = integers.then(|| self.spread(&mut past, &tokens));
+        }
+        self.place(self.site.score, past.nodes);
+        Some(steps)
+    }
+
+    /// The node `name` with the output `output` of the element type `elem_type`, which one of the branches computes: `one` in a
+    /// step of one token behind a past, the first of `others` in a prompt, and the second one otherwise.
+    fn by_step(
+        &self,
+        steps: &Steps,
+        (name, output, elem_type): (&str, &str, i32),
+        one: Option<Branch>,
+        others: [Branch; 2],
+    ) -> NodeProto {
+        let (Some(one), Some(one_later)) = (one, &steps.one_later) else {
+            return choice(name, &[(output, elem_type)], &steps.no_past, others);
+        };
+        let several = one
+            .outputs
+            .iter()
+            .map(|of_one| of_one.replace("/step/", "/several/"));
+        let several: String = several.collect();
+        let made = [(&*several, elem_type)];
+        let several = Branch {
+            nodes: vec![choice(&several, &made, &steps.no_past, others)],
+            outputs: vec![several.clone()],
+        };
+        choice(name, &[(output, elem_type)], one_later, [one, several])
+    }
+
     /// Scores [B, H, T, S]: those of the new rows alone in a prompt, and else those of all latent rows.
-    fn prompt_or_score(&mut self, keys: Rows) {
-        let site = self.site;
-        let (name, output) = self.names_of(site.score);
+    fn prompt_or_score(&mut self, keys: Rows, steps: Option<&Steps>) {
+        let side = &self.site.key;
+        let (name, output) = self.names_of(self.site.score);
         let own = self.own_score("prompt/", &keys.new);
-        let Some(past) = &keys.past else {
+        let Some(steps) = steps else {
             let mut nodes = own;
             nodes.push(self.scores_of_heads("prompt/score_BGxT", &name, &output));
-            return self.place(site.score, nodes);
+            return self.place(self.site.score, nodes);
         };
         let prompt = Branch {
             nodes: own,
             outputs: vec![self.name("prompt/score_BGxT")],
         };
+        let (mut nodes, latent) = self.read(side, 'k', &keys.latent);
+        nodes.extend(self.latent_score(&latent));
         let later = Branch {
-            nodes: self.score_of_later(&keys.latent, Self::latent_score),
+            nodes,
             outputs: vec![self.name("score_B1xS")],
         };
-        let mut nodes = self.emptiness(past);
-        // Measured: of a cache that `Concat` has just written, the copy costs no more than another branch.
-        let tokens = match self.layout.join {
-            Join::InPlace => self.token_size(1),
-            Join::Append => None,
-        };
-        nodes.extend(match tokens {
-            None => vec![self.chosen_score("no_past", [prompt, later])],
-            Some(tokens) => self.one_or_several(&tokens, &keys.latent, [prompt, later]),
-        });
-        nodes.push(self.scores_of_heads(CHOSEN_SCORE, &name, &output));
-        self.place(site.score, nodes);
+        let one = steps
+            .one_later
+            .is_some()
+            .then(|| self.within("step/", |builder| builder.score_of_one(&keys.latent)));
+        let chosen = self.name(CHOSEN_SCORE);
+        let made = (&*chosen, &*chosen, side.product_type);
+        let nodes = vec![
+            self.by_step(steps, made, one, [prompt, later]),
+            self.scores_of_heads(CHOSEN_SCORE, &name, &output),
+        ];
+        self.place(self.site.score, nodes);
     }
 
-    /// The nodes of the scores that `make` computes from the latent keys `latent`.
-    fn score_of_later(
-        &mut self,
-        latent: &str,
-        make: impl FnOnce(&mut Self, &str) -> Vec<NodeProto>,
-    ) -> Vec<NodeProto> {
+    /// The scores [B, 1, H, S] of one token behind a past, with the latent rows as they are cached.
+    fn score_of_one(&mut self, latent: &str) -> Branch {
         let side = &self.site.key;
-        let (mut nodes, latent) = self.read(side, 'k', latent);
-        nodes.extend(make(self, &latent));
-        nodes
-    }
-
-    /// The scores of one token behind a past, and otherwise those of the branches `ways`. `tokens` is the number of new tokens.
-    fn one_or_several(&mut self, tokens: &str, latent: &str, ways: [Branch; 2]) -> Vec<NodeProto> {
-        let one = self.scalar(1);
-        let step = self.within("step/", |builder| Branch {
-            nodes: builder.score_of_later(latent, Self::latent_score_of_one),
-            outputs: vec![builder.name("score_B1xS")],
-        });
-        let several = self.name("several/score");
-        let made = [(&*several, self.site.key.product_type)];
-        let several = Branch {
-            nodes: vec![choice(&several, &made, &self.name("no_past"), ways)],
-            outputs: vec![several.clone()],
+        let integers = self.layout.has_unsigned();
+        let (mut nodes, latent) = match integers {
+            true => self.one_head(side, 'k', latent),
+            false => self.read(side, 'k', latent),
         };
-        let [alone, past] = ["one_token", "some_past"].map(|part| self.name(part));
-        vec![
-            self.unary("Equal", "one_token", &[tokens, &one]),
-            self.unary("Not", "some_past", &[&self.name("no_past")]),
-            self.unary("And", "one_later_token", &[&alone, &past]),
-            self.chosen_score("one_later_token", [step, several]),
-        ]
+        nodes.extend(self.latent_queries());
+        nodes.extend(match integers {
+            true => self.integer_score(&latent),
+            false => self.latent_score_of_one(&latent),
+        });
+        Branch {
+            nodes,
+            outputs: vec![self.name("score_B1xS")],
+        }
     }
 
     /// The output of the value product: from the new rows alone in a prompt, and else from all latent rows.
-    fn prompt_or_output(&mut self, values: Rows) {
+    fn prompt_or_output(&mut self, values: Rows, steps: Option<&Steps>) {
         let site = self.site;
         let (name, output) = self.output_names();
         let heads = self.vector(&[0, site.heads as i64, -1, site.value.size as i64]);
@@ -192,27 +242,37 @@ impl Builder<'_> {
             nodes.push(node("Reshape", name, &[&rows, &heads], &[output]));
             nodes
         };
-        if values.past.is_none() {
+        let Some(steps) = steps else {
             let nodes = own(self, &name, &output);
             return self.place(site.output, nodes);
-        }
+        };
         let (prompt, later) = (self.name("prompt/out"), self.name("later/out"));
-        let (cast, latent) = self.read(&site.value, 'v', &values.latent);
+        let (mut nodes, latent) = self.read(&site.value, 'v', &values.latent);
+        nodes.extend(self.latent_output(&latent, &later, &later));
         let ways = [
             Branch {
                 nodes: own(self, &prompt, &prompt),
                 outputs: vec![prompt],
             },
             Branch {
-                nodes: cast
-                    .into_iter()
-                    .chain(self.latent_output(&latent, &later, &later))
-                    .collect(),
+                nodes,
                 outputs: vec![later],
             },
         ];
-        let made = [(&*output, site.value.product_type)];
-        let chosen = choice(&name, &made, &self.name("no_past"), ways);
+        let one = steps.spread.as_ref().map(|spread| {
+            self.within("step/", |builder| {
+                let (mut nodes, latent) = builder.one_head(&site.value, 'v', &values.latent);
+                let products = builder.integer_values(&latent, spread);
+                let out = builder.name("out");
+                nodes.extend(builder.output_of(products, &out, &out));
+                Branch {
+                    nodes,
+                    outputs: vec![out],
+                }
+            })
+        });
+        let made = (&*name, &*output, site.value.product_type);
+        let chosen = self.by_step(steps, made, one, ways);
         self.place(site.output, vec![chosen]);
     }
 }

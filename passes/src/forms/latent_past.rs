@@ -101,8 +101,8 @@ impl Form for LatentPast {
         builder.narrow_caches();
         let keys = builder.two_parts(&site.key, 'k', site.score);
         let values = builder.two_parts(&site.value, 'v', site.output);
-        builder.score_parts(&keys);
-        builder.output_parts(&values);
+        let empty = builder.score_parts(&keys);
+        builder.output_parts(&values, &empty);
         builder.guard_rows();
         builder.answer_shapes();
         builder.drop_paths();
@@ -168,14 +168,16 @@ impl Builder<'_> {
     }
 
     /// Computes the scores [B, H, T, S]: the scores of the past concatenated with those of the new tokens, or only the
-    /// latter if there is no past.
-    fn score_parts(&mut self, keys: &Parts) {
+    /// latter if there is no past. Returns the name of the value that tells whether there is none; it is empty if the model has
+    /// no past.
+    fn score_parts(&mut self, keys: &Parts) -> String {
         let site = self.site;
         let (name, output) = self.names_of(site.score);
         let Some(past) = &keys.past else {
             let mut nodes = self.own_score("", &keys.new);
             nodes.push(self.scores_of_heads("score_BGxT", &name, &output));
-            return self.place(site.score, nodes);
+            self.place(site.score, nodes);
+            return String::new();
         };
         let alone = Branch {
             nodes: self.own_score("alone/", &keys.new),
@@ -187,10 +189,13 @@ impl Builder<'_> {
             nodes: both,
             outputs: vec![self.name("score_B1xS")],
         };
-        let mut nodes = self.emptiness(past);
-        nodes.push(self.chosen_score("no_past", [alone, both]));
+        let mut past = self.past(past);
+        let empty = self.no_past(&mut past);
+        let mut nodes = past.nodes;
+        nodes.push(self.chosen_score(&empty, [alone, both]));
         nodes.push(self.scores_of_heads(CHOSEN_SCORE, &name, &output));
         self.place(site.score, nodes);
+        empty
     }
 
     /// The `If` that computes the scores by the first way if `condition` holds, and by the second way otherwise. They are divided
@@ -198,7 +203,7 @@ impl Builder<'_> {
     pub(super) fn chosen_score(&self, condition: &str, ways: [Branch; 2]) -> NodeProto {
         let chosen = self.name(CHOSEN_SCORE);
         let made = [(&*chosen, self.site.key.product_type)];
-        choice(&chosen, &made, &self.name(condition), ways)
+        choice(&chosen, &made, condition, ways)
     }
 
     /// The nodes that compute `<prefix>score_BGxT`: the scores of the queries with the rows `new` [B, G, T, d] of this step.
@@ -212,22 +217,6 @@ impl Builder<'_> {
                 .with_ints("perm", &[0, 1, 3, 2]),
             self.unary("MatMul", &score, &[&self.name(&q), &self.name(&k)]),
         ]
-    }
-
-    /// The nodes that compute `no_past`: whether `past` [B, 1, P, r], or [B, 1, P + T, r] in place, has P = 0.
-    pub(super) fn emptiness(&mut self, past: &str) -> Vec<NodeProto> {
-        let (axis, none) = (self.vector(&[2]), self.vector(&[0]));
-        let [shape, rows, length] =
-            ["past_shape", "past_rows", "past_length"].map(|p| self.name(p));
-        let gather = self.unary("Gather", "past_rows", &[&shape, &axis]);
-        let (without_room, length) = self.without_room(past, &rows, &length);
-        let mut nodes = vec![
-            self.unary("Shape", "past_shape", &[past]),
-            gather.with_int("axis", 0),
-        ];
-        nodes.extend(without_room);
-        nodes.push(self.unary("Equal", "no_past", &[&length, &none]));
-        nodes
     }
 
     /// The nodes that compute `score_B1xS`: the scores of `past` [B, 1, P, r] concatenated with `score_BGxT`.
@@ -258,8 +247,8 @@ impl Builder<'_> {
     }
 
     /// Computes the value product: the probabilities of the past times the latents, plus those of the new tokens times
-    /// their exact values; only the latter if there is no past.
-    fn output_parts(&mut self, values: &Parts) {
+    /// their exact values; only the latter if there is no past, as `empty` tells.
+    fn output_parts(&mut self, values: &Parts, empty: &str) {
         let site = self.site;
         let (name, output) = self.output_names();
         let heads = self.vector(&[0, site.heads as i64, -1, site.value.size as i64]);
@@ -288,10 +277,9 @@ impl Builder<'_> {
             nodes: both,
             outputs: vec![sum],
         };
-        let empty = self.name("no_past");
         let ways = [alone, both];
         let made = [(&*output, site.value.product_type)];
-        self.place(site.output, vec![choice(&name, &made, &empty, ways)]);
+        self.place(site.output, vec![choice(&name, &made, empty, ways)]);
     }
 
     /// The nodes that compute `own_BGxd` in the branch `way`: `probabilities` [B, H, T, T] times the exact values `new`

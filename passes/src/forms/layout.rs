@@ -22,6 +22,8 @@ pub struct Layout {
     declared: BTreeMap<String, (i32, Vec<usize>)>,
     /// Bits of a cached number.
     pub bits: CacheBits,
+    /// The ONNX element type of a cache of integers; `None` for the model's own type.
+    pub integers: Option<i32>,
     /// Number of heads that are cached as integers; 0 without integers.
     pub rounded_heads: usize,
     /// The initializers.

@@ -41,12 +41,14 @@ pub mod join;
 mod layout;
 mod names;
 mod operator_form;
+mod past;
 mod ranks;
 mod rotate;
 mod rounded;
 mod shapes;
 mod tensors;
 mod tokens;
+mod unsigned;
 mod up;
 
 use std::error::Error;
@@ -67,7 +69,7 @@ pub use join::Join;
 pub use layout::{Layout, latents};
 pub use names::{Names, SiteNames};
 pub use ranks::RankPlan;
-pub use rounded::{Rounds, integers};
+pub use rounded::Rounds;
 pub use tensors::{TensorRange, tensor};
 /// The oldest opset whose operators the forms emit: `Unsqueeze` takes its axes as an input since 13.
 pub const OLDEST_OPSET: i64 = 13;

@@ -5,7 +5,8 @@ use crate::forms::builder::Builder;
 use crate::forms::layout::Layout;
 use crate::forms::names::SiteNames;
 use crate::forms::tensors::TensorRange;
-use crate::graph::build::{floats, int8_zeros};
+use crate::forms::unsigned::ZERO_POINT;
+use crate::graph::build::{floats, int8_zeros, uint8};
 use crate::onnx::{NodeProto, tensor_proto::DataType};
 use crate::recognize::site::Site;
 use ndarray::{Array1, arr0, s};
@@ -21,6 +22,29 @@ pub enum Rounds {
     AboutZero,
     /// With a centre for each channel, which the form subtracts from the rows.
     AboutCentre,
+    /// The same, but as unsigned integers, which products read as they are.
+    Unsigned,
+}
+
+impl Rounds {
+    /// Whether the form subtracts a centre from the rows of each channel.
+    #[must_use]
+    pub fn has_centres(self) -> bool {
+        matches!(self, Self::AboutCentre | Self::Unsigned)
+    }
+
+    /// The ONNX element type of caches of integers of `bits`; `None` for the model's own type. A uint8 holds an integer of 8 bits
+    /// plus 128, or two 4-bit integers, each plus 8: the even channel in the lower half, the odd one in the upper.
+    #[must_use]
+    pub fn element_type(self, bits: CacheBits) -> Option<i32> {
+        match (bits, self) {
+            (CacheBits::Model, _) => None,
+            (CacheBits::Six | CacheBits::Four, _) | (_, Self::Unsigned) => {
+                Some(DataType::Uint8.into())
+            }
+            (CacheBits::Eight, _) => Some(DataType::Int8.into()),
+        }
+    }
 }
 
 /// The roles of the initializers of one side that is cached as integers.
@@ -95,17 +119,7 @@ impl Layout {
 
     /// The ONNX element type of the cache of `site`.
     pub fn cached_type(&self, site: &Site) -> i32 {
-        integers(self.bits).unwrap_or(site.elem_type)
-    }
-}
-
-/// The ONNX element type of a cache of integers of `bits`; `None` for the model's own type. A uint8 holds two 4-bit
-/// integers, each plus 8: the even channel in the lower half, the odd one in the upper.
-pub fn integers(bits: CacheBits) -> Option<i32> {
-    match bits {
-        CacheBits::Model => None,
-        CacheBits::Eight => Some(DataType::Int8.into()),
-        CacheBits::Six | CacheBits::Four => Some(DataType::Uint8.into()),
+        self.integers.unwrap_or(site.elem_type)
     }
 }
 
@@ -175,8 +189,12 @@ impl Builder<'_> {
             'k' => self.ranks.key,
             _ => self.ranks.value,
         };
-        let zeros = self.constant(int8_zeros(rank));
-        let part = format!("{letter}_BTr/int8");
+        let (kind, zero_points) = match self.layout.has_unsigned() {
+            true => ("uint8", uint8(&[rank as i64], ZERO_POINT)),
+            false => ("int8", int8_zeros(rank)),
+        };
+        let zeros = self.constant(zero_points);
+        let part = format!("{letter}_BTr/{kind}");
         let quantize = self.unary("QuantizeLinear", &part, &[&rows, &scale, &zeros]);
         nodes.push(quantize.with_int("axis", 2));
         (nodes, self.name(&part))

@@ -134,6 +134,18 @@ pub fn int8_zeros(count: usize) -> TensorProto {
     }
 }
 
+/// A uint8 initializer of the shape `dims` whose elements are all `value`, named after its content.
+pub fn uint8(dims: &[i64], value: u8) -> TensorProto {
+    let count = dims.iter().product::<i64>().max(0) as usize;
+    TensorProto {
+        name: Some(format!("mla/uint8{dims:?}*{value}")),
+        dims: dims.to_vec(),
+        data_type: Some(DataType::Uint8 as i32),
+        raw_data: Some(Bytes::from(vec![value; count])),
+        ..TensorProto::default()
+    }
+}
+
 /// Looks for an initializer of `graph` with the content of `tensor` that no caller can override. Returns the name to
 /// use, and the tensor if it has to be added. If another value has its name, the tensor gets a new name.
 pub fn shared_constant(graph: &Graph, mut tensor: TensorProto) -> (String, Option<TensorProto>) {

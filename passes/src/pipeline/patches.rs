@@ -6,7 +6,7 @@ use crate::analysis::identity::{CacheId, SiteId};
 use crate::analysis::placed::{PlacedSite, Raising};
 use crate::analysis::{Analysis, SiteView};
 use crate::factor::{CacheBits, Factors, Made, Ranks, SideFactors};
-use crate::forms::{FormError, Layout, Names, SiteNames, Store, integers};
+use crate::forms::{FormError, Layout, Names, SiteNames, Store};
 use crate::graph::patch::Patch;
 use crate::graph::scopes::Scope;
 use crate::graph::{Graph, label};
@@ -33,6 +33,8 @@ pub struct RewrittenSite {
     pub is_narrow: bool,
     /// Bits of a cached number.
     pub bits: CacheBits,
+    /// ONNX element type of the rewritten cache.
+    pub cached_type: i32,
     /// Whether the heads are cached without a latent.
     pub keeps_heads: bool,
     /// Elements per token of the rewritten cache; two 4-bit numbers are one element.
@@ -50,12 +52,6 @@ impl RewrittenSite {
     #[must_use]
     pub fn loses(&self) -> bool {
         self.is_narrow || self.bits != CacheBits::Model
-    }
-
-    /// ONNX element type of the rewritten cache.
-    #[must_use]
-    pub fn cached_type(&self) -> i32 {
-        integers(self.bits).unwrap_or(self.site.cached_type)
     }
 }
 
@@ -240,6 +236,10 @@ impl<'a> Patches<'a> {
             full: form.full_ranks(site),
             is_narrow: form.loses(shared.ranks, site),
             bits: self.options.bits,
+            cached_type: form
+                .rounds()
+                .element_type(self.options.bits)
+                .unwrap_or(site.cached_type),
             keeps_heads: form.keeps_heads(),
             cached_elements: form.cached_elements(self.options.bits, shared.ranks, site),
             raised: view.placed.raising == Raising::Raised,
@@ -274,6 +274,7 @@ impl<'a> Patches<'a> {
             }
         };
         layout.join = self.options.join;
+        layout.integers = form.rounds().element_type(layout.bits);
         Ok(layout)
     }
 

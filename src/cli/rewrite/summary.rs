@@ -93,7 +93,7 @@ impl Summary {
                 .map(|s| bytes(s.site.cached_type, s.site.cached_numbers()))
                 .sum(),
             after: cached()
-                .map(|s| bytes(s.cached_type(), s.cached_elements))
+                .map(|s| bytes(s.cached_type, s.cached_elements))
                 .sum(),
             layers: sites.iter().map(|s| layer_json(s)).collect(),
             lossless: lossless(&sites),

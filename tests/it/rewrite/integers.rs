@@ -3,7 +3,7 @@
 use super::*;
 use gqa2mla_passes::factor::rounding::{CacheBits, Levels, Rounding};
 use gqa2mla_passes::forms::{
-    AbsorbedPrompt, GROUPED_PROMPT, KEPT_PROMPT, REBASED_PROMPT, RebasedHeads, Rounds,
+    AbsorbedPrompt, GROUPED_PROMPT, KEPT_PROMPT, REBASED_PROMPT, RebasedHeads,
 };
 use ndarray::Array1;
 
@@ -33,7 +33,7 @@ fn rounded_report(name: &str, form: &dyn Form, ranks: RankPlan, bits: CacheBits)
         if wanted.bits == CacheBits::Model {
             return Ok(made);
         }
-        let centred = form.rounds() == Rounds::AboutCentre;
+        let centred = form.rounds().has_centres();
         let heads = form.cached_heads(view.site());
         let levels = |rank: usize| Levels {
             scale: Array1::from_elem(heads * wanted.bits.channels(rank / heads), 0.125),

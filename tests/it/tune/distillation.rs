@@ -158,6 +158,11 @@ fn integers_are_trained_through_their_rounding() {
             [&["--cache-bits", "8"][..], &half].concat(),
             ("0.01", 0.95),
         ),
+        (
+            "optimum-llama",
+            [&["--cache-bits", "8", "--new-tokens", "prompt"][..], &half].concat(),
+            ("0.01", 0.95),
+        ),
         ("genai-llama", latent("4"), ("0.01", 0.95)),
         ("genai-qwen3", latent("6"), ("0.01", 0.95)),
         ("optimum-llama", heads.to_vec(), ("0.003", 0.99)),

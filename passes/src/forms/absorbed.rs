@@ -190,11 +190,21 @@ impl Builder<'_> {
     pub(super) fn cached(&mut self, side: &Side, cache: &Cache, letter: char, new: &str) -> String {
         let (nodes, rows) = match cache.appended_to() {
             Some(past) => {
-                let (mut nodes, rows) = match cache.packed {
-                    None => (self.down(side, letter, &side.new, new), new.to_owned()),
-                    Some(_) => self.flat(side, letter, &side.new),
+                let nodes = match self.appends_in_place(cache) {
+                    true => {
+                        let (mut nodes, rows) = self.flat(side, letter, &side.new);
+                        nodes.push(self.written(cache, past, &rows));
+                        nodes
+                    }
+                    false => {
+                        let (mut nodes, rows) = match cache.packed {
+                            None => (self.down(side, letter, &side.new, new), new.to_owned()),
+                            Some(_) => self.flat(side, letter, &side.new),
+                        };
+                        nodes.push(self.join(cache, past, &rows));
+                        nodes
+                    }
                 };
-                nodes.push(self.join(cache, past, &rows));
                 (nodes, side.new.clone())
             }
             None => {
@@ -236,8 +246,18 @@ impl Builder<'_> {
     }
 
     /// The nodes that compute `q_B1xr`: the queries of all heads as rows.
-    pub(super) fn latent_queries(&mut self) -> Vec<NodeProto> {
-        let (split, queries) = self.queries_by_block();
+    fn latent_queries(&mut self) -> Vec<NodeProto> {
+        let divided = self.queries_by_block();
+        self.queries_as_rows(divided)
+    }
+
+    /// The same for one new token.
+    pub(super) fn latent_queries_of_one(&mut self) -> Vec<NodeProto> {
+        let divided = self.queries_of_one_by_block();
+        self.queries_as_rows(divided)
+    }
+
+    fn queries_as_rows(&mut self, (split, queries): (Option<NodeProto>, String)) -> Vec<NodeProto> {
         let rows = self.vector(&[0, 1, -1, self.ranks.key as i64]);
         let (up, queries) = self.queries_up(&queries);
         let mut nodes: Vec<NodeProto> = split.into_iter().collect();

@@ -220,7 +220,7 @@ impl Builder<'_> {
             true => self.one_head(side, 'k', latent),
             false => self.read(side, 'k', latent),
         };
-        nodes.extend(self.latent_queries());
+        nodes.extend(self.latent_queries_of_one());
         nodes.extend(match integers {
             true => self.integer_score(&latent),
             false => self.latent_score_of_one(&latent),

@@ -29,6 +29,13 @@ use crate::recognize::site::{Cache, Side};
 /// The dimension name of the length S of pasts and presents that share a buffer.
 const LENGTH: &str = "past_and_new_tokens";
 
+/// Whether new rows have an axis of heads.
+#[derive(Debug, Clone, Copy)]
+enum Heads {
+    None,
+    One,
+}
+
 /// Checks whether the cache of an attention can be written in place in `form`.
 ///
 /// # Errors
@@ -107,7 +114,7 @@ impl Builder<'_> {
                 node("Concat", &name, &[past, new], &[&cache.joined]).with_int("axis", 2)
             }
             (CacheKind::Growing, Join::InPlace) => {
-                let rows = self.last_rows();
+                let rows = self.last_rows(Heads::One);
                 node("ScatterND", &name, &[past, &rows, new], &[&cache.joined])
             }
             (CacheKind::Static, _) => {
@@ -118,6 +125,19 @@ impl Builder<'_> {
                 write
             }
         }
+    }
+
+    /// Whether the rewrite writes the new rows of `cache` into the past, which the exporter's graph does not.
+    pub fn appends_in_place(&self, cache: &Cache) -> bool {
+        (cache.kind, self.layout.join) == (CacheKind::Growing, Join::InPlace)
+    }
+
+    /// The same as [`Self::join`] for new rows [B, T, r] of a cache that is written in place.
+    pub fn written(&mut self, cache: &Cache, past: &str, new: &str) -> NodeProto {
+        let replaced = self.graph.node(cache.append);
+        let name = replaced.map_or("", NodeProto::name).to_owned();
+        let rows = self.last_rows(Heads::None);
+        node("ScatterND", &name, &[past, &rows, new], &[&cache.joined])
     }
 
     /// The new dimension name for the length of the past of `cache`, if the join changes that length.
@@ -185,22 +205,36 @@ impl Builder<'_> {
         readers.and_then(Result::ok).unwrap_or_default()
     }
 
-    /// The indices [B, 1, T, 3] of the last T rows of every sequence: sequence b, head 0, row t - T.
-    fn last_rows(&mut self) -> String {
+    /// The indices [B, T, 3] or, with an axis of one head, [B, 1, T, 3] of the last T rows of every sequence: sequence b, head 0,
+    /// row t - T.
+    fn last_rows(&mut self, heads: Heads) -> String {
+        let (axes, between): (&[i64], &str) = match heads {
+            Heads::None => (&[], ""),
+            Heads::One => (&[1], "1"),
+        };
+        let shape = |first: i64, middle: &[i64], rest: &[i64]| [&[first], middle, rest].concat();
         let [zero, one] = [0, 1].map(|n| self.scalar(n));
         let [batch, tokens] = self.sizes_of_tokens();
         let first = self.in_front("Neg", "first", &[&tokens]);
         let rows = self.in_front("Range", "rows_T", &[&first, &zero, &one]);
         let sequences = self.in_front("Range", "sequences_B", &[&zero, &batch, &one]);
-        let axis = self.vector(&[1, 1, -1, 1]);
-        let rows = self.in_front("Reshape", "rows_11T1", &[&rows, &axis]);
-        let axis = self.vector(&[-1, 1, 1, 1]);
-        let sequences = self.in_front("Reshape", "sequences_B111", &[&sequences, &axis]);
+        let axis = self.vector(&shape(1, axes, &[-1, 1]));
+        let rows = self.in_front("Reshape", &format!("rows_1{between}T1"), &[&rows, &axis]);
+        let axis = self.vector(&shape(-1, axes, &[1, 1]));
+        let sequences = self.in_front(
+            "Reshape",
+            &format!("sequences_B{between}11"),
+            &[&sequences, &axis],
+        );
         let place = self.vector(&[0, 0, 1]);
-        let rows = self.in_front("Mul", "rows_11T3", &[&rows, &place]);
+        let rows = self.in_front("Mul", &format!("rows_1{between}T3"), &[&rows, &place]);
         let place = self.vector(&[1, 0, 0]);
-        let sequences = self.in_front("Mul", "sequences_B113", &[&sequences, &place]);
-        self.in_front("Add", "rows_B1T3", &[&sequences, &rows])
+        let sequences = self.in_front(
+            "Mul",
+            &format!("sequences_B{between}13"),
+            &[&sequences, &place],
+        );
+        self.in_front("Add", &format!("rows_B{between}T3"), &[&sequences, &rows])
     }
 
     /// The batch and the number of new tokens. [`check`] refuses models without an input of tokens.

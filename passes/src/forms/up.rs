@@ -5,6 +5,7 @@
 
 use crate::forms::builder::Builder;
 use crate::onnx::NodeProto;
+use crate::recognize::divided::undivided;
 
 impl Builder<'_> {
     /// The number of blocks of w_uk and of w_uv: G or H.
@@ -27,6 +28,19 @@ impl Builder<'_> {
         }
         let grouped = self.vector(&[0, site.kv_heads as i64, -1, site.key.size as i64]);
         let split = self.unary("Reshape", "q_BGxd", &[&site.query, &grouped]);
+        (Some(split), self.name("q_BGxd"))
+    }
+
+    /// The same for the queries of one new token, whose heads the graph need not have divided: from [B, 1, H*d] if it has them.
+    pub fn queries_of_one_by_block(&mut self) -> (Option<NodeProto>, String) {
+        let site = self.site;
+        let Some(packed) = undivided(self.graph, self.before, &site.query) else {
+            return self.queries_by_block();
+        };
+        let blocks = self.blocks();
+        let each = (site.heads / blocks.max(1)) as i64;
+        let grouped = self.vector(&[0, blocks as i64, each, site.key.size as i64]);
+        let split = self.unary("Reshape", "q_BGxd", &[packed, &grouped]);
         (Some(split), self.name("q_BGxd"))
     }
 

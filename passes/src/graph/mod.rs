@@ -10,6 +10,7 @@ pub mod order;
 pub mod patch;
 pub mod rename;
 pub mod scopes;
+pub mod sink;
 pub mod text;
 pub mod verify;
 pub mod weight;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::graph::build::{NewType, retyped};
-use crate::graph::{Graph, NodeId, order};
+use crate::graph::{Graph, NodeId, is_op, order, subgraphs};
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
 
 /// The changes to one graph: replaced nodes, new initializers, and new types and shapes of graph inputs and outputs.
@@ -62,6 +62,19 @@ impl Patch {
         self.interface.extend(other.interface);
         self.stale.extend(other.stale);
         Ok(())
+    }
+
+    /// The names of the `If` nodes of the patch, and of those in their branches.
+    pub fn choices(&self) -> HashSet<String> {
+        let mut open: Vec<&NodeProto> = self.replaced.values().flatten().collect();
+        let mut names = HashSet::new();
+        while let Some(node) = open.pop() {
+            if is_op(node, "If") {
+                names.insert(node.name().to_owned());
+                open.extend(subgraphs(node).flat_map(|branch| &branch.node));
+            }
+        }
+        names
     }
 
     /// Leaves to `other` the nodes that both replace.

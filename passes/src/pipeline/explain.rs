@@ -105,6 +105,15 @@ fn belongs(node: &NodeProto, site: &Site) -> bool {
         || product(&site.probabilities, &site.value.path)
 }
 
+/// The nodes of `graph` and of its subgraphs for which `holds`, without those inside of such a node.
+fn outermost<'g>(graph: &'g GraphProto, holds: &dyn Fn(&NodeProto) -> bool) -> Vec<&'g NodeProto> {
+    let inside = |node: &'g NodeProto| match holds(node) {
+        true => vec![node],
+        false => subgraphs(node).flat_map(|g| outermost(g, holds)).collect(),
+    };
+    graph.node.iter().flat_map(inside).collect()
+}
+
 /// The description of a rewrite, with one section for each attention.
 #[derive(Debug, Clone, Default)]
 pub struct Explanation {
@@ -142,12 +151,16 @@ impl Explanation {
             }
         }
         let mut lines: Vec<Vec<String>> = vec![Vec::new(); explained.len()];
-        let is_owned =
-            |node: &NodeProto| node.output.iter().any(|o| owners.contains_key(o.as_str()));
         // An `If` of the exporter that contains new nodes is not new itself.
-        let holds = |node: &NodeProto| subgraphs(node).flat_map(all_nodes).any(is_owned);
-        let parts: Vec<_> = all_nodes(after).into_iter().filter(|n| !holds(n)).collect();
-        for node in parts {
+        let old_choices = all_nodes(before).into_iter();
+        let old_choices = old_choices.filter(|n| subgraphs(n).next().is_some());
+        let old_choices: HashSet<&String> = old_choices.flat_map(|n| &n.output).collect();
+        let is_owned = |node: &NodeProto| {
+            let is_old = || node.output.iter().any(|o| old_choices.contains(o));
+            node.output.iter().any(|o| owners.contains_key(o.as_str()))
+                && (subgraphs(node).next().is_none() || !is_old())
+        };
+        for node in outermost(after, &is_owned) {
             let owned = node
                 .output
                 .iter()

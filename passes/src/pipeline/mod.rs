@@ -23,6 +23,7 @@ use crate::graph::cleanup::{Live, cleanup};
 use crate::graph::functions::{calls, key_of};
 use crate::graph::patch::apply;
 use crate::graph::scopes::Scope;
+use crate::graph::sink::sink;
 use crate::graph::verify::{VerifyError, verify};
 use crate::onnx::stored::Model;
 use crate::operators::{Operators, Target};
@@ -188,8 +189,10 @@ pub fn rewrite_analysed(
         let (Some(graph), Some(before)) = (scope.get_mut(&mut main), before.get(&scope)) else {
             continue;
         };
+        let choices = patch.choices();
         apply(patch, graph).map_err(RewriteError::Patch)?;
         cleanup(graph, before);
+        sink(graph, &|node| choices.contains(node.name()));
     }
     if let Err(reason) = analysis.outside.give_back(&mut main) {
         let cause = FormError::Refused(reason);

@@ -2,7 +2,7 @@
 
 use gqa2mla::files::load::LoadedModel;
 use gqa2mla::files::save::save;
-use gqa2mla_passes::forms::Join;
+use gqa2mla_passes::forms::{AbsorbedPrompt, Join};
 use gqa2mla_passes::graph::build::node;
 use gqa2mla_passes::onnx::{GraphProto, NodeProto};
 use gqa2mla_passes::recognize::reject::Reject;
@@ -148,6 +148,24 @@ fn branches_that_share_a_cache_stay_together() {
         ..RewriteOptions::default()
     };
     stays(&before, options, 0, "cannot take the form expanded");
+}
+
+/// The cache that is left has no room for new rows: what tells a prompt is read from one that has.
+#[test]
+fn a_prompt_is_told_by_a_cache_that_is_written_in_place() {
+    let mut before = loaded("optimum-llama");
+    before_the_cache(graph(&mut before), "Identity", 0, "present.0.key");
+    let options = RewriteOptions {
+        join: Join::InPlace,
+        form: &AbsorbedPrompt,
+        ..RewriteOptions::default()
+    };
+    stays(
+        &before,
+        options,
+        0,
+        "Identity 'Identity_in_front' copies it",
+    );
 }
 
 #[test]

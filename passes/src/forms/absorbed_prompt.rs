@@ -135,7 +135,7 @@ impl Builder<'_> {
         let mut past = self.past(keys.past.as_deref()?);
         let no_past = self.no_past(&mut past);
         let integers = self.layout.has_unsigned();
-        // Measured: of floats that `Concat` has just written, a copy costs no more than another branch.
+        // Appended floats need no branch of their own: the copy of the cache that `MatMul` makes takes about as long as an `If`.
         let tokens = match self.layout.join {
             Join::InPlace => self.token_size(1),
             Join::Append if integers => self.embedded_tokens(),
@@ -155,10 +155,12 @@ impl Builder<'_> {
     }
 
     /// The node `name` with the output `output` of the element type `elem_type`, which one of the branches computes: `one` in a
-    /// step of one token behind a past, the first of `others` in a prompt, and the second one otherwise.
+    /// step of one token behind a past, the first of `others` in a prompt, and the second one otherwise. `part` names the result of
+    /// `others`.
     fn by_step(
         &self,
         steps: &Steps,
+        part: &str,
         (name, output, elem_type): (&str, &str, i32),
         one: Option<Branch>,
         others: [Branch; 2],
@@ -166,11 +168,7 @@ impl Builder<'_> {
         let (Some(one), Some(one_later)) = (one, &steps.one_later) else {
             return choice(name, &[(output, elem_type)], &steps.no_past, others);
         };
-        let several = one
-            .outputs
-            .iter()
-            .map(|of_one| of_one.replace("/step/", "/several/"));
-        let several: String = several.collect();
+        let several = self.name(&format!("several/{part}"));
         let made = [(&*several, elem_type)];
         let several = Branch {
             nodes: vec![choice(&several, &made, &steps.no_past, others)],
@@ -206,7 +204,7 @@ impl Builder<'_> {
         let chosen = self.name(CHOSEN_SCORE);
         let made = (&*chosen, &*chosen, side.product_type);
         let nodes = vec![
-            self.by_step(steps, made, one, [prompt, later]),
+            self.by_step(steps, "score", made, one, [prompt, later]),
             self.scores_of_heads(CHOSEN_SCORE, &name, &output),
         ];
         self.place(self.site.score, nodes);
@@ -272,7 +270,7 @@ impl Builder<'_> {
             })
         });
         let made = (&*name, &*output, site.value.product_type);
-        let chosen = self.by_step(steps, made, one, ways);
+        let chosen = self.by_step(steps, "out", made, one, ways);
         self.place(site.output, vec![chosen]);
     }
 }

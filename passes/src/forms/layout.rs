@@ -30,6 +30,8 @@ pub struct Layout {
     pub tensors: Vec<TensorProto>,
     /// How the new rows of a step are appended to the cache.
     pub join: Join,
+    /// The past inputs of all attentions that are rewritten, in the same way.
+    pub pasts: Vec<String>,
 }
 
 impl Layout {

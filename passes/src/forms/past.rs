@@ -1,10 +1,10 @@
-//! The past of a step: its length, and whether there is one. All caches of one declared shape have pasts of one length, so that
-//! nodes in front of all others measure the first of them for all attentions.
+//! The past of a step: its length, and whether there is one. All rewritten caches of one declared shape have pasts of one length, so
+//! that nodes in front of all others measure the first of them for all attentions.
 
 use crate::facts::Facts;
 use crate::forms::builder::Builder;
 use crate::forms::join::Join;
-use crate::graph::Graph;
+use crate::forms::layout::Layout;
 use crate::graph::build::node;
 use crate::onnx::NodeProto;
 
@@ -22,7 +22,7 @@ impl Builder<'_> {
     /// Measures `past` [B, 1, P, r], or [B, 1, P + T, r] in place.
     pub fn past(&mut self, past: &str) -> Past {
         let alike =
-            first_alike(self.graph, self.before, past).filter(|_| self.site.within.is_none());
+            first_alike(self.layout, self.before, past).filter(|_| self.site.within.is_none());
         let mut measures = Past {
             nodes: Vec::new(),
             front: alike.map(|input| format!("mla/past/{input}")),
@@ -101,12 +101,10 @@ impl Builder<'_> {
     }
 }
 
-/// The first input of the graph with the declared shape of the input `past`; `None` if `past` is another value.
-fn first_alike<'g>(graph: &Graph<'g>, facts: &Facts, past: &str) -> Option<&'g str> {
-    let shape = facts
-        .shape(past)
-        .filter(|_| graph.is_reachable_input(past))?;
-    graph
-        .reachable_inputs()
-        .find(|input| facts.shape(input) == Some(shape))
+/// The first past that has the declared shape of the input `past`, and so its length; `None` if `past` is another value.
+fn first_alike<'l>(layout: &'l Layout, facts: &Facts, past: &str) -> Option<&'l str> {
+    let mut pasts = layout.pasts.iter().map(String::as_str);
+    let own = pasts.clone().find(|input| *input == past)?;
+    let shape = facts.shape(own)?;
+    pasts.find(|input| facts.shape(input) == Some(shape))
 }

@@ -5,12 +5,15 @@
 //! a uint8 and an int8.
 //!
 //! ```text
-//! q = |q|_max / 127 * (a - 128)                                        one uint8 for each channel of a query
-//! p = (a - 128) / 127 + (b - 128 - spread) / (127 * 254)               two of them for each probability
+//! q = |q|_max / 127 * (a - 128)                                     one uint8 for each channel of a query
+//! p = (a - 128) / 127 + (b - 128) / (127 * 254)                     two of them for each probability, where
+//! b - 128 = round((p - (a - 128) / 127) * 127 * 254 + spread)
 //! ```
 //!
 //! Queries lose what keys lose: half of a 127th of their largest channel. Probabilities of many tokens may all be smaller than the
 //! last digit: `spread`, which is between -1/2 and 1/2 and different for every token, makes their sum right.
+//!
+//! Probabilities that are NaN, because no token is visible and the exporter has no guard, become numbers.
 
 use bytes::Bytes;
 use ndarray::arr0;
@@ -203,7 +206,7 @@ impl Builder<'_> {
         nodes
     }
 
-    /// For each of the S cached rows a number of its own between -1/2 and 1/2 second digits of a probability: [S]. `tokens` is the number
+    /// For each of the S cached rows a number of its own between -1/2 and 1/2 of what the second digit of a probability counts: [S]. `tokens` is the number
     /// of new tokens. Neighbours differ by the golden ratio, so that the numbers of any tokens are spread evenly.
     pub fn spread(&mut self, past: &mut Past, tokens: &str) -> String {
         let rows = self.cached_rows(past, tokens);

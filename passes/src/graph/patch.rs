@@ -64,17 +64,17 @@ impl Patch {
         Ok(())
     }
 
-    /// The names of the `If` nodes of the patch, and of those in their branches.
+    /// The first outputs of the `If` nodes of the patch, and of those in their branches.
     pub fn choices(&self) -> HashSet<String> {
         let mut open: Vec<&NodeProto> = self.replaced.values().flatten().collect();
-        let mut names = HashSet::new();
+        let mut outputs = HashSet::new();
         while let Some(node) = open.pop() {
             if is_op(node, "If") {
-                names.insert(node.name().to_owned());
+                outputs.extend(node.output.first().cloned());
                 open.extend(subgraphs(node).flat_map(|branch| &branch.node));
             }
         }
-        names
+        outputs
     }
 
     /// Leaves to `other` the nodes that both replace.

@@ -18,13 +18,13 @@ use crate::facts::scoped::ScopeFacts;
 use crate::facts::{Facts, types, wrong_declaration};
 use crate::forms::join::note_in_place;
 use crate::forms::{FormError, Join, Store};
-use crate::graph::Graph;
 use crate::graph::cleanup::{Live, cleanup};
 use crate::graph::functions::{calls, key_of};
 use crate::graph::patch::apply;
 use crate::graph::scopes::Scope;
 use crate::graph::sink::sink;
 use crate::graph::verify::{VerifyError, verify};
+use crate::graph::{Graph, is_op};
 use crate::onnx::stored::Model;
 use crate::operators::{Operators, Target};
 use crate::recognize::Recognized;
@@ -192,7 +192,9 @@ pub fn rewrite_analysed(
         let choices = patch.choices();
         apply(patch, graph).map_err(RewriteError::Patch)?;
         cleanup(graph, before);
-        sink(graph, &|node| choices.contains(node.name()));
+        sink(graph, &|node| {
+            is_op(node, "If") && node.output.first().is_some_and(|o| choices.contains(o))
+        });
     }
     if let Err(reason) = analysis.outside.give_back(&mut main) {
         let cause = FormError::Refused(reason);

@@ -274,6 +274,9 @@ impl<'a> Patches<'a> {
             }
         };
         layout.join = self.options.join;
+        let caches = self.analysis.sites.iter().flat_map(PlacedSite::caches);
+        let pasts = caches.filter_map(|(_, cache)| cache.past.clone());
+        layout.pasts = pasts.collect();
         layout.integers = form.rounds().element_type(layout.bits);
         Ok(layout)
     }

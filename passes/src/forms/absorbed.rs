@@ -190,21 +190,15 @@ impl Builder<'_> {
     pub(super) fn cached(&mut self, side: &Side, cache: &Cache, letter: char, new: &str) -> String {
         let (nodes, rows) = match cache.appended_to() {
             Some(past) => {
-                let nodes = match self.appends_in_place(cache) {
-                    true => {
-                        let (mut nodes, rows) = self.flat(side, letter, &side.new);
-                        nodes.push(self.written(cache, past, &rows));
-                        nodes
-                    }
-                    false => {
-                        let (mut nodes, rows) = match cache.packed {
-                            None => (self.down(side, letter, &side.new, new), new.to_owned()),
-                            Some(_) => self.flat(side, letter, &side.new),
-                        };
-                        nodes.push(self.join(cache, past, &rows));
-                        nodes
-                    }
+                let in_place = self.appends_in_place(cache);
+                let (mut nodes, rows) = match in_place || cache.packed.is_some() {
+                    true => self.flat(side, letter, &side.new),
+                    false => (self.down(side, letter, &side.new, new), new.to_owned()),
                 };
+                nodes.push(match in_place {
+                    true => self.written(cache, past, &rows),
+                    false => self.join(cache, past, &rows),
+                });
                 (nodes, side.new.clone())
             }
             None => {

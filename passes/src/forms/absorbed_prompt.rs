@@ -2,7 +2,8 @@
 //!
 //! An `If` on the length of the past chooses between the products with the new rows alone and those of the absorbed form.
 //! A prompt that is read in one step loses nothing and takes d multiplications a score instead of r; every later step is as
-//! in the absorbed form. In place, the scores of a later step of one token are a product of their own.
+//! in the absorbed form, but for one token, whose scores are a product of their own in place, and whose products read a cache of
+//! integers as it is.
 
 use crate::analysis::SiteView;
 use crate::factor::{CacheBits, Made, Ranks};

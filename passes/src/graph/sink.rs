@@ -1,6 +1,6 @@
 //! Nodes that only one branch of an `If` reads move into this branch, so that they run only where it is taken.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::graph::{captured, subgraphs};
 use crate::onnx::{GraphProto, NodeProto};
@@ -31,15 +31,17 @@ pub fn sink(graph: &mut GraphProto, takes: &dyn Fn(&NodeProto) -> bool) {
             let Some(branch) = attribute.g.as_mut().filter(|_| is_taking) else {
                 continue;
             };
-            let mut moved = into.remove(&(index, position)).unwrap_or_default();
-            let is_moved = |name: &str| moved.iter().any(|n| n.output.iter().any(|o| o == name));
-            let (inside, outside) = std::mem::take(&mut graph.value_info)
-                .into_iter()
-                .partition(|info| is_moved(info.name()));
-            graph.value_info = outside;
-            branch.value_info.extend::<Vec<_>>(inside);
-            moved.append(&mut branch.node);
-            branch.node = moved;
+            if let Some(mut moved) = into.remove(&(index, position)) {
+                let outputs = moved.iter().flat_map(|n| &n.output);
+                let outputs: HashSet<String> = outputs.cloned().collect();
+                let all = std::mem::take(&mut graph.value_info).into_iter();
+                let (inside, outside): (Vec<_>, Vec<_>) =
+                    all.partition(|info| outputs.contains(info.name()));
+                graph.value_info = outside;
+                branch.value_info.extend(inside);
+                moved.append(&mut branch.node);
+                branch.node = moved;
+            }
             sink(branch, takes);
         }
         graph.node.push(node);
